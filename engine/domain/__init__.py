@@ -1,0 +1,1 @@
+"""The lifecycle of a guest session: pure functions over immutable values."""

@@ -1,0 +1,60 @@
+"""The commands of the lifecycle: what a caller wants, and what came back from outside.
+
+Each carries the time (UTC) and, where a wait may have to be chosen, a jitter uniform in [0, 1).
+"""
+
+from datetime import datetime
+
+import msgspec
+
+from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome
+from engine.domain.request import GuestRequest
+
+
+class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest wants a session."""
+
+    request: GuestRequest
+    now: datetime
+
+
+class RecordLookup(msgspec.Struct, frozen=True, kw_only=True):
+    """CXone was asked what the channel is."""
+
+    outcome: LookupOutcome
+    now: datetime
+    jitter: float
+
+
+class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A creation request with this digest is about to be sent."""
+
+    request_sha256: str
+    now: datetime
+    jitter: float
+
+
+class RecordAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """Attempt number `attempt` came back."""
+
+    attempt: int
+    outcome: CreationOutcome
+    now: datetime
+    jitter: float
+
+
+class RecordDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """The webhook was called."""
+
+    outcome: Delivered
+    now: datetime
+    jitter: float
+
+
+class Expire(msgspec.Struct, frozen=True, kw_only=True):
+    """The token's time may have passed."""
+
+    now: datetime
+
+
+Command = OpenSession | RecordLookup | BeginAttempt | RecordAttempt | RecordDelivery | Expire

@@ -1,0 +1,204 @@
+"""The decisions on the way to a remote session: channel look-up, attempts, and giving up."""
+
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from engine.domain import events as e
+from engine.domain.commands import BeginAttempt, RecordAttempt, RecordLookup
+from engine.domain.outcomes import Channel, Created, Failed, Throttled
+from engine.domain.retry import RetryPolicy, backoff_ms
+from engine.domain.session import Session, Status
+
+PROTOCOL = "web_chat"
+
+
+def record_lookup(state: Session, command: RecordLookup, policy: RetryPolicy) -> list[e.Event]:
+    """What CXone said of the channel: usable, not usable, or nothing yet (then when to ask again)."""
+    outcome, now = command.outcome, command.now
+    match outcome:
+        case Channel():
+            return [_channel_seen(state, outcome, now)]
+        case Failed(status=404):
+            reason = f"CXone knows no channel {state.channel_id!r}: check the id"
+            return [
+                e.ChannelRejected(at=now, channel_id=state.channel_id, reason=reason, looked_up_at=now, cached=False)
+            ]
+        case Throttled() | Failed():
+            lookup = state.lookups_failed + 1
+            kind = None if isinstance(outcome, Throttled) else outcome.kind
+            wait_ms = _wait_ms(outcome, lookup, policy, command.jitter)
+            failed = e.ChannelLookupFailed(
+                at=now,
+                channel_id=state.channel_id,
+                lookup=lookup,
+                kind=kind,
+                status=outcome.status,
+                message=_words(outcome),
+                wait_ms=wait_ms,
+                retry_at=_after(now, wait_ms),
+            )
+            counted = 0 if kind is None else lookup
+            return [failed, *_give_up(state, counted, failed.retry_at, now, policy)]
+        case _:
+            assert_never(outcome)
+
+
+def _channel_seen(state: Session, channel: Channel, now: datetime) -> e.Event:
+    reason = None
+    if channel.status != "active":
+        reason = f"channel {state.channel_id!r} is {channel.status!r}, not 'active': activate it in CXone"
+    elif PROTOCOL not in channel.protocols:
+        reason = f"channel {state.channel_id!r} does not support {PROTOCOL!r}: add the protocol in CXone"
+    if reason is not None:
+        return e.ChannelRejected(
+            at=now,
+            channel_id=state.channel_id,
+            reason=reason,
+            looked_up_at=channel.looked_up_at,
+            cached=channel.cached,
+        )
+    return e.ChannelValidated(
+        at=now,
+        channel_id=state.channel_id,
+        status=channel.status,
+        protocols=channel.protocols,
+        looked_up_at=channel.looked_up_at,
+        cached=channel.cached,
+    )
+
+
+def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) -> list[e.Event]:
+    """The attempt, to be committed before it is sent; nothing where none may be made."""
+    match state.status:
+        case Status.ATTEMPTING:
+            # Whoever sent the last attempt is gone, and its answer with it. That attempt is in doubt, and must be
+            # recorded so before another is made: else a second remote session could arise unseen.
+            lost = Failed(
+                kind=e.FailureKind.IN_DOUBT, status=None, message="the process ended before the answer was recorded"
+            )
+            return _record_failure(state, lost, command.now, command.jitter, policy)
+        case Status.PENDING | Status.THROTTLED | Status.IN_DOUBT if state.channel_validated:
+            return [
+                e.CreationAttempted(
+                    at=command.now,
+                    channel_id=state.channel_id,
+                    attempt=state.attempts + 1,
+                    idempotency_key=str(state.id),
+                    request_sha256=command.request_sha256,
+                )
+            ]
+        case _:
+            return []
+
+
+def record_attempt(state: Session, command: RecordAttempt, policy: RetryPolicy) -> list[e.Event]:
+    """What came of an attempt, be it the current one or one whose answer comes late."""
+    outcome, now = command.outcome, command.now
+    current = state.status is Status.ATTEMPTING and command.attempt == state.attempts
+    match outcome:
+        case Created():
+            return _record_created(state, command.attempt, outcome, now)
+        case Throttled() if current:
+            return _record_throttle(state, outcome, now, command.jitter, policy)
+        case Failed() if current:
+            return _record_failure(state, outcome, now, command.jitter, policy)
+        case Throttled() | Failed():
+            # A late answer to an attempt that has been recorded as in doubt since: it made no session, so nothing hangs on it.
+            return []
+        case _:
+            assert_never(outcome)
+
+
+def _record_created(state: Session, attempt: int, outcome: Created, now: datetime) -> list[e.Event]:
+    known = {state.session_id, *state.duplicates}
+    if outcome.session_id in known:
+        return []
+    if state.status.is_settled:
+        return [e.DuplicateCreated(at=now, channel_id=state.channel_id, attempt=attempt, session_id=outcome.session_id)]
+    assert state.accepted_at is not None
+    return [
+        e.SessionCreated(
+            at=now,
+            channel_id=state.channel_id,
+            attempt=attempt,
+            session_id=outcome.session_id,
+            guest_token=outcome.guest_token,
+            expires_at=outcome.expires_at,
+            status=outcome.status,
+            attempt_latency_ms=outcome.latency_ms,
+            latency_ms=whole_ms(now - state.accepted_at),
+        )
+    ]
+
+
+def _record_throttle(
+    state: Session, outcome: Throttled, now: datetime, jitter: float, policy: RetryPolicy
+) -> list[e.Event]:
+    wait_ms = _wait_ms(outcome, state.throttles + 1, policy, jitter)
+    assert wait_ms is not None
+    throttled = e.CreationThrottled(
+        at=now,
+        channel_id=state.channel_id,
+        attempt=state.attempts,
+        status=outcome.status,
+        retry_after_given=outcome.retry_after.given,
+        retry_after_ms=outcome.retry_after.ms,
+        wait_ms=wait_ms,
+        reason=f"{_words(outcome)}, plus {wait_ms - outcome.retry_after.ms} ms backoff",
+        retry_at=now + timedelta(milliseconds=wait_ms),
+    )
+    return [throttled, *_give_up(state, 0, throttled.retry_at, now, policy)]
+
+
+def _record_failure(
+    state: Session, outcome: Failed, now: datetime, jitter: float, policy: RetryPolicy
+) -> list[e.Event]:
+    failures = state.failures + 1
+    wait_ms = _wait_ms(outcome, failures, policy, jitter)
+    failed = e.CreationFailed(
+        at=now,
+        channel_id=state.channel_id,
+        attempt=state.attempts,
+        kind=outcome.kind,
+        status=outcome.status,
+        message=outcome.message,
+        wait_ms=wait_ms,
+        retry_at=_after(now, wait_ms),
+    )
+    return [failed, *_give_up(state, failures, failed.retry_at, now, policy)]
+
+
+def _give_up(
+    state: Session, failures: int, retry_at: datetime | None, now: datetime, policy: RetryPolicy
+) -> list[e.Event]:
+    """`SessionAbandoned` when the retry just planned must not be made; nothing when it may, or when none was planned."""
+    assert state.accepted_at is not None
+    if retry_at is None:
+        return []
+    if failures >= policy.most_failures:
+        reason = f"given up after {failures} failures"
+    elif retry_at > state.accepted_at + timedelta(milliseconds=policy.deadline_ms):
+        reason = f"given up: the next try would come after the deadline of {policy.deadline_ms} ms"
+    else:
+        return []
+    return [e.SessionAbandoned(at=now, channel_id=state.channel_id, reason=reason, attempts=state.attempts)]
+
+
+def _wait_ms(outcome: Throttled | Failed, tries: int, policy: RetryPolicy, jitter: float) -> int | None:
+    """How long to wait before the next try; `None` when there is to be none. Never less than the server asked for."""
+    if isinstance(outcome, Failed):
+        return None if outcome.kind.is_final else backoff_ms(tries, policy, jitter)
+    return outcome.retry_after.ms + backoff_ms(tries, policy, jitter)
+
+
+def _words(outcome: Throttled | Failed) -> str:
+    return outcome.retry_after.why if isinstance(outcome, Throttled) else outcome.message
+
+
+def _after(now: datetime, wait_ms: int | None) -> datetime | None:
+    return None if wait_ms is None else now + timedelta(milliseconds=wait_ms)
+
+
+def whole_ms(span: timedelta) -> int:
+    """A span in whole milliseconds; 0 when the clocks disagree and it would be negative."""
+    return max(0, round(span / timedelta(milliseconds=1)))

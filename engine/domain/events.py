@@ -1,0 +1,239 @@
+"""The events of a guest session: past tense, frozen, each with a stable wire name and a schema version.
+
+The JSON of an event is canonical by RFC 8785: keys are ASCII and sorted, values are strings, integers, booleans,
+null, and lists or objects of these; there are no floats. Times are UTC, durations are whole milliseconds (`_ms`).
+Every event names its channel, so that each can be read, counted and projected by itself.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar
+
+import msgspec
+
+from engine.domain.consent import Consent
+from engine.domain.errors import UnknownEvent
+from engine.domain.personal import Guarded, Personal
+
+
+class FailureKind(StrEnum):
+    """What is known about a request that did not succeed."""
+
+    UNSENT = "unsent"
+    """It never left this machine: connect refused, no such host."""
+    UNAVAILABLE = "unavailable"
+    """It failed, and it is known that nothing came of it: it may be tried again."""
+    IN_DOUBT = "in_doubt"
+    """It was sent and its answer is lost, or says nothing: a session may exist at CXone."""
+    REJECTED = "rejected"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the same request would only fail again."""
+        return self in (FailureKind.REJECTED, FailureKind.UNAUTHORIZED, FailureKind.FORBIDDEN)
+
+
+class Guest(Guarded, frozen=True, kw_only=True):
+    """Who asked, as given: the request without its consent. `timestamp` is the guest's own text."""
+
+    source: str
+    campaign: str
+    device_type: str
+    fingerprint: Personal
+    ip_address: Personal
+    user_agent: Personal
+    timestamp: str
+    subject_id: str | None
+    idempotency_key: str | None
+    request_sha256: str
+    """Tells the same request sent twice from another one under the same key."""
+
+
+class Event(Guarded, frozen=True, kw_only=True):
+    """What happened in one session. `at` is when, by the engine's clock; the store adds when it was recorded."""
+
+    schema_version: ClassVar[int] = 1
+
+    at: datetime
+    channel_id: str
+
+
+class ConsentRecorded(Event, frozen=True, kw_only=True):
+    """A request was accepted with consent that suffices. Opens the stream."""
+
+    guest: Guest
+    consent: Consent
+
+
+class ConsentRefused(Event, frozen=True, kw_only=True):
+    """Consent did not suffice, so no request left the machine. Opens and ends the stream."""
+
+    guest: Guest
+    failed: tuple[str, ...]
+    given: dict[str, str]
+    """What was given for each failed flag, as JSON text."""
+
+
+class ChannelValidated(Event, frozen=True, kw_only=True):
+    """The channel can take a session."""
+
+    status: str
+    protocols: tuple[str, ...]
+    looked_up_at: datetime
+    cached: bool
+
+
+class ChannelRejected(Event, frozen=True, kw_only=True):
+    """The channel cannot take a session. Ends the stream."""
+
+    reason: str
+    looked_up_at: datetime
+    cached: bool
+
+
+class ChannelLookupFailed(Event, frozen=True, kw_only=True):
+    """CXone did not say what the channel is. Retried at `retry_at`; `None` means never: ends the stream."""
+
+    lookup: int
+    kind: FailureKind | None
+    """`None` when CXone throttled the look-up."""
+    status: int | None
+    message: str
+    wait_ms: int | None
+    retry_at: datetime | None
+
+
+class CreationAttempted(Event, frozen=True, kw_only=True):
+    """A creation request is about to be sent. Committed before its POST."""
+
+    attempt: int
+    idempotency_key: str
+    request_sha256: str
+
+
+class CreationThrottled(Event, frozen=True, kw_only=True):
+    """CXone answered 429."""
+
+    attempt: int
+    status: int
+    retry_after_given: str | None
+    retry_after_ms: int
+    wait_ms: int
+    reason: str
+    retry_at: datetime
+
+
+class CreationFailed(Event, frozen=True, kw_only=True):
+    """The attempt did not yield a session that is known. Retried at `retry_at`; `None` means never."""
+
+    attempt: int
+    kind: FailureKind
+    status: int | None
+    message: str
+    wait_ms: int | None
+    retry_at: datetime | None
+
+
+class SessionCreated(Event, frozen=True, kw_only=True):
+    """CXone made the session."""
+
+    attempt: int
+    session_id: str
+    guest_token: Personal
+    expires_at: datetime
+    status: str
+    attempt_latency_ms: int
+    latency_ms: int
+    """Since the request was accepted, waits included."""
+
+
+class DuplicateCreated(Event, frozen=True, kw_only=True):
+    """A late answer shows a remote session that nobody uses."""
+
+    attempt: int
+    session_id: str
+
+
+class WebhookSynced(Event, frozen=True, kw_only=True):
+    """The analytics webhook took the notice (2xx)."""
+
+    attempt: int
+    status: int
+    latency_ms: int
+
+
+class WebhookFailed(Event, frozen=True, kw_only=True):
+    """The analytics webhook did not take the notice; it is sent again at `retry_at`."""
+
+    attempt: int
+    status: int | None
+    message: str
+    latency_ms: int
+    wait_ms: int
+    retry_at: datetime
+
+
+class WebhookAbandoned(Event, frozen=True, kw_only=True):
+    """The analytics webhook was given up. Kept for redelivery."""
+
+    attempts: int
+    status: int | None
+    reason: str
+
+
+class TokenExpired(Event, frozen=True, kw_only=True):
+    """The guest token's time has passed."""
+
+    expires_at: datetime
+    noticed_late_ms: int
+
+
+class SessionAbandoned(Event, frozen=True, kw_only=True):
+    """Attempts or the deadline are exhausted. Ends the stream."""
+
+    reason: str
+    attempts: int
+
+
+# The wire names. A name, once released, stands for ever: old logs are full of it.
+EVENT_TYPES: Mapping[str, type[Event]] = {
+    "ConsentRecorded": ConsentRecorded,
+    "ConsentRefused": ConsentRefused,
+    "ChannelValidated": ChannelValidated,
+    "ChannelRejected": ChannelRejected,
+    "ChannelLookupFailed": ChannelLookupFailed,
+    "CreationAttempted": CreationAttempted,
+    "CreationThrottled": CreationThrottled,
+    "CreationFailed": CreationFailed,
+    "SessionCreated": SessionCreated,
+    "DuplicateCreated": DuplicateCreated,
+    "WebhookSynced": WebhookSynced,
+    "WebhookFailed": WebhookFailed,
+    "WebhookAbandoned": WebhookAbandoned,
+    "TokenExpired": TokenExpired,
+    "SessionAbandoned": SessionAbandoned,
+}
+_WIRE_NAMES = {cls: name for name, cls in EVENT_TYPES.items()}
+_encoder = msgspec.json.Encoder(order="sorted")
+_decoders = {(name, cls.schema_version): msgspec.json.Decoder(cls) for name, cls in EVENT_TYPES.items()}
+
+
+def wire_name(event: Event) -> str:
+    """The stable name under which `event` is stored."""
+    return _WIRE_NAMES[type(event)]
+
+
+def encode(event: Event) -> str:
+    """The canonical JSON (RFC 8785) of `event`: the text that is stored and hashed."""
+    return _encoder.encode(event).decode()
+
+
+def decode(event_type: str, schema_version: int, data: str) -> Event:
+    """The event in `data`. Raises `UnknownEvent` when this release knows no such type or schema version."""
+    decoder = _decoders.get((event_type, schema_version))
+    if decoder is None:
+        raise UnknownEvent(event_type, schema_version)
+    return decoder.decode(data)

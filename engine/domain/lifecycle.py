@@ -1,0 +1,176 @@
+"""The lifecycle: `decide` turns a command into events, `next_step` says what a session needs next.
+
+Both are pure. Time and jitter come in as arguments; what came back from outside comes in as a command.
+"""
+
+from datetime import datetime, timedelta
+from typing import assert_never
+
+import msgspec
+
+from engine.domain import events as e
+from engine.domain.commands import (
+    BeginAttempt,
+    Command,
+    Expire,
+    OpenSession,
+    RecordAttempt,
+    RecordDelivery,
+    RecordLookup,
+)
+from engine.domain.consent import Consent, fingerprint, refused_flags
+from engine.domain.creation import begin_attempt, record_attempt, record_lookup, whole_ms
+from engine.domain.request import request_digest
+from engine.domain.retry import RetryPolicy, backoff_ms
+from engine.domain.session import Session, Status
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What is a matter of choice in the lifecycle."""
+
+    creation: RetryPolicy = RetryPolicy()
+    webhook: RetryPolicy = RetryPolicy(base_ms=1_000, most_failures=6)
+    webhook_enabled: bool = True
+
+
+class ValidateChannel(msgspec.Struct, frozen=True):
+    """Ask CXone whether the channel can take a session."""
+
+    not_before: datetime
+
+
+class AttemptCreation(msgspec.Struct, frozen=True):
+    """Ask CXone for the session."""
+
+    not_before: datetime
+
+
+class SyncWebhook(msgspec.Struct, frozen=True):
+    """Tell the analytics webhook."""
+
+    not_before: datetime
+
+
+class ExpireToken(msgspec.Struct, frozen=True):
+    """Record that the token's time has passed."""
+
+    not_before: datetime
+
+
+Step = ValidateChannel | AttemptCreation | SyncWebhook | ExpireToken
+
+
+def next_step(state: Session, policy: Policy) -> Step | None:
+    """What is to be done next, and not before when; `None` once nothing will ever be."""
+    match state.status:
+        case Status.PENDING if not state.channel_validated:
+            return ValidateChannel(state.due_since)
+        case Status.PENDING | Status.ATTEMPTING | Status.THROTTLED | Status.IN_DOUBT:
+            return AttemptCreation(state.due_since)
+        case Status.ACTIVE | Status.EXPIRED:
+            return _after_creation(state, policy)
+        case Status.NEW | Status.REFUSED | Status.REJECTED | Status.ABANDONED:
+            return None
+        case _:
+            assert_never(state.status)
+
+
+def _after_creation(state: Session, policy: Policy) -> Step | None:
+    assert state.created_at is not None
+    assert state.expires_at is not None
+    expire = ExpireToken(state.expires_at) if state.status is Status.ACTIVE else None
+    if state.webhook_settled or not policy.webhook_enabled:
+        return expire
+    sync = SyncWebhook(state.webhook_retry_at or state.created_at)
+    return expire if expire is not None and expire.not_before < sync.not_before else sync
+
+
+def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
+    """The events that `command` makes of a session in `state`: none when it no longer matters there."""
+    match command:
+        case OpenSession():
+            return [_open(command)] if state.status is Status.NEW else []
+        case RecordLookup():
+            waiting = state.status is Status.PENDING and not state.channel_validated
+            return record_lookup(state, command, policy.creation) if waiting else []
+        case BeginAttempt():
+            return begin_attempt(state, command, policy.creation)
+        case RecordAttempt():
+            return record_attempt(state, command, policy.creation)
+        case RecordDelivery():
+            owed = state.session_id is not None and not state.webhook_settled
+            return [_record_delivery(state, command, policy.webhook)] if owed else []
+        case Expire():
+            return _expire(state, command.now)
+        case _:
+            assert_never(command)
+
+
+def _open(command: OpenSession) -> e.Event:
+    request, now = command.request, command.now
+    guest = e.Guest(
+        source=request.source,
+        campaign=request.campaign,
+        device_type=request.device_type,
+        fingerprint=fingerprint(request),
+        ip_address=request.ip_address,
+        user_agent=request.user_agent,
+        timestamp=request.timestamp,
+        subject_id=request.subject_id,
+        idempotency_key=request.idempotency_key,
+        request_sha256=request_digest(request),
+    )
+    asked = request.consent
+    if refused := refused_flags(asked):
+        return e.ConsentRefused(
+            at=now, channel_id=request.channel_id, guest=guest, failed=tuple(refused), given=refused
+        )
+    consent = Consent(
+        data_processing=True, gdpr_compliant=True, marketing=asked.marketing, timestamp=now, notice=asked.notice
+    )
+    return e.ConsentRecorded(at=now, channel_id=request.channel_id, guest=guest, consent=consent)
+
+
+def _record_delivery(state: Session, command: RecordDelivery, policy: RetryPolicy) -> e.Event:
+    outcome, now, attempt = command.outcome, command.now, state.webhook_attempts + 1
+    if outcome.taken:
+        assert outcome.status is not None
+        return e.WebhookSynced(
+            at=now,
+            channel_id=state.channel_id,
+            attempt=attempt,
+            status=outcome.status,
+            latency_ms=outcome.latency_ms,
+        )
+    if attempt >= policy.most_failures:
+        return e.WebhookAbandoned(
+            at=now,
+            channel_id=state.channel_id,
+            attempts=attempt,
+            status=outcome.status,
+            reason=outcome.message,
+        )
+    wait_ms = backoff_ms(attempt, policy, command.jitter)
+    return e.WebhookFailed(
+        at=now,
+        channel_id=state.channel_id,
+        attempt=attempt,
+        status=outcome.status,
+        message=outcome.message,
+        latency_ms=outcome.latency_ms,
+        wait_ms=wait_ms,
+        retry_at=now + timedelta(milliseconds=wait_ms),
+    )
+
+
+def _expire(state: Session, now: datetime) -> list[e.Event]:
+    if state.status is not Status.ACTIVE or state.expires_at is None or now < state.expires_at:
+        return []
+    return [
+        e.TokenExpired(
+            at=now,
+            channel_id=state.channel_id,
+            expires_at=state.expires_at,
+            noticed_late_ms=whole_ms(now - state.expires_at),
+        )
+    ]

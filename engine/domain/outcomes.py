@@ -1,0 +1,61 @@
+"""What came back from outside, in the domain's words. The adapters translate the wire into these."""
+
+from datetime import datetime
+
+import msgspec
+
+from engine.domain.events import FailureKind
+from engine.domain.personal import Guarded, Personal
+from engine.domain.retry import RetryAfter
+
+
+class Throttled(msgspec.Struct, frozen=True, kw_only=True):
+    """429: not now."""
+
+    status: int
+    retry_after: RetryAfter
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """Not a success, and not a throttle. `message` is for a person; it carries no secret or personal datum."""
+
+    kind: FailureKind
+    status: int | None
+    message: str
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """A channel as CXone described it. `cached` tells an answer that was remembered from one just given."""
+
+    id: str
+    status: str
+    protocols: tuple[str, ...]
+    looked_up_at: datetime
+    cached: bool = False
+
+
+class Created(Guarded, frozen=True, kw_only=True):
+    """CXone made a session."""
+
+    session_id: str
+    guest_token: Personal
+    expires_at: datetime
+    status: str
+    latency_ms: int
+
+
+class Delivered(msgspec.Struct, frozen=True, kw_only=True):
+    """The webhook answered, or did not (`status` is `None`): only 2xx counts as taken."""
+
+    status: int | None
+    message: str
+    latency_ms: int
+
+    @property
+    def taken(self) -> bool:
+        """Whether the receiver has the notice."""
+        return self.status is not None and 200 <= self.status < 300
+
+
+LookupOutcome = Channel | Throttled | Failed
+CreationOutcome = Created | Throttled | Failed

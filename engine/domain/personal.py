@@ -1,0 +1,48 @@
+"""Which fields are personal or secret, and the one place that keeps them out of every printed form."""
+
+from functools import cache
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, inspect
+
+Personal = Annotated[str, Meta(extra={"personal": True})]
+"""A string that is personal or secret: never logged, never in an error, masked in every `repr`."""
+
+MASK = "•••"
+
+
+class Guarded(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable value whose `repr` masks the fields marked `Personal`.
+
+    Log lines, exception texts and failing assertions all go through `repr`: masking here holds for all of them.
+    """
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in masked(self).items())
+        return f"{type(self).__name__}({shown})"
+
+
+def masked(value: Guarded) -> dict[str, Any]:
+    """The fields of `value` by name, with those that are personal and set replaced by `MASK`."""
+    hidden = personal_fields(type(value))
+    return {
+        name: MASK if name in hidden and getattr(value, name) is not None else getattr(value, name)
+        for name in value.__struct_fields__
+    }
+
+
+@cache
+def personal_fields(cls: type[msgspec.Struct]) -> frozenset[str]:
+    """The names of the fields of `cls` that are marked `Personal`, optional ones included."""
+    info = inspect.type_info(cls)
+    assert isinstance(info, inspect.StructType)
+    return frozenset(field.name for field in info.fields if _is_personal(field.type))
+
+
+def _is_personal(kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.Metadata):
+        return bool((kind.extra or {}).get("personal")) or _is_personal(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return any(_is_personal(option) for option in kind.types)
+    return False

@@ -1,0 +1,113 @@
+"""A guest request: what a caller gives, and the checks at the door (contract, "Guest request")."""
+
+import re
+from datetime import datetime
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from engine.domain.errors import InvalidRequest
+from engine.domain.personal import Guarded
+
+# No control characters (PostgreSQL cannot read U+0000 back out of JSON) and no lone surrogates (not UTF-8).
+_PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
+_PERSONAL: dict[str, Any] = {"personal": True}
+
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
+Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PRINTABLE)]
+
+
+class GuestConsent(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What the guest agreed to. The two first flags take any value: only exactly `True` consents, the rest is refused *and recorded*."""
+
+    data_processing: Any = None
+    gdpr_compliant: Any = None
+    marketing: bool = False
+    notice: Name | None = None
+    """The privacy notice that was shown, by its id or version."""
+
+
+class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """One guest who wants a session. Field names are camelCase in JSON, snake_case in Python."""
+
+    channel_id: Name
+    ip_address: Annotated[str, Meta(max_length=45, extra=_PERSONAL)]
+    user_agent: Annotated[str, Meta(max_length=1024, pattern=_PRINTABLE, extra=_PERSONAL)]
+    timestamp: Annotated[str, Meta(max_length=40)]
+    """RFC 3339, kept letter for letter: the fingerprint is made of the text as given."""
+    source: Name = "web"
+    campaign: Name = "organic"
+    device_type: Name = "desktop"
+    consent: GuestConsent = GuestConsent()
+    idempotency_key: Key | None = None
+    """The caller's own key: the same key gives the same session back."""
+    subject_id: Name | None = None
+    """The caller's pseudonymous id of the person."""
+
+
+_decoder = msgspec.json.Decoder(GuestRequest)
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+def parse_request(line: bytes) -> GuestRequest:
+    """The guest request in one line of JSON.
+
+    Raises `InvalidRequest` with the field and the reason; the reason never repeats what was given.
+    """
+    try:
+        request = _decoder.decode(line)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    except msgspec.DecodeError:
+        raise InvalidRequest("", "is not JSON") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("", "is not UTF-8") from None
+    _check(request)
+    return request
+
+
+def checked(request: GuestRequest) -> GuestRequest:
+    """`request` as it is, once it has passed the same checks as a line of JSON. Raises `InvalidRequest`."""
+    try:
+        msgspec.convert(msgspec.to_builtins(request), GuestRequest)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    _check(request)
+    return request
+
+
+def request_digest(request: GuestRequest) -> str:
+    """SHA-256 (hex) over the canonical JSON of the request: tells the same request sent twice from another one."""
+    return sha256(_encoder.encode(request)).hexdigest()
+
+
+def _check(request: GuestRequest) -> None:
+    try:
+        ip_address(request.ip_address)
+    except ValueError:
+        raise InvalidRequest("ipAddress", "is not an IPv4 or IPv6 address") from None
+    try:
+        moment = datetime.fromisoformat(request.timestamp)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or "T" not in request.timestamp.upper():
+        raise InvalidRequest("timestamp", "is not an RFC 3339 time such as 2024-05-20T14:21:59Z")
+
+
+def _refusal(message: str) -> InvalidRequest:
+    """Msgspec's words, turned into a field and a reason."""
+    text, _, path = message.partition(" - at `")
+    field = path.rstrip("`").removeprefix("$").removeprefix(".")
+    if named := re.search(r"(?:missing required|unknown) field `(\w+)`", text):
+        field = f"{field}.{named[1]}" if field else named[1]
+        return InvalidRequest(field, "is missing" if "missing" in text else "is not a field of a guest request")
+    if "matching regex" in text:
+        return InvalidRequest(field, "contains control characters")
+    if limit := re.search(r"length (<=|>=) (\d+)", text):
+        return InvalidRequest(
+            field, f"is longer than {limit[2]} characters" if limit[1] == "<=" else "must not be empty"
+        )
+    return InvalidRequest(field, text[:1].lower() + text[1:].replace("`", ""))

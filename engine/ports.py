@@ -1,0 +1,194 @@
+"""What the engine needs from outside, as protocols; the adapters satisfy them.
+
+An event is proposed as a `domain.events.Event` and comes back as a `RecordedEvent`: the store alone gives it a
+position, a version and the database's time.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+from engine.domain.events import Event
+from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
+from engine.domain.session import Session
+
+
+class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as the log holds it. `position` counts from 0 over the whole log, `version` from 1 in its stream."""
+
+    position: int
+    stream_id: UUID
+    version: int
+    event: Event
+    recorded_at: datetime
+    """The database's clock when the event was committed (UTC)."""
+    correlation_id: str
+    causation_id: UUID
+    """The append that brought it: events of one append share it."""
+    actor: str
+    data: str
+    """The exact text that was hashed."""
+    leaf_hash: bytes
+
+
+class Due(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that a session still needs. With an `owner` it is leased from the start, for `lease_ms` by the database's clock."""
+
+    step: str
+    due_at: datetime
+    owner: UUID | None = None
+    lease_ms: int = 0
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """Events proposed for one stream, and the due work they leave behind (`None`: nothing more, ever)."""
+
+    stream_id: UUID
+    expected_version: int
+    """The version the events were decided on; 0 for a stream that must not exist yet."""
+    events: Sequence[Event]
+    due: Due | None
+    actor: str
+    causation_id: UUID
+    correlation_id: str
+    idempotency_key: str | None = None
+    """The caller's key, for an append that opens a stream: at most one stream is ever opened under one key."""
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """An append that went in: the stream's new version, the position of its last event, and when (the database's clock)."""
+
+    version: int
+    position: int
+    recorded_at: datetime
+
+
+class KeyTaken(Exception):
+    """The append's idempotency key already opened `stream_id`. Nothing of the append was recorded."""
+
+    def __init__(self, stream_id: UUID) -> None:
+        super().__init__(f"the idempotency key already opened stream {stream_id}")
+        self.stream_id = stream_id
+
+
+class EventStore(Protocol):
+    """The log."""
+
+    async def append(self, append: Append) -> Appended:
+        """Record the events of `append`, all or none, durably.
+
+        Raises `WrongExpectedVersion` when the stream has moved on, `KeyTaken` when its key has opened another stream,
+        `ServiceUnreachable` when the database does not answer.
+        """
+        ...
+
+    async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
+        """Every event of one stream, in order; empty when there is none."""
+        ...
+
+    async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
+        """The events of many streams in one round trip; a stream without events is left out."""
+        ...
+
+    def read_all(self, *, after: int = -1, batch: int = 500) -> AsyncIterator[list[RecordedEvent]]:
+        """The whole log in order of position, in batches, up to its present end."""
+        ...
+
+    async def head(self) -> int:
+        """The position of the last event; -1 when the log is empty."""
+        ...
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """One session's due work, leased to whoever claimed it."""
+
+    stream_id: UUID
+    step: str
+    due_at: datetime
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left to do, by the database's clock."""
+
+    unfinished: int
+    """Work that will be done without anybody's help, token expiries that lie ahead not counted."""
+    next_due_ms: int | None
+    """Milliseconds until the next row can be claimed (0: now); `None` when there is none."""
+
+
+class DueWork(Protocol):
+    """The work that sessions still need: one row a session, written with the events that make it so."""
+
+    async def claim(self, owner: UUID, steps: Iterable[str], limit: int, lease_ms: int) -> list[Claim]:
+        """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first."""
+        ...
+
+    async def heartbeat(self, owner: UUID, stream_ids: Sequence[UUID], lease_ms: int) -> None:
+        """Hold the leases of `owner` on these rows for another `lease_ms`."""
+        ...
+
+    async def release(self, owner: UUID, stream_id: UUID, delay_ms: int) -> None:
+        """Give a row back, to be claimed by anybody after `delay_ms`; nothing when the lease was lost."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """How much is left, and how soon the next of it is due."""
+        ...
+
+
+class PreparedCreation(msgspec.Struct, frozen=True, kw_only=True):
+    """A creation request, ready to be sent: the body's bytes and their SHA-256 (hex)."""
+
+    body: bytes
+    sha256: str
+
+
+class MessagingProvider(Protocol):
+    """CXone, or what speaks like it."""
+
+    def known_channel(self, channel_id: str) -> Channel | None:
+        """A recent answer about the channel, if one is remembered. No I/O."""
+        ...
+
+    async def ready(self) -> None:
+        """See that a creation can be sent now. Raises `CredentialsRefused` or `ServiceUnreachable`."""
+        ...
+
+    async def look_up_channel(self, channel_id: str) -> LookupOutcome:
+        """Ask what the channel is. Raises `CredentialsRefused` or `ServiceUnreachable` when no token is to be had."""
+        ...
+
+    def prepare(self, session: Session) -> PreparedCreation:
+        """The creation request for the next attempt of `session`. Pure."""
+        ...
+
+    async def create(self, prepared: PreparedCreation, idempotency_key: str) -> CreationOutcome:
+        """Send it. Never raises for what the wire does: every failure is an outcome."""
+        ...
+
+
+class WebhookSender(Protocol):
+    """The analytics webhook."""
+
+    async def send(self, session: Session) -> Delivered:
+        """Tell that `session` has started. Never raises for what the wire does."""
+        ...
+
+
+class Clock(Protocol):
+    """Time and chance, the two inputs that the domain does not take for itself."""
+
+    def now(self) -> datetime:
+        """The time (UTC)."""
+        ...
+
+    def jitter(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def new_id(self) -> UUID:
+        """A fresh UUIDv7: ids made later sort later."""
+        ...

@@ -1,0 +1,1 @@
+"""Read models as pure functions from a batch of recorded events to row changes."""

@@ -1,7 +1,6 @@
 """What the engine needs from outside, as protocols; the adapters satisfy them.
 
-An event is proposed as a `domain.events.Event` and comes back as a `RecordedEvent`: the store alone gives it a
-position, a version and the database's time.
+An event is proposed as an `Event` and comes back as a `RecordedEvent`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -13,34 +12,28 @@ import msgspec
 
 from engine.domain.events import Event
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
+from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session
-
-
-class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as the log holds it. `position` counts from 0 over the whole log, `version` from 1 in its stream."""
-
-    position: int
-    stream_id: UUID
-    version: int
-    event: Event
-    recorded_at: datetime
-    """The database's clock when the event was committed (UTC)."""
-    correlation_id: str
-    causation_id: UUID
-    """The append that brought it: events of one append share it."""
-    actor: str
-    data: str
-    """The exact text that was hashed."""
-    leaf_hash: bytes
+from engine.projections.audit import AuditEntry, AuditFilter
+from engine.projections.metrics import Metrics, MetricsFilter
+from engine.projections.sessions import SessionFilter, SessionRow
 
 
 class Due(msgspec.Struct, frozen=True, kw_only=True):
-    """Work that a session still needs. With an `owner` it is leased from the start, for `lease_ms` by the database's clock."""
+    """Work that a session still needs, and who holds it from the start (`None`: nobody, whoever claims it first)."""
 
     step: str
     due_at: datetime
-    owner: UUID | None = None
-    lease_ms: int = 0
+    lease: "Lease | None" = None
+    keep_lease: bool = False
+    """Leave the lease to whoever has it: for an append by somebody who does not hold one (a late answer)."""
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """The sole right to work on a session: `owner`'s, for `ms` by the database's clock."""
+
+    owner: UUID
+    ms: int
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,20 +107,18 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """What is left to do, by the database's clock."""
 
     unfinished: int
-    """Work that will be done without anybody's help, token expiries that lie ahead not counted."""
-    next_due_ms: int | None
-    """Milliseconds until the next row can be claimed (0: now); `None` when there is none."""
+    """Sessions with work that will be done without anybody's help; token expiries that lie ahead are not counted."""
 
 
 class DueWork(Protocol):
     """The work that sessions still need: one row a session, written with the events that make it so."""
 
-    async def claim(self, owner: UUID, steps: Iterable[str], limit: int, lease_ms: int) -> list[Claim]:
+    async def claim(self, lease: Lease, steps: Iterable[str], limit: int) -> list[Claim]:
         """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first."""
         ...
 
-    async def heartbeat(self, owner: UUID, stream_ids: Sequence[UUID], lease_ms: int) -> None:
-        """Hold the leases of `owner` on these rows for another `lease_ms`."""
+    async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> None:
+        """Hold the leases of its owner on these rows for another `lease.ms`."""
         ...
 
     async def release(self, owner: UUID, stream_id: UUID, delay_ms: int) -> None:
@@ -135,7 +126,7 @@ class DueWork(Protocol):
         ...
 
     async def backlog(self) -> Backlog:
-        """How much is left, and how soon the next of it is due."""
+        """How much is left."""
         ...
 
 
@@ -151,6 +142,11 @@ class MessagingProvider(Protocol):
 
     def known_channel(self, channel_id: str) -> Channel | None:
         """A recent answer about the channel, if one is remembered. No I/O."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request can be sent at once, with no token to be fetched first. No I/O."""
         ...
 
     async def ready(self) -> None:
@@ -191,4 +187,28 @@ class Clock(Protocol):
 
     def new_id(self) -> UUID:
         """A fresh UUIDv7: ids made later sort later."""
+        ...
+
+
+class ReadModels(Protocol):
+    """The projections. Every reading shows what was projected last; `catch_up` first, to read your own writes."""
+
+    async def catch_up(self) -> int:
+        """Bring every projection up to the log's present end. Returns how many events were projected, over all of them."""
+        ...
+
+    def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
+        """The sessions that match, oldest first."""
+        ...
+
+    async def stream_of(self, session_id: str) -> UUID | None:
+        """The stream in which CXone made `session_id`."""
+        ...
+
+    def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
+        """The audit entries that match, oldest first."""
+        ...
+
+    async def metrics(self, wanted: MetricsFilter) -> Metrics:
+        """The metrics over what matches."""
         ...

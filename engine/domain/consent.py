@@ -1,5 +1,6 @@
 """Consent and the fingerprint, as the contract words them."""
 
+import json
 from datetime import datetime
 from hashlib import sha256
 
@@ -31,7 +32,7 @@ def refused_flags(consent: GuestConsent) -> dict[str, str]:
 
 def _given(value: object) -> str:
     """A value as short JSON text in pure ASCII: whatever the caller sent, it can be stored and read back."""
-    text = ascii(msgspec.json.encode(value, enc_hook=str).decode())[1:-1]
+    text = json.dumps(value, default=str, separators=(",", ":"))
     return text if len(text) <= _GIVEN_LIMIT else text[: _GIVEN_LIMIT - 1] + "~"
 
 

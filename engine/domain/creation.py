@@ -24,7 +24,7 @@ def record_lookup(state: Session, command: RecordLookup, policy: RetryPolicy) ->
                 e.ChannelRejected(at=now, channel_id=state.channel_id, reason=reason, looked_up_at=now, cached=False)
             ]
         case Throttled() | Failed():
-            lookup = state.lookups_failed + 1
+            lookup = state.lookups + 1
             kind = None if isinstance(outcome, Throttled) else outcome.kind
             wait_ms = _wait_ms(outcome, lookup, policy, command.jitter)
             failed = e.ChannelLookupFailed(
@@ -37,7 +37,7 @@ def record_lookup(state: Session, command: RecordLookup, policy: RetryPolicy) ->
                 wait_ms=wait_ms,
                 retry_at=_after(now, wait_ms),
             )
-            counted = 0 if kind is None else lookup
+            counted = 0 if kind is None else state.lookups_failed + 1
             return [failed, *_give_up(state, counted, failed.retry_at, now, policy)]
         case _:
             assert_never(outcome)
@@ -94,6 +94,8 @@ def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) ->
 def record_attempt(state: Session, command: RecordAttempt, policy: RetryPolicy) -> list[e.Event]:
     """What came of an attempt, be it the current one or one whose answer comes late."""
     outcome, now = command.outcome, command.now
+    if not 1 <= command.attempt <= state.attempts:
+        return []  # This session never made that attempt.
     current = state.status is Status.ATTEMPTING and command.attempt == state.attempts
     match outcome:
         case Created():

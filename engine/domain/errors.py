@@ -61,6 +61,9 @@ class UnknownEvent(GuestledgerError):
 class ServiceError(GuestledgerError):
     """A service that the engine needs cannot be used now. What was accepted stays pending; a worker goes on with it."""
 
+    accepted: UUID | None = None
+    """The session that had been accepted when `open_session` met this."""
+
 
 class ServiceUnreachable(ServiceError):
     """CXone or the database does not answer, or answers only with faults."""

@@ -16,11 +16,15 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     """An immutable value whose `repr` masks the fields marked `Personal`.
 
     Log lines, exception texts and failing assertions all go through `repr`: masking here holds for all of them.
+    Rich, which shows the locals of a traceback, has a way of its own: it is given the same.
     """
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in masked(self).items())
         return f"{type(self).__name__}({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return list(masked(self).items())
 
 
 def masked(value: Guarded) -> dict[str, Any]:

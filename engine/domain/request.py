@@ -1,10 +1,12 @@
 """A guest request: what a caller gives, and the checks at the door (contract, "Guest request")."""
 
 import re
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -34,7 +36,7 @@ class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_un
     """One guest who wants a session. Field names are camelCase in JSON, snake_case in Python."""
 
     channel_id: Name
-    ip_address: Annotated[str, Meta(max_length=45, extra=_PERSONAL)]
+    ip_address: Annotated[str, Meta(max_length=45, pattern=_PRINTABLE, extra=_PERSONAL)]
     user_agent: Annotated[str, Meta(max_length=1024, pattern=_PRINTABLE, extra=_PERSONAL)]
     timestamp: Annotated[str, Meta(max_length=40)]
     """RFC 3339, kept letter for letter: the fingerprint is made of the text as given."""
@@ -48,8 +50,13 @@ class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_un
     """The caller's pseudonymous id of the person."""
 
 
+# Types that msgspec would write as a string, so that they would pass for one.
+_NOT_JSON = (bytes, bytearray, datetime, date, time, timedelta, UUID, Decimal)
+
 _decoder = msgspec.json.Decoder(GuestRequest)
 _encoder = msgspec.json.Encoder(order="sorted")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.(\w+)`)?", re.DOTALL)
+_PLAIN_WORD = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
 
 
 def parse_request(line: bytes) -> GuestRequest:
@@ -65,6 +72,8 @@ def parse_request(line: bytes) -> GuestRequest:
         raise InvalidRequest("", "is not JSON") from None
     except UnicodeDecodeError:
         raise InvalidRequest("", "is not UTF-8") from None
+    except RecursionError:
+        raise InvalidRequest("", "is nested too deeply") from None
     _check(request)
     return request
 
@@ -72,9 +81,15 @@ def parse_request(line: bytes) -> GuestRequest:
 def checked(request: GuestRequest) -> GuestRequest:
     """`request` as it is, once it has passed the same checks as a line of JSON. Raises `InvalidRequest`."""
     try:
-        msgspec.convert(msgspec.to_builtins(request), GuestRequest)
+        msgspec.convert(
+            msgspec.to_builtins(request, builtin_types=_NOT_JSON, str_keys=True, enc_hook=lambda _: {}), GuestRequest
+        )
+        request_digest(request)
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
+    except (TypeError, ValueError, RecursionError):
+        # Every other field has been checked by now: it is a flag, which may be anything that JSON has.
+        raise InvalidRequest("consent", "is not JSON") from None
     _check(request)
     return request
 
@@ -99,11 +114,15 @@ def _check(request: GuestRequest) -> None:
 
 def _refusal(message: str) -> InvalidRequest:
     """Msgspec's words, turned into a field and a reason."""
+    if unknown := _UNKNOWN.fullmatch(message):
+        name, parent = unknown[1], unknown[2] or ""
+        if not _PLAIN_WORD.fullmatch(name):  # It may be anything, a personal datum too.
+            return InvalidRequest(parent, "has a field that a guest request does not have")
+        return InvalidRequest(f"{parent}.{name}" if parent else name, "is not a field of a guest request")
     text, _, path = message.partition(" - at `")
     field = path.rstrip("`").removeprefix("$").removeprefix(".")
-    if named := re.search(r"(?:missing required|unknown) field `(\w+)`", text):
-        field = f"{field}.{named[1]}" if field else named[1]
-        return InvalidRequest(field, "is missing" if "missing" in text else "is not a field of a guest request")
+    if missing := re.search(r"missing required field `(\w+)`", text):
+        return InvalidRequest(f"{field}.{missing[1]}" if field else missing[1], "is missing")
     if "matching regex" in text:
         return InvalidRequest(field, "contains control characters")
     if limit := re.search(r"length (<=|>=) (\d+)", text):

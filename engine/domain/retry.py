@@ -24,7 +24,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):
-    """A `Retry-After` header: the text as given (`None`: absent), and what it was read as."""
+    """A `Retry-After` header: the text as given (`None`: absent; cut, and odd letters escaped), and what it was read as."""
 
     given: str | None
     ms: int
@@ -48,7 +48,7 @@ def read_retry_after(given: str | None, date: str | None, now: datetime) -> Retr
     if given is None:
         return RetryAfter(given=None, ms=DEFAULT_RETRY_AFTER_MS, why="no Retry-After, so 2 s")
     text = given.strip()
-    shown = text[:64]
+    shown = ascii(text)[1:-1][:64]
     if text.isascii() and text.isdigit():
         ms = LONGEST_RETRY_AFTER_MS if len(text) > 12 else min(int(text) * 1_000, LONGEST_RETRY_AFTER_MS)
         return RetryAfter(given=shown, ms=ms, why=f"Retry-After of {ms} ms")
@@ -56,7 +56,8 @@ def read_retry_after(given: str | None, date: str | None, now: datetime) -> Retr
     if moment is None:
         return RetryAfter(given=shown, ms=DEFAULT_RETRY_AFTER_MS, why="Retry-After unreadable, so 2 s")
     wait = moment - ((_http_date(date) if date else None) or now)
-    ms = max(0, min(int(wait / timedelta(milliseconds=1)), LONGEST_RETRY_AFTER_MS))
+    whole = -(-wait // timedelta(milliseconds=1))  # rounded up: never earlier than the server said
+    ms = max(0, min(whole, LONGEST_RETRY_AFTER_MS))
     return RetryAfter(given=shown, ms=ms, why=f"Retry-After date, {ms} ms ahead")
 
 

@@ -51,6 +51,8 @@ class Session(Guarded, frozen=True, kw_only=True):
     accepted_at: datetime | None = None
 
     channel_validated: bool = False
+    lookups: int = 0
+    """Look-ups without an answer, throttled ones included; of these, `lookups_failed` count as failures."""
     lookups_failed: int = 0
     attempts: int = 0
     throttles: int = 0
@@ -112,7 +114,12 @@ def _apply(state: Session, event: e.Event) -> Session:
         case e.ChannelLookupFailed():
             status = state.status if event.retry_at else Status.REJECTED
             return replace(
-                state, status=status, reason=event.message, retry_at=event.retry_at, lookups_failed=event.lookup
+                state,
+                status=status,
+                reason=event.message,
+                retry_at=event.retry_at,
+                lookups=event.lookup,
+                lookups_failed=state.lookups_failed + (event.kind is not None),
             )
         case e.CreationAttempted():
             return replace(state, status=Status.ATTEMPTING, attempts=event.attempt, retry_at=event.at, reason=None)

@@ -1,0 +1,50 @@
+"""Holding leases: while a session is worked on, its lease is renewed, so that a lease can be short and still be kept."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from uuid import UUID
+
+from engine.domain.errors import ServiceError
+from engine.ports import DueWork, Lease
+
+logger = logging.getLogger("guestledger")
+
+
+class Leases:
+    """The leases that one owner holds; renewed three times within their span for as long as they are held."""
+
+    def __init__(self, due_work: DueWork, lease: Lease) -> None:
+        self._due_work = due_work
+        self._lease = lease
+        self._held: set[UUID] = set()
+        self._beating: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def hold(self, stream_id: UUID) -> Iterator[None]:
+        """Keep the lease on `stream_id` alive within the block."""
+        self._held.add(stream_id)
+        if self._beating is None:
+            self._beating = asyncio.create_task(self._beat())
+        try:
+            yield
+        finally:
+            self._held.discard(stream_id)
+
+    async def close(self) -> None:
+        """Stop renewing: what is still held lapses by itself."""
+        if self._beating is not None:
+            self._beating.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._beating
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease.ms / 3_000)
+            if not self._held:
+                continue
+            try:
+                await self._due_work.heartbeat(self._lease, list(self._held))
+            except ServiceError as error:
+                logger.warning("leases could not be renewed, others may take these sessions on: %s", error)

@@ -1,0 +1,150 @@
+"""The `session_metrics` projection: what happened, counted by channel and minute; and how its figures are summed up."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from engine.domain import events as e
+from engine.domain.recorded import RecordedEvent
+
+NAME = "session_metrics"
+
+COUNTS = (
+    "accepted",
+    "refused",
+    "created",
+    "rejected",
+    "abandoned",
+    "expired",
+    "attempts",
+    "throttled",
+    "failed",
+    "duplicates",
+    "webhooks_synced",
+    "webhooks_failed",
+    "webhooks_abandoned",
+)
+
+
+class Cell(NamedTuple):
+    """Where a count belongs."""
+
+    channel_id: str
+    minute: datetime
+
+
+class Increments(NamedTuple):
+    """What a batch adds: to the counts of a cell (by name), and to the number of sessions of a cell that took so many ms."""
+
+    counts: dict[Cell, Counter[str]]
+    latencies: Counter[tuple[Cell, int]]
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """How long guests waited, in ms, from the request's acceptance to the session; exact, by nearest rank."""
+
+    average: float
+    p50: int
+    p95: int
+    p99: int
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The contract's metrics, and what they are made of. A session is tracked once its outcome is known; only a
+    created one is a success: refused, rejected and abandoned ones count against the rate.
+    """
+
+    tracked: int
+    success_rate: float
+    latency: Latency | None
+    """`None` while no session has been created."""
+    pending: int
+    counts: Mapping[str, int]
+
+
+class MetricsFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What the metrics are to be over, in whole minutes; `since` is inclusive, `until` exclusive."""
+
+    channel_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def project(events: Iterable[RecordedEvent]) -> Increments:
+    """What `events` add to the counts, by channel and minute (the database's clock)."""
+    counts: dict[Cell, Counter[str]] = {}
+    latencies: Counter[tuple[Cell, int]] = Counter()
+    for recorded in events:
+        event = recorded.event
+        cell = Cell(event.channel_id, recorded.recorded_at.replace(second=0, microsecond=0))
+        if names := _counted(event):
+            counts.setdefault(cell, Counter()).update(names)
+        if isinstance(event, e.SessionCreated):
+            latencies[cell, event.latency_ms] += 1
+    return Increments(counts, latencies)
+
+
+def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]]) -> Metrics:
+    """The metrics of these totals; `latencies` are pairs of ms and sessions, in ascending order of ms."""
+    created, accepted = counts["created"], counts["accepted"]
+    settled = created + counts["rejected"] + counts["abandoned"]
+    tracked = settled + counts["refused"]
+    return Metrics(
+        tracked=tracked,
+        success_rate=created / tracked if tracked else 0.0,
+        latency=_latency(list(latencies)),
+        pending=accepted - settled,
+        counts=dict(counts),
+    )
+
+
+def _latency(ranked: list[tuple[int, int]]) -> Latency | None:
+    sessions = sum(number for _, number in ranked)
+    if not sessions:
+        return None
+
+    def percentile(share: int) -> int:
+        rank, seen = -(-share * sessions // 100), 0
+        return next(ms for ms, number in ranked if (seen := seen + number) >= rank)
+
+    return Latency(
+        average=sum(ms * number for ms, number in ranked) / sessions,
+        p50=percentile(50),
+        p95=percentile(95),
+        p99=percentile(99),
+    )
+
+
+def _counted(event: e.Event) -> tuple[str, ...]:
+    match event:
+        case e.ConsentRecorded():
+            return ("accepted",)
+        case e.ConsentRefused():
+            return ("refused",)
+        case e.ChannelRejected() | e.ChannelLookupFailed(retry_at=None):
+            return ("rejected",)
+        case e.CreationAttempted():
+            return ("attempts",)
+        case e.CreationThrottled():
+            return ("throttled",)
+        case e.CreationFailed():
+            return ("failed",) if event.retry_at else ("failed", "rejected")
+        case e.SessionCreated():
+            return ("created",)
+        case e.DuplicateCreated():
+            return ("duplicates",)
+        case e.WebhookSynced():
+            return ("webhooks_synced",)
+        case e.WebhookFailed():
+            return ("webhooks_failed",)
+        case e.WebhookAbandoned():
+            return ("webhooks_abandoned",)
+        case e.TokenExpired():
+            return ("expired",)
+        case e.SessionAbandoned():
+            return ("abandoned",)
+        case _:
+            return ()

@@ -1,0 +1,145 @@
+"""The scheduler: claims due work and takes it forward. What a session needs, only `next_step` knows."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+from engine.domain.errors import ServiceError
+from engine.domain.lifecycle import ExpireToken, SyncWebhook
+from engine.leases import Leases
+from engine.ports import Claim, Clock, DueWork, EventStore, Lease, ReadModels
+from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps
+
+logger = logging.getLogger("guestledger")
+
+# While work is in flight, free places are filled again at most this often: claims then come in batches.
+_REFILL_SECONDS = 0.02
+
+
+class Lane(NamedTuple):
+    """Kinds of step that share places, so that a webhook that hangs never stands in the way of a creation."""
+
+    kinds: StepKinds
+    most_in_flight: int
+
+
+LANES = (
+    Lane(TOWARDS_CREATION, 64),
+    Lane(frozenset({SyncWebhook}), 64),
+    Lane(frozenset({ExpireToken}), 200),
+)
+
+
+class Scheduler:
+    """Replays pending attempts, sends due webhooks, expires tokens. Any number of them work on one ledger."""
+
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        due_work: DueWork,
+        read_models: ReadModels,
+        steps: Steps,
+        leases: Leases,
+        lease: Lease,
+        clock: Clock,
+        poll_ms: int = 200,
+    ) -> None:
+        self._store = store
+        self._due_work = due_work
+        self._read_models = read_models
+        self._steps = steps
+        self._leases = leases
+        self._lease = lease
+        self._clock = clock
+        self._poll_ms = poll_ms
+        self._actor = f"scheduler {lease.owner}"
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Claim nothing more. What is in flight is finished first: every step has its time limit."""
+        self._stopping.set()
+
+    async def run_once(self) -> Counter[str]:
+        """Take every step that is due, and those that fall due meanwhile, then bring the projections up to date.
+
+        Returns how many events of each type were recorded. Raises `ServiceUnreachable` when the database is gone; when
+        CXone cannot be used, the sessions rest for a while and a warning is logged.
+        """
+        done: Counter[str] = Counter()
+        for drained in await asyncio.gather(*map(self._drain, LANES)):
+            done.update(drained)
+        await self._read_models.catch_up()
+        return done
+
+    async def run_until_idle(self) -> Counter[str]:
+        """Run until all that is left is waiting for a token's expiry, or `stop` is called. Returns as `run_once` does."""
+        done = await self.run_once()
+        while not self._stopping.is_set() and (await self._due_work.backlog()).unfinished:
+            await self._pause()
+            done.update(await self.run_once())
+        return done
+
+    async def run_forever(self) -> None:
+        """Run until `stop` is called. When cancelled instead, what is in flight is left to its lease, as in a crash."""
+        async with asyncio.TaskGroup() as tasks:
+            for lane in LANES:
+                tasks.create_task(self._tick(partial(self._drain, lane)))
+            tasks.create_task(self._tick(self._read_models.catch_up))
+
+    async def _tick(self, task: Callable[[], Awaitable[object]]) -> None:
+        while not self._stopping.is_set():
+            try:
+                await task()
+            except ServiceError as error:
+                logger.warning("the scheduler has to wait: %s", error)
+            except Exception:
+                # A fault in one lane or projection must not stop the rest, nor end unseen.
+                logger.exception("the scheduler met a fault, and goes on")
+            await self._pause()
+
+    async def _pause(self) -> None:
+        # Spread over half to one and a half of the interval, so that many workers do not ask in step.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._poll_ms * (0.5 + self._clock.jitter()) / 1_000):
+                await self._stopping.wait()
+
+    async def _drain(self, lane: Lane) -> Counter[str]:
+        done: Counter[str] = Counter()
+        running: set[asyncio.Task[Counter[str]]] = set()
+        try:
+            while True:
+                running |= await self._start(lane, lane.most_in_flight - len(running))
+                if not running:
+                    return done
+                finished, running = await asyncio.wait(running, timeout=_REFILL_SECONDS)
+                for task in finished:
+                    done.update(task.result())
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _start(self, lane: Lane, places: int) -> set[asyncio.Task[Counter[str]]]:
+        if not places or self._stopping.is_set():
+            return set()
+        claims = await self._due_work.claim(self._lease, (kind.__name__ for kind in lane.kinds), places)
+        if not claims:
+            return set()
+        histories = await self._store.read_streams([claim.stream_id for claim in claims])
+        runs = [(claim, Run.of(histories[claim.stream_id], lane.kinds, self._actor)) for claim in claims]
+        return {asyncio.create_task(self._carry_on(claim, run)) for claim, run in runs}
+
+    async def _carry_on(self, claim: Claim, run: Run) -> Counter[str]:
+        with self._leases.hold(claim.stream_id):
+            try:
+                await self._steps.carry_on(run)
+            except ServiceError as error:
+                logger.warning("session %s has to wait: %s", claim.stream_id, error)
+            except Exception:
+                # A fault in one session must not stop the others. Its lease lapses, and then it is tried again.
+                logger.exception("session %s could not be taken forward", claim.stream_id)
+        return run.tally

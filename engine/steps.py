@@ -1,0 +1,225 @@
+"""Carrying a session forward: what `next_step` names is done, and what comes of it is recorded.
+
+Two rules make a crash harmless anywhere in here. Nothing is sent before what was decided is committed; and every append
+names the version it was decided on, so that of two workers on one session only one gets through to an effect.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import assert_never
+
+from engine.domain.commands import BeginAttempt, Command, Expire, RecordAttempt, RecordDelivery, RecordLookup
+from engine.domain.errors import ServiceError, WrongExpectedVersion
+from engine.domain.events import Event, wire_name
+from engine.domain.lifecycle import (
+    AttemptCreation,
+    ExpireToken,
+    Policy,
+    Step,
+    SyncWebhook,
+    ValidateChannel,
+    decide,
+    next_step,
+)
+from engine.domain.recorded import RecordedEvent
+from engine.domain.session import Session, Status, evolve, fold
+from engine.ports import Append, Clock, Due, DueWork, EventStore, Lease, MessagingProvider, WebhookSender
+
+StepKinds = frozenset[type[Step]]
+TOWARDS_CREATION: StepKinds = frozenset({ValidateChannel, AttemptCreation})
+
+# How long a session rests when the service it needs cannot be used at all. Nothing happened to the session, so there is
+# no event, and none of its attempts is used up.
+SERVICE_DOWN_DELAY_MS = 2_000
+
+
+def of_history(history: Sequence[RecordedEvent]) -> Session:
+    """The session that these events tell; `history` is a whole stream of at least one event."""
+    return fold(history[0].stream_id, (recorded.event for recorded in history))
+
+
+class Run:
+    """One session being taken forward: how far it is recorded, and what has been decided beyond that.
+
+    `kinds` are the steps that this run may take, `actor` is who takes them.
+    """
+
+    def __init__(
+        self,
+        state: Session,
+        *,
+        kinds: StepKinds,
+        actor: str,
+        correlation_id: str,
+        idempotency_key: str | None = None,
+    ) -> None:
+        self.state = state
+        self.kinds = kinds
+        self.actor = actor
+        self.correlation_id = correlation_id
+        self.idempotency_key = idempotency_key
+        self.recorded = state.version
+        self.proposed: list[Event] = []
+        self.held = True
+        self.tally: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, history: Sequence[RecordedEvent], kinds: StepKinds, actor: str) -> "Run":
+        """A run that goes on from what is recorded: `history` is a whole stream of at least one event."""
+        return cls(of_history(history), kinds=kinds, actor=actor, correlation_id=history[0].correlation_id)
+
+    def propose(self, events: Iterable[Event]) -> None:
+        """Take events as happened; `Steps` records them before anything is done on their account."""
+        for event in events:
+            self.state = evolve(self.state, event)
+            self.proposed.append(event)
+
+
+class Steps:
+    """Takes sessions forward under one owner's lease."""
+
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        due_work: DueWork,
+        provider: MessagingProvider,
+        webhook: WebhookSender,
+        clock: Clock,
+        policy: Policy,
+        lease: Lease,
+    ) -> None:
+        self._store = store
+        self._due_work = due_work
+        self._provider = provider
+        self._webhook = webhook
+        self._clock = clock
+        self._policy = policy
+        self._lease = lease
+
+    async def carry_on(self, run: Run) -> Session:
+        """Take every step of the run's kinds that is due, then give the session back for what is due later.
+
+        Returns the session as it is then. Raises `ServiceError` when a service cannot be used: whatever was accepted is
+        recorded, and due again soon.
+        """
+        try:
+            while (step := self._due(run)) is not None:
+                await self._take(run, step)
+            await self._give_back(run)
+        except WrongExpectedVersion:
+            # Another worker took the session on, since this one's lease had lapsed. What that one recorded counts.
+            return of_history(await self._store.read_stream(run.state.id))
+        except ServiceError:
+            with suppress(ServiceError):
+                await self._due_work.release(self._lease.owner, run.state.id, SERVICE_DOWN_DELAY_MS)
+            raise
+        return run.state
+
+    def _due(self, run: Run) -> Step | None:
+        step = next_step(run.state, self._policy)
+        due = step is not None and type(step) in run.kinds and step.not_before <= self._clock.now()
+        return step if due else None
+
+    async def _take(self, run: Run, step: Step) -> None:
+        match step:
+            case ValidateChannel():
+                await self._validate_channel(run)
+            case AttemptCreation():
+                await self._attempt_creation(run)
+            case SyncWebhook():
+                delivered = await self._webhook.send(run.state)
+                now, jitter = self._clock.now(), self._clock.jitter()
+                await self._settle(run, RecordDelivery(outcome=delivered, now=now, jitter=jitter))
+            case ExpireToken():
+                run.propose(decide(run.state, Expire(now=self._clock.now()), self._policy))
+            case _:
+                assert_never(step)
+
+    async def _validate_channel(self, run: Run) -> None:
+        known = self._provider.known_channel(run.state.channel_id)
+        if known is not None:
+            command = RecordLookup(outcome=known, now=self._clock.now(), jitter=self._clock.jitter())
+            run.propose(decide(run.state, command, self._policy))
+            return
+        await self._record(run, hold=True)
+        outcome = await self._provider.look_up_channel(run.state.channel_id)
+        now, jitter = self._clock.now(), self._clock.jitter()
+        await self._settle(run, RecordLookup(outcome=outcome, now=now, jitter=jitter))
+
+    async def _attempt_creation(self, run: Run) -> None:
+        if not self._provider.is_ready:
+            await self._record(run, hold=True)
+            await self._provider.ready()
+        prepared = self._provider.prepare(run.state)
+        begin = BeginAttempt(request_sha256=prepared.sha256, now=self._clock.now(), jitter=self._clock.jitter())
+        run.propose(decide(run.state, begin, self._policy))
+        if run.state.status is not Status.ATTEMPTING:
+            return
+        # The attempt is committed before its POST: a crash from here on leaves an attempt that is known to be in doubt.
+        await self._record(run, hold=True)
+        attempt = run.state.attempts
+        outcome = await self._provider.create(prepared, str(run.state.id))
+        now, jitter = self._clock.now(), self._clock.jitter()
+        await self._settle(run, RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter))
+
+    async def _settle(self, run: Run, command: Command) -> None:
+        """Record what came back, whatever has become of the stream since: an outcome is never dropped for a conflict."""
+        run.propose(decide(run.state, command, self._policy))
+        try:
+            await self._record(run, hold=self._due(run) is not None)
+        except WrongExpectedVersion:
+            await self._settle_late(run, command)
+            raise
+
+    async def _settle_late(self, run: Run, command: Command) -> None:
+        while True:
+            history = await self._store.read_stream(run.state.id)
+            late = Run.of(history, run.kinds, run.actor)
+            late.propose(decide(late.state, command, self._policy))
+            if not late.proposed:
+                return
+            with suppress(WrongExpectedVersion):
+                await self._append(late, self._due_after(late.state, keep_lease=True))
+                run.tally.update(late.tally)
+                return
+
+    async def _give_back(self, run: Run) -> None:
+        """Record what is left to be recorded and free the session for whoever takes the next step."""
+        if run.proposed:
+            await self._record(run, hold=False)
+        elif run.held:
+            step = next_step(run.state, self._policy)
+            rest = step.not_before - self._clock.now() if step else timedelta()
+            delay_ms = max(0, -(-rest // timedelta(milliseconds=1)))
+            await self._due_work.release(self._lease.owner, run.state.id, delay_ms)
+
+    async def _record(self, run: Run, *, hold: bool) -> None:
+        if run.proposed:
+            await self._append(run, self._due_after(run.state, lease=self._lease if hold else None))
+            run.held = hold
+
+    async def _append(self, run: Run, due: Due | None) -> None:
+        appended = await self._store.append(
+            Append(
+                stream_id=run.state.id,
+                expected_version=run.recorded,
+                events=tuple(run.proposed),
+                due=due,
+                actor=run.actor,
+                causation_id=self._clock.new_id(),
+                correlation_id=run.correlation_id,
+                idempotency_key=None if run.recorded else run.idempotency_key,
+            )
+        )
+        run.recorded = appended.version
+        run.tally.update(map(wire_name, run.proposed))
+        run.proposed = []
+
+    def _due_after(self, state: Session, *, lease: Lease | None = None, keep_lease: bool = False) -> Due | None:
+        step = next_step(state, self._policy)
+        if step is None:
+            return None
+        return Due(step=type(step).__name__, due_at=step.not_before, lease=lease, keep_lease=keep_lease)

@@ -1,0 +1,71 @@
+"""Reaching the database: the pool, what its failures mean to a person, and whether the ledger in it is ready."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from engine.domain.errors import ServiceError, ServiceUnreachable
+
+# SQLSTATE classes: connection exception, operator intervention, insufficient resources, invalid authorization, no such
+# database.
+_UNREACHABLE = ("08", "57P", "53", "28", "3D")
+_NOT_THERE = ("3F000", "42P01")
+_WHERE = "check GUESTLEDGER_DATABASE_URL and that the server runs"
+
+
+class LedgerNotReady(ServiceError):
+    """The database answers, but holds no ledger that this release can use."""
+
+
+def database_url(text: str) -> URL:
+    """The URL for SQLAlchemy's asyncpg dialect, whatever driver it names. Raises `ServiceUnreachable` if it is none."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ServiceUnreachable(
+            "GUESTLEDGER_DATABASE_URL is not a URL such as postgresql://user@host/database"
+        ) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise ServiceUnreachable(
+            f"GUESTLEDGER_DATABASE_URL names {url.get_backend_name()!r}, but only PostgreSQL will do"
+        )
+    return url.set(drivername="postgresql+asyncpg")
+
+
+def open_engine(url: str | URL, schema: str, *, pool_size: int = 8) -> AsyncEngine:
+    """A pool of connections for the ledger in `schema`. Nothing is connected yet."""
+    engine = create_async_engine(
+        database_url(url) if isinstance(url, str) else url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_pre_ping=False,
+        hide_parameters=True,  # a failing statement's parameters are the guests' data
+        connect_args={"server_settings": {"application_name": "guestledger", "timezone": "UTC"}, "timeout": 10},
+    )
+    return engine.execution_options(schema_translate_map={None: schema})
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn what the driver raises when the database cannot be used into one clear line. Other errors pass as they are."""
+    try:
+        yield
+    except (OSError, TimeoutError) as error:
+        raise ServiceUnreachable(f"the database cannot be reached ({type(error).__name__}): {_WHERE}") from None
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        state = _sqlstate(error)
+        if state in _NOT_THERE:
+            raise LedgerNotReady("there is no ledger in this database: run `guestledger db upgrade`") from None
+        if state.startswith(_UNREACHABLE) or isinstance(error, OperationalError | InterfaceError):
+            reason = f"SQLSTATE {state}" if state else "the connection was lost"
+            raise ServiceUnreachable(f"the database cannot be used ({reason}): {_WHERE}") from None
+        raise
+
+
+def _sqlstate(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(cause, "sqlstate", None) or "")

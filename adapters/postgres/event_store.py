@@ -1,0 +1,276 @@
+"""The event log in PostgreSQL: group commit under the ledger's lock, dense positions in commit order."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, Text, cast, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from adapters.postgres.connection import reported
+from adapters.postgres.statements import Statements
+from adapters.postgres.tables import events
+from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
+from engine.domain.events import decode, encode, wire_name
+from engine.domain.recorded import RecordedEvent
+from engine.merkle import leaf_hash
+from engine.ports import Append, Appended, Due, KeyTaken
+
+MOST_IN_BATCH = 200
+MOST_WAITING = 10_000
+
+_RECORDED = (
+    events.c.position,
+    events.c.stream_id,
+    events.c.version,
+    events.c.event_type,
+    events.c.schema_version,
+    events.c.recorded_at,
+    events.c.correlation_id,
+    events.c.causation_id,
+    events.c.actor,
+    cast(events.c.data, Text),
+    events.c.leaf_hash,
+)
+
+
+class _Waiting(NamedTuple):
+    append: Append
+    texts: tuple[str, ...]
+    outcome: asyncio.Future[Appended]
+
+
+class _Log(NamedTuple):
+    """The log's end as the batch found it, under the lock."""
+
+    position: int
+    now: datetime
+    versions: dict[UUID, int]
+    keys: dict[str, UUID]
+
+
+class PostgresEventStore:
+    """Appends from many coroutines gather while one batch commits, and go in together with the next.
+
+    Durability is the server's: with `synchronous_commit` on, an append that returned survives a crash.
+    """
+
+    def __init__(self, engine: AsyncEngine, schema: str) -> None:
+        self._engine = engine
+        self._sql = Statements(schema)
+        self._waiting: deque[_Waiting] = deque()
+        self._committing: asyncio.Task[None] | None = None
+
+    async def append(self, append: Append) -> Appended:
+        """Record the events of `append`, all or none.
+
+        Raises `WrongExpectedVersion`, `KeyTaken`, or `ServiceUnreachable` (also when 10,000 appends already wait:
+        the database does not keep up). Cancelling the caller does not take the append back: it may still go in.
+        """
+        if len(self._waiting) >= MOST_WAITING:
+            raise ServiceUnreachable(f"the database does not keep up: {MOST_WAITING} appends wait; slow down and retry")
+        texts = tuple(encode(event) for event in append.events)
+        waiting = _Waiting(append, texts, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_all())
+        return await waiting.outcome
+
+    async def close(self) -> None:
+        """Wait until whatever is still being appended has been committed or turned away."""
+        if self._committing is not None:
+            await self._committing
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(MOST_IN_BATCH, len(self._waiting)))]
+                await self._commit(batch)
+        finally:
+            self._committing = None
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        try:
+            with reported():
+                async with self._engine.begin() as connection:
+                    outcomes = await self._write(connection, batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, every waiter has to learn of it
+            outcomes = [error] * len(batch)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if waiting.outcome.done():
+                continue  # its caller was cancelled
+            if isinstance(outcome, Exception):
+                waiting.outcome.set_exception(outcome)
+            else:
+                waiting.outcome.set_result(outcome)
+
+    async def _write(self, connection: AsyncConnection, batch: list[_Waiting]) -> list[Appended | Exception]:
+        # The lock first, the reading in a *later* statement: only its snapshot is sure to see the last commit.
+        # The lock is a row lock that changes nothing, so it leaves no dead row behind however often it is taken.
+        await connection.exec_driver_sql(self._sql.lock_head)
+        log = await self._read_log(connection, batch)
+        rows = _Rows(log)
+        outcomes = [rows.take(waiting) for waiting in batch]
+        for statement, written in (
+            (self._sql.insert_events, rows.events),
+            (self._sql.insert_keys, rows.keys),
+            (self._sql.upsert_due, rows.due.values()),
+            (self._sql.move_due, rows.kept.values()),
+            (self._sql.delete_due, [(stream_id,) for stream_id in rows.done]),
+        ):
+            if written:
+                await connection.exec_driver_sql(statement, tuple(map(list, zip(*written, strict=True))))
+        return outcomes
+
+    async def _read_log(self, connection: AsyncConnection, batch: list[_Waiting]) -> _Log:
+        stream_ids = list({waiting.append.stream_id for waiting in batch})
+        found: Sequence[Sequence[Any]] = (await connection.exec_driver_sql(self._sql.read_log, (stream_ids,))).all()
+        now, position, last_at = found[0][:3]
+        keys = [waiting.append.idempotency_key for waiting in batch if waiting.append.idempotency_key is not None]
+        taken: list[Any] = []
+        if keys:
+            taken = list((await connection.exec_driver_sql(self._sql.read_keys, (keys,))).all())
+        return _Log(
+            position=-1 if position is None else position,
+            # A clock that was set back must not make the log's times run against its positions.
+            now=now if last_at is None else max(now, last_at),
+            versions={stream_id: version or 0 for *_, stream_id, version in found},
+            keys=dict(taken),
+        )
+
+    async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
+        """Every event of one stream, in order; empty when there is none."""
+        return (await self.read_streams([stream_id])).get(stream_id, [])
+
+    async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
+        """The events of many streams in one round trip; a stream without events is left out."""
+        wanted = select(*_RECORDED).where(events.c.stream_id.in_(stream_ids))
+        streams: dict[UUID, list[RecordedEvent]] = {}
+        with reported():
+            async with self._engine.connect() as connection:
+                for row in await connection.execute(wanted.order_by(events.c.stream_id, events.c.version)):
+                    streams.setdefault(row.stream_id, []).append(recorded(row))
+        return streams
+
+    async def read_all(self, *, after: int = -1, batch: int = 500) -> AsyncIterator[list[RecordedEvent]]:
+        """The whole log in order of position, in batches, up to its present end."""
+        while True:
+            with reported():
+                async with self._engine.connect() as connection:
+                    found = await read_batch(connection, after, batch)
+            if not found:
+                return
+            yield found
+            after = found[-1].position
+
+    async def head(self) -> int:
+        """The position of the last event; -1 when the log is empty."""
+        last = select(events.c.position).order_by(events.c.position.desc()).limit(1)
+        with reported():
+            async with self._engine.connect() as connection:
+                position = (await connection.execute(last)).scalar()
+        return -1 if position is None else position
+
+
+async def read_batch(connection: AsyncConnection, after: int, limit: int) -> list[RecordedEvent]:
+    """Up to `limit` events behind position `after`. Positions are dense, so nothing can turn up behind what was read."""
+    return [recorded(row) for row in await connection.execute(_in_order(events.c.position > after).limit(limit))]
+
+
+def _in_order(where: ColumnElement[bool]) -> Select[Any]:
+    return select(*_RECORDED).where(where).order_by(events.c.position)
+
+
+def recorded(row: Any) -> RecordedEvent:
+    """The event in a row of the log. Raises `UnknownEvent` when a newer release wrote it."""
+    position, stream_id, version, event_type, schema_version, at, correlation_id, causation_id, actor, data, leaf = row
+    return RecordedEvent(
+        position=position,
+        stream_id=stream_id,
+        version=version,
+        event=decode(event_type, schema_version, data),
+        recorded_at=at,
+        correlation_id=correlation_id,
+        causation_id=causation_id,
+        actor=actor,
+        data=data,
+        leaf_hash=leaf,
+    )
+
+
+class _Rows:
+    """What a batch will write, gathered append by append; one that is turned away leaves nothing here."""
+
+    def __init__(self, log: _Log) -> None:
+        self._log = log
+        self._position = log.position
+        self.events: list[tuple[Any, ...]] = []
+        self.keys: list[tuple[str, UUID]] = []
+        self.due: dict[UUID, tuple[Any, ...]] = {}
+        self.kept: dict[UUID, tuple[Any, ...]] = {}
+        self.done: set[UUID] = set()
+
+    def take(self, waiting: _Waiting) -> Appended | Exception:
+        append, log = waiting.append, self._log
+        actual, key = log.versions[append.stream_id], append.idempotency_key
+        if key is not None and key in log.keys:
+            return KeyTaken(log.keys[key])
+        if actual != append.expected_version:
+            return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
+        if key is not None:
+            log.keys[key] = append.stream_id
+            self.keys.append((key, append.stream_id))
+        self._take_events(waiting)
+        self._take_due(append.stream_id, append.due)
+        version = log.versions[append.stream_id] = actual + len(append.events)
+        return Appended(version=version, position=self._position, recorded_at=log.now)
+
+    def _take_events(self, waiting: _Waiting) -> None:
+        append, now = waiting.append, self._log.now
+        for version, (event, data) in enumerate(
+            zip(append.events, waiting.texts, strict=True), append.expected_version + 1
+        ):
+            self._position += 1
+            event_type, schema_version = wire_name(event), event.schema_version
+            leaf = leaf_hash(
+                stream_id=append.stream_id,
+                version=version,
+                event_type=event_type,
+                schema_version=schema_version,
+                recorded_at=now,
+                correlation_id=append.correlation_id,
+                causation_id=append.causation_id,
+                actor=append.actor,
+                data=data,
+            )
+            self.events.append(
+                (
+                    append.stream_id,
+                    version,
+                    self._position,
+                    event_type,
+                    schema_version,
+                    now,
+                    append.correlation_id,
+                    append.causation_id,
+                    append.actor,
+                    data,
+                    leaf,
+                )
+            )
+
+    def _take_due(self, stream_id: UUID, due: Due | None) -> None:
+        for rows in (self.due, self.kept):
+            rows.pop(stream_id, None)
+        self.done.discard(stream_id)
+        if due is None:
+            self.done.add(stream_id)
+        elif due.keep_lease:
+            self.kept[stream_id] = (stream_id, due.step, due.due_at)
+        else:
+            owner = due.lease and due.lease.owner
+            until = due.lease and self._log.now + timedelta(milliseconds=due.lease.ms)
+            self.due[stream_id] = (stream_id, due.step, due.due_at, owner, until)

@@ -1,0 +1,67 @@
+"""Bringing a ledger's schema up to this release, by the migrations that are shipped with it."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.postgres.connection import LedgerNotReady, open_engine, reported
+
+_HERE = Path(__file__).parent
+# In a wheel the migrations lie beside this module; in the source tree, at the top level.
+_SCRIPTS = next(path for path in (_HERE / "migrations", _HERE.parents[1] / "migrations") if path.is_dir())
+
+
+def config(schema: str) -> Config:
+    """Alembic's configuration for the ledger in `schema`, with no file needed."""
+    made = Config(attributes={"schema": schema})
+    made.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    made.set_main_option("path_separator", "os")
+    return made
+
+
+async def upgrade(url: str, schema: str = "guestledger") -> None:
+    """Make or upgrade the ledger in `schema`, in one transaction: all of it or nothing.
+
+    Safe to run from several processes at once, and again. Raises `ServiceUnreachable`.
+    """
+    engine = open_engine(url, schema, pool_size=1)
+    try:
+        with reported():
+            async with engine.begin() as connection:
+                await connection.run_sync(_upgrade, schema)
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection, schema: str) -> None:
+    # Two processes that both find nothing would both begin to create; migrations go through one node, so an advisory
+    # lock does keep them apart. It is released with the transaction.
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('guestledger ' || :schema))"), {"schema": schema})
+    alembic = config(schema)
+    alembic.attributes["connection"] = connection
+    command.upgrade(alembic, "head")
+
+
+async def check_current(engine: AsyncEngine, schema: str) -> None:
+    """Raise `LedgerNotReady` unless the ledger in `schema` is at this release's revision, `ServiceUnreachable` if it can't be seen."""
+    with reported():
+        async with engine.connect() as connection:
+            found = await connection.run_sync(_revision, schema)
+    wanted = ScriptDirectory.from_config(config(schema)).get_current_head()
+    if found is None:
+        raise LedgerNotReady(f"there is no ledger in schema {schema!r} yet: run `guestledger db upgrade`")
+    if found != wanted:
+        raise LedgerNotReady(
+            f"the ledger in schema {schema!r} is at revision {found}, this release works with {wanted}: "
+            "run `guestledger db upgrade` with the newer release"
+        )
+
+
+def _revision(connection: Connection, schema: str) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table_schema": schema})
+    return context.get_current_revision()

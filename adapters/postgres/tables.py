@@ -1,0 +1,135 @@
+"""The tables of one ledger. They name no schema: the engine's `schema_translate_map` puts them into the ledger's own.
+
+Every table has a primary key and no volatile default, sequence or identity column: order comes from the head row's
+lock alone, and times and ids come in as parameters. The migrations make these tables; a test holds the two together.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import JSON
+
+from engine.projections.metrics import COUNTS
+
+metadata = MetaData()
+_Time = DateTime(timezone=True)
+
+head = Table(
+    "head",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    CheckConstraint("id = 1", name="head_is_one_row"),
+    comment="One row, locked by every append: it is what makes positions dense and in commit order",
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("stream_id", Uuid, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("schema_version", SmallInteger, nullable=False),
+    Column("recorded_at", _Time, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("causation_id", Uuid, nullable=False),
+    Column("actor", Text, nullable=False),
+    # json, not jsonb: the text is what was hashed, letter for letter.
+    Column("data", JSON, nullable=False),
+    Column("leaf_hash", LargeBinary, nullable=False),
+    Index("events_position", "position", unique=True),
+)
+
+request_keys = Table(
+    "request_keys",
+    metadata,
+    Column("idempotency_key", Text, primary_key=True),
+    Column("stream_id", Uuid, nullable=False),
+)
+
+due_work = Table(
+    "due_work",
+    metadata,
+    Column("stream_id", Uuid, primary_key=True),
+    Column("step", Text, nullable=False),
+    Column("due_at", _Time, nullable=False),
+    Column("owner", Uuid),
+    Column("lease_until", _Time),
+    Index("due_work_due", "due_at"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("projection", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("channel_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("opened_at", _Time, nullable=False),
+    Column("updated_at", _Time, nullable=False),
+    Column("subject_id", Text),
+    Column("session_id", Text),
+    Column("accepted_at", _Time),
+    Column("created_at", _Time),
+    Column("expires_at", _Time),
+    Column("retry_at", _Time),
+    Column("attempts", Integer, nullable=False),
+    Column("latency_ms", BigInteger),
+    Column("reason", Text),
+    Index("sessions_session_id", "session_id"),
+    Index("sessions_opened_at", "opened_at"),
+)
+
+session_metrics = Table(
+    "session_metrics",
+    metadata,
+    Column("channel_id", Text, primary_key=True),
+    Column("minute", _Time, primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in COUNTS),
+)
+
+session_latencies = Table(
+    "session_latencies",
+    metadata,
+    Column("channel_id", Text, primary_key=True),
+    Column("minute", _Time, primary_key=True),
+    Column("latency_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("sessions", BigInteger, nullable=False),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("timestamp", _Time, nullable=False),
+    Column("session_id", Text),
+    Column("channel_id", Text, nullable=False),
+    Column("visitor_fingerprint", Text, nullable=False),
+    Column("ip_address", Text, nullable=False),
+    Column("consent_recorded", Boolean, nullable=False),
+    Column("gdpr_compliant", Boolean, nullable=False),
+    Column("token_expiry", _Time),
+    Column("initialization_latency_ms", BigInteger),
+    Column("compliance_status", Text, nullable=False),
+    Index("audit_log_timestamp", "timestamp"),
+    Index("audit_log_session_id", "session_id"),
+)

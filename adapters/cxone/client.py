@@ -1,0 +1,209 @@
+"""CXone as the engine sees it: channels and sessions over HTTP."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import msgspec
+from msgspec.structs import replace
+from yarl import URL
+
+from adapters.cxone.answers import (
+    WIRE_ERRORS,
+    Answer,
+    ChannelAnswer,
+    Purpose,
+    SessionAnswer,
+    answer_decoder,
+    failure,
+    no_answer,
+    unreadable,
+)
+from adapters.cxone.auth import TokenSource
+from adapters.cxone.flight import SingleFlight
+from adapters.cxone.payload import creation_body
+from adapters.cxone.profile import Profile
+from adapters.cxone.wire import Wire
+from engine.domain.creation import PROTOCOL
+from engine.domain.errors import ServiceError
+from engine.domain.events import FailureKind
+from engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome
+from engine.domain.session import Session
+from engine.ports import PreparedCreation
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError)
+
+
+class CXoneClient:
+    """A `MessagingProvider` that speaks to CXone. Use it as an async context manager, once.
+
+    `url` is the API's root (`https://host[:port][/prefix]`); `now` gives the time in UTC; `connections` is the most
+    that are open at once. Raises `ValueError` when `url` is not such a root.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        client_id: str,
+        client_secret: str,
+        profile: Profile | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        connections: int = 256,
+    ) -> None:
+        self.profile = profile = profile or Profile()
+        self._root = _api_root(url)
+        self._credentials = (client_id, client_secret)
+        self._now = now
+        self._connections = connections
+        self._sessions_url = URL(self._root + profile.session_path, encoded=True)
+        fault = FailureKind.IN_DOUBT if profile.server_error_in_doubt else FailureKind.UNAVAILABLE
+        self._creation = Purpose(
+            name="session creation", scope=profile.session_scope, lost=FailureKind.IN_DOUBT, fault=fault
+        )
+        self._lookup = Purpose(
+            name="channel look-up",
+            scope=profile.channel_scope,
+            lost=FailureKind.UNAVAILABLE,
+            fault=FailureKind.UNAVAILABLE,
+        )
+        self._channel_decoder = answer_decoder(ChannelAnswer, profile.channel_fields)
+        self._session_decoder = answer_decoder(SessionAnswer, profile.session_fields)
+        self._lookups: SingleFlight[LookupOutcome] = SingleFlight()
+        self._known: dict[str, tuple[Channel, float]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._wire = Wire(self.profile, self._connections)
+        token_url = URL(self._root + self.profile.token_path, encoded=True)
+        self._tokens = TokenSource(self._wire, token_url, *self._credentials, self._now)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._lookups.close()
+        await self._tokens.close()
+        await self._wire.close()
+
+    def known_channel(self, channel_id: str) -> Channel | None:
+        """A usable channel that was looked up less than `channel_ttl_ms` ago, marked as cached."""
+        known = self._known.get(channel_id)
+        if known is None:
+            return None
+        channel, good_until = known
+        if time.monotonic() < good_until:
+            return channel
+        del self._known[channel_id]
+        return None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a token is at hand, so that a request can be sent at once."""
+        return self._tokens.is_fresh
+
+    async def ready(self) -> None:
+        """See that a token is at hand. Raises `CredentialsRefused` or `ServiceUnreachable`."""
+        await self._tokens.token()
+
+    async def look_up_channel(self, channel_id: str) -> LookupOutcome:
+        """Ask CXone what the channel is; those who ask for the same one at once share the answer.
+
+        Only a usable channel is remembered. Raises `CredentialsRefused` or `ServiceUnreachable` when no token is to be had.
+        """
+        return await self._lookups.run(channel_id, lambda: self._look_up(channel_id))
+
+    def prepare(self, session: Session) -> PreparedCreation:
+        """The creation request for the next attempt of `session`. Pure."""
+        body = creation_body(session)
+        return PreparedCreation(body=body, sha256=sha256(body).hexdigest())
+
+    async def create(self, prepared: PreparedCreation, idempotency_key: str) -> CreationOutcome:
+        """Send it. Whatever the wire does is an outcome, never an exception; only cancellation passes."""
+        began = time.perf_counter()
+        headers = {"Content-Type": "application/json", self.profile.idempotency_header: idempotency_key}
+        try:
+            answer, token = await self._authorized("POST", self._sessions_url, headers, prepared.body)
+        except ServiceError as error:
+            # No token, be it before the request or after a 401: either way CXone has made nothing.
+            return Failed(kind=FailureKind.UNAVAILABLE, status=None, message=str(error))
+        except WIRE_ERRORS as error:
+            return no_answer(error, self._creation, self.profile)
+        if not answer.ok:
+            return failure(answer, self._creation, self.profile, token, self._now())
+        return self._created(answer, round((time.perf_counter() - began) * 1_000))
+
+    def _created(self, answer: Answer, latency_ms: int) -> Created | Failed:
+        try:
+            made = self._session_decoder.decode(answer.body or b"")
+            expires_at = made.expires_at.astimezone(UTC)
+        except _UNREADABLE as error:
+            return unreadable(answer, self._creation, str(error))
+        return Created(
+            session_id=made.session_id,
+            guest_token=made.token,
+            expires_at=expires_at,
+            status=made.status,
+            latency_ms=latency_ms,
+        )
+
+    async def _look_up(self, channel_id: str) -> LookupOutcome:
+        if channel_id in {".", ".."}:
+            # Dots are never percent-encoded (RFC 3986, section 2.3): these two would climb to another path.
+            return Failed(
+                kind=FailureKind.REJECTED, status=None, message=f"{channel_id!r} is no channel id: check the id"
+            )
+        path = self.profile.channel_path.replace("{channel_id}", quote(channel_id, safe=""))
+        try:
+            answer, token = await self._authorized("GET", URL(self._root + path, encoded=True), {}, None)
+        except WIRE_ERRORS as error:
+            return no_answer(error, self._lookup, self.profile)
+        if not answer.ok:
+            return failure(answer, self._lookup, self.profile, token, self._now())
+        try:
+            found = self._channel_decoder.decode(answer.body or b"")
+        except _UNREADABLE as error:
+            return unreadable(answer, self._lookup, str(error))
+        channel = Channel(id=channel_id, status=found.status, protocols=found.protocols, looked_up_at=self._now())
+        self._remember(channel)
+        return channel
+
+    def _remember(self, channel: Channel) -> None:
+        # One that is not usable now may be made so the next minute, and whoever did that will not want to wait.
+        if channel.status == "active" and PROTOCOL in channel.protocols:
+            good_until = time.monotonic() + self.profile.channel_ttl_ms / 1_000
+            self._known[channel.id] = (replace(channel, cached=True), good_until)
+
+    async def _authorized(
+        self, method: str, url: URL, headers: dict[str, str], body: bytes | None
+    ) -> tuple[Answer, str]:
+        """The answer and the token it was got with. A 401 is replayed once, with a fresh token; the second one stands."""
+        token = await self._tokens.token()
+        answer = await self._send(method, url, headers, body, token)
+        if answer.status == 401:
+            self._tokens.invalidate(token)
+            token = await self._tokens.token()
+            answer = await self._send(method, url, headers, body, token)
+        return answer, token
+
+    async def _send(self, method: str, url: URL, headers: dict[str, str], body: bytes | None, token: str) -> Answer:
+        return await self._wire.send(method, url, {**headers, "Authorization": f"Bearer {token}"}, body)
+
+
+def _api_root(url: str) -> str:
+    """`url` without a trailing slash. The text of the error shows nothing of it: it may hold a password."""
+    try:
+        root = URL(url)
+        fits = root.scheme in {"http", "https"} and bool(root.host) and root.port is not None
+        fits = fits and root.user is None and root.password is None and not root.query_string and not root.fragment
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            "GUESTLEDGER_CXONE_URL must be the root of the API, such as https://api.example.com: "
+            "http or https, a host, and neither user, password, query nor fragment"
+        )
+    return str(root).rstrip("/")

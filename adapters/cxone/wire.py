@@ -1,0 +1,58 @@
+"""The HTTP under the client: one pool of connections, one request and its answer at a time."""
+
+from collections.abc import Mapping
+from math import inf
+
+import aiohttp
+from yarl import URL
+
+from adapters.cxone.answers import WIRE_ERRORS, Answer
+from adapters.cxone.profile import Profile
+
+BODY_LIMIT = 64 * 1024
+
+
+class Wire:
+    """A pool of at most `connections`. It keeps no cookies, heeds no proxy of the environment, follows no redirect."""
+
+    def __init__(self, profile: Profile, connections: int) -> None:
+        # aiohttp rounds longer timeouts up to whole seconds, and could so let the limit for the whole request pass
+        # before the one for the connection; `Profile` says why their order matters.
+        timeout = aiohttp.ClientTimeout(
+            total=profile.total_ms / 1_000, connect=profile.connect_ms / 1_000, ceil_threshold=inf
+        )
+        self.profile = profile
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=timeout,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "guestledger"},
+            trust_env=False,
+        )
+
+    async def send(self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """The answer to one request. Raises one of `WIRE_ERRORS` when none comes."""
+        async with self._http.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
+            return Answer(
+                status=response.status,
+                retry_after=response.headers.get(self.profile.retry_after_header),
+                date=response.headers.get("Date"),
+                body=await _body(response.content),
+            )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.close()
+
+
+async def _body(content: aiohttp.StreamReader) -> bytes | None:
+    """The body, or `None` when it is cut short or too large: the status alone tells most of what there is to know."""
+    body = b""
+    try:
+        while chunk := await content.readany():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                return None
+    except WIRE_ERRORS:
+        return None
+    return body

@@ -1,0 +1,201 @@
+"""What the simulated CXone does with a request: no I/O and no waiting, only what is to be answered, and how late."""
+
+import secrets
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+import msgspec
+
+from adapters.simulator.knobs import Knobs
+from adapters.simulator.payload import Creation, read_creation
+
+DROPPED = 0
+"""The status that stands for a connection dropped without an answer."""
+_HUGE = "99999999999999999999"
+
+
+class Reply(NamedTuple):
+    """What is answered, `delay_s` seconds from now."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    delay_s: float = 0.0
+
+
+class Made(NamedTuple):
+    """A session that was made, and the answer that tells of it."""
+
+    session_id: str
+    answer: bytes
+
+
+class SimulatedApi:
+    """Tokens, channels and sessions. `knobs` may be replaced at any time."""
+
+    def __init__(self, knobs: Knobs, client_id: str, client_secret: str) -> None:
+        self.knobs = knobs
+        self.sessions_by_key: dict[str, list[Made]] = {}
+        self._client = (client_id, client_secret)
+        self._tokens: dict[str, float] = {}
+        self._met: Counter[tuple[str, str]] = Counter()
+
+    def revoke_tokens(self) -> None:
+        """Let every token issued so far be refused from now on."""
+        self._tokens.clear()
+
+    def issue_token(self, body: bytes) -> Reply:
+        """`POST /oauth/token`."""
+        form = {name: values[0] for name, values in parse_qs(body.decode("ascii", "replace")).items()}
+        if form.get("grant_type") != "client_credentials":
+            return _error(400, "unsupported_grant_type")
+        if (form.get("client_id"), form.get("client_secret")) != self._client:
+            return _error(401, "invalid_client")
+        if self._is_among_first("token", "", self.knobs.token_errors):
+            return _error(503, "the token endpoint is down")
+        token = f"eyJ{secrets.token_urlsafe(24)}"
+        lifetime_s = self.knobs.token_lifetime_s
+        self._tokens[token] = time.monotonic() + lifetime_s
+        shown = int(lifetime_s) if lifetime_s == int(lifetime_s) else lifetime_s
+        return _json(200, {"access_token": token, "token_type": "Bearer", "expires_in": shown})
+
+    def show_channel(self, channel_id: str, authorization: str) -> Reply:
+        """`GET /api/v2/channels/{channelId}`."""
+        knobs, delay_s = self.knobs, self.knobs.slow_ms / 1_000
+        if refusal := self._refusal(authorization, "channels:read"):
+            return refusal
+        if self._is_among_first("channel throttle", channel_id, knobs.channel_throttle_times):
+            return self._throttled()
+        if self._is_among_first("channel error", channel_id, knobs.channel_errors):
+            return _error(500, "the channel service is down")
+        status, protocols = self._channel(channel_id)
+        if status is None:
+            return _error(404, "no such channel")
+        return _json(
+            200,
+            {
+                "id": channel_id,
+                "name": "Primary Web Messaging Channel",
+                "status": status,
+                "supportedProtocols": protocols,
+                "createdAt": "2023-11-15T08:30:00Z",
+            },
+            delay_s,
+        )
+
+    def create_session(self, body: bytes, key: str | None, content_type: str, authorization: str) -> Reply:
+        """`POST /api/v1/chat/sessions`, with whatever faults are in store for `key`."""
+        knobs = self.knobs
+        if not key:
+            return _error(400, "the header Idempotency-Key is missing")
+        if self._met_by("drop_before", knobs.drop_before_share, key, knobs.fault_times):
+            return Reply(DROPPED)
+        if refusal := self._refusal(authorization, "chat:write"):
+            return refusal
+        if content_type.partition(";")[0] != "application/json":
+            return _error(400, "the body must be application/json")
+        try:
+            creation = read_creation(body)
+        except ValueError as error:
+            return _error(400, str(error))
+        status, protocols = self._channel(creation.channel_id)
+        if status is None:
+            return _error(404, "no such channel")
+        if status != "active" or "web_chat" not in protocols:
+            return _error(422, "the channel takes no web chat")
+        return self._create(creation, key)
+
+    def _create(self, creation: Creation, key: str) -> Reply:
+        knobs = self.knobs
+        if self._met_by("throttle", knobs.throttle_share, key, knobs.throttle_times):
+            return self._throttled()
+        fails = self._met_by("server_error", knobs.server_error_share, key, knobs.fault_times)
+        if fails and not knobs.error_after_processing:
+            return _error(500, "the session service is down")
+        reply = self._process(creation, key)
+        if fails:
+            return _error(500, "the session service went down")
+        if self._met_by("hang", knobs.hang_share, key, knobs.fault_times):
+            return reply._replace(delay_s=knobs.hang_s)
+        if self._met_by("drop", knobs.drop_share, key, knobs.fault_times):
+            return Reply(DROPPED)
+        return reply
+
+    def _process(self, creation: Creation, key: str) -> Reply:
+        made = self.sessions_by_key.setdefault(key, [])
+        delay_s = self.knobs.slow_ms / 1_000
+        if made and self.knobs.honour_idempotency_key:
+            return Reply(200, made[0].answer, delay_s=delay_s)
+        session_id = f"sess_{secrets.token_hex(8)}"
+        answer = msgspec.json.encode(
+            {
+                "sessionId": session_id,
+                "token": f"gt_{secrets.token_hex(12)}",
+                "expiresAt": self._expiry(),
+                "channelId": creation.channel_id,
+                "status": "active",
+            }
+        )
+        made.append(Made(session_id, answer))
+        return Reply(201, answer, delay_s=delay_s)
+
+    def _expiry(self) -> datetime:
+        """In whole seconds as the contract shows it; with a fraction when the lifetime has one."""
+        lifetime_s = self.knobs.session_lifetime_s
+        expires_at = datetime.now(UTC) + timedelta(seconds=lifetime_s)
+        return expires_at.replace(microsecond=0) if lifetime_s == int(lifetime_s) else expires_at
+
+    def _channel(self, channel_id: str) -> tuple[str | None, list[str]]:
+        knobs = self.knobs
+        if not channel_id.startswith("ch_") or channel_id.startswith("ch_unknown"):
+            return None, []
+        if channel_id in knobs.unknown_channels:
+            return None, []
+        status = "inactive" if channel_id in knobs.inactive_channels else "active"
+        return status, ["sms"] if channel_id in knobs.channels_without_web_chat else ["web_chat", "sms"]
+
+    def _refusal(self, authorization: str, scope: str) -> Reply | None:
+        scheme, _, token = authorization.partition(" ")
+        good = scheme == "Bearer" and self._tokens.get(token, 0.0) > time.monotonic()
+        if not good or self.knobs.refuse_tokens:
+            return _error(401, "the access token is expired, revoked or unknown")
+        if scope in self.knobs.missing_scopes:
+            return _error(403, "the client may not do this")
+        return None
+
+    def _throttled(self) -> Reply:
+        form, now, wait_s = self.knobs.retry_after, int(time.time()), self.knobs.retry_after_s
+        forms = {
+            "seconds": str(wait_s),
+            "date": formatdate(now + wait_s, usegmt=True),
+            "negative": "-5",
+            "huge": _HUGE,
+            "nonsense": "after a while",
+        }
+        # The response's own date goes with it: an HTTP-date is read against that (RFC 9110, section 10.2.3).
+        headers = [("Date", formatdate(now, usegmt=True))]
+        if form != "absent":
+            headers.append(("Retry-After", forms.get(form, form)))
+        return _error(429, "too many requests")._replace(headers=tuple(headers))
+
+    def _met_by(self, fault: str, share: float, key: str, times: int) -> bool:
+        return self.knobs.meets(fault, share, key) and self._is_among_first(fault, key, times)
+
+    def _is_among_first(self, fault: str, key: str, times: int) -> bool:
+        """Whether this is one of the first `times` requests of `key` that `fault` is to meet."""
+        if self._met[fault, key] >= times:
+            return False
+        self._met[fault, key] += 1
+        return True
+
+
+def _json(status: int, body: Any, delay_s: float = 0.0) -> Reply:
+    return Reply(status, msgspec.json.encode(body), delay_s=delay_s)
+
+
+def _error(status: int, message: str) -> Reply:
+    return _json(status, {"message": message})

@@ -1,0 +1,61 @@
+"""What an installation can set, from the environment."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from engine.domain.errors import GuestledgerError
+from engine.domain.personal import Guarded, Personal
+
+PREFIX = "GUESTLEDGER_"
+
+SchemaName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")]
+HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]")]
+SecretHttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]", extra={"personal": True})]
+
+
+class InvalidSettings(GuestledgerError):
+    """A setting is missing or cannot be used. The text names the variable, never its value."""
+
+
+class Settings(Guarded, frozen=True, kw_only=True):
+    """Where the database, CXone and the webhook are. Each field is the variable `GUESTLEDGER_<FIELD>`."""
+
+    database_url: Personal | None = None
+    """PostgreSQL; unset: the embedded one, with its data under `data_dir`."""
+    data_dir: Path | None = None
+    schema: SchemaName = "guestledger"
+    cxone_url: HttpUrl | None = None
+    cxone_client_id: str = ""
+    cxone_client_secret: Personal = ""
+    webhook_url: SecretHttpUrl | None = None
+    """Unset: no webhook is sent."""
+    webhook_secret: Personal | None = None
+    """A Standard Webhooks secret (base64, with or without `whsec_`); unset: the webhook is not signed."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """The settings in the environment. An empty variable counts as unset. Raises `InvalidSettings`."""
+        names = {field: f"{PREFIX}{field.upper()}" for field in cls.__struct_fields__}
+        given = {field: environ[name] for field, name in names.items() if environ.get(name)}
+        try:
+            return msgspec.convert(given, cls, strict=False, dec_hook=lambda kind, value: kind(value))
+        except msgspec.ValidationError as error:
+            field = str(error).rpartition("`$.")[2].rstrip("`")
+            raise InvalidSettings(f"{names.get(field, PREFIX)} cannot be used: {_expected(field)}") from None
+
+    def require_cxone(self) -> None:
+        """Raise `InvalidSettings` unless CXone's address and credentials are set."""
+        for field in ("cxone_url", "cxone_client_id", "cxone_client_secret"):
+            if not getattr(self, field):
+                raise InvalidSettings(f"{PREFIX}{field.upper()} is not set: CXone cannot be reached without it")
+
+
+def _expected(field: str) -> str:
+    if field == "schema":
+        return "a schema's name is lower-case letters, digits and underscores, at most 63"
+    return "it is to be a URL such as https://host/path"

@@ -1,0 +1,179 @@
+"""The only place that knows every adapter: it puts a ledger together and takes it apart again."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from adapters.clock import SystemClock
+from adapters.cxone.client import CXoneClient
+from adapters.cxone.profile import Profile
+from adapters.postgres.connection import open_engine
+from adapters.postgres.due_work import PostgresDueWork
+from adapters.postgres.embedded import default_data_dir, start_embedded
+from adapters.postgres.event_store import PostgresEventStore
+from adapters.postgres.migrate import check_current, upgrade
+from adapters.postgres.read_models import PostgresReadModels
+from adapters.settings import InvalidSettings, Settings
+from adapters.webhook import HttpWebhook
+from engine.domain.errors import ServiceUnreachable
+from engine.domain.lifecycle import Policy
+from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
+from engine.domain.session import Session
+from engine.leases import Leases
+from engine.ledger import Ledger
+from engine.ports import Clock, Lease, MessagingProvider, PreparedCreation, WebhookSender
+from engine.scheduler import Scheduler
+from engine.steps import Steps
+
+LEASE_MS = 10_000
+
+__all__ = ["InvalidSettings", "Settings", "connect", "locate_database", "upgrade"]
+
+
+@asynccontextmanager
+async def connect(
+    settings: Settings,
+    *,
+    policy: Policy = Policy(),
+    profile: Profile = Profile(),
+    scheduler: bool = True,
+) -> AsyncIterator[Ledger]:
+    """The ledger of these settings, ready to be used.
+
+    With `scheduler`, due work is taken forward beside the caller until the block ends; what is in flight then is
+    finished. Without it, pending sessions and webhooks wait for a `guestledger worker`. The embedded database is started
+    and upgraded when no other is named; any other must be at this release's revision (`guestledger db upgrade`).
+
+    Raises `InvalidSettings`, or `ServiceError` when the database cannot be used. CXone is not asked for anything yet.
+    """
+    async with AsyncExitStack() as stack:
+        engine = open_engine(await locate_database(settings), settings.schema)
+        stack.push_async_callback(engine.dispose)
+        await check_current(engine, settings.schema)
+        clock = SystemClock()
+        lease = Lease(owner=uuid4(), ms=LEASE_MS)
+        policy = replace(policy, webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None)
+        store = PostgresEventStore(engine, settings.schema)
+        stack.push_async_callback(store.close)
+        due_work = PostgresDueWork(engine, settings.schema)
+        leases = Leases(due_work, lease)
+        stack.push_async_callback(leases.close)
+        provider = await _provider(settings, profile, clock, stack)
+        webhook = await _webhook(settings, clock, stack)
+        read_models = PostgresReadModels(engine)
+        steps = Steps(
+            store=store,
+            due_work=due_work,
+            provider=provider,
+            webhook=webhook,
+            clock=clock,
+            policy=policy,
+            lease=lease,
+        )
+        working = Scheduler(
+            store=store,
+            due_work=due_work,
+            read_models=read_models,
+            steps=steps,
+            leases=leases,
+            lease=lease,
+            clock=clock,
+        )
+        if scheduler:
+            await stack.enter_async_context(_running(working))
+        yield Ledger(
+            store=store,
+            due_work=due_work,
+            read_models=read_models,
+            provider=provider,
+            steps=steps,
+            scheduler=working,
+            leases=leases,
+            lease=lease,
+            clock=clock,
+            policy=policy,
+        )
+
+
+async def locate_database(settings: Settings) -> str:
+    """The URL of the settings' database; the embedded one is started, and its ledger upgraded, when they name none."""
+    if settings.database_url is not None:
+        return settings.database_url
+    url = await start_embedded(settings.data_dir or default_data_dir(os.environ))
+    await upgrade(url, settings.schema)
+    return url
+
+
+@asynccontextmanager
+async def _running(scheduler: Scheduler) -> AsyncIterator[None]:
+    task = asyncio.create_task(scheduler.run_forever())
+    try:
+        yield
+    finally:
+        scheduler.stop()
+        await task
+
+
+async def _provider(settings: Settings, profile: Profile, clock: Clock, stack: AsyncExitStack) -> MessagingProvider:
+    if settings.cxone_url is None:
+        return _NoProvider()
+    with _refused_settings():
+        client = CXoneClient(
+            url=settings.cxone_url,
+            client_id=settings.cxone_client_id,
+            client_secret=settings.cxone_client_secret,
+            profile=profile,
+            now=clock.now,
+        )
+    await stack.enter_async_context(client)
+    return client
+
+
+async def _webhook(settings: Settings, clock: Clock, stack: AsyncExitStack) -> WebhookSender:
+    if settings.webhook_url is None:
+        return _NoWebhook()
+    with _refused_settings():
+        webhook = HttpWebhook(url=settings.webhook_url, secret=settings.webhook_secret, now=clock.now)
+    await stack.enter_async_context(webhook)
+    return webhook
+
+
+@contextmanager
+def _refused_settings() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidSettings(str(error)) from None
+
+
+class _NoProvider:
+    """Stands where no CXone is set: the ledger can be read, and requests can be accepted, but nothing be opened."""
+
+    is_ready = False
+
+    def known_channel(self, _channel_id: str) -> Channel | None:
+        return None
+
+    async def ready(self) -> None:
+        raise ServiceUnreachable("no CXone is set: set GUESTLEDGER_CXONE_URL and its credentials")
+
+    async def look_up_channel(self, _channel_id: str) -> LookupOutcome:
+        await self.ready()
+        raise AssertionError
+
+    def prepare(self, _session: Session) -> PreparedCreation:
+        raise AssertionError
+
+    async def create(self, _prepared: PreparedCreation, _idempotency_key: str) -> CreationOutcome:
+        raise AssertionError
+
+
+class _NoWebhook:
+    """Stands where no webhook is set: the policy then never asks for one."""
+
+    async def send(self, _session: Session) -> Delivered:
+        raise AssertionError

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -13,11 +14,12 @@ from adapters.cxone.client import CXoneClient
 from adapters.cxone.profile import Profile
 from adapters.postgres.connection import open_engine
 from adapters.postgres.due_work import PostgresDueWork
-from adapters.postgres.embedded import default_data_dir, start_embedded
+from adapters.postgres.embedded import default_data_dir, start_embedded, stop_embedded
 from adapters.postgres.event_store import PostgresEventStore
 from adapters.postgres.migrate import check_current, upgrade
 from adapters.postgres.read_models import PostgresReadModels
 from adapters.settings import InvalidSettings, Settings
+from adapters.simulator import Knobs, Simulator
 from adapters.webhook import HttpWebhook
 from engine.domain.errors import ServiceUnreachable
 from engine.domain.lifecycle import Policy
@@ -30,8 +32,6 @@ from engine.scheduler import Scheduler
 from engine.steps import Steps
 
 LEASE_MS = 10_000
-
-__all__ = ["InvalidSettings", "Settings", "connect", "locate_database", "upgrade"]
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def connect(
     Raises `InvalidSettings`, or `ServiceError` when the database cannot be used. CXone is not asked for anything yet.
     """
     async with AsyncExitStack() as stack:
-        engine = open_engine(await locate_database(settings), settings.schema)
+        engine = open_engine(await _locate_database(settings), settings.schema)
         stack.push_async_callback(engine.dispose)
         await check_current(engine, settings.schema)
         clock = SystemClock()
@@ -99,11 +99,39 @@ async def connect(
         )
 
 
-async def locate_database(settings: Settings) -> str:
-    """The URL of the settings' database; the embedded one is started, and its ledger upgraded, when they name none."""
+async def upgrade_database(settings: Settings) -> None:
+    """Make the ledger of these settings, or bring it up to this release. Raises `ServiceError`."""
+    url = settings.database_url or await start_embedded(data_dir(settings))
+    await upgrade(url, settings.schema)
+
+
+async def stop_database(settings: Settings) -> bool:
+    """Shut the embedded database down; False when it was not running. Raises `ServiceError`."""
+    return await stop_embedded(data_dir(settings))
+
+
+def data_dir(settings: Settings) -> Path:
+    """Where the embedded database of these settings keeps its data."""
+    return settings.data_dir or default_data_dir(os.environ)
+
+
+@asynccontextmanager
+async def simulated(settings: Settings, knobs: Knobs) -> AsyncIterator[Settings]:
+    """These settings, with a simulated CXone and webhook receiver that live as long as the block."""
+    async with Simulator(knobs) as simulator:
+        yield replace(
+            settings,
+            cxone_url=simulator.url,
+            cxone_client_id=simulator.client_id,
+            cxone_client_secret=simulator.client_secret,
+            webhook_url=simulator.webhook_url,
+        )
+
+
+async def _locate_database(settings: Settings) -> str:
     if settings.database_url is not None:
         return settings.database_url
-    url = await start_embedded(settings.data_dir or default_data_dir(os.environ))
+    url = await start_embedded(data_dir(settings))
     await upgrade(url, settings.schema)
     return url
 

@@ -36,6 +36,15 @@ def masked(value: Guarded) -> dict[str, Any]:
     }
 
 
+def public(value: Any) -> Any:
+    """`value` as plain dicts and lists for JSON, with all that is personal masked, however deep it lies."""
+    if isinstance(value, Guarded):
+        return {name: public(field) for name, field in masked(value).items()}
+    if isinstance(value, msgspec.Struct):
+        return {name: public(field) for name, field in msgspec.structs.asdict(value).items()}
+    return value
+
+
 @cache
 def personal_fields(cls: type[msgspec.Struct]) -> frozenset[str]:
     """The names of the fields of `cls` that are marked `Personal`, optional ones included."""

@@ -1,0 +1,1 @@
+"""The `guestledger` command."""

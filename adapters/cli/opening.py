@@ -1,0 +1,157 @@
+"""`guestledger open`: a file of guest requests goes in, one answer a line comes out, in the order of the lines."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, BinaryIO
+from uuid import UUID
+
+from engine.domain.errors import InvalidRequest, ServiceError
+from engine.domain.request import GuestRequest, parse_request
+from engine.domain.session import Session, Status
+from engine.ledger import Ledger
+from engine.projections.sessions import SessionFilter
+
+LONGEST_LINE = 64 * 1024
+# So many answers are kept back at most while the oldest of them is still waited for.
+MOST_UNANSWERED = 10_000
+_POLL_SECONDS = 0.2
+_SETTLED = tuple(status for status in Status if status.is_settled)
+
+Answer = dict[str, Any]
+Line = tuple[int, bytes]
+
+
+class Opening:
+    """One run of `open`. After it, `trouble` is the service that could not be used, if any, and `short` tells how many
+    lines did not end active.
+    """
+
+    def __init__(self, ledger: Ledger, *, concurrency: int, wait: bool, tokens: bool = False) -> None:
+        self.trouble: ServiceError | None = None
+        self.short = 0
+        self._ledger = ledger
+        self._places = asyncio.Semaphore(concurrency)
+        self._wait = wait
+        self._tokens = tokens
+        self._waiting: dict[UUID, asyncio.Event] = {}
+
+    async def run(self, lines: AsyncIterator[Line], write: Callable[[Answer], None]) -> None:
+        """Answer every line, each as soon as those before it have been answered."""
+        answers: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue(MOST_UNANSWERED)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read(lines, answers, tasks))
+            watching = tasks.create_task(self._watch())
+            while (answer := await answers.get()) is not None:
+                write(await answer)
+            watching.cancel()
+
+    async def _read(
+        self,
+        lines: AsyncIterator[Line],
+        answers: "asyncio.Queue[asyncio.Task[Answer] | None]",
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        async for number, line in lines:
+            await answers.put(tasks.create_task(self._answer(number, line)))
+        await answers.put(None)
+
+    async def _answer(self, number: int, line: bytes) -> Answer:
+        try:
+            request = _parse(line)
+            async with self._places:
+                session = await self._open(request)
+            if self._wait and not session.status.is_settled:
+                session = await self._settled(session.id)
+        except InvalidRequest as error:
+            answer = {"line": number, "error": {"field": error.field, "reason": error.reason}}
+        except ServiceError as error:
+            self.trouble = self.trouble or error
+            answer = {"line": number, "error": {"field": "", "reason": f"not accepted: {error}"}}
+        else:
+            answer = {"line": number, **self._told(session)}
+        self.short += answer.get("status") != Status.ACTIVE
+        return answer
+
+    async def _open(self, request: GuestRequest) -> Session:
+        if self.trouble is None:
+            try:
+                return await self._ledger.open_session(request)
+            except ServiceError as error:
+                self.trouble = self.trouble or error
+                if error.accepted is not None:
+                    return await self._ledger.session(error.accepted)
+        # CXone cannot be used: what can still be done for a guest is to accept the request.
+        return await self._ledger.accept(request)
+
+    async def _settled(self, session_id: UUID) -> Session:
+        settled = self._waiting.setdefault(session_id, asyncio.Event())
+        await settled.wait()
+        return await self._ledger.session(session_id)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            if self.trouble is not None:
+                done = list(self._waiting)
+            elif self._waiting:
+                wanted = SessionFilter(ids=tuple(self._waiting), statuses=_SETTLED)
+                done = [row.id async for row in self._ledger.sessions(wanted)]
+            else:
+                continue
+            for session_id in done:
+                self._waiting.pop(session_id).set()
+
+    def _told(self, session: Session) -> Answer:
+        answer: Answer = {"id": session.id, "status": session.status, "channelId": session.channel_id}
+        if session.session_id is not None:
+            answer |= {
+                "sessionId": session.session_id,
+                "expiresAt": session.expires_at,
+                "latencyMs": session.latency_ms,
+            }
+            if self._tokens:
+                answer["token"] = session.guest_token
+        elif session.status.is_settled:
+            answer["error"] = {"field": _field(session), "reason": session.reason}
+        else:
+            answer |= {"retryAt": session.retry_at, "reason": session.reason}
+        return answer
+
+
+def _parse(line: bytes) -> GuestRequest:
+    if len(line) > LONGEST_LINE:
+        raise InvalidRequest("", f"is longer than {LONGEST_LINE} bytes")
+    return parse_request(line)
+
+
+def _field(session: Session) -> str:
+    """The field of the request that keeps the session from being opened, where it is one of them."""
+    if session.status is Status.REFUSED:
+        return "consent"
+    if session.status is Status.REJECTED and not session.channel_validated:
+        return "channelId"
+    return ""
+
+
+async def numbered_lines(file: BinaryIO) -> AsyncIterator[Line]:
+    """The lines of `file` with their numbers, from 1 on; blank ones are passed over, over-long ones are cut short."""
+    number = 0
+    while line := await asyncio.to_thread(file.readline, LONGEST_LINE + 1):
+        number += 1
+        rest = line
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = await asyncio.to_thread(file.readline, LONGEST_LINE + 1)
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if line.strip():
+            yield number, line
+
+
+def count_lines(file: BinaryIO) -> int | None:
+    """How many lines `file` has, when it can be read again from its beginning."""
+    with suppress(OSError, ValueError):
+        if file.seekable():
+            number = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+            file.seek(0)
+            return number
+    return None

@@ -1,0 +1,56 @@
+"""What all tests share: a PostgreSQL server, fresh databases on it, and Hypothesis' settings."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import pytest_asyncio
+from sqlalchemy import make_url
+
+from adapters.postgres import migrate
+from tests import postgres
+
+# on a shared machine an example's time says nothing
+hypothesis.settings.register_profile("ci", deadline=None)
+hypothesis.settings.load_profile("ci")
+
+
+def pytest_report_header() -> str:
+    return f"postgres: {postgres.source().reason}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a server where databases can be made."""
+    with postgres.running_server() as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def migrated_template(postgres_server: str) -> AsyncIterator[str]:
+    """The name of a database with a ledger in its schema `guestledger`, to make others from. Nobody connects to it."""
+    async with postgres.new_database(postgres_server) as url:
+        await migrate.upgrade(url)
+        yield str(make_url(url).database)
+
+
+@pytest.fixture
+async def database_url(postgres_server: str, migrated_template: str) -> AsyncIterator[str]:
+    """The URL of a fresh database with an empty ledger in its schema `guestledger`."""
+    async with postgres.new_database(postgres_server, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: str) -> AsyncIterator[str]:
+    """The URL of a fresh database with nothing in it."""
+    async with postgres.new_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A data directory for an embedded server of the test's own."""
+    with postgres.data_directory() as directory:
+        yield directory

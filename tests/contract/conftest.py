@@ -1,0 +1,177 @@
+"""The client, the webhook and the simulator against each other, over real HTTP on loopback."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+from msgspec.structs import replace
+
+from adapters.cxone import CXoneClient, Profile
+from adapters.simulator import Simulator
+from engine.domain.consent import Consent
+from engine.domain.events import Guest
+from engine.domain.session import Session, Status
+
+FINGERPRINT = "5d41402abc4b2a76b9719d911017c592ae1f0b1d5d41402abc4b2a76b9719d91"
+QUICK = Profile(connect_ms=150, total_ms=250, token_backoff_ms=1)
+PATIENT = Profile(connect_ms=4_000, total_ms=5_000, token_backoff_ms=1)
+
+
+def pending_session(**changes) -> Session:
+    guest = Guest(
+        source="web",
+        campaign="organic",
+        device_type="desktop",
+        fingerprint=FINGERPRINT,
+        ip_address="203.0.113.7",
+        user_agent="Mozilla/5.0 (X11)",
+        timestamp="2024-05-20T14:21:59Z",
+        subject_id=None,
+        idempotency_key=None,
+        request_sha256="0" * 64,
+    )
+    consent = Consent(
+        data_processing=True,
+        gdpr_compliant=True,
+        marketing=False,
+        timestamp=datetime(2024, 5, 20, 14, 22, 0, 987_654, tzinfo=UTC),
+        notice=None,
+    )
+    session = Session(
+        id=UUID("018f9661-6b8e-7c3a-9d4e-8f1a2b3c4d5e"),
+        status=Status.PENDING,
+        channel_id="ch_8f3a9b2c",
+        guest=guest,
+        consent=consent,
+        accepted_at=consent.timestamp,
+        channel_validated=True,
+    )
+    return replace(session, **changes)
+
+
+@pytest.fixture
+def session() -> Session:
+    return pending_session()
+
+
+@pytest.fixture
+def make_session():
+    return pending_session
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    async with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+def client_of():
+    """A client of a simulator, or of anything else with a `url`, with a patient profile unless told otherwise."""
+
+    def connect(server, profile=PATIENT, **changes) -> CXoneClient:
+        given = {
+            "url": server.url,
+            "client_id": getattr(server, "client_id", "client-of-a-raw-server"),
+            "client_secret": getattr(server, "client_secret", "secret-of-a-raw-server"),
+        }
+        return CXoneClient(**(given | changes), profile=profile)
+
+    return connect
+
+
+@pytest.fixture
+def quick() -> Profile:
+    """A profile with short timeouts, for servers that never answer."""
+    return QUICK
+
+
+@pytest.fixture
+def patient() -> Profile:
+    return PATIENT
+
+
+TLS_HANDSHAKE = b"\x16"
+RESET = b"reset the connection"
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: close sends RST instead of FIN
+
+
+class RawServer:
+    """Answers each request with the next of `answers`, byte for byte, and closes the connection; the last one stays."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+        self.requests: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readexactly(1)
+            if head != TLS_HANDSHAKE:
+                head += await reader.readuntil(b"\r\n\r\n")
+            _, _, rest = head.lower().partition(b"content-length: ")
+            body = await reader.readexactly(int(rest.split(b"\r\n")[0])) if rest else b""
+            self.requests.append(head + body)
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            if answer == RESET:
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                return
+            writer.write(answer)
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+def http_answer(status: int, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+TOKEN = http_answer(200, b'{"access_token":"raw-token","token_type":"Bearer","expires_in":3600}')
+
+
+@pytest.fixture
+def raw():
+    """`raw.server(answer, …)` is a server that says exactly that, `raw.http(…)` an answer, `raw.token` one with a token; `raw.reset` resets the connection."""
+
+    @asynccontextmanager
+    async def server(*answers: bytes) -> AsyncIterator[RawServer]:
+        scripted = RawServer(*answers)
+        listening = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
+        scripted.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        try:
+            yield scripted
+        finally:
+            listening.close()
+
+    return SimpleNamespace(server=server, http=http_answer, token=TOKEN, reset=RESET)
+
+
+@pytest.fixture
+async def nobody() -> SimpleNamespace:
+    """A server that has gone: its port refuses connections."""
+    listening = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    listening.close()
+    await listening.wait_closed()
+    return SimpleNamespace(url=f"http://127.0.0.1:{port}")
+
+
+@pytest.fixture
+def with_token(monkeypatch):
+    """Give a client a token without asking for one, so that what follows can go wrong by itself."""
+
+    def give(client: CXoneClient) -> None:
+        async def token() -> str:
+            return "given-token"
+
+        monkeypatch.setattr(client._tokens, "token", token)
+
+    return give

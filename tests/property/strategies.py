@@ -1,0 +1,144 @@
+"""Values that Hypothesis draws for the domain."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from msgspec import inspect
+
+from engine.domain.events import EVENT_TYPES, Event, FailureKind
+from engine.domain.lifecycle import Policy
+from engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
+from engine.domain.request import GuestConsent, GuestRequest
+from engine.domain.retry import LONGEST_RETRY_AFTER_MS, RetryAfter, RetryPolicy
+
+START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
+HIGHEST = 2**53 - 1  # RFC 8785 takes integers up to here
+CONSENTING = GuestRequest(
+    channel_id="ch_1",
+    ip_address="203.0.113.7",
+    user_agent="",
+    timestamp="2024-05-20T14:21:59Z",
+    consent=GuestConsent(data_processing=True, gdpr_compliant=True),
+)
+USABLE = Channel(id="ch_1", status="active", protocols=("web_chat",), looked_up_at=START)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+short_texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+moments = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - it adds UTC
+jitters = st.floats(0, 1, exclude_max=True)
+json_values: SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def of_type(kind: inspect.Type) -> SearchStrategy[Any]:
+    """Values of a type as the events' fields use them."""
+    match kind:
+        case inspect.Metadata():
+            return of_type(kind.type)
+        case inspect.UnionType():
+            return st.one_of([of_type(option) for option in kind.types])
+        case inspect.StrType():
+            return texts
+        case inspect.IntType():
+            return st.integers(-HIGHEST, HIGHEST)
+        case inspect.BoolType():
+            return st.booleans()
+        case inspect.NoneType():
+            return st.none()
+        case inspect.DateTimeType():
+            return moments
+        case inspect.EnumType():
+            return st.sampled_from(list(kind.cls))
+        case inspect.VarTupleType():
+            return st.lists(of_type(kind.item_type), max_size=4).map(tuple)
+        case inspect.DictType():
+            ascii_keys = st.text(st.characters(max_codepoint=127), max_size=12)
+            return st.dictionaries(ascii_keys, of_type(kind.value_type), max_size=4)
+        case inspect.StructType():
+            return st.builds(kind.cls, **{field.name: of_type(field.type) for field in kind.fields})
+        case _:
+            raise TypeError(f"no event has had a field of {kind} before")
+
+
+EVENTS_BY_NAME: dict[str, SearchStrategy[Event]] = {
+    name: of_type(inspect.type_info(kind)) for name, kind in EVENT_TYPES.items()
+}
+events = st.one_of(list(EVENTS_BY_NAME.values()))
+
+
+# Requests that have passed the door
+
+flags = st.just(True) | st.just(True) | json_values
+guest_consents = st.builds(
+    GuestConsent, data_processing=flags, gdpr_compliant=flags, marketing=st.booleans(), notice=st.none() | short_texts
+)
+requests = st.builds(
+    GuestRequest,
+    channel_id=short_texts,
+    ip_address=st.ip_addresses().map(str),
+    user_agent=short_texts,
+    timestamp=moments.map(datetime.isoformat),
+    consent=guest_consents,
+    idempotency_key=st.none() | short_texts,
+    subject_id=st.none() | short_texts,
+)
+
+
+# What comes back from outside
+
+waits_ms = st.sampled_from([0, 1, 999, 2_000, 60_000, LONGEST_RETRY_AFTER_MS]) | st.integers(0, 120_000)
+throttles = st.builds(
+    Throttled,
+    status=st.just(429),
+    retry_after=st.builds(RetryAfter, given=st.none() | short_texts, ms=waits_ms, why=short_texts),
+)
+statuses = st.none() | st.sampled_from([400, 401, 403, 404, 409, 422, 500, 503])
+failures = st.builds(Failed, kind=st.sampled_from(FailureKind), status=statuses, message=short_texts)
+passing_failures = st.builds(
+    Failed,
+    kind=st.sampled_from([kind for kind in FailureKind if not kind.is_final]),
+    status=st.none() | st.just(503),
+    message=short_texts,
+)
+usable_channels = st.builds(
+    Channel,
+    id=short_texts,
+    status=st.just("active"),
+    protocols=st.just(("web_chat",)),
+    looked_up_at=st.just(START),
+    cached=st.booleans(),
+)
+channels = usable_channels | st.builds(
+    Channel,
+    id=short_texts,
+    status=st.sampled_from(["active", "inactive"]),
+    protocols=st.sampled_from([("sms",), ("sms", "web_chat")]),
+    looked_up_at=st.just(START),
+)
+creations = st.builds(
+    Created,
+    session_id=st.sampled_from(["sess_1", "sess_2", "sess_3"]),  # few, so that answers bring the same one
+    guest_token=st.just("gt_1"),
+    expires_at=st.integers(-10, 7_200).map(lambda seconds: START + timedelta(seconds=seconds)),
+    status=st.just("active"),
+    latency_ms=st.integers(0, 60_000),
+)
+deliveries = st.builds(
+    Delivered, status=st.none() | st.integers(100, 599), message=short_texts, latency_ms=st.integers(0, 3_000)
+)
+lookup_outcomes = channels | usable_channels | throttles | failures | passing_failures
+creation_outcomes = creations | throttles | failures | passing_failures
+
+retry_policies = st.builds(
+    RetryPolicy,
+    base_ms=st.integers(0, 2_000),
+    cap_ms=st.integers(0, 60_000),
+    most_failures=st.integers(1, 6),
+    deadline_ms=st.integers(0, 30_000),
+)
+policies = st.builds(Policy, creation=retry_policies, webhook=retry_policies, webhook_enabled=st.booleans())

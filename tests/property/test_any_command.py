@@ -1,0 +1,92 @@
+"""Any command at any time, in any order, early, late or twice: no session ever does what the table does not allow."""
+
+from datetime import timedelta
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from engine.domain.commands import (
+    BeginAttempt,
+    Command,
+    Expire,
+    OpenSession,
+    RecordAttempt,
+    RecordDelivery,
+    RecordLookup,
+)
+from engine.domain.events import Event
+from engine.domain.lifecycle import Policy
+from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome
+from engine.domain.request import GuestRequest
+from tests.property.laws import Life
+from tests.property.strategies import (
+    CONSENTING,
+    START,
+    USABLE,
+    creation_outcomes,
+    creations,
+    deliveries,
+    jitters,
+    lookup_outcomes,
+    policies,
+    requests,
+)
+
+
+class AnyCommand(RuleBasedStateMachine):
+    """Draws commands with no regard to what the session needs."""
+
+    life: Life
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+
+    @initialize(policy=policies, opened=st.integers(0, 3))
+    def begin_somewhere(self, policy: Policy, opened: int) -> None:
+        self.life = Life(policy)
+        first: list[Command] = [
+            OpenSession(request=CONSENTING, now=self.now),
+            RecordLookup(outcome=USABLE, now=self.now, jitter=0.5),
+            BeginAttempt(request_sha256="ab", now=self.now, jitter=0.5),
+        ]
+        for command in first[:opened]:
+            self.life.take(command)
+
+    @rule(ms=st.integers(0, 10_000) | st.integers(0, 8_000_000))
+    def time_passes(self, ms: int) -> None:
+        self.now += timedelta(milliseconds=ms)
+
+    @rule(request=requests)
+    def open(self, request: GuestRequest) -> None:
+        self.life.take(OpenSession(request=request, now=self.now))
+
+    @rule(outcome=lookup_outcomes, jitter=jitters)
+    def look_up(self, outcome: LookupOutcome, jitter: float) -> None:
+        self.life.take(RecordLookup(outcome=outcome, now=self.now, jitter=jitter))
+
+    @rule(jitter=jitters)
+    def begin(self, jitter: float) -> None:
+        self.life.take(BeginAttempt(request_sha256="ab", now=self.now, jitter=jitter))
+
+    @rule(outcome=creation_outcomes, jitter=jitters)
+    def answer(self, outcome: CreationOutcome, jitter: float) -> None:
+        attempt = self.life.state.attempts
+        self.life.take(RecordAttempt(attempt=attempt, outcome=outcome, now=self.now, jitter=jitter))
+
+    @rule(attempt=st.integers(-1, 6), outcome=creations | creation_outcomes, jitter=jitters)
+    def answer_any(self, attempt: int, outcome: CreationOutcome, jitter: float) -> None:
+        self.life.take(RecordAttempt(attempt=attempt, outcome=outcome, now=self.now, jitter=jitter))
+
+    @rule(outcome=deliveries, jitter=jitters)
+    def deliver(self, outcome: Delivered, jitter: float) -> None:
+        self.life.take(RecordDelivery(outcome=outcome, now=self.now, jitter=jitter))
+
+    @rule()
+    def expire(self) -> None:
+        due = self.life.state.expires_at
+        events: list[Event] = self.life.take(Expire(now=self.now))
+        assert not events or (due is not None and self.now >= due)
+
+
+TestAnyCommand = AnyCommand.TestCase

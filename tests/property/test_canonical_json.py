@@ -1,0 +1,40 @@
+"""The JSON of an event: canonical by RFC 8785, and nothing is lost in it."""
+
+import json
+
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.domain.events import EVENT_TYPES, Event, decode, encode, wire_name
+from engine.domain.session import Session, evolve, fold
+from tests.property.laws import SESSION
+from tests.property.strategies import EVENTS_BY_NAME, events
+
+
+@pytest.mark.parametrize("name", EVENTS_BY_NAME)
+@given(data=st.data())
+def test_the_text_of_an_event_is_canonical_by_rfc_8785(name: str, data: st.DataObject) -> None:
+    text = encode(data.draw(EVENTS_BY_NAME[name]))
+    assert text.encode() == rfc8785.dumps(json.loads(text))
+
+
+@pytest.mark.parametrize("name", EVENTS_BY_NAME)
+@given(data=st.data())
+def test_an_event_is_read_back_as_it_was_written(name: str, data: st.DataObject) -> None:
+    event = data.draw(EVENTS_BY_NAME[name])
+    again = decode(wire_name(event), event.schema_version, encode(event))
+    assert again == event
+    assert type(again) is EVENT_TYPES[name]
+    assert encode(again) == encode(event)
+
+
+@given(history=st.lists(events, max_size=8))
+def test_any_history_can_be_folded_and_its_versions_count_the_events(history: list[Event]) -> None:
+    state = Session(id=SESSION)
+    for version, event in enumerate(history, start=1):
+        state = evolve(state, event)
+        assert state.version == version
+    assert state == fold(SESSION, history)
+    assert state.id == SESSION

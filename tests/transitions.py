@@ -1,0 +1,38 @@
+"""How one status may lead to another: the table that the properties and the README's diagram are held to."""
+
+from engine.domain.session import Status
+
+LEGAL: set[tuple[Status, Status]] = {
+    (Status.NEW, Status.PENDING),
+    (Status.NEW, Status.REFUSED),
+    (Status.PENDING, Status.ATTEMPTING),
+    (Status.PENDING, Status.ACTIVE),  # a late answer to an attempt that was in doubt
+    (Status.PENDING, Status.REJECTED),
+    (Status.PENDING, Status.ABANDONED),
+    (Status.ATTEMPTING, Status.PENDING),  # it failed, and nothing came of it
+    (Status.ATTEMPTING, Status.THROTTLED),
+    (Status.ATTEMPTING, Status.IN_DOUBT),
+    (Status.ATTEMPTING, Status.ACTIVE),
+    (Status.ATTEMPTING, Status.REJECTED),
+    (Status.THROTTLED, Status.ATTEMPTING),
+    (Status.THROTTLED, Status.ACTIVE),  # a late answer to an attempt that was in doubt
+    (Status.THROTTLED, Status.ABANDONED),
+    (Status.IN_DOUBT, Status.ATTEMPTING),
+    (Status.IN_DOUBT, Status.ACTIVE),  # a late answer
+    (Status.IN_DOUBT, Status.ABANDONED),
+    (Status.ACTIVE, Status.EXPIRED),
+}
+
+# Where an event may leave the status as it is.
+STAYS: set[Status] = {
+    Status.PENDING,  # the channel was looked up
+    Status.ACTIVE,  # the webhook was called; a duplicate came to light
+    Status.EXPIRED,  # likewise
+    Status.REJECTED,  # a duplicate came to light
+    Status.ABANDONED,  # likewise
+}
+
+
+def is_legal(before: Status, after: Status) -> bool:
+    """Whether an event may lead from `before` to `after`."""
+    return before in STAYS if before is after else (before, after) in LEGAL

@@ -1,0 +1,61 @@
+"""Given, when, then over the events of one session."""
+
+from typing import TypeVar
+
+import msgspec
+
+from engine.domain.commands import Command
+from engine.domain.events import Event
+from engine.domain.lifecycle import Policy, Step, decide, next_step
+from engine.domain.session import Session, fold
+from tests.unit.samples import SESSION
+
+E = TypeVar("E", bound=Event)
+
+
+class Then(msgspec.Struct, frozen=True):
+    """What a command came to."""
+
+    before: tuple[Event, ...]
+    events: tuple[Event, ...]
+
+    def then(self, *expected: Event) -> "Then":
+        assert self.events == expected
+        return self
+
+    def then_nothing(self) -> None:
+        assert self.events == ()
+
+    def then_kinds(self, *expected: type[Event]) -> "Then":
+        assert tuple(type(event) for event in self.events) == expected
+        return self
+
+    def then_one(self, kind: type[E]) -> E:
+        """The only event, for a closer look."""
+        assert len(self.events) == 1
+        assert isinstance(self.events[0], kind)
+        return self.events[0]
+
+    @property
+    def state(self) -> Session:
+        return fold(SESSION, (*self.before, *self.events))
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A session with this history."""
+
+    events: tuple[Event, ...]
+
+    @property
+    def state(self) -> Session:
+        return fold(SESSION, self.events)
+
+    def when(self, command: Command, policy: Policy = Policy()) -> Then:
+        return Then(self.events, tuple(decide(self.state, command, policy)))
+
+    def next_step(self, policy: Policy = Policy()) -> Step | None:
+        return next_step(self.state, policy)
+
+
+def given(*events: Event) -> Given:
+    return Given(events)

@@ -1,0 +1,272 @@
+"""One guest session, told in samples: every builder gives a plausible value and takes what a test cares about."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from engine.domain import events as e
+from engine.domain.commands import BeginAttempt, Expire, OpenSession, RecordAttempt, RecordDelivery, RecordLookup
+from engine.domain.consent import Consent
+from engine.domain.outcomes import Channel, Created, CreationOutcome, Delivered, Failed, LookupOutcome, Throttled
+from engine.domain.request import GuestConsent, GuestRequest
+from engine.domain.retry import RetryAfter
+
+E = TypeVar("E", bound=e.Event)
+
+SESSION = UUID("018f96c2-7a60-7000-8000-0000000000a1")
+CHANNEL = "ch_8f3a9b2c"
+IP = "203.0.113.7"
+USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64)"
+TOKEN = "gt_7x2k9m4p8q1w"
+FINGERPRINT = "9962424f026411c0bfe008ca69ea4980f20b5086dc83fac2318703b7127c8d00"
+START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
+EXPIRY = START + timedelta(hours=1)
+
+
+def at(seconds: float) -> datetime:
+    """So many seconds after the request was accepted."""
+    return START + timedelta(seconds=seconds)
+
+
+# Requests
+
+
+def consent(**given: Any) -> GuestConsent:
+    return GuestConsent(**{"data_processing": True, "gdpr_compliant": True, **given})
+
+
+def request(**given: Any) -> GuestRequest:
+    plain = {
+        "channel_id": CHANNEL,
+        "ip_address": IP,
+        "user_agent": USER_AGENT,
+        "timestamp": "2024-05-20T14:21:59Z",
+        "consent": consent(),
+    }
+    return GuestRequest(**{**plain, **given})
+
+
+# Outcomes
+
+
+def channel(**given: Any) -> Channel:
+    plain = {"id": CHANNEL, "status": "active", "protocols": ("web_chat", "sms"), "looked_up_at": START}
+    return Channel(**{**plain, **given})
+
+
+def created(**given: Any) -> Created:
+    plain = {
+        "session_id": "sess_9d4e8f1a",
+        "guest_token": TOKEN,
+        "expires_at": EXPIRY,
+        "status": "active",
+        "latency_ms": 120,
+    }
+    return Created(**{**plain, **given})
+
+
+def throttled(retry_after_ms: int = 2_000) -> Throttled:
+    seconds = retry_after_ms // 1_000
+    return Throttled(
+        status=429, retry_after=RetryAfter(given=f"{seconds}", ms=retry_after_ms, why=f"Retry-After of {seconds} s")
+    )
+
+
+def failed(kind: e.FailureKind = e.FailureKind.UNAVAILABLE, status: int | None = None) -> Failed:
+    return Failed(kind=kind, status=status, message=f"it is {kind}")
+
+
+def delivered(status: int | None = 200) -> Delivered:
+    return Delivered(status=status, message="no answer" if status is None else f"answered {status}", latency_ms=30)
+
+
+# Commands
+
+
+def open_session(now: datetime = START, **given: Any) -> OpenSession:
+    return OpenSession(request=request(**given), now=now)
+
+
+def look_up(outcome: LookupOutcome, now: datetime = START, jitter: float = 0.5) -> RecordLookup:
+    return RecordLookup(outcome=outcome, now=now, jitter=jitter)
+
+
+def begin(now: datetime = START, jitter: float = 0.5) -> BeginAttempt:
+    return BeginAttempt(request_sha256="ab" * 32, now=now, jitter=jitter)
+
+
+def answer(outcome: CreationOutcome, attempt: int = 1, now: datetime = START, jitter: float = 0.5) -> RecordAttempt:
+    return RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter)
+
+
+def deliver(outcome: Delivered, now: datetime = START, jitter: float = 0.5) -> RecordDelivery:
+    return RecordDelivery(outcome=outcome, now=now, jitter=jitter)
+
+
+def expire(now: datetime) -> Expire:
+    return Expire(now=now)
+
+
+# Events
+
+GUEST = e.Guest(
+    source="web",
+    campaign="organic",
+    device_type="desktop",
+    fingerprint=FINGERPRINT,
+    ip_address=IP,
+    user_agent=USER_AGENT,
+    timestamp="2024-05-20T14:21:59Z",
+    subject_id="person-17",
+    idempotency_key="order-4711",
+    request_sha256="0c" * 32,
+)
+
+
+def _event(kind: type[E], plain: dict[str, Any], given: dict[str, Any]) -> E:
+    return kind(**{"at": START, "channel_id": CHANNEL, **plain, **given})
+
+
+def was_recorded(**given: Any) -> e.ConsentRecorded:
+    recorded = Consent(
+        data_processing=True, gdpr_compliant=True, marketing=False, timestamp=START, notice="privacy-2024-05"
+    )
+    return _event(e.ConsentRecorded, {"guest": GUEST, "consent": recorded}, given)
+
+
+def was_refused(**given: Any) -> e.ConsentRefused:
+    return _event(
+        e.ConsentRefused,
+        {"guest": GUEST, "failed": ("gdprCompliant",), "given": {"gdprCompliant": '"true"'}},
+        given,
+    )
+
+
+def was_validated(**given: Any) -> e.ChannelValidated:
+    plain = {"status": "active", "protocols": ("web_chat", "sms"), "looked_up_at": START, "cached": False}
+    return _event(e.ChannelValidated, plain, given)
+
+
+def was_rejected(**given: Any) -> e.ChannelRejected:
+    plain = {"reason": "channel 'ch_8f3a9b2c' is 'inactive'", "looked_up_at": START, "cached": True}
+    return _event(e.ChannelRejected, plain, given)
+
+
+def lookup_failed(**given: Any) -> e.ChannelLookupFailed:
+    plain = {
+        "lookup": 1,
+        "kind": e.FailureKind.UNAVAILABLE,
+        "status": 503,
+        "message": "CXone answered 503",
+        "wait_ms": 250,
+        "retry_at": at(0.25),
+    }
+    return _event(e.ChannelLookupFailed, plain, given)
+
+
+def was_attempted(attempt: int = 1, **given: Any) -> e.CreationAttempted:
+    plain = {"attempt": attempt, "idempotency_key": str(SESSION), "request_sha256": "ab" * 32}
+    return _event(e.CreationAttempted, plain, given)
+
+
+def was_throttled(attempt: int = 1, **given: Any) -> e.CreationThrottled:
+    plain = {
+        "attempt": attempt,
+        "status": 429,
+        "retry_after_given": "2",
+        "retry_after_ms": 2_000,
+        "wait_ms": 2_250,
+        "reason": "Retry-After of 2000 ms, plus 250 ms backoff",
+        "retry_at": at(2.25),
+    }
+    return _event(e.CreationThrottled, plain, given)
+
+
+def has_failed(attempt: int = 1, kind: e.FailureKind = e.FailureKind.UNAVAILABLE, **given: Any) -> e.CreationFailed:
+    plain = {
+        "attempt": attempt,
+        "kind": kind,
+        "status": None,
+        "message": f"it is {kind}",
+        "wait_ms": None if kind.is_final else 250,
+        "retry_at": None if kind.is_final else at(0.25),
+    }
+    return _event(e.CreationFailed, plain, given)
+
+
+def was_created(attempt: int = 1, **given: Any) -> e.SessionCreated:
+    plain = {
+        "attempt": attempt,
+        "session_id": "sess_9d4e8f1a",
+        "guest_token": TOKEN,
+        "expires_at": EXPIRY,
+        "status": "active",
+        "attempt_latency_ms": 120,
+        "latency_ms": 0,
+    }
+    return _event(e.SessionCreated, plain, given)
+
+
+def was_duplicated(attempt: int = 1, session_id: str = "sess_second", **given: Any) -> e.DuplicateCreated:
+    return _event(e.DuplicateCreated, {"attempt": attempt, "session_id": session_id}, given)
+
+
+def was_synced(**given: Any) -> e.WebhookSynced:
+    return _event(e.WebhookSynced, {"attempt": 1, "status": 204, "latency_ms": 30}, given)
+
+
+def webhook_failed(**given: Any) -> e.WebhookFailed:
+    plain = {
+        "attempt": 1,
+        "status": 500,
+        "message": "answered 500",
+        "latency_ms": 30,
+        "wait_ms": 500,
+        "retry_at": at(0.5),
+    }
+    return _event(e.WebhookFailed, plain, given)
+
+
+def webhook_abandoned(**given: Any) -> e.WebhookAbandoned:
+    return _event(e.WebhookAbandoned, {"attempts": 6, "status": None, "reason": "no answer"}, given)
+
+
+def has_expired(**given: Any) -> e.TokenExpired:
+    return _event(e.TokenExpired, {"at": EXPIRY, "expires_at": EXPIRY, "noticed_late_ms": 0}, given)
+
+
+def was_abandoned(**given: Any) -> e.SessionAbandoned:
+    return _event(e.SessionAbandoned, {"reason": "given up after 8 failures", "attempts": 8}, given)
+
+
+# Histories, for a test that starts in the middle of a life
+
+OPEN = (was_recorded(),)
+VALIDATED = (*OPEN, was_validated())
+ATTEMPTING = (*VALIDATED, was_attempted())
+THROTTLED = (*ATTEMPTING, was_throttled())
+IN_DOUBT = (*ATTEMPTING, has_failed(kind=e.FailureKind.IN_DOUBT))
+FAILED = (*ATTEMPTING, has_failed(kind=e.FailureKind.UNAVAILABLE))
+ACTIVE = (*ATTEMPTING, was_created())
+EXPIRED = (*ACTIVE, has_expired())
+REFUSED = (was_refused(),)
+REJECTED = (*OPEN, was_rejected())
+ABANDONED = (*IN_DOUBT, was_abandoned(attempts=1))
+
+ONE_OF_EACH: tuple[e.Event, ...] = (
+    was_recorded(),
+    was_refused(),
+    was_validated(),
+    was_rejected(),
+    lookup_failed(),
+    was_attempted(),
+    was_throttled(),
+    has_failed(kind=e.FailureKind.IN_DOUBT),
+    was_created(),
+    was_duplicated(),
+    was_synced(),
+    webhook_failed(),
+    webhook_abandoned(),
+    has_expired(),
+    was_abandoned(),
+)

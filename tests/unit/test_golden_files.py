@@ -1,0 +1,47 @@
+"""One file for each event and schema version that was ever written: history stays readable for ever."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.domain.errors import UnknownEvent
+from engine.domain.events import EVENT_TYPES, Event, decode, encode, wire_name
+from tests.unit.samples import ONE_OF_EACH
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def _name_and_version(file: Path) -> tuple[str, int]:
+    parts = re.fullmatch(r"(\w+)\.v(\d+)\.json", file.name)
+    assert parts, f"{file.name} is not <EventName>.v<version>.json"
+    return parts[1], int(parts[2])
+
+
+FILES = {_name_and_version(file): file.read_bytes().decode() for file in sorted(GOLDEN.iterdir())}
+
+
+@pytest.mark.parametrize(("name", "version"), FILES)
+def test_every_event_that_was_ever_written_can_be_read(name: str, version: int) -> None:
+    assert type(decode(name, version, FILES[name, version])) is EVENT_TYPES[name]
+
+
+@pytest.mark.parametrize("event", ONE_OF_EACH, ids=wire_name)
+def test_an_event_is_written_and_read_today_as_its_golden_file_has_it(event: Event) -> None:
+    name, version = wire_name(event), event.schema_version
+    assert decode(name, version, FILES[name, version]) == event
+    assert encode(event) == FILES[name, version]
+
+
+def test_every_event_has_a_golden_file_for_every_version_up_to_its_present_one() -> None:
+    wanted = {(name, version) for name, kind in EVENT_TYPES.items() for version in range(1, kind.schema_version + 1)}
+    assert set(FILES) == wanted
+
+
+@pytest.mark.parametrize(
+    ("event_type", "version"),
+    [("SessionCreated", 99), ("SessionCreated", 0), ("SessionTeleported", 1), ("", 1), ("sessioncreated", 1)],
+)
+def test_an_event_of_a_newer_release_is_refused_by_name(event_type: str, version: int) -> None:
+    with pytest.raises(UnknownEvent, match=f"{event_type!r} with schema version {version} .*upgrade"):
+        decode(event_type, version, "{}")

@@ -1,0 +1,115 @@
+"""Answers that come late, twice, or to nobody: a remote session is never lost from sight, and nothing is counted twice."""
+
+import pytest
+
+from engine.domain import events as e
+from engine.domain.events import FailureKind
+from engine.domain.outcomes import CreationOutcome
+from engine.domain.session import Status
+from tests.unit.given import given
+from tests.unit.samples import (
+    ABANDONED,
+    ACTIVE,
+    ATTEMPTING,
+    EXPIRED,
+    IN_DOUBT,
+    OPEN,
+    REFUSED,
+    THROTTLED,
+    VALIDATED,
+    answer,
+    at,
+    created,
+    failed,
+    has_failed,
+    throttled,
+    was_attempted,
+    was_created,
+    was_duplicated,
+    was_throttled,
+)
+
+SECOND_ATTEMPT = (*IN_DOUBT, was_attempted(2))
+STILL_WAITING: dict[str, tuple[e.Event, ...]] = {
+    "in_doubt": IN_DOUBT,
+    "attempting": SECOND_ATTEMPT,
+    "throttled": (*SECOND_ATTEMPT, was_throttled(2)),
+    "pending": (*SECOND_ATTEMPT, has_failed(2)),
+}
+SETTLED: dict[str, tuple[e.Event, ...]] = {
+    "active": (*SECOND_ATTEMPT, was_created(2)),
+    "expired": EXPIRED,
+    "rejected": (*SECOND_ATTEMPT, has_failed(2, FailureKind.REJECTED)),
+    "abandoned": ABANDONED,
+}
+FAILURES: list[CreationOutcome] = [throttled(), *(failed(kind) for kind in FailureKind)]
+
+
+@pytest.mark.parametrize("history", STILL_WAITING.values(), ids=STILL_WAITING)
+def test_a_session_that_a_late_answer_brings_is_adopted_while_the_guest_still_waits(
+    history: tuple[e.Event, ...],
+) -> None:
+    then = given(*history).when(answer(created(session_id="sess_late"), attempt=1, now=at(4)))
+    event = then.then_one(e.SessionCreated)
+    assert (event.attempt, event.session_id) == (1, "sess_late")
+    assert (then.state.status, then.state.session_id) == (Status.ACTIVE, "sess_late")
+
+
+@pytest.mark.parametrize("history", SETTLED.values(), ids=SETTLED)
+def test_a_second_remote_session_is_recorded_as_a_duplicate_once_the_guest_has_an_answer(
+    history: tuple[e.Event, ...],
+) -> None:
+    then = given(*history).when(answer(created(session_id="sess_second"), attempt=1, now=at(4)))
+    then.then(was_duplicated(1, "sess_second", at=at(4)))
+    assert then.state.status is given(*history).state.status
+    assert then.state.session_id == given(*history).state.session_id
+    assert then.state.duplicates == ("sess_second",)
+
+
+def test_the_answer_that_comes_second_is_the_duplicate_whichever_attempt_it_belongs_to() -> None:
+    adopted = (*SECOND_ATTEMPT, was_created(1, session_id="sess_first"))
+    given(*adopted).when(answer(created(session_id="sess_second"), attempt=2)).then(was_duplicated(2, "sess_second"))
+
+
+def test_two_attempts_that_bring_the_same_session_bring_no_duplicate() -> None:
+    adopted = (*SECOND_ATTEMPT, was_created(1, session_id="sess_same"))
+    given(*adopted).when(answer(created(session_id="sess_same"), attempt=2)).then_nothing()
+
+
+def test_a_duplicate_is_recorded_once() -> None:
+    given(*ACTIVE, was_duplicated(1, "sess_second")).when(answer(created(session_id="sess_second"))).then_nothing()
+
+
+def test_every_further_remote_session_is_recorded() -> None:
+    then = given(*ACTIVE, was_duplicated(1, "sess_2")).when(answer(created(session_id="sess_3")))
+    assert then.state.duplicates == ("sess_2", "sess_3")
+
+
+@pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome: getattr(outcome, "kind", "throttled"))
+@pytest.mark.parametrize("history", (STILL_WAITING | SETTLED).values(), ids=STILL_WAITING | SETTLED)
+def test_a_late_answer_that_made_no_session_changes_nothing(
+    history: tuple[e.Event, ...], outcome: CreationOutcome
+) -> None:
+    given(*history).when(answer(outcome, attempt=1)).then_nothing()
+
+
+@pytest.mark.parametrize(
+    "outcome", [created(), *FAILURES], ids=lambda outcome: getattr(outcome, "kind", outcome.status)
+)
+def test_the_same_answer_twice_is_recorded_once(outcome: CreationOutcome) -> None:
+    first = given(*ATTEMPTING).when(answer(outcome))
+    assert first.events
+    given(*ATTEMPTING, *first.events).when(answer(outcome, now=at(1))).then_nothing()
+
+
+@pytest.mark.parametrize(
+    ("history", "attempt"),
+    [((), 1), (REFUSED, 1), (OPEN, 1), (VALIDATED, 1), (ATTEMPTING, 0), (ATTEMPTING, 2), (THROTTLED, 2), (ACTIVE, 2)],
+    ids=["new", "refused", "pending", "validated", "zeroth", "next", "throttled", "active"],
+)
+def test_an_answer_to_an_attempt_that_was_never_made_changes_nothing(
+    history: tuple[e.Event, ...], attempt: int
+) -> None:
+    outcomes: list[CreationOutcome] = [created(session_id="sess_strange"), *FAILURES]
+    for outcome in outcomes:
+        given(*history).when(answer(outcome, attempt)).then_nothing()

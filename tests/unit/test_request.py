@@ -1,0 +1,274 @@
+"""The door: what a guest request must look like, and what a refusal says without repeating what was given."""
+
+import json
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import pytest
+import rfc8785
+from msgspec.structs import replace
+
+from engine.domain.consent import refused_flags
+from engine.domain.errors import IdempotencyConflict, InvalidRequest
+from engine.domain.request import GuestConsent, checked, parse_request, request_digest
+from tests.unit.samples import CHANNEL, IP, SESSION, TOKEN, USER_AGENT, consent, request
+
+PLAIN: dict[str, Any] = {
+    "channelId": CHANNEL,
+    "ipAddress": IP,
+    "userAgent": USER_AGENT,
+    "timestamp": "2024-05-20T14:21:59Z",
+    "consent": {"dataProcessing": True, "gdprCompliant": True},
+}
+MARK = "4111111111111111"
+
+
+def line(without: Any = "", **given: Any) -> bytes:
+    whole = {**PLAIN, **given}
+    return json.dumps({name: value for name, value in whole.items() if name != without}).encode()
+
+
+def refusal(data: bytes) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request(data)
+    return caught.value
+
+
+def test_a_line_of_json_is_read_as_a_guest_request() -> None:
+    assert parse_request(line()) == request()
+
+
+def test_every_field_of_the_contract_is_read() -> None:
+    given = {
+        "source": "app",
+        "campaign": "spring",
+        "deviceType": "phone",
+        "consent": {"dataProcessing": True, "gdprCompliant": True, "marketing": True, "notice": "2024-05"},
+        "idempotencyKey": "order-4711",
+        "subjectId": "person-17",
+    }
+    assert parse_request(line(**given)) == request(
+        source="app",
+        campaign="spring",
+        device_type="phone",
+        consent=consent(marketing=True, notice="2024-05"),
+        idempotency_key="order-4711",
+        subject_id="person-17",
+    )
+
+
+BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
+    ({"without": "channelId"}, "channelId", "is missing"),
+    ({"without": "ipAddress"}, "ipAddress", "is missing"),
+    ({"without": "userAgent"}, "userAgent", "is missing"),
+    ({"without": "timestamp"}, "timestamp", "is missing"),
+    ({"channelId": ""}, "channelId", "must not be empty"),
+    ({"channelId": MARK * 9}, "channelId", "is longer than 128 characters"),
+    ({"channelId": 4111}, "channelId", "expected str, got int"),
+    ({"channelId": None}, "channelId", "expected str, got null"),
+    ({"channelId": f"{MARK}\x00"}, "channelId", "contains control characters"),
+    ({"ipAddress": ""}, "ipAddress", "is not an IPv4 or IPv6 address"),
+    ({"ipAddress": MARK}, "ipAddress", "is not an IPv4 or IPv6 address"),
+    ({"ipAddress": "203.0.113.256"}, "ipAddress", "is not an IPv4 or IPv6 address"),
+    ({"ipAddress": "203.0.113.7 "}, "ipAddress", "is not an IPv4 or IPv6 address"),
+    ({"ipAddress": "203.0.113.7/24"}, "ipAddress", "is not an IPv4 or IPv6 address"),
+    ({"ipAddress": "٢٠٣.0.113.7"}, "ipAddress", "is not an IPv4 or IPv6 address"),
+    ({"ipAddress": "fe80::1%\x00"}, "ipAddress", "contains control characters"),
+    ({"ipAddress": MARK * 3}, "ipAddress", "is longer than 45 characters"),
+    ({"ipAddress": [MARK]}, "ipAddress", "expected str, got array"),
+    ({"userAgent": f"{MARK}\n"}, "userAgent", "contains control characters"),
+    ({"userAgent": f"{MARK}\x7f"}, "userAgent", "contains control characters"),
+    ({"userAgent": MARK * 100}, "userAgent", "is longer than 1024 characters"),
+    ({"userAgent": {MARK: MARK}}, "userAgent", "expected str, got object"),
+    ({"timestamp": ""}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": MARK}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T14:21:59"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20 14:21:59Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-02-30T14:21:59Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": 1716214919}, "timestamp", "expected str, got int"),
+    ({"timestamp": MARK * 3}, "timestamp", "is longer than 40 characters"),
+    ({"source": ""}, "source", "must not be empty"),
+    ({"campaign": f"{MARK}\t"}, "campaign", "contains control characters"),
+    ({"deviceType": True}, "deviceType", "expected str, got bool"),
+    ({"idempotencyKey": ""}, "idempotencyKey", "must not be empty"),
+    ({"idempotencyKey": MARK * 16}, "idempotencyKey", "is longer than 255 characters"),
+    ({"idempotencyKey": 7}, "idempotencyKey", "expected str | null, got int"),
+    ({"subjectId": ""}, "subjectId", "must not be empty"),
+    ({"consent": None}, "consent", "expected object, got null"),
+    ({"consent": MARK}, "consent", "expected object, got str"),
+    ({"consent": {"marketing": MARK}}, "consent.marketing", "expected bool, got str"),
+    ({"consent": {"marketing": None}}, "consent.marketing", "expected bool, got null"),
+    ({"consent": {"notice": MARK * 9}}, "consent.notice", "is longer than 128 characters"),
+    ({"consent": {"granted": True}}, "consent.granted", "is not a field of a guest request"),
+    ({"chanelId": MARK}, "chanelId", "is not a field of a guest request"),
+]
+
+
+@pytest.mark.parametrize(("given", "field", "reason"), BAD_FIELDS)
+def test_a_bad_field_is_named_with_what_is_wrong_and_never_repeated(
+    given: dict[str, Any], field: str, reason: str
+) -> None:
+    error = refusal(line(**given))
+    assert error.field == field
+    assert error.reason.startswith(reason)
+    assert str(error) == f"{field}: {error.reason}"
+    assert MARK[:4] not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (line()[:-1], "is not JSON"),
+        (line() + b"4111", "is not JSON"),
+        (b"\xff4111", "is not JSON"),
+        (line().replace(b"Mozilla", b"4111\xff"), "is not UTF-8"),
+        (b"[4111]", "expected object, got array"),
+        (b"4111", "expected object, got int"),
+        (b"null", "expected object, got null"),
+        (b'"4111"', "expected object, got str"),
+        (line().replace(b"Mozilla", b"4111\\ud800"), "is not JSON"),
+    ],
+)
+def test_what_is_no_request_at_all_is_refused_as_a_whole(data: bytes, reason: str) -> None:
+    error = refusal(data)
+    assert error.field == ""
+    assert str(error) == error.reason
+    assert reason in error.reason
+    assert "4111" not in str(error)
+
+
+def test_json_that_is_nested_too_deep_is_refused() -> None:
+    deep = line(consent={"dataProcessing": "@"}).replace(b'"@"', b"[" * 100_000 + b"]" * 100_000)
+    error = refusal(deep)
+    assert "nested" in error.reason
+
+
+@pytest.mark.parametrize("name", [IP, "someone@example.org", "+49 170 1234567", "4111 1111", "x\ny", "a`b", MARK * 9])
+def test_an_unknown_field_whose_name_is_no_plain_word_is_not_named(name: str) -> None:
+    for data, field in ((line(**{name: 1}), ""), (line(consent={name: True}), "consent")):
+        error = refusal(data)
+        assert error.field == field
+        assert "field" in error.reason
+        assert name not in str(error)
+        assert name[:4] not in str(error)
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7", "2001:db8::1", "::ffff:203.0.113.7", "2001:DB8:0:0:0:0:0:1"])
+def test_both_kinds_of_address_are_taken_as_given(address: str) -> None:
+    assert parse_request(line(ipAddress=address)).ip_address == address
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["2024-05-20T14:21:59Z", "2024-05-20T14:21:59.123Z", "2024-05-20T16:21:59+02:00", "2024-05-20T14:21:59-00:00"],
+)
+def test_a_timestamp_is_kept_letter_for_letter(moment: str) -> None:
+    assert parse_request(line(timestamp=moment)).timestamp == moment
+
+
+@pytest.mark.parametrize("agent", ["", "Käfer/1 🐞", "a" * 1_024, 'quote " and \\ slash'])
+def test_a_user_agent_may_be_any_printable_text(agent: str) -> None:
+    assert parse_request(line(userAgent=agent)).user_agent == agent
+
+
+@pytest.mark.parametrize("value", [None, "true", 1, 1.0, [], {}, {"deep": [1, {"x": None}]}, 2**80])
+def test_any_value_of_a_consent_flag_comes_through_the_door_to_be_refused_on_the_record(value: object) -> None:
+    through = parse_request(line(consent={"dataProcessing": value, "gdprCompliant": value}))
+    assert set(refused_flags(through.consent)) == {"dataProcessing", "gdprCompliant"}
+    assert checked(through) == through
+
+
+# The same door for a request made in Python
+
+
+def test_a_good_request_made_in_python_comes_through_as_it_is() -> None:
+    good = request(idempotency_key="order-4711", subject_id="person-17")
+    assert checked(good) == good
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "reason"),
+    [
+        ({"channel_id": ""}, "channelId", "must not be empty"),
+        ({"channel_id": UUID(int=4111)}, "channelId", "expected str, got uuid"),
+        ({"ip_address": MARK}, "ipAddress", "is not an IPv4 or IPv6 address"),
+        ({"ip_address": 4111}, "ipAddress", "expected str, got int"),
+        ({"ip_address": "fe80::1%\ud800"}, "ipAddress", "contains control characters"),
+        ({"user_agent": b"4111"}, "userAgent", "expected str, got bytes"),
+        ({"user_agent": object()}, "userAgent", "expected str, got object"),
+        ({"user_agent": "4111\ud800"}, "userAgent", "contains control characters"),
+        ({"timestamp": datetime(4111, 5, 20, tzinfo=UTC)}, "timestamp", "expected str, got datetime"),
+        ({"timestamp": MARK}, "timestamp", "is not an RFC 3339 time"),
+        ({"consent": consent(marketing=MARK)}, "consent.marketing", "expected bool, got str"),
+        ({"consent": consent(data_processing=object())}, "consent", "is not JSON"),
+        ({"consent": consent(gdpr_compliant="4111\ud800")}, "consent", "is not JSON"),
+        ({"consent": consent(gdpr_compliant={4111: 1})}, "consent", "is not JSON"),
+        ({"consent": None}, "consent", "expected object, got null"),
+    ],
+)
+def test_a_bad_request_made_in_python_is_refused_by_the_same_rules(
+    given: dict[str, Any], field: str, reason: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        checked(request(**given))
+    assert caught.value.field == field
+    assert caught.value.reason.startswith(reason)
+    assert "4111" not in str(caught.value)
+
+
+def test_a_refusal_shows_nothing_of_the_request_by_way_of_its_cause() -> None:
+    error = refusal(line(ipAddress=MARK, userAgent=MARK))
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+
+
+# The digest
+
+
+def test_the_same_request_has_the_same_digest_however_it_is_written() -> None:
+    backwards = json.dumps(dict(reversed(PLAIN.items())), indent=2).encode()
+    spelled_out = line(
+        source="web",
+        campaign="organic",
+        deviceType="desktop",
+        idempotencyKey=None,
+        consent={"marketing": False, "notice": None, "gdprCompliant": True, "dataProcessing": True},
+    )
+    digests = {request_digest(parse_request(data)) for data in (line(), backwards, spelled_out)}
+    canonical = rfc8785.dumps(json.loads(spelled_out) | {"subjectId": None})
+    assert digests == {request_digest(request())} == {sha256(canonical).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"channel_id": "ch_2"},
+        {"ip_address": "203.0.113.8"},
+        {"user_agent": ""},
+        {"timestamp": "2024-05-20T14:21:59+00:00"},
+        {"source": "app"},
+        {"campaign": "spring"},
+        {"device_type": "phone"},
+        {"idempotency_key": "k"},
+        {"subject_id": "s"},
+        {"consent": consent(marketing=True)},
+        {"consent": consent(notice="n")},
+        {"consent": consent(data_processing=1)},
+        {"consent": GuestConsent()},
+    ],
+)
+def test_another_request_has_another_digest(given: dict[str, Any]) -> None:
+    assert request_digest(replace(request(), **given)) != request_digest(request())
+
+
+def test_a_conflict_of_keys_names_the_session_and_says_what_to_do() -> None:
+    error = IdempotencyConflict(SESSION)
+    assert (error.field, error.stream_id) == ("idempotencyKey", SESSION)
+    assert str(SESSION) in str(error)
+    assert "new key" in str(error)
+    assert TOKEN not in str(error)

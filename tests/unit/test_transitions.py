@@ -1,0 +1,77 @@
+"""The table of transitions has no line that no history shows, and no history shows a line that is not in it."""
+
+from itertools import pairwise
+
+from engine.domain.events import EVENT_TYPES, FailureKind
+from engine.domain.session import Session, Status, evolve
+from tests.transitions import LEGAL, STAYS, is_legal
+from tests.unit.samples import (
+    ABANDONED,
+    ATTEMPTING,
+    EXPIRED,
+    FAILED,
+    IN_DOUBT,
+    ONE_OF_EACH,
+    OPEN,
+    REFUSED,
+    REJECTED,
+    SESSION,
+    THROTTLED,
+    has_failed,
+    lookup_failed,
+    was_abandoned,
+    was_attempted,
+    was_created,
+    was_duplicated,
+    was_synced,
+)
+
+HISTORIES = [
+    REFUSED,
+    REJECTED,
+    (*REJECTED, was_duplicated()),
+    (*OPEN, lookup_failed(), was_abandoned()),
+    (*ATTEMPTING, has_failed(kind=FailureKind.REJECTED)),
+    (*FAILED, was_attempted(2)),
+    (*FAILED, was_created()),
+    (*THROTTLED, was_attempted(2)),
+    (*THROTTLED, was_created()),
+    (*THROTTLED, was_abandoned()),
+    (*IN_DOUBT, was_attempted(2)),
+    (*IN_DOUBT, was_created()),
+    (*EXPIRED, was_synced()),
+    (*ATTEMPTING, was_created(), was_synced()),
+    (*ABANDONED, was_duplicated()),
+]
+
+
+def _seen() -> set[tuple[Status, Status]]:
+    seen = set()
+    for history in HISTORIES:
+        states = [Session(id=SESSION)]
+        for event in history:
+            states.append(evolve(states[-1], event))
+        seen |= {(before.status, after.status) for before, after in pairwise(states)}
+    return seen
+
+
+def test_every_legal_transition_has_a_history_that_shows_it() -> None:
+    assert {pair for pair in _seen() if pair[0] is not pair[1]} == LEGAL
+    assert {before for before, after in _seen() if before is after} == STAYS
+
+
+def test_a_transition_is_legal_only_by_the_table() -> None:
+    assert is_legal(Status.NEW, Status.PENDING)
+    assert is_legal(Status.ACTIVE, Status.ACTIVE)
+    assert not is_legal(Status.NEW, Status.ACTIVE)
+    assert not is_legal(Status.ATTEMPTING, Status.ATTEMPTING)
+
+
+def test_no_status_leads_back_to_new_or_out_of_an_end() -> None:
+    ends = {Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED}
+    assert not {pair for pair in LEGAL if pair[0] in ends or pair[1] is Status.NEW}
+    assert {after for _, after in LEGAL} == set(Status) - {Status.NEW}
+
+
+def test_the_samples_hold_one_of_each_event() -> None:
+    assert {type(event) for event in ONE_OF_EACH} == set(EVENT_TYPES.values())

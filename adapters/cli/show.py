@@ -95,7 +95,7 @@ def metrics_json(metrics: Metrics) -> dict[str, Any]:
 
 def timeline(frames: Sequence[Frame]) -> Table:
     """A session's history, one event a row: what happened, where it led, and what was next."""
-    table = _table("version", "recorded at", "event", "state", "next", "not before")
+    table = _table("v", "recorded at", "event", "state", "next", "not before")
     day = frames[0].recorded.recorded_at.date()
     table.title = f"{frames[0].state.id}, {day} (UTC)"
     for frame in frames:

@@ -64,7 +64,7 @@ async def connect(
         stack.push_async_callback(leases.close)
         provider = await _provider(settings, profile, clock, stack)
         webhook = await _webhook(settings, clock, stack)
-        read_models = PostgresReadModels(engine)
+        read_models = PostgresReadModels(engine, settings.schema)
         steps = Steps(
             store=store,
             due_work=due_work,

@@ -156,9 +156,9 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(
             column,
-            no_wrap=column in ("event", "next", "status", "state"),
+            no_wrap=column in ("id", "event", "next", "status", "state"),
             overflow="fold",
-            justify="right" if column in ("ms", "attempts", "version") else "left",
+            justify="right" if column in ("ms", "attempts", "v") else "left",
         )
     return table
 

@@ -1,17 +1,22 @@
 """Reaching the database: the pool, what its failures mean to a person, and whether the ledger in it is ready."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import asyncpg
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from engine.domain.errors import ServiceError, ServiceUnreachable
 
 # SQLSTATE classes: connection exception, operator intervention, insufficient resources, invalid authorization, no such
 # database.
+Driver = Any
+"""An `asyncpg.Connection`; asyncpg brings no types."""
+
 _UNREACHABLE = ("08", "57P", "53", "28", "3D")
 _NOT_THERE = ("3F000", "42P01")
 _WHERE = "check GUESTLEDGER_DATABASE_URL and that the server runs"
@@ -49,18 +54,37 @@ def open_engine(url: str | URL, schema: str, *, pool_size: int = 8) -> AsyncEngi
     return engine.execution_options(schema_translate_map={None: schema})
 
 
+@asynccontextmanager
+async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
+    """A connection of the pool as asyncpg itself has it: for the few statements whose round trips everybody waits for.
+
+    Outside a transaction unless its user begins one; a connection on which anything failed is not used again.
+    """
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        try:
+            yield driver
+        except BaseException:
+            await connection.invalidate()
+            raise
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Turn what the driver raises when the database cannot be used into one clear line. Other errors pass as they are."""
     try:
         yield
+    except PoolTimeout:
+        raise ServiceUnreachable("all connections to the database are in use: it does not keep up") from None
     except (OSError, TimeoutError) as error:
         raise ServiceUnreachable(f"the database cannot be reached ({type(error).__name__}): {_WHERE}") from None
-    except (DBAPIError, asyncpg.PostgresError) as error:
+    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         state = _sqlstate(error)
         if state in _NOT_THERE:
             raise LedgerNotReady("there is no ledger in this database: run `guestledger db upgrade`") from None
-        if state.startswith(_UNREACHABLE) or isinstance(error, OperationalError | InterfaceError):
+        if state.startswith(_UNREACHABLE) or isinstance(
+            error, OperationalError | InterfaceError | asyncpg.InterfaceError
+        ):
             reason = f"SQLSTATE {state}" if state else "the connection was lost"
             raise ServiceUnreachable(f"the database cannot be used ({reason}): {_WHERE}") from None
         raise

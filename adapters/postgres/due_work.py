@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import reported
+from adapters.postgres.connection import driver_connection, reported
 from adapters.postgres.statements import Statements
 from engine.ports import Backlog, Claim, Lease
 
@@ -37,6 +37,6 @@ class PostgresDueWork:
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():
-            async with self._engine.begin() as connection:
-                result = await connection.exec_driver_sql(statement, values)
-                return result.all() if result.returns_rows else []
+            async with driver_connection(self._engine) as driver:
+                rows: Sequence[Sequence[Any]] = await driver.fetch(statement, *values)
+                return rows

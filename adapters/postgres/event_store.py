@@ -2,15 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, cast, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import reported
+from adapters.postgres.connection import Driver, driver_connection, reported
 from adapters.postgres.statements import Statements
 from adapters.postgres.tables import events
 from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
@@ -21,20 +21,6 @@ from engine.ports import Append, Appended, Due, KeyTaken
 
 MOST_IN_BATCH = 200
 MOST_WAITING = 10_000
-
-_RECORDED = (
-    events.c.position,
-    events.c.stream_id,
-    events.c.version,
-    events.c.event_type,
-    events.c.schema_version,
-    events.c.recorded_at,
-    events.c.correlation_id,
-    events.c.causation_id,
-    events.c.actor,
-    cast(events.c.data, Text),
-    events.c.leaf_hash,
-)
 
 
 class _Waiting(NamedTuple):
@@ -95,8 +81,8 @@ class PostgresEventStore:
     async def _commit(self, batch: list[_Waiting]) -> None:
         try:
             with reported():
-                async with self._engine.begin() as connection:
-                    outcomes = await self._write(connection, batch)
+                async with driver_connection(self._engine) as driver:
+                    outcomes = await self._write(driver, batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, every waiter has to learn of it
             outcomes = [error] * len(batch)
         for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -107,32 +93,23 @@ class PostgresEventStore:
             else:
                 waiting.outcome.set_result(outcome)
 
-    async def _write(self, connection: AsyncConnection, batch: list[_Waiting]) -> list[Appended | Exception]:
+    async def _write(self, driver: Driver, batch: list[_Waiting]) -> list[Appended | Exception]:
+        # Four round trips, and every append of the batch waits for each of them.
         # The lock first, the reading in a *later* statement: only its snapshot is sure to see the last commit.
         # The lock is a row lock that changes nothing, so it leaves no dead row behind however often it is taken.
-        await connection.exec_driver_sql(self._sql.lock_head)
-        log = await self._read_log(connection, batch)
-        rows = _Rows(log)
+        await driver.execute(self._sql.begin)
+        rows = _Rows(await self._read_log(driver, batch))
         outcomes = [rows.take(waiting) for waiting in batch]
-        for statement, written in (
-            (self._sql.insert_events, rows.events),
-            (self._sql.insert_keys, rows.keys),
-            (self._sql.upsert_due, rows.due.values()),
-            (self._sql.move_due, rows.kept.values()),
-            (self._sql.delete_due, [(stream_id,) for stream_id in rows.done]),
-        ):
-            if written:
-                await connection.exec_driver_sql(statement, tuple(map(list, zip(*written, strict=True))))
+        await driver.fetch(self._sql.append, *rows.columns())
+        await driver.execute("COMMIT")
         return outcomes
 
-    async def _read_log(self, connection: AsyncConnection, batch: list[_Waiting]) -> _Log:
+    async def _read_log(self, driver: Driver, batch: list[_Waiting]) -> _Log:
         stream_ids = list({waiting.append.stream_id for waiting in batch})
-        found: Sequence[Sequence[Any]] = (await connection.exec_driver_sql(self._sql.read_log, (stream_ids,))).all()
+        found = await driver.fetch(self._sql.read_log, stream_ids)
         now, position, last_at = found[0][:3]
         keys = [waiting.append.idempotency_key for waiting in batch if waiting.append.idempotency_key is not None]
-        taken: list[Any] = []
-        if keys:
-            taken = list((await connection.exec_driver_sql(self._sql.read_keys, (keys,))).all())
+        taken = await driver.fetch(self._sql.read_keys, keys) if keys else []
         return _Log(
             position=-1 if position is None else position,
             # A clock that was set back must not make the log's times run against its positions.
@@ -147,24 +124,24 @@ class PostgresEventStore:
 
     async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
         """The events of many streams in one round trip; a stream without events is left out."""
-        wanted = select(*_RECORDED).where(events.c.stream_id.in_(stream_ids))
         streams: dict[UUID, list[RecordedEvent]] = {}
         with reported():
-            async with self._engine.connect() as connection:
-                for row in await connection.execute(wanted.order_by(events.c.stream_id, events.c.version)):
-                    streams.setdefault(row.stream_id, []).append(recorded(row))
+            async with driver_connection(self._engine) as driver:
+                rows = await driver.fetch(self._sql.read_streams, list(stream_ids))
+        for row in rows:
+            streams.setdefault(row["stream_id"], []).append(recorded(row))
         return streams
 
     async def read_all(self, *, after: int = -1, batch: int = 500) -> AsyncIterator[list[RecordedEvent]]:
         """The whole log in order of position, in batches, up to its present end."""
         while True:
             with reported():
-                async with self._engine.connect() as connection:
-                    found = await read_batch(connection, after, batch)
-            if not found:
+                async with driver_connection(self._engine) as driver:
+                    rows = await driver.fetch(self._sql.read_all, after, batch)
+            if not rows:
                 return
-            yield found
-            after = found[-1].position
+            yield [recorded(row) for row in rows]
+            after = rows[-1]["position"]
 
     async def head(self) -> int:
         """The position of the last event; -1 when the log is empty."""
@@ -173,15 +150,6 @@ class PostgresEventStore:
             async with self._engine.connect() as connection:
                 position = (await connection.execute(last)).scalar()
         return -1 if position is None else position
-
-
-async def read_batch(connection: AsyncConnection, after: int, limit: int) -> list[RecordedEvent]:
-    """Up to `limit` events behind position `after`. Positions are dense, so nothing can turn up behind what was read."""
-    return [recorded(row) for row in await connection.execute(_in_order(events.c.position > after).limit(limit))]
-
-
-def _in_order(where: ColumnElement[bool]) -> Select[Any]:
-    return select(*_RECORDED).where(where).order_by(events.c.position)
 
 
 def recorded(row: Any) -> RecordedEvent:
@@ -212,6 +180,16 @@ class _Rows:
         self.due: dict[UUID, tuple[Any, ...]] = {}
         self.kept: dict[UUID, tuple[Any, ...]] = {}
         self.done: set[UUID] = set()
+
+    def columns(self) -> list[Any]:
+        """The arrays for the append statement, in its order."""
+        return [
+            *_arrays(self.events, 11),
+            *_arrays(self.keys, 2),
+            *_arrays(self.due.values(), 5),
+            *_arrays(self.kept.values(), 3),
+            list(self.done),
+        ]
 
     def take(self, waiting: _Waiting) -> Appended | Exception:
         append, log = waiting.append, self._log
@@ -274,3 +252,7 @@ class _Rows:
             owner = due.lease and due.lease.owner
             until = due.lease and self._log.now + timedelta(milliseconds=due.lease.ms)
             self.due[stream_id] = (stream_id, due.step, due.due_at, owner, until)
+
+
+def _arrays(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

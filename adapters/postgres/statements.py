@@ -1,5 +1,10 @@
 """The statements of the write path, as PostgreSQL reads them: batches go in as arrays, one statement a table."""
 
+RECORDED = (
+    "position, stream_id, version, event_type, schema_version, recorded_at, "
+    "correlation_id, causation_id, actor, data::text, leaf_hash"
+)
+
 
 def quoted(name: str) -> str:
     """`name` as an SQL identifier, whatever characters it holds."""
@@ -12,8 +17,8 @@ class Statements:
     def __init__(self, schema: str) -> None:
         s = quoted(schema)
 
-        self.lock_head = f"SELECT id FROM {s}.head WHERE id = 1 FOR UPDATE"
-        """Held until the batch commits: batches of all processes go in one after another."""
+        self.begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
+        """Opens the transaction and takes the ledger's lock, in one round trip; held until the batch commits."""
 
         self.read_log = f"""
             SELECT clock_timestamp(), last.position, last.recorded_at, wanted.stream_id, (
@@ -25,35 +30,41 @@ class Statements:
         self.read_keys = f"""
             SELECT idempotency_key, stream_id FROM {s}.request_keys WHERE idempotency_key = ANY($1::text[])"""
 
-        self.insert_events = f"""
-            INSERT INTO {s}.events (stream_id, version, position, event_type, schema_version, recorded_at,
-                                    correlation_id, causation_id, actor, data, leaf_hash)
-            SELECT stream_id, version, position, event_type, schema_version, recorded_at,
-                   correlation_id, causation_id, actor, data::json, leaf_hash
-              FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::smallint[], $6::timestamptz[],
-                          $7::text[], $8::uuid[], $9::text[], $10::text[], $11::bytea[])
-                AS new(stream_id, version, position, event_type, schema_version, recorded_at,
-                       correlation_id, causation_id, actor, data, leaf_hash)
-            RETURNING position"""
+        self.append = f"""
+            WITH new_events AS (
+                INSERT INTO {s}.events (stream_id, version, position, event_type, schema_version, recorded_at,
+                                        correlation_id, causation_id, actor, data, leaf_hash)
+                SELECT stream_id, version, position, event_type, schema_version, recorded_at,
+                       correlation_id, causation_id, actor, data::json, leaf_hash
+                  FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::smallint[], $6::timestamptz[],
+                              $7::text[], $8::uuid[], $9::text[], $10::text[], $11::bytea[])
+                    AS new(stream_id, version, position, event_type, schema_version, recorded_at,
+                           correlation_id, causation_id, actor, data, leaf_hash)
+                RETURNING position
+            ), new_keys AS (
+                INSERT INTO {s}.request_keys (idempotency_key, stream_id)
+                SELECT * FROM unnest($12::text[], $13::uuid[])
+                RETURNING stream_id
+            ), due AS (
+                INSERT INTO {s}.due_work (stream_id, step, due_at, owner, lease_until)
+                SELECT * FROM unnest($14::uuid[], $15::text[], $16::timestamptz[], $17::uuid[], $18::timestamptz[])
+                ON CONFLICT (stream_id) DO UPDATE
+                   SET step = excluded.step, due_at = excluded.due_at,
+                       owner = excluded.owner, lease_until = excluded.lease_until
+                RETURNING stream_id
+            ), moved AS (
+                UPDATE {s}.due_work AS d SET step = m.step, due_at = m.due_at
+                  FROM unnest($19::uuid[], $20::text[], $21::timestamptz[]) AS m(stream_id, step, due_at)
+                 WHERE d.stream_id = m.stream_id
+            ), done AS (
+                DELETE FROM {s}.due_work WHERE stream_id = ANY($22::uuid[])
+            )
+            SELECT count(*) FROM new_events"""
 
-        self.insert_keys = f"""
-            INSERT INTO {s}.request_keys (idempotency_key, stream_id)
-            SELECT * FROM unnest($1::text[], $2::uuid[]) RETURNING stream_id"""
+        self.read_streams = f"""
+            SELECT {RECORDED} FROM {s}.events WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
 
-        self.upsert_due = f"""
-            INSERT INTO {s}.due_work (stream_id, step, due_at, owner, lease_until)
-            SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::timestamptz[])
-            ON CONFLICT (stream_id) DO UPDATE
-               SET step = excluded.step, due_at = excluded.due_at,
-                   owner = excluded.owner, lease_until = excluded.lease_until
-            RETURNING stream_id"""
-
-        self.move_due = f"""
-            UPDATE {s}.due_work AS d SET step = moved.step, due_at = moved.due_at
-              FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS moved(stream_id, step, due_at)
-             WHERE d.stream_id = moved.stream_id"""
-
-        self.delete_due = f"DELETE FROM {s}.due_work WHERE stream_id = ANY($1::uuid[])"
+        self.read_all = f"SELECT {RECORDED} FROM {s}.events WHERE position > $1::bigint ORDER BY position LIMIT $2::int"
 
         self.claim = f"""
             UPDATE {s}.due_work AS d
@@ -74,3 +85,8 @@ class Statements:
              WHERE owner = $1::uuid AND stream_id = $2::uuid"""
 
         self.backlog = f"SELECT count(*) FROM {s}.due_work WHERE step <> 'ExpireToken' OR due_at <= now()"
+
+        self.checkpoints = f"SELECT projection, position FROM {s}.checkpoints ORDER BY projection FOR UPDATE"
+
+        self.move_checkpoints = f"""
+            UPDATE {s}.checkpoints SET position = $2::bigint WHERE projection = ANY($1::text[])"""

@@ -6,11 +6,11 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from engine.domain.errors import ServiceError, ServiceUnreachable
+from engine.domain.errors import GuestledgerError, ServiceError, ServiceUnreachable
 
 # SQLSTATE classes: connection exception, operator intervention, insufficient resources, invalid authorization, no such
 # database.
@@ -24,6 +24,10 @@ _WHERE = "check GUESTLEDGER_DATABASE_URL and that the server runs"
 
 class LedgerNotReady(ServiceError):
     """The database answers, but holds no ledger that this release can use."""
+
+
+class DatabaseFault(GuestledgerError):
+    """PostgreSQL refused a statement of ours: a fault in this release, or in what was done to its tables."""
 
 
 def database_url(text: str) -> URL:
@@ -71,7 +75,7 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn what the driver raises when the database cannot be used into one clear line. Other errors pass as they are."""
+    """Turn what the driver raises into one clear line: `ServiceUnreachable`, `LedgerNotReady` or `DatabaseFault`."""
     try:
         yield
     except PoolTimeout:
@@ -79,17 +83,17 @@ def reported() -> Iterator[None]:
     except (OSError, TimeoutError) as error:
         raise ServiceUnreachable(f"the database cannot be reached ({type(error).__name__}): {_WHERE}") from None
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        state = _sqlstate(error)
-        if state in _NOT_THERE:
-            raise LedgerNotReady("there is no ledger in this database: run `guestledger db upgrade`") from None
-        if state.startswith(_UNREACHABLE) or isinstance(
-            error, OperationalError | InterfaceError | asyncpg.InterfaceError
-        ):
-            reason = f"SQLSTATE {state}" if state else "the connection was lost"
-            raise ServiceUnreachable(f"the database cannot be used ({reason}): {_WHERE}") from None
-        raise
+        # From None, here and above: the driver's own error has whole rows in its details.
+        raise _in_clear(error.orig if isinstance(error, DBAPIError) and error.orig else error) from None
 
 
-def _sqlstate(error: Exception) -> str:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return str(getattr(cause, "sqlstate", None) or "")
+def _in_clear(error: BaseException) -> Exception:
+    state = str(getattr(error, "sqlstate", None) or "")
+    if state in _NOT_THERE:
+        return LedgerNotReady("there is no ledger in this database: run `guestledger db upgrade`")
+    if not state:
+        return ServiceUnreachable(f"the connection to the database was lost: {_WHERE}")
+    if state.startswith(_UNREACHABLE):
+        return ServiceUnreachable(f"the database cannot be used (SQLSTATE {state}): {_WHERE}")
+    message = str(error.args[0]) if error.args else ""
+    return DatabaseFault(f"PostgreSQL refused a statement (SQLSTATE {state}): {message.splitlines()[0][:200]}")

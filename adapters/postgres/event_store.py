@@ -68,7 +68,8 @@ class PostgresEventStore:
     async def close(self) -> None:
         """Wait until whatever is still being appended has been committed or turned away."""
         if self._committing is not None:
-            await self._committing
+            # Shielded: whoever stops waiting here must not stop a batch that others wait for.
+            await asyncio.shield(self._committing)
 
     async def _commit_all(self) -> None:
         try:
@@ -241,14 +242,16 @@ class _Rows:
             )
 
     def _take_due(self, stream_id: UUID, due: Due | None) -> None:
-        for rows in (self.due, self.kept):
-            rows.pop(stream_id, None)
-        self.done.discard(stream_id)
+        earlier = self.due.pop(stream_id, None)  # by an append before this one in the batch
+        self.kept.pop(stream_id, None)
         if due is None:
             self.done.add(stream_id)
-        elif due.keep_lease:
+        elif due.keep_lease and earlier is not None:
+            self.due[stream_id] = (stream_id, due.step, due.due_at, *earlier[3:])
+        elif due.keep_lease and stream_id not in self.done:
             self.kept[stream_id] = (stream_id, due.step, due.due_at)
         else:
+            self.done.discard(stream_id)
             owner = due.lease and due.lease.owner
             until = due.lease and self._log.now + timedelta(milliseconds=due.lease.ms)
             self.due[stream_id] = (stream_id, due.step, due.due_at, owner, until)

@@ -53,9 +53,10 @@ class Statements:
                        owner = excluded.owner, lease_until = excluded.lease_until
                 RETURNING stream_id
             ), moved AS (
-                UPDATE {s}.due_work AS d SET step = m.step, due_at = m.due_at
-                  FROM unnest($19::uuid[], $20::text[], $21::timestamptz[]) AS m(stream_id, step, due_at)
-                 WHERE d.stream_id = m.stream_id
+                INSERT INTO {s}.due_work (stream_id, step, due_at)
+                SELECT * FROM unnest($19::uuid[], $20::text[], $21::timestamptz[])
+                ON CONFLICT (stream_id) DO UPDATE SET step = excluded.step, due_at = excluded.due_at
+                RETURNING stream_id
             ), done AS (
                 DELETE FROM {s}.due_work WHERE stream_id = ANY($22::uuid[])
             )
@@ -66,18 +67,27 @@ class Statements:
 
         self.read_all = f"SELECT {RECORDED} FROM {s}.events WHERE position > $1::bigint ORDER BY position LIMIT $2::int"
 
+        # MATERIALIZED: as a mere subquery it may be run once for each row of the join, and each run takes further rows,
+        # so that the limit does not hold.
         self.claim = f"""
-            UPDATE {s}.due_work AS d
-               SET owner = $1::uuid, lease_until = now() + $2::int * interval '1 ms'
-              FROM (SELECT stream_id FROM {s}.due_work
-                     WHERE due_at <= now() AND step = ANY($3::text[]) AND (lease_until IS NULL OR lease_until <= now())
-                     ORDER BY due_at LIMIT $4::int FOR UPDATE SKIP LOCKED) AS due
-             WHERE d.stream_id = due.stream_id
-            RETURNING d.stream_id, d.step, d.due_at"""
+            WITH due AS MATERIALIZED (
+                SELECT stream_id FROM {s}.due_work
+                 WHERE due_at <= now() AND step = ANY($3::text[]) AND (lease_until IS NULL OR lease_until <= now())
+                 ORDER BY due_at LIMIT $4::int FOR UPDATE SKIP LOCKED
+            ), claimed AS (
+                UPDATE {s}.due_work AS d
+                   SET owner = $1::uuid, lease_until = now() + $2::int * interval '1 ms'
+                  FROM due WHERE d.stream_id = due.stream_id
+                RETURNING d.stream_id, d.step, d.due_at
+            )
+            SELECT stream_id, step, due_at FROM claimed ORDER BY due_at"""
 
+        # A row that is locked is being appended to, released or claimed, which settles its lease anyway. To wait for it
+        # with other rows locked would be to wait in a circle with an append that wants those.
         self.heartbeat = f"""
             UPDATE {s}.due_work SET lease_until = now() + $2::int * interval '1 ms'
-             WHERE owner = $1::uuid AND stream_id = ANY($3::uuid[])"""
+             WHERE stream_id IN (SELECT stream_id FROM {s}.due_work
+                                  WHERE owner = $1::uuid AND stream_id = ANY($3::uuid[]) FOR UPDATE SKIP LOCKED)"""
 
         self.release = f"""
             UPDATE {s}.due_work

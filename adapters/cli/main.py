@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
 
 from adapters.cli import show
 from adapters.cli.demo import demo as run_demo
@@ -148,7 +147,8 @@ def sessions(
         async with _reading() as ledger:
             rows = ledger.sessions(SessionFilter(channel_id=channel, statuses=tuple(status or ())))
             if not json:
-                Console().print(await show.session_table(rows))
+                console = show.console()
+                console.print(await show.session_table(rows, console.width))
                 return
             async for row in rows:
                 show.write_json(row)
@@ -166,7 +166,7 @@ def metrics(channel: Channel = None, since: Since = None, until: Until = None, j
         if json:
             show.write_json(show.metrics_json(found))
         else:
-            Console().print(show.metrics_table(found))
+            show.console().print(show.metrics_table(found))
 
     _run(run())
 
@@ -187,7 +187,8 @@ def audit(
             stream_id = (await ledger.session(session)).id if session else None
             wanted = AuditFilter(channel_id=channel, since=since, until=until, status=status, id=stream_id)
             if not json:
-                Console().print(await show.audit_table(ledger.audit(wanted)))
+                console = show.console()
+                console.print(await show.audit_table(ledger.audit(wanted), console.width))
                 return
             async for entry in ledger.audit(wanted):
                 show.write_json(contract_form(entry))
@@ -216,7 +217,7 @@ def replay(
         if json:
             show.write_json(show.replay_json(shown))
         else:
-            Console().print(show.timeline(shown))
+            show.console().print(show.timeline(shown))
 
     _run(run())
 
@@ -247,6 +248,8 @@ def demo(
 @asynccontextmanager
 async def _reading() -> AsyncIterator[Ledger]:
     async with connect(Settings.from_env(), scheduler=False) as ledger:
+        with show.progress(None, "catching up"):
+            await ledger.catch_up()
         yield ledger
 
 

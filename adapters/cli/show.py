@@ -1,10 +1,11 @@
 """How things are shown: tables for a person, JSON for a program. Neither shows more personal data than was asked for."""
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -19,6 +20,9 @@ from engine.projections.sessions import SessionRow
 from engine.replay import Frame
 
 MOST_IN_TABLE = 1_000
+_WIDE = 120
+
+Shown = TypeVar("Shown")
 
 
 def write_json(value: Any) -> None:
@@ -27,41 +31,46 @@ def write_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-async def session_table(rows: AsyncIterator[SessionRow]) -> Table:
-    """Sessions, one a row."""
-    table = _table("id", "status", "channel", "CXone's session", "opened", "attempts", "ms", "reason")
-    async for row in _first(rows, table):
-        latency = "" if row.latency_ms is None else str(row.latency_ms)
-        table.add_row(
-            str(row.id),
-            row.status,
-            row.channel_id,
-            row.session_id,
-            _time(row.opened_at),
-            str(row.attempts),
-            latency,
-            row.reason,
-        )
-    return table
+def console() -> Console:
+    """Stdout for a person; where it is no terminal, wide enough for every row to stay on its line."""
+    found = Console()
+    return found if found.is_terminal else Console(width=2 * _WIDE)
 
 
-async def audit_table(entries: AsyncIterator[AuditEntry]) -> Table:
+async def session_table(rows: AsyncIterator[SessionRow], width: int) -> Table:
+    """Sessions, one a row; a narrow terminal gets the columns that matter most."""
+    cells: dict[str, Callable[[SessionRow], object]] = {
+        "id": lambda row: row.id,
+        "status": lambda row: row.status,
+        "channel": lambda row: row.channel_id,
+        "ms": lambda row: row.latency_ms,
+    }
+    if width >= _WIDE:
+        cells |= {
+            "CXone's session": lambda row: row.session_id,
+            "opened": lambda row: _time(row.opened_at),
+            "attempts": lambda row: row.attempts,
+        }
+    cells["reason"] = lambda row: row.reason
+    return await _filled(cells, rows)
+
+
+async def audit_table(entries: AsyncIterator[AuditEntry], width: int) -> Table:
     """Audit entries, one a row, without the guest's address and fingerprint: `--json` shows those."""
-    table = _table("id", "compliance", "channel", "CXone's session", "time", "consent", "gdpr", "token expires", "ms")
-    async for entry in _first(entries, table):
-        latency = "" if entry.initialization_latency_ms is None else str(entry.initialization_latency_ms)
-        table.add_row(
-            str(entry.id),
-            entry.compliance_status,
-            entry.channel_id,
-            entry.session_id,
-            _time(entry.timestamp),
-            "recorded" if entry.consent_recorded else "refused",
-            "yes" if entry.gdpr_compliant else "no",
-            _time(entry.token_expiry),
-            latency,
-        )
-    return table
+    cells: dict[str, Callable[[AuditEntry], object]] = {
+        "id": lambda entry: entry.id,
+        "compliance": lambda entry: entry.compliance_status,
+        "time": lambda entry: _time(entry.timestamp),
+    }
+    if width >= _WIDE:
+        cells |= {
+            "channel": lambda entry: entry.channel_id,
+            "CXone's session": lambda entry: entry.session_id,
+            "consent": lambda entry: "recorded" if entry.consent_recorded else "refused",
+            "token expires": lambda entry: _time(entry.token_expiry),
+            "ms": lambda entry: entry.initialization_latency_ms,
+        }
+    return await _filled(cells, entries)
 
 
 def metrics_table(metrics: Metrics) -> Table:
@@ -143,12 +152,20 @@ def _next(frame: Frame) -> tuple[str | None, datetime | None]:
 
 @contextmanager
 def progress(total: int | None, what: str) -> Iterator[Progress]:
-    """A bar on stderr, for as long as the block lasts; nothing where stderr is no terminal. One task, number 0."""
+    """A bar on stderr, from one second on until the block ends; nothing where stderr is no terminal. One task, number 0.
+
+    Needs a running event loop.
+    """
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(what, total=total)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar.add_task(what, total=total)
+    showing = asyncio.get_running_loop().call_later(1, bar.start)
+    try:
         yield bar
+    finally:
+        showing.cancel()
+        bar.stop()
 
 
 def _table(*columns: str) -> Table:
@@ -156,21 +173,22 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(
             column,
-            no_wrap=column in ("id", "event", "next", "status", "state"),
+            no_wrap=column not in ("reason", "channel"),
             overflow="fold",
             justify="right" if column in ("ms", "attempts", "v") else "left",
         )
     return table
 
 
-async def _first(rows: AsyncIterator[Any], table: Table) -> AsyncIterator[Any]:
-    number = 0
+async def _filled(cells: Mapping[str, Callable[[Shown], object]], rows: AsyncIterator[Shown]) -> Table:
+    table = _table(*cells)
     async for row in rows:
-        number += 1
-        if number > MOST_IN_TABLE:
+        if table.row_count == MOST_IN_TABLE:
             table.caption = f"the first {MOST_IN_TABLE}: filter, or use --json for all"
-            return
-        yield row
+            break
+        values = (cell(row) for cell in cells.values())
+        table.add_row(*("" if value is None else str(value) for value in values))
+    return table
 
 
 def _time(moment: datetime | None, day: date | None = None) -> str | None:

@@ -4,6 +4,7 @@ import io
 import sys
 import uuid
 from collections import Counter
+from functools import partial
 
 import msgspec
 from rich.console import Console
@@ -48,14 +49,9 @@ async def demo(sessions: int) -> int:
 
 async def _open(ledger: Ledger, channel: str, sessions: int) -> list[Answer]:
     answers: list[Answer] = []
-    opening = Opening(ledger, concurrency=32, wait=True)
     with show.progress(sessions, "opening") as bar:
-
-        def write(answer: Answer) -> None:
-            answers.append(answer)
-            bar.advance(bar.task_ids[0])
-
-        await opening.run(numbered_lines(_requests(channel, sessions)), write)
+        opening = Opening(ledger, concurrency=32, wait=True, answered=partial(bar.advance, bar.task_ids[0]))
+        await opening.run(numbered_lines(_requests(channel, sessions)), answers.append)
     return answers
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
 
@@ -20,7 +21,7 @@ import typer
 
 from adapters.cli import show
 from adapters.cli.demo import demo as run_demo
-from adapters.cli.opening import Answer, Opening, count_lines, numbered_lines
+from adapters.cli.opening import Opening, count_lines, numbered_lines
 from adapters.settings import Settings
 from adapters.wiring import connect, stop_database, upgrade_database
 from engine.domain.errors import GuestledgerError
@@ -81,14 +82,10 @@ async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) ->
     settings = Settings.from_env()
     settings.require_cxone()
     async with connect(settings) as ledger:
-        opening = Opening(ledger, concurrency=concurrency, wait=wait, tokens=tokens)
         with show.progress(count_lines(source), "opening") as bar:
-
-            def write(answer: Answer) -> None:
-                show.write_json(answer)
-                bar.advance(bar.task_ids[0])
-
-            await opening.run(numbered_lines(source), write)
+            answered = partial(bar.advance, bar.task_ids[0])
+            opening = Opening(ledger, concurrency=concurrency, wait=wait, tokens=tokens, answered=answered)
+            await opening.run(numbered_lines(source), show.write_json)
         if opening.trouble is not None:
             pending = await ledger.unfinished()
             _say(

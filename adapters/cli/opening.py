@@ -23,17 +23,26 @@ Line = tuple[int, bytes]
 
 
 class Opening:
-    """One run of `open`. After it, `trouble` is the service that could not be used, if any, and `short` tells how many
+    """One run of `open`; `answered` is called when a line's answer is there, be it in its turn or not. After it, `trouble` is the service that could not be used, if any, and `short` tells how many
     lines did not end active.
     """
 
-    def __init__(self, ledger: Ledger, *, concurrency: int, wait: bool, tokens: bool = False) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        concurrency: int,
+        wait: bool,
+        tokens: bool = False,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
         self.trouble: ServiceError | None = None
         self.short = 0
         self._ledger = ledger
         self._places = asyncio.Semaphore(concurrency)
         self._wait = wait
         self._tokens = tokens
+        self._answered = answered
         self._waiting: dict[UUID, asyncio.Event] = {}
 
     async def run(self, lines: AsyncIterator[Line], write: Callable[[Answer], None]) -> None:
@@ -71,6 +80,7 @@ class Opening:
         else:
             answer = {"line": number, **self._told(session)}
         self.short += answer.get("status") != Status.ACTIVE
+        self._answered()
         return answer
 
     async def _open(self, request: GuestRequest) -> Session:

@@ -48,3 +48,6 @@ class Leases:
                 await self._due_work.heartbeat(self._lease, list(self._held))
             except ServiceError as error:
                 logger.warning("leases could not be renewed, others may take these sessions on: %s", error)
+            except Exception:
+                # Whatever it is, the next beat may get through; no beat ever would if this ended here.
+                logger.exception("leases could not be renewed, others may take these sessions on")

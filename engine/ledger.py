@@ -1,6 +1,8 @@
 """The ledger: what an embedder holds."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from copy import copy
 from uuid import UUID
 
 from engine.domain.commands import OpenSession
@@ -80,8 +82,10 @@ class Ledger:
         except KeyTaken as taken:
             return await self._same_again(request, taken.stream_id)
         except ServiceError as error:
-            error.accepted = session.id if run.recorded else None
-            raise
+            # A copy: of one failure, many callers may have been told by one and the same exception.
+            told = copy(error)
+            told.accepted = session.id if run.recorded else None
+            raise told from error
 
     async def _same_again(self, request: GuestRequest, stream_id: UUID) -> Session:
         session = of_history(await self._store.read_stream(stream_id))
@@ -103,24 +107,24 @@ class Ledger:
 
     async def history(self, wanted: UUID | str) -> list[RecordedEvent]:
         """Every event of the session with this id, the engine's own or CXone's. Raises `SessionNotFound`."""
-        stream_id = await self._stream_id(wanted)
-        history = await self._store.read_stream(stream_id) if stream_id else []
+        history: list[RecordedEvent] = []
+        with suppress(ValueError):
+            history = await self._store.read_stream(UUID(str(wanted)))
+        if not history:  # CXone's ids may look like ours
+            await self._read_models.catch_up()
+            stream_id = await self._read_models.stream_of(str(wanted))
+            history = await self._store.read_stream(stream_id) if stream_id else []
         if not history:
             raise SessionNotFound(str(wanted))
         return history
 
-    async def _stream_id(self, wanted: UUID | str) -> UUID | None:
-        if isinstance(wanted, UUID):
-            return wanted
-        try:
-            return UUID(wanted)
-        except ValueError:
-            await self._read_models.catch_up()
-            return await self._read_models.stream_of(wanted)
-
     async def replay(self, wanted: UUID | str) -> list[Frame]:
         """The session with this id run again, moment by moment, with no I/O. Raises `SessionNotFound`."""
         return replay(await self.history(wanted), self._policy)
+
+    async def catch_up(self) -> int:
+        """Bring the projections up to the log. The readings below do so by themselves; returns how many events it took."""
+        return await self._read_models.catch_up()
 
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """The sessions that match, oldest first; everything committed before the call is in it."""

@@ -119,6 +119,11 @@ class Scheduler:
                 finished, running = await asyncio.wait(running, timeout=_REFILL_SECONDS)
                 for task in finished:
                     done.update(task.result())
+        except ServiceError:
+            # The database has to be waited for. What is in flight may yet record its answer; cut off, it would be in doubt.
+            if running:
+                await asyncio.wait(running)
+            raise
         finally:
             for task in running:
                 task.cancel()

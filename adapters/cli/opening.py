@@ -23,8 +23,9 @@ Line = tuple[int, bytes]
 
 
 class Opening:
-    """One run of `open`; `answered` is called when a line's answer is there, be it in its turn or not. After it, `trouble` is the service that could not be used, if any, and `short` tells how many
-    lines did not end active.
+    """One run of `open`; `answered` is called when a line's answer is there, be it in its turn or not.
+
+    After it, `trouble` is the service that could not be used, if any, and `short` is how many lines did not end active.
     """
 
     def __init__(

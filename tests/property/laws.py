@@ -1,11 +1,13 @@
 """What holds for every session whatever happens to it: checked event by event while a history grows."""
 
+from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
 from engine.domain import events as e
 from engine.domain.commands import Command, OpenSession, RecordAttempt
 from engine.domain.lifecycle import Policy, decide, next_step
+from engine.domain.outcomes import Created
 from engine.domain.session import Session, Status, evolve, fold
 from tests.transitions import is_legal
 
@@ -23,12 +25,15 @@ class Life:
 
     def take(self, command: Command) -> list[e.Event]:
         """The events that `command` makes, now part of the history."""
-        decided = decide(self.state, command, self.policy)
+        before = self.state
+        decided = decide(before, command, self.policy)
         assert decided == decide(self.state, command, self.policy), "a decision depends on its arguments alone"
         for event in decided:
             self._add(event)
         if isinstance(command, OpenSession | RecordAttempt):
             assert decide(self.state, command, self.policy) == [], "the same news is no news"
+        if isinstance(command, RecordAttempt):
+            self._check_answer(before, command, decided)
         self._check_whole()
         return decided
 
@@ -45,6 +50,10 @@ class Life:
             case e.CreationThrottled():
                 assert event.retry_at >= event.at + timedelta(milliseconds=event.retry_after_ms)
                 assert event.wait_ms >= event.retry_after_ms
+            case e.CreationFailed():
+                assert (event.retry_at is None) == event.kind.is_final
+                assert (after.status is Status.REJECTED) == event.kind.is_final
+                assert (after.status is Status.IN_DOUBT) == (event.kind is e.FailureKind.IN_DOUBT)
             case e.SessionCreated():
                 assert before.session_id is None
                 assert 1 <= event.attempt <= before.attempts
@@ -55,15 +64,33 @@ class Life:
         self.state = after
         self.history.append(event)
 
+    def _check_answer(self, before: Session, command: RecordAttempt, decided: list[e.Event]) -> None:
+        for event in decided:
+            if isinstance(event, e.CreationThrottled | e.CreationFailed | e.SessionCreated | e.DuplicateCreated):
+                assert event.attempt == command.attempt, "an answer belongs to its own attempt"
+        was_made = 1 <= command.attempt <= before.attempts
+        if isinstance(command.outcome, Created) and was_made:
+            known = {self.state.session_id, *self.state.duplicates}
+            assert command.outcome.session_id in known, "no remote session is lost from sight"
+            assert before.status.is_settled or self.state.status is Status.ACTIVE
+
     def _check_whole(self) -> None:
         state = self.state
         assert state == fold(SESSION, self.history)
         assert state.version == len(self.history)
-        created = [event for event in self.history if isinstance(event, e.SessionCreated)]
-        assert len(created) <= 1
-        assert (state.status in {Status.ACTIVE, Status.EXPIRED}) == bool(created)
+        seen = Counter(type(event) for event in self.history)
+        assert seen[e.SessionCreated] <= 1
+        assert (state.status in {Status.ACTIVE, Status.EXPIRED}) == bool(seen[e.SessionCreated])
+        assert (state.throttles, state.failures) == (seen[e.CreationThrottled], seen[e.CreationFailed])
+        assert state.lookups == seen[e.ChannelLookupFailed]
+        assert len(state.duplicates) == seen[e.DuplicateCreated]
         attempts = [event.attempt for event in self.history if isinstance(event, e.CreationAttempted)]
         assert attempts == list(range(1, state.attempts + 1))
-        ours_to_do = self.policy.webhook_enabled and bool(created) and not state.webhook_settled
+        if state.status in {Status.PENDING, Status.THROTTLED, Status.IN_DOUBT}:
+            policy = self.policy.creation
+            assert state.accepted_at is not None
+            assert state.due_since <= state.accepted_at + timedelta(milliseconds=policy.deadline_ms)
+            assert max(state.failures, state.lookups_failed) < policy.most_failures
+        ours_to_do = self.policy.webhook_enabled and bool(seen[e.SessionCreated]) and not state.webhook_settled
         over = state.status in OVER | {Status.NEW} and not ours_to_do
         assert (next_step(state, self.policy) is None) == over, "a session that is not over has a next step"

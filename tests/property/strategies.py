@@ -141,4 +141,10 @@ retry_policies = st.builds(
     most_failures=st.integers(1, 6),
     deadline_ms=st.integers(0, 30_000),
 )
+patient_policies = st.builds(
+    Policy,
+    creation=st.just(RetryPolicy(most_failures=50, deadline_ms=2**40)),
+    webhook=retry_policies,
+    webhook_enabled=st.booleans(),
+)
 policies = st.builds(Policy, creation=retry_policies, webhook=retry_policies, webhook_enabled=st.booleans())

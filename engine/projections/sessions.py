@@ -49,23 +49,31 @@ _SHARED = [name for name in SessionRow.__struct_fields__ if name in Session.__st
 
 def project(known: Mapping[UUID, SessionRow], events: Iterable[RecordedEvent]) -> list[SessionRow]:
     """The rows that `events` change, given the rows of the same streams before them."""
-    rows: dict[UUID, SessionRow] = {}
+    states: dict[UUID, Session] = {}
+    first: dict[UUID, RecordedEvent] = {}
+    last: dict[UUID, RecordedEvent] = {}
     for recorded in events:
-        row = rows.get(recorded.stream_id) or known.get(recorded.stream_id)
-        rows[recorded.stream_id] = _after(row, recorded)
-    return list(rows.values())
+        stream_id = recorded.stream_id
+        before = states.get(stream_id)
+        if before is None:
+            before = _state(known[stream_id]) if stream_id in known else Session(id=stream_id)
+            first[stream_id] = recorded
+        states[stream_id] = evolve(before, recorded.event)
+        last[stream_id] = recorded
+    return [_row(state, known.get(id_), first[id_], last[id_]) for id_, state in states.items()]
 
 
-def _after(row: SessionRow | None, recorded: RecordedEvent) -> SessionRow:
-    if row is None:
-        state, subject, opened_at = Session(id=recorded.stream_id), None, recorded.recorded_at
-    else:
-        state = Session(**{name: getattr(row, name) for name in _SHARED})
-        subject, opened_at = row.subject_id, row.opened_at
-    state = evolve(state, recorded.event)
+def _state(row: SessionRow) -> Session:
+    return Session(**{name: getattr(row, name) for name in _SHARED})
+
+
+def _row(state: Session, known: SessionRow | None, first: RecordedEvent, last: RecordedEvent) -> SessionRow:
+    subject_id = known.subject_id if known else None
+    if state.guest is not None:  # only the first event of a stream tells the guest
+        subject_id = state.guest.subject_id
     return SessionRow(
         **{name: getattr(state, name) for name in _SHARED},
-        subject_id=state.guest.subject_id if state.guest else subject,
-        opened_at=opened_at,
-        updated_at=recorded.recorded_at,
+        subject_id=subject_id,
+        opened_at=known.opened_at if known else first.recorded_at,
+        updated_at=last.recorded_at,
     )

@@ -11,6 +11,7 @@ from msgspec import Meta
 from adapters.cxone.profile import Profile
 from engine.domain.events import FailureKind
 from engine.domain.outcomes import Failed, Throttled
+from engine.domain.personal import Guarded
 from engine.domain.retry import read_retry_after
 
 MESSAGE_LIMIT = 200
@@ -20,13 +21,14 @@ WIRE_ERRORS = (aiohttp.ClientError, OSError)
 UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]+\Z"
+_SECRET = {"personal": True}
 Word = Annotated[str, Meta(max_length=256, pattern=_NO_CONTROLS)]
-GuestToken = Annotated[str, Meta(max_length=16_384, pattern=_NO_CONTROLS)]
-BearerToken = Annotated[str, Meta(max_length=16_384, pattern=r"^[\x21-\x7e]+\Z")]
+GuestToken = Annotated[str, Meta(max_length=16_384, pattern=_NO_CONTROLS, extra=_SECRET)]
+BearerToken = Annotated[str, Meta(max_length=16_384, pattern=r"^[\x21-\x7e]+\Z", extra=_SECRET)]
 """Printable ASCII without blanks (RFC 6750, section 2.1), so that it cannot break out of a header."""
 
 
-class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class TokenAnswer(Guarded, frozen=True, kw_only=True):
     """What is read of a token answer. `expires_in` is the lifetime in seconds."""
 
     access_token: BearerToken
@@ -41,7 +43,7 @@ class ChannelAnswer(msgspec.Struct, frozen=True, kw_only=True):
     protocols: tuple[Word, ...]
 
 
-class SessionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class SessionAnswer(Guarded, frozen=True, kw_only=True):
     """What is read of a new session. A time without an offset is refused: nobody could say when it is."""
 
     session_id: Word

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -55,7 +55,21 @@ def open_engine(url: str | URL, schema: str, *, pool_size: int = 8) -> AsyncEngi
         hide_parameters=True,  # a failing statement's parameters are the guests' data
         connect_args={"server_settings": {"application_name": "guestledger", "timezone": "UTC"}, "timeout": 10},
     )
+    event.listen(engine.sync_engine, "connect", _set_up)
+    event.listen(engine.sync_engine, "checkout", _refuse_if_lost)
     return engine.execution_options(schema_translate_map={None: schema})
+
+
+def _set_up(adapted: Any, _record: object) -> None:
+    # A host application may have made its database stricter: whoever waited for a lock here would then be turned away.
+    isolation = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    adapted.run_async(lambda driver: driver.execute(isolation))
+
+
+def _refuse_if_lost(adapted: Any, _record: object, _proxy: object) -> None:
+    # The driver learns by itself that the server closed a connection (a restart): the pool opens another instead.
+    if adapted.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 @asynccontextmanager

@@ -22,7 +22,9 @@ Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PRINTABLE)]
 
 
-class GuestConsent(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class GuestConsent(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
     """What the guest agreed to. The two first flags take any value: only exactly `True` consents, the rest is refused *and recorded*."""
 
     data_processing: Any = None
@@ -32,7 +34,7 @@ class GuestConsent(msgspec.Struct, frozen=True, kw_only=True, rename="camel", fo
     """The privacy notice that was shown, by its id or version."""
 
 
-class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """One guest who wants a session. Field names are camelCase in JSON, snake_case in Python."""
 
     channel_id: Name
@@ -95,7 +97,10 @@ def checked(request: GuestRequest) -> GuestRequest:
 
 
 def request_digest(request: GuestRequest) -> str:
-    """SHA-256 (hex) over the canonical JSON of the request: tells the same request sent twice from another one."""
+    """SHA-256 (hex) over the canonical JSON of the request: tells the same request sent twice from another one.
+
+    What is left at its default is left out, so that a field added later does not change the digest of old requests.
+    """
     return sha256(_encoder.encode(request)).hexdigest()
 
 

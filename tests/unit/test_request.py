@@ -239,8 +239,9 @@ def test_the_same_request_has_the_same_digest_however_it_is_written() -> None:
         idempotencyKey=None,
         consent={"marketing": False, "notice": None, "gdprCompliant": True, "dataProcessing": True},
     )
+    # line() leaves out what has a default: a field added in a later release changes no digest of an earlier one
     digests = {request_digest(parse_request(data)) for data in (line(), backwards, spelled_out)}
-    canonical = rfc8785.dumps(json.loads(spelled_out) | {"subjectId": None})
+    canonical = rfc8785.dumps(json.loads(line()))
     assert digests == {request_digest(request())} == {sha256(canonical).hexdigest()}
 
 

@@ -59,6 +59,8 @@ class Scheduler:
         self._poll_ms = poll_ms
         self._actor = f"scheduler {lease.owner}"
         self._stopping = asyncio.Event()
+        self.trouble: ServiceError | None = None
+        """The service that could not be used when it was needed last."""
 
     def stop(self) -> None:
         """Claim nothing more. What is in flight is finished first: every step has its time limit."""
@@ -92,15 +94,25 @@ class Scheduler:
             tasks.create_task(self._tick(self._read_models.catch_up))
 
     async def _tick(self, task: Callable[[], Awaitable[object]]) -> None:
+        down = False
         while not self._stopping.is_set():
             try:
                 await task()
+                if down:
+                    down, self.trouble = False, None
             except ServiceError as error:
-                logger.warning("the scheduler has to wait: %s", error)
+                down = True
+                self._has_to_wait(error)
             except Exception:
                 # A fault in one lane or projection must not stop the rest, nor end unseen.
                 logger.exception("the scheduler met a fault, and goes on")
             await self._pause()
+
+    def _has_to_wait(self, error: ServiceError) -> None:
+        # Told once, not once a session and try, until something has gone well again.
+        if str(error) != str(self.trouble):
+            logger.warning("the scheduler has to wait: %s", error)
+        self.trouble = error
 
     async def _pause(self) -> None:
         # Spread over half to one and a half of the interval, so that many workers do not ask in step.
@@ -142,8 +154,9 @@ class Scheduler:
         with self._leases.hold(claim.stream_id):
             try:
                 await self._steps.carry_on(run)
+                self.trouble = None
             except ServiceError as error:
-                logger.warning("session %s has to wait: %s", claim.stream_id, error)
+                self._has_to_wait(error)
             except Exception:
                 # A fault in one session must not stop the others. Its lease lapses, and then it is tried again.
                 logger.exception("session %s could not be taken forward", claim.stream_id)

@@ -41,10 +41,15 @@ def run(connection: Connection) -> None:
 
 
 async def run_from_environment() -> None:
-    engine = open_engine(os.environ["GUESTLEDGER_DATABASE_URL"], schema)
-    async with engine.begin() as connection:
-        await connection.run_sync(run)
-    await engine.dispose()
+    url = os.environ.get("GUESTLEDGER_DATABASE_URL")
+    if not url:
+        raise SystemExit("set GUESTLEDGER_DATABASE_URL: the migrations of a ledger need a database to look at")
+    engine = open_engine(url, schema)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(run)
+    finally:
+        await engine.dispose()
 
 
 if context.is_offline_mode():

@@ -6,12 +6,11 @@ reached, and one line on stderr says what to do.
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from adapters.cli.demo import demo as run_demo
 from adapters.cli.opening import Opening, count_lines, numbered_lines
 from adapters.settings import Settings
 from adapters.wiring import connect, stop_database, upgrade_database
-from engine.domain.errors import GuestledgerError
+from engine.domain.errors import GuestledgerError, ServiceError
 from engine.domain.session import Status
 from engine.ledger import Ledger
 from engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
@@ -81,6 +80,8 @@ def open_file(
 async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) -> int:
     settings = Settings.from_env()
     settings.require_cxone()
+    # A service that cannot be used is told of in one line, at the end, and not as it is met by the scheduler besides.
+    logging.getLogger("guestledger").setLevel(logging.ERROR)
     async with connect(settings) as ledger:
         with show.progress(count_lines(source), "opening") as bar:
             answered = partial(bar.advance, bar.task_ids[0])
@@ -126,8 +127,9 @@ async def _until_idle(ledger: Ledger) -> Counter[str]:
     with show.progress(total, "working") as bar:
         working = asyncio.create_task(ledger.scheduler.run_until_idle())
         while not working.done():
-            left = await ledger.unfinished()
-            bar.update(bar.task_ids[0], completed=max(0, total - left), total=max(total, left))
+            with suppress(ServiceError):  # what comes of that, the work itself will tell
+                left = await ledger.unfinished()
+                bar.update(bar.task_ids[0], completed=max(0, total - left), total=max(total, left))
             await asyncio.wait([working], timeout=0.5)
     return working.result()
 
@@ -148,7 +150,7 @@ def sessions(
                 console.print(await show.session_table(rows, console.width))
                 return
             async for row in rows:
-                show.write_json(row)
+                show.write_json(show.session_json(row))
 
     _run(run())
 
@@ -181,7 +183,7 @@ def audit(
 
     async def run() -> None:
         async with _reading() as ledger:
-            stream_id = (await ledger.session(session)).id if session else None
+            stream_id = (await ledger.session(session)).id if session is not None else None
             wanted = AuditFilter(channel_id=channel, since=since, until=until, status=status, id=stream_id)
             if not json:
                 console = show.console()
@@ -222,16 +224,24 @@ def replay(
 @db.command("upgrade")
 def db_upgrade() -> None:
     """Make the ledger's schema, or bring it up to this release."""
-    settings = Settings.from_env()
-    _run(upgrade_database(settings))
-    _say(f"the ledger in schema {settings.schema} is up to date")
+
+    async def run() -> None:
+        settings = Settings.from_env()
+        await upgrade_database(settings)
+        _say(f"the ledger in schema {settings.schema} is up to date")
+
+    _run(run())
 
 
 @db.command("stop")
 def db_stop() -> None:
     """Shut the embedded database down. The next command starts it again."""
-    stopped = _run(stop_database(Settings.from_env()))
-    _say("the embedded database is shut down" if stopped else "the embedded database was not running")
+
+    async def run() -> None:
+        stopped = await stop_database(Settings.from_env())
+        _say("the embedded database is shut down" if stopped else "the embedded database was not running")
+
+    _run(run())
 
 
 @app.command()
@@ -273,10 +283,13 @@ def main() -> None:
     """The command's entry."""
     logging.basicConfig(level=logging.WARNING, format="guestledger: %(message)s")
     try:
-        app()
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        # Wrong usage, in one line; where help was wanted, it has been shown, and there is nothing more to say.
+        if told := " ".join(error.format_message().split()):
+            _say(f"{told} (see --help)")
+        code = error.exit_code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -49,12 +49,16 @@ class Opening:
     async def run(self, lines: AsyncIterator[Line], write: Callable[[Answer], None]) -> None:
         """Answer every line, each as soon as those before it have been answered."""
         answers: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue(MOST_UNANSWERED)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read(lines, answers, tasks))
-            watching = tasks.create_task(self._watch())
-            while (answer := await answers.get()) is not None:
-                write(await answer)
-            watching.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(lines, answers, tasks))
+                watching = tasks.create_task(self._watch())
+                while (answer := await answers.get()) is not None:
+                    write(await answer)
+                watching.cancel()
+        except BaseExceptionGroup as group:
+            # The first one ended the others; whoever called knows what to do with a broken pipe, not with a group.
+            raise group.exceptions[0] from None
 
     async def _read(
         self,
@@ -72,7 +76,7 @@ class Opening:
             async with self._places:
                 session = await self._open(request)
             if self._wait and not session.status.is_settled:
-                session = await self._settled(session.id)
+                session = await self._settled(session)
         except InvalidRequest as error:
             answer = {"line": number, "error": {"field": error.field, "reason": error.reason}}
         except ServiceError as error:
@@ -95,19 +99,28 @@ class Opening:
         # CXone cannot be used: what can still be done for a guest is to accept the request.
         return await self._ledger.accept(request)
 
-    async def _settled(self, session_id: UUID) -> Session:
-        settled = self._waiting.setdefault(session_id, asyncio.Event())
+    async def _settled(self, session: Session) -> Session:
+        settled = self._waiting.setdefault(session.id, asyncio.Event())
         await settled.wait()
-        return await self._ledger.session(session_id)
+        try:
+            return await self._ledger.session(session.id)
+        except ServiceError as error:
+            self.trouble = self.trouble or error
+            return session
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
+            self.trouble = self.trouble or self._ledger.scheduler.trouble
             if self.trouble is not None:
                 done = list(self._waiting)
             elif self._waiting:
                 wanted = SessionFilter(ids=tuple(self._waiting), statuses=_SETTLED)
-                done = [row.id async for row in self._ledger.sessions(wanted)]
+                try:
+                    done = [row.id async for row in self._ledger.sessions(wanted)]
+                except ServiceError as error:
+                    self.trouble = error
+                    continue
             else:
                 continue
             for session_id in done:

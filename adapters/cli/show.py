@@ -73,6 +73,11 @@ async def audit_table(entries: AsyncIterator[AuditEntry], width: int) -> Table:
     return await _filled(cells, entries)
 
 
+def session_json(row: SessionRow) -> dict[str, Any]:
+    """A session as one object, its fields named as in every other output."""
+    return {_camel(name): value for name, value in msgspec.structs.asdict(row).items()}
+
+
 def metrics_table(metrics: Metrics) -> Table:
     """The metrics, one figure a row."""
     table = _table("metric", "value")
@@ -197,3 +202,8 @@ def _time(moment: datetime | None, day: date | None = None) -> str | None:
         return None
     text = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"
     return text if moment.date() == day else f"{moment:%Y-%m-%d} {text}"
+
+
+def _camel(name: str) -> str:
+    first, *more = name.split("_")
+    return first + "".join(map(str.capitalize, more))

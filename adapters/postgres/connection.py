@@ -34,7 +34,7 @@ def database_url(text: str) -> URL:
     """The URL for SQLAlchemy's asyncpg dialect, whatever driver it names. Raises `ServiceUnreachable` if it is none."""
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the second one for a port that is no number; it would show a part of the URL
         raise ServiceUnreachable(
             "GUESTLEDGER_DATABASE_URL is not a URL such as postgresql://user@host/database"
         ) from None
@@ -96,7 +96,8 @@ def reported() -> Iterator[None]:
         raise ServiceUnreachable("all connections to the database are in use: it does not keep up") from None
     except (OSError, TimeoutError) as error:
         raise ServiceUnreachable(f"the database cannot be reached ({type(error).__name__}): {_WHERE}") from None
-    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    # The driver's internal error is what a statement meets after the server said goodbye between two of them.
+    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         # From None, here and above: the driver's own error has whole rows in its details.
         raise _in_clear(error.orig if isinstance(error, DBAPIError) and error.orig else error) from None
 

@@ -1,6 +1,8 @@
 """Bringing a ledger's schema up to this release, by the migrations that are shipped with it."""
 
+import asyncio
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from alembic import command
 from alembic.config import Config
@@ -27,15 +29,25 @@ def config(schema: str) -> Config:
 async def upgrade(url: str, schema: str = "guestledger") -> None:
     """Make or upgrade the ledger in `schema`, in one transaction: all of it or nothing.
 
-    Safe to run from several processes at once, and again. Raises `ServiceUnreachable`.
+    Safe to run from several processes at once, and again. Raises `ServiceUnreachable`, or `LedgerNotReady` when a newer
+    release made the ledger.
     """
     engine = open_engine(url, schema, pool_size=1)
     try:
         with reported():
-            async with engine.begin() as connection:
+            async with _turn(), engine.begin() as connection:
                 await connection.run_sync(_upgrade, schema)
     finally:
         await engine.dispose()
+
+
+# Alembic keeps what it works on in its modules' globals: within a process one upgrade has to wait for another, even
+# where they are of different ledgers.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+def _turn() -> asyncio.Lock:
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def _upgrade(connection: Connection, schema: str) -> None:
@@ -43,6 +55,9 @@ def _upgrade(connection: Connection, schema: str) -> None:
     # lock does keep them apart. It is released with the transaction.
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('guestledger ' || :schema))"), {"schema": schema})
     alembic = config(schema)
+    found = _revision(connection, schema)
+    if found is not None and found not in _known(ScriptDirectory.from_config(alembic)):
+        raise _made_by_a_newer_release(schema, found)
     alembic.attributes["connection"] = connection
     command.upgrade(alembic, "head")
 
@@ -52,14 +67,28 @@ async def check_current(engine: AsyncEngine, schema: str) -> None:
     with reported():
         async with engine.connect() as connection:
             found = await connection.run_sync(_revision, schema)
-    wanted = ScriptDirectory.from_config(config(schema)).get_current_head()
+    scripts = ScriptDirectory.from_config(config(schema))
+    wanted = scripts.get_current_head()
     if found is None:
         raise LedgerNotReady(f"there is no ledger in schema {schema!r} yet: run `guestledger db upgrade`")
+    if found not in _known(scripts):
+        raise _made_by_a_newer_release(schema, found)
     if found != wanted:
         raise LedgerNotReady(
             f"the ledger in schema {schema!r} is at revision {found}, this release works with {wanted}: "
-            "run `guestledger db upgrade` with the newer release"
+            "run `guestledger db upgrade`"
         )
+
+
+def _known(scripts: ScriptDirectory) -> set[str]:
+    return {script.revision for script in scripts.walk_revisions()}
+
+
+def _made_by_a_newer_release(schema: str, found: str) -> LedgerNotReady:
+    return LedgerNotReady(
+        f"the ledger in schema {schema!r} is at revision {found}, which this release does not know: "
+        "a newer one made it; upgrade guestledger here"
+    )
 
 
 def _revision(connection: Connection, schema: str) -> str | None:

@@ -1,0 +1,19 @@
+"""Requests that were accepted and wait for a worker."""
+
+import asyncio
+from collections.abc import Iterable
+from uuid import UUID
+
+import msgspec
+
+from adapters.settings import Settings
+from adapters.wiring import connect
+from engine.domain.request import parse_request
+from tests.e2e.guests import Request
+
+
+async def accept(database_url: str, requests: Iterable[Request]) -> list[UUID]:
+    """Accept these requests and take them no further; their ids."""
+    parsed = (parse_request(msgspec.json.encode(request)) for request in requests)
+    async with connect(Settings(database_url=database_url), scheduler=False) as ledger:
+        return [session.id for session in await asyncio.gather(*map(ledger.accept, parsed))]

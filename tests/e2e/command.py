@@ -1,0 +1,89 @@
+"""The `guestledger` command as a person or a program uses it: in a process of its own, with nothing but its settings."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from adapters.simulator import Simulator
+
+ROOT = Path(__file__).parents[2]
+# Only so that a hang ends the test: far above what any command takes, even where the machine is slow.
+LIMIT_S = 150
+
+
+class Result(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    code: int
+    text: str
+    err: str
+
+    @property
+    def out(self) -> list[Any]:
+        """Standard output, as one JSON value a line."""
+        return [msgspec.json.decode(line) for line in self.text.splitlines()]
+
+
+def environment(database_url: str | None = None, simulator: Simulator | None = None, **more: str) -> dict[str, str]:
+    """The whole environment of a command; `more` are settings without their prefix, in lower case; empty: not set."""
+    settings = {} if database_url is None else {"database_url": database_url}
+    if simulator is not None:
+        settings |= {
+            "cxone_url": simulator.url,
+            "cxone_client_id": simulator.client_id,
+            "cxone_client_secret": simulator.client_secret,
+            "webhook_url": simulator.webhook_url,
+        }
+    named = {f"GUESTLEDGER_{name.upper()}": value for name, value in (settings | more).items() if value}
+    return {"PATH": os.defpath, **named}
+
+
+@asynccontextmanager
+async def started(
+    *arguments: str, env: Mapping[str, str], stdin: int = DEVNULL, stdout: int = PIPE
+) -> AsyncIterator[Process]:
+    """A command that runs; it does not outlive the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "adapters.cli.main", *arguments),
+        env=env,
+        cwd=ROOT,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=PIPE,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def ended(process: Process, stdin: bytes | None = None) -> Result:
+    """What becomes of a command that runs."""
+    async with asyncio.timeout(LIMIT_S):
+        out, err = await process.communicate(stdin)
+    assert process.returncode is not None
+    return Result(process.returncode, (out or b"").decode(), err.decode())
+
+
+async def run(*arguments: str, env: Mapping[str, str], stdin: bytes | None = None) -> Result:
+    """Run a command to its end."""
+    async with started(*arguments, env=env, stdin=DEVNULL if stdin is None else PIPE) as process:
+        return await ended(process, stdin)
+
+
+async def killed(process: Process) -> Result:
+    """Kill a command that runs, as the system does when memory runs out: it cannot do anything about it."""
+    process.send_signal(signal.SIGKILL)
+    result = await ended(process)
+    assert result.code == -signal.SIGKILL, "it had ended before it was killed"
+    return result

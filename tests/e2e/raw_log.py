@@ -1,0 +1,77 @@
+"""The log as PostgreSQL has it, read by SQL and nothing of the engine's; and what must hold between it and the simulator."""
+
+from collections import Counter
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from adapters.simulator import Simulator
+
+ENDED = """
+    event_type IN ('SessionCreated', 'ChannelRejected', 'SessionAbandoned')
+    OR event_type IN ('CreationFailed', 'ChannelLookupFailed') AND data->>'retry_at' IS NULL"""
+
+
+async def query(database_url: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+    """The rows of one statement; `events` and the other tables need no schema."""
+    connection = await asyncpg.connect(
+        database_url.replace("+asyncpg", ""), server_settings={"search_path": "guestledger"}
+    )
+    try:
+        return await connection.fetch(statement, *arguments)
+    finally:
+        await connection.close()
+
+
+async def counts(database_url: str) -> Counter[str]:
+    """How many events of each type there are."""
+    rows = await query(database_url, "SELECT event_type, count(*) FROM events GROUP BY event_type")
+    return Counter(dict(map(tuple, rows)))
+
+
+async def accepted(database_url: str) -> set[UUID]:
+    """The streams for which consent was recorded."""
+    rows = await query(database_url, "SELECT stream_id FROM events WHERE event_type = 'ConsentRecorded'")
+    return {row[0] for row in rows}
+
+
+async def open_ended(database_url: str) -> set[UUID]:
+    """The streams for which consent was recorded, and nothing came of it so far."""
+    rows = await query(database_url, f"SELECT stream_id FROM events WHERE {ENDED}")
+    return await accepted(database_url) - {row[0] for row in rows}
+
+
+async def known_sessions(database_url: str) -> set[tuple[str, str]]:
+    """CXone's sessions that the ledger knows of, each with the key it was asked for under."""
+    known = (
+        "SELECT stream_id, data->>'session_id' FROM events WHERE event_type IN ('SessionCreated', 'DuplicateCreated')"
+    )
+    return {(str(stream_id), session_id) for stream_id, session_id in await query(database_url, known)}
+
+
+def remote_sessions(simulator: Simulator) -> set[tuple[str, str]]:
+    """The sessions that the simulator has made, each with the key it was asked for under."""
+    return {(key, made.session_id) for key, sessions in simulator.sessions_by_key.items() for made in sessions}
+
+
+async def sent_unrecorded(database_url: str, simulator: Simulator) -> Counter[tuple[str | None, str]]:
+    """The creation requests that came in at the simulator though no attempt with that key and body was recorded."""
+    recorded = "SELECT stream_id, data->>'request_sha256' FROM events WHERE event_type = 'CreationAttempted'"
+    attempts = Counter((str(stream_id), digest) for stream_id, digest in await query(database_url, recorded))
+    return sent_creations(simulator) - attempts
+
+
+def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:
+    """The creation requests that came in at the simulator, by key and SHA-256 of the body."""
+    return Counter(
+        (request.key, sha256(request.body).hexdigest())
+        for request in simulator.requests
+        if request.path == "/api/v1/chat/sessions"
+    )
+
+
+async def lapse_leases(database_url: str) -> None:
+    """Let the leases of whoever was killed have lapsed, as they do by themselves after ten seconds."""
+    await query(database_url, "UPDATE due_work SET lease_until = now()")

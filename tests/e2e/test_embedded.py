@@ -1,0 +1,64 @@
+"""The commands where nobody has set a database up."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import msgspec
+
+from adapters.simulator import Simulator
+from tests.e2e import guests
+from tests.e2e.command import environment, run
+
+HAS_PROC = Path("/proc/self").exists()
+
+
+async def test_the_demo_shows_metrics_an_audit_entry_and_a_timeline_and_leaves_no_server_behind(data_dir: Path):
+    demo = await run("demo", env=environment(data_dir=str(data_dir)))
+
+    assert demo.code == 0, demo.err
+    assert "Answered: 250 active\n" in demo.text
+    figures = dict(re.findall(r"^(\w[\w ]+?)  +(\S+)", demo.text, re.MULTILINE))
+    assert (figures["success rate"], figures["created"]) == ("1.00", "250")
+    assert 10 <= int(figures["throttled"]) <= 90, "a fifth, give or take six standard deviations"
+    audit = msgspec.json.decode(re.search(r"^\{.*?^\}", demo.text, re.MULTILINE | re.DOTALL)[0])
+    assert (audit["auditType"], audit["complianceStatus"]) == ("guest_session_initialization", "verified")
+    assert re.search(r"^1 +\S+ +ConsentRecorded +pending +ValidateChannel", demo.text, re.MULTILINE)
+    assert re.search(r"^\d+ +\S+ +SessionCreated +active", demo.text, re.MULTILINE)
+    assert not (data_dir / "demo" / "postgres" / "postmaster.pid").exists()
+    assert not processes_in(data_dir)
+
+
+async def test_commands_at_once_share_one_embedded_server_that_keeps_its_data_and_stops_when_told(
+    data_dir: Path, tmp_path: Path
+):
+    files = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        files.append(guests.write_file(tmp_path / name, map(guests.guest, range(20))))
+    async with Simulator() as simulator:
+        env = environment(None, simulator, data_dir=str(data_dir))
+
+        opened = await asyncio.gather(*(run("open", file, env=env) for file in files))
+
+        assert [(result.code, result.err, len(result.out)) for result in opened] == [(0, "", 20)] * 2
+    assert len(processes_in(data_dir)) > 1 or not HAS_PROC
+    before = await run("metrics", "--json", env=env)
+    stopped = await run("db", "stop", env=env)
+    assert (stopped.code, stopped.text) == (0, "")
+    assert not processes_in(data_dir)
+    after = await run("metrics", "--json", env=env)
+    assert before.out[0]["totalTracked"] == 40
+    assert after.out == before.out
+
+
+def processes_in(data_dir: Path) -> list[str]:
+    """The processes whose working directory lies below: a PostgreSQL server's does."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if process.joinpath("cwd").readlink().is_relative_to(data_dir):
+                found.append(process.name)
+        except OSError:
+            continue  # it has ended meanwhile, or is not ours to look at
+    return found

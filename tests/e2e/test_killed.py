@@ -1,0 +1,133 @@
+import asyncio
+import signal
+from asyncio.subprocess import Process
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+from adapters.simulator import Knobs, Simulator
+from tests import postgres
+from tests.e2e import guests, raw_log
+from tests.e2e.backlog import accept
+from tests.e2e.command import environment, killed, run, started
+
+HONEST = Knobs(slow_ms=20, honour_idempotency_key=True)
+ROUGH = Knobs(
+    slow_ms=20,
+    throttle_share=0.2,
+    retry_after_s=1,
+    hang_share=0.1,
+    hang_s=2.0,
+    drop_share=0.05,
+    drop_before_share=0.05,
+    server_error_share=0.05,
+    error_after_processing=True,
+    honour_idempotency_key=True,
+)
+
+
+class Moment(NamedTuple):
+    """When the command is killed: as soon as CXone has made so many sessions."""
+
+    sessions: int
+    knobs: Knobs
+
+
+MOMENTS = [Moment(1, HONEST), Moment(500, HONEST), Moment(250, ROUGH)]
+REQUESTS = [guests.guest(number, idempotencyKey=f"guest-{number}") for number in range(1_000)]
+
+
+async def test_whatever_was_accepted_when_open_is_killed_a_worker_ends_and_no_remote_session_is_unknown(
+    postgres_server: str, migrated_template: str, tmp_path: Path
+):
+    file = guests.write_file(tmp_path, REQUESTS)
+
+    async def at(moment: Moment) -> None:
+        async with (
+            postgres.new_database(postgres_server, migrated_template) as database_url,
+            Simulator(moment.knobs) as simulator,
+        ):
+            env = environment(database_url, simulator)
+            async with started("open", file, env=env) as process:
+                await made(simulator, moment.sessions, process)
+                await killed(process)
+            assert await raw_log.open_ended(database_url), "it was killed too late to matter"
+
+            worked = await run("worker", "--until-idle", env=env)
+
+            assert worked.code == 0, worked.err
+            await assert_nothing_lost(database_url, simulator)
+
+    async with asyncio.TaskGroup() as tasks:  # leases lapse in ten seconds: all wait together
+        for moment in MOMENTS:
+            tasks.create_task(at(moment))
+
+
+async def test_a_file_that_is_given_again_after_a_kill_opens_every_session_once(database_url: str, tmp_path: Path):
+    file = guests.write_file(tmp_path, REQUESTS)
+    async with Simulator(HONEST) as simulator:
+        env = environment(database_url, simulator)
+        async with started("open", file, env=env) as process:
+            await made(simulator, 300, process)
+            await killed(process)
+        await raw_log.lapse_leases(database_url)
+
+        again = await run("open", file, env=env)
+
+        assert again.code == 0, again.err
+        assert len({answer["sessionId"] for answer in again.out}) == len(REQUESTS)
+        assert await raw_log.accepted(database_url) == {UUID(answer["id"]) for answer in again.out}
+        await assert_nothing_lost(database_url, simulator)
+
+
+async def test_when_a_worker_is_killed_another_one_ends_what_it_had_taken_on(database_url: str):
+    async with Simulator(HONEST) as simulator:
+        env = environment(database_url, simulator)
+        await accept(database_url, REQUESTS[:300])
+        async with started("worker", env=env) as process:
+            await made(simulator, 100, process)
+            await killed(process)
+        assert await raw_log.open_ended(database_url), "it was killed too late to matter"
+        await raw_log.lapse_leases(database_url)
+
+        worked = await run("worker", "--until-idle", env=env)
+
+        assert worked.code == 0, worked.err
+        await assert_nothing_lost(database_url, simulator)
+
+
+async def test_a_worker_that_is_told_to_stop_ends_what_is_in_flight_and_leaves_the_rest_free_to_be_taken(
+    database_url: str,
+):
+    # Whatever was cut off would be sent again, and would show as a second session.
+    async with Simulator(Knobs(slow_ms=100, honour_idempotency_key=False)) as simulator:
+        env = environment(database_url, simulator)
+        await accept(database_url, REQUESTS[:300])
+        async with started("worker", env=env) as process:
+            await made(simulator, 100, process)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 60) == 0
+        assert await raw_log.open_ended(database_url), "it was stopped too late to matter"
+        assert not await raw_log.query(database_url, "SELECT * FROM due_work WHERE lease_until > now()")
+        assert {key: len(sessions) for key, sessions in simulator.sessions_by_key.items() if len(sessions) > 1} == {}
+        assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
+
+        worked = await run("worker", "--until-idle", env=env)
+
+        assert worked.code == 0, worked.err
+        assert len(raw_log.remote_sessions(simulator)) == 300
+        await assert_nothing_lost(database_url, simulator)
+
+
+async def made(simulator: Simulator, sessions: int, process: Process) -> None:
+    """Return as soon as CXone has made so many sessions."""
+    async with asyncio.timeout(60):
+        while len(simulator.sessions_by_key) < sessions:
+            assert process.returncode is None, "it ended too early to be interrupted"
+            await asyncio.sleep(0.001)
+
+
+async def assert_nothing_lost(database_url: str, simulator: Simulator) -> None:
+    assert not await raw_log.open_ended(database_url)
+    assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
+    assert not await raw_log.sent_unrecorded(database_url, simulator)

@@ -1,0 +1,207 @@
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from adapters.simulator import Knobs, Simulator
+from tests.e2e import guests, raw_log
+from tests.e2e.backlog import accept
+from tests.e2e.command import LIMIT_S, Result, ended, environment, run, started
+
+REQUESTS = [guests.guest(number) for number in range(100)]
+PASSWORD = "correct-horse-battery-staple"
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    async with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return guests.write_file(tmp_path, REQUESTS)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that stays ours, so that nobody can begin to listen on it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    assert result.code == 2, result.err
+    [line] = result.err.splitlines()
+    assert line.startswith("guestledger: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"cxone_client_secret": PASSWORD}, ("credentials", "GUESTLEDGER_CXONE_CLIENT_SECRET")),
+        ({"cxone_url": "http://127.0.0.1:{closed_port}"}, ("refused", "GUESTLEDGER_CXONE_URL")),
+    ],
+    ids=["wrong credentials", "CXone unreachable"],
+)
+async def test_where_cxone_cannot_be_used_every_request_is_accepted_and_a_worker_opens_it_once_it_can(
+    broken, words, database_url: str, simulator: Simulator, file: str, closed_port: int
+):
+    env = environment(database_url, simulator)
+    broken_env = env | environment(**{name: text.format(closed_port=closed_port) for name, text in broken.items()})
+    earlier = await accept(database_url, [guests.guest(number) for number in range(1_000, 1_050)])
+
+    opened, worked = await asyncio.gather(run("open", file, env=broken_env), run("worker", env=broken_env))
+
+    assert_one_line(opened, *words, "150 accepted requests stay pending", "guestledger worker")
+    assert_one_line(worked, *words)
+    assert [(answer["line"], answer["status"]) for answer in opened.out] == [
+        (line, "pending") for line in range(1, 101)
+    ]
+    assert PASSWORD not in opened.text + opened.err + worked.text + worked.err
+    assert await raw_log.counts(database_url) == {"ConsentRecorded": 150}
+
+    finished = await run("worker", "--until-idle", env=env)
+
+    assert finished.code == 0, finished.err
+    assert await raw_log.accepted(database_url) >= set(earlier)
+    assert (await raw_log.counts(database_url))["SessionCreated"] == 150
+
+
+async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and_a_worker_when_it_is_back_loses_nothing(
+    postgres_server: str, database_url: str, file: str
+):
+    async with Simulator(Knobs(slow_ms=20, throttle_share=0.2, retry_after_s=3)) as simulator:
+        env = environment(database_url, simulator)
+        async with started("open", file, env=env) as process, started("worker", env=env) as worker:
+            while len(simulator.sessions_by_key) < 40:
+                await asyncio.sleep(0.001)
+            async with gone(postgres_server, database_url):
+                opened = await ended(process)
+            assert_one_line(opened, "database", "GUESTLEDGER_DATABASE_URL")
+            assert [answer["line"] for answer in opened.out] == list(range(1, 101))
+            async with asyncio.timeout(LIMIT_S):
+                while await raw_log.open_ended(database_url):
+                    await asyncio.sleep(0.1)
+            worker.send_signal(signal.SIGTERM)
+            worked = await ended(worker)
+        assert worked.code == 0
+        assert "Traceback" not in worked.err
+        assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
+
+
+@pytest.mark.parametrize(
+    "command", [("open", "{file}"), ("worker",), ("sessions",), ("metrics", "--json"), ("db", "upgrade")]
+)
+async def test_a_database_out_of_reach_is_told_in_one_line_without_its_password(
+    command, simulator: Simulator, file: str, closed_port: int
+):
+    url = f"postgresql://ledger:{PASSWORD}@127.0.0.1:{closed_port}/ledger"
+
+    result = await run(*(word.format(file=file) for word in command), env=environment(url, simulator))
+
+    assert_one_line(result, "database", "GUESTLEDGER_DATABASE_URL")
+    assert PASSWORD not in result.err
+    assert not result.text
+
+
+async def test_a_database_without_a_ledger_is_told_so_with_the_command_that_makes_one_which_then_does(
+    empty_database_url: str, simulator: Simulator, file: str
+):
+    env = environment(empty_database_url, simulator)
+
+    before = await asyncio.gather(*(run(*words, env=env) for words in (("open", file), ("worker",), ("audit",))))
+
+    for result in before:
+        assert_one_line(result, "there is no ledger", "guestledger db upgrade")
+    made = await run("db", "upgrade", env=env)
+    assert (made.code, made.text) == (0, ""), made.err
+    opened = await run("open", file, env=env)
+    assert opened.code == 0, opened.err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("open",), ("file",)),
+        (("open", "/no/such/file"), ("/no/such/file", "No such file")),
+        (("open", "/"), ("directory",)),
+        (("open", "-", "--concurrency", "many"), ("--concurrency",)),
+        (("open", "-", "--sideways"), ("--sideways",)),
+        (("teleport",), ("teleport",)),
+        (("sessions", "--status", "asleep"), ("--status",)),
+        (("audit", "--since", "yesterday"), ("--since", "2024-05-20T14:22:00Z")),
+        (("replay", "sess_1", "--at", "noon"), ("--at",)),
+    ],
+    ids=" ".join,
+)
+async def test_wrong_usage_is_told_in_one_line(command, words):
+    result = await run(*command, env=environment())
+
+    assert_one_line(result, *words)
+    assert not result.text
+
+
+GOOD = {
+    "database_url": "postgresql://127.0.0.1:1/ledger",
+    "cxone_url": "http://127.0.0.1:1",
+    "cxone_client_id": "client",
+    "cxone_client_secret": "secret",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "command"),
+    [
+        ("cxone_url", "", ("worker",)),
+        ("cxone_client_id", "", ("worker",)),
+        ("cxone_client_secret", "", ("open", "-")),
+        ("cxone_url", f"ftp://{PASSWORD}", ("open", "-")),
+        ("schema", f"{PASSWORD}!", ("db", "upgrade")),
+        ("schema", f"{PASSWORD}!", ("db", "stop")),
+        ("schema", f"{PASSWORD}!", ("metrics",)),
+        ("database_url", f"{PASSWORD}", ("db", "upgrade")),
+        ("database_url", f"postgresql://{PASSWORD}:{PASSWORD}/", ("sessions",)),
+        ("database_url", f"mysql://{PASSWORD}@host/", ("sessions",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+async def test_a_setting_that_is_missing_or_no_good_is_named_in_one_line_that_does_not_repeat_it(name, value, command):
+    result = await run(*command, env=environment(**GOOD | {name: value}))
+
+    assert_one_line(result, f"GUESTLEDGER_{name.upper()}")
+    assert PASSWORD not in result.err
+    assert not result.text
+
+
+@asynccontextmanager
+async def gone(postgres_server: str, database_url: str) -> AsyncIterator[None]:
+    """The database is not to be found for as long as the block lasts, and whoever was connected is thrown out."""
+    name = make_url(database_url).database
+    await renamed(postgres_server, name, f"{name}_away")
+    yield
+    await renamed(postgres_server, f"{name}_away", name)
+
+
+async def renamed(postgres_server: str, before: str, after: str) -> None:
+    connection = await asyncpg.connect(postgres_server.replace("+asyncpg", ""))
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", before
+                )
+                with suppress(asyncpg.ObjectInUseError):  # somebody was quicker to connect again
+                    await connection.execute(f"ALTER DATABASE {before} RENAME TO {after}")
+                    return
+    finally:
+        await connection.close()

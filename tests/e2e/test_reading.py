@@ -1,0 +1,291 @@
+"""The commands that show: `sessions`, `metrics`, `audit`, `replay`, over one ledger with a session of every kind."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import pytest
+import pytest_asyncio
+from msgspec.structs import replace
+
+from adapters.settings import Settings
+from adapters.simulator import Knobs, Simulator
+from adapters.wiring import connect
+from engine.domain.lifecycle import Policy
+from engine.domain.request import parse_request
+from engine.domain.retry import RetryPolicy
+from engine.domain.session import Session
+from tests import postgres
+from tests.e2e import guests
+from tests.e2e.command import Result, environment, run
+
+SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=RetryPolicy(base_ms=1, most_failures=2))
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Shown(NamedTuple):
+    """A ledger to look at: how to reach it, and its sessions by their status."""
+
+    env: dict[str, str]
+    sessions: dict[str, Session]
+
+    async def run(self, *arguments: str) -> Result:
+        return await run(*arguments, env=self.env)
+
+
+# What CXone does while the session is opened that is to end so.
+KNOBS = {
+    "active": Knobs(throttle_share=1, retry_after_s=0),
+    "expired": Knobs(session_lifetime_s=0),
+    "refused": Knobs(),
+    "rejected": Knobs(inactive_channels=frozenset({"ch_rejected"})),
+    "abandoned": Knobs(throttle_share=1, retry_after="huge"),
+    "throttled": Knobs(throttle_share=1, retry_after_s=3_000),
+}
+REQUESTS = {
+    status: guests.guest(number, channelId=f"ch_{status}", subjectId=f"subject-{number}")
+    for number, status in enumerate(KNOBS)
+}
+REQUESTS["refused"]["consent"] = guests.NO_CONSENT
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shown(postgres_server: str, migrated_template: str) -> AsyncIterator[Shown]:
+    async with postgres.new_database(postgres_server, migrated_template) as database_url, Simulator() as simulator:
+        settings = Settings.from_env(environment(database_url, simulator))
+        sessions = {}
+        async with connect(settings, policy=SOON, scheduler=False) as ledger:
+            for status, knobs in KNOBS.items():
+                simulator.knobs = replace(knobs, webhook_status=503 if status == "expired" else 200)
+                session = await ledger.open_session(parse_request(guests.as_lines([REQUESTS[status]])))
+                if status != "throttled":
+                    await ledger.scheduler.run_until_idle()
+                sessions[status] = await ledger.session(session.id)
+        assert [session.status for session in sessions.values()] == list(KNOBS)
+        # These commands need no CXone. That a webhook is set tells a replay that one was to be sent.
+        yield Shown(environment(database_url, webhook_url=simulator.webhook_url), sessions)
+
+
+async def test_sessions_lists_one_object_a_line_in_order_of_opening(shown: Shown):
+    listed = await shown.run("sessions", "--json")
+
+    assert (listed.code, listed.err) == (0, "")
+    assert [row["status"] for row in listed.out] == list(KNOBS)
+    for row in listed.out:
+        session = shown.sessions[row["status"]]
+        assert row["id"] == str(session.id)
+        assert row["sessionId"] == session.session_id
+        assert row["channelId"] == f"ch_{row['status']}"
+        assert row["subjectId"] == REQUESTS[row["status"]]["subjectId"]
+        assert row["reason"] == session.reason
+        assert row["latencyMs"] == session.latency_ms
+
+
+async def test_sessions_are_filtered_by_channel_and_by_any_of_several_statuses(shown: Shown):
+    of_channel, of_status, of_both = await asyncio.gather(
+        shown.run("sessions", "--json", "--channel", "ch_active"),
+        shown.run("sessions", "--json", "--status", "refused", "--status", "throttled"),
+        shown.run("sessions", "--json", "--channel", "ch_active", "--status", "refused"),
+    )
+
+    assert [row["status"] for row in of_channel.out] == ["active"]
+    assert [row["status"] for row in of_status.out] == ["refused", "throttled"]
+    assert of_both == (0, "", "")
+
+
+async def test_metrics_count_each_outcome_and_only_what_was_created_as_a_success(shown: Shown):
+    everything, one_channel, later = await asyncio.gather(
+        shown.run("metrics", "--json"),
+        shown.run("metrics", "--json", "--channel", "ch_active"),
+        shown.run("metrics", "--json", "--since", "2100-01-01T00:00:00Z"),
+    )
+
+    [metrics] = everything.out
+    assert metrics["outcomes"] == {"created": 2, "refused": 1, "rejected": 1, "abandoned": 1}
+    assert (metrics["totalTracked"], metrics["successRate"], metrics["pending"]) == (5, 0.4, 1)
+    [of_active] = one_channel.out
+    latency = shown.sessions["active"].latency_ms
+    assert (of_active["totalTracked"], of_active["successRate"], of_active["averageLatency"]) == (1, 1.0, latency)
+    assert of_active["latency"] == {"p50": latency, "p95": latency, "p99": latency}
+    assert of_active["counts"]["throttled"] == 1
+    [of_none] = later.out
+    assert (of_none["totalTracked"], of_none["successRate"], of_none["averageLatency"]) == (0, 0.0, None)
+
+
+async def test_the_audit_log_has_an_entry_in_the_contracts_shape_for_every_session(shown: Shown):
+    audit = await shown.run("audit", "--json")
+
+    assert (audit.code, audit.err) == (0, "")
+    entries = {entry["channelId"].removeprefix("ch_"): entry for entry in audit.out}
+    assert len(audit.out) == len(entries) == len(KNOBS)
+    assert {status: entry["complianceStatus"] for status, entry in entries.items()} == {
+        "active": "verified",
+        "expired": "verified",
+        "refused": "refused",
+        "rejected": "rejected",
+        "abandoned": "abandoned",
+        "throttled": "pending",
+    }
+    for status, entry in entries.items():
+        assert entry["ipAddress"] == REQUESTS[status]["ipAddress"]
+        assert entry["visitorFingerprint"] == guests.fingerprint(REQUESTS[status])
+        assert entry["consentRecorded"] is entry["gdprCompliant"] is (status != "refused")
+    active = shown.sessions["active"]
+    assert entries["active"] == {
+        "auditType": "guest_session_initialization",
+        "timestamp": entries["active"]["timestamp"],
+        "sessionId": active.session_id,
+        "channelId": "ch_active",
+        "visitorFingerprint": guests.fingerprint(REQUESTS["active"]),
+        "ipAddress": REQUESTS["active"]["ipAddress"],
+        "consentRecorded": True,
+        "gdprCompliant": True,
+        "tokenExpiry": f"{active.expires_at:%Y-%m-%dT%H:%M:%SZ}",
+        "initializationLatencyMs": active.latency_ms,
+        "complianceStatus": "verified",
+    }
+
+
+async def test_audit_entries_are_filtered_by_status_channel_session_and_time(shown: Shown):
+    entries = (await shown.run("audit", "--json")).out
+    times = [entry["timestamp"] for entry in entries]
+    expired = shown.sessions["expired"]
+    assert times == sorted(times)
+
+    by_status, by_channel, by_own_id, by_remote_id, by_time = await asyncio.gather(
+        shown.run("audit", "--json", "--status", "verified"),
+        shown.run("audit", "--json", "--channel", "ch_refused"),
+        shown.run("audit", "--json", "--session", str(expired.id)),
+        shown.run("audit", "--json", "--session", expired.session_id),
+        shown.run("audit", "--json", "--since", times[2], "--until", times[4]),
+    )
+
+    assert [entry["channelId"] for entry in by_status.out] == ["ch_active", "ch_expired"]
+    assert [entry["channelId"] for entry in by_channel.out] == ["ch_refused"]
+    assert [entry["channelId"] for entry in by_own_id.out] == ["ch_expired"]
+    assert by_remote_id == by_own_id
+    assert by_time.out == entries[2:4]
+
+
+async def test_replay_shows_each_event_with_the_state_it_led_to_and_what_was_next(shown: Shown):
+    replayed = await shown.run("replay", str(shown.sessions["active"].id), "--json")
+
+    assert (replayed.code, replayed.err) == (0, "")
+    [replay] = replayed.out
+    told = [(frame["event"], frame["state"]["status"], (frame["next"] or {}).get("step")) for frame in replay["frames"]]
+    assert told == [
+        ("ConsentRecorded", "pending", "ValidateChannel"),
+        ("ChannelValidated", "pending", "AttemptCreation"),
+        ("CreationAttempted", "attempting", "AttemptCreation"),
+        ("CreationThrottled", "throttled", "AttemptCreation"),
+        ("CreationAttempted", "attempting", "AttemptCreation"),
+        ("SessionCreated", "active", "SyncWebhook"),
+        ("WebhookSynced", "active", "ExpireToken"),
+    ]
+    assert [frame["version"] for frame in replay["frames"]] == list(range(1, 8))
+    assert (replay["status"], replay["version"], replay["sessionId"]) == (
+        "active",
+        7,
+        shown.sessions["active"].session_id,
+    )
+
+
+async def test_replay_stops_at_a_version_or_a_time_and_takes_cxones_id_as_well(shown: Shown):
+    session = shown.sessions["active"]
+    [whole] = (await shown.run("replay", str(session.id), "--json")).out
+    moment = whole["frames"][3]["recordedAt"]
+    just_before = datetime.fromisoformat(moment) - timedelta(microseconds=1)
+
+    at_version, at_time, before, remote, too_early = await asyncio.gather(
+        shown.run("replay", str(session.id), "--json", "--at", "4"),
+        shown.run("replay", str(session.id), "--json", "--at", moment),
+        shown.run("replay", str(session.id), "--json", "--at", just_before.isoformat()),
+        shown.run("replay", session.session_id, "--json"),
+        shown.run("replay", str(session.id), "--at", "2001-01-01T00:00:00Z"),
+    )
+
+    assert (
+        at_version.out
+        == at_time.out
+        == [whole | {"status": "throttled", "version": 4, "sessionId": None, "frames": whole["frames"][:4]}]
+    )
+    assert before.out[0]["frames"] == whole["frames"][:3]
+    assert remote.out == [whole]
+    assert (too_early.code, too_early.text) == (2, "")
+    assert len(too_early.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "unknown"),
+    [
+        (("replay",), "sess_nobody"),
+        (("replay",), "018f9661-6b8e-7c3a-9d4e-8f1a2b3c4d5e"),
+        (("audit", "--session"), ""),
+    ],
+)
+async def test_an_id_that_nobody_has_is_told_in_one_line(command, unknown, shown: Shown):
+    result = await shown.run(*command, unknown)
+
+    assert (result.code, result.text) == (2, "")
+    [line] = result.err.splitlines()
+    assert repr(unknown) in line
+    assert "guestledger sessions" in line
+
+
+async def test_tables_fit_a_terminal_of_80_columns_with_every_id_in_one_piece(shown: Shown):
+    env = shown.env | {"COLUMNS": "80", "TTY_COMPATIBLE": "1"}
+    one = str(shown.sessions["active"].id)
+
+    sessions, audit, metrics, replay = await asyncio.gather(
+        *(run(*look, env=env) for look in [("sessions",), ("audit",), ("metrics",), ("replay", one)])
+    )
+
+    for table in (sessions, audit, metrics, replay):
+        assert (table.code, table.err) == (0, "")
+        lines = ESCAPES.sub("", table.text).splitlines()
+        assert max(map(len, lines)) <= 80
+    for table in (sessions, audit):
+        assert all(str(session.id) in table.text for session in shown.sessions.values())
+
+
+async def test_a_replay_masks_what_is_personal_or_secret_and_the_tables_have_nothing_of_it(shown: Shown):
+    session = shown.sessions["active"]
+
+    results = await asyncio.gather(
+        shown.run("replay", session.session_id, "--json"),
+        shown.run("replay", str(shown.sessions["refused"].id), "--json"),
+        shown.run("sessions"),
+        shown.run("audit"),
+    )
+
+    text = "".join(result.text for result in results)
+    assert text.count(session.session_id) > 4
+    assert session.guest_token not in text
+    assert not guests.personal(REQUESTS.values()).search(text)
+
+
+async def test_an_empty_ledger_is_shown_as_empty(database_url: str):
+    env = environment(database_url)
+
+    sessions, metrics, *tables = await asyncio.gather(
+        run("sessions", "--json", env=env),
+        run("metrics", "--json", env=env),
+        run("audit", env=env),
+        run("metrics", env=env),
+    )
+
+    assert sessions == (0, "", "")
+    assert all((table.code, table.err) == (0, "") for table in tables)
+    [empty] = metrics.out
+    assert empty["counts"].pop("accepted") == 0
+    assert empty == {
+        "successRate": 0.0,
+        "averageLatency": None,
+        "totalTracked": 0,
+        "latency": None,
+        "pending": 0,
+        "outcomes": dict.fromkeys(empty["outcomes"], 0),
+        "counts": dict.fromkeys(empty["counts"], 0),
+    }

@@ -1,0 +1,83 @@
+import asyncio
+import base64
+import re
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from adapters.simulator import Knobs, Simulator
+from tests.e2e import guests, raw_log
+from tests.e2e.command import LIMIT_S, ended, environment, run, started
+
+REQUESTS = [guests.guest(number, idempotencyKey=f"guest-{number}") for number in range(60)]
+CLIENT_SECRET = "client-secret-of-nobody"
+WEBHOOK_KEY = base64.b64encode(b"webhook-secret-of-nobody").decode()
+WEBHOOK_PASS = "pass-in-the-webhooks-url"
+# Whatever begins so in an output is a token, CXone's own or a guest's.
+TOKENS = re.compile(r"eyJ[\w-]{8,}|gt_[0-9a-f]{8,}")
+ROUGH = Knobs(
+    throttle_share=0.2,
+    retry_after_s=0,
+    server_error_share=0.2,
+    drop_share=0.2,
+    drop_before_share=0.2,
+    channels_without_web_chat=frozenset({"ch_sms"}),
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return guests.write_file(tmp_path, REQUESTS)
+
+
+async def test_nothing_that_goes_wrong_brings_a_secret_or_anything_personal_into_an_output(
+    database_url: str, tmp_path: Path
+):
+    requests = [*REQUESTS, guests.guest(60, consent=guests.NO_CONSENT), guests.guest(61, channelId="ch_sms")]
+    requests.append(guests.guest(62, idempotencyKey="guest-0"))
+    file = guests.write_file(tmp_path, requests)
+    async with Simulator(ROUGH, client_secret=CLIENT_SECRET) as simulator:
+        # The simulator knows no such path, so that every webhook fails.
+        webhook = {"webhook_url": f"{simulator.url}/hooks/{WEBHOOK_PASS}", "webhook_secret": WEBHOOK_KEY}
+        env = environment(database_url, simulator, **webhook)
+
+        results = [await run("open", file, env=env)]
+        assert results[0].code == 1
+        simulator.knobs = replace(ROUGH, refuse_tokens=True)
+        results.append(await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(70, channelId="ch_other")])))
+        async with started("worker", env=env) as process:
+            known = await raw_log.counts(database_url)
+            async with asyncio.timeout(LIMIT_S):
+                while (await raw_log.counts(database_url))["WebhookFailed"] <= known["WebhookFailed"]:
+                    await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            results.append(await ended(process))
+    failed = results[0].out[0]["id"]
+    looks = [("sessions", "--json"), ("sessions",), ("audit",), ("metrics",), ("replay", failed, "--json")]
+    results += await asyncio.gather(*(run(*look, env=env) for look in looks))
+
+    personal = guests.personal([*requests, guests.guest(70)])
+    for result in results:
+        for text in (result.text, result.err):
+            assert "Traceback" not in text
+            assert not personal.search(text)
+            assert not TOKENS.search(text)
+            for secret in (CLIENT_SECRET, WEBHOOK_KEY, WEBHOOK_PASS):
+                assert secret not in text
+    counts = await raw_log.counts(database_url)
+    assert all(counts[name] for name in ("CreationThrottled", "CreationFailed", "ChannelRejected", "WebhookFailed"))
+
+
+async def test_a_guests_token_is_told_to_whoever_asks_for_tokens_and_only_then(database_url: str, file: str):
+    async with Simulator() as simulator:
+        env = environment(database_url, simulator)
+
+        told, untold = await run("open", file, "--tokens", env=env), await run("open", file, env=env)
+
+        tokens = {key: msgspec.json.decode(made.answer)["token"] for key, [made] in simulator.sessions_by_key.items()}
+        assert {answer["id"]: answer["token"] for answer in told.out} == tokens
+        assert all("token" not in answer for answer in untold.out)
+        assert not TOKENS.search(untold.text)

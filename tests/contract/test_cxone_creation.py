@@ -32,7 +32,7 @@ async def answered_with(raw, client_of, session, answer, **changes):
 
 
 async def until(condition):
-    while not condition():  # noqa: ASYNC110 - what it waits for sets no event
+    while not condition():
         await asyncio.sleep(0.001)
 
 

@@ -87,3 +87,12 @@ async def killed(process: Process) -> Result:
     result = await ended(process)
     assert result.code == -signal.SIGKILL, "it had ended before it was killed"
     return result
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    """A service that is out of reach, or wrong use: exit code 2, and one line on stderr with all these words."""
+    assert result.code == 2, result
+    [line] = result.err.splitlines()
+    assert line.startswith("guestledger: ")
+    for word in words:
+        assert word in line

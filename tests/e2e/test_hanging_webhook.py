@@ -12,7 +12,7 @@ from engine.domain.session import Status
 from tests.e2e import guests, raw_log
 from tests.e2e.command import environment, started
 
-REQUESTS = [guests.guest(number) for number in range(200)]
+REQUESTS = [guests.guest(number) for number in range(100)]
 
 
 @pytest.fixture

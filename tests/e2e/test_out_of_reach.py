@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from adapters.simulator import Knobs, Simulator
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
-from tests.e2e.command import LIMIT_S, Result, ended, environment, run, started
+from tests.e2e.command import LIMIT_S, assert_one_line, ended, environment, run, started
 
 REQUESTS = [guests.guest(number) for number in range(100)]
 PASSWORD = "correct-horse-battery-staple"
@@ -35,14 +35,6 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
-
-
-def assert_one_line(result: Result, *words: str) -> None:
-    assert result.code == 2, result.err
-    [line] = result.err.splitlines()
-    assert line.startswith("guestledger: ")
-    for word in words:
-        assert word in line
 
 
 @pytest.mark.parametrize(
@@ -99,19 +91,16 @@ async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and
         assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
 
 
-@pytest.mark.parametrize(
-    "command", [("open", "{file}"), ("worker",), ("sessions",), ("metrics", "--json"), ("db", "upgrade")]
-)
 async def test_a_database_out_of_reach_is_told_in_one_line_without_its_password(
-    command, simulator: Simulator, file: str, closed_port: int
+    simulator: Simulator, file: str, closed_port: int
 ):
-    url = f"postgresql://ledger:{PASSWORD}@127.0.0.1:{closed_port}/ledger"
+    env = environment(f"postgresql://ledger:{PASSWORD}@127.0.0.1:{closed_port}/ledger", simulator)
+    commands = [("open", file), ("worker",), ("metrics", "--json"), ("db", "upgrade")]
 
-    result = await run(*(word.format(file=file) for word in command), env=environment(url, simulator))
-
-    assert_one_line(result, "database", "GUESTLEDGER_DATABASE_URL")
-    assert PASSWORD not in result.err
-    assert not result.text
+    for result in await asyncio.gather(*(run(*command, env=env) for command in commands)):
+        assert_one_line(result, "database", "GUESTLEDGER_DATABASE_URL")
+        assert PASSWORD not in result.err
+        assert not result.text
 
 
 async def test_a_database_without_a_ledger_is_told_so_with_the_command_that_makes_one_which_then_does(
@@ -127,60 +116,6 @@ async def test_a_database_without_a_ledger_is_told_so_with_the_command_that_make
     assert (made.code, made.text) == (0, ""), made.err
     opened = await run("open", file, env=env)
     assert opened.code == 0, opened.err
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        (("open",), ("file",)),
-        (("open", "/no/such/file"), ("/no/such/file", "No such file")),
-        (("open", "/"), ("directory",)),
-        (("open", "-", "--concurrency", "many"), ("--concurrency",)),
-        (("open", "-", "--sideways"), ("--sideways",)),
-        (("teleport",), ("teleport",)),
-        (("sessions", "--status", "asleep"), ("--status",)),
-        (("audit", "--since", "yesterday"), ("--since", "2024-05-20T14:22:00Z")),
-        (("replay", "sess_1", "--at", "noon"), ("--at",)),
-    ],
-    ids=" ".join,
-)
-async def test_wrong_usage_is_told_in_one_line(command, words):
-    result = await run(*command, env=environment())
-
-    assert_one_line(result, *words)
-    assert not result.text
-
-
-GOOD = {
-    "database_url": "postgresql://127.0.0.1:1/ledger",
-    "cxone_url": "http://127.0.0.1:1",
-    "cxone_client_id": "client",
-    "cxone_client_secret": "secret",
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "command"),
-    [
-        ("cxone_url", "", ("worker",)),
-        ("cxone_client_id", "", ("worker",)),
-        ("cxone_client_secret", "", ("open", "-")),
-        ("cxone_url", f"ftp://{PASSWORD}", ("open", "-")),
-        ("schema", f"{PASSWORD}!", ("db", "upgrade")),
-        ("schema", f"{PASSWORD}!", ("db", "stop")),
-        ("schema", f"{PASSWORD}!", ("metrics",)),
-        ("database_url", f"{PASSWORD}", ("db", "upgrade")),
-        ("database_url", f"postgresql://{PASSWORD}:{PASSWORD}/", ("sessions",)),
-        ("database_url", f"mysql://{PASSWORD}@host/", ("sessions",)),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
-)
-async def test_a_setting_that_is_missing_or_no_good_is_named_in_one_line_that_does_not_repeat_it(name, value, command):
-    result = await run(*command, env=environment(**GOOD | {name: value}))
-
-    assert_one_line(result, f"GUESTLEDGER_{name.upper()}")
-    assert PASSWORD not in result.err
-    assert not result.text
 
 
 @asynccontextmanager

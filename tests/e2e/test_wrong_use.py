@@ -1,0 +1,57 @@
+import asyncio
+
+from tests.e2e.command import assert_one_line, environment, run
+
+SECRET = "correct-horse-battery-staple"
+SETTINGS = {
+    "database_url": "postgresql://127.0.0.1:1/ledger",
+    "cxone_url": "http://127.0.0.1:1",
+    "cxone_client_id": "client",
+    "cxone_client_secret": SECRET,
+}
+
+# Each with what the line about it names.
+WRONG_USE = {
+    ("open",): "file",
+    ("open", "/no/such/file"): "/no/such/file",
+    ("open", "/"): "directory",
+    ("open", "-", "--concurrency", "many"): "--concurrency",
+    ("open", "-", "--sideways"): "--sideways",
+    ("teleport",): "teleport",
+    ("sessions", "--status", "asleep"): "--status",
+    ("audit", "--since", "yesterday"): "2024-05-20T14:22:00Z",
+    ("replay", "sess_1", "--at", "noon"): "--at",
+}
+
+# Settings that are missing or no good, each with a command that needs them.
+WRONG_SETTINGS = [
+    ("cxone_url", "", ("worker",)),
+    ("cxone_client_id", "", ("worker",)),
+    ("cxone_client_secret", "", ("open", "-")),
+    ("cxone_url", f"ftp://{SECRET}", ("open", "-")),
+    ("schema", f"{SECRET}!", ("db", "upgrade")),
+    ("schema", f"{SECRET}!", ("db", "stop")),
+    ("schema", f"{SECRET}!", ("metrics",)),
+    ("database_url", SECRET, ("db", "upgrade")),
+    ("database_url", f"postgresql://ledger:{SECRET}/", ("sessions",)),
+    ("database_url", f"mysql://{SECRET}@host/", ("sessions",)),
+]
+
+
+async def test_wrong_use_is_told_in_one_line():
+    results = await asyncio.gather(*(run(*command, env=environment()) for command in WRONG_USE))
+
+    for result, named in zip(results, WRONG_USE.values(), strict=True):
+        assert_one_line(result, named)
+        assert not result.text
+
+
+async def test_a_setting_that_is_missing_or_no_good_is_named_in_one_line_that_does_not_repeat_it():
+    results = await asyncio.gather(
+        *(run(*command, env=environment(**SETTINGS | {name: value})) for name, value, command in WRONG_SETTINGS)
+    )
+
+    for result, (name, _, _) in zip(results, WRONG_SETTINGS, strict=True):
+        assert_one_line(result, f"GUESTLEDGER_{name.upper()}")
+        assert SECRET not in result.err
+        assert not result.text

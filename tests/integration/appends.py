@@ -1,0 +1,77 @@
+"""Appends for a test to make, and the leaf hash as anybody could compute it from the published rules."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import rfc8785
+from uuid_utils.compat import uuid7
+
+from engine.domain.events import Event
+from engine.ports import Append, Due, Lease
+from tests.unit.samples import START, was_attempted, was_recorded, was_validated
+
+HOUR_MS = 3_600_000
+
+
+def new_id() -> UUID:
+    return uuid7()
+
+
+def an_append(
+    stream_id: UUID | None = None,
+    expected: int = 0,
+    events: Sequence[Event] | None = None,
+    *,
+    due: Due | None = None,
+    key: str | None = None,
+    **given: Any,
+) -> Append:
+    """One event for `stream_id` (default: a new stream), unless others are given."""
+    plain: dict[str, Any] = {"actor": "a test", "causation_id": uuid7(), "correlation_id": "a correlation"}
+    return Append(
+        stream_id=stream_id or uuid7(),
+        expected_version=expected,
+        events=tuple(events or (was_recorded(),)),
+        due=due,
+        idempotency_key=key,
+        **{**plain, **given},
+    )
+
+
+def some_events(number: int) -> tuple[Event, ...]:
+    """So many events; what they say does not matter."""
+    return (was_recorded(), was_validated(), was_attempted(), *(was_validated(),) * number)[:number]
+
+
+def a_lease(owner: UUID | None = None, ms: int = HOUR_MS) -> Lease:
+    return Lease(owner=owner or uuid4(), ms=ms)
+
+
+def due_at(moment: datetime = START, step: str = "AttemptCreation", **given: Any) -> Due:
+    return Due(step=step, due_at=moment, **given)
+
+
+def leaf_of(row: asyncpg.Record) -> bytes:
+    """RFC 6962's leaf hash of a row of the log, made of its columns with the reference library for RFC 8785."""
+    entry = {
+        "stream_id": str(row["stream_id"]),
+        "version": row["version"],
+        "event_type": row["event_type"],
+        "schema_version": row["schema_version"],
+        "recorded_at": rfc3339(row["recorded_at"]),
+        "correlation_id": row["correlation_id"],
+        "causation_id": str(row["causation_id"]),
+        "actor": row["actor"],
+        "data": json.loads(row["data"]),
+    }
+    return hashlib.sha256(b"\x00" + rfc8785.dumps(entry)).digest()
+
+
+def rfc3339(moment: datetime) -> str:
+    """In UTC, with microseconds where there are any."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

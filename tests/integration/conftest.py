@@ -1,0 +1,199 @@
+"""A ledger in a database of its own, reached through the adapters and, beside them, by plain SQL."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Self
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.cxone.profile import Profile
+from adapters.postgres.connection import open_engine
+from adapters.postgres.due_work import PostgresDueWork
+from adapters.postgres.event_store import PostgresEventStore
+from adapters.postgres.read_models import PostgresReadModels
+from adapters.settings import Settings
+from adapters.simulator import Simulator
+from adapters.wiring import connect
+from engine.domain.lifecycle import Policy
+from engine.domain.retry import RetryPolicy
+from engine.ledger import Ledger
+from tests import postgres
+from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
+
+pytest.register_assert_rewrite("tests.integration.by_hand", "tests.integration.retaken")
+
+OpenEngine = Callable[..., AsyncEngine]
+Sql = Callable[..., Awaitable[list[asyncpg.Record]]]
+NewLedger = Callable[..., contextlib.AbstractAsyncContextManager[Ledger]]
+
+AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=RetryPolicy(base_ms=0, most_failures=3))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_database_url(postgres_server: str, migrated_template: str) -> AsyncIterator[str]:
+    """A database for all tests that do without one of their own: to make and drop one takes longer than most tests."""
+    async with postgres.new_database(postgres_server, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture
+async def emptied_database_url(shared_database_url: str) -> str:
+    connection = await connect_plainly(shared_database_url)
+    await connection.execute(EMPTY)
+    await connection.close()
+    return shared_database_url
+
+
+@pytest.fixture
+def ledger_url(request: pytest.FixtureRequest) -> str:
+    """A database with an empty ledger: the one that is shared, or, for a test that asks for `database_url`, that one."""
+    own = "database_url" in request.fixturenames
+    return str(request.getfixturevalue("database_url" if own else "emptied_database_url"))
+
+
+@pytest.fixture
+async def connect_by_sql(ledger_url: str) -> AsyncIterator[Callable[[], Awaitable[asyncpg.Connection]]]:
+    """Open one more connection by plain SQL; it is closed at the end."""
+    opened: list[asyncpg.Connection] = []
+
+    async def connect() -> asyncpg.Connection:
+        opened.append(await connect_plainly(ledger_url))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        await connection.close()
+
+
+@pytest.fixture
+async def outsider(connect_by_sql: Any) -> asyncpg.Connection:
+    """A connection by plain SQL."""
+    return await connect_by_sql()
+
+
+@pytest.fixture
+async def sql(outsider: asyncpg.Connection) -> Sql:
+    """`await sql(statement, *values)`: the rows, by plain SQL."""
+    return outsider.fetch
+
+
+@pytest.fixture
+async def new_engine(ledger_url: str) -> AsyncIterator[OpenEngine]:
+    """Open a pool on the test's database, as another process would; it is disposed of at the end."""
+    opened: list[AsyncEngine] = []
+
+    def new(url: str = ledger_url, *, schema: str = SCHEMA, pool_size: int = 8) -> AsyncEngine:
+        opened.append(open_engine(url, schema, pool_size=pool_size))
+        return opened[-1]
+
+    yield new
+    for engine in opened:
+        await engine.dispose()
+
+
+@pytest.fixture
+async def new_store(new_engine: OpenEngine) -> AsyncIterator[Callable[[], PostgresEventStore]]:
+    """Open the event store once more, with a pool of its own."""
+    opened: list[PostgresEventStore] = []
+
+    def new() -> PostgresEventStore:
+        opened.append(PostgresEventStore(new_engine(), SCHEMA))
+        return opened[-1]
+
+    yield new
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+def store(new_store: Callable[[], PostgresEventStore]) -> PostgresEventStore:
+    return new_store()
+
+
+@pytest.fixture
+def due_work(new_engine: OpenEngine) -> PostgresDueWork:
+    return PostgresDueWork(new_engine(), SCHEMA)
+
+
+@pytest.fixture
+def new_read_models(new_engine: OpenEngine) -> Callable[[], PostgresReadModels]:
+    """Open the projections once more, with a pool of their own."""
+    return lambda: PostgresReadModels(new_engine(), SCHEMA)
+
+
+@pytest.fixture
+def read_models(new_read_models: Callable[[], PostgresReadModels]) -> PostgresReadModels:
+    return new_read_models()
+
+
+class HeldLog:
+    """The ledger's lock, held by somebody else: every append waits until it is let go."""
+
+    def __init__(self, holder: asyncpg.Connection, watcher: asyncpg.Connection) -> None:
+        self._transaction = holder.transaction()
+        self._holder = holder
+        self._watcher = watcher
+
+    async def __aenter__(self) -> Self:
+        await self._transaction.start()
+        await self._holder.execute("SELECT FROM head WHERE id = 1 FOR UPDATE")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transaction.rollback()
+
+    async def waiting(self) -> int:
+        """The process id of the backend that waits for the lock, as soon as one does."""
+        async with asyncio.timeout(30):
+            while True:
+                found = await self._watcher.fetch(
+                    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                )
+                if found:
+                    return int(found[0]["pid"])
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def held_log(connect_by_sql: Any, outsider: asyncpg.Connection) -> HeldLog:
+    """`async with held_log`: no append gets through within the block."""
+    return HeldLog(await connect_by_sql(), outsider)
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """CXone and the webhook receiver, over real HTTP."""
+    async with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
+    """`async with new_ledger(…)`: the ledger, as another process would have it. No scheduler runs beside it unless asked for.
+
+    Retries are made at once, and no webhook is sent unless `webhook_url` is given; other settings go in by name.
+    """
+
+    def new(
+        *, policy: Policy = AT_ONCE, scheduler: bool = False, **given: Any
+    ) -> contextlib.AbstractAsyncContextManager[Ledger]:
+        plain = {
+            "database_url": ledger_url,
+            "cxone_url": simulator.url,
+            "cxone_client_id": simulator.client_id,
+            "cxone_client_secret": simulator.client_secret,
+        }
+        profile = Profile(token_backoff_ms=1)
+        return connect(Settings(**{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler)
+
+    return new
+
+
+@pytest.fixture
+async def ledger(new_ledger: NewLedger) -> AsyncIterator[Ledger]:
+    async with new_ledger() as opened:
+        yield opened

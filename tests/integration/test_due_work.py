@@ -1,0 +1,345 @@
+"""Due work: claimed in due order by the database's clock, by one owner at a time, and never lost."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from adapters.postgres.due_work import PostgresDueWork
+from engine.domain.errors import ServiceUnreachable
+from engine.leases import Leases
+from engine.ports import Lease
+from tests.integration.appends import HOUR_MS, a_lease, an_append, due_at, new_id
+
+CREATE, EXPIRE = "AttemptCreation", "ExpireToken"
+HOUR = timedelta(hours=1)
+LONG = 30
+"""Seconds. Nothing here takes as long, unless it hangs."""
+
+Put = Callable[..., Awaitable[UUID]]
+
+
+@pytest.fixture
+def put(sql: Any) -> Put:
+    """A row that is due so many seconds from now (default: an hour ago), leased for so many seconds or free."""
+
+    async def make(
+        due_in: float = -3_600, step: str = CREATE, *, owner: UUID | None = None, leased_for: float | None = None
+    ) -> UUID:
+        stream_id = new_id()
+        await sql(
+            "INSERT INTO due_work VALUES ($1, $2, now() + $3 * interval '1 s', $4, now() + $5 * interval '1 s')",
+            stream_id,
+            step,
+            due_in,
+            owner,
+            leased_for,
+        )
+        return stream_id
+
+    return make
+
+
+async def rows(sql: Any) -> dict[UUID, asyncpg.Record]:
+    return {row["stream_id"]: row for row in await sql("SELECT * FROM due_work")}
+
+
+async def claimed(due_work: PostgresDueWork, *steps: str, lease: Lease | None = None, limit: int = 100) -> list[UUID]:
+    claims = await due_work.claim(lease or a_lease(), steps or (CREATE,), limit)
+    return [claim.stream_id for claim in claims]
+
+
+# Claiming
+
+
+async def test_work_is_claimed_longest_due_first(due_work: PostgresDueWork, put: Put) -> None:
+    second, first, third = await put(-20), await put(-30), await put(-10)
+
+    assert [await claimed(due_work, limit=1) for _ in range(4)] == [[first], [second], [third], []]
+
+
+async def test_a_batch_of_claims_comes_in_due_order_however_the_rows_lie(due_work: PostgresDueWork, sql: Any) -> None:
+    await sql(
+        "INSERT INTO due_work SELECT gen_random_uuid(), $1, now() - (n * 7919 % 1000) * interval '1 s' "
+        "FROM generate_series(1, 999) AS n",
+        CREATE,
+    )
+    await sql("ANALYZE due_work")
+    by_age = await sql("SELECT stream_id FROM due_work ORDER BY due_at LIMIT 500")
+
+    assert await claimed(due_work, limit=500) == [row["stream_id"] for row in by_age]
+
+
+async def test_nothing_is_claimed_before_it_is_due(due_work: PostgresDueWork, put: Put, sql: Any) -> None:
+    later = await put(3_600)
+    assert await claimed(due_work) == []
+
+    await sql("UPDATE due_work SET due_at = now()")
+    assert await claimed(due_work) == [later]
+
+
+async def test_only_the_steps_that_were_asked_for_are_claimed(due_work: PostgresDueWork, put: Put) -> None:
+    await put(step="ExpireToken")
+    second, first = await put(-10, "AttemptCreation"), await put(-20, "ValidateChannel")
+
+    assert await claimed(due_work, "SyncWebhook") == []
+    assert await claimed(due_work, "ValidateChannel", "AttemptCreation") == [first, second]
+
+
+async def test_a_claim_says_what_is_due_since_when_and_holds_it_by_the_databases_clock(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    stream_id, lease = await put(-5), a_lease(ms=HOUR_MS)
+
+    began: datetime = (await sql("SELECT clock_timestamp()"))[0][0]
+    (claim,) = await due_work.claim(lease, [CREATE], 1)
+    ended: datetime = (await sql("SELECT clock_timestamp()"))[0][0]
+
+    row = (await rows(sql))[stream_id]
+    assert (claim.stream_id, claim.step, claim.due_at) == (stream_id, CREATE, row["due_at"])
+    assert row["owner"] == lease.owner
+    assert began + HOUR <= row["lease_until"] <= ended + HOUR
+
+
+async def test_no_more_is_claimed_than_was_asked_for_whatever_the_planner_believes(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    """With statistics that know of a single row, PostgreSQL picks a plan that would run a subquery once a row."""
+    await put()
+    await sql("ANALYZE due_work")
+    await sql(
+        "INSERT INTO due_work SELECT gen_random_uuid(), $1, now() - n * interval '1 s' FROM generate_series(1, 50) AS n",
+        CREATE,
+    )
+
+    assert [len(await claimed(due_work, limit=limit)) for limit in (1, 2, 7)] == [1, 2, 7]
+
+
+async def test_what_one_holds_nobody_else_gets_until_the_lease_lapses(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    stream_id, first, second = await put(), a_lease(), a_lease()
+    assert await claimed(due_work, lease=first) == [stream_id]
+    assert await claimed(due_work, lease=second) == []
+    assert await claimed(due_work, lease=first) == []
+
+    await sql("UPDATE due_work SET lease_until = now()")
+    assert await claimed(due_work, lease=second) == [stream_id]
+    assert (await rows(sql))[stream_id]["owner"] == second.owner
+
+
+async def test_many_claimers_at_once_get_each_row_once(new_engine: Any, put: Put) -> None:
+    ids = {await put(-number) for number in range(90)}
+    claimers = [PostgresDueWork(new_engine(), "guestledger") for _ in range(4)]
+
+    async def take(claimer: PostgresDueWork) -> list[UUID]:
+        taken: list[UUID] = []
+        lease = a_lease()
+        while found := await claimed(claimer, lease=lease, limit=7):
+            taken += found
+        return taken
+
+    taken = [one for some in await asyncio.gather(*map(take, claimers)) for one in some]
+
+    assert sorted(taken) == sorted(ids)
+
+
+async def test_a_claim_passes_over_rows_that_another_is_just_taking(
+    due_work: PostgresDueWork, put: Put, outsider: asyncpg.Connection
+) -> None:
+    older, younger = await put(-20), await put(-10)
+    async with outsider.transaction():
+        await outsider.execute("SELECT FROM due_work WHERE stream_id = $1 FOR UPDATE", older)
+        async with asyncio.timeout(LONG):
+            assert await claimed(due_work, limit=1) == [younger]
+
+    assert await claimed(due_work) == [older]
+
+
+# Holding
+
+
+async def test_a_heartbeat_extends_only_the_leases_of_its_owner_on_the_rows_named(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    lease, other = a_lease(ms=2 * HOUR_MS), uuid4()
+    mine = await put(owner=lease.owner, leased_for=60)
+    mine_unnamed = await put(owner=lease.owner, leased_for=60)
+    theirs, free = await put(owner=other, leased_for=60), await put()
+    before = await rows(sql)
+
+    await due_work.heartbeat(lease, [mine, theirs, free, new_id()])
+
+    after = await rows(sql)
+    assert after[mine]["lease_until"] > before[mine]["lease_until"] + HOUR
+    assert (after[mine]["owner"], after[mine]["due_at"]) == (lease.owner, before[mine]["due_at"])
+    for untouched in (mine_unnamed, theirs, free):
+        assert after[untouched] == before[untouched]
+
+
+async def test_a_heartbeat_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
+    due_work: PostgresDueWork, put: Put, sql: Any, connect_by_sql: Any
+) -> None:
+    """An append locks its rows in whatever order the sessions came; so might a heartbeat, in another."""
+    lease = a_lease()
+    busy, idle = await put(owner=lease.owner, leased_for=60), await put(owner=lease.owner, leased_for=60)
+    before = await rows(sql)
+    appending = await connect_by_sql()
+    async with appending.transaction():
+        await appending.execute("UPDATE due_work SET due_at = due_at WHERE stream_id = $1", busy)
+        async with asyncio.timeout(LONG):
+            await due_work.heartbeat(lease, [busy, idle])
+
+    after = await rows(sql)
+    assert after[idle]["lease_until"] > before[idle]["lease_until"]
+    assert after[busy] == before[busy]
+
+
+async def test_leases_are_renewed_for_as_long_as_they_are_held_and_no_longer(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    lease = a_lease(ms=60)
+    let_go, held = [await put(owner=lease.owner, leased_for=60) for _ in range(2)]
+    beats: asyncio.Queue[list[UUID]] = asyncio.Queue()
+
+    class Watched(PostgresDueWork):
+        async def heartbeat(self, lease: Lease, stream_ids: Any) -> None:
+            if beats.qsize() == 0:
+                beats.put_nowait([])
+                raise RuntimeError("whatever may go wrong with one beat")
+            if beats.qsize() == 1:
+                beats.put_nowait([])
+                raise ServiceUnreachable("the database cannot be reached")
+            await due_work.heartbeat(Lease(owner=lease.owner, ms=HOUR_MS), stream_ids)
+            beats.put_nowait(list(stream_ids))
+
+    leases = Leases(Watched(due_work._engine, "guestledger"), lease)
+    async with asyncio.timeout(LONG):
+        with leases.hold(held):
+            with leases.hold(let_go):
+                pass
+            while beats.qsize() < 4:
+                await asyncio.sleep(0.005)
+        beaten = [beats.get_nowait() for _ in range(4)]
+        await leases.close()
+
+    assert beaten == [[], [], [held], [held]]
+    after = await rows(sql)
+    assert after[held]["lease_until"] > after[let_go]["lease_until"] + HOUR / 2
+
+
+# Giving back
+
+
+async def test_released_work_can_be_claimed_at_once_by_anybody(due_work: PostgresDueWork, put: Put, sql: Any) -> None:
+    stream_id, lease = await put(), a_lease()
+    since = (await rows(sql))[stream_id]["due_at"]
+    await claimed(due_work, lease=lease)
+
+    await due_work.release(lease.owner, stream_id, 0)
+
+    row = (await rows(sql))[stream_id]
+    assert (row["owner"], row["lease_until"]) == (None, None)
+    assert row["due_at"] >= since
+    assert await claimed(due_work) == [stream_id]
+
+
+async def test_work_released_with_a_delay_rests_for_so_long(due_work: PostgresDueWork, put: Put, sql: Any) -> None:
+    stream_id, lease = await put(), a_lease()
+    await claimed(due_work, lease=lease)
+
+    (began,) = (await sql("SELECT clock_timestamp()"))[0]
+    await due_work.release(lease.owner, stream_id, HOUR_MS)
+    (ended,) = (await sql("SELECT clock_timestamp()"))[0]
+
+    assert began + HOUR <= (await rows(sql))[stream_id]["due_at"] <= ended + HOUR
+    assert await claimed(due_work) == []
+
+
+async def test_a_release_never_makes_work_due_earlier(due_work: PostgresDueWork, put: Put, sql: Any) -> None:
+    owner = uuid4()
+    stream_id = await put(3_600, owner=owner, leased_for=60)
+    due = (await rows(sql))[stream_id]["due_at"]
+
+    await due_work.release(owner, stream_id, 1_000)
+
+    assert (await rows(sql))[stream_id]["due_at"] == due
+
+
+async def test_whoever_has_lost_a_lease_can_neither_release_nor_hold_it(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    stream_id, first, second = await put(), a_lease(), a_lease()
+    await claimed(due_work, lease=first)
+    await sql("UPDATE due_work SET lease_until = now()")
+    await claimed(due_work, lease=second)
+    before = await rows(sql)
+
+    await due_work.release(first.owner, stream_id, HOUR_MS)
+    await due_work.heartbeat(Lease(owner=first.owner, ms=9 * HOUR_MS), [stream_id])
+
+    assert await rows(sql) == before
+
+
+# Counting
+
+
+async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    assert (await due_work.backlog()).unfinished == 0
+    await put(3_600, EXPIRE)
+    assert (await due_work.backlog()).unfinished == 0
+
+    await put(-1, EXPIRE)
+    await put(-1)
+    await put(3_600)
+    await put(-1, owner=uuid4(), leased_for=60)
+    assert (await due_work.backlog()).unfinished == 4
+
+    await sql("UPDATE due_work SET due_at = now()")
+    assert (await due_work.backlog()).unfinished == 5
+
+
+# Together with the log
+
+
+async def test_what_an_append_leaves_under_a_lease_is_its_owners_until_it_lapses(
+    store: Any, due_work: PostgresDueWork, sql: Any
+) -> None:
+    lease, other, stream_id = a_lease(), a_lease(), new_id()
+    await store.append(an_append(stream_id, due=due_at(lease=lease)))
+    assert await claimed(due_work, lease=other) == []
+
+    await due_work.release(lease.owner, stream_id, 0)
+    assert await claimed(due_work, lease=other) == [stream_id]
+
+    await store.append(an_append(stream_id, 1, due=due_at(lease=lease)))
+    assert (await rows(sql))[stream_id]["owner"] == lease.owner
+
+
+async def test_appends_and_heartbeats_of_many_sessions_get_on_together(store: Any, due_work: PostgresDueWork) -> None:
+    lease = a_lease()
+    ids = [new_id() for _ in range(40)]
+    appending = True
+
+    async def beat() -> int:
+        beats = 0
+        while appending:
+            await due_work.heartbeat(lease, ids[::-1])
+            beats += 1
+        return beats
+
+    async def append(stream_id: UUID) -> None:
+        for version in range(8):
+            await store.append(an_append(stream_id, version, due=due_at(lease=lease)))
+
+    beating = asyncio.create_task(beat())
+    await asyncio.gather(*map(append, ids))
+    appending = False
+    assert await beating > 1
+    assert await store.head() == 8 * len(ids) - 1

@@ -1,0 +1,597 @@
+"""The event log in PostgreSQL: what is appended is there, whole, in order, once; and the work it leaves goes with it."""
+
+import asyncio
+import json
+import socket
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+import rfc8785
+from sqlalchemy import make_url
+
+from adapters.postgres import event_store
+from adapters.postgres.connection import DatabaseFault, open_engine
+from adapters.postgres.event_store import MOST_IN_BATCH, PostgresEventStore
+from engine.domain.errors import ServiceUnreachable, UnknownEvent, WrongExpectedVersion
+from engine.domain.events import EVENT_TYPES, encode, wire_name
+from engine.ports import Appended, KeyTaken
+from tests.integration.appends import a_lease, an_append, due_at, leaf_of, new_id, some_events
+from tests.unit.samples import ONE_OF_EACH, START, was_abandoned, was_recorded, was_validated
+
+# Characters that JSON escapes, or might: quotes, backslash, line separators, an emoji, a letter of two code points.
+AWKWARD = 'say "cheese" \\ / <b>&\u2028\u2029 \U0001f980 e\u0301 \x85'
+
+LONG = 30
+"""Seconds. Nothing here takes as long, unless it hangs."""
+
+NewStore = Callable[[], PostgresEventStore]
+
+
+async def outcomes(*appending: Any) -> list[Any]:
+    """What all these came to, made at once: with one store they go in as one batch."""
+    async with asyncio.timeout(LONG):
+        return await asyncio.gather(*appending, return_exceptions=True)
+
+
+async def whole_log(store: PostgresEventStore) -> list[Any]:
+    return [recorded async for batch in store.read_all() for recorded in batch]
+
+
+# What is appended is there
+
+
+async def test_what_was_appended_is_read_back_as_it_was(store: PostgresEventStore) -> None:
+    first, second = new_id(), new_id()
+    append = an_append(second, events=ONE_OF_EACH, actor="somebody", correlation_id=AWKWARD)
+    await store.append(an_append(first))
+    appended = await store.append(append)
+
+    history = await store.read_stream(second)
+
+    assert appended == Appended(version=len(ONE_OF_EACH), position=len(ONE_OF_EACH), recorded_at=history[0].recorded_at)
+    assert [recorded.event for recorded in history] == list(ONE_OF_EACH)
+    assert [type(recorded.event) for recorded in history] == list(EVENT_TYPES.values())
+    assert [recorded.version for recorded in history] == list(range(1, len(ONE_OF_EACH) + 1))
+    assert [recorded.position for recorded in history] == list(range(1, len(ONE_OF_EACH) + 1))
+    for recorded in history:
+        assert recorded.stream_id == second
+        assert recorded.recorded_at == appended.recorded_at
+        assert recorded.data == encode(recorded.event)
+        assert (recorded.actor, recorded.correlation_id, recorded.causation_id) == (
+            "somebody",
+            AWKWARD,
+            append.causation_id,
+        )
+
+
+async def test_the_data_of_a_row_is_the_events_canonical_text_letter_for_letter(
+    store: PostgresEventStore, sql: Any
+) -> None:
+    events = (*ONE_OF_EACH, was_abandoned(reason=AWKWARD), was_validated(protocols=(AWKWARD, "")))
+    await store.append(an_append(events=events))
+
+    rows = await sql("SELECT event_type, schema_version, data::text FROM events ORDER BY position")
+
+    assert [row["data"] for row in rows] == [encode(event) for event in events]
+    assert [row["event_type"] for row in rows] == [wire_name(event) for event in events]
+    assert {row["schema_version"] for row in rows} == {1}
+    for row in rows:
+        assert row["data"].encode() == rfc8785.dumps(json.loads(row["data"]))
+
+
+async def test_anybody_can_compute_the_leaf_hashes_again_from_the_rows(store: PostgresEventStore, sql: Any) -> None:
+    await store.append(an_append(events=(*ONE_OF_EACH, was_abandoned(reason=AWKWARD)), actor=AWKWARD))
+    await store.append(an_append(events=some_events(2), correlation_id=AWKWARD))
+
+    rows = await sql("SELECT *, data::text AS data FROM events ORDER BY position")
+
+    assert len(rows) == len(ONE_OF_EACH) + 3
+    assert len({row["leaf_hash"] for row in rows}) == len(rows)
+    assert [row["leaf_hash"] for row in rows] == [leaf_of(row) for row in rows]
+    assert [recorded.leaf_hash for recorded in await whole_log(store)] == [row["leaf_hash"] for row in rows]
+
+
+async def test_many_streams_are_read_at_once_and_one_without_events_is_left_out(store: PostgresEventStore) -> None:
+    ids = [new_id() for _ in range(3)]
+    await store.append(an_append(ids[1], events=some_events(3)))
+    await store.append(an_append(ids[0]))
+    await store.append(an_append(ids[1], 3, some_events(1)))
+
+    streams = await store.read_streams(ids)
+
+    assert streams == {ids[0]: await store.read_stream(ids[0]), ids[1]: await store.read_stream(ids[1])}
+    assert [recorded.version for recorded in streams[ids[1]]] == [1, 2, 3, 4]
+    assert await store.read_stream(ids[2]) == []
+
+
+async def test_the_whole_log_is_read_in_batches_up_to_its_end(store: PostgresEventStore) -> None:
+    assert [batch async for batch in store.read_all()] == []
+    assert await store.head() == -1
+    for _ in range(7):
+        await store.append(an_append())
+
+    async def positions(**asked: int) -> list[list[int]]:
+        return [[recorded.position for recorded in batch] async for batch in store.read_all(**asked)]
+
+    assert await store.head() == 6
+    assert await positions() == [[0, 1, 2, 3, 4, 5, 6]]
+    assert await positions(batch=3) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert await positions(after=2, batch=2) == [[3, 4], [5, 6]]
+    assert await positions(after=6) == []
+
+
+async def test_an_event_of_a_newer_release_is_not_guessed_at(store: PostgresEventStore, sql: Any) -> None:
+    appended = await store.append(an_append())
+    stream_id = new_id()
+    copied = "correlation_id, causation_id, actor, data, leaf_hash"
+    await sql(
+        f"INSERT INTO events SELECT $1, 1, 1, 'ConsentRecorded', 2::smallint, recorded_at, {copied} FROM events",
+        stream_id,
+    )
+    assert appended.position == 0
+
+    with pytest.raises(UnknownEvent, match="'ConsentRecorded' with schema version 2"):
+        await store.read_stream(stream_id)
+    with pytest.raises(UnknownEvent):
+        await whole_log(store)
+
+
+# Order
+
+
+async def test_positions_have_no_gap_and_a_reader_never_misses_an_event_however_many_append(
+    new_store: NewStore, sql: Any
+) -> None:
+    stores = [new_store() for _ in range(3)]
+    streams, rounds = 24, 6
+    appended: list[Appended] = []
+    writing = True
+
+    async def write(number: int) -> None:
+        stream_id, version = new_id(), 0
+        for turn in range(rounds):
+            store = stores[(number + turn) % len(stores)]
+            done = await store.append(an_append(stream_id, version, some_events(1 + (number + turn) % 3)))
+            appended.append(done)
+            version = done.version
+
+    async def follow(store: PostgresEventStore) -> list[int]:
+        seen: list[int] = []
+        while True:
+            last_round = not writing
+            after = seen[-1] if seen else -1
+            async for batch in store.read_all(after=after, batch=10):
+                seen += [recorded.position for recorded in batch]
+            if last_round:
+                return seen
+            await asyncio.sleep(0.001)
+
+    following = [asyncio.create_task(follow(new_store())) for _ in range(2)]
+    await asyncio.gather(*map(write, range(streams)))
+    writing = False
+    seen = await asyncio.gather(*following)
+
+    rows = await sql("SELECT position, stream_id, version, recorded_at FROM events ORDER BY position")
+    dense = list(range(len(rows)))
+    assert [row["position"] for row in rows] == dense
+    assert len(rows) == sum(1 + (number + turn) % 3 for number in range(streams) for turn in range(rounds))
+    assert list(seen) == [dense, dense]
+    times = [row["recorded_at"] for row in rows]
+    assert times == sorted(times)
+    versions = defaultdict(list)
+    for row in rows:
+        versions[row["stream_id"]].append(row["version"])
+    assert all(found == list(range(1, len(found) + 1)) for found in versions.values())
+    assert len(versions) == streams
+    assert {done.position for done in appended} <= set(dense)
+    assert len({done.position for done in appended}) == len(appended) == streams * rounds
+
+
+async def test_the_logs_times_do_not_run_backwards_when_the_clock_does(store: PostgresEventStore, sql: Any) -> None:
+    """A row from an hour ahead stands for a server clock that has been set back since."""
+    before = await store.append(an_append())
+    await sql(
+        "INSERT INTO events SELECT $1, 1, 1, event_type, schema_version, recorded_at + interval '1 hour', "
+        "correlation_id, causation_id, actor, data, leaf_hash FROM events",
+        new_id(),
+    )
+
+    after = await store.append(an_append())
+
+    assert after.position == 2
+    assert after.recorded_at == before.recorded_at + timedelta(hours=1)
+
+
+async def test_appends_that_come_while_a_batch_commits_go_in_together_with_the_next(
+    store: PostgresEventStore, held_log: Any
+) -> None:
+    async with held_log:
+        first = asyncio.create_task(store.append(an_append()))
+        await held_log.waiting()
+        rest = [asyncio.create_task(store.append(an_append())) for _ in range(20)]
+        await asyncio.sleep(0)
+
+    one, others = await first, await asyncio.gather(*rest)
+    assert len({done.recorded_at for done in others}) == 1
+    assert others[0].recorded_at > one.recorded_at
+    assert [done.position for done in others] == list(range(1, 21))
+
+
+async def test_more_appends_than_fit_a_batch_all_go_in_in_the_order_they_came(store: PostgresEventStore) -> None:
+    appended = await asyncio.gather(*(store.append(an_append()) for _ in range(2 * MOST_IN_BATCH + 1)))
+
+    assert [done.position for done in appended] == list(range(2 * MOST_IN_BATCH + 1))
+    assert len({done.recorded_at for done in appended}) == 3
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_host_databases_stricter_isolation_does_not_get_in_the_way(
+    level: str, database_url: str, new_store: NewStore, read_models: Any, sql: Any
+) -> None:
+    await sql(f"ALTER DATABASE {make_url(database_url).database} SET default_transaction_isolation = '{level}'")
+    stores = [new_store() for _ in range(3)]
+
+    async def write(store: PostgresEventStore) -> None:
+        stream_id = new_id()
+        for version in range(10):
+            await store.append(an_append(stream_id, version))
+            await read_models.catch_up()
+
+    await asyncio.gather(*map(write, stores))
+
+    assert await stores[0].head() == 29
+
+
+# Versions
+
+
+async def test_an_append_on_a_stale_version_is_turned_away_and_told_the_present_one(store: PostgresEventStore) -> None:
+    stream_id = new_id()
+    await store.append(an_append(stream_id, events=some_events(3)))
+
+    for expected in (0, 2, 4):
+        with pytest.raises(WrongExpectedVersion) as raised:
+            await store.append(an_append(stream_id, expected))
+        assert (raised.value.stream_id, raised.value.expected, raised.value.actual) == (stream_id, expected, 3)
+    with pytest.raises(WrongExpectedVersion) as raised:
+        await store.append(an_append(expected=1))
+    assert (raised.value.expected, raised.value.actual) == (1, 0)
+    assert await store.head() == 2
+
+
+async def test_within_a_batch_a_stale_append_is_turned_away_alone(store: PostgresEventStore) -> None:
+    known = new_id()
+    await store.append(an_append(known))
+
+    before, stale, after = await outcomes(
+        store.append(an_append(events=some_events(2))),
+        store.append(an_append(known, 0)),
+        store.append(an_append()),
+    )
+
+    assert isinstance(stale, WrongExpectedVersion)
+    assert (stale.stream_id, stale.expected, stale.actual) == (known, 0, 1)
+    assert (before.position, after.position) == (2, 3)
+    assert before.recorded_at == after.recorded_at, "it was one batch"
+    assert len(await store.read_stream(known)) == 1
+
+
+async def test_within_a_batch_a_stream_moves_on_from_append_to_append(store: PostgresEventStore) -> None:
+    stream_id = new_id()
+
+    opened, beaten, second, ahead = await outcomes(
+        store.append(an_append(stream_id, 0, some_events(2))),
+        store.append(an_append(stream_id, 0)),
+        store.append(an_append(stream_id, 2)),
+        store.append(an_append(stream_id, 9)),
+    )
+
+    assert (opened.version, second.version) == (2, 3)
+    assert opened.recorded_at == second.recorded_at, "it was one batch"
+    assert (beaten.expected, beaten.actual) == (0, 2)
+    assert (ahead.expected, ahead.actual) == (9, 3)
+    assert [recorded.version for recorded in await store.read_stream(stream_id)] == [1, 2, 3]
+
+
+async def test_of_several_processes_that_expect_the_same_version_exactly_one_gets_in(new_store: NewStore) -> None:
+    stores = [new_store() for _ in range(4)]
+    stream_id = new_id()
+
+    for version in range(10):
+        came_to = await outcomes(*(store.append(an_append(stream_id, version)) for store in stores))
+        turned_away = [outcome for outcome in came_to if isinstance(outcome, WrongExpectedVersion)]
+        assert len(turned_away) == len(stores) - 1
+        assert {(error.expected, error.actual) for error in turned_away} == {(version, version + 1)}
+
+    assert len(await stores[0].read_stream(stream_id)) == 10
+
+
+# Keys
+
+
+async def test_a_key_opens_one_stream_ever(store: PostgresEventStore) -> None:
+    first = new_id()
+    await store.append(an_append(first, key="order-1"))
+
+    with pytest.raises(KeyTaken) as raised:
+        await store.append(an_append(key="order-1"))
+
+    assert raised.value.stream_id == first
+    assert (await store.append(an_append(key="order-2"))).position == 1
+    assert await store.head() == 1
+
+
+async def test_within_a_batch_the_first_append_takes_the_key(store: PostgresEventStore, sql: Any) -> None:
+    first, second = new_id(), new_id()
+
+    taken, beaten, other = await outcomes(
+        store.append(an_append(first, key="order-1", due=due_at())),
+        store.append(an_append(second, key="order-1", due=due_at())),
+        store.append(an_append(key="order-2")),
+    )
+
+    assert isinstance(beaten, KeyTaken)
+    assert beaten.stream_id == first
+    assert (taken.position, other.position) == (0, 1)
+    assert await store.read_stream(second) == []
+    assert [row["stream_id"] for row in await sql("SELECT stream_id FROM due_work")] == [first]
+
+
+async def test_of_several_processes_that_use_the_same_key_exactly_one_opens_a_stream(new_store: NewStore) -> None:
+    stores = [new_store() for _ in range(4)]
+
+    for number in range(5):
+        ids = [new_id() for _ in stores]
+        tried = zip(stores, ids, strict=True)
+        came_to = await outcomes(*(store.append(an_append(one, key=f"order-{number}")) for store, one in tried))
+        (winner,) = (one for one, outcome in zip(ids, came_to, strict=True) if isinstance(outcome, Appended))
+        beaten = [outcome for outcome in came_to if isinstance(outcome, KeyTaken)]
+        assert [error.stream_id for error in beaten] == [winner] * (len(stores) - 1)
+
+    assert await stores[0].head() == 4
+
+
+async def test_an_append_that_is_turned_away_does_not_take_its_key(store: PostgresEventStore) -> None:
+    known = new_id()
+    await store.append(an_append(known))
+
+    stale, fresh = await outcomes(
+        store.append(an_append(known, 0, key="order-1")), store.append(an_append(key="order-1"))
+    )
+
+    assert isinstance(stale, WrongExpectedVersion)
+    assert isinstance(fresh, Appended)
+
+
+# Due work
+
+
+async def due_rows(sql: Any) -> dict[UUID, tuple[Any, ...]]:
+    return {row["stream_id"]: tuple(row)[1:] for row in await sql("SELECT * FROM due_work")}
+
+
+async def test_an_append_leaves_its_due_work_and_takes_that_of_the_one_before_away(
+    store: PostgresEventStore, sql: Any
+) -> None:
+    stream_id, lease = new_id(), a_lease(ms=10_000)
+
+    opened = await store.append(an_append(stream_id, due=due_at(START, "ValidateChannel", lease=lease)))
+    until = opened.recorded_at + timedelta(seconds=10)
+    assert await due_rows(sql) == {stream_id: ("ValidateChannel", START, lease.owner, until)}
+
+    later = START + timedelta(hours=1)
+    await store.append(an_append(stream_id, 1, due=due_at(later, "AttemptCreation")))
+    assert await due_rows(sql) == {stream_id: ("AttemptCreation", later, None, None)}
+
+    await store.append(an_append(stream_id, 2))
+    assert await due_rows(sql) == {}
+
+
+async def test_an_append_by_somebody_without_a_lease_leaves_the_lease_to_whoever_has_it(
+    store: PostgresEventStore, sql: Any
+) -> None:
+    leased, free, lease = new_id(), new_id(), a_lease()
+    opened = await store.append(an_append(leased, due=due_at(lease=lease)))
+    await store.append(an_append(free))
+    until = opened.recorded_at + timedelta(milliseconds=lease.ms)
+
+    moved = due_at(START + timedelta(hours=1), "SyncWebhook", keep_lease=True)
+    await store.append(an_append(leased, 1, due=moved))
+    await store.append(an_append(free, 1, due=moved))
+
+    assert await due_rows(sql) == {
+        leased: ("SyncWebhook", moved.due_at, lease.owner, until),
+        free: ("SyncWebhook", moved.due_at, None, None),
+    }
+
+
+async def test_within_a_batch_the_last_append_to_a_stream_says_what_is_due(store: PostgresEventStore, sql: Any) -> None:
+    lease, again = a_lease(), due_at(START + timedelta(hours=1), "SyncWebhook", keep_lease=True)
+    chains = {
+        new_id(): (due_at(lease=lease), again),
+        new_id(): (again, None),
+        new_id(): (None, again),
+        new_id(): (due_at(lease=lease), None, again),
+        new_id(): (again, due_at(lease=lease)),
+    }
+
+    (first, *_) = await asyncio.gather(
+        *(
+            store.append(an_append(stream_id, version, due=due))
+            for stream_id, chain in chains.items()
+            for version, due in enumerate(chain)
+        )
+    )
+
+    until = first.recorded_at + timedelta(milliseconds=lease.ms)
+    moved, free = ("SyncWebhook", again.due_at, lease.owner, until), ("SyncWebhook", again.due_at, None, None)
+    held = ("AttemptCreation", START, lease.owner, until)
+    expected = dict(zip(chains, (moved, None, free, free, held), strict=True))
+    assert await due_rows(sql) == {stream_id: row for stream_id, row in expected.items() if row}
+
+
+async def test_an_append_that_is_turned_away_leaves_due_work_as_it_was(store: PostgresEventStore, sql: Any) -> None:
+    ids = [new_id() for _ in range(3)]
+    for stream_id in ids:
+        await store.append(an_append(stream_id, key=str(stream_id), due=due_at(lease=a_lease())))
+    before = await due_rows(sql)
+
+    later = due_at(START + timedelta(hours=1))
+    came_to = await outcomes(
+        store.append(an_append(ids[0], 0, due=None)),
+        store.append(an_append(ids[1], 7, due=later)),
+        store.append(an_append(ids[2], 0, due=due_at(later.due_at, keep_lease=True))),
+        store.append(an_append(key=str(ids[0]), due=later)),
+    )
+
+    assert [type(error) for error in came_to] == [WrongExpectedVersion] * 3 + [KeyTaken]
+    assert await due_rows(sql) == before
+
+
+@pytest.mark.usefixtures("database_url")
+async def test_events_and_due_work_go_in_together_or_not_at_all(store: PostgresEventStore, sql: Any) -> None:
+    await sql("ALTER TABLE due_work ADD CONSTRAINT no_such_step CHECK (step <> 'NoSuchStep')")
+
+    came_to = await outcomes(
+        store.append(an_append(key="order-1", due=due_at(step="NoSuchStep"))), store.append(an_append(key="order-2"))
+    )
+
+    assert [type(error) for error in came_to] == [DatabaseFault, DatabaseFault]
+    assert await store.head() == -1
+    assert await sql("SELECT * FROM request_keys") == []
+    assert isinstance(await store.append(an_append(key="order-1")), Appended)
+
+
+# When things go wrong
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+async def test_a_caller_who_stops_waiting_takes_nothing_from_the_others(
+    cancelled: int, store: PostgresEventStore, held_log: Any
+) -> None:
+    async with held_log:
+        batch = [asyncio.create_task(store.append(an_append())) for _ in range(3)]
+        await held_log.waiting()
+        batch[cancelled].cancel()
+        await asyncio.wait([batch[cancelled]])
+
+    others = await outcomes(*(done for number, done in enumerate(batch) if number != cancelled))
+    assert {done.position for done in others} == {0, 1, 2} - {cancelled}
+    assert await store.head() == 2, "what was on its way goes in"
+    assert (await store.append(an_append())).position == 3
+
+
+async def test_every_waiter_of_a_batch_learns_that_the_database_is_gone() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        engine = open_engine(f"postgresql://ledger:hush-hush@127.0.0.1:{port}/ledger", "guestledger")
+        store = PostgresEventStore(engine, "guestledger")
+
+        came_to = await outcomes(*(store.append(an_append()) for _ in range(3)))
+
+    assert [type(error) for error in came_to] == [ServiceUnreachable] * 3
+    for error in came_to:
+        assert "check GUESTLEDGER_DATABASE_URL" in str(error)
+        assert "\n" not in str(error)
+        assert "hush-hush" not in str(error)
+    await engine.dispose()
+
+
+async def test_a_lost_connection_is_told_to_the_whole_batch_and_the_next_append_goes_in(
+    store: PostgresEventStore, held_log: Any, outsider: asyncpg.Connection
+) -> None:
+    async with held_log:
+        lost = [asyncio.create_task(store.append(an_append(key=f"order-{number}"))) for number in range(3)]
+        backend = await held_log.waiting()
+        after = [asyncio.create_task(store.append(an_append())) for _ in range(2)]
+        await asyncio.sleep(0)
+        await outsider.execute("SELECT pg_terminate_backend($1)", backend)
+        came_to = await outcomes(*lost)
+
+    assert [type(error) for error in came_to] == [ServiceUnreachable] * 3
+    assert [done.position for done in await asyncio.gather(*after)] == [0, 1], "the next batch went in"
+    assert (await store.append(an_append(key="order-0"))).position == 2
+
+
+async def test_connections_that_were_lost_while_nobody_used_them_cost_no_append(
+    store: PostgresEventStore, outsider: asyncpg.Connection
+) -> None:
+    """As after a restart of the server: every connection in the pool is dead."""
+    await asyncio.gather(*(store.read_stream(new_id()) for _ in range(5)))
+    others = "datname = current_database() AND application_name = 'guestledger'"
+    (killed,) = await outsider.fetch(
+        f"SELECT count(pg_terminate_backend(pid, 5000)) AS backends FROM pg_stat_activity WHERE {others}"
+    )
+    assert killed["backends"] > 1
+
+    assert (await store.append(an_append())).position == 0
+    assert len(await asyncio.gather(*(store.read_stream(new_id()) for _ in range(5)))) == 5
+
+
+async def test_when_too_many_appends_wait_the_next_is_turned_away_at_once(
+    store: PostgresEventStore, held_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_store, "MOST_WAITING", 3)
+    async with held_log:
+        first = asyncio.create_task(store.append(an_append()))
+        await held_log.waiting()
+        rest = [asyncio.create_task(store.append(an_append())) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(ServiceUnreachable, match="does not keep up: 3 appends wait"):
+            await store.append(an_append())
+
+    assert [done.position for done in await asyncio.gather(first, *rest)] == [0, 1, 2, 3]
+
+
+# Closing
+
+
+async def test_closing_waits_for_what_is_still_being_appended(store: PostgresEventStore, held_log: Any) -> None:
+    async with held_log:
+        appending = [asyncio.create_task(store.append(an_append())) for _ in range(2)]
+        await held_log.waiting()
+        appending.append(asyncio.create_task(store.append(an_append())))
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+
+    await closing
+    assert all(done.done() for done in appending)
+    assert [done.result().position for done in appending] == [0, 1, 2]
+    await store.close()
+
+
+async def test_whoever_stops_waiting_for_the_close_stops_no_batch(store: PostgresEventStore, held_log: Any) -> None:
+    async with held_log:
+        appending = asyncio.create_task(store.append(an_append()))
+        await held_log.waiting()
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+
+    assert closing.cancelled()
+    async with asyncio.timeout(LONG):
+        assert (await appending).position == 0
+
+
+@pytest.mark.usefixtures("database_url")
+async def test_an_opening_event_with_its_guests_data_is_never_shown_by_a_fault(
+    store: PostgresEventStore, sql: Any
+) -> None:
+    await sql("ALTER TABLE events ADD CONSTRAINT no_actor CHECK (actor <> 'nobody')")
+    recorded = was_recorded()
+
+    with pytest.raises(DatabaseFault) as raised:
+        await store.append(an_append(events=(recorded,), actor="nobody"))
+
+    assert "no_actor" in str(raised.value)
+    for secret in (recorded.guest.ip_address, recorded.guest.user_agent, recorded.guest.fingerprint):
+        assert secret not in str(raised.value)
+    assert raised.value.__context__ is None or raised.value.__suppress_context__

@@ -1,0 +1,430 @@
+"""The ledger as an embedder holds it: a real CXone look-alike on one side, a real PostgreSQL on the other."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from msgspec.structs import replace
+
+from adapters.simulator import Knobs, Simulator
+from engine.domain import events as e
+from engine.domain.errors import (
+    CredentialsRefused,
+    IdempotencyConflict,
+    InvalidRequest,
+    ServiceError,
+    ServiceUnreachable,
+    SessionNotFound,
+)
+from engine.domain.session import Session, Status
+from engine.ledger import Ledger
+from engine.projections.audit import AuditFilter, ComplianceStatus
+from engine.projections.sessions import SessionFilter
+from tests.integration.appends import new_id
+from tests.unit.samples import CHANNEL, consent, request
+
+OPENED = ["ConsentRecorded", "ChannelValidated", "CreationAttempted", "SessionCreated"]
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The URL of a port that refuses connections: it is taken, and nobody listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+async def kinds(ledger: Ledger, wanted: Session | UUID) -> list[str]:
+    history = await ledger.history(wanted.id if isinstance(wanted, Session) else wanted)
+    return [type(recorded.event).__name__ for recorded in history]
+
+
+async def counts(sql: Any) -> tuple[int, int, int]:
+    """Events, keys, due work."""
+    (row,) = await sql(
+        "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM request_keys), (SELECT count(*) FROM due_work)"
+    )
+    return tuple(row)
+
+
+# Opening
+
+
+async def test_a_session_that_cxone_grants_at_once_is_returned_active(
+    ledger: Ledger, simulator: Simulator, sql: Any
+) -> None:
+    session = await ledger.open_session(request())
+
+    (made,) = simulator.sessions_by_key[str(session.id)]
+    assert (session.status, session.session_id, session.attempts) == (Status.ACTIVE, made.session_id, 1)
+    assert session == await ledger.session(session.id)
+    assert await kinds(ledger, session) == OPENED
+    (due,) = await sql("SELECT step, due_at, owner FROM due_work")
+    assert tuple(due) == ("ExpireToken", session.expires_at, None)
+
+
+async def test_an_attempt_is_committed_before_its_request_is_sent(
+    ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    whole = ledger._provider.create
+
+    async def create(prepared: Any, key: str) -> Any:
+        rows = await sql("SELECT event_type FROM events ORDER BY version")
+        seen.append([row["event_type"] for row in rows])
+        return await whole(prepared, key)
+
+    monkeypatch.setattr(ledger._provider, "create", create)
+
+    await ledger.open_session(request())
+
+    assert seen == [OPENED[:3]]
+
+
+async def test_a_throttled_session_is_returned_pending_with_the_time_of_the_next_try(
+    ledger: Ledger, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+
+    session = await ledger.open_session(request())
+
+    assert session.status is Status.THROTTLED
+    history = await ledger.history(session.id)
+    throttled = history[-1].event
+    assert isinstance(throttled, e.CreationThrottled)
+    assert throttled.retry_after_ms == 600_000
+    assert session.retry_at == throttled.retry_at == throttled.at + timedelta(minutes=10)
+    (due,) = await sql("SELECT step, due_at, owner FROM due_work")
+    assert tuple(due) == ("AttemptCreation", session.retry_at, None)
+
+
+async def test_a_session_without_consent_is_refused_and_recorded_and_nothing_is_sent(
+    ledger: Ledger, simulator: Simulator, sql: Any
+) -> None:
+    session = await ledger.open_session(request(consent=consent(gdpr_compliant="true")))
+
+    assert session.status is Status.REFUSED
+    assert "gdprCompliant must be exactly true" in str(session.reason)
+    assert await kinds(ledger, session) == ["ConsentRefused"]
+    assert list(simulator.requests) == []
+    assert await counts(sql) == (1, 0, 0)
+    (entry,) = [entry async for entry in ledger.audit()]
+    assert (entry.id, entry.compliance_status) == (session.id, ComplianceStatus.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("channel_id", "reason"),
+    [
+        ("ch_inactive", r"'ch_inactive' is 'inactive', not 'active'"),
+        ("ch_sms", r"'ch_sms' does not support 'web_chat'"),
+        ("ch_unknown_1", r"no channel 'ch_unknown_1'"),
+    ],
+)
+async def test_a_channel_that_can_take_no_session_rejects_it_by_name(
+    channel_id: str, reason: str, ledger: Ledger, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(
+        inactive_channels=frozenset({"ch_inactive"}), channels_without_web_chat=frozenset({"ch_sms"})
+    )
+
+    session = await ledger.open_session(request(channel_id=channel_id))
+
+    assert session.status is Status.REJECTED
+    assert reason in str(session.reason)
+    assert await kinds(ledger, session) == ["ConsentRecorded", "ChannelRejected"]
+    assert simulator.sessions_by_key == {}
+    assert await counts(sql) == (2, 0, 0)
+
+
+async def test_a_channel_that_is_known_costs_neither_a_request_nor_an_append(
+    ledger: Ledger, simulator: Simulator
+) -> None:
+    await ledger.open_session(request())
+    session = await ledger.open_session(request())
+
+    assert await kinds(ledger, session) == OPENED
+    history = await ledger.history(session.id)
+    assert len({recorded.causation_id for recorded in history[:3]}) == 1
+    assert history[3].causation_id != history[2].causation_id
+    assert isinstance(history[1].event, e.ChannelValidated)
+    assert history[1].event.cached
+    assert simulator.counts["channel 200"] == 1
+    assert simulator.counts["token 200"] == 1
+
+
+async def test_a_request_that_is_only_accepted_is_left_to_a_scheduler(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    session = await ledger.accept(request())
+
+    assert session.status is Status.PENDING
+    assert await kinds(ledger, session) == ["ConsentRecorded"]
+    assert list(simulator.requests) == []
+    (due,) = await sql("SELECT step, due_at, owner FROM due_work")
+    assert tuple(due) == ("ValidateChannel", session.accepted_at, None)
+    assert await ledger.unfinished() == 1
+
+    async with new_ledger() as elsewhere:
+        done = await elsewhere.scheduler.run_once()
+    assert done == {"ChannelValidated": 1, "CreationAttempted": 1, "SessionCreated": 1}
+    assert (await ledger.session(session.id)).status is Status.ACTIVE
+    assert await ledger.unfinished() == 0
+
+
+async def test_a_bad_request_is_refused_at_the_door_and_nothing_is_recorded(
+    ledger: Ledger, simulator: Simulator, sql: Any
+) -> None:
+    for bad, field in (
+        (request(ip_address="nowhere"), "ipAddress"),
+        (request(timestamp="yesterday"), "timestamp"),
+        (request(channel_id="", idempotency_key="order-1"), "channelId"),
+        (request(user_agent="x" * 2_000), "userAgent"),
+    ):
+        for opening in (ledger.open_session, ledger.accept):
+            with pytest.raises(InvalidRequest) as raised:
+                await opening(bad)
+            assert raised.value.field == field
+
+    assert await counts(sql) == (0, 0, 0)
+    assert list(simulator.requests) == []
+
+
+# Once per key
+
+
+async def test_the_same_request_under_the_same_key_gives_the_same_session(
+    ledger: Ledger, simulator: Simulator, sql: Any
+) -> None:
+    asked = request(idempotency_key="order-1")
+
+    first, second = await ledger.open_session(asked), await ledger.open_session(asked)
+
+    assert first == second
+    assert await counts(sql) == (4, 1, 1)
+    assert len(simulator.sessions_by_key) == 1
+    assert await ledger.accept(asked) == first
+    assert (await ledger.open_session(replace(asked, idempotency_key="order-2"))).id != first.id
+    assert (await ledger.open_session(replace(asked, idempotency_key=None))).id != first.id
+
+
+async def test_the_same_request_at_once_from_two_ledgers_opens_one_session(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with new_ledger() as one, new_ledger() as other:
+        for number in range(5):
+            asked = request(idempotency_key=f"order-{number}")
+            sessions = await asyncio.gather(*(ledger.open_session(asked) for ledger in (one, other, one, other)))
+            (session_id,) = {session.id for session in sessions}
+            assert len(simulator.sessions_by_key[str(session_id)]) == 1
+            assert await kinds(one, session_id) == OPENED
+
+    assert len(simulator.sessions_by_key) == 5
+    assert (await counts(sql))[:2] == (20, 5)
+
+
+async def test_the_same_key_for_another_request_is_a_conflict_that_says_so(ledger: Ledger, sql: Any) -> None:
+    first = await ledger.open_session(request(idempotency_key="order-1"))
+    before = await counts(sql)
+
+    for other in (
+        request(idempotency_key="order-1", user_agent="another browser"),
+        request(idempotency_key="order-1", consent=consent(marketing=True)),
+        request(idempotency_key="order-1", consent=consent(data_processing=1)),
+    ):
+        with pytest.raises(IdempotencyConflict) as raised:
+            await ledger.open_session(other)
+        assert (raised.value.stream_id, raised.value.field) == (first.id, "idempotencyKey")
+
+    assert await counts(sql) == before
+
+
+async def test_a_refused_request_keeps_its_key_too(ledger: Ledger) -> None:
+    asked = request(idempotency_key="order-1", consent=consent(data_processing=None))
+
+    first, second = await ledger.open_session(asked), await ledger.open_session(asked)
+
+    assert first == second
+    assert first.status is Status.REFUSED
+    with pytest.raises(IdempotencyConflict):
+        await ledger.open_session(request(idempotency_key="order-1"))
+
+
+# Who did what
+
+
+async def test_every_event_keeps_the_correlation_id_and_says_who_brought_it(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator
+) -> None:
+    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=0, session_lifetime_s=0)
+    session = await ledger.accept(request(), correlation_id="visit 17")
+    async with new_ledger() as elsewhere:
+        await elsewhere.scheduler.run_until_idle()
+
+    history = await ledger.history(session.id)
+
+    assert [type(recorded.event).__name__ for recorded in history[-2:]] == ["SessionCreated", "TokenExpired"]
+    assert {recorded.correlation_id for recorded in history} == {"visit 17"}
+    assert history[0].actor.startswith("open_session ")
+    (actor,) = {recorded.actor for recorded in history[1:]}
+    assert actor.startswith("scheduler ")
+    assert actor.partition(" ")[2] != history[0].actor.partition(" ")[2]
+
+
+async def test_without_a_correlation_id_the_sessions_own_id_is_kept(ledger: Ledger) -> None:
+    session = await ledger.open_session(request())
+
+    assert {recorded.correlation_id for recorded in await ledger.history(session.id)} == {str(session.id)}
+
+
+# When a service cannot be used
+
+
+async def test_what_was_accepted_while_cxone_cannot_be_reached_stays_pending_and_goes_on_later(
+    new_ledger: Any, nobody: str, sql: Any
+) -> None:
+    async with new_ledger(cxone_url=nobody) as ledger:
+        with pytest.raises(ServiceUnreachable, match="connection to CXone was refused") as raised:
+            await ledger.open_session(request())
+        accepted = raised.value.accepted
+        assert accepted is not None
+        assert (await ledger.session(accepted)).status is Status.PENDING
+        assert await kinds(ledger, accepted) == ["ConsentRecorded"], "no attempt is used up"
+        with pytest.raises(ServiceUnreachable):
+            await ledger.check()
+    (due,) = await sql("SELECT step, owner, due_at > now() AS rests FROM due_work")
+    assert tuple(due) == ("ValidateChannel", None, True)
+
+    await sql("UPDATE due_work SET due_at = now()")
+    async with new_ledger() as ledger:
+        await ledger.check()
+        await ledger.scheduler.run_once()
+        assert (await ledger.session(accepted)).status is Status.ACTIVE
+
+
+async def test_refused_credentials_are_an_error_and_the_session_stays_pending(new_ledger: Any) -> None:
+    async with new_ledger(cxone_client_secret="hush-hush") as ledger:
+        with pytest.raises(CredentialsRefused, match="check GUESTLEDGER_CXONE_CLIENT_ID") as raised:
+            await ledger.open_session(request())
+        assert "hush-hush" not in str(raised.value)
+        assert (await ledger.session(raised.value.accepted)).status is Status.PENDING
+        with pytest.raises(CredentialsRefused):
+            await ledger.check()
+
+
+async def test_of_many_sessions_that_meet_one_failure_each_is_told_its_own_id(new_ledger: Any, nobody: str) -> None:
+    async with new_ledger(cxone_url=nobody) as ledger:
+        asked = [request(user_agent=f"browser {number}") for number in range(8)]
+        errors = await asyncio.gather(*map(ledger.open_session, asked), return_exceptions=True)
+
+        assert all(isinstance(error, ServiceUnreachable) for error in errors)
+        for one, error in zip(asked, errors, strict=True):
+            guest = (await ledger.session(error.accepted)).guest
+            assert guest is not None
+            assert guest.user_agent == one.user_agent
+
+
+async def test_a_request_that_could_not_be_recorded_was_not_accepted(
+    ledger: Ledger, held_log: Any, outsider: asyncpg.Connection, sql: Any
+) -> None:
+    async with held_log:
+        opening = asyncio.create_task(ledger.open_session(request(idempotency_key="order-1")))
+        await outsider.execute("SELECT pg_terminate_backend($1)", await held_log.waiting())
+        with pytest.raises(ServiceError) as raised:
+            await opening
+
+    assert raised.value.accepted is None
+    assert await counts(sql) == (0, 0, 0)
+    assert (await ledger.open_session(request(idempotency_key="order-1"))).status is Status.ACTIVE
+
+
+# Reading
+
+
+async def test_a_session_is_found_by_its_own_id_and_by_cxones_whatever_that_looks_like(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = await ledger.open_session(request())
+    whole = ledger._provider.create
+
+    async def create_with_a_uuid(prepared: Any, key: str) -> Any:
+        return replace(await whole(prepared, key), session_id=str(alike))
+
+    alike = new_id()
+    monkeypatch.setattr(ledger._provider, "create", create_with_a_uuid)
+    like_ours = await ledger.open_session(request())
+    assert like_ours.session_id == str(alike)
+
+    for session in (plain, like_ours):
+        for wanted in (session.id, str(session.id), str(session.session_id)):
+            assert await ledger.session(wanted) == session
+    for unknown in (new_id(), str(new_id()), "sess_unknown", ""):
+        with pytest.raises(SessionNotFound):
+            await ledger.session(unknown)
+
+
+async def test_whoever_reads_finds_all_that_was_committed_before(ledger: Ledger) -> None:
+    for number in range(1, 4):
+        session = await ledger.open_session(request())
+        assert [row.id async for row in ledger.sessions()][-1] == session.id
+        (entry,) = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        assert entry.session_id == session.session_id
+        assert (await ledger.metrics()).counts["created"] == number
+    assert len([row async for row in ledger.sessions(SessionFilter(channel_id=CHANNEL))]) == 3
+
+
+# Beside the caller
+
+
+async def test_a_ledger_with_a_scheduler_takes_accepted_sessions_forward_beside_its_caller(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with new_ledger(scheduler=True, webhook_url=simulator.webhook_url) as ledger, asyncio.timeout(30):
+        session = await ledger.accept(request())
+        while await ledger.unfinished():
+            await asyncio.sleep(0.01)
+
+        assert await kinds(ledger, session) == [*OPENED, "WebhookSynced"]
+
+
+async def test_a_webhook_is_no_part_of_opening_a_session(new_ledger: Any, simulator: Simulator) -> None:
+    simulator.knobs = Knobs(webhook_hang_s=600)
+    async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
+        session = await ledger.open_session(request())
+
+        assert session.status is Status.ACTIVE
+        assert list(simulator.webhooks) == []
+        assert await ledger.unfinished() == 1
+
+
+async def test_what_is_in_flight_when_a_ledger_is_closed_is_finished_first(
+    new_ledger: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, answered = asyncio.Event(), asyncio.Event()
+
+    async def close_while_in_flight() -> None:
+        async with new_ledger(scheduler=True) as closing:
+            whole = closing._provider.create
+
+            async def create(prepared: Any, key: str) -> Any:
+                sent.set()
+                await answered.wait()
+                return await whole(prepared, key)
+
+            monkeypatch.setattr(closing._provider, "create", create)
+            await sent.wait()
+
+    session = await ledger.accept(request())
+    async with asyncio.timeout(30):
+        closing = asyncio.create_task(close_while_in_flight())
+        await sent.wait()
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        answered.set()
+        await closing
+
+    assert (await ledger.session(session.id)).status is Status.ACTIVE

@@ -1,0 +1,453 @@
+"""The read models: exact under concurrency and crashes, and in agreement with a count over the raw log."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import asyncpg.cursor
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapters.postgres import projector
+from adapters.postgres import read_models as reading
+from adapters.postgres.read_models import PostgresReadModels
+from engine.domain.errors import ServiceUnreachable
+from engine.domain.events import Event, FailureKind
+from engine.domain.session import Status
+from engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
+from engine.projections.metrics import Metrics, MetricsFilter
+from engine.projections.sessions import SessionFilter
+from tests.integration import by_hand
+from tests.integration.appends import an_append, new_id, rfc3339
+from tests.integration.lives import CHANNELS, Life, lives
+from tests.integration.plain_sql import EMPTY
+from tests.unit import samples as s
+
+BOTH = AuditFilter(), SessionFilter()
+READ_MODEL_TABLES = ("sessions", "session_metrics", "session_latencies", "audit_log", "checkpoints")
+
+
+async def gathered(found: AsyncIterator[Any]) -> list[Any]:
+    return [one async for one in found]
+
+
+async def as_json(read_models: PostgresReadModels, wanted: AuditFilter = AuditFilter()) -> dict[UUID, dict[str, Any]]:
+    """The audit log as it is printed: through JSON, by the session's own id."""
+    found = await gathered(read_models.audit(wanted))
+    assert len({entry.id for entry in found}) == len(found)
+    return {entry.id: json.loads(msgspec.json.encode(contract_form(entry))) for entry in found}
+
+
+async def session_rows(read_models: PostgresReadModels) -> dict[UUID, dict[str, Any]]:
+    found = await gathered(read_models.sessions(SessionFilter()))
+    assert len({row.id for row in found}) == len(found)
+    return {row.id: msgspec.structs.asdict(row) for row in found}
+
+
+def plain(metrics: Metrics) -> dict[str, Any]:
+    return msgspec.to_builtins(metrics)
+
+
+async def agree_with_the_log(read_models: PostgresReadModels, log: asyncpg.Connection) -> None:
+    assert await session_rows(read_models) == await by_hand.sessions(log)
+    assert await as_json(read_models) == await by_hand.audit(log)
+    for channels in (CHANNELS, CHANNELS[:1], CHANNELS[1:]):
+        wanted = MetricsFilter(channel_id=channels[0] if len(channels) == 1 else None)
+        assert plain(await read_models.metrics(wanted)) == await by_hand.metrics(log, *channels)
+
+
+async def put(store: Any, *events: Event) -> UUID:
+    """A session with this history, each event appended by itself."""
+    stream_id = new_id()
+    for version, event in enumerate(events):
+        await store.append(an_append(stream_id, version, (event,)))
+    return stream_id
+
+
+async def put_all(store: Any, *histories: tuple[Event, ...]) -> list[UUID]:
+    """Sessions with these histories, each appended as a whole."""
+    ids = [new_id() for _ in histories]
+    appends = (an_append(one, 0, events) for one, events in zip(ids, histories, strict=True))
+    await asyncio.gather(*map(store.append, appends))
+    return ids
+
+
+async def everything(log: asyncpg.Connection) -> dict[str, Any]:
+    return {table: sorted(await log.fetch(f"SELECT * FROM {table}"), key=repr) for table in READ_MODEL_TABLES}
+
+
+# Agreement with the log
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), drawn=st.lists(lives, min_size=1, max_size=6))
+async def test_whatever_happens_to_sessions_the_read_models_agree_with_a_count_over_the_raw_log(
+    store: Any, read_models: PostgresReadModels, outsider: asyncpg.Connection, data: st.DataObject, drawn: list[Life]
+) -> None:
+    await outsider.execute(EMPTY)
+    left = {new_id(): list(life) for life in drawn}
+    versions = dict.fromkeys(left, 0)
+    while left:
+        stream_id = data.draw(st.sampled_from(list(left)))
+        events = left[stream_id].pop(0)
+        done = await store.append(an_append(stream_id, versions[stream_id], events))
+        versions[stream_id] = done.version
+        left = {one: life for one, life in left.items() if life}
+        if data.draw(st.sampled_from([False, False, False, True])):
+            await read_models.catch_up()
+
+    await read_models.catch_up()
+
+    assert sum(versions.values()) == await store.head() + 1
+    await agree_with_the_log(read_models, outsider)
+
+
+@pytest.mark.parametrize("sessions", [1, 20, 137])
+async def test_percentiles_are_those_that_postgresql_finds_in_the_raw_log(
+    sessions: int, store: Any, read_models: PostgresReadModels, outsider: asyncpg.Connection
+) -> None:
+    latencies = [(number * 7919) % 1_000 * (number % 3) for number in range(sessions)]
+    await put_all(store, *((*s.ATTEMPTING, s.was_created(latency_ms=ms)) for ms in latencies))
+    await read_models.catch_up()
+
+    found = plain(await read_models.metrics(MetricsFilter()))
+
+    assert found == await by_hand.metrics(outsider, s.CHANNEL)
+    assert found["latency"]["average"] == sum(latencies) / sessions
+
+
+async def test_a_log_of_no_sessions_has_empty_read_models(read_models: PostgresReadModels) -> None:
+    assert await read_models.catch_up() == 0
+    assert await as_json(read_models) == {}
+    assert await session_rows(read_models) == {}
+    metrics = await read_models.metrics(MetricsFilter())
+    assert (metrics.tracked, metrics.success_rate, metrics.latency, metrics.pending) == (0, 0.0, None, 0)
+    assert set(metrics.counts.values()) == {0}
+
+
+# Exactly once
+
+
+async def test_several_projectors_at_once_count_every_event_once(
+    store: Any,
+    new_read_models: Callable[[], PostgresReadModels],
+    outsider: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(projector, "BATCH", 7)
+    projectors = [new_read_models() for _ in range(4)]
+    writing = True
+
+    async def write(number: int) -> None:
+        channel = {"channel_id": CHANNELS[number % 2]}
+        opened, made = s.was_recorded(**channel), s.was_created(latency_ms=number, **channel)
+        await put(store, opened, s.was_validated(**channel), s.was_attempted(**channel), made)
+
+    async def keep_up(projecting: PostgresReadModels) -> int:
+        read = 0
+        while writing:
+            read += await projecting.catch_up()
+        return read
+
+    keeping_up = [asyncio.create_task(keep_up(one)) for one in projectors]
+    await asyncio.gather(*map(write, range(40)))
+    writing = False
+    read = sum(await asyncio.gather(*keeping_up)) + await projectors[0].catch_up()
+
+    assert read == await store.head() + 1
+    await agree_with_the_log(projectors[1], outsider)
+
+
+async def test_whoever_has_caught_up_reads_what_he_wrote_himself(
+    store: Any, new_read_models: Callable[[], PostgresReadModels]
+) -> None:
+    async def write_and_read(read_models: PostgresReadModels) -> None:
+        for _ in range(10):
+            stream_id = await put(store, s.was_recorded())
+            await read_models.catch_up()
+            (row,) = await gathered(read_models.sessions(SessionFilter(ids=(stream_id,))))
+            (entry,) = await gathered(read_models.audit(AuditFilter(id=stream_id)))
+            assert (row.id, row.version, entry.id) == (stream_id, 1, stream_id)
+
+    await asyncio.gather(*(write_and_read(new_read_models()) for _ in range(3)))
+
+
+@pytest.mark.parametrize("name", ["sessions", "session_metrics", "audit_log"])
+@pytest.mark.parametrize("how", ["a fault", "a lost connection"])
+async def test_a_crash_in_the_middle_of_a_batch_leaves_rows_and_checkpoints_as_they_were(
+    how: str,
+    name: str,
+    store: Any,
+    read_models: PostgresReadModels,
+    outsider: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await put_all(store, s.ACTIVE, s.REFUSED)
+    await read_models.catch_up()
+    await put_all(store, s.EXPIRED, s.REJECTED, s.ABANDONED)
+    before = await everything(outsider)
+    whole = projector.PROJECTIONS[name]
+
+    async def crash(rows: Any, events: Any) -> None:
+        await whole(rows, events)
+        if how == "a fault":
+            raise RuntimeError("in the middle of it")
+        await outsider.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND state = 'idle in transaction'"
+        )
+
+    monkeypatch.setitem(projector.PROJECTIONS, name, crash)
+    with pytest.raises((RuntimeError, ServiceUnreachable)):
+        await read_models.catch_up()
+    assert await everything(outsider) == before
+
+    monkeypatch.setitem(projector.PROJECTIONS, name, whole)
+    await read_models.catch_up()
+    assert await by_hand.sessions(outsider) == await session_rows(read_models)
+    assert await by_hand.audit(outsider) == await as_json(read_models)
+    assert await by_hand.metrics(outsider, s.CHANNEL) == plain(await read_models.metrics(MetricsFilter()))
+
+
+@pytest.mark.parametrize("behind", ["sessions", "audit_log"])
+async def test_a_projection_that_has_to_begin_again_makes_the_others_count_nothing_twice(
+    behind: str,
+    store: Any,
+    read_models: PostgresReadModels,
+    outsider: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(projector, "BATCH", 3)
+    await put_all(store, s.ACTIVE, s.REFUSED, s.ABANDONED)
+    await read_models.catch_up()
+    before = await everything(outsider)
+
+    await outsider.execute(f"DELETE FROM {behind}")
+    await outsider.execute("UPDATE checkpoints SET position = -1 WHERE projection = $1", behind)
+    await read_models.catch_up()
+    assert await everything(outsider) == before
+
+    await outsider.execute(f"DELETE FROM {behind}")
+    await outsider.execute("UPDATE checkpoints SET position = -1 WHERE projection = $1", behind)
+    await put_all(store, s.REJECTED, s.THROTTLED)
+    await read_models.catch_up()
+    assert await by_hand.sessions(outsider) == await session_rows(read_models)
+    assert await by_hand.audit(outsider) == await as_json(read_models)
+    assert await by_hand.metrics(outsider, s.CHANNEL) == plain(await read_models.metrics(MetricsFilter()))
+
+
+# The audit entry
+
+
+async def test_the_audit_entry_of_an_active_session_has_the_contracts_shape(
+    store: Any, read_models: PostgresReadModels
+) -> None:
+    made = s.was_created(latency_ms=12)
+    (stream_id,) = await put_all(store, (*s.ATTEMPTING, made, s.was_synced()))
+    await read_models.catch_up()
+    (entry,) = await gathered(read_models.audit(AuditFilter()))
+
+    shown = json.loads(msgspec.json.encode(contract_form(entry)))
+
+    recorded_at = (await store.read_stream(stream_id))[3].recorded_at
+    assert list(shown.items()) == [
+        ("auditType", "guest_session_initialization"),
+        ("timestamp", rfc3339(recorded_at)),
+        ("sessionId", "sess_9d4e8f1a"),
+        ("channelId", "ch_8f3a9b2c"),
+        ("visitorFingerprint", s.FINGERPRINT),
+        ("ipAddress", "203.0.113.7"),
+        ("consentRecorded", True),
+        ("gdprCompliant", True),
+        ("tokenExpiry", "2024-05-20T15:22:00Z"),
+        ("initializationLatencyMs", 12),
+        ("complianceStatus", "verified"),
+    ]
+    assert shown["timestamp"].endswith("Z")
+    assert datetime.fromisoformat(shown["timestamp"]) == recorded_at
+
+
+NEVER = {"wait_ms": None, "retry_at": None}
+ENDS = {
+    "pending": [s.OPEN, s.VALIDATED, s.ATTEMPTING, s.THROTTLED, s.IN_DOUBT, s.FAILED, (*s.OPEN, s.lookup_failed())],
+    "refused": [s.REFUSED],
+    "rejected": [
+        s.REJECTED,
+        (*s.OPEN, s.lookup_failed(kind=FailureKind.FORBIDDEN, **NEVER)),
+        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.REJECTED)),
+        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.REJECTED), s.was_duplicated()),
+    ],
+    "abandoned": [s.ABANDONED, (*s.ABANDONED, s.was_duplicated()), (*s.THROTTLED, s.was_abandoned())],
+    "verified": [s.ACTIVE, s.EXPIRED, (*s.IN_DOUBT, s.was_created()), (*s.EXPIRED, s.was_duplicated())],
+}
+
+
+@pytest.mark.parametrize("status", ENDS)
+async def test_the_audit_log_says_of_every_session_where_it_stands(
+    status: str, store: Any, read_models: PostgresReadModels
+) -> None:
+    ids = await put_all(store, *ENDS[status])
+    await read_models.catch_up()
+
+    entries = await as_json(read_models)
+
+    assert {one: entries[one]["complianceStatus"] for one in ids} == dict.fromkeys(ids, status)
+    made = status == "verified"
+    for entry in entries.values():
+        assert entry["auditType"] == "guest_session_initialization"
+        assert entry["consentRecorded"] is (status != "refused")
+        assert entry["gdprCompliant"] is (status != "refused")
+        assert (entry["sessionId"] is not None) is made
+        assert (entry["tokenExpiry"] is not None) is made
+        assert (entry["initializationLatencyMs"] is not None) is made
+        assert (entry["visitorFingerprint"], entry["ipAddress"]) == (s.FINGERPRINT, s.IP)
+
+
+async def test_a_refusal_for_another_reason_than_gdpr_says_that_the_guest_was_compliant_there(
+    store: Any, read_models: PostgresReadModels
+) -> None:
+    (stream_id,) = await put_all(store, (s.was_refused(failed=("dataProcessing",), given={"dataProcessing": "1"}),))
+    await read_models.catch_up()
+
+    entry = (await as_json(read_models))[stream_id]
+
+    assert (entry["consentRecorded"], entry["gdprCompliant"], entry["complianceStatus"]) == (False, True, "refused")
+
+
+# Asking
+
+
+async def test_sessions_are_found_by_channel_status_and_id_oldest_first(
+    store: Any, read_models: PostgresReadModels
+) -> None:
+    elsewhere = (s.was_recorded(channel_id="ch_other"),)
+    active, refused, other, open_, rejected = [
+        (await put_all(store, history))[0] for history in (s.ACTIVE, s.REFUSED, elsewhere, s.OPEN, s.REJECTED)
+    ]
+    await read_models.catch_up()
+
+    async def found(**wanted: Any) -> list[UUID]:
+        return [row.id async for row in read_models.sessions(SessionFilter(**wanted))]
+
+    assert await found() == [active, refused, other, open_, rejected]
+    assert await found(channel_id="ch_other") == [other]
+    assert await found(channel_id="ch_") == []
+    assert await found(statuses=(Status.PENDING,)) == [other, open_]
+    assert await found(statuses=(Status.ACTIVE, Status.REJECTED)) == [active, rejected]
+    assert await found(ids=(rejected, active, new_id())) == [active, rejected]
+    assert await found(ids=()) == []
+    assert await found(channel_id=s.CHANNEL, statuses=(Status.PENDING,), ids=(open_, other)) == [open_]
+
+
+async def test_audit_entries_are_found_by_channel_time_status_and_id_oldest_first(
+    store: Any, read_models: PostgresReadModels
+) -> None:
+    elsewhere = (s.was_recorded(channel_id="ch_other"),)
+    histories = (s.ACTIVE, s.REFUSED, elsewhere, s.ABANDONED)
+    active, refused, other, abandoned = [(await put_all(store, history))[0] for history in histories]
+    await read_models.catch_up()
+    at = {entry.id: entry.timestamp async for entry in read_models.audit(AuditFilter())}
+
+    async def found(**wanted: Any) -> list[UUID]:
+        return [entry.id async for entry in read_models.audit(AuditFilter(**wanted))]
+
+    assert await found() == [active, refused, other, abandoned]
+    assert await found(channel_id=s.CHANNEL) == [active, refused, abandoned]
+    assert await found(status=ComplianceStatus.REFUSED) == [refused]
+    assert await found(id=other) == [other]
+    assert await found(since=at[refused]) == [refused, other, abandoned]
+    assert await found(until=at[refused]) == [active]
+    assert await found(since=at[refused], until=at[abandoned]) == [refused, other]
+    assert await found(since=at[refused], channel_id=s.CHANNEL, status=ComplianceStatus.ABANDONED) == [abandoned]
+    assert await found(since=at[abandoned] + timedelta(microseconds=1)) == []
+
+
+async def test_metrics_are_over_the_channel_and_the_minutes_that_were_asked_for(
+    store: Any, read_models: PostgresReadModels, outsider: asyncpg.Connection
+) -> None:
+    elsewhere = {"channel_id": "ch_other"}
+    other = (s.was_recorded(**elsewhere), s.was_created(**elsewhere, latency_ms=90))
+    await put_all(store, (*s.ATTEMPTING, s.was_created(latency_ms=10)), s.REFUSED, other)
+    await read_models.catch_up()
+    early, late = datetime.fromisoformat("2024-05-20T14:05Z"), datetime.fromisoformat("2024-05-20T14:07Z")
+    for table in ("session_metrics", "session_latencies"):
+        await outsider.execute(f"UPDATE {table} SET minute = $1 WHERE channel_id = 'ch_other'", late)
+        await outsider.execute(f"UPDATE {table} SET minute = $1 WHERE channel_id <> 'ch_other'", early)
+
+    async def found(**wanted: Any) -> tuple[int, int, float | None]:
+        metrics = await read_models.metrics(MetricsFilter(**wanted))
+        return metrics.tracked, metrics.counts["created"], metrics.latency and metrics.latency.average
+
+    assert await found() == (3, 2, 50.0)
+    assert await found(channel_id=s.CHANNEL) == (2, 1, 10.0)
+    assert await found(channel_id="ch_none") == (0, 0, None)
+    assert await found(since=early) == (3, 2, 50.0)
+    assert await found(since=early + timedelta(minutes=1)) == (1, 1, 90.0)
+    assert await found(until=late) == (2, 1, 10.0)
+    assert await found(since=early, until=late + timedelta(minutes=1)) == (3, 2, 50.0)
+    assert await found(until=late, channel_id="ch_other") == (0, 0, None)
+
+
+async def test_a_session_is_found_by_the_id_that_cxone_gave_it(store: Any, read_models: PostgresReadModels) -> None:
+    (stream_id,) = await put_all(store, s.ACTIVE)
+    await read_models.catch_up()
+
+    assert await read_models.stream_of("sess_9d4e8f1a") == stream_id
+    assert await read_models.stream_of("sess_") is None
+
+
+# Many rows
+
+
+@pytest.mark.parametrize("table", ["audit_log", "sessions"])
+async def test_however_many_rows_match_they_are_fetched_in_bounded_batches(
+    table: str, read_models: PostgresReadModels, outsider: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outsider.execute(
+        "INSERT INTO audit_log SELECT gen_random_uuid(), now() + n * interval '1 s', NULL, 'ch_1', '', '', true, true, "
+        "NULL, NULL, 'pending' FROM generate_series(1, 1_300) AS n"
+    )
+    await outsider.execute(
+        "INSERT INTO sessions SELECT id, channel_id, 'pending', 1, timestamp, timestamp, NULL, NULL, timestamp, NULL, "
+        "NULL, NULL, 0, NULL, NULL FROM audit_log"
+    )
+    limits: list[int] = []
+    whole = asyncpg.cursor.BaseCursor._exec
+
+    async def watched(cursor: Any, limit: int, timeout: float | None) -> Any:  # noqa: ASYNC109 - asyncpg's own
+        limits.append(limit)
+        return await whole(cursor, limit, timeout)
+
+    monkeypatch.setattr(asyncpg.cursor.BaseCursor, "_exec", watched)
+    found = read_models.audit(AuditFilter()) if table == "audit_log" else read_models.sessions(SessionFilter())
+
+    first = await anext(found)
+    fetched_for_the_first = list(limits)
+    rest = await gathered(found)
+
+    assert len({row.id for row in (first, *rest)}) == 1_300
+    assert len(fetched_for_the_first) == 1
+    assert len(limits) >= 3
+    assert all(0 < limit <= reading.BATCH for limit in limits)
+
+
+async def test_a_reader_who_stops_early_gives_the_connection_back(
+    store: Any, new_engine: Any, outsider: asyncpg.Connection
+) -> None:
+    await put_all(store, s.OPEN, s.OPEN)
+    read_models = PostgresReadModels(new_engine(pool_size=1), "guestledger")
+    await read_models.catch_up()
+
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            async for _row in read_models.sessions(SessionFilter()):
+                break
+            async for _entry in read_models.audit(AuditFilter()):
+                break
+        assert (await read_models.metrics(MetricsFilter())).pending == 2

@@ -1,0 +1,130 @@
+"""Replay: what is in the log is enough to live every session again, and to see that each decision was the right one."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import asyncpg
+import msgspec
+from msgspec.structs import replace
+
+from adapters.simulator import Knobs, Simulator
+from engine.domain.events import EVENT_TYPES
+from engine.domain.lifecycle import Policy, next_step
+from engine.domain.retry import RetryPolicy
+from engine.domain.session import Status
+from engine.ledger import Ledger
+from engine.replay import until
+from tests.integration import by_hand
+from tests.integration.retaken import (
+    assert_each_attempt_was_committed_before_it_was_sent,
+    assert_every_decision_is_taken_again,
+)
+from tests.unit.samples import consent, request
+
+POLICY = Policy(
+    creation=RetryPolicy(base_ms=4, cap_ms=20, most_failures=3),
+    webhook=RetryPolicy(base_ms=2, cap_ms=20, most_failures=2),
+)
+FAULTS = Knobs(
+    seed=3,
+    fault_times=3,
+    throttle_share=0.3,
+    throttle_times=2,
+    retry_after_s=0,
+    server_error_share=0.2,
+    error_after_processing=True,
+    drop_share=0.15,
+    drop_before_share=0.15,
+    channel_errors=2,
+    channel_throttle_times=2,
+    inactive_channels=frozenset({"ch_inactive"}),
+    channels_without_web_chat=frozenset({"ch_sms"}),
+    session_lifetime_s=0,
+    honour_idempotency_key=False,
+    webhook_status=500,
+)
+CHANNELS = ["ch_1", "ch_2", "ch_3", "ch_inactive", "ch_sms", "ch_unknown_1"]
+
+
+async def live_through_everything(ledger: Ledger, simulator: Simulator) -> None:
+    """A hundred sessions, most of which meet something."""
+    simulator.knobs = FAULTS
+    asked = [
+        request(
+            channel_id=CHANNELS[number % 30] if number % 30 < len(CHANNELS) else CHANNELS[number % 3],
+            consent=consent(gdpr_compliant=1) if number % 17 == 0 else consent(marketing=number % 2 == 0),
+            idempotency_key=f"order-{number}" if number % 3 else None,
+        )
+        for number in range(100)
+    ]
+    await asyncio.gather(*map(ledger.open_session, asked[:50]))
+    await ledger.scheduler.run_until_idle()
+    simulator.knobs = replace(FAULTS, webhook_status=204)
+    await asyncio.gather(*map(ledger.accept, asked[50:]))
+    await ledger.scheduler.run_until_idle()
+
+
+async def test_every_session_of_a_stormy_day_can_be_lived_again(
+    new_ledger: Any, simulator: Simulator, outsider: asyncpg.Connection
+) -> None:
+    given = {"policy": POLICY, "webhook_url": simulator.webhook_url}
+    async with new_ledger(**given) as ledger, new_ledger(**given) as other, asyncio.timeout(60):
+        running = asyncio.create_task(other.scheduler.run_forever())
+        await live_through_everything(ledger, simulator)
+        other.scheduler.stop()
+        await running
+
+        rows = {row.id: row async for row in ledger.sessions()}
+        happened: Counter[str] = Counter()
+        for stream_id, row in rows.items():
+            frames = await ledger.replay(stream_id)
+            history = [frame.recorded for frame in frames]
+            last = frames[-1].state
+            happened.update(type(recorded.event).__name__ for recorded in history)
+
+            assert assert_every_decision_is_taken_again(history, POLICY) == last
+            assert_each_attempt_was_committed_before_it_was_sent(history)
+            assert last == await ledger.session(stream_id)
+            shared = set(msgspec.structs.asdict(row)) & set(msgspec.structs.asdict(last))
+            assert {name: getattr(row, name) for name in shared} == {name: getattr(last, name) for name in shared}
+            assert frames[-1].next is None, "there is nothing left to be done"
+            assert [frame.next for frame in frames] == [next_step(frame.state, POLICY) for frame in frames]
+            assert until(frames, len(frames) - 1) == frames[:-1]
+
+        assert len(rows) == 100
+        assert set(happened) == set(EVENT_TYPES) - {"DuplicateCreated"}, "everything happened but a late answer"
+        assert {row.status for row in rows.values()} == {
+            Status.EXPIRED,
+            Status.REFUSED,
+            Status.REJECTED,
+            Status.ABANDONED,
+        }
+        assert {entry.id async for entry in ledger.audit()} == set(rows)
+        assert msgspec.to_builtins(await ledger.metrics()) == await by_hand.metrics(outsider, *CHANNELS)
+    made = [one.session_id for some in simulator.sessions_by_key.values() for one in some]
+    assert {row.session_id for row in rows.values() if row.session_id} <= set(made)
+    assert await outsider.fetch("SELECT * FROM due_work") == []
+
+
+async def test_due_work_can_be_made_again_from_the_log(
+    ledger: Ledger, simulator: Simulator, store: Any, sql: Any
+) -> None:
+    """It is a projection of `next_step`: each row is what the folded session needs next."""
+    for throttled in (0.0, 1.0):
+        simulator.knobs = Knobs(
+            throttle_share=throttled, retry_after_s=600, inactive_channels=frozenset({"ch_inactive"})
+        )
+        channels = ("ch_1", "ch_inactive", "ch_2")
+        await asyncio.gather(*(ledger.open_session(request(channel_id=channel)) for channel in channels))
+    await ledger.accept(request())
+
+    rows = {row["stream_id"]: (row["step"], row["due_at"]) for row in await sql("SELECT * FROM due_work")}
+
+    expected = {}
+    async for row in ledger.sessions():
+        step = (await ledger.replay(row.id))[-1].next
+        if step is not None:
+            expected[row.id] = (type(step).__name__, step.not_before)
+    assert rows == expected
+    assert {step for step, _ in rows.values()} == {"ValidateChannel", "AttemptCreation", "ExpireToken"}

@@ -28,7 +28,7 @@ async def test_open_session_returns_before_its_webhook_has_been_answered_or_give
     settings = Settings.from_env(environment(database_url, simulator))
     requests = [parse_request(line) for line in guests.as_lines(REQUESTS).splitlines()]
     async with connect(settings) as ledger:
-        sessions = [await ledger.open_session(request) for request in requests]
+        sessions = await asyncio.gather(*map(ledger.open_session, requests))
 
         assert {session.status for session in sessions} == {Status.ACTIVE}
         # Each call that hangs is given up in the end, and recorded so: a session that had waited for its own would know.

@@ -106,7 +106,8 @@ class Steps:
         recorded, and due again soon.
         """
         try:
-            while (step := self._due(run)) is not None:
+            # Once it is given back, a step that falls due meanwhile is for whoever has claimed it by then.
+            while run.held and (step := self._due(run)) is not None:
                 await self._take(run, step)
             await self._give_back(run)
         except WrongExpectedVersion:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
+from adapters.settings import Settings
 from adapters.simulator import Knobs, Simulator
+from adapters.wiring import connect
 from tests import postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
-from tests.e2e.command import environment, killed, run, started
+from tests.e2e.command import ended, environment, killed, run, started
 
 HONEST = Knobs(slow_ms=20, honour_idempotency_key=True)
 ROUGH = Knobs(
@@ -80,6 +82,27 @@ async def test_a_file_that_is_given_again_after_a_kill_opens_every_session_once(
         await assert_nothing_lost(database_url, simulator)
 
 
+async def test_open_that_is_interrupted_says_in_one_line_that_a_worker_goes_on_and_it_does(
+    database_url: str, tmp_path: Path
+):
+    file = guests.write_file(tmp_path, REQUESTS[:200])
+    async with Simulator(Knobs(slow_ms=100)) as simulator:
+        env = environment(database_url, simulator)
+        async with started("open", file, env=env) as process:
+            await made(simulator, 20, process)
+            process.send_signal(signal.SIGINT)
+            interrupted = await ended(process)
+        assert interrupted.code == 130
+        [line] = interrupted.err.splitlines()
+        assert "guestledger worker" in line
+        await raw_log.lapse_leases(database_url)
+
+        worked = await run("worker", "--until-idle", env=env)
+
+        assert worked.code == 0, worked.err
+        await assert_nothing_lost(database_url, simulator)
+
+
 async def test_when_a_worker_is_killed_another_one_ends_what_it_had_taken_on(database_url: str):
     async with Simulator(HONEST) as simulator:
         env = environment(database_url, simulator)
@@ -116,6 +139,28 @@ async def test_a_worker_that_is_told_to_stop_ends_what_is_in_flight_and_leaves_t
 
         assert worked.code == 0, worked.err
         assert len(raw_log.remote_sessions(simulator)) == 300
+        await assert_nothing_lost(database_url, simulator)
+
+
+async def test_a_worker_that_was_suspended_past_its_leases_records_what_it_learns_late_and_no_remote_session_is_unknown(
+    database_url: str,
+):
+    # This server makes a second session for whoever takes over, and only the suspended worker can tell of the first.
+    async with Simulator(Knobs(slow_ms=400, honour_idempotency_key=False)) as simulator:
+        env = environment(database_url, simulator)
+        await accept(database_url, REQUESTS[:30])
+        async with started("worker", env=env) as process:
+            await made(simulator, 20, process)
+            process.send_signal(signal.SIGSTOP)
+            await raw_log.lapse_leases(database_url)
+            async with connect(Settings.from_env(env), scheduler=False) as ledger:
+                await ledger.scheduler.run_until_idle()
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGTERM)
+            result = await ended(process)
+
+        assert (result.code, result.err) == (0, "")
+        assert (await raw_log.counts(database_url))["DuplicateCreated"] > 0
         await assert_nothing_lost(database_url, simulator)
 
 

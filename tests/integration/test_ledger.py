@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from adapters.postgres.connection import LedgerNotReady
 from adapters.simulator import Knobs, Simulator
 from engine.domain import events as e
 from engine.domain.errors import (
@@ -340,6 +341,14 @@ async def test_a_request_that_could_not_be_recorded_was_not_accepted(
     assert raised.value.accepted is None
     assert await counts(sql) == (0, 0, 0)
     assert (await ledger.open_session(request(idempotency_key="order-1"))).status is Status.ACTIVE
+
+
+async def test_a_database_without_a_ledger_is_refused_before_anything_is_done(
+    new_ledger: Any, empty_database_url: str
+) -> None:
+    with pytest.raises(LedgerNotReady, match="run `guestledger db upgrade`"):
+        async with new_ledger(database_url=empty_database_url):
+            raise AssertionError("there is nothing to be opened")
 
 
 # Reading

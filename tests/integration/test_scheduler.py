@@ -19,6 +19,7 @@ from engine.domain.outcomes import Failed
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
+from engine.ports import Append, Appended
 from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import request
 
@@ -65,6 +66,18 @@ async def hanging(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         opening = asyncio.create_task(ledger.open_session(request()))
         await held.answered.wait()
         yield held, opening
+
+
+async def claims_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the running scheduler of `ledger` finds nothing to claim, not even what it has lost itself."""
+    asked = asyncio.Event()
+
+    async def claim(*_: Any) -> list[Any]:
+        asked.set()
+        return []
+
+    monkeypatch.setattr(ledger.scheduler._due_work, "claim", claim)
+    await asked.wait()  # so no earlier claim is under way
 
 
 # Replaying
@@ -179,6 +192,29 @@ async def test_while_a_session_is_being_opened_no_scheduler_touches_it(
     assert simulator.counts["session 201"] == 1
 
 
+async def test_a_session_that_was_given_back_is_left_to_whoever_claims_it_even_when_it_falls_due_meanwhile(
+    ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its lease, a next step would be taken beside somebody else's."""
+    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=1)
+    whole = ledger._store.append
+
+    async def append(given: Append) -> Appended:
+        appended = await whole(given)
+        last = given.events[-1]
+        if isinstance(last, e.CreationThrottled):
+            monkeypatch.setattr(ledger._steps._clock, "now", lambda: last.retry_at)
+        return appended
+
+    monkeypatch.setattr(ledger._store, "append", append)
+
+    session = await ledger.open_session(request())
+
+    assert (session.status, session.attempts) == (Status.THROTTLED, 1)
+    assert (simulator.counts["session 429"], simulator.counts["session 201"]) == (1, 0)
+    assert session == await ledger.session(session.id)
+
+
 # Crashes and zombies
 
 
@@ -267,6 +303,32 @@ async def test_a_late_answer_to_an_attempt_in_doubt_makes_the_session_and_nobody
     assert tuple(due) == ("ExpireToken", session.expires_at)
 
 
+async def test_a_late_answer_leaves_the_lease_to_whoever_works_on_the_session_by_now(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
+        await held.lose_the_lease(sql)
+        held_too = Held(other)
+        monkeypatch.setattr(other._provider, "create", held_too.create)
+        running = asyncio.create_task(other.scheduler.run_once())
+        await held_too.answered.wait()
+        (before,) = await sql("SELECT * FROM due_work")
+        held.let_go.set()
+        session = await opening
+        (after,) = await sql("SELECT * FROM due_work")
+        held_too.let_go.set()
+        await running
+
+    assert (before["step"], after["step"]) == ("AttemptCreation", "ExpireToken")
+    assert before["owner"] is not None
+    assert after["owner"] == before["owner"]
+    assert after["lease_until"] >= before["lease_until"]
+    assert (session.status, session.attempts) == (Status.ACTIVE, 2)
+    assert (await event(ledger, session.id, e.SessionCreated)).attempt == 1
+    assert session == await ledger.session(session.id), "the second answer was no news"
+    assert len(simulator.sessions_by_key[str(session.id)]) == 1
+
+
 async def test_answers_that_come_when_the_session_has_been_given_up_are_recorded_as_duplicates(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,7 +339,7 @@ async def test_answers_that_come_when_the_session_has_been_given_up_are_recorded
         monkeypatch.setattr(second._provider, "create", held_too.create)
         running = asyncio.create_task(second.scheduler.run_once())
         await held_too.answered.wait()
-        second.scheduler.stop()  # or it would claim the session itself, once its lease has lapsed
+        await claims_no_more(second, monkeypatch)
         await held_too.lose_the_lease(sql)
         down = Failed(kind=e.FailureKind.UNAVAILABLE, status=503, message="CXone is down")
         monkeypatch.setattr(third._provider, "create", lambda *_: asyncio.sleep(0, down))

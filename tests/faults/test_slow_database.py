@@ -1,0 +1,42 @@
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from adapters.clock import SystemClock
+from adapters.postgres.event_store import PostgresEventStore
+from adapters.settings import Settings
+from adapters.simulator import Knobs, Simulator
+from adapters.wiring import connect
+from engine.domain.lifecycle import Policy
+from engine.domain.request import parse_request
+from engine.domain.retry import RetryPolicy
+from engine.domain.session import Status
+from engine.ports import Append, Appended
+from tests.e2e import guests, raw_log
+from tests.e2e.command import environment
+
+
+async def test_a_session_that_was_given_back_is_left_to_whoever_takes_it_on_next_however_late_that_append_returns(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    append_at_once = PostgresEventStore.append
+
+    async def append(store: PostgresEventStore, proposed: Append) -> Appended:
+        appended = await append_at_once(store, proposed)
+        if proposed.due is not None and proposed.due.lease is None:
+            # From now on anybody may have claimed it. The one who gave it back learns of that when the next step is due.
+            while datetime.now(UTC) <= proposed.due.due_at:
+                await asyncio.sleep(0.01)
+        return appended
+
+    monkeypatch.setattr(PostgresEventStore, "append", append)
+    monkeypatch.setattr(SystemClock, "jitter", lambda _clock: 0.5)
+    async with Simulator(Knobs(server_error_share=1)) as simulator:
+        settings = Settings.from_env(environment(database_url, simulator))
+        policy = Policy(creation=RetryPolicy(base_ms=100))
+        async with connect(settings, policy=policy, scheduler=False) as ledger:
+            session = await ledger.open_session(parse_request(guests.as_lines([guests.guest(1)])))
+
+        assert (session.status, session.attempts) == (Status.IN_DOUBT, 1)
+        assert (await raw_log.counts(database_url))["CreationAttempted"] == 1

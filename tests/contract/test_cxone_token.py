@@ -177,8 +177,9 @@ async def test_a_throttled_token_request_waits_as_long_as_it_is_told(raw, client
 
 async def test_a_token_endpoint_that_asks_for_a_long_wait_is_not_asked_again_at_once(raw, client_of):
     async with raw.server(raw.http(429, b"", "Retry-After: 30")) as server, client_of(server) as client:
-        with pytest.raises(ServiceUnreachable, match="try again in 30 s"):
-            await client.ready()
+        for _ in range(2):
+            with pytest.raises(ServiceUnreachable, match="try again in 30 s"):
+                await client.ready()
     assert len(server.requests) == 1
 
 

@@ -24,7 +24,7 @@ async def test_workers_on_one_backlog_take_every_step_of_every_session_once(data
             await asyncio.sleep(0.01)
 
         ids = await accept(database_url, REQUESTS)
-        while (await raw_log.counts(database_url))["TokenExpired"] < len(ids):
+        while await raw_log.query(database_url, "SELECT FROM due_work"):
             await asyncio.sleep(0.1)
 
         for process in processes:
@@ -37,7 +37,6 @@ async def test_workers_on_one_backlog_take_every_step_of_every_session_once(data
         assert notices == dict.fromkeys((session_id for _, session_id in raw_log.remote_sessions(simulator)), 1)
         steps = ("ConsentRecorded", "ChannelValidated", "CreationAttempted", "SessionCreated", "WebhookSynced")
         assert await raw_log.counts(database_url) == dict.fromkeys((*steps, "TokenExpired"), len(ids))
-        assert not await raw_log.query(database_url, "SELECT * FROM due_work")
         assert await workers_that_created(database_url) > 1, "the work was to be shared"
 
 

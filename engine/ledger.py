@@ -9,7 +9,7 @@ from engine.domain.commands import OpenSession
 from engine.domain.errors import IdempotencyConflict, ServiceError, SessionNotFound
 from engine.domain.lifecycle import Policy, decide
 from engine.domain.recorded import RecordedEvent
-from engine.domain.request import GuestRequest, checked, request_digest
+from engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
 from engine.domain.session import Session
 from engine.leases import Leases
 from engine.ports import Clock, DueWork, EventStore, KeyTaken, Lease, MessagingProvider, ReadModels
@@ -71,7 +71,7 @@ class Ledger:
             session,
             kinds=kinds,
             actor=self._actor,
-            correlation_id=correlation_id or str(session.id),
+            correlation_id=str(session.id) if correlation_id is None else checked_correlation_id(correlation_id),
             idempotency_key=request.idempotency_key,
         )
         opened = OpenSession(request=checked(request), now=self._clock.now())

@@ -5,10 +5,11 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
-from engine.domain.errors import ServiceError
+from engine.domain.errors import CredentialsRefused, ServiceError
 from engine.domain.lifecycle import ExpireToken, SyncWebhook
 from engine.leases import Leases
 from engine.ports import Claim, Clock, DueWork, EventStore, Lease, ReadModels
@@ -18,6 +19,8 @@ logger = logging.getLogger("guestledger")
 
 # While work is in flight, free places are filled again at most this often: claims then come in batches.
 _REFILL_SECONDS = 0.02
+# How long `run_until_idle` bears with a service that cannot be used.
+_PATIENCE = timedelta(seconds=15)
 
 
 class Lane(NamedTuple):
@@ -79,11 +82,19 @@ class Scheduler:
         return done
 
     async def run_until_idle(self) -> Counter[str]:
-        """Run until all that is left is waiting for a token's expiry, or `stop` is called. Returns as `run_once` does."""
+        """Run until all that is left is waiting for a token's expiry, or `stop` is called. Returns as `run_once` does.
+
+        Raises `ServiceError` when a service that is needed cannot be used for 15 s on end, for wrong credentials at once.
+        """
         done = await self.run_once()
+        progressed_at = self._clock.now()
         while not self._stopping.is_set() and (await self._due_work.backlog()).unfinished:
             await self._pause()
-            done.update(await self.run_once())
+            done.update(passed := await self.run_once())
+            if passed or self.trouble is None:
+                progressed_at = self._clock.now()
+            elif isinstance(self.trouble, CredentialsRefused) or self._clock.now() - progressed_at > _PATIENCE:
+                raise self.trouble
         return done
 
     async def run_forever(self) -> None:
@@ -94,7 +105,7 @@ class Scheduler:
             tasks.create_task(self._tick(self._read_models.catch_up))
 
     async def _tick(self, task: Callable[[], Awaitable[object]]) -> None:
-        down = False
+        down, told = False, ""
         while not self._stopping.is_set():
             try:
                 await task()
@@ -103,9 +114,11 @@ class Scheduler:
             except ServiceError as error:
                 down = True
                 self._has_to_wait(error)
-            except Exception:
-                # A fault in one lane or projection must not stop the rest, nor end unseen.
-                logger.exception("the scheduler met a fault, and goes on")
+            except Exception as error:
+                # A fault in one lane or projection must not stop the rest, nor end unseen, nor be told five times a second.
+                if repr(error) != told:
+                    logger.exception("the scheduler met a fault, and goes on")
+                told = repr(error)
             await self._pause()
 
     def _has_to_wait(self, error: ServiceError) -> None:

@@ -44,7 +44,7 @@ async def run_from_environment() -> None:
     url = os.environ.get("GUESTLEDGER_DATABASE_URL")
     if not url:
         raise SystemExit("set GUESTLEDGER_DATABASE_URL: the migrations of a ledger need a database to look at")
-    engine = open_engine(url, schema)
+    engine = open_engine(url, schema, pool_size=1, command_timeout=None)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(run)

@@ -36,7 +36,6 @@ async def demo(sessions: int) -> int:
             connect(simulation) as ledger,
         ):
             answers = await _open(ledger, channel, sessions)
-            await ledger.scheduler.run_once()
             await _show(console, ledger, channel, answers)
     finally:
         await stop_database(settings)
@@ -52,6 +51,7 @@ async def _open(ledger: Ledger, channel: str, sessions: int) -> list[Answer]:
     with show.progress(sessions, "opening") as bar:
         opening = Opening(ledger, concurrency=32, wait=True, answered=partial(bar.advance, bar.task_ids[0]))
         await opening.run(numbered_lines(_requests(channel, sessions)), answers.append)
+    await opening.finish()
     return answers
 
 

@@ -93,8 +93,7 @@ async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) ->
                 f"{opening.trouble}. {pending} accepted requests stay pending: `guestledger worker` goes on with them."
             )
             return 2
-        # What is due now, webhooks above all, is still done here; what is due later is the worker's.
-        await ledger.scheduler.run_once()
+        await opening.finish()
     return 1 if opening.short else 0
 
 

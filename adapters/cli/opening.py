@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 from uuid import UUID
 
+from adapters.cli.show import progress
 from engine.domain.errors import InvalidRequest, ServiceError
 from engine.domain.request import GuestRequest, parse_request
 from engine.domain.session import Session, Status
@@ -16,6 +17,7 @@ LONGEST_LINE = 64 * 1024
 # So many answers are kept back at most while the oldest of them is still waited for.
 MOST_UNANSWERED = 10_000
 _POLL_SECONDS = 0.2
+_FINISH_SECONDS = 5
 _SETTLED = tuple(status for status in Status if status.is_settled)
 
 Answer = dict[str, Any]
@@ -60,6 +62,12 @@ class Opening:
             # The first one ended the others; whoever called knows what to do with a broken pipe, not with a group.
             raise group.exceptions[0] from None
 
+    async def finish(self) -> None:
+        """Do what is due now, webhooks above all, if it takes no longer than a moment; the rest is a worker's."""
+        with progress(None, "sending webhooks"), suppress(TimeoutError):
+            async with asyncio.timeout(_FINISH_SECONDS):
+                await self._ledger.scheduler.run_once()
+
     async def _read(
         self,
         lines: AsyncIterator[Line],
@@ -81,7 +89,7 @@ class Opening:
             answer = {"line": number, "error": {"field": error.field, "reason": error.reason}}
         except ServiceError as error:
             self.trouble = self.trouble or error
-            answer = {"line": number, "error": {"field": "", "reason": f"not accepted: {error}"}}
+            answer = {"line": number, "error": {"field": "", "reason": f"may not have been accepted: {error}"}}
         else:
             answer = {"line": number, **self._told(session)}
         self.short += answer.get("status") != Status.ACTIVE
@@ -94,8 +102,10 @@ class Opening:
                 return await self._ledger.open_session(request)
             except ServiceError as error:
                 self.trouble = self.trouble or error
-                if error.accepted is not None:
-                    return await self._ledger.session(error.accepted)
+                if error.accepted is None:
+                    # It may have gone in all the same: to accept it once more could open a second session for the guest.
+                    raise
+                return await self._ledger.session(error.accepted)
         # CXone cannot be used: what can still be done for a guest is to accept the request.
         return await self._ledger.accept(request)
 

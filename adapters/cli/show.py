@@ -83,7 +83,8 @@ def metrics_table(metrics: Metrics) -> Table:
     table = _table("metric", "value")
     table.add_row("success rate", f"{metrics.success_rate:.2f}")
     table.add_row("sessions tracked", str(metrics.tracked))
-    table.add_row("still pending", str(metrics.pending))
+    if metrics.pending is not None:
+        table.add_row("still pending", str(metrics.pending))
     if metrics.latency is not None:
         table.add_row("average latency", f"{metrics.latency.average:.0f} ms")
         for name in ("p50", "p95", "p99"):

@@ -56,6 +56,7 @@ class TokenSource:
         self._decoder = answer_decoder(TokenAnswer, profile.token_fields)
         self._flight: SingleFlight[str] = SingleFlight()
         self._token = ""
+        self._not_before = 0.0  # what the endpoint's last 429 asked for
         self._good_until = 0.0  # on the monotonic clock: no change of the wall clock makes a token older or younger
 
     @property
@@ -71,6 +72,8 @@ class TokenSource:
         """
         if self.is_fresh:
             return self._token
+        if (wait_s := self._not_before - time.monotonic()) > LONGEST_WAIT_S:
+            raise ServiceUnreachable(f"no access token from {self._url}: throttled; try again in {wait_s:.0f} s")
         return await self._flight.run("token", self._fetch_with_retries)
 
     def invalidate(self, token: str) -> None:
@@ -127,6 +130,7 @@ class TokenSource:
 
     def _throttled(self, answer: Answer) -> ServiceUnreachable:
         wait_s = read_retry_after(answer.retry_after, answer.date, self._now()).ms / 1_000
+        self._not_before = time.monotonic() + wait_s
         message = f"no access token from {self._url}: throttled (HTTP 429); try again in {wait_s:g} s"
         return _TryAgain(message, wait_s) if wait_s <= LONGEST_WAIT_S else ServiceUnreachable(message)
 

@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from engine.domain.errors import GuestledgerError, ServiceError, ServiceUnreachable
 
-# SQLSTATE classes: connection exception, operator intervention, insufficient resources, invalid authorization, no such
-# database.
 Driver = Any
 """An `asyncpg.Connection`; asyncpg brings no types."""
 
-_UNREACHABLE = ("08", "57P", "53", "28", "3D")
+# SQLSTATE classes: connection exception, operator intervention, insufficient resources, invalid authorization, no such
+# database, transaction rollback, lock not available, read-only.
+_UNREACHABLE = ("08", "57", "53", "28", "3D", "40", "55P03", "25006")
+_STATEMENT_SECONDS = 120
 _NOT_THERE = ("3F000", "42P01")
 _WHERE = "check GUESTLEDGER_DATABASE_URL and that the server runs"
 
@@ -45,15 +46,22 @@ def database_url(text: str) -> URL:
     return url.set(drivername="postgresql+asyncpg")
 
 
-def open_engine(url: str | URL, schema: str, *, pool_size: int = 8) -> AsyncEngine:
-    """A pool of connections for the ledger in `schema`. Nothing is connected yet."""
+def open_engine(
+    url: str | URL, schema: str, *, pool_size: int = 8, command_timeout: float | None = _STATEMENT_SECONDS
+) -> AsyncEngine:
+    """A pool of connections for the ledger in `schema`; a statement may take `command_timeout` s. Nothing is connected yet."""
     engine = create_async_engine(
         database_url(url) if isinstance(url, str) else url,
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=False,
         hide_parameters=True,  # a failing statement's parameters are the guests' data
-        connect_args={"server_settings": {"application_name": "guestledger", "timezone": "UTC"}, "timeout": 10},
+        connect_args={
+            "server_settings": {"application_name": "guestledger", "timezone": "UTC"},
+            "timeout": 10,
+            # A server that is gone without a word must not hold an append, and all behind it, until TCP gives up.
+            "command_timeout": command_timeout,
+        },
     )
     event.listen(engine.sync_engine, "connect", _set_up)
     event.listen(engine.sync_engine, "checkout", _refuse_if_lost)

@@ -32,7 +32,7 @@ async def upgrade(url: str, schema: str = "guestledger") -> None:
     Safe to run from several processes at once, and again. Raises `ServiceUnreachable`, or `LedgerNotReady` when a newer
     release made the ledger.
     """
-    engine = open_engine(url, schema, pool_size=1)
+    engine = open_engine(url, schema, pool_size=1, command_timeout=None)
     try:
         with reported():
             async with _turn(), engine.begin() as connection:

@@ -37,18 +37,23 @@ class Projector:
         Whoever comes second waits for the first, so on return the rows hold all that was committed before.
         """
         read = 0
+        with reported():
+            async with driver_connection(self._engine) as driver:
+                end = await driver.fetchval(self._sql.end)
         while True:
             with reported():
                 async with driver_connection(self._engine) as driver, driver.transaction():
-                    batch = await self._next_batch(driver)
+                    batch = await self._next_batch(driver, end)
             read += batch
             if not batch:
                 return read
 
-    async def _next_batch(self, driver: Driver) -> int:
+    async def _next_batch(self, driver: Driver, end: int) -> int:
         # The locks on the checkpoints keep a second projector out; a crash takes rows and checkpoints back together.
         at = {name: position for name, position in await driver.fetch(self._sql.checkpoints) if name in PROJECTIONS}
         last = min(at.values())
+        if last >= end:
+            return 0  # writers may be faster than this: what they add meanwhile is the next call's
         # One reading serves all that stand at the same position; one that is ahead is met there, never passed.
         ahead = [position for position in at.values() if position > last]
         limit = min(BATCH, *(position - last for position in ahead)) if ahead else BATCH

@@ -72,6 +72,7 @@ class PostgresReadModels(Projector):
         return summarise(
             {name: int(value) for name, value in counted._mapping.items()},  # noqa: SLF001 - SQLAlchemy's public name
             [(int(ms), int(number)) for ms, number in ranked],
+            spanned=wanted.since is not None or wanted.until is not None,
         )
 
     async def _rows(self, statement: Select[Any]) -> AsyncIterator[Any]:

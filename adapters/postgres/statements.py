@@ -96,6 +96,8 @@ class Statements:
 
         self.backlog = f"SELECT count(*) FROM {s}.due_work WHERE step <> 'ExpireToken' OR due_at <= now()"
 
+        self.end = f"SELECT coalesce((SELECT position FROM {s}.events ORDER BY position DESC LIMIT 1), -1)"
+
         self.checkpoints = f"SELECT projection, position FROM {s}.checkpoints ORDER BY projection FOR UPDATE"
 
         self.move_checkpoints = f"""

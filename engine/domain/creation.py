@@ -37,7 +37,7 @@ def record_lookup(state: Session, command: RecordLookup, policy: RetryPolicy) ->
                 wait_ms=wait_ms,
                 retry_at=_after(now, wait_ms),
             )
-            counted = 0 if kind is None else state.lookups_failed + 1
+            counted = state.lookups_failed + 1 if kind is not None and kind.counts else 0
             return [failed, *_give_up(state, counted, failed.retry_at, now, policy)]
         case _:
             assert_never(outcome)
@@ -155,8 +155,8 @@ def _record_throttle(
 def _record_failure(
     state: Session, outcome: Failed, now: datetime, jitter: float, policy: RetryPolicy
 ) -> list[e.Event]:
-    failures = state.failures + 1
-    wait_ms = _wait_ms(outcome, failures, policy, jitter)
+    failures = state.failures + 1 if outcome.kind.counts else 0
+    wait_ms = _wait_ms(outcome, state.attempts - state.throttles, policy, jitter)
     failed = e.CreationFailed(
         at=now,
         channel_id=state.channel_id,

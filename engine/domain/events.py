@@ -35,6 +35,11 @@ class FailureKind(StrEnum):
         """Whether the same request would only fail again."""
         return self in (FailureKind.REJECTED, FailureKind.UNAUTHORIZED, FailureKind.FORBIDDEN)
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is held against the request. What was never sent is not: only the deadline ends that."""
+        return self is not FailureKind.UNSENT
+
 
 class Guest(Guarded, frozen=True, kw_only=True):
     """Who asked, as given: the request without its consent. `timestamp` is the guest's own text."""
@@ -48,8 +53,8 @@ class Guest(Guarded, frozen=True, kw_only=True):
     timestamp: str
     subject_id: str | None
     idempotency_key: str | None
-    request_sha256: str
-    """Tells the same request sent twice from another one under the same key."""
+    request_sha256: Personal
+    """Whoever has a guess at the rest could try addresses against it. Tells the same request sent twice from another one under the same key."""
 
 
 class Event(Guarded, frozen=True, kw_only=True):
@@ -111,7 +116,7 @@ class CreationAttempted(Event, frozen=True, kw_only=True):
 
     attempt: int
     idempotency_key: str
-    request_sha256: str
+    request_sha256: Personal
 
 
 class CreationThrottled(Event, frozen=True, kw_only=True):

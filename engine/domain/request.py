@@ -96,6 +96,14 @@ def checked(request: GuestRequest) -> GuestRequest:
     return request
 
 
+def checked_correlation_id(text: str) -> str:
+    """`text` as it is, once it is known that it can be stored. Raises `InvalidRequest`."""
+    try:
+        return msgspec.convert(text, Key)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("correlationId", _refusal(str(error)).reason) from None
+
+
 def request_digest(request: GuestRequest) -> str:
     """SHA-256 (hex) over the canonical JSON of the request: tells the same request sent twice from another one.
 

@@ -13,7 +13,7 @@ LONGEST_RETRY_AFTER_MS = 10 * 365 * 24 * 3_600_000
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a request is sent again, and when it is given up.
 
-    `most_failures` counts attempts that failed; a throttle is the server's wish, not a failure, and only `deadline_ms`
+    `most_failures` counts attempts that were sent and failed; a throttle is the server's wish, not a failure, and only `deadline_ms`
     (since the request was accepted) ends a session that is throttled for ever.
     """
 

@@ -57,7 +57,7 @@ class Session(Guarded, frozen=True, kw_only=True):
     attempts: int = 0
     throttles: int = 0
     failures: int = 0
-    """Attempts that failed otherwise than by a throttle: these are what the retry policy counts."""
+    """Attempts that were sent and failed otherwise than by a throttle: these are what the retry policy counts."""
     retry_at: datetime | None = None
 
     session_id: str | None = None
@@ -119,7 +119,7 @@ def _apply(state: Session, event: e.Event) -> Session:
                 reason=event.message,
                 retry_at=event.retry_at,
                 lookups=event.lookup,
-                lookups_failed=state.lookups_failed + (event.kind is not None),
+                lookups_failed=state.lookups_failed + (event.kind is not None and event.kind.counts),
             )
         case e.CreationAttempted():
             return replace(state, status=Status.ATTEMPTING, attempts=event.attempt, retry_at=event.at, reason=None)
@@ -154,7 +154,9 @@ def _failed(state: Session, event: e.CreationFailed) -> Session:
         status = Status.IN_DOUBT
     else:
         status = Status.PENDING
-    return replace(state, status=status, reason=event.message, retry_at=event.retry_at, failures=state.failures + 1)
+    return replace(
+        state, status=status, reason=event.message, retry_at=event.retry_at, failures=state.failures + event.kind.counts
+    )
 
 
 def _created(state: Session, event: e.SessionCreated) -> Session:

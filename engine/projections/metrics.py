@@ -61,7 +61,8 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     success_rate: float
     latency: Latency | None
     """`None` while no session has been created."""
-    pending: int
+    pending: int | None
+    """Accepted, outcome not known yet. `None` over a span of time, in which other sessions begin than end."""
     counts: Mapping[str, int]
 
 
@@ -87,8 +88,11 @@ def project(events: Iterable[RecordedEvent]) -> Increments:
     return Increments(counts, latencies)
 
 
-def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]]) -> Metrics:
-    """The metrics of these totals; `latencies` are pairs of ms and sessions, in ascending order of ms."""
+def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]], *, spanned: bool = False) -> Metrics:
+    """The metrics of these totals; `latencies` are pairs of ms and sessions, in ascending order of ms.
+
+    `spanned` says that they are over a span of time.
+    """
     created, accepted = counts["created"], counts["accepted"]
     settled = created + counts["rejected"] + counts["abandoned"]
     tracked = settled + counts["refused"]
@@ -96,7 +100,7 @@ def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]]) -
         tracked=tracked,
         success_rate=created / tracked if tracked else 0.0,
         latency=_latency(list(latencies)),
-        pending=accepted - settled,
+        pending=None if spanned else accepted - settled,
         counts=dict(counts),
     )
 

@@ -170,8 +170,20 @@ def test_a_failure_that_may_pass_is_retried_after_a_backoff(kind: FailureKind) -
     then = given(*ATTEMPTING).when(answer(failed(kind, status=503), now=at(1)))
     then.then(has_failed(1, kind, at=at(1), status=503, wait_ms=250, retry_at=at(1.25)))
     assert given(*ATTEMPTING, *then.events).next_step() == AttemptCreation(at(1.25))
-    assert then.state.failures == 1
+    assert then.state.failures == (kind is not FailureKind.UNSENT)
     assert then.state.reason == f"it is {kind}"
+
+
+def test_an_attempt_that_was_never_sent_is_not_held_against_the_session_but_waits_longer_each_time() -> None:
+    history: list[e.Event] = list(ATTEMPTING)
+    waits = []
+    for tries in range(20):
+        then = given(*history).when(answer(failed(FailureKind.UNSENT), attempt=tries + 1, now=at(tries)))
+        then.then_kinds(e.CreationFailed)
+        waits.append(then.events[0].wait_ms)
+        history += [*then.events, was_attempted(tries + 2)]
+    assert waits[:3] == [250, 500, 1_000]
+    assert waits[-1] == 30_000
 
 
 @pytest.mark.parametrize("kind", FINAL)

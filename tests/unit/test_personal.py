@@ -101,7 +101,8 @@ def test_values_inside_values_are_masked() -> None:
     ("kind", "fields"),
     [
         (GuestRequest, {"ip_address", "user_agent"}),
-        (e.Guest, {"fingerprint", "ip_address", "user_agent"}),
+        (e.Guest, {"fingerprint", "ip_address", "user_agent", "request_sha256"}),
+        (e.CreationAttempted, {"request_sha256"}),
         (e.SessionCreated, {"guest_token"}),
         (Created, {"guest_token"}),
         (Session, {"guest_token"}),

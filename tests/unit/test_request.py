@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from engine.domain.consent import refused_flags
 from engine.domain.errors import IdempotencyConflict, InvalidRequest
-from engine.domain.request import GuestConsent, checked, parse_request, request_digest
+from engine.domain.request import GuestConsent, checked, checked_correlation_id, parse_request, request_digest
 from tests.unit.samples import CHANNEL, IP, SESSION, TOKEN, USER_AGENT, consent, request
 
 PLAIN: dict[str, Any] = {
@@ -273,3 +273,14 @@ def test_a_conflict_of_keys_names_the_session_and_says_what_to_do() -> None:
     assert str(SESSION) in str(error)
     assert "new key" in str(error)
     assert TOKEN not in str(error)
+
+
+@pytest.mark.parametrize("given", ["", "a\x00b", "\ud800", "x" * 256])
+def test_a_correlation_id_that_could_not_be_stored_is_refused_at_the_door(given: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        checked_correlation_id(given)
+    assert caught.value.field == "correlationId"
+
+
+def test_a_correlation_id_is_kept_as_it_is() -> None:
+    assert checked_correlation_id("trace-4711") == "trace-4711"

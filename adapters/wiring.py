@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.clock import SystemClock
 from adapters.cxone.client import CXoneClient
@@ -55,48 +56,61 @@ async def connect(
         stack.push_async_callback(engine.dispose)
         await check_current(engine, settings.schema)
         clock = SystemClock()
-        lease = Lease(owner=uuid4(), ms=LEASE_MS)
-        policy = replace(policy, webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None)
-        store = PostgresEventStore(engine, settings.schema)
-        stack.push_async_callback(store.close)
-        due_work = PostgresDueWork(engine, settings.schema)
-        leases = Leases(due_work, lease)
-        stack.push_async_callback(leases.close)
         provider = await _provider(settings, profile, clock, stack)
         webhook = await _webhook(settings, clock, stack)
-        read_models = PostgresReadModels(engine, settings.schema)
-        steps = Steps(
-            store=store,
-            due_work=due_work,
-            provider=provider,
-            webhook=webhook,
-            clock=clock,
-            policy=policy,
-            lease=lease,
-        )
-        working = Scheduler(
-            store=store,
-            due_work=due_work,
-            read_models=read_models,
-            steps=steps,
-            leases=leases,
-            lease=lease,
-            clock=clock,
-        )
+        policy = replace(policy, webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None)
+        ledger = _ledger(engine, settings.schema, provider, webhook, clock, policy, stack)
         if scheduler:
-            await stack.enter_async_context(_running(working))
-        yield Ledger(
-            store=store,
-            due_work=due_work,
-            read_models=read_models,
-            provider=provider,
-            steps=steps,
-            scheduler=working,
-            leases=leases,
-            lease=lease,
-            clock=clock,
-            policy=policy,
-        )
+            await stack.enter_async_context(_running(ledger.scheduler))
+        yield ledger
+
+
+def _ledger(
+    engine: AsyncEngine,
+    schema: str,
+    provider: MessagingProvider,
+    webhook: WebhookSender,
+    clock: Clock,
+    policy: Policy,
+    stack: AsyncExitStack,
+) -> Ledger:
+    lease = Lease(owner=uuid4(), ms=LEASE_MS)
+    store = PostgresEventStore(engine, schema)
+    due_work = PostgresDueWork(engine, schema)
+    read_models = PostgresReadModels(engine, schema)
+    leases = Leases(due_work, lease)
+    stack.push_async_callback(store.close)
+    stack.push_async_callback(leases.close)
+    steps = Steps(
+        store=store,
+        due_work=due_work,
+        provider=provider,
+        webhook=webhook,
+        clock=clock,
+        policy=policy,
+        lease=lease,
+    )
+    scheduler = Scheduler(
+        store=store,
+        due_work=due_work,
+        read_models=read_models,
+        steps=steps,
+        leases=leases,
+        lease=lease,
+        clock=clock,
+    )
+    return Ledger(
+        store=store,
+        due_work=due_work,
+        read_models=read_models,
+        provider=provider,
+        steps=steps,
+        scheduler=scheduler,
+        leases=leases,
+        lease=lease,
+        clock=clock,
+        policy=policy,
+    )
 
 
 async def upgrade_database(settings: Settings) -> None:

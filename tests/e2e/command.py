@@ -46,6 +46,11 @@ def environment(database_url: str | None = None, simulator: Simulator | None = N
     return {"PATH": os.defpath, **named}
 
 
+def _heed_interrupts() -> None:
+    # A shell starts what it runs in the background deaf to SIGINT, and whatever that starts is deaf too.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def started(
     *arguments: str, env: Mapping[str, str], stdin: int = DEVNULL, stdout: int = PIPE
@@ -58,6 +63,7 @@ async def started(
         stdin=stdin,
         stdout=stdout,
         stderr=PIPE,
+        preexec_fn=_heed_interrupts,
     )
     try:
         yield process

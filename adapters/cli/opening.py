@@ -63,10 +63,16 @@ class Opening:
             raise group.exceptions[0] from None
 
     async def finish(self) -> None:
-        """Do what is due now, webhooks above all, if it takes no longer than a moment; the rest is a worker's."""
-        with progress(None, "sending webhooks"), suppress(TimeoutError):
-            async with asyncio.timeout(_FINISH_SECONDS):
+        """Do what is due now, webhooks above all, if it takes no longer than a moment; the rest is a worker's.
+
+        What is under way by then is waited for: an attempt that is cut off would be in doubt.
+        """
+        enough = asyncio.get_running_loop().call_later(_FINISH_SECONDS, self._ledger.scheduler.stop)
+        try:
+            with progress(None, "sending webhooks"):
                 await self._ledger.scheduler.run_once()
+        finally:
+            enough.cancel()
 
     async def _read(
         self,

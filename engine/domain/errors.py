@@ -1,5 +1,7 @@
 """What can go wrong, in the words of this field. No text here ever carries a secret or personal datum."""
 
+from collections.abc import Iterable
+from datetime import date
 from uuid import UUID
 
 
@@ -38,6 +40,21 @@ class SessionNotFound(GuestledgerError):
         super().__init__(f"no session has the id {wanted!r}: `guestledger sessions` lists them")
 
 
+class MonthDetached(SessionNotFound):
+    """The session is known, but its events lie in a month that has been taken out of the log."""
+
+    def __init__(self, stream_id: UUID, month: date) -> None:
+        GuestledgerError.__init__(
+            self,
+            f"session {stream_id} began in {month:%Y-%m}, a month that is detached from the log: "
+            f"`guestledger months attach {month:%Y-%m}` brings it back",
+        )
+
+
+class MonthRefused(GuestledgerError):
+    """A month of the log cannot be detached or attached now; the text says why. Nothing was changed."""
+
+
 class WrongExpectedVersion(GuestledgerError):
     """An append was turned away because its stream has moved on. Nothing of that append was recorded."""
 
@@ -48,14 +65,61 @@ class WrongExpectedVersion(GuestledgerError):
         self.actual = actual
 
 
-class UnknownEvent(GuestledgerError):
-    """A recorded event that this release cannot read: its type or schema version is newer than the code."""
+class EventTooLarge(GuestledgerError):
+    """An append was turned away because one of its events is too large to be kept. Nothing of that append was recorded.
 
-    def __init__(self, event_type: str, schema_version: int) -> None:
-        super().__init__(
-            f"event {event_type!r} with schema version {schema_version} is not known to this release: "
-            "it was written by a newer one; upgrade guestledger here"
+    `size` and `limit` are bytes of the event's canonical JSON.
+    """
+
+    def __init__(self, event_type: str, size: int, limit: int) -> None:
+        super().__init__(f"a {event_type} of {size} bytes is too large for the log, which takes up to {limit} bytes")
+        self.event_type = event_type
+        self.size = size
+        self.limit = limit
+
+
+class UnknownEvent(GuestledgerError):
+    """A recorded event that this release cannot read: its type or schema version is newer, or its data do not fit them.
+
+    `position`, `stream_id` and `version` say which it is, where it was met in a log. It is reported, never passed over.
+    """
+
+    def __init__(self, event_type: str, schema_version: int, *, misfit: str = "") -> None:
+        what = f"does not fit at {misfit}" if misfit else "is not known to this release"
+        self.reason = (
+            f"event {event_type!r} with schema version {schema_version} {what}: "
+            "it was written by a newer release; upgrade guestledger here"
         )
+        super().__init__(self.reason)
+        self.event_type = event_type
+        self.schema_version = schema_version
+        self.position: int | None = None
+        self.stream_id: UUID | None = None
+        self.version: int | None = None
+
+    def found_at(self, position: int, stream_id: UUID, version: int) -> "UnknownEvent":
+        """The same error, naming the event's place in the log."""
+        self.position, self.stream_id, self.version = position, stream_id, version
+        self.args = (f"position {position}, stream {stream_id}, version {version}: {self.reason}",)
+        return self
+
+
+class UnknownProjection(GuestledgerError):
+    """There is no projection of this name."""
+
+    def __init__(self, wanted: str, known: Iterable[str]) -> None:
+        super().__init__(f"there is no projection {wanted!r}: there are {', '.join(known)}")
+
+
+class ProjectionStopped(GuestledgerError):
+    """A projection has met an event that it cannot take in; it names the event. The others go on.
+
+    It is tried again with every catch-up, so it goes on by itself once a release that can is at work.
+    """
+
+
+class RebuildInterrupted(GuestledgerError):
+    """A rebuild or a verification of a projection gave way to another one, or was refused because of it."""
 
 
 class ServiceError(GuestledgerError):

@@ -8,13 +8,14 @@ Every event names its channel, so that each can be read, counted and projected b
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
 from engine.domain.consent import Consent
 from engine.domain.errors import UnknownEvent
 from engine.domain.personal import Guarded, Personal
+from engine.domain.upcast import upcast
 
 
 class FailureKind(StrEnum):
@@ -223,7 +224,7 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
 }
 _WIRE_NAMES = {cls: name for name, cls in EVENT_TYPES.items()}
 _encoder = msgspec.json.Encoder(order="sorted")
-_decoders = {(name, cls.schema_version): msgspec.json.Decoder(cls) for name, cls in EVENT_TYPES.items()}
+_decoders = {name: msgspec.json.Decoder(cls) for name, cls in EVENT_TYPES.items()}
 
 
 def wire_name(event: Event) -> str:
@@ -237,8 +238,19 @@ def encode(event: Event) -> str:
 
 
 def decode(event_type: str, schema_version: int, data: str) -> Event:
-    """The event in `data`. Raises `UnknownEvent` when this release knows no such type or schema version."""
-    decoder = _decoders.get((event_type, schema_version))
-    if decoder is None:
+    """The event in `data`; one of an old schema version is upcast.
+
+    Raises `UnknownEvent` when this release knows no such type or schema version, or `data` do not fit it.
+    """
+    kind = EVENT_TYPES.get(event_type)
+    if kind is None or not 1 <= schema_version <= kind.schema_version:
         raise UnknownEvent(event_type, schema_version)
-    return decoder.decode(data)
+    try:
+        if schema_version == kind.schema_version:
+            return _decoders[event_type].decode(data)
+        old = msgspec.json.decode(data, type=dict[str, Any])
+        return msgspec.convert(upcast(event_type, old, stored=schema_version, wanted=kind.schema_version), kind)
+    except msgspec.MsgspecError as error:
+        # Only where it does not fit: the rest of the message may quote a value, and that may be a person's.
+        _, found, path = str(error).rpartition(" - at ")
+        raise UnknownEvent(event_type, schema_version, misfit=path if found else "`$`") from None

@@ -1,9 +1,11 @@
 """An event as the log holds it."""
 
-from datetime import datetime
+from datetime import UTC, date, datetime
 from uuid import UUID
 
-from engine.domain.events import Event
+import msgspec
+
+from engine.domain.events import EVENT_TYPES, Event
 from engine.domain.personal import Guarded, Personal
 
 
@@ -23,3 +25,38 @@ class RecordedEvent(Guarded, frozen=True, kw_only=True):
     data: Personal
     """The exact text that was hashed, with all that is personal in the event."""
     leaf_hash: bytes
+
+
+def month_of(stream_id: UUID) -> date:
+    """The first day of the month (UTC) in which a stream began: a UUIDv7 begins with its time, RFC 9562, section 5.7.
+
+    1970-01-01 for an id of another version, which tells no time.
+    """
+    milliseconds = stream_id.int >> 80 if stream_id.version == 7 else 0
+    return datetime.fromtimestamp(milliseconds / 1_000, UTC).date().replace(day=1)
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events are asked for; what is left out does not matter. Raises `ValueError` for a type that does not exist."""
+
+    types: tuple[str, ...] = ()
+    """Wire names, such as `SessionCreated`."""
+    since: datetime | None = None
+    """Recorded at this time or later (UTC, the database's clock)."""
+    until: datetime | None = None
+    """Recorded before this time."""
+
+    def __post_init__(self) -> None:
+        for name in self.types:
+            if name not in EVENT_TYPES:
+                raise ValueError(f"{name!r} is not an event type: one of {', '.join(EVENT_TYPES)}")
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of the log as a reader with a filter sees it."""
+
+    events: tuple[RecordedEvent, ...]
+    """In order of position; empty where the filter left nothing of the stretch."""
+    position: int
+    """How far the log has been read: every event up to here that was asked for is in this batch or was in one before it.
+    This is a reader's checkpoint: it goes on after it, and so past what the filter left out."""

@@ -1,0 +1,21 @@
+"""Upcasting: an event of an old schema version, read as if it had been written today.
+
+What is stored is never touched: an upcaster sees the JSON data as it was read, and gives the data of the next version. One
+for each step that an event type ever took; version 1 is read by way of 2, 3 and so on, so none has to be written anew.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""A pure function from an event's data in one schema version to its data in the next. It may change what it is given."""
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+"""By wire name and the old version, e.g. `("SessionCreated", 1)`: makes version 2 of version 1."""
+
+
+def upcast(event_type: str, data: dict[str, Any], *, stored: int, wanted: int) -> dict[str, Any]:
+    """`data`, stored as schema version `stored`, in version `wanted`. Raises `KeyError` where an upcaster is missing."""
+    for version in range(stored, wanted):
+        data = UPCASTERS[event_type, version](data)
+    return data

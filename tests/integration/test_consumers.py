@@ -1,0 +1,389 @@
+"""Named consumers: at least once, from a checkpoint of their own, one process at a time."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.clock import SystemClock
+from adapters.postgres.connection import open_engine
+from adapters.postgres.consumers import PostgresConsumers
+from adapters.postgres.event_store import PostgresEventStore
+from engine.consumers import Consumer, Handler, Pace
+from engine.domain.recorded import EventFilter, RecordedEvent
+from engine.domain.retry import RetryPolicy
+from engine.ports import ConsumerRow
+from tests import logs
+from tests.pacing import proposed
+
+PATIENCE = 60.0  # seconds until a test that hangs fails
+AT_ONCE = RetryPolicy(base_ms=1, cap_ms=20)
+PACE = Pace(batch=10, poll_ms=20, backoff=AT_ONCE)
+SHORT_LEASE = Pace(batch=10, poll_ms=20, lease_ms=300, backoff=AT_ONCE)
+
+
+@pytest.fixture
+async def engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(ledger_url, "guestledger")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def store(engine: AsyncEngine) -> AsyncIterator[PostgresEventStore]:
+    store = PostgresEventStore(engine, "guestledger")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def checkpoints(engine: AsyncEngine) -> PostgresConsumers:
+    return PostgresConsumers(engine, "guestledger")
+
+
+class Sink:
+    """A handler that keeps what it was given, and that a test can wait for."""
+
+    def __init__(self, before: Callable[[Sequence[RecordedEvent]], Awaitable[None]] | None = None) -> None:
+        self.before = before
+        self.batches: list[list[int]] = []
+        self._came = asyncio.Condition()
+
+    async def __call__(self, events: Sequence[RecordedEvent]) -> None:
+        if self.before is not None:
+            await self.before(events)
+        async with self._came:
+            self.batches.append([event.position for event in events])
+            self._came.notify_all()
+
+    @property
+    def positions(self) -> list[int]:
+        return [position for batch in self.batches for position in batch]
+
+    async def has(self, position: int) -> None:
+        async with asyncio.timeout(PATIENCE), self._came:
+            await self._came.wait_for(lambda: position in self.positions)
+
+
+@asynccontextmanager
+async def running(
+    store: PostgresEventStore,
+    checkpoints: Any,
+    handler: Handler,
+    *,
+    name: str = "warehouse",
+    pace: Pace = PACE,
+    **more: Any,
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A consumer that runs beside the block, and is cancelled at its end."""
+    consumer = Consumer(name, handler, store=store, checkpoints=checkpoints, clock=SystemClock(), pace=pace, **more)
+    task: asyncio.Task[None] = asyncio.create_task(consumer.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def stands_at(checkpoints: PostgresConsumers, name: str = "warehouse", *, wanted: int) -> ConsumerRow:
+    """The consumer's row, once its checkpoint is `wanted`."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            for row in await checkpoints.all():
+                if row.name == name and row.position == wanted:
+                    return row
+            await asyncio.sleep(0.01)
+
+
+async def test_a_consumer_gets_the_log_in_order_and_then_what_comes(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 25)
+    sink = Sink()
+    async with running(store, checkpoints, sink):
+        await sink.has(24)
+        await store.append(proposed(events=5))
+        await sink.has(29)
+        assert await stands_at(checkpoints, wanted=29) == ConsumerRow(
+            name="warehouse", position=29, lag=0, running=True
+        )
+    assert sink.positions == list(range(30))
+    assert max(map(len, sink.batches)) == PACE.batch
+    (row,) = await checkpoints.all()
+    assert not row.running, "whoever ends gives it back"
+
+
+async def test_a_consumer_goes_on_from_its_checkpoint(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 25)
+    first, second = Sink(), Sink()
+    async with running(store, checkpoints, first):
+        await stands_at(checkpoints, wanted=24)
+    await store.append(proposed(events=5))
+    async with running(store, checkpoints, second):
+        await second.has(29)
+    assert second.positions == list(range(25, 30))
+
+
+async def test_each_consumer_has_a_checkpoint_of_its_own_and_begins_where_it_is_told(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 25)
+    queue, warehouse = Sink(), Sink()
+    async with (
+        running(store, checkpoints, queue, name="queue", start=19),
+        running(store, checkpoints, warehouse),
+    ):
+        await stands_at(checkpoints, "queue", wanted=24)
+        await stands_at(checkpoints, wanted=24)
+    assert queue.positions == list(range(20, 25))
+    assert warehouse.positions == list(range(25))
+    assert [row.name for row in await checkpoints.all()] == ["queue", "warehouse"]
+
+
+async def test_the_checkpoint_moves_past_what_the_filter_leaves_out(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 500)
+    sink = Sink()
+    async with running(store, checkpoints, sink, wanted=EventFilter(types=("TokenExpired",))):
+        await stands_at(checkpoints, wanted=499)
+    assert sink.batches == []
+
+
+class CutOff:
+    """Checkpoints that are never moved: whatever is handled, its process ends before that."""
+
+    def __init__(self, checkpoints: PostgresConsumers) -> None:
+        self._checkpoints = checkpoints
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._checkpoints, name)
+
+    async def move(self, *_given: object) -> bool:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_what_was_handled_and_not_yet_checked_off_comes_again(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 25)
+    first, second = Sink(), Sink()
+    async with running(store, CutOff(checkpoints), first):
+        await first.has(9)
+    async with running(store, checkpoints, second):
+        await second.has(24)
+    assert first.positions == list(range(10))
+    assert second.positions == list(range(25))
+
+
+async def test_a_cancelled_handler_gets_its_batch_again(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 5)
+    handling = asyncio.Event()
+
+    async def hang(_events: Sequence[RecordedEvent]) -> None:
+        handling.set()
+        await asyncio.Event().wait()
+
+    async with running(store, checkpoints, hang), asyncio.timeout(PATIENCE):
+        await handling.wait()
+    sink = Sink()
+    async with running(store, checkpoints, sink):
+        await sink.has(4)
+    assert sink.positions == list(range(5))
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from adapters.clock import SystemClock
+from adapters.postgres.connection import open_engine
+from adapters.postgres.consumers import PostgresConsumers
+from adapters.postgres.event_store import PostgresEventStore
+from engine.consumers import Consumer, Pace
+
+async def main():
+    engine = open_engine(sys.argv[1], "guestledger")
+    async def handle(events):
+        for event in events:
+            print(event.position, flush=True)
+        if events[-1].position >= 14:
+            os.kill(os.getpid(), signal.SIGKILL)
+    await Consumer(
+        "warehouse", handle, store=PostgresEventStore(engine, "guestledger"),
+        checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), pace=Pace(batch=5, lease_ms=300),
+    ).run()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_is_taken_over_once_its_lease_has_lapsed_and_nothing_is_skipped(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 25)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, ledger_url, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert [int(line) for line in out.split()] == list(range(15))
+    sink = Sink()
+    async with running(store, checkpoints, sink, pace=SHORT_LEASE):
+        await sink.has(24)
+    assert sink.positions == list(range(10, 25)), "again from the last checkpoint, the one before the kill"
+
+
+async def test_one_at_a_time_is_the_consumer_and_the_next_stands_by(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 200)
+    under_way, most = 0, 0
+
+    async def count(_events: Sequence[RecordedEvent]) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            await asyncio.sleep(0.02)
+        finally:
+            under_way -= 1
+
+    sinks = [Sink(count) for _ in range(3)]
+    async with (
+        running(store, checkpoints, sinks[0], pace=SHORT_LEASE) as first,
+        running(store, checkpoints, sinks[1], pace=SHORT_LEASE) as second,
+        running(store, checkpoints, sinks[2], pace=SHORT_LEASE),
+    ):
+        await asyncio.sleep(0.1)
+        first.cancel()
+        await asyncio.sleep(0.1)
+        second.cancel()
+        await stands_at(checkpoints, wanted=199)
+    assert most == 1
+    assert {position for sink in sinks for position in sink.positions} == set(range(200))
+
+
+async def test_a_lease_is_kept_for_as_long_as_the_handler_takes(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 5)
+
+    async def linger(_events: Sequence[RecordedEvent]) -> None:
+        await asyncio.sleep(3 * SHORT_LEASE.lease_ms / 1_000)
+
+    slow, other = Sink(linger), Sink()
+    async with running(store, checkpoints, slow, pace=SHORT_LEASE):
+        await asyncio.sleep(0.1)
+        async with running(store, checkpoints, other, pace=SHORT_LEASE):
+            await slow.has(4)
+    assert other.positions == []
+
+
+async def test_who_has_lost_the_lease_does_not_set_the_checkpoint_back(
+    ledger_url: str, engine: AsyncEngine, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 25)
+    connection = await logs.connect(ledger_url)
+    taken_over = False
+
+    async def take_over(_events: Sequence[RecordedEvent]) -> None:
+        nonlocal taken_over
+        if not taken_over:
+            taken_over = True
+            await connection.execute(
+                "UPDATE guestledger.consumers SET owner = gen_random_uuid(), position = 19, lease_until = now()"
+            )
+
+    sink = Sink(take_over)
+    async with running(store, checkpoints, sink):
+        await sink.has(24)
+    await connection.close()
+    assert sink.positions == [*range(10), *range(20, 25)], "it took the consumer up again where the other had left it"
+
+
+async def test_a_handler_that_raises_is_tried_again_and_holds_up_nobody_else(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers, caplog: pytest.LogCaptureFixture
+) -> None:
+    await logs.write(ledger_url, 25)
+    tries = 0
+
+    async def fail_at_first(events: Sequence[RecordedEvent]) -> None:
+        nonlocal tries
+        if events[0].position == 10 and (tries := tries + 1) <= 3:
+            raise RuntimeError("the warehouse is shut")
+
+    async def fail(_events: Sequence[RecordedEvent]) -> None:
+        raise RuntimeError("no queue")
+
+    sink, broken = Sink(fail_at_first), Sink(fail)
+    async with running(store, checkpoints, broken, name="queue"), running(store, checkpoints, sink):
+        await sink.has(24)
+        assert [row.position for row in await checkpoints.all() if row.name == "queue"] == [-1]
+    assert sink.positions == list(range(25))
+    assert broken.positions == []
+    assert "consumer warehouse failed on positions 10 to 19 (3 times by now), and tries again" in caplog.text
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+async def test_a_webhook_is_fed_at_least_once_whatever_the_receiver_does(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 100)
+    taken: list[int] = []
+    calls = 0
+
+    async def receive(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        positions = await request.json()
+        if calls % 5 == 1:
+            return web.Response(status=503)
+        taken.extend(positions)
+        if calls % 5 == 2:  # it has them, but its answer is lost
+            assert request.transport is not None
+            request.transport.close()
+        return web.Response(status=204)
+
+    async with receiver(receive) as url, aiohttp.ClientSession() as http:
+
+        async def post(events: Sequence[RecordedEvent]) -> None:
+            async with http.post(url, json=[event.position for event in events]) as answer:
+                answer.raise_for_status()
+
+        for _ in range(3):  # as many processes, one after the other, each ended wherever it is
+            async with running(store, checkpoints, post, pace=PACE):
+                await asyncio.sleep(0.05)
+        async with running(store, checkpoints, post, pace=PACE):
+            await stands_at(checkpoints, wanted=99)
+    assert set(taken) == set(range(100))
+    assert len(taken) > 100, "some came twice"
+    first_time = [position for number, position in enumerate(taken) if position not in taken[:number]]
+    assert first_time == sorted(first_time), "none was passed over for a later one"
+
+
+@asynccontextmanager
+async def receiver(handler: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}/"
+    finally:
+        await runner.cleanup()

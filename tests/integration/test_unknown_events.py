@@ -1,0 +1,191 @@
+"""An event that this release cannot read is reported where it is met, and never passed over."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID, uuid4
+
+import pytest
+
+from adapters.clock import SystemClock
+from adapters.postgres.connection import open_engine
+from adapters.postgres.consumers import PostgresConsumers
+from adapters.postgres.event_store import PostgresEventStore
+from adapters.settings import Settings
+from adapters.simulator import Knobs
+from adapters.wiring import connect, simulated
+from engine import scheduler
+from engine.consumers import Consumer, Pace
+from engine.domain import upcast
+from engine.domain.errors import UnknownEvent
+from engine.domain.events import CreationAttempted
+from engine.domain.recorded import EventFilter, RecordedEvent
+from engine.domain.retry import RetryPolicy
+from engine.ledger import Ledger
+from engine.merkle import leaf_hash
+from engine.tailing import tail
+from tests import logs
+from tests.pacing import proposed
+from tests.unit.samples import request
+
+PATIENCE = 60.0  # seconds until a test that hangs fails
+
+
+@pytest.fixture
+async def store(ledger_url: str) -> AsyncIterator[PostgresEventStore]:
+    engine = open_engine(ledger_url, "guestledger")
+    store = PostgresEventStore(engine, "guestledger")
+    yield store
+    await store.close()
+    await engine.dispose()
+
+
+@pytest.fixture
+async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
+    async with (
+        simulated(Settings(database_url=ledger_url), Knobs()) as settings,
+        connect(settings, scheduler=False) as ledger,
+    ):
+        yield ledger
+
+
+async def newer_release_writes(
+    url: str, stream_id: UUID | None = None, event_type: str = "SessionTeleported", schema_version: int = 1
+) -> None:
+    """An event of the stream (default: of a new one) as a release to come would leave it at the log's end."""
+    connection = await logs.connect(url)
+    await connection.execute(
+        """
+        INSERT INTO guestledger.events (stream_id, version, position, event_type, schema_version, recorded_at,
+                                        correlation_id, causation_id, actor, data, leaf_hash)
+        SELECT $1, coalesce(max(version) FILTER (WHERE stream_id = $1), 0) + 1, coalesce(max(position), -1) + 1, $2, $3,
+               clock_timestamp(), 'tests', $1, 'tests', '{}', ''
+          FROM guestledger.events""",
+        stream_id or uuid4(),
+        event_type,
+        schema_version,
+    )
+    await connection.close()
+
+
+async def test_a_stream_with_it_is_not_read_and_its_place_is_named(ledger_url: str, store: PostgresEventStore) -> None:
+    append = proposed(events=2)
+    await store.append(append)
+    await newer_release_writes(ledger_url, append.stream_id, "SessionCreated", 9)
+    place = f"position 2, stream {append.stream_id}, version 3: event 'SessionCreated' with schema version 9"
+    with pytest.raises(UnknownEvent, match=place) as caught:
+        await store.read_stream(append.stream_id)
+    assert (caught.value.position, caught.value.stream_id, caught.value.version) == (2, append.stream_id, 3)
+
+
+async def test_the_whole_log_is_read_up_to_it_and_no_further(ledger_url: str, store: PostgresEventStore) -> None:
+    await store.append(proposed(events=5))
+    await newer_release_writes(ledger_url)
+    await store.append(proposed(events=5))
+    seen: list[int] = []
+
+    async def read() -> None:
+        async for batch in store.read_all(batch=4):
+            seen.extend(event.position for event in batch)
+
+    with pytest.raises(UnknownEvent, match="position 5, "):
+        await read()
+    assert seen == list(range(5))
+
+
+async def test_a_tail_gives_what_is_before_it_and_then_reports_it(ledger_url: str, store: PostgresEventStore) -> None:
+    await store.append(proposed(events=5))
+    await newer_release_writes(ledger_url)
+    seen: list[int] = []
+
+    async def read() -> None:
+        async for batch in tail(store, SystemClock()):
+            seen.extend(event.position for event in batch.events)
+
+    with pytest.raises(UnknownEvent, match="position 5, "):
+        await read()
+    assert seen == list(range(5))
+
+
+async def test_a_consumer_stands_before_it_and_says_so_while_others_go_on(
+    ledger_url: str, store: PostgresEventStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.append(proposed(events=5))
+    await newer_release_writes(ledger_url)
+    await store.append(proposed(events=5))
+    engine = open_engine(ledger_url, "guestledger")
+    checkpoints = PostgresConsumers(engine, "guestledger")
+    seen: dict[str, list[int]] = {"all": [], "attempts": []}
+    pace = Pace(poll_ms=20, backoff=RetryPolicy(base_ms=1, cap_ms=20))
+
+    def consumer(name: str, wanted: EventFilter) -> Consumer:
+        async def handle(events: Sequence[RecordedEvent]) -> None:
+            seen[name] += [event.position for event in events]
+
+        clock = SystemClock()
+        return Consumer(name, handle, store=store, checkpoints=checkpoints, clock=clock, wanted=wanted, pace=pace)
+
+    wanted = {"all": EventFilter(), "attempts": EventFilter(types=("CreationAttempted",))}
+    tasks = [asyncio.create_task(consumer(*given).run()) for given in wanted.items()]
+    async with asyncio.timeout(PATIENCE):
+        while [row.position for row in await checkpoints.all()] != [4, 10]:
+            await asyncio.sleep(0.01)
+        while "consumer all cannot go on, and tries again" not in caplog.text:
+            await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await engine.dispose()
+    assert seen == {"all": list(range(5)), "attempts": [*range(5), *range(6, 11)]}
+    assert "position 5, " in caplog.text
+
+
+async def test_one_unreadable_session_does_not_stop_the_schedulers_other_claims(
+    ledger_url: str, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions = [await ledger.accept(request()) for _ in range(9)]
+    unreadable = sessions[4].id
+    await newer_release_writes(ledger_url, unreadable)
+    with pytest.raises(UnknownEvent, match=str(unreadable)):
+        await ledger.session(unreadable)
+    await ledger.scheduler._drain(scheduler.LANES[0])
+    for session in sessions:
+        if session.id != unreadable:
+            assert (await ledger.session(session.id)).status == "active"
+    assert f"session {unreadable} is left alone: position 9, " in caplog.text
+
+
+async def test_an_unreadable_session_is_given_back_for_a_worker_of_the_newer_release(
+    ledger_url: str, ledger: Ledger
+) -> None:
+    session = await ledger.accept(request())
+    await newer_release_writes(ledger_url, session.id)
+    await ledger.scheduler._drain(scheduler.LANES[0])
+    connection = await logs.connect(ledger_url)
+    (row,) = await connection.fetch("SELECT owner, due_at > now() AS later FROM guestledger.due_work")
+    await connection.close()
+    assert tuple(row) == (None, True)
+
+
+async def test_an_old_event_is_read_as_todays_and_its_text_and_hash_stay_those_that_were_stored(
+    store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = proposed()
+    await store.append(append)
+    (before,) = await store.read_stream(append.stream_id)
+    monkeypatch.setattr(CreationAttempted, "schema_version", 2)
+    monkeypatch.setattr(upcast, "UPCASTERS", {("CreationAttempted", 1): lambda data: {**data, "attempt": 42}})
+    (after,) = await store.read_stream(append.stream_id)
+    assert isinstance(after.event, CreationAttempted)
+    assert after.event.attempt == 42
+    assert (after.data, after.leaf_hash) == (before.data, before.leaf_hash)
+    assert after.leaf_hash == leaf_hash(
+        stream_id=after.stream_id,
+        version=after.version,
+        event_type="CreationAttempted",
+        schema_version=1,
+        recorded_at=after.recorded_at,
+        correlation_id=after.correlation_id,
+        causation_id=after.causation_id,
+        actor=after.actor,
+        data=after.data,
+    )

@@ -1,0 +1,55 @@
+"""Following the log, on a store of the test's own that does what a real one does only now and then."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from adapters.clock import SystemClock
+from engine.domain.errors import ServiceUnreachable
+from engine.domain.recorded import Batch
+from engine.tailing import tail
+
+NEVER_MS = 3_600_000
+PATIENCE = 60.0  # seconds until a test that hangs fails
+
+
+class Log:
+    """A log that grows to `grows` while it is read for the first time, and says so at once; then fails as told."""
+
+    def __init__(self, grows: int, failures: int = 0) -> None:
+        self.position = -1
+        self.grows = grows
+        self.failures = failures
+        self.next = asyncio.Event()
+
+    def arrival(self) -> asyncio.Event:
+        return self.next
+
+    async def read_batch(self, *, after: int, **_more: Any) -> Batch:
+        seen = self.position
+        if seen < self.grows:
+            self.position = self.grows
+            waited_for, self.next = self.next, asyncio.Event()
+            waited_for.set()
+        elif self.failures:
+            self.failures -= 1
+            raise ServiceUnreachable("the database restarts")
+        return Batch(events=(), position=max(after, seen))
+
+
+async def first(batches: AsyncIterator[Batch]) -> Batch:
+    async with asyncio.timeout(PATIENCE):
+        return await anext(batches)
+
+
+async def test_what_comes_while_the_log_is_read_is_not_waited_for() -> None:
+    batches = tail(Log(grows=5), SystemClock(), poll_ms=NEVER_MS)  # type: ignore[arg-type]
+    assert (await first(batches)).position == 5
+
+
+async def test_a_database_that_is_away_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    batches = tail(Log(grows=5, failures=3), SystemClock(), poll_ms=NEVER_MS)  # type: ignore[arg-type]
+    assert (await first(batches)).position == 5
+    assert caplog.messages == ["the log cannot be read now: the database restarts"] * 3

@@ -1,0 +1,60 @@
+"""Old schema versions are read as today's, by a chain of pure steps; what is stored is never touched.
+
+No event has an old version yet, so one is made up here: `SessionCreated` in its third.
+"""
+
+from typing import Any
+
+import pytest
+
+from engine.domain import upcast
+from engine.domain.errors import UnknownEvent
+from engine.domain.events import EVENT_TYPES, SessionCreated, decode, encode
+from tests.unit.samples import was_created
+
+FIRST = encode(was_created()).replace('"latency_ms":0', '"latency_s":2').replace('"session_id"', '"remote_id"')
+SECOND = encode(was_created()).replace('"latency_ms":0', '"latency_s":2')
+
+
+def _rename_id(data: dict[str, Any]) -> dict[str, Any]:
+    data["session_id"] = data.pop("remote_id")
+    return data
+
+
+def _count_in_ms(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != "latency_s"} | {
+        "latency_ms": 1_000 * data["latency_s"]
+    }
+
+
+@pytest.fixture
+def third_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SessionCreated, "schema_version", 3)
+    steps = {("SessionCreated", 1): _rename_id, ("SessionCreated", 2): _count_in_ms}
+    monkeypatch.setattr(upcast, "UPCASTERS", steps)
+
+
+@pytest.mark.usefixtures("third_version")
+@pytest.mark.parametrize(("version", "data"), [(1, FIRST), (2, SECOND), (3, encode(was_created(latency_ms=2_000)))])
+def test_every_version_is_read_as_the_present_one(version: int, data: str) -> None:
+    assert decode("SessionCreated", version, data) == was_created(latency_ms=2_000)
+
+
+@pytest.mark.usefixtures("third_version")
+def test_a_version_newer_than_the_present_one_is_refused() -> None:
+    with pytest.raises(UnknownEvent, match=r"'SessionCreated' with schema version 4 is not known .*upgrade"):
+        decode("SessionCreated", 4, FIRST)
+
+
+def test_there_is_an_upcaster_for_every_step_that_an_event_type_took() -> None:
+    taken = {(name, version) for name, kind in EVENT_TYPES.items() for version in range(1, kind.schema_version)}
+    assert set(upcast.UPCASTERS) == taken
+
+
+def test_data_that_do_not_fit_are_reported_without_what_is_in_them() -> None:
+    data = encode(was_created()).replace('"attempt":1', '"attempt":"gt_secret"')
+    with pytest.raises(UnknownEvent, match=r"schema version 1 does not fit at `\$.attempt`") as caught:
+        decode("SessionCreated", 1, data)
+    assert "gt_secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__

@@ -1,7 +1,8 @@
 """Reaching the database: the pool, what its failures mean to a person, and whether the ledger in it is ready."""
 
+import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
@@ -19,39 +20,57 @@ Driver = Any
 # database, transaction rollback, lock not available, read-only.
 _UNREACHABLE = ("08", "57", "53", "28", "3D", "40", "55P03", "25006")
 _STATEMENT_SECONDS = 120
+_NOT_PREPARED = ("26000", "42P05")
 _NOT_THERE = ("3F000", "42P01")
-_WHERE = "check GUESTLEDGER_DATABASE_URL and that the server runs"
+_NOT_ALLOWED = "42501"
+_MAKE = 'make it by create_async_engine("postgresql+asyncpg://…")'
+_STATEMENT_CACHE = "prepared_statement_cache_size"
+# An unnamed statement is prepared and run without a pause in which pgbouncer could give the server to somebody else.
+_UNPREPARED = {"statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
 
 class LedgerNotReady(ServiceError):
     """The database answers, but holds no ledger that this release can use."""
 
 
+class NotAllowed(ServiceError):
+    """The database user lacks a privilege. `refusal` is PostgreSQL's own word for it."""
+
+    def __init__(self, text: str, refusal: str = "") -> None:
+        super().__init__(text)
+        self.refusal = refusal
+
+
+class UnfitEngine(GuestledgerError):
+    """The engine that a host application handed in cannot be used."""
+
+
 class DatabaseFault(GuestledgerError):
     """PostgreSQL refused a statement of ours: a fault in this release, or in what was done to its tables."""
 
 
-def database_url(text: str) -> URL:
+def database_url(text: str, setting: str = "GUESTLEDGER_DATABASE_URL") -> URL:
     """The URL for SQLAlchemy's asyncpg dialect, whatever driver it names. Raises `ServiceUnreachable` if it is none."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):  # the second one for a port that is no number; it would show a part of the URL
-        raise ServiceUnreachable(
-            "GUESTLEDGER_DATABASE_URL is not a URL such as postgresql://user@host/database"
-        ) from None
+        raise ServiceUnreachable(f"{setting} is not a URL such as postgresql://user@host/database") from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise ServiceUnreachable(
-            f"GUESTLEDGER_DATABASE_URL names {url.get_backend_name()!r}, but only PostgreSQL will do"
-        )
+        raise ServiceUnreachable(f"{setting} names {url.get_backend_name()!r}, but only PostgreSQL will do")
     return url.set(drivername="postgresql+asyncpg")
 
 
 def open_engine(
     url: str | URL, schema: str, *, pool_size: int = 8, command_timeout: float | None = _STATEMENT_SECONDS
 ) -> AsyncEngine:
-    """A pool of connections for the ledger in `schema`; a statement may take `command_timeout` s. Nothing is connected yet."""
+    """A pool of connections for the ledger in `schema`; a statement may take `command_timeout` s. Nothing is connected yet.
+
+    With `prepared_statement_cache_size=0` among the URL's parameters (SQLAlchemy's own word) no prepared statement outlives
+    its transaction: for a pgbouncer in transaction mode that does not know of them (before 1.21, or set so).
+    """
+    url = database_url(url) if isinstance(url, str) else url
     engine = create_async_engine(
-        database_url(url) if isinstance(url, str) else url,
+        url,
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=False,
@@ -61,6 +80,7 @@ def open_engine(
             "timeout": 10,
             # A server that is gone without a word must not hold an append, and all behind it, until TCP gives up.
             "command_timeout": command_timeout,
+            **(_UNPREPARED if url.query.get(_STATEMENT_CACHE) == "0" else {}),
         },
     )
     event.listen(engine.sync_engine, "connect", _set_up)
@@ -80,6 +100,21 @@ def _refuse_if_lost(adapted: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError
 
 
+def lent_engine(engine: AsyncEngine, schema: str) -> AsyncEngine:
+    """A host's own pool, for the ledger in `schema`: the connections are the host's, and so is closing them.
+
+    Raises `UnfitEngine` when it is not SQLAlchemy's async engine over asyncpg.
+    """
+    if not isinstance(engine, AsyncEngine):
+        raise UnfitEngine(
+            f"the engine must be a sqlalchemy.ext.asyncio.AsyncEngine, not a {type(engine).__name__}: {_MAKE}"
+        )
+    if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "asyncpg"):
+        raise UnfitEngine(f"the engine must speak through asyncpg, not {engine.dialect.driver}: {_MAKE}")
+    # The host may have chosen another isolation level, AUTOCOMMIT for one: its choice holds for its own transactions.
+    return engine.execution_options(schema_translate_map={None: schema}, isolation_level="READ COMMITTED")
+
+
 @asynccontextmanager
 async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
     """A connection of the pool as asyncpg itself has it: for the few statements whose round trips everybody waits for.
@@ -87,7 +122,10 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
     Outside a transaction unless its user begins one; a connection on which anything failed is not used again.
     """
     async with engine.connect() as connection:
-        driver = (await connection.get_raw_connection()).driver_connection
+        driver: Driver = (await connection.get_raw_connection()).driver_connection
+        while driver.is_closed():  # the server went away while it lay in the pool; a new one is never closed
+            await connection.invalidate()
+            driver = (await connection.get_raw_connection()).driver_connection
         try:
             yield driver
         except BaseException:
@@ -95,28 +133,75 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
             raise
 
 
+class HeldConnection:
+    """One connection of the pool, kept from one use to the next: to take one out each time costs as much as a small batch.
+
+    For one user at a time. A connection on which anything failed is let go, and the next use has another.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._stack = AsyncExitStack()
+        self._driver: Driver | None = None
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Driver]:
+        """The connection, as `driver_connection` gives one."""
+        if self._driver is None:
+            self._driver = await self._stack.enter_async_context(driver_connection(self._engine))
+        try:
+            yield self._driver
+        except BaseException:
+            self._driver = None
+            await self._stack.__aexit__(*sys.exc_info())
+            raise
+
+    async def give_back(self) -> None:
+        """Leave it to others, until the next use."""
+        self._driver = None
+        await self._stack.aclose()
+
+
 @contextmanager
-def reported() -> Iterator[None]:
-    """Turn what the driver raises into one clear line: `ServiceUnreachable`, `LedgerNotReady` or `DatabaseFault`."""
+def reported(setting: str = "GUESTLEDGER_DATABASE_URL") -> Iterator[None]:
+    """Turn what the driver raises into one clear line: a `ServiceError` of some kind, or `DatabaseFault`.
+
+    `setting` is where the database's URL came from.
+    """
     try:
         yield
     except PoolTimeout:
         raise ServiceUnreachable("all connections to the database are in use: it does not keep up") from None
     except (OSError, TimeoutError) as error:
-        raise ServiceUnreachable(f"the database cannot be reached ({type(error).__name__}): {_WHERE}") from None
+        raise ServiceUnreachable(f"the database cannot be reached ({type(error).__name__}): {_look(setting)}") from None
     # The driver's internal error is what a statement meets after the server said goodbye between two of them.
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         # From None, here and above: the driver's own error has whole rows in its details.
-        raise _in_clear(error.orig if isinstance(error, DBAPIError) and error.orig else error) from None
+        raise _in_clear(error.orig if isinstance(error, DBAPIError) and error.orig else error, setting) from None
 
 
-def _in_clear(error: BaseException) -> Exception:
+def _in_clear(error: BaseException, setting: str) -> Exception:
     state = str(getattr(error, "sqlstate", None) or "")
     if state in _NOT_THERE:
         return LedgerNotReady("there is no ledger in this database: run `guestledger db upgrade`")
+    if state in _NOT_PREPARED:
+        return ServiceUnreachable(
+            "prepared statements are lost on the way to the database, as by a pgbouncer in transaction mode: "
+            f"add {_STATEMENT_CACHE}=0 to the parameters of {setting}"
+        )
     if not state:
-        return ServiceUnreachable(f"the connection to the database was lost: {_WHERE}")
+        return ServiceUnreachable(f"the connection to the database was lost: {_look(setting)}")
     if state.startswith(_UNREACHABLE):
-        return ServiceUnreachable(f"the database cannot be used (SQLSTATE {state}): {_WHERE}")
-    message = str(error.args[0]) if error.args else ""
-    return DatabaseFault(f"PostgreSQL refused a statement (SQLSTATE {state}): {message.splitlines()[0][:200]}")
+        return ServiceUnreachable(f"the database cannot be used (SQLSTATE {state}): {_look(setting)}")
+    message = str(error.args[0] if error.args else "").partition("\n")[0][:200]
+    if state == _NOT_ALLOWED:
+        return NotAllowed(
+            f"the database user may not do this ({message}): it has to be a member of the ledger's runtime role, "
+            "which is named for the schema (guestledger_runtime)",
+            message,
+        )
+    return DatabaseFault(f"PostgreSQL refused a statement (SQLSTATE {state}): {message}")
+
+
+def _look(setting: str) -> str:
+    return f"check {setting} and that the server runs"

@@ -1,90 +1,117 @@
 """The event log in PostgreSQL: group commit under the ledger's lock, dense positions in commit order."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+import random
+from collections import OrderedDict
+from itertools import count
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import Driver, driver_connection, reported
-from adapters.postgres.statements import Statements
-from adapters.postgres.tables import events
-from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
-from engine.domain.events import decode, encode, wire_name
-from engine.domain.recorded import RecordedEvent
-from engine.merkle import leaf_hash
-from engine.ports import Append, Appended, Due, KeyTaken
+from adapters.postgres.batch import BatchRows, LogEnd, Proposal
+from adapters.postgres.connection import Driver, HeldConnection, reported
+from adapters.postgres.log_reader import LogReader
+from engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
+from engine.domain.events import Event, encode, wire_name
+from engine.domain.retry import RetryPolicy, backoff_ms
+from engine.ports import Append, Appended
 
 MOST_IN_BATCH = 200
-MOST_WAITING = 10_000
+MOST_IN_A_ROW = 20
+"""Batches over one connection, which then goes back to the pool: where that is small, others are waiting for it."""
+_BACKOFF = RetryPolicy(base_ms=50, cap_ms=1_000)
+MOST_BYTES = 256 * 1024
+"""Of one event, as canonical JSON. The largest that a guest request can make is a small part of it."""
 
 
 class _Waiting(NamedTuple):
-    append: Append
-    texts: tuple[str, ...]
+    proposal: Proposal
     outcome: asyncio.Future[Appended]
 
 
-class _Log(NamedTuple):
-    """The log's end as the batch found it, under the lock."""
-
-    position: int
-    now: datetime
-    versions: dict[UUID, int]
-    keys: dict[str, UUID]
-
-
-class PostgresEventStore:
+class PostgresEventStore(LogReader):
     """Appends from many coroutines gather while one batch commits, and go in together with the next.
 
-    Durability is the server's: with `synchronous_commit` on, an append that returned survives a crash.
+    Durability is the server's: with `synchronous_commit` on, an append that returned survives a crash. While the database
+    is away, appends wait for it, at most `patience` seconds for each try and about as long for all tries together.
     """
 
-    def __init__(self, engine: AsyncEngine, schema: str) -> None:
-        self._engine = engine
-        self._sql = Statements(schema)
-        self._waiting: deque[_Waiting] = deque()
+    def __init__(self, engine: AsyncEngine, schema: str, *, patience: float = 10.0, most_waiting: int = 10_000) -> None:
+        super().__init__(engine, schema)
+        self._patience = patience
+        self._most_waiting = most_waiting
+        self._waiting: OrderedDict[asyncio.Future[Appended], Proposal] = OrderedDict()
+        self._connection = HeldConnection(engine)
         self._committing: asyncio.Task[None] | None = None
 
     async def append(self, append: Append) -> Appended:
         """Record the events of `append`, all or none.
 
-        Raises `WrongExpectedVersion`, `KeyTaken`, or `ServiceUnreachable` (also when 10,000 appends already wait:
-        the database does not keep up). Cancelling the caller does not take the append back: it may still go in.
+        Raises `EventTooLarge`, `WrongExpectedVersion`, `KeyTaken`, `DatabaseFault` when PostgreSQL refuses this very
+        append, or `ServiceUnreachable`, also when `most_waiting` appends already wait. Cancelling the caller takes the
+        append back while it still waits for its batch; after that it may go in all the same.
         """
-        if len(self._waiting) >= MOST_WAITING:
-            raise ServiceUnreachable(f"the database does not keep up: {MOST_WAITING} appends wait; slow down and retry")
-        texts = tuple(encode(event) for event in append.events)
-        waiting = _Waiting(append, texts, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        if len(self._waiting) >= self._most_waiting:
+            raise ServiceUnreachable(
+                f"the database does not keep up: {self._most_waiting} appends wait; slow down and retry"
+            )
+        outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._waiting[outcome] = Proposal(append, tuple(_text(event) for event in append.events))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
-        return await waiting.outcome
+        try:
+            return await outcome
+        finally:
+            self._waiting.pop(outcome, None)
 
     async def close(self) -> None:
-        """Wait until whatever is still being appended has been committed or turned away."""
+        """Wait until whatever is still being appended has been committed or turned away, and give all connections back.
+
+        To be called before the engine is disposed of: the hint that follows an append holds a connection for a moment.
+        """
         if self._committing is not None:
             # Shielded: whoever stops waiting here must not stop a batch that others wait for.
             await asyncio.shield(self._committing)
+        await self._arrivals.close()
 
     async def _commit_all(self) -> None:
+        batch: list[_Waiting] = []
         try:
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(MOST_IN_BATCH, len(self._waiting)))]
-                await self._commit(batch)
+                try:
+                    for _ in range(MOST_IN_A_ROW):
+                        batch = self._next_batch(MOST_IN_BATCH)
+                        await self._commit(batch)
+                        await asyncio.sleep(0)  # those who have their answer may have more to append
+                        if not self._waiting:
+                            break
+                finally:
+                    await self._connection.give_back()
         finally:
             self._committing = None
+            for waiting in (*batch, *self._next_batch(len(self._waiting))):
+                waiting.outcome.cancel()  # only where this task itself is ended; else every outcome is set by now
+
+    def _next_batch(self, most: int) -> list[_Waiting]:
+        taken = (self._waiting.popitem(last=False) for _ in range(min(most, len(self._waiting))))
+        return [_Waiting(proposal, outcome) for outcome, proposal in taken]
 
     async def _commit(self, batch: list[_Waiting]) -> None:
+        """Commit the batch and tell each of its waiters what came of it."""
         try:
-            with reported():
-                async with driver_connection(self._engine) as driver:
-                    outcomes = await self._write(driver, batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, every waiter has to learn of it
+            outcomes = await self._write_until_answered([waiting.proposal for waiting in batch])
+        except ServiceUnreachable as error:
+            # Whoever waits by now would only wait as long again for the same answer.
+            batch += self._next_batch(len(self._waiting))
+            outcomes = [error] * len(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its waiter has to learn of it
+            if len(batch) > 1 and not isinstance(error, ServiceError):
+                # Something in it cannot be stored: halve it until that append stands alone, and alone is turned away.
+                middle = len(batch) // 2
+                await self._commit(batch[:middle])
+                await self._commit(batch[middle:])
+                return
             outcomes = [error] * len(batch)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.outcome.done():
@@ -94,168 +121,72 @@ class PostgresEventStore:
             else:
                 waiting.outcome.set_result(outcome)
 
-    async def _write(self, driver: Driver, batch: list[_Waiting]) -> list[Appended | Exception]:
+    async def _write_until_answered(self, batch: list[Proposal]) -> list[Appended | Exception]:
+        # Again also where a COMMIT was under way and its fate is unknown: the lost transaction holds the ledger's lock
+        # to its end, and under that lock an append that went in with it is known again by its causation.
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        for tries in count(1):
+            try:
+                return await self._write_once(batch)
+            except ServiceUnreachable:
+                wait = backoff_ms(tries, _BACKOFF, random.random()) / 1_000  # noqa: S311 - it spreads retries
+                if loop.time() + wait > deadline:
+                    raise
+            await asyncio.sleep(wait)
+        raise AssertionError
+
+    async def _write_once(self, batch: list[Proposal]) -> list[Appended | Exception]:
+        with reported():
+            async with asyncio.timeout(self._patience), self._connection.use() as driver:
+                return await self._write(driver, batch)
+
+    async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
         # Four round trips, and every append of the batch waits for each of them.
         # The lock first, the reading in a *later* statement: only its snapshot is sure to see the last commit.
         # The lock is a row lock that changes nothing, so it leaves no dead row behind however often it is taken.
         await driver.execute(self._sql.begin)
-        rows = _Rows(await self._read_log(driver, batch))
-        outcomes = [rows.take(waiting) for waiting in batch]
+        rows = BatchRows(await self._read_log(driver, batch))
+        outcomes = [rows.take(proposal) for proposal in batch]
         await driver.fetch(self._sql.append, *rows.columns())
         await driver.execute("COMMIT")
+        self._arrivals.announce()
         return outcomes
 
-    async def _read_log(self, driver: Driver, batch: list[_Waiting]) -> _Log:
-        stream_ids = list({waiting.append.stream_id for waiting in batch})
-        found = await driver.fetch(self._sql.read_log, stream_ids)
-        now, position, last_at = found[0][:3]
-        keys = [waiting.append.idempotency_key for waiting in batch if waiting.append.idempotency_key is not None]
+    async def _read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:
+        appends = [proposal.append for proposal in batch]
+        stream_ids = list({append.stream_id for append in appends})
+        ((now, position, last_at, found),) = await driver.fetch(self._sql.read_log, stream_ids)
+        versions = dict(zip(stream_ids, found, strict=True))
+        keys = [append.idempotency_key for append in appends if append.idempotency_key is not None]
         taken = await driver.fetch(self._sql.read_keys, keys) if keys else []
-        return _Log(
+        stale = [append for append in appends if versions[append.stream_id] > append.expected_version]
+        return LogEnd(
             position=-1 if position is None else position,
             # A clock that was set back must not make the log's times run against its positions.
             now=now if last_at is None else max(now, last_at),
-            versions={stream_id: version or 0 for *_, stream_id, version in found},
+            versions=versions,
             keys=dict(taken),
+            known=await self._read_known(driver, stale) if stale else {},
         )
 
-    async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
-        """Every event of one stream, in order; empty when there is none."""
-        return (await self.read_streams([stream_id])).get(stream_id, [])
-
-    async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
-        """The events of many streams in one round trip; a stream without events is left out."""
-        streams: dict[UUID, list[RecordedEvent]] = {}
-        with reported():
-            async with driver_connection(self._engine) as driver:
-                rows = await driver.fetch(self._sql.read_streams, list(stream_ids))
-        for row in rows:
-            streams.setdefault(row["stream_id"], []).append(recorded(row))
-        return streams
-
-    async def read_all(self, *, after: int = -1, batch: int = 500) -> AsyncIterator[list[RecordedEvent]]:
-        """The whole log in order of position, in batches, up to its present end."""
-        while True:
-            with reported():
-                async with driver_connection(self._engine) as driver:
-                    rows = await driver.fetch(self._sql.read_all, after, batch)
-            if not rows:
-                return
-            yield [recorded(row) for row in rows]
-            after = rows[-1]["position"]
-
-    async def head(self) -> int:
-        """The position of the last event; -1 when the log is empty."""
-        last = select(events.c.position).order_by(events.c.position.desc()).limit(1)
-        with reported():
-            async with self._engine.connect() as connection:
-                position = (await connection.execute(last)).scalar()
-        return -1 if position is None else position
-
-
-def recorded(row: Any) -> RecordedEvent:
-    """The event in a row of the log. Raises `UnknownEvent` when a newer release wrote it."""
-    position, stream_id, version, event_type, schema_version, at, correlation_id, causation_id, actor, data, leaf = row
-    return RecordedEvent(
-        position=position,
-        stream_id=stream_id,
-        version=version,
-        event=decode(event_type, schema_version, data),
-        recorded_at=at,
-        correlation_id=correlation_id,
-        causation_id=causation_id,
-        actor=actor,
-        data=data,
-        leaf_hash=leaf,
-    )
-
-
-class _Rows:
-    """What a batch will write, gathered append by append; one that is turned away leaves nothing here."""
-
-    def __init__(self, log: _Log) -> None:
-        self._log = log
-        self._position = log.position
-        self.events: list[tuple[Any, ...]] = []
-        self.keys: list[tuple[str, UUID]] = []
-        self.due: dict[UUID, tuple[Any, ...]] = {}
-        self.kept: dict[UUID, tuple[Any, ...]] = {}
-        self.done: set[UUID] = set()
-
-    def columns(self) -> list[Any]:
-        """The arrays for the append statement, in its order."""
-        return [
-            *_arrays(self.events, 11),
-            *_arrays(self.keys, 2),
-            *_arrays(self.due.values(), 5),
-            *_arrays(self.kept.values(), 3),
-            list(self.done),
-        ]
-
-    def take(self, waiting: _Waiting) -> Appended | Exception:
-        append, log = waiting.append, self._log
-        actual, key = log.versions[append.stream_id], append.idempotency_key
-        if key is not None and key in log.keys:
-            return KeyTaken(log.keys[key])
-        if actual != append.expected_version:
-            return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
-        if key is not None:
-            log.keys[key] = append.stream_id
-            self.keys.append((key, append.stream_id))
-        self._take_events(waiting)
-        self._take_due(append.stream_id, append.due)
-        version = log.versions[append.stream_id] = actual + len(append.events)
-        return Appended(version=version, position=self._position, recorded_at=log.now)
-
-    def _take_events(self, waiting: _Waiting) -> None:
-        append, now = waiting.append, self._log.now
-        for version, (event, data) in enumerate(
-            zip(append.events, waiting.texts, strict=True), append.expected_version + 1
-        ):
-            self._position += 1
-            event_type, schema_version = wire_name(event), event.schema_version
-            leaf = leaf_hash(
-                stream_id=append.stream_id,
-                version=version,
-                event_type=event_type,
-                schema_version=schema_version,
-                recorded_at=now,
-                correlation_id=append.correlation_id,
-                causation_id=append.causation_id,
-                actor=append.actor,
-                data=data,
+    async def _read_known(self, driver: Driver, stale: list[Append]) -> dict[tuple[UUID, int, UUID], Appended]:
+        """Those of these appends that are in the log already: their answer was lost, or they were handed in again."""
+        wanted = {(append.stream_id, append.expected_version, append.causation_id): append for append in stale}
+        stream_ids, expected, causation_ids = (list(column) for column in zip(*wanted, strict=True))
+        firsts = await driver.fetch(self._sql.read_known, stream_ids, expected, causation_ids)
+        known = {}
+        for stream_id, expected_version, causation_id, position, recorded_at in firsts:
+            key = (stream_id, expected_version, causation_id)
+            more = len(wanted[key].events)
+            known[key] = Appended(
+                version=expected_version + more, position=position + more - 1, recorded_at=recorded_at
             )
-            self.events.append(
-                (
-                    append.stream_id,
-                    version,
-                    self._position,
-                    event_type,
-                    schema_version,
-                    now,
-                    append.correlation_id,
-                    append.causation_id,
-                    append.actor,
-                    data,
-                    leaf,
-                )
-            )
-
-    def _take_due(self, stream_id: UUID, due: Due | None) -> None:
-        earlier = self.due.pop(stream_id, None)  # by an append before this one in the batch
-        self.kept.pop(stream_id, None)
-        if due is None:
-            self.done.add(stream_id)
-        elif due.keep_lease and earlier is not None:
-            self.due[stream_id] = (stream_id, due.step, due.due_at, *earlier[3:])
-        elif due.keep_lease and stream_id not in self.done:
-            self.kept[stream_id] = (stream_id, due.step, due.due_at)
-        else:
-            self.done.discard(stream_id)
-            owner = due.lease and due.lease.owner
-            until = due.lease and self._log.now + timedelta(milliseconds=due.lease.ms)
-            self.due[stream_id] = (stream_id, due.step, due.due_at, owner, until)
+        return known
 
 
-def _arrays(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+def _text(event: Event) -> str:
+    text = encode(event)
+    if (size := len(text.encode())) > MOST_BYTES:
+        raise EventTooLarge(wire_name(event), size, MOST_BYTES)
+    return text

@@ -1,5 +1,8 @@
 """The statements of the write path, as PostgreSQL reads them: batches go in as arrays, one statement a table."""
 
+END = 2**63 - 1
+"""Behind every position."""
+
 RECORDED = (
     "position, stream_id, version, event_type, schema_version, recorded_at, "
     "correlation_id, causation_id, actor, data::text, leaf_hash"
@@ -17,18 +20,33 @@ class Statements:
     def __init__(self, schema: str) -> None:
         s = quoted(schema)
 
-        self.begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
-        """Opens the transaction and takes the ledger's lock, in one round trip; held until the batch commits."""
+        self.begin = f"""
+            BEGIN ISOLATION LEVEL READ COMMITTED;
+            SET LOCAL idle_in_transaction_session_timeout = '10s';
+            SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"""
+        """Opens the transaction and takes the ledger's lock, in one round trip; held until the batch commits.
+
+        A client that has vanished without a word, or stands still, must not keep the lock from all others.
+        """
 
         self.read_log = f"""
-            SELECT clock_timestamp(), last.position, last.recorded_at, wanted.stream_id, (
-                       SELECT version FROM {s}.events AS e
-                        WHERE e.stream_id = wanted.stream_id ORDER BY version DESC LIMIT 1)
-              FROM unnest($1::uuid[]) AS wanted(stream_id)
+            SELECT clock_timestamp(), last.position, last.recorded_at, ARRAY(
+                       SELECT coalesce((SELECT version FROM {s}.events AS e
+                                         WHERE e.stream_id = wanted.stream_id ORDER BY version DESC LIMIT 1), 0)
+                         FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number)
+              FROM (VALUES (1)) AS one
               LEFT JOIN (SELECT position, recorded_at FROM {s}.events ORDER BY position DESC LIMIT 1) AS last ON true"""
+        """One row: the clock, the log's last position and time, and the versions of these streams in their order."""
 
         self.read_keys = f"""
             SELECT idempotency_key, stream_id FROM {s}.request_keys WHERE idempotency_key = ANY($1::text[])"""
+
+        self.read_known = f"""
+            SELECT wanted.stream_id, wanted.expected_version, wanted.causation_id, e.position, e.recorded_at
+              FROM unnest($1::uuid[], $2::int[], $3::uuid[]) AS wanted(stream_id, expected_version, causation_id)
+              JOIN {s}.events AS e ON e.stream_id = wanted.stream_id AND e.version = wanted.expected_version + 1
+                                  AND e.causation_id = wanted.causation_id"""
+        """Where the first event of each of these appends lies, if it is in the log."""
 
         self.append = f"""
             WITH new_events AS (
@@ -65,7 +83,24 @@ class Statements:
         self.read_streams = f"""
             SELECT {RECORDED} FROM {s}.events WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
 
-        self.read_all = f"SELECT {RECORDED} FROM {s}.events WHERE position > $1::bigint ORDER BY position LIMIT $2::int"
+        # By a last position too, not only by number: where a month is detached, fewer events lie between two positions.
+        self.read_all = f"""
+            SELECT {RECORDED} FROM {s}.events
+             WHERE position > $1::bigint AND position <= $2::bigint ORDER BY position LIMIT $3::int"""
+
+        # One statement, so one snapshot: what lies up to `head` then is all that ever will. The stretch bounds how much is
+        # looked at where a filter lets little through.
+        self.read_batch = f"""
+            SELECT head.position AS head, e.*
+              FROM (SELECT position FROM {s}.events ORDER BY position DESC LIMIT 1) AS head
+              LEFT JOIN (
+                  SELECT {RECORDED} FROM {s}.events
+                   WHERE position > $1::bigint AND position <= $1::bigint + $2::bigint
+                     AND ($4::text[] IS NULL OR event_type = ANY($4::text[]))
+                     AND ($5::timestamptz IS NULL OR recorded_at >= $5::timestamptz)
+                     AND ($6::timestamptz IS NULL OR recorded_at < $6::timestamptz)
+                   ORDER BY position LIMIT $3::int) AS e ON true
+             ORDER BY e.position"""
 
         # MATERIALIZED: as a mere subquery it may be run once for each row of the join, and each run takes further rows,
         # so that the limit does not hold.
@@ -94,11 +129,56 @@ class Statements:
                SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::int * interval '1 ms')
              WHERE owner = $1::uuid AND stream_id = $2::uuid"""
 
+        # The first to ask makes the row; whoever asks after that gets it when nobody holds it.
+        self.claim_consumer = f"""
+            INSERT INTO {s}.consumers AS c (name, position, owner, lease_until)
+            VALUES ($1::text, $4::bigint, $2::uuid, now() + $3::int * interval '1 ms')
+            ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
+             WHERE c.owner = excluded.owner OR c.lease_until IS NULL OR c.lease_until <= now()
+            RETURNING position"""
+
+        self.keep_consumer = f"""
+            UPDATE {s}.consumers SET lease_until = now() + $3::int * interval '1 ms'
+             WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
+
+        self.move_consumer = f"""
+            UPDATE {s}.consumers SET position = $3::bigint WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
+
+        self.release_consumer = f"""
+            UPDATE {s}.consumers SET owner = NULL, lease_until = NULL WHERE name = $1::text AND owner = $2::uuid"""
+
+        self.list_consumers = f"""
+            SELECT name, position, greatest(0, coalesce((SELECT max(position) FROM {s}.events), -1) - position) AS lag,
+                   coalesce(lease_until > now(), false) AS running
+              FROM {s}.consumers ORDER BY name"""
+
         self.backlog = f"SELECT count(*) FROM {s}.due_work WHERE step <> 'ExpireToken' OR due_at <= now()"
 
         self.end = f"SELECT coalesce((SELECT position FROM {s}.events ORDER BY position DESC LIMIT 1), -1)"
 
-        self.checkpoints = f"SELECT projection, position FROM {s}.checkpoints ORDER BY projection FOR UPDATE"
+        self.checkpoints = f"""
+            SELECT projection, position, error FROM {s}.checkpoints
+             WHERE projection = ANY($1::text[]) ORDER BY projection FOR UPDATE"""
 
         self.move_checkpoints = f"""
-            UPDATE {s}.checkpoints SET position = $2::bigint WHERE projection = ANY($1::text[])"""
+            UPDATE {s}.checkpoints SET position = $2::bigint, stopped_at = NULL, error = NULL
+             WHERE projection = ANY($1::text[])"""
+
+        self.checkpoint = f"SELECT position FROM {s}.checkpoints WHERE projection = $1"
+
+        self.new_checkpoint = f"INSERT INTO {s}.checkpoints (projection, position) VALUES ($1, -1)"
+
+        self.drop_checkpoints = f"DELETE FROM {s}.checkpoints WHERE projection = ANY($1::text[])"
+
+        # Whoever has moved past the event meanwhile, a newer release, is not stopped by this one.
+        self.stop_projection = f"""
+            UPDATE {s}.checkpoints SET stopped_at = now(), error = $3
+             WHERE projection = $1 AND position < $2::bigint AND error IS DISTINCT FROM $3"""
+
+        self.projections = f"""
+            SELECT live.projection, live.position, head.position, live.stopped_at, live.error, rebuild.position,
+                   (SELECT clock_timestamp() - recorded_at FROM {s}.events AS e
+                     WHERE e.position > live.position ORDER BY e.position LIMIT 1)
+              FROM (SELECT coalesce(max(position), -1) AS position FROM {s}.events) AS head, {s}.checkpoints AS live
+              LEFT JOIN {s}.checkpoints AS rebuild ON rebuild.projection = live.projection || ':rebuild'
+             WHERE live.projection = ANY($1::text[]) ORDER BY live.projection"""

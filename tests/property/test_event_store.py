@@ -317,5 +317,7 @@ def test_the_store_behaves_as_its_model_does_whoever_writes_and_reads(database_u
             )
         finally:
             runner.run(sql.close())
+            for store in stores:
+                runner.run(store.close())
             for engine in engines:
                 runner.run(engine.dispose())

@@ -1,0 +1,224 @@
+"""Group commit: each append of a batch has an outcome of its own, and nobody waits without end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from msgspec import structs
+
+from adapters.postgres.connection import DatabaseFault, LedgerNotReady
+from adapters.postgres.event_store import MOST_BYTES, MOST_IN_BATCH, PostgresEventStore
+from engine.domain.errors import EventTooLarge, ServiceUnreachable, WrongExpectedVersion
+from engine.domain.events import CreationFailed, FailureKind, encode
+from engine.ports import Append, Appended, KeyTaken
+from tests.pacing import PacedLockStore, Stores, proposed, watching
+
+
+@pytest.fixture
+async def stores(ledger_url: str) -> AsyncIterator[Stores]:
+    stores = Stores(ledger_url)
+    yield stores
+    await stores.close()
+
+
+@pytest.fixture
+async def watch(ledger_url: str) -> AsyncIterator[asyncpg.Connection]:
+    async with watching(ledger_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def store(stores: Stores) -> PostgresEventStore:
+    return stores.open()
+
+
+def of_size(size: int) -> CreationFailed:
+    """An event whose canonical JSON has so many bytes."""
+
+    def event(message: str) -> CreationFailed:
+        return CreationFailed(
+            at=proposed().events[0].at,
+            channel_id="ch_1",
+            attempt=1,
+            kind=FailureKind.REJECTED,
+            status=400,
+            message=message,
+            wait_ms=None,
+            retry_at=None,
+        )
+
+    return event("x" * (size - len(encode(event("")))))
+
+
+def carrying(event: CreationFailed) -> Append:
+    return structs.replace(proposed(), events=(event,))
+
+
+async def test_a_stale_version_a_taken_key_and_an_oversize_event_are_each_turned_away_alone(
+    store: PostgresEventStore, watch: asyncpg.Connection
+) -> None:
+    first = proposed(key="order-1")
+    await store.append(first)
+    outcomes = await asyncio.gather(
+        store.append(proposed()),
+        store.append(proposed(first.stream_id, version=7)),
+        store.append(proposed(first.stream_id)),
+        store.append(proposed(key="order-1")),
+        store.append(proposed(events=3)),
+        store.append(carrying(of_size(MOST_BYTES + 1))),
+        store.append(proposed(first.stream_id, version=1)),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [
+        Appended,
+        WrongExpectedVersion,
+        WrongExpectedVersion,
+        KeyTaken,
+        Appended,
+        EventTooLarge,
+        Appended,
+    ]
+    ahead, stale = outcomes[1:3]
+    assert isinstance(ahead, WrongExpectedVersion)
+    assert isinstance(stale, WrongExpectedVersion)
+    assert (ahead.stream_id, ahead.expected, ahead.actual) == (first.stream_id, 7, 1)
+    assert (stale.stream_id, stale.expected, stale.actual) == (first.stream_id, 0, 1)
+    assert len({done.recorded_at for done in outcomes if isinstance(done, Appended)}) == 1, "it was one batch"
+    assert await positions(watch) == list(range(6))
+
+
+async def test_what_postgresql_cannot_store_is_turned_away_alone_and_the_rest_of_its_batch_goes_in(
+    store: PostgresEventStore, watch: asyncpg.Connection
+) -> None:
+    appends = [proposed() for _ in range(50)]
+    appends[17] = proposed(correlation_id="a NUL: \0")  # not text to PostgreSQL
+    appends[31] = proposed(correlation_id="half a surrogate pair: \ud800")  # not UTF-8
+    outcomes = await asyncio.gather(*map(store.append, appends), return_exceptions=True)
+    refused = {number for number, outcome in enumerate(outcomes) if not isinstance(outcome, Appended)}
+    assert refused == {17, 31}
+    assert isinstance(outcomes[17], DatabaseFault)
+    assert await positions(watch) == list(range(48))
+
+
+async def test_an_event_may_be_as_large_as_the_limit_and_no_larger(store: PostgresEventStore) -> None:
+    await store.append(carrying(of_size(MOST_BYTES)))
+    with pytest.raises(EventTooLarge, match="a CreationFailed of 262145 bytes is too large for the log") as refused:
+        await store.append(carrying(of_size(MOST_BYTES + 1)))
+    assert (refused.value.size, refused.value.limit) == (MOST_BYTES + 1, MOST_BYTES)
+
+
+async def test_the_same_append_handed_in_again_gets_the_first_answer_and_goes_in_once(
+    store: PostgresEventStore, watch: asyncpg.Connection
+) -> None:
+    append, other = proposed(events=3, key="order-1"), proposed(events=2)
+    first = await store.append(append)
+    await store.append(other)
+    await store.append(proposed(append.stream_id, version=3))
+    again = await asyncio.gather(store.append(append), store.append(proposed()), store.append(append))
+    assert again[0] == again[2] == first
+    assert await positions(watch) == list(range(7))
+
+
+async def test_another_append_at_the_same_version_is_not_taken_for_the_first(store: PostgresEventStore) -> None:
+    append = proposed()
+    await store.append(append)
+    with pytest.raises(WrongExpectedVersion):
+        await store.append(proposed(append.stream_id))
+
+
+class Held(PacedLockStore):
+    """A store before a database that is slow: nothing gets through until it is let."""
+
+    async def open_up(self) -> None:
+        """Let everything through from now on."""
+
+        async def nothing(_statement: str) -> None:
+            return
+
+        while self.gate is None:
+            await asyncio.sleep(0)
+        self.wait = nothing  # type: ignore[method-assign]
+        self.gate.set_result(None)
+
+
+async def begun(store: Held, number: int) -> list[asyncio.Task[Appended]]:
+    """So many appends, the first of them in a batch of its own that is under way."""
+    tasks = [asyncio.create_task(store.append(proposed())) for _ in range(number)]
+    while store.gate is None:
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_past_the_bound_a_slow_database_refuses_at_once_and_says_why(
+    stores: Stores, watch: asyncpg.Connection
+) -> None:
+    store = stores.open(Held, most_waiting=300)
+    tasks = await begun(store, 300)
+    assert len(store._waiting) == 300 - MOST_IN_BATCH
+    tasks += [asyncio.create_task(store.append(proposed())) for _ in range(MOST_IN_BATCH)]
+    await asyncio.sleep(0)
+    with pytest.raises(
+        ServiceUnreachable, match="the database does not keep up: 300 appends wait; slow down and retry"
+    ):
+        await store.append(proposed())
+    await store.open_up()
+    assert len(await asyncio.gather(*tasks)) == 500
+    assert await positions(watch) == list(range(500))
+
+
+async def test_an_append_cancelled_before_its_batch_is_taken_back(stores: Stores, watch: asyncpg.Connection) -> None:
+    store = stores.open(Held, most_waiting=300)
+    tasks = await begun(store, 300)
+    waiting = [asyncio.create_task(store.append(proposed())) for _ in range(MOST_IN_BATCH)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    more = asyncio.create_task(store.append(proposed()))  # there is room again
+    await store.open_up()
+    await asyncio.gather(*tasks, more)
+    assert await positions(watch) == list(range(301))
+
+
+async def test_an_append_cancelled_within_its_batch_harms_nobody_else(
+    stores: Stores, watch: asyncpg.Connection
+) -> None:
+    store = stores.open(Held)
+    tasks = await begun(store, 20)
+    tasks[0].cancel()
+    tasks[7].cancel()
+    await store.open_up()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, Appended)] == [0, 7]
+    await store.close()
+    assert await positions(watch) == list(range(20)), "they were under way, so they are in"
+
+
+async def test_whoever_stops_waiting_for_the_close_stops_nothing(stores: Stores, watch: asyncpg.Connection) -> None:
+    store = stores.open(Held)
+    tasks = await begun(store, 20)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await store.open_up()
+    assert len(await asyncio.gather(*tasks)) == 20
+
+
+async def test_no_waiter_is_left_behind_when_the_loop_ends_the_committing_itself(stores: Stores) -> None:
+    store = stores.open(Held)
+    tasks = await begun(store, 300)
+    assert store._committing is not None
+    store._committing.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {asyncio.CancelledError}
+
+
+async def test_a_ledger_that_is_not_there_is_reported_to_each_waiter(stores: Stores) -> None:
+    store = PostgresEventStore(stores.engine, "nowhere")  # it never gets so far as to have anything to close
+    outcomes = await asyncio.gather(*(store.append(proposed()) for _ in range(20)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {LedgerNotReady}
+
+
+async def positions(watch: asyncpg.Connection) -> list[int]:
+    return [position for (position,) in await watch.fetch("SELECT position FROM guestledger.events ORDER BY position")]

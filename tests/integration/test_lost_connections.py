@@ -1,0 +1,245 @@
+"""Appends while connections are lost and the server goes away: nothing lost, nothing twice, positions dense."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from adapters.postgres.embedded import start_embedded, stop_embedded
+from adapters.postgres.event_store import PostgresEventStore
+from adapters.postgres.migrate import upgrade
+from engine.domain.errors import ServiceUnreachable
+from engine.ports import Append, Appended
+from tests.pacing import Stores, proposed, watching
+
+ROUND_TRIPS = ("BEGIN", "clock_timestamp", "INSERT", "COMMIT")
+
+
+@pytest.fixture
+async def stores(ledger_url: str) -> AsyncIterator[Stores]:
+    stores = Stores(ledger_url)
+    yield stores
+    await stores.close()
+
+
+@pytest.fixture
+async def watch(ledger_url: str) -> AsyncIterator[asyncpg.Connection]:
+    async with watching(ledger_url) as connection:
+        yield connection
+
+
+async def assert_each_went_in_once(watch: asyncpg.Connection, appends: list[Append], answers: list[Appended]) -> None:
+    rows = await watch.fetch(
+        """
+        SELECT causation_id, count(*), max(version), max(position), max(recorded_at)
+          FROM guestledger.events GROUP BY causation_id"""
+    )
+    assert {causation_id: row for causation_id, *row in rows} == {
+        append.causation_id: [len(append.events), answer.version, answer.position, answer.recorded_at]
+        for append, answer in zip(appends, answers, strict=True)
+    }
+    positions = await watch.fetch("SELECT position FROM guestledger.events ORDER BY position")
+    assert [position for (position,) in positions] == list(range(sum(len(append.events) for append in appends)))
+
+
+class CutStore(PostgresEventStore):
+    """Its backend is terminated once, before or after the round trip whose statement has `word` in it."""
+
+    word: str
+    after: bool
+    cut = False
+
+    async def _write(self, driver: Any, batch: Any) -> Any:
+        return await super()._write(driver if self.cut else _Cut(driver, self), batch)
+
+
+class _Cut:
+    def __init__(self, driver: Any, store: CutStore) -> None:
+        self._driver = driver
+        self._store = store
+        self.execute = self._through(driver.execute)
+        self.fetch = self._through(driver.fetch)
+
+    def _through(self, call: Any) -> Any:
+        async def through(statement: str, *values: Any) -> Any:
+            if self._store.word not in statement:
+                return await call(statement, *values)
+            answer = await call(statement, *values) if self._store.after else None
+            self._store.cut = True
+            async with self._store._engine.connect() as other:
+                await other.exec_driver_sql(f"SELECT pg_terminate_backend({self._driver.get_server_pid()}, 5000)")
+            if statement == "COMMIT" and self._store.after:
+                raise ConnectionResetError  # the answer itself is what was lost
+            return answer if self._store.after else await call(statement, *values)
+
+        return through
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+@pytest.mark.parametrize("word", ROUND_TRIPS)
+async def test_a_batch_whose_backend_dies_at_a_round_trip_goes_in_once(
+    stores: Stores, watch: asyncpg.Connection, word: str, after: bool
+) -> None:
+    store = stores.open(CutStore, patience=30)
+    store.word, store.after = word, after
+    opened = proposed(key="order-1")
+    appends = [
+        opened,
+        *(proposed(events=1 + number % 3) for number in range(20)),
+        proposed(opened.stream_id, version=1),
+    ]
+    answers = await asyncio.gather(*map(store.append, appends))
+    assert store.cut
+    await assert_each_went_in_once(watch, appends, answers)
+
+
+@asynccontextmanager
+async def cutting_proxy(url: str, directory: Path, *, cuts: int, wait_for_answer: bool) -> AsyncIterator[str]:
+    """A way to the server that breaks `cuts` connections at their COMMIT: when it was forwarded, or its answer is there."""
+    target = make_url(url)
+    left = cuts
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        port = target.query.get("port", target.port or 5432)
+        host = str(target.query.get("host", target.host))
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, int(str(port)))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        far_reader, far_writer = await connect()
+
+        async def back() -> None:
+            while data := await far_reader.read(65536):
+                writer.write(data)
+            writer.close()
+
+        backward = asyncio.create_task(back())
+        while data := await reader.read(65536):
+            cut = left > 0 and b"COMMIT\0" in data
+            if cut:
+                left -= 1
+                backward.cancel()  # whatever the server says to this, nobody hears it
+                await asyncio.wait([backward])
+            far_writer.write(data)
+            if cut:
+                await far_writer.drain()
+                if wait_for_answer:
+                    await far_reader.read(1)
+                break
+        for end in (far_writer, writer):
+            end.close()
+        await asyncio.wait([backward])
+
+    server = await asyncio.start_unix_server(serve, directory / ".s.PGSQL.5432")
+    async with server:
+        query = {"host": str(directory), "port": "5432"}
+        yield target.set(host=None, port=None, query=query).render_as_string(hide_password=False)
+    assert left == 0
+
+
+@pytest.mark.parametrize("wait_for_answer", [False, True], ids=["before its answer", "after its answer"])
+async def test_a_connection_that_breaks_with_the_commit_under_way_loses_nothing_and_doubles_nothing(
+    ledger_url: str, watch: asyncpg.Connection, tmp_path: Path, wait_for_answer: bool
+) -> None:
+    appends = [proposed(events=1 + number % 3, key=f"order-{number}") for number in range(500)]
+    async with cutting_proxy(ledger_url, tmp_path, cuts=4, wait_for_answer=wait_for_answer) as url:
+        stores = Stores(url)
+        store = stores.open(patience=30)
+        answers = await asyncio.gather(*map(store.append, appends))
+        await stores.close()
+    await assert_each_went_in_once(watch, appends, answers)
+
+
+def crash(data_dir: Path) -> None:
+    """End the server as a power cut would: no checkpoint, every connection broken."""
+    os.kill(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+
+
+@pytest.mark.parametrize("how", ["a restart", "a crash"])
+async def test_a_load_goes_on_over_the_end_of_the_server(data_dir: Path, how: str) -> None:
+    url = await start_embedded(data_dir)
+    await upgrade(url)
+    stores = Stores(url)
+    store = stores.open(patience=60)
+    appends: list[Append] = []
+    answers: list[Appended] = []
+    under_way = asyncio.Event()
+
+    async def guests() -> None:
+        for _ in range(10):
+            first = proposed()
+            for version in range(5):
+                append = first if not version else proposed(first.stream_id, version=version)
+                answer = await store.append(append)
+                appends.append(append)
+                answers.append(answer)
+            if len(appends) >= 500:
+                under_way.set()
+
+    load = [asyncio.create_task(guests()) for _ in range(32)]
+    await under_way.wait()
+    if how == "a crash":
+        crash(data_dir)
+    else:
+        await stop_embedded(data_dir)
+    await start_embedded(data_dir)
+    await asyncio.gather(*load)
+    async with watching(url) as watch:
+        await assert_each_went_in_once(watch, appends, answers)
+    await stores.close()
+
+
+class CountingStore(PostgresEventStore):
+    """It notes what it tries to write."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tried: list[int] = []
+
+    async def _write_once(self, batch: Any) -> Any:
+        self.tried.append(id(batch))
+        return await super()._write_once(batch)
+
+
+async def test_with_the_server_gone_every_waiter_is_told_after_one_wait_and_later_appends_work_again(
+    data_dir: Path,
+) -> None:
+    url = await start_embedded(data_dir)
+    await upgrade(url)
+    stores = Stores(url)
+    store = stores.open(CountingStore, patience=0.2)
+    await store.append(proposed())
+    await stop_embedded(data_dir)
+    store.tried.clear()
+    outcomes = await asyncio.gather(*(store.append(proposed()) for _ in range(1_000)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {ServiceUnreachable}
+    assert len(store.tried) > 1, "it was tried again"
+    assert len(set(store.tried)) == 1, "and given up for all who waited"
+    await start_embedded(data_dir)
+    assert (await store.append(proposed())).position == 1
+    await stores.close()
+
+
+async def test_a_writer_that_stands_still_does_not_keep_the_lock_for_ever(
+    stores: Stores, watch: asyncpg.Connection
+) -> None:
+    seen: list[str] = []
+
+    class Looking(PostgresEventStore):
+        async def _read_log(self, driver: Any, batch: Any) -> Any:
+            seen.append(await driver.fetchval("SHOW idle_in_transaction_session_timeout"))
+            return await super()._read_log(driver, batch)
+
+    await stores.open(Looking).append(proposed())
+    async with stores.engine.connect() as connection:
+        after = (await connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout")).scalar()
+    assert (seen, after) == (["10s"], "0"), "for the append's transaction, and for nothing else of the connection"

@@ -1,0 +1,132 @@
+"""Order: whatever the interleaving, no reader skips an event or sees two in the wrong order.
+
+Each schedule drives the round trips of two or three writing connections one by one, a reader reads after every move,
+and another transaction stays open all the while. The sequence-based store must be found out by the very same schedules.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import combinations, permutations
+from typing import Any
+
+import asyncpg
+import pytest
+
+from engine.ports import Appended
+from tests.pacing import PacedLockStore, PacedSequenceStore, PacedStore, Scene, Stores, Tail, Writer, proposed, watching
+from tests.sequence_store import MAKE_SEQUENCE
+
+ROUND_TRIPS = 5  # of the longer of the two stores
+
+Schedule = Sequence[int]
+"""Which writer moves next."""
+Move = Callable[[Scene, Writer], Awaitable[Any]]
+
+
+def every_interleaving_of_two() -> tuple[Move, Iterable[Schedule]]:
+    """Round trip by round trip."""
+    moves = range(2 * ROUND_TRIPS)
+    first_moves = combinations(moves, ROUND_TRIPS)
+    return Scene.step, ([0 if move in first else 1 for move in moves] for first in first_moves)
+
+
+def every_order_of_three() -> tuple[Move, Iterable[Schedule]]:
+    """Each writes, and later commits: every order of these six moves."""
+    return Scene.write_or_commit, sorted(set(permutations((0, 0, 1, 1, 2, 2))))
+
+
+@pytest.fixture
+async def stores(database_url: str) -> AsyncIterator[Stores]:
+    stores = Stores(database_url)
+    yield stores
+    await stores.close()
+
+
+@pytest.fixture
+async def watch(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    async with watching(database_url) as connection:
+        await connection.execute(MAKE_SEQUENCE)
+        yield connection
+
+
+@pytest.fixture
+async def slow_transaction(database_url: str, watch: asyncpg.Connection) -> AsyncIterator[None]:
+    """A transaction with a snapshot and an id of its own, which it took before any of the others."""
+    async with watching(database_url) as connection, connection.transaction(isolation="repeatable_read"):
+        await connection.fetch("SELECT pg_current_xact_id(), (SELECT count(*) FROM guestledger.events)")
+        yield
+
+
+async def faults_in(
+    schedules: tuple[Move, Iterable[Schedule]],
+    store: type[PacedStore],
+    stores: Stores,
+    watch: asyncpg.Connection,
+) -> list[str]:
+    """What readers and writers met in any of the schedules."""
+    found = []
+    move, orders = schedules
+    for order in orders:
+        scene = Scene(stores, watch, store, writers=1 + max(order))
+        tail = Tail(max((position for position, *_ in await scene.log()), default=-1))
+        for number, writer in enumerate(scene.writers):
+            await scene.begin(writer, proposed(events=1 + number % 2))
+        for number in order:
+            await move(scene, scene.writers[number])
+            await tail.read(scene)
+        await scene.finish(scene.writers)
+        await tail.read(scene)
+        faults = [repr(told) for writer in scene.writers for _, told in writer.told if not isinstance(told, Appended)]
+        found += [f"{order}: {fault}" for fault in (tail.fault(await scene.log()), *faults) if fault]
+    return found
+
+
+THE_SCHEDULES = pytest.mark.parametrize(
+    "schedules", [every_interleaving_of_two, every_order_of_three], ids=lambda schedules: schedules.__name__
+)
+
+
+@THE_SCHEDULES
+async def test_no_reader_skips_or_reorders_an_event_in_any_interleaving(
+    schedules, stores: Stores, watch: asyncpg.Connection, slow_transaction: None
+) -> None:
+    assert await faults_in(schedules(), PacedLockStore, stores, watch) == []
+    positions = [position for position, *_ in await Scene(stores, watch, PacedLockStore, 0).log()]
+    assert positions == list(range(len(positions))), "positions are dense"
+
+
+@THE_SCHEDULES
+async def test_the_same_schedules_catch_a_store_that_numbers_by_a_sequence(
+    schedules, stores: Stores, watch: asyncpg.Connection, slow_transaction: None
+) -> None:
+    faults = await faults_in(schedules(), PacedSequenceStore, stores, watch)
+    assert any("skipped" in fault for fault in faults)
+
+
+async def test_a_reader_sees_nothing_of_an_append_before_it_is_committed_and_all_of_it_after(
+    stores: Stores, watch: asyncpg.Connection
+) -> None:
+    scene = Scene(stores, watch, PacedLockStore, writers=1)
+    await scene.begin(scene.writers[0], proposed(events=3))
+    for _ in range(3):
+        await scene.step(scene.writers[0])
+        assert await scene.read(-1) == []
+    await scene.step(scene.writers[0])
+    assert [position for position, *_ in await scene.read(-1)] == [0, 1, 2]
+
+
+async def test_times_never_run_against_positions_even_when_the_clock_was_set_back(
+    stores: Stores, watch: asyncpg.Connection
+) -> None:
+    store = stores.open()
+    await asyncio.gather(*(store.append(proposed()) for _ in range(3)))
+    await watch.execute(
+        """
+        INSERT INTO guestledger.events
+        SELECT gen_random_uuid(), 1, 3, event_type, schema_version, recorded_at + interval '1 hour', correlation_id,
+               causation_id, actor, data, leaf_hash
+          FROM guestledger.events WHERE position = 0"""
+    )
+    appended = await store.append(proposed())
+    assert appended.position == 4
+    assert appended.recorded_at == await watch.fetchval("SELECT max(recorded_at) FROM guestledger.events")

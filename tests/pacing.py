@@ -1,0 +1,244 @@
+"""Stores whose round trips are let through one by one, so that a test chooses the interleaving and no clock does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from adapters.clock import SystemClock
+from adapters.postgres.connection import open_engine
+from adapters.postgres.event_store import PostgresEventStore
+from engine.domain.events import CreationAttempted
+from engine.ports import Append, Appended, Due
+from tests.postgres import as_administrator
+from tests.sequence_store import SequenceStore
+
+_clock = SystemClock()
+_PATIENT = 60.0  # seconds; no outage is simulated here that lasts
+
+AnyStore = TypeVar("AnyStore", bound=PostgresEventStore)
+
+Seen = tuple[int, UUID, int]
+"""An event as a reader saw it: position, stream, version."""
+
+
+def proposed(
+    stream_id: UUID | None = None, *, version: int = 0, events: int = 1, key: str | None = None, **changes: Any
+) -> Append:
+    """An append of so many events to the stream (default: a new one)."""
+    now = _clock.now()
+    stream_id = stream_id or _clock.new_id()
+    given: dict[str, Any] = {
+        "stream_id": stream_id,
+        "expected_version": version,
+        "events": tuple(
+            CreationAttempted(
+                at=now, channel_id="ch_1", attempt=number, idempotency_key=str(stream_id), request_sha256="0" * 64
+            )
+            for number in range(version + 1, version + 1 + events)
+        ),
+        "due": Due(step="AttemptCreation", due_at=now),
+        "actor": "test",
+        "causation_id": _clock.new_id(),
+        "correlation_id": str(stream_id),
+        "idempotency_key": key,
+    }
+    return Append(**(given | changes))
+
+
+class Paced:
+    """Put before a store class: each round trip of its writing waits to be let through."""
+
+    pid: int | None = None
+    gate: asyncio.Future[None] | None = None
+    statement = ""
+
+    async def _write(self, driver: Any, batch: Any) -> Any:
+        self.pid = driver.get_server_pid()
+        try:
+            return await super()._write(_Gated(driver, self), batch)  # type: ignore[misc]
+        finally:
+            self.pid = None
+
+    async def wait(self, statement: str) -> None:
+        self.statement = statement
+        self.gate = asyncio.get_running_loop().create_future()
+        try:
+            await self.gate
+        finally:
+            self.gate = None
+
+
+class _Gated:
+    def __init__(self, driver: Any, pace: Paced) -> None:
+        self._driver = driver
+        self._pace = pace
+
+    async def execute(self, statement: str, *values: Any) -> Any:
+        await self._pace.wait(statement)
+        return await self._driver.execute(statement, *values)
+
+    async def fetch(self, statement: str, *values: Any) -> Any:
+        await self._pace.wait(statement)
+        return await self._driver.fetch(statement, *values)
+
+
+class PacedLockStore(Paced, PostgresEventStore):
+    """The store itself."""
+
+
+class PacedSequenceStore(Paced, SequenceStore):
+    """The planted bug."""
+
+
+PacedStore = PacedLockStore | PacedSequenceStore
+
+
+class Writer:
+    """One append after another on a store of its own."""
+
+    def __init__(self, store: PacedStore) -> None:
+        self.store = store
+        self.append: Append | None = None
+        self.task: asyncio.Task[Appended] | None = None
+        self.told: list[tuple[Append, Appended | BaseException]] = []
+
+    @property
+    def idle(self) -> bool:
+        return self.task is None
+
+    def begin(self, append: Append) -> None:
+        """Hand in the append; it stops before its first round trip."""
+        assert self.idle
+        self.append = append
+        self.task = asyncio.create_task(self.store.append(append))
+
+    def let_through(self) -> bool:
+        """Let the next round trip through; False where none waits."""
+        if self.store.gate is None or self.store.gate.done():
+            return False
+        self.store.gate.set_result(None)
+        return True
+
+    @property
+    def before_commit(self) -> bool:
+        """Whether all is written and only the COMMIT is held back."""
+        return self.store.gate is not None and self.store.statement == "COMMIT"
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing happens on this side until the test lets it happen."""
+        if self.task is not None and self.task.done():
+            assert self.append is not None
+            error = self.task.exception()
+            self.told.append((self.append, error or self.task.result()))
+            self.task = None
+        return self.idle or (self.store.gate is not None and not self.store.gate.done())
+
+
+class Stores:
+    """Stores on one database, with one pool, that are closed together."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = open_engine(url, "guestledger")
+        self._open: list[PostgresEventStore] = []
+
+    def open(self, kind: type[AnyStore] = PostgresEventStore, **options: Any) -> AnyStore:
+        """A store of the test's own."""
+        store = kind(self.engine, "guestledger", **options)
+        self._open.append(store)
+        return store
+
+    async def close(self) -> None:
+        for store in self._open:
+            await store.close()
+        await self.engine.dispose()
+
+
+class Scene:
+    """Some writers on one database, and the sight of who waits for whose lock."""
+
+    def __init__(self, stores: Stores, watch: asyncpg.Connection, store: type[PacedStore], writers: int) -> None:
+        self.watch = watch
+        self.writers = [Writer(stores.open(store, patience=_PATIENT)) for _ in range(writers)]
+        self.reader = stores.open()
+
+    async def settle(self) -> None:
+        """Return once each writer is idle, before a round trip, or waits for a lock in the database."""
+        while True:
+            await asyncio.sleep(0)
+            running = [writer.store.pid for writer in self.writers if not writer.at_rest]
+            if not running:
+                return
+            blocked = {pid for (pid,) in await self.watch.fetch("SELECT pid FROM pg_locks WHERE NOT granted")}
+            if blocked.issuperset(pid for pid in running if pid is not None) and None not in running:
+                return
+
+    async def step(self, writer: Writer) -> bool:
+        """Let one round trip of the writer through, with all that follows from it; False where none waits."""
+        if not writer.let_through():
+            return False
+        await self.settle()
+        return True
+
+    async def write_or_commit(self, writer: Writer) -> None:
+        """Take the writer up to its COMMIT, or as far as the others' locks let it; from there on, through it."""
+        while await self.step(writer) and not (writer.idle or writer.before_commit):
+            pass
+
+    async def begin(self, writer: Writer, append: Append) -> None:
+        writer.begin(append)
+        await self.settle()
+
+    async def finish(self, order: Sequence[Writer]) -> None:
+        """Take every append to its end."""
+        while not all(writer.idle for writer in self.writers):
+            for writer in order:
+                await self.step(writer)
+
+    async def read(self, after: int, most: int = 500) -> list[Seen]:
+        """What a reader who stands at `after` is given next."""
+        async for batch in self.reader.read_all(after=after, batch=most):
+            return [(event.position, event.stream_id, event.version) for event in batch]
+        return []
+
+    async def log(self) -> list[Seen]:
+        """The whole log as it is now, without the store's reading."""
+        rows = await self.watch.fetch("SELECT position, stream_id, version FROM guestledger.events ORDER BY position")
+        return [(position, stream_id, version) for position, stream_id, version in rows]
+
+
+@asynccontextmanager
+async def watching(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the test's own, as who may do everything."""
+    connection = await asyncpg.connect(as_administrator(url).replace("+asyncpg", ""))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+class Tail:
+    """A reader that goes on from where it stands."""
+
+    def __init__(self, position: int = -1) -> None:
+        self.started_after = position
+        self.seen: list[Seen] = []
+
+    @property
+    def position(self) -> int:
+        return self.seen[-1][0] if self.seen else self.started_after
+
+    async def read(self, scene: Scene, most: int = 500) -> None:
+        self.seen += await scene.read(self.position, most)
+
+    def fault(self, log: Sequence[Seen]) -> str | None:
+        """What this reader missed or saw out of order of what the log holds in the end; `None`: nothing."""
+        due = [entry for entry in log if self.started_after < entry[0] <= self.position]
+        if self.seen == due:
+            return None
+        missed = [entry[0] for entry in due if entry not in self.seen]
+        return f"skipped positions {missed} before {self.position}" if missed else "saw events out of order"

@@ -1,0 +1,32 @@
+"""The planted bug: the same store, with positions from a sequence where ours takes the ledger's lock.
+
+This is how most event stores on PostgreSQL number their events. A sequence hands its numbers out before their
+transactions commit, so a later number may be visible before an earlier one, and a reader that has passed the later one
+never sees the other. The tests of order must find that.
+"""
+
+from typing import Any
+
+from adapters.postgres.batch import BatchRows
+from adapters.postgres.event_store import PostgresEventStore
+
+MAKE_SEQUENCE = """
+    CREATE SEQUENCE guestledger.positions MINVALUE 0;
+    GRANT USAGE ON SEQUENCE guestledger.positions TO guestledger_runtime"""
+_POSITION = 2  # among the append statement's columns
+
+
+class SequenceStore(PostgresEventStore):
+    """Needs `MAKE_SEQUENCE` in the ledger's schema."""
+
+    async def _write(self, driver: Any, batch: Any) -> Any:
+        await driver.execute("BEGIN")
+        rows = BatchRows(await self._read_log(driver, batch))
+        outcomes = [rows.take(proposal) for proposal in batch]
+        columns = rows.columns()
+        # As a BIGSERIAL column would, with the insert.
+        numbers = "SELECT nextval('guestledger.positions') FROM generate_series(1, $1)"
+        columns[_POSITION] = [number for (number,) in await driver.fetch(numbers, len(columns[_POSITION]))]
+        await driver.fetch(self._sql.append, *columns)
+        await driver.execute("COMMIT")
+        return outcomes

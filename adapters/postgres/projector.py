@@ -1,26 +1,25 @@
 """Bringing the projections up to the log: a batch's row changes and the checkpoint commit together, so each is exact."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+import logging
+from typing import NamedTuple
 
-import msgspec
-from sqlalchemy import Column, Table
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres import tables as t
-from adapters.postgres.connection import Driver, driver_connection, reported
-from adapters.postgres.event_store import recorded
-from adapters.postgres.statements import Statements, quoted
-from engine.domain.recorded import RecordedEvent
-from engine.projections import audit, metrics, sessions
+from adapters.postgres.connection import Driver, NotAllowed, driver_connection, reported
+from adapters.postgres.log_reader import recorded
+from adapters.postgres.poison import BATCH, Poisoned, batch_transaction, describe, each_batch
+from adapters.postgres.projections import PROJECTIONS, RowChanges
+from adapters.postgres.rebuild import Advanced, Rebuild
+from adapters.postgres.statements import END, Statements
+from engine.projections.standing import Standing, Verification
 
-BATCH = 500
+logger = logging.getLogger("guestledger")
 
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
-Row = TypeVar("Row", bound=msgspec.Struct)
-Apply = Callable[["RowChanges", list[RecordedEvent]], Awaitable[None]]
+class _Advance(NamedTuple):
+    read: int
+    stopped: tuple[str, ...]
+    """Projections that a poisoned event holds up."""
 
 
 class Projector:
@@ -30,109 +29,126 @@ class Projector:
         self._engine = engine
         self._schema = schema
         self._sql = Statements(schema)
+        self._told: set[str] = set()
 
     async def catch_up(self) -> int:
         """Bring every projection up to the log's present end. Returns how many events were read for them.
 
-        Whoever comes second waits for the first, so on return the rows hold all that was committed before.
+        Whoever comes second waits for the first, so on return the rows hold all that was committed before. A projection
+        that cannot take an event in stops there alone, says so (log, `standing`), and is tried again by the next call.
+        Where the database user may only read, an auditor's, it is left to others: the log says what the rows then lack.
         """
-        read = 0
+        try:
+            return await self._catch_up()
+        except NotAllowed:
+            await self._leave_it_to_others()
+            return 0
+
+    async def _catch_up(self) -> int:
+        read, end = 0, await self._end()
+        while True:
+            try:
+                advance = await self._advance_together(end)
+            except Poisoned:
+                return read + sum([await self._catch_up_alone(name, BATCH) for name in PROJECTIONS])
+            read += advance.read
+            if not advance.read:
+                return read + sum([await self._catch_up_alone(name, 1) for name in advance.stopped])
+
+    async def standing(self) -> list[Standing]:
+        """Every projection, and how far behind the log it is."""
         with reported():
             async with driver_connection(self._engine) as driver:
-                end = await driver.fetchval(self._sql.end)
-        while True:
-            with reported():
-                async with driver_connection(self._engine) as driver, driver.transaction():
-                    batch = await self._next_batch(driver, end)
-            read += batch
-            if not batch:
-                return read
+                rows = await driver.fetch(self._sql.projections, list(PROJECTIONS))
+        return [
+            Standing(
+                name=name,
+                position=position,
+                head=head,
+                lag_seconds=max(0.0, waited.total_seconds()) if waited else 0.0,
+                stopped_at=stopped_at,
+                error=error,
+                rebuilt_to=rebuilt_to,
+            )
+            for name, position, head, stopped_at, error, rebuilt_to, waited in rows
+        ]
 
-    async def _next_batch(self, driver: Driver, end: int) -> int:
+    async def rebuild(self, name: str, advanced: Advanced) -> int:
+        """Make the rows of a projection anew from the log and put them in place of the live ones, all at once.
+
+        Writers, readers and the projector go on meanwhile; a rebuild that was cut off is gone on with. `advanced` is told
+        each position on the way. Uses two connections at once. Returns how many rows differed. Raises `UnknownProjection`,
+        `ProjectionStopped` at an event that cannot be taken in, `RebuildInterrupted` when another process did the same
+        meanwhile.
+        """
+        return await Rebuild(self._engine, self._schema, name, advanced).run()
+
+    async def verify(self, name: str, advanced: Advanced) -> Verification:
+        """Hold the rows of a projection against those that the log gives anew; both stay as they are.
+
+        Uses two connections at once. Raises as `rebuild` does, and `RebuildInterrupted` while a rebuild is unfinished.
+        """
+        return await Rebuild(self._engine, self._schema, name, advanced).verify()
+
+    async def _leave_it_to_others(self) -> None:
+        lag = max((standing.lag_events for standing in await self.standing()), default=0)
+        told = "this database user may not bring the projections up to the log"
+        if lag and told not in self._told:
+            self._told.add(told)
+            logger.warning("%s: what is shown lacks its last %d events, until a worker has taken them in", told, lag)
+
+    async def _end(self) -> int:
+        with reported():
+            async with driver_connection(self._engine) as driver:
+                end: int = await driver.fetchval(self._sql.end)
+        return end
+
+    async def _advance_together(self, end: int) -> _Advance:
         # The locks on the checkpoints keep a second projector out; a crash takes rows and checkpoints back together.
-        at = {name: position for name, position in await driver.fetch(self._sql.checkpoints) if name in PROJECTIONS}
-        last = min(at.values())
-        if last >= end:
-            return 0  # writers may be faster than this: what they add meanwhile is the next call's
-        # One reading serves all that stand at the same position; one that is ahead is met there, never passed.
-        ahead = [position for position in at.values() if position > last]
-        limit = min(BATCH, *(position - last for position in ahead)) if ahead else BATCH
-        events = [recorded(row) for row in await driver.fetch(self._sql.read_all, last, limit)]
-        if events:
+        async with batch_transaction(self._engine) as driver:
+            rows = await driver.fetch(self._sql.checkpoints, list(PROJECTIONS))
+            at = {name: position for name, position, error in rows if error is None}
+            stopped = tuple(name for name, _, error in rows if error is not None)
+            if not at:
+                return _Advance(0, stopped)
+            last = min(at.values())
+            if last >= end:  # writers may be faster than this: what they add meanwhile is the next call's
+                return _Advance(0, stopped)
+            # One reading serves all that stand at the same position; one that is ahead is met there, never passed.
+            upto = min((position for position in at.values() if position > last), default=end)
             behind = [name for name, position in at.items() if position == last]
-            for name in behind:
-                await PROJECTIONS[name](RowChanges(driver, self._schema), events)
-            await driver.execute(self._sql.move_checkpoints, behind, events[-1].position)
+            return _Advance(await self._project(driver, behind, last, upto, BATCH), stopped)
+
+    async def _catch_up_alone(self, name: str, limit: int) -> int:
+        read, after = 0, -1
+
+        async def advance(limit: int) -> int:
+            nonlocal after
+            async with batch_transaction(self._engine) as driver:
+                [(_, after, _)] = await driver.fetch(self._sql.checkpoints, [name])
+                return await self._project(driver, [name], after, END, limit)
+
+        try:
+            async for batch in each_batch(advance, limit):
+                read += batch
+        except Poisoned as poisoned:
+            await self._stop(name, after, poisoned.cause)
+        return read
+
+    async def _project(self, driver: Driver, names: list[str], after: int, upto: int, limit: int) -> int:
+        events = [recorded(row) for row in await driver.fetch(self._sql.read_all, after, upto, limit)]
+        if events:
+            for name in names:
+                await PROJECTIONS[name].apply(RowChanges(driver, self._schema), events)
+            await driver.execute(self._sql.move_checkpoints, names, events[-1].position)
         return len(events)
 
-
-class RowChanges:
-    """Reads and writes the rows of projections within one transaction, a batch in one statement."""
-
-    def __init__(self, driver: Driver, schema: str) -> None:
-        self._driver = driver
-        self._schema = quoted(schema)
-
-    async def known(self, table: Table, row_type: type[Row], events: list[RecordedEvent]) -> dict[Any, Row]:
-        """The rows, as they are now, of the streams that these events belong to."""
-        # A stream that begins in this batch has no row yet.
-        older = {event.stream_id for event in events} - {event.stream_id for event in events if event.version == 1}
-        if not older:
-            return {}
-        rows = await self._driver.fetch(f"SELECT * FROM {self._schema}.{table.name} WHERE id = ANY($1)", list(older))
-        return {row["id"]: msgspec.convert(dict(row), row_type) for row in rows}
-
-    async def replace(self, table: Table, rows: Sequence[msgspec.Struct]) -> None:
-        """Write these rows in place of those with the same key."""
-        await self._upsert(table, [msgspec.structs.asdict(row) for row in rows], "{column} = excluded.{column}")
-
-    async def add(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-        """Add these numbers to those of the rows with the same key."""
-        await self._upsert(table, rows, "{column} = old.{column} + excluded.{column}")
-
-    async def _upsert(self, table: Table, rows: Sequence[Mapping[str, Any]], change: str) -> None:
-        if not rows:
-            return
-        columns = [column.name for column in table.columns]
-        arrays = ", ".join(f"${number}::{_type(column)}[]" for number, column in enumerate(table.columns, 1))
-        key = ", ".join(column.name for column in table.primary_key)
-        changes = ", ".join(change.format(column=column.name) for column in table.columns if not column.primary_key)
-        await self._driver.execute(
-            f"INSERT INTO {self._schema}.{table.name} AS old ({', '.join(columns)}) SELECT * FROM unnest({arrays}) "
-            f"ON CONFLICT ({key}) DO UPDATE SET {changes}",
-            *([row[column] for row in rows] for column in columns),
-        )
-
-
-def _type(column: Column[Any]) -> str:
-    return str(column.type.compile(_DIALECT))
-
-
-async def _sessions(rows: RowChanges, events: list[RecordedEvent]) -> None:
-    known = await rows.known(t.sessions, sessions.SessionRow, events)
-    await rows.replace(t.sessions, sessions.project(known, events))
-
-
-async def _audit_log(rows: RowChanges, events: list[RecordedEvent]) -> None:
-    known = await rows.known(t.audit_log, audit.AuditEntry, events)
-    await rows.replace(t.audit_log, audit.project(known, events))
-
-
-async def _session_metrics(rows: RowChanges, events: list[RecordedEvent]) -> None:
-    increments = metrics.project(events)
-    zeros = dict.fromkeys(metrics.COUNTS, 0)
-    await rows.add(
-        t.session_metrics,
-        [{**cell._asdict(), **zeros, **counted} for cell, counted in increments.counts.items()],
-    )
-    await rows.add(
-        t.session_latencies,
-        [{**cell._asdict(), "latency_ms": ms, "sessions": n} for (cell, ms), n in increments.latencies.items()],
-    )
-
-
-PROJECTIONS: Mapping[str, Apply] = {
-    sessions.NAME: _sessions,
-    metrics.NAME: _session_metrics,
-    audit.NAME: _audit_log,
-}
+    async def _stop(self, name: str, after: int, error: Exception) -> None:
+        with reported():
+            async with driver_connection(self._engine) as driver:
+                [event] = await driver.fetch(self._sql.read_all, after, END, 1)
+                text = describe(event, error)
+                await driver.execute(self._sql.stop_projection, name, event["position"], text)
+        if (told := f"the projection {name} stands still, and is tried again now and then: {text}") not in self._told:
+            self._told.add(told)
+            logger.error(told)

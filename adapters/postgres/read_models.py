@@ -1,11 +1,12 @@
 """Reading the projections: what auditors and operators ask."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from adapters.postgres import tables as t
 from adapters.postgres.connection import reported
@@ -33,12 +34,15 @@ class PostgresReadModels(Projector):
         async for row in self._rows(select(t.sessions).where(*where).order_by(c.opened_at, c.id)):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
-    async def stream_of(self, session_id: str) -> UUID | None:
-        """The stream in which CXone made `session_id`."""
-        wanted = select(t.sessions.c.id).where(t.sessions.c.session_id == session_id)
+    async def stream_of(self, wanted: str) -> UUID | None:
+        """The stream of the session with this id, the engine's own or CXone's."""
+        c = t.sessions.c
+        either = [c.session_id == wanted]
+        with suppress(ValueError):
+            either.append(c.id == UUID(wanted))
         with reported():
             async with self._engine.connect() as connection:
-                found: UUID | None = (await connection.execute(wanted)).scalar()
+                found: UUID | None = (await connection.execute(select(c.id).where(or_(*either)))).scalar()
         return found
 
     async def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:

@@ -1,14 +1,14 @@
 """The `session_metrics` projection: what happened, counted by channel and minute; and how its figures are summed up."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import NamedTuple
 
 import msgspec
 
 from engine.domain import events as e
-from engine.domain.recorded import RecordedEvent
+from engine.domain.recorded import RecordedEvent, month_of
 
 NAME = "session_metrics"
 
@@ -34,6 +34,8 @@ class Cell(NamedTuple):
 
     channel_id: str
     minute: datetime
+    month: date
+    """That in which the session began: every row belongs to one month of the log, and can be made anew without the others."""
 
 
 class Increments(NamedTuple):
@@ -76,13 +78,15 @@ class MetricsFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 def project(events: Iterable[RecordedEvent]) -> Increments:
     """What `events` add to the counts, by channel and minute (the database's clock)."""
-    counts: dict[Cell, Counter[str]] = {}
+    counts: defaultdict[Cell, Counter[str]] = defaultdict(Counter)
     latencies: Counter[tuple[Cell, int]] = Counter()
     for recorded in events:
         event = recorded.event
-        cell = Cell(event.channel_id, recorded.recorded_at.replace(second=0, microsecond=0))
-        if names := _counted(event):
-            counts.setdefault(cell, Counter()).update(names)
+        cell = Cell(
+            event.channel_id, recorded.recorded_at.replace(second=0, microsecond=0), month_of(recorded.stream_id)
+        )
+        for name in _counted(event):
+            counts[cell][name] += 1
         if isinstance(event, e.SessionCreated):
             latencies[cell, event.latency_ms] += 1
     return Increments(counts, latencies)
@@ -122,33 +126,28 @@ def _latency(ranked: list[tuple[int, int]]) -> Latency | None:
     )
 
 
+_COUNTED: Mapping[type[e.Event], tuple[str, ...]] = {
+    e.ConsentRecorded: ("accepted",),
+    e.ConsentRefused: ("refused",),
+    e.ChannelRejected: ("rejected",),
+    e.CreationAttempted: ("attempts",),
+    e.CreationThrottled: ("throttled",),
+    e.CreationFailed: ("failed",),
+    e.SessionCreated: ("created",),
+    e.DuplicateCreated: ("duplicates",),
+    e.WebhookSynced: ("webhooks_synced",),
+    e.WebhookFailed: ("webhooks_failed",),
+    e.WebhookAbandoned: ("webhooks_abandoned",),
+    e.TokenExpired: ("expired",),
+    e.SessionAbandoned: ("abandoned",),
+}
+
+
 def _counted(event: e.Event) -> tuple[str, ...]:
     match event:
-        case e.ConsentRecorded():
-            return ("accepted",)
-        case e.ConsentRefused():
-            return ("refused",)
-        case e.ChannelRejected() | e.ChannelLookupFailed(retry_at=None):
+        case e.ChannelLookupFailed(retry_at=None):
             return ("rejected",)
-        case e.CreationAttempted():
-            return ("attempts",)
-        case e.CreationThrottled():
-            return ("throttled",)
-        case e.CreationFailed():
-            return ("failed",) if event.retry_at else ("failed", "rejected")
-        case e.SessionCreated():
-            return ("created",)
-        case e.DuplicateCreated():
-            return ("duplicates",)
-        case e.WebhookSynced():
-            return ("webhooks_synced",)
-        case e.WebhookFailed():
-            return ("webhooks_failed",)
-        case e.WebhookAbandoned():
-            return ("webhooks_abandoned",)
-        case e.TokenExpired():
-            return ("expired",)
-        case e.SessionAbandoned():
-            return ("abandoned",)
+        case e.CreationFailed(retry_at=None):
+            return ("failed", "rejected")
         case _:
-            return ()
+            return _COUNTED.get(type(event), ())

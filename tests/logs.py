@@ -1,0 +1,138 @@
+"""Logs made fast, for tests and benchmarks of what reads them: whole lifecycles, copied in as rows."""
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import make_url
+from uuid_utils.compat import uuid7
+
+from adapters.postgres.tables import events as events_table
+from engine.domain import events as e
+from engine.domain.consent import Consent
+from engine.merkle import leaf_hash
+from tests.postgres import as_administrator
+from tests.unit import samples
+
+CHANNELS = tuple(f"ch_{number:02}" for number in range(20))
+START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
+AT_ONCE = 64
+"""So many sessions are under way at any time: their events lie mixed in the log, as they do where guests come at once."""
+
+COLUMNS = [column.name for column in events_table.columns]
+
+
+async def connect(url: str) -> Any:
+    """asyncpg's own connection to a database that SQLAlchemy has a URL for, as who may do everything there."""
+    plain = make_url(as_administrator(url))
+    host = plain.query.get("host", plain.host)
+    port = int(str(plain.query.get("port", plain.port or 5432)))
+    return await asyncpg.connect(
+        user=plain.username, password=plain.password, host=host, port=port, database=plain.database
+    )
+
+
+async def write(url: str, events: int, *, after: int = -1, began: datetime | None = None) -> None:
+    """Write this many events behind position `after`, as sessions of five events each, one a millisecond.
+
+    The sessions began just now, by their ids, or at the time `began`.
+    """
+    await _copy(url, _rows(after + 1, itertools.islice(_mixed(began), events)))
+
+
+async def write_events(url: str, events: Iterable[e.Event], *, after: int, event_type: str | None = None) -> UUID:
+    """Write one stream behind position `after`, under another event type than its own if one is given; returns its id."""
+    stream_id = uuid7()
+    numbered = ((stream_id, version, event) for version, event in enumerate(events, 1))
+    await _copy(url, _rows(after + 1, numbered, event_type))
+    return stream_id
+
+
+async def _copy(url: str, rows: Iterable[list[Any]]) -> None:
+    connection = await connect(url)
+    try:
+        await connection.copy_records_to_table("events", schema_name="guestledger", columns=COLUMNS, records=rows)
+        await connection.execute("ANALYZE guestledger.events")
+    finally:
+        await connection.close()
+
+
+def lifecycle(number: int) -> tuple[e.Event, ...]:
+    """What happens in a session that goes well: five events, the number in some of its values."""
+    channel, at = CHANNELS[number % len(CHANNELS)], START + timedelta(milliseconds=number)
+    guest = e.Guest(
+        source="web",
+        campaign="organic",
+        device_type="desktop",
+        fingerprint=samples.FINGERPRINT,
+        ip_address=f"203.0.113.{number % 254 + 1}",
+        user_agent=samples.USER_AGENT,
+        timestamp="2024-05-20T14:21:59Z",
+        subject_id=None,
+        idempotency_key=None,
+        request_sha256="0" * 64,
+    )
+    common: dict[str, Any] = {"at": at, "channel_id": channel}
+    return (
+        e.ConsentRecorded(
+            **common,
+            guest=guest,
+            consent=Consent(data_processing=True, gdpr_compliant=True, marketing=False, notice=None, timestamp=at),
+        ),
+        e.ChannelValidated(**common, status="active", protocols=("web_chat",), looked_up_at=at, cached=True),
+        e.CreationAttempted(**common, attempt=1, idempotency_key=f"{number}-1", request_sha256="0" * 64),
+        e.SessionCreated(
+            **common,
+            attempt=1,
+            session_id=f"sess_{number:08}",
+            guest_token=samples.TOKEN,
+            expires_at=at + timedelta(hours=1),
+            status="active",
+            attempt_latency_ms=100 + number % 400,
+            latency_ms=120 + number % 400,
+        ),
+        e.WebhookSynced(**common, attempt=1, status=200, latency_ms=30),
+    )
+
+
+def new_stream(began: datetime | None = None) -> UUID:
+    """A stream's id, of now or of another time."""
+    now = uuid7()
+    return now if began is None else UUID(int=(int(began.timestamp() * 1_000) << 80) | now.int & (1 << 80) - 1)
+
+
+def _mixed(began: datetime | None) -> Iterator[tuple[UUID, int, e.Event]]:
+    """Sessions without end, `AT_ONCE` of them taking turns, each one event further on than the next."""
+    under_way: deque[tuple[UUID, tuple[e.Event, ...], int]] = deque()
+    number = 0
+    while True:
+        if len(under_way) < AT_ONCE:
+            under_way.append((new_stream(began), lifecycle(number), 0))
+            number += 1
+        stream_id, events, done = under_way.popleft()
+        yield stream_id, done + 1, events[done]
+        if done + 1 < len(events):
+            under_way.append((stream_id, events, done + 1))
+
+
+def _rows(
+    first: int, events: Iterable[tuple[UUID, int, e.Event]], event_type: str | None = None
+) -> Iterator[list[Any]]:
+    for position, (stream_id, version, event) in enumerate(events, first):
+        row: dict[str, Any] = {
+            "stream_id": stream_id,
+            "version": version,
+            "event_type": event_type or e.wire_name(event),
+            "schema_version": event.schema_version,
+            "recorded_at": START + timedelta(milliseconds=position),
+            "correlation_id": str(stream_id),
+            "causation_id": stream_id,
+            "actor": "tests",
+            "data": e.encode(event),
+        }
+        whole = {**row, "position": position, "leaf_hash": leaf_hash(**row)}
+        yield [whole[column] for column in COLUMNS]

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Index,
     Integer,
@@ -49,7 +50,23 @@ events = Table(
     # json, not jsonb: the text is what was hashed, letter for letter.
     Column("data", JSON, nullable=False),
     Column("leaf_hash", LargeBinary, nullable=False),
-    Index("events_position", "position", unique=True),
+    postgresql_partition_by="RANGE (stream_id)",
+)
+"""By the month in which a stream began, which its id, a UUIDv7, begins with. The partitions are made by the ledger's own
+functions; each has an index by position, unique within it."""
+
+detached_months = Table(
+    "detached_months",
+    metadata,
+    Column("month", Date, primary_key=True),
+    Column("first_id", Uuid, nullable=False),
+    Column("end_id", Uuid, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("first_position", BigInteger),
+    Column("last_position", BigInteger),
+    # SHA-256 over the leaf hashes in order of position, made anew from the entries themselves.
+    Column("digest", LargeBinary, nullable=False),
+    Column("detached_at", _Time, nullable=False),
 )
 
 request_keys = Table(
@@ -70,11 +87,22 @@ due_work = Table(
     Index("due_work_due", "due_at"),
 )
 
+consumers = Table(
+    "consumers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("owner", Uuid),
+    Column("lease_until", _Time),
+)
+
 checkpoints = Table(
     "checkpoints",
     metadata,
     Column("projection", Text, primary_key=True),
     Column("position", BigInteger, nullable=False),
+    Column("stopped_at", _Time),
+    Column("error", Text),
 )
 
 sessions = Table(
@@ -105,6 +133,7 @@ session_metrics = Table(
     Column("channel_id", Text, primary_key=True),
     Column("minute", _Time, primary_key=True),
     *(Column(name, BigInteger, nullable=False) for name in COUNTS),
+    Column("month", Date, primary_key=True),
 )
 
 session_latencies = Table(
@@ -114,6 +143,7 @@ session_latencies = Table(
     Column("minute", _Time, primary_key=True),
     Column("latency_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("sessions", BigInteger, nullable=False),
+    Column("month", Date, primary_key=True),
 )
 
 audit_log = Table(
@@ -133,3 +163,13 @@ audit_log = Table(
     Index("audit_log_timestamp", "timestamp"),
     Index("audit_log_session_id", "session_id"),
 )
+
+
+def _shadow(table: Table) -> Table:
+    made = table.to_metadata(metadata, name=f"{table.name}_shadow")
+    made.indexes.clear()
+    return made
+
+
+SHADOWS = {table.name: _shadow(table) for table in (sessions, session_metrics, session_latencies, audit_log)}
+"""Where a rebuild makes the rows of a table anew: the same columns and key, without the indexes of its readers."""

@@ -27,6 +27,10 @@ class Settings(Guarded, frozen=True, kw_only=True):
 
     database_url: Personal | None = None
     """PostgreSQL; unset: the embedded one, with its data under `data_dir`."""
+    migration_url: Personal | None = None
+    """The same database, for whoever makes and upgrades the ledger; unset: `database_url`."""
+    allow_owner: bool = False
+    """Whether a database user will do that could change the log, so that nothing but triggers guards it."""
     data_dir: Path | None = None
     schema: SchemaName = "guestledger"
     cxone_url: HttpUrl | None = None
@@ -58,4 +62,6 @@ class Settings(Guarded, frozen=True, kw_only=True):
 def _expected(field: str) -> str:
     if field == "schema":
         return "a schema's name is lower-case letters, digits and underscores, at most 63"
+    if field == "allow_owner":
+        return "it is to be 1 or 0"
     return "it is to be a URL such as https://host/path"

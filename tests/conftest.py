@@ -22,7 +22,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The URL of a server where databases can be made."""
+    """The URL of a server, for a user who may do everything there."""
     with postgres.running_server() as url:
         yield url
 
@@ -35,16 +35,23 @@ async def migrated_template(postgres_server: str) -> AsyncIterator[str]:
         yield str(make_url(url).database)
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def runtime_server(postgres_server: str, migrated_template: str) -> AsyncIterator[str]:
+    """The server's URL for a user who has the ledger's runtime role and nothing else: whom a ledger runs as."""
+    async with postgres.new_login(postgres_server, "IN ROLE guestledger_runtime") as url:
+        yield url
+
+
 @pytest.fixture
-async def database_url(postgres_server: str, migrated_template: str) -> AsyncIterator[str]:
-    """The URL of a fresh database with an empty ledger in its schema `guestledger`."""
-    async with postgres.new_database(postgres_server, migrated_template) as url:
+async def database_url(runtime_server: str, migrated_template: str) -> AsyncIterator[str]:
+    """The URL of a fresh database with an empty ledger in its schema `guestledger`, for the runtime's user."""
+    async with postgres.new_database(runtime_server, migrated_template) as url:
         yield url
 
 
 @pytest.fixture
 async def empty_database_url(postgres_server: str) -> AsyncIterator[str]:
-    """The URL of a fresh database with nothing in it."""
+    """The URL of a fresh database with nothing in it, for a user who may do everything there."""
     async with postgres.new_database(postgres_server) as url:
         yield url
 

@@ -21,7 +21,7 @@ import docker
 import msgspec
 from docker.errors import DockerException, ImageNotFound
 from requests import RequestException
-from sqlalchemy import make_url, text
+from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from testcontainers.community.postgres import PostgresContainer
@@ -77,7 +77,48 @@ def _obstacle(image: str) -> str | None:
 
 @contextlib.contextmanager
 def running_server() -> Iterator[str]:
-    """The chosen server, for as long as the context lasts: a SQLAlchemy URL."""
+    """The chosen server, for as long as the context lasts: a SQLAlchemy URL, of a user who may do everything there."""
+    with _chosen_server() as url:
+        _everything_on.append(make_url(url))
+        try:
+            yield url
+        finally:
+            _everything_on.remove(make_url(url))
+
+
+_everything_on: list[URL] = []
+
+
+def as_administrator(url: str) -> str:
+    """The URL of the same database for the user who may do everything there, whoever it is that `url` logs in."""
+    given = make_url(url)
+    for server in _everything_on:
+        if _place(server) == _place(given):
+            given = given.set(username=server.username, password=server.password)
+    return given.render_as_string(hide_password=False)
+
+
+def _place(url: URL) -> tuple[object, ...]:
+    return url.host, url.port, url.query.get("host"), url.query.get("port")
+
+
+@contextlib.asynccontextmanager
+async def new_login(url: str, options: str) -> AsyncIterator[str]:
+    """A user made by CREATE ROLE with these options, on the way of an administrator's `url`: that URL for this one.
+
+    Dropped at the end, with all that it was granted in that database; what it owns there becomes the administrator's.
+    """
+    name = f"test_{uuid.uuid4().hex}"
+    await _execute(url, f"CREATE ROLE {name} LOGIN PASSWORD '{name}' {options}")
+    try:
+        yield make_url(url).set(username=name, password=name).render_as_string(hide_password=False)
+    finally:
+        gone = (f"REASSIGN OWNED BY {name} TO CURRENT_USER", f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}")
+        await _execute(url, *gone)
+
+
+@contextlib.contextmanager
+def _chosen_server() -> Iterator[str]:
     chosen = source()
     if chosen.url:
         yield chosen.url
@@ -106,19 +147,20 @@ def data_directory() -> Iterator[Path]:
 
 @contextlib.asynccontextmanager
 async def new_database(server_url: str, template: str = "template0") -> AsyncIterator[str]:
-    """A database of its own on the server, copied from `template` and dropped at the end: its URL."""
-    name = f"test_{uuid.uuid4().hex}"
-    await _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    """A database of its own on the server, copied from `template` and dropped at the end: its URL, for the given URL's user."""
+    name, administrator = f"test_{uuid.uuid4().hex}", as_administrator(server_url)
+    await _execute(administrator, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
         yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
     finally:
-        await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+        await _execute(administrator, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def _execute(url: str, statement: str) -> None:
+async def _execute(url: str, *statements: str) -> None:
     engine = create_async_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            await connection.execute(text(statement))
+            for statement in statements:
+                await connection.execute(text(statement))
     finally:
         await engine.dispose()

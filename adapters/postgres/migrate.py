@@ -11,7 +11,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import LedgerNotReady, open_engine, reported
+from adapters.postgres.connection import LedgerNotReady, NotAllowed, database_url, open_engine, reported
+from adapters.postgres.roles import AUDITOR, OWNER, RUNTIME, role_name
+from adapters.postgres.statements import quoted
 
 _HERE = Path(__file__).parent
 # In a wheel the migrations lie beside this module; in the source tree, at the top level.
@@ -26,17 +28,15 @@ def config(schema: str) -> Config:
     return made
 
 
-async def upgrade(url: str, schema: str = "guestledger") -> None:
-    """Make or upgrade the ledger in `schema`, in one transaction: all of it or nothing.
+async def upgrade(url: str, schema: str = "guestledger", *, setting: str = "GUESTLEDGER_DATABASE_URL") -> None:
+    """Make or upgrade the ledger in `schema`, in one transaction: all of it or nothing. `setting` is where `url` stands.
 
-    Safe to run from several processes at once, and again. Raises `ServiceUnreachable`, or `LedgerNotReady` when a newer
-    release made the ledger.
+    Safe to run from several processes at once, and again: it also puts right who may do what, as far as its user may.
+    Raises `ServiceUnreachable`, `NotAllowed`, or `LedgerNotReady` when a newer release made the ledger.
     """
-    engine = open_engine(url, schema, pool_size=1, command_timeout=None)
+    engine = open_engine(database_url(url, setting), schema, pool_size=1, command_timeout=None)
     try:
-        with reported():
-            async with _turn(), engine.begin() as connection:
-                await connection.run_sync(_upgrade, schema)
+        await upgrade_through(engine, schema, setting=setting)
     finally:
         await engine.dispose()
 
@@ -48,6 +48,21 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDict
 
 def _turn() -> asyncio.Lock:
     return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+async def upgrade_through(engine: AsyncEngine, schema: str, *, setting: str = "GUESTLEDGER_DATABASE_URL") -> None:
+    """As `upgrade`, over a connection of `engine`, which its owner closes."""
+    try:
+        with reported(setting):
+            async with _turn(), engine.begin() as connection:
+                await connection.run_sync(_upgrade, schema)
+    except NotAllowed as error:
+        raise NotAllowed(
+            f"the ledger in schema {schema!r} cannot be made or upgraded by this database user "
+            f"({error.refusal}): log in, by GUESTLEDGER_MIGRATION_URL, as a member of {role_name(schema, OWNER)}, "
+            "or for the first time as one who may make schemas and roles",
+            error.refusal,
+        ) from None
 
 
 def _upgrade(connection: Connection, schema: str) -> None:
@@ -63,10 +78,21 @@ def _upgrade(connection: Connection, schema: str) -> None:
 
 
 async def check_current(engine: AsyncEngine, schema: str) -> None:
-    """Raise `LedgerNotReady` unless the ledger in `schema` is at this release's revision, `ServiceUnreachable` if it can't be seen."""
-    with reported():
-        async with engine.connect() as connection:
-            found = await connection.run_sync(_revision, schema)
+    """Raise `LedgerNotReady` unless the ledger in `schema` is at this release's revision.
+
+    Raises `ServiceUnreachable`, `NotAllowed` if it can't be seen.
+    """
+    try:
+        with reported():
+            async with engine.connect() as connection:
+                found = await connection.run_sync(_revision, schema)
+    except NotAllowed as error:
+        runtime, auditor = (role_name(schema, role) for role in (RUNTIME, AUDITOR))
+        raise NotAllowed(
+            f"the database user may not see the ledger in schema {schema!r} ({error.refusal}): "
+            f"have `GRANT {quoted(runtime)} TO …` run for it ({auditor}, where it is only to read)",
+            error.refusal,
+        ) from None
     scripts = ScriptDirectory.from_config(config(schema))
     wanted = scripts.get_current_head()
     if found is None:

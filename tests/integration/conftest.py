@@ -28,15 +28,16 @@ pytest.register_assert_rewrite("tests.integration.by_hand", "tests.integration.r
 
 OpenEngine = Callable[..., AsyncEngine]
 Sql = Callable[..., Awaitable[list[asyncpg.Record]]]
+NewLogin = Callable[..., Awaitable[str]]
 NewLedger = Callable[..., contextlib.AbstractAsyncContextManager[Ledger]]
 
 AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=RetryPolicy(base_ms=0, most_failures=3))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared_database_url(postgres_server: str, migrated_template: str) -> AsyncIterator[str]:
+async def shared_database_url(runtime_server: str, migrated_template: str) -> AsyncIterator[str]:
     """A database for all tests that do without one of their own: to make and drop one takes longer than most tests."""
-    async with postgres.new_database(postgres_server, migrated_template) as url:
+    async with postgres.new_database(runtime_server, migrated_template) as url:
         yield url
 
 
@@ -57,7 +58,7 @@ def ledger_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def connect_by_sql(ledger_url: str) -> AsyncIterator[Callable[[], Awaitable[asyncpg.Connection]]]:
-    """Open one more connection by plain SQL; it is closed at the end."""
+    """Open one more connection by plain SQL, as who may do everything; it is closed at the end."""
     opened: list[asyncpg.Connection] = []
 
     async def connect() -> asyncpg.Connection:
@@ -71,7 +72,7 @@ async def connect_by_sql(ledger_url: str) -> AsyncIterator[Callable[[], Awaitabl
 
 @pytest.fixture
 async def outsider(connect_by_sql: Any) -> asyncpg.Connection:
-    """A connection by plain SQL."""
+    """A connection by plain SQL, as who may do everything."""
     return await connect_by_sql()
 
 
@@ -79,6 +80,27 @@ async def outsider(connect_by_sql: Any) -> asyncpg.Connection:
 async def sql(outsider: asyncpg.Connection) -> Sql:
     """`await sql(statement, *values)`: the rows, by plain SQL."""
     return outsider.fetch
+
+
+@pytest.fixture
+async def runtime(ledger_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection by plain SQL, as the ledger's own user."""
+    connection = await asyncpg.connect(ledger_url.replace("+asyncpg", ""))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def new_login_at(postgres_server: str) -> AsyncIterator[NewLogin]:
+    """`await new_login_at(url, options)`: make a user as CREATE ROLE does with these options; the URL of the same database
+    for that one. It is dropped at the end.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def new(url: str, options: str = "") -> str:
+            return await stack.enter_async_context(postgres.new_login(postgres.as_administrator(url), options))
+
+        yield new
 
 
 @pytest.fixture

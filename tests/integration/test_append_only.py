@@ -45,11 +45,14 @@ async def test_the_log_takes_further_events_after_a_refused_change(store: Any, o
 
 
 @pytest.mark.parametrize("column", ["position", "stream_id, version"])
-async def test_no_position_and_no_version_of_a_stream_can_be_taken_twice(
+async def test_no_position_of_a_month_and_no_version_of_a_stream_can_be_taken_twice(
     column: str, store: Any, outsider: asyncpg.Connection
 ) -> None:
     await store.append(an_append())
-    fresh = {"position": ("gen_random_uuid()", "1", "position"), "stream_id, version": ("stream_id", "version", "9")}
+    fresh = {
+        "position": ("overlay(stream_id::text PLACING 'ffff' FROM 33)::uuid", "1", "position"),
+        "stream_id, version": ("stream_id", "version", "9"),
+    }
 
     with pytest.raises(asyncpg.UniqueViolationError):
         await outsider.execute(

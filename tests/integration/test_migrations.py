@@ -21,6 +21,7 @@ from adapters.postgres.connection import DatabaseFault, LedgerNotReady, open_eng
 from adapters.postgres.event_store import PostgresEventStore
 from engine.domain.errors import ServiceUnreachable
 from tests.integration.appends import an_append
+from tests.integration.conftest import NewLogin
 from tests.integration.plain_sql import connect_plainly
 
 ROOT = Path(__file__).parents[2]
@@ -32,13 +33,13 @@ CATALOGUE = (
               pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
          FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
          LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-        WHERE c.relnamespace = $1::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped""",
+        WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped""",
     """SELECT c.relname, obj_description(c.oid) FROM pg_class AS c
-        WHERE c.relnamespace = $1::regnamespace AND c.relkind NOT IN ('i', 't')""",
+        WHERE c.relnamespace = $1::regnamespace AND c.relkind NOT IN ('i', 't', 'I') AND NOT c.relispartition""",
     """SELECT tablename, indexname, replace(indexdef, schemaname || '.', '') FROM pg_indexes
-        WHERE schemaname::regnamespace = $1::regnamespace""",
+        WHERE schemaname::regnamespace = $1::regnamespace AND tablename !~ '^events_'""",
     """SELECT conrelid::regclass::text, conname, contype, pg_get_constraintdef(oid) FROM pg_constraint
-        WHERE connamespace = $1::regnamespace""",
+        WHERE connamespace = $1::regnamespace AND contype <> 'n' AND conrelid::regclass::text !~ '^events_'""",  # NOT NULL is among the columns; its name is any
 )
 
 
@@ -51,8 +52,13 @@ async def empty(empty_database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def names(connection: asyncpg.Connection, schema: str) -> list[str]:
-    found = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = $1", schema)
-    return sorted(row["tablename"] for row in found)
+    """Of its tables; a table's partitions go without saying."""
+    found = await connection.fetch(
+        """SELECT relname FROM pg_class
+            WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p') AND NOT relispartition""",
+        schema,
+    )
+    return sorted(row["relname"] for row in found)
 
 
 async def contents(connection: asyncpg.Connection, schema: str) -> dict[str, Any]:
@@ -91,9 +97,11 @@ async def check_current(url: str, schema: str = "guestledger") -> None:
 
 async def append_to(url: str, schema: str) -> int:
     engine = open_engine(url, schema)
+    store = PostgresEventStore(engine, schema)
     try:
-        return (await PostgresEventStore(engine, schema).append(an_append())).position
+        return (await store.append(an_append())).position
     finally:
+        await store.close()
         await engine.dispose()
 
 
@@ -106,7 +114,7 @@ async def test_an_empty_database_becomes_a_ledger(empty_database_url: str, empty
     assert await names(empty, "guestledger") == TABLES
     assert await names(empty, "public") == []
     assert [tuple(row) for row in await empty.fetch("SELECT * FROM head")] == [(1,)]
-    assert {tuple(row) for row in await empty.fetch("SELECT * FROM checkpoints")} == {
+    assert {tuple(row) for row in await empty.fetch("SELECT projection, position FROM checkpoints")} == {
         ("sessions", -1),
         ("session_metrics", -1),
         ("audit_log", -1),
@@ -249,8 +257,8 @@ async def test_where_there_is_no_ledger_one_is_told_to_make_it(empty_database_ur
         await check_current(empty_database_url, "tenant_7")
 
 
-async def test_an_older_ledger_is_to_be_upgraded_and_then_it_is_current(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_older_ledger_is_to_be_upgraded_by_its_owner_and_then_it_is_current(
+    database_url: str, new_login_at: NewLogin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     position = await append_to(database_url, "guestledger")
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
@@ -265,7 +273,7 @@ async def test_an_older_ledger_is_to_be_upgraded_and_then_it_is_current(
 
     with pytest.raises(LedgerNotReady, match=rf"at revision {newest()}, .* with 9999: run `guestledger db upgrade`$"):
         await check_current(database_url)
-    await migrate.upgrade(database_url)
+    await migrate.upgrade(await new_login_at(database_url, "IN ROLE guestledger_owner"))
 
     await check_current(database_url)
     connection = await connect_plainly(database_url)

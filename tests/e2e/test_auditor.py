@@ -1,0 +1,107 @@
+"""The commands for who is to read and nothing else: a user with the auditor's role."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from adapters.settings import Settings
+from adapters.simulator import Simulator
+from adapters.wiring import connect
+from tests import logs, postgres
+from tests.e2e import guests, raw_log
+from tests.e2e.command import assert_one_line, environment, run
+
+EVENTS = 25
+READING = (
+    ("sessions",),
+    ("metrics",),
+    ("audit",),
+    ("events",),
+    ("consumers",),
+    ("projections", "list"),
+    ("replay", "sess_00000000"),
+)
+
+
+@pytest.fixture
+async def auditor(database_url: str) -> AsyncIterator[str]:
+    """The URL of a user with the auditor's role; the projections have come up to the log."""
+    await logs.write(database_url, EVENTS)
+    async with connect(Settings(database_url=database_url), scheduler=False) as ledger:
+        await ledger.catch_up()
+    async with postgres.new_login(postgres.as_administrator(database_url), "IN ROLE guestledger_auditor") as url:
+        yield url
+
+
+async def test_an_auditor_can_read_all_there_is_to_read(auditor: str):
+    results = await asyncio.gather(*(run(*command, "--json", env=environment(auditor)) for command in READING))
+    for command, result in zip(READING, results, strict=True):
+        assert (result.code, result.err) == (0, ""), command
+        assert result.out or command == ("consumers",), command
+
+
+async def test_what_no_worker_has_projected_yet_is_missing_for_an_auditor_who_is_told_how_much(
+    auditor: str, database_url: str
+):
+    env = environment(auditor)
+    before = await run("sessions", "--json", env=env)
+    await logs.write(database_url, 10, after=EVENTS - 1)
+
+    behind = await run("sessions", "--json", env=env)
+    others = await run("sessions", "--json", env=environment(database_url))
+    caught_up = await run("sessions", "--json", env=env)
+
+    assert (behind.code, behind.text) == (0, before.text)
+    assert behind.err == (
+        "guestledger: this database user may not bring the projections up to the log: "
+        "what is shown lacks its last 10 events, until a worker has taken them in\n"
+    )
+    assert (caught_up.code, caught_up.text, caught_up.err) == (0, others.text, "")
+    assert len(caught_up.out) > len(before.out) > 0
+
+
+async def test_what_an_auditor_may_not_do_is_refused_in_one_line(auditor: str, database_url: str, tmp_path: Path):
+    before = await everything(database_url)
+    file = guests.write_file(tmp_path, map(guests.guest, range(3)))
+    async with Simulator() as simulator:
+        env = environment(auditor, simulator)
+        commands = [
+            ("open", file),
+            ("worker",),
+            ("worker", "--until-idle"),
+            ("projections", "rebuild", "sessions"),
+            ("projections", "verify"),
+        ]
+        for result in await asyncio.gather(*(run(*command, env=env) for command in commands)):
+            assert_one_line(result, "database user", "guestledger_runtime")
+            assert result.text == ""
+        assert not raw_log.sent_creations(simulator)
+    assert await everything(database_url) == before
+
+
+COLUMN = {
+    "events": "actor",
+    "request_keys": "stream_id",
+    "head": "id",
+    "checkpoints": "position",
+    "consumers": "position",
+    "sessions": "status",
+}
+
+
+async def test_an_auditor_writes_nothing(auditor: str):
+    connection = await asyncpg.connect(auditor.replace("+asyncpg", ""), server_settings={"search_path": "guestledger"})
+    changes = ("INSERT INTO {t} SELECT * FROM {t}", "UPDATE {t} SET {c} = {c}", "DELETE FROM {t}", "TRUNCATE {t}")
+    for table, column in COLUMN.items():
+        for change in (*changes, "SELECT FROM {t} FOR UPDATE"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(change.format(t=table, c=column))
+    await connection.close()
+
+
+async def everything(database_url: str) -> list[object]:
+    tables = ("events", "request_keys", "due_work", "checkpoints", "consumers", "sessions")
+    return [await raw_log.query(database_url, f"SELECT * FROM {table}") for table in tables]

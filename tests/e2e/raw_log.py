@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from adapters.simulator import Simulator
+from tests.postgres import as_administrator
 
 ENDED = """
     event_type IN ('SessionCreated', 'ChannelRejected', 'SessionAbandoned')
@@ -17,7 +18,7 @@ ENDED = """
 async def query(database_url: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
     """The rows of one statement; `events` and the other tables need no schema."""
     connection = await asyncpg.connect(
-        database_url.replace("+asyncpg", ""), server_settings={"search_path": "guestledger"}
+        as_administrator(database_url).replace("+asyncpg", ""), server_settings={"search_path": "guestledger"}
     )
     try:
         return await connection.fetch(statement, *arguments)

@@ -40,13 +40,13 @@ REQUESTS = [guests.guest(number, idempotencyKey=f"guest-{number}") for number in
 
 
 async def test_whatever_was_accepted_when_open_is_killed_a_worker_ends_and_no_remote_session_is_unknown(
-    postgres_server: str, migrated_template: str, tmp_path: Path
+    runtime_server: str, migrated_template: str, tmp_path: Path
 ):
     file = guests.write_file(tmp_path, REQUESTS)
 
     async def at(moment: Moment) -> None:
         async with (
-            postgres.new_database(postgres_server, migrated_template) as database_url,
+            postgres.new_database(runtime_server, migrated_template) as database_url,
             Simulator(moment.knobs) as simulator,
         ):
             env = environment(database_url, simulator)

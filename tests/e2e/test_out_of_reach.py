@@ -106,9 +106,11 @@ async def test_a_database_out_of_reach_is_told_in_one_line_without_its_password(
 
 
 async def test_a_database_without_a_ledger_is_told_so_with_the_command_that_makes_one_which_then_does(
-    empty_database_url: str, simulator: Simulator, file: str
+    empty_database_url: str, runtime_server: str, simulator: Simulator, file: str
 ):
-    env = environment(empty_database_url, simulator)
+    runtime = make_url(runtime_server).set(database=make_url(empty_database_url).database)
+    url = runtime.render_as_string(hide_password=False)
+    env = environment(url, simulator, migration_url=empty_database_url)
 
     before = await run("open", file, env=env)
 

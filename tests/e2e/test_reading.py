@@ -51,8 +51,8 @@ REQUESTS["refused"]["consent"] = guests.NO_CONSENT
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shown(postgres_server: str, migrated_template: str) -> AsyncIterator[Shown]:
-    async with postgres.new_database(postgres_server, migrated_template) as database_url, Simulator() as simulator:
+async def shown(runtime_server: str, migrated_template: str) -> AsyncIterator[Shown]:
+    async with postgres.new_database(runtime_server, migrated_template) as database_url, Simulator() as simulator:
         settings = Settings.from_env(environment(database_url, simulator))
         sessions = {}
         async with connect(settings, policy=SOON, scheduler=False) as ledger:

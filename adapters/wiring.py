@@ -8,17 +8,23 @@ from pathlib import Path
 from uuid import uuid4
 
 from msgspec.structs import replace
+from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.clock import SystemClock
 from adapters.cxone.client import CXoneClient
 from adapters.cxone.profile import Profile
-from adapters.postgres.connection import open_engine
+from adapters.postgres.archive import Archive
+from adapters.postgres.connection import database_url, lent_engine, open_engine
+from adapters.postgres.consumers import PostgresConsumers
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.postgres.embedded import default_data_dir, start_embedded, stop_embedded
 from adapters.postgres.event_store import PostgresEventStore
-from adapters.postgres.migrate import check_current, upgrade
+from adapters.postgres.migrate import check_current, upgrade, upgrade_through
+from adapters.postgres.months import PostgresMonths
+from adapters.postgres.privileges import check_privileges
 from adapters.postgres.read_models import PostgresReadModels
+from adapters.postgres.roles import runtime_login
 from adapters.settings import InvalidSettings, Settings
 from adapters.simulator import Knobs, Simulator
 from adapters.webhook import HttpWebhook
@@ -42,6 +48,7 @@ async def connect(
     policy: Policy = Policy(),
     profile: Profile = Profile(),
     scheduler: bool = True,
+    engine: AsyncEngine | None = None,
 ) -> AsyncIterator[Ledger]:
     """The ledger of these settings, ready to be used.
 
@@ -49,12 +56,21 @@ async def connect(
     finished. Without it, pending sessions and webhooks wait for a `guestledger worker`. The embedded database is started
     and upgraded when no other is named; any other must be at this release's revision (`guestledger db upgrade`).
 
-    Raises `InvalidSettings`, or `ServiceError` when the database cannot be used. CXone is not asked for anything yet.
+    With `engine`, the host application's own pool (SQLAlchemy, asyncpg) is used in place of `settings.database_url` and is
+    never disposed of. The ledger works in transactions of its own, so what it records stays, whatever the host rolls back.
+    It takes a connection for as long as a statement or a batch takes, and has none while it waits for CXone, a webhook or a
+    handler; only `sessions` and `audit` keep one, with the snapshot that they read, until they have been read to the end.
+
+    The database user has to be one who cannot change the log, a member of the ledger's runtime role; without `scheduler`, the
+    auditor's will do for whatever only reads. With `settings.allow_owner` it may be any.
+
+    Raises `InvalidSettings`, `UnfitEngine`, `TooManyPrivileges`, or `ServiceError` when the database cannot be used. CXone is
+    not asked for anything yet.
     """
     async with AsyncExitStack() as stack:
-        engine = open_engine(await _locate_database(settings), settings.schema)
-        stack.push_async_callback(engine.dispose)
+        engine = await _engine(settings, engine, stack)
         await check_current(engine, settings.schema)
+        await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
         clock = SystemClock()
         provider = await _provider(settings, profile, clock, stack)
         webhook = await _webhook(settings, clock, stack)
@@ -77,6 +93,7 @@ def _ledger(
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
     store = PostgresEventStore(engine, schema)
     due_work = PostgresDueWork(engine, schema)
+    months = PostgresMonths(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_work, lease)
     stack.push_async_callback(store.close)
@@ -93,6 +110,7 @@ def _ledger(
     scheduler = Scheduler(
         store=store,
         due_work=due_work,
+        months=months,
         read_models=read_models,
         steps=steps,
         leases=leases,
@@ -102,6 +120,8 @@ def _ledger(
     return Ledger(
         store=store,
         due_work=due_work,
+        consumers=PostgresConsumers(engine, schema),
+        months=months,
         read_models=read_models,
         provider=provider,
         steps=steps,
@@ -113,10 +133,28 @@ def _ledger(
     )
 
 
-async def upgrade_database(settings: Settings) -> None:
-    """Make the ledger of these settings, or bring it up to this release. Raises `ServiceError`."""
-    url = settings.database_url or await start_embedded(data_dir(settings))
-    await upgrade(url, settings.schema)
+async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = None) -> None:
+    """Make the ledger of these settings, or bring it up to this release; over a connection of the host's `engine`, if given.
+
+    Raises `ServiceError`, `UnfitEngine`.
+    """
+    if engine is not None:
+        await upgrade_through(lent_engine(engine, settings.schema), settings.schema)
+        return
+    url, setting = await _owners_database(settings)
+    await upgrade(url, settings.schema, setting=setting)
+
+
+@asynccontextmanager
+async def open_archive(settings: Settings) -> AsyncIterator[Archive]:
+    """What takes months out of the log of these settings and brings them back: it takes the owner. Raises `ServiceError`."""
+    url, setting = await _owners_database(settings)
+    engine = open_engine(database_url(url, setting), settings.schema, pool_size=1, command_timeout=None)
+    try:
+        await check_current(engine, settings.schema)
+        yield Archive(engine, settings.schema)
+    finally:
+        await engine.dispose()
 
 
 async def stop_database(settings: Settings) -> bool:
@@ -142,12 +180,27 @@ async def simulated(settings: Settings, knobs: Knobs) -> AsyncIterator[Settings]
         )
 
 
-async def _locate_database(settings: Settings) -> str:
+async def _engine(settings: Settings, lent: AsyncEngine | None, stack: AsyncExitStack) -> AsyncEngine:
+    if lent is not None:
+        return lent_engine(lent, settings.schema)
+    engine = open_engine(await _locate_database(settings), settings.schema)
+    stack.push_async_callback(engine.dispose)
+    return engine
+
+
+async def _owners_database(settings: Settings) -> tuple[str, str]:
+    """The database's URL for its owner, and the variable that it stands in."""
+    if settings.migration_url is not None:
+        return settings.migration_url, "GUESTLEDGER_MIGRATION_URL"
+    return settings.database_url or await start_embedded(data_dir(settings)), "GUESTLEDGER_DATABASE_URL"
+
+
+async def _locate_database(settings: Settings) -> str | URL:
     if settings.database_url is not None:
         return settings.database_url
     url = await start_embedded(data_dir(settings))
     await upgrade(url, settings.schema)
-    return url
+    return make_url(url).set(username=await runtime_login(url, settings.schema))
 
 
 @asynccontextmanager

@@ -3,38 +3,54 @@
 What an embedder needs by name is here; `adapters.wiring.connect` gives the `Ledger`.
 """
 
+from engine.consumers import Handler, Pace
 from engine.domain.errors import (
     CredentialsRefused,
     GuestledgerError,
     IdempotencyConflict,
     InvalidRequest,
+    ProjectionStopped,
+    RebuildInterrupted,
     ServiceError,
     ServiceUnreachable,
     SessionNotFound,
+    UnknownEvent,
+    UnknownProjection,
 )
 from engine.domain.lifecycle import Policy
+from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
+from engine.ports import ConsumerRow
 from engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus
 from engine.projections.metrics import Metrics, MetricsFilter
 from engine.projections.sessions import SessionFilter, SessionRow
+from engine.projections.standing import Standing, Verification
 
 __all__ = [
     "AuditEntry",
     "AuditFilter",
+    "Batch",
     "ComplianceStatus",
+    "ConsumerRow",
     "CredentialsRefused",
+    "EventFilter",
     "GuestConsent",
     "GuestRequest",
     "GuestledgerError",
+    "Handler",
     "IdempotencyConflict",
     "InvalidRequest",
     "Ledger",
     "Metrics",
     "MetricsFilter",
+    "Pace",
     "Policy",
+    "ProjectionStopped",
+    "RebuildInterrupted",
+    "RecordedEvent",
     "RetryPolicy",
     "ServiceError",
     "ServiceUnreachable",
@@ -42,5 +58,9 @@ __all__ = [
     "SessionFilter",
     "SessionNotFound",
     "SessionRow",
+    "Standing",
     "Status",
+    "UnknownEvent",
+    "UnknownProjection",
+    "Verification",
 ]

@@ -1,24 +1,41 @@
 """The ledger: what an embedder holds."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from copy import copy
+from typing import NoReturn
 from uuid import UUID
 
+from engine.consumers import Consumer, Handler, Pace
 from engine.domain.commands import OpenSession
-from engine.domain.errors import IdempotencyConflict, ServiceError, SessionNotFound
+from engine.domain.errors import IdempotencyConflict, MonthDetached, ProjectionStopped, ServiceError, SessionNotFound
 from engine.domain.lifecycle import Policy, decide
-from engine.domain.recorded import RecordedEvent
+from engine.domain.recorded import Batch, EventFilter, RecordedEvent, month_of
 from engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
 from engine.domain.session import Session
 from engine.leases import Leases
-from engine.ports import Clock, DueWork, EventStore, KeyTaken, Lease, MessagingProvider, ReadModels
+from engine.ports import (
+    Clock,
+    ConsumerCheckpoints,
+    ConsumerRow,
+    DueWork,
+    EventStore,
+    KeyTaken,
+    Lease,
+    MessagingProvider,
+    Month,
+    Months,
+    ReadModels,
+)
 from engine.projections.audit import AuditEntry, AuditFilter
 from engine.projections.metrics import Metrics, MetricsFilter
 from engine.projections.sessions import SessionFilter, SessionRow
+from engine.projections.standing import Standing, Verification
 from engine.replay import Frame, replay
 from engine.scheduler import Scheduler
 from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps, of_history
+from engine.tailing import tail
 
 
 class Ledger:
@@ -29,6 +46,8 @@ class Ledger:
         *,
         store: EventStore,
         due_work: DueWork,
+        consumers: ConsumerCheckpoints,
+        months: Months,
         read_models: ReadModels,
         provider: MessagingProvider,
         steps: Steps,
@@ -41,6 +60,8 @@ class Ledger:
         self.scheduler = scheduler
         self._store = store
         self._due_work = due_work
+        self._consumers = consumers
+        self._months = months
         self._read_models = read_models
         self._provider = provider
         self._steps = steps
@@ -88,7 +109,7 @@ class Ledger:
             raise told from error
 
     async def _same_again(self, request: GuestRequest, stream_id: UUID) -> Session:
-        session = of_history(await self._store.read_stream(stream_id))
+        session = of_history(await self._history_of(stream_id))
         if session.guest is None or session.guest.request_sha256 != request_digest(request):
             raise IdempotencyConflict(stream_id)
         return session
@@ -113,18 +134,115 @@ class Ledger:
         if not history:  # CXone's ids may look like ours
             await self._read_models.catch_up()
             stream_id = await self._read_models.stream_of(str(wanted))
-            history = await self._store.read_stream(stream_id) if stream_id else []
+            history = await self._history_of(stream_id) if stream_id else []
         if not history:
             raise SessionNotFound(str(wanted))
+        return history
+
+    async def _history_of(self, stream_id: UUID) -> list[RecordedEvent]:
+        """The events of a stream that is known to have begun. Raises `MonthDetached`."""
+        history = await self._store.read_stream(stream_id)
+        if not history:
+            raise MonthDetached(stream_id, month_of(stream_id))
         return history
 
     async def replay(self, wanted: UUID | str) -> list[Frame]:
         """The session with this id run again, moment by moment, with no I/O. Raises `SessionNotFound`."""
         return replay(await self.history(wanted), self._policy)
 
+    def read_all(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[list[RecordedEvent]]:
+        """The log after a position, in order, in batches, up to its present end.
+
+        Raises `UnknownEvent` at an event that this release cannot read, once all before it have been given.
+        """
+        return self._store.read_all(after=after, wanted=wanted)
+
+    def tail(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[Batch]:
+        """The log after a position, in order, for ever: what is there, then what comes. See `engine.tailing.tail`."""
+        return tail(self._store, self._clock, after=after, wanted=wanted)
+
+    async def consume(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        wanted: EventFilter = EventFilter(),
+        after: int = -1,
+        pace: Pace = Pace(),
+    ) -> NoReturn:
+        """Feed `handler` from the log, batch by batch, until cancelled: at least once, from the checkpoint kept for `name`.
+
+        One process at a time is the consumer `name`; others that ask stand by. A batch whose handler raises is tried
+        again, after a wait, and nothing else waits for it. A new name begins after position `after`.
+        """
+        await Consumer(
+            name,
+            handler,
+            store=self._store,
+            checkpoints=self._consumers,
+            clock=self._clock,
+            wanted=wanted,
+            start=after,
+            pace=pace,
+        ).run()
+
+    async def months(self) -> list[Month]:
+        """The months that the log is stored in, oldest first; last what no month was made for, which is to be empty."""
+        return await self._months.all()
+
+    async def consumers(self) -> list[ConsumerRow]:
+        """The named consumers, and how far each has come."""
+        return await self._consumers.all()
+
     async def catch_up(self) -> int:
-        """Bring the projections up to the log. The readings below do so by themselves; returns how many events it took."""
+        """Bring the projections up to the log. The readings below do so by themselves; returns how many events it took.
+
+        A projection that meets an event that it cannot take in stops there alone, and its readings show what it holds; an
+        error is logged, `projections` shows it, and every catch-up tries again. A database user who may only read, an
+        auditor, brings nothing up: the readings show what was projected last, and a warning says how much that lacks.
+        """
         return await self._read_models.catch_up()
+
+    async def wait_for(self, position: int, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - the caller's own limit
+        """Return once every projection holds the event at `position`: what you wrote there can then be read.
+
+        Raises `ProjectionStopped` when one stands still before it, `TimeoutError` after `timeout` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            while True:
+                await self._read_models.catch_up()
+                if await self._hold(position):
+                    return
+                await asyncio.sleep(0.05)
+
+    async def _hold(self, position: int) -> bool:
+        behind = [standing for standing in await self._read_models.standing() if standing.position < position]
+        for standing in behind:
+            if standing.error is not None:
+                raise ProjectionStopped(f"{standing.name} stands still: {standing.error}")
+        return not behind
+
+    async def projections(self) -> list[Standing]:
+        """Every projection: how far behind the log it is, and what it has stopped at. Nothing is caught up for it."""
+        return await self._read_models.standing()
+
+    async def rebuild_projection(self, name: str, advanced: Callable[[int], None] = lambda _position: None) -> int:
+        """Make a projection's rows anew from the log and put them in place of the live ones, all at once.
+
+        Everything else goes on meanwhile, and a rebuild that was cut off is gone on with. `advanced` is told each position
+        on the way. Returns how many rows differed. Raises `UnknownProjection`, `ProjectionStopped` at an event that cannot
+        be taken in, `RebuildInterrupted` when another process has done the same meanwhile.
+        """
+        return await self._read_models.rebuild(name, advanced)
+
+    async def verify_projection(
+        self, name: str, advanced: Callable[[int], None] = lambda _position: None
+    ) -> Verification:
+        """Hold a projection's rows against those that the log gives anew, and leave both as they are.
+
+        Raises as `rebuild_projection` does, and `RebuildInterrupted` while a rebuild is unfinished.
+        """
+        return await self._read_models.verify(name, advanced)
 
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """The sessions that match, oldest first; everything committed before the call is in it."""

@@ -3,8 +3,9 @@
 An event is proposed as an `Event` and comes back as a `RecordedEvent`.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import date, datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -12,11 +13,12 @@ import msgspec
 
 from engine.domain.events import Event
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
-from engine.domain.recorded import RecordedEvent
+from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.session import Session
 from engine.projections.audit import AuditEntry, AuditFilter
 from engine.projections.metrics import Metrics, MetricsFilter
 from engine.projections.sessions import SessionFilter, SessionRow
+from engine.projections.standing import Standing, Verification
 
 
 class Due(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +48,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     due: Due | None
     actor: str
     causation_id: UUID
+    """Unique to this append. By it the store knows an append again that is handed in twice: the answer is the first one's."""
     correlation_id: str
     idempotency_key: str | None = None
     """The caller's key, for an append that opens a stream: at most one stream is ever opened under one key."""
@@ -74,24 +77,103 @@ class EventStore(Protocol):
         """Record the events of `append`, all or none, durably.
 
         Raises `WrongExpectedVersion` when the stream has moved on, `KeyTaken` when its key has opened another stream,
-        `ServiceUnreachable` when the database does not answer.
+        `EventTooLarge`, or `ServiceUnreachable` when the database does not answer; the append may have gone in then, and
+        handing in the very same one again tells.
         """
         ...
 
     async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
-        """Every event of one stream, in order; empty when there is none."""
+        """Every event of one stream, in order; empty when there is none. Raises `UnknownEvent`."""
         ...
 
     async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
-        """The events of many streams in one round trip; a stream without events is left out."""
+        """The events of many streams in one round trip; a stream without events is left out. Raises `UnknownEvent`."""
         ...
 
-    def read_all(self, *, after: int = -1, batch: int = 500) -> AsyncIterator[list[RecordedEvent]]:
-        """The whole log in order of position, in batches, up to its present end."""
+    def read_all(
+        self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
+    ) -> AsyncIterator[list[RecordedEvent]]:
+        """What is asked for of the log, in order of position, in batches of at most `batch`, up to its present end.
+
+        Raises `UnknownEvent` at an event that this release cannot read, once all before it have been given.
+        """
+        ...
+
+    async def read_batch(self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter()) -> Batch:
+        """The next events after a position, at most `batch`, and how far that has read the log.
+
+        At the log's end the batch is empty and stands at `after`. Raises `UnknownEvent` when the very next event that was
+        asked for cannot be read by this release; one further on only ends the batch before it.
+        """
+        ...
+
+    def arrival(self) -> asyncio.Event:
+        """An event that is set when the log may have grown since this call. A hint: it may come late, in vain, or never."""
         ...
 
     async def head(self) -> int:
         """The position of the last event; -1 when the log is empty."""
+        ...
+
+
+class Month(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the log: the streams that began in one month (UTC)."""
+
+    month: date | None
+    """Its first day; `None` for what no month was made for."""
+    attached: bool
+    first_position: int | None
+    """Of the events in it; `None` while there are none. Other months' events may lie between."""
+    last_position: int | None
+    bytes: int | None
+    """On disk, indexes included; `None` where a detached month's table is no longer in the database."""
+
+
+class Months(Protocol):
+    """The parts that the log is stored in."""
+
+    async def all(self) -> list[Month]:
+        """Every part, oldest first, what is detached among them; last what no month was made for."""
+        ...
+
+    async def upkeep(self) -> None:
+        """Make the months that come, and say (log) where events lie that no month was made for."""
+        ...
+
+
+class ConsumerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A named consumer of the log, and how far it has come."""
+
+    name: str
+    position: int
+    """The last that it is done with; -1 before the first."""
+    lag: int
+    """How many positions the log is ahead of it."""
+    running: bool
+    """Whether some process holds it now."""
+
+
+class ConsumerCheckpoints(Protocol):
+    """The named consumers of the log: one row each, which one owner at a time holds under a lease."""
+
+    async def claim(self, name: str, lease: Lease, start: int) -> int | None:
+        """Take the consumer and return its position; `None` while somebody else holds it. A new one stands at `start`."""
+        ...
+
+    async def keep(self, name: str, lease: Lease) -> bool:
+        """Hold it for another `lease.ms`; False when it was lost to somebody else."""
+        ...
+
+    async def move(self, name: str, owner: UUID, position: int) -> bool:
+        """Set its position; False, and nothing set, when it was lost to somebody else."""
+        ...
+
+    async def release(self, name: str, owner: UUID) -> None:
+        """Give it back; nothing when it was lost."""
+        ...
+
+    async def all(self) -> list[ConsumerRow]:
+        """Every consumer, by name."""
         ...
 
 
@@ -194,15 +276,34 @@ class ReadModels(Protocol):
     """The projections. Every reading shows what was projected last; `catch_up` first, to read your own writes."""
 
     async def catch_up(self) -> int:
-        """Bring every projection up to the log's present end. Returns how many events were projected, over all of them."""
+        """Bring every projection up to the log's present end. Returns how many events were projected, over all of them.
+
+        One that meets an event that it cannot take in stops there alone; the next call tries it again.
+        """
+        ...
+
+    async def standing(self) -> list[Standing]:
+        """Every projection, and how far behind the log it is."""
+        ...
+
+    async def rebuild(self, name: str, advanced: Callable[[int], None]) -> int:
+        """Make a projection's rows anew from the log and put them in place of the live ones, all at once.
+
+        `advanced` is told each position on the way. Returns how many rows differed. Raises `UnknownProjection`,
+        `ProjectionStopped`, `RebuildInterrupted`.
+        """
+        ...
+
+    async def verify(self, name: str, advanced: Callable[[int], None]) -> Verification:
+        """Hold a projection's rows against those that the log gives anew. Raises as `rebuild` does."""
         ...
 
     def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
         """The sessions that match, oldest first."""
         ...
 
-    async def stream_of(self, session_id: str) -> UUID | None:
-        """The stream in which CXone made `session_id`."""
+    async def stream_of(self, wanted: str) -> UUID | None:
+        """The stream of the session with this id, the engine's own or CXone's."""
         ...
 
     def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:

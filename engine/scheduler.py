@@ -8,11 +8,13 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
-from engine.domain.errors import CredentialsRefused, ServiceError
+from engine.domain.errors import CredentialsRefused, ServiceError, UnknownEvent
 from engine.domain.lifecycle import ExpireToken, SyncWebhook
+from engine.domain.recorded import RecordedEvent
 from engine.leases import Leases
-from engine.ports import Claim, Clock, DueWork, EventStore, Lease, ReadModels
+from engine.ports import Claim, Clock, DueWork, EventStore, Lease, Months, ReadModels
 from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps
 
 logger = logging.getLogger("guestledger")
@@ -21,6 +23,11 @@ logger = logging.getLogger("guestledger")
 _REFILL_SECONDS = 0.02
 # How long `run_until_idle` bears with a service that cannot be used.
 _PATIENCE = timedelta(seconds=15)
+# The log's months are made months ahead, so this may fail for weeks before anybody is the worse for it.
+_UPKEEP_MS = 600_000
+
+# How long a session rests that this release cannot read. A worker of the newer release may take it as soon as that.
+UNREADABLE_DELAY_MS = 5_000
 
 
 class Lane(NamedTuple):
@@ -45,6 +52,7 @@ class Scheduler:
         *,
         store: EventStore,
         due_work: DueWork,
+        months: Months,
         read_models: ReadModels,
         steps: Steps,
         leases: Leases,
@@ -54,6 +62,7 @@ class Scheduler:
     ) -> None:
         self._store = store
         self._due_work = due_work
+        self._months = months
         self._read_models = read_models
         self._steps = steps
         self._leases = leases
@@ -70,16 +79,13 @@ class Scheduler:
         self._stopping.set()
 
     async def run_once(self) -> Counter[str]:
-        """Take every step that is due, and those that fall due meanwhile, then bring the projections up to date.
+        """Take every step that is due, and those that fall due meanwhile, then bring projections and months up to date.
 
         Returns how many events of each type were recorded. Raises `ServiceUnreachable` when the database is gone; when
         CXone cannot be used, the sessions rest for a while and a warning is logged.
         """
-        done: Counter[str] = Counter()
-        for drained in await asyncio.gather(*map(self._drain, LANES)):
-            done.update(drained)
-        await self._read_models.catch_up()
-        return done
+        await self._months.upkeep()
+        return await self._drain_all()
 
     async def run_until_idle(self) -> Counter[str]:
         """Run until all that is left is waiting for a token's expiry, or `stop` is called. Returns as `run_once` does.
@@ -90,7 +96,7 @@ class Scheduler:
         progressed_at = self._clock.now()
         while not self._stopping.is_set() and (await self._due_work.backlog()).unfinished:
             await self._pause()
-            done.update(passed := await self.run_once())
+            done.update(passed := await self._drain_all())
             if passed or self.trouble is None:
                 progressed_at = self._clock.now()
             elif isinstance(self.trouble, CredentialsRefused) or self._clock.now() - progressed_at > _PATIENCE:
@@ -103,8 +109,16 @@ class Scheduler:
             for lane in LANES:
                 tasks.create_task(self._tick(partial(self._drain, lane)))
             tasks.create_task(self._tick(self._read_models.catch_up))
+            tasks.create_task(self._tick(self._months.upkeep, _UPKEEP_MS))
 
-    async def _tick(self, task: Callable[[], Awaitable[object]]) -> None:
+    async def _drain_all(self) -> Counter[str]:
+        done: Counter[str] = Counter()
+        for drained in await asyncio.gather(*map(self._drain, LANES)):
+            done.update(drained)
+        await self._read_models.catch_up()
+        return done
+
+    async def _tick(self, task: Callable[[], Awaitable[object]], interval_ms: int | None = None) -> None:
         down, told = False, ""
         while not self._stopping.is_set():
             try:
@@ -119,7 +133,7 @@ class Scheduler:
                 if repr(error) != told:
                     logger.exception("the scheduler met a fault, and goes on")
                 told = repr(error)
-            await self._pause()
+            await self._pause(interval_ms)
 
     def _has_to_wait(self, error: ServiceError) -> None:
         # Told once, not once a session and try, until something has gone well again.
@@ -127,10 +141,10 @@ class Scheduler:
             logger.warning("the scheduler has to wait: %s", error)
         self.trouble = error
 
-    async def _pause(self) -> None:
+    async def _pause(self, interval_ms: int | None = None) -> None:
         # Spread over half to one and a half of the interval, so that many workers do not ask in step.
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_ms * (0.5 + self._clock.jitter()) / 1_000):
+            async with asyncio.timeout((interval_ms or self._poll_ms) * (0.5 + self._clock.jitter()) / 1_000):
                 await self._stopping.wait()
 
     async def _drain(self, lane: Lane) -> Counter[str]:
@@ -159,9 +173,26 @@ class Scheduler:
         claims = await self._due_work.claim(self._lease, (kind.__name__ for kind in lane.kinds), places)
         if not claims:
             return set()
-        histories = await self._store.read_streams([claim.stream_id for claim in claims])
-        runs = [(claim, Run.of(histories[claim.stream_id], lane.kinds, self._actor)) for claim in claims]
+        histories = await self._histories(claims)
+        runs = [
+            (claim, Run.of(histories[claim.stream_id], lane.kinds, self._actor))
+            for claim in claims
+            if claim.stream_id in histories
+        ]
         return {asyncio.create_task(self._carry_on(claim, run)) for claim, run in runs}
+
+    async def _histories(self, claims: list[Claim]) -> dict[UUID, list[RecordedEvent]]:
+        """The histories of the claimed sessions. One that this release cannot read is left out, and given back."""
+        try:
+            return await self._store.read_streams([claim.stream_id for claim in claims])
+        except UnknownEvent as error:
+            if len(claims) == 1:
+                logger.error("session %s is left alone: %s", claims[0].stream_id, error)  # noqa: TRY400 - it says it all
+                await self._due_work.release(self._lease.owner, claims[0].stream_id, UNREADABLE_DELAY_MS)
+                return {}
+        # One stands in the way of all: halve the claims until it stands alone.
+        middle = len(claims) // 2
+        return await self._histories(claims[:middle]) | await self._histories(claims[middle:])
 
     async def _carry_on(self, claim: Claim, run: Run) -> Counter[str]:
         with self._leases.hold(claim.stream_id):

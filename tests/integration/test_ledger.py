@@ -330,8 +330,9 @@ async def test_of_many_sessions_that_meet_one_failure_each_is_told_its_own_id(ne
 
 
 async def test_a_request_that_could_not_be_recorded_was_not_accepted(
-    ledger: Ledger, held_log: Any, outsider: asyncpg.Connection, sql: Any
+    ledger: Ledger, held_log: Any, outsider: asyncpg.Connection, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ledger._store, "_patience", 0.3)
     async with held_log:
         opening = asyncio.create_task(ledger.open_session(request(idempotency_key="order-1")))
         await outsider.execute("SELECT pg_terminate_backend($1)", await held_log.waiting())

@@ -1,0 +1,274 @@
+"""A ledger in somebody else's house: their database, their tables, their Alembic, their pool, their transactions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from msgspec.structs import replace
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, insert, make_url, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from adapters.postgres.connection import LedgerNotReady, UnfitEngine, lent_engine
+from adapters.settings import Settings
+from adapters.simulator import Knobs
+from adapters.wiring import connect, simulated, upgrade_database
+from engine.domain.recorded import RecordedEvent
+from engine.ledger import Ledger
+from tests import logs
+from tests.integration.conftest import NewLogin
+from tests.postgres import as_administrator
+from tests.unit.samples import request
+
+PATIENCE = 60.0  # seconds until a test that hangs fails
+
+# What a host may well have: a table of its own under one of our names, and Alembic's own table.
+host_tables = MetaData()
+orders = Table("orders", host_tables, Column("id", Integer, primary_key=True), Column("note", Text))
+events = Table("events", host_tables, Column("id", Integer, primary_key=True), Column("title", Text))
+
+
+@pytest.fixture
+async def host_url(empty_database_url: str, new_login_at: NewLogin) -> str:
+    """The URL of a database for a host application's own user, who may make tables in it."""
+    url = await new_login_at(empty_database_url)
+    operator = await logs.connect(url)
+    await operator.execute(f"GRANT CREATE ON SCHEMA public TO {make_url(url).username}")
+    await operator.close()
+    return url
+
+
+@pytest.fixture
+async def host(host_url: str) -> AsyncIterator[AsyncEngine]:
+    """A host application's own pool, on a database with its tables and its revision."""
+    engine = create_async_engine(host_url, pool_size=4, max_overflow=0, pool_timeout=PATIENCE)
+    async with engine.begin() as connection:
+        await connection.run_sync(host_tables.create_all)
+        await connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
+        await connection.execute(text("INSERT INTO alembic_version VALUES ('host-7')"))
+        await connection.execute(insert(events).values(id=1, title="the host's own"))
+    yield engine
+    await engine.dispose()
+
+
+async def made_for(host: AsyncEngine, schema: str = "guestledger") -> Settings:
+    """A ledger in the host's database, made by whoever runs that, for the host's user to run."""
+    plain = Settings(schema=schema)
+    operator = create_async_engine(as_administrator(host.url.render_as_string(hide_password=False)))
+    await upgrade_database(plain, engine=operator)
+    async with operator.begin() as connection:
+        await connection.execute(text(f"GRANT {schema}_runtime TO {host.url.username}"))
+    await operator.dispose()
+    return plain
+
+
+@asynccontextmanager
+async def ledger_of(host: AsyncEngine, schema: str = "guestledger", knobs: Knobs = Knobs()) -> AsyncIterator[Ledger]:
+    plain = await made_for(host, schema)
+    async with simulated(plain, knobs) as settings, connect(settings, engine=host) as ledger:
+        yield ledger
+
+
+async def everything(ledger: Ledger) -> list[RecordedEvent]:
+    return [event async for batch in ledger.read_all() for event in batch]
+
+
+async def test_several_ledgers_live_in_one_database_and_one_pool_each_with_its_own_log(host: AsyncEngine) -> None:
+    async with ledger_of(host, "north") as north, ledger_of(host, "south") as south:
+        opened = await asyncio.gather(*(ledger.open_session(request()) for ledger in (north, north, south) * 5))
+        assert {session.status for session in opened} == {"active"}
+        assert len([row async for row in north.sessions()]) == 10
+        assert len([row async for row in south.sessions()]) == 5
+        for ledger in (north, south):
+            log = await everything(ledger)
+            assert [event.position for event in log] == list(range(len(log))), "positions are each ledger's own"
+        streams = [{event.stream_id for event in await everything(ledger)} for ledger in (north, south)]
+        assert streams[0].isdisjoint(streams[1])
+
+
+async def test_consumers_and_keys_of_one_ledger_are_not_those_of_another(host: AsyncEngine) -> None:
+    async with ledger_of(host, "north") as north, ledger_of(host, "south") as south:
+        one = await north.open_session(request(idempotency_key="order-1"))
+        other = await south.open_session(request(idempotency_key="order-1"))
+        assert one.id != other.id
+        seen: set[object] = set()
+        came = asyncio.Event()
+
+        async def handle(found: Sequence[RecordedEvent]) -> None:
+            seen.update(event.stream_id for event in found)
+            came.set()
+
+        task = asyncio.create_task(north.consume("queue", handle))
+        async with asyncio.timeout(PATIENCE):
+            await came.wait()
+        assert await south.consumers() == []
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert seen == {one.id}
+
+
+async def test_a_hosts_tables_and_its_alembic_are_left_as_they_were(host: AsyncEngine) -> None:
+    async with ledger_of(host) as ledger:
+        await ledger.open_session(request())
+    async with host.connect() as connection:
+        assert (await connection.execute(text("SELECT version_num FROM public.alembic_version"))).scalars().all() == [
+            "host-7"
+        ]
+        assert (await connection.execute(select(events.c.title))).scalars().all() == ["the host's own"]
+        tables = await connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+        assert set(tables.scalars()) == {"orders", "events", "alembic_version"}
+
+
+async def test_a_hosts_alembic_sees_nothing_to_do(host: AsyncEngine) -> None:
+    await made_for(host)
+
+    def differences(connection: Connection) -> list[Any]:
+        return compare_metadata(MigrationContext.configure(connection), host_tables)
+
+    async with host.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_a_ledger_that_was_not_made_yet_is_refused_and_not_made_by_the_way(host: AsyncEngine) -> None:
+    with pytest.raises(LedgerNotReady, match="run `guestledger db upgrade`"):
+        async with connect(Settings(), engine=host):
+            pass
+    async with host.connect() as connection:
+        assert not (await connection.execute(text("SELECT 1 FROM pg_namespace WHERE nspname = 'guestledger'"))).all()
+
+
+async def test_a_hosts_pool_is_used_and_not_disposed_of(host: AsyncEngine) -> None:
+    pool = host.pool
+    async with ledger_of(host) as ledger:
+        assert (await ledger.open_session(request())).status == "active"
+    assert host.pool is pool
+    assert pool.checkedin() > 0  # type: ignore[attr-defined]
+    assert pool.checkedout() == 0  # type: ignore[attr-defined]
+    async with host.connect() as connection:
+        assert (await connection.execute(select(events.c.id))).scalar() == 1
+
+
+async def test_a_hosts_database_url_need_not_be_told_twice_and_no_embedded_server_is_started(
+    host: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_given: object) -> None:
+        raise AssertionError("no server is to be started")
+
+    monkeypatch.setattr("adapters.wiring.start_embedded", refuse)
+    async with ledger_of(host) as ledger:
+        assert await ledger.unfinished() == 0
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE", "REPEATABLE READ"])
+async def test_a_hosts_isolation_level_is_its_own_affair(host_url: str, level: Any) -> None:
+    engine = create_async_engine(host_url, isolation_level=level, pool_size=4, max_overflow=0)
+    async with ledger_of(engine) as ledger:
+        opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(10)))
+        assert {session.status for session in opened} == {"active"}
+        assert len([entry async for entry in ledger.audit()]) == 10
+        assert (await ledger.metrics()).tracked == 10
+    async with engine.connect() as connection:
+        found: Any = (await connection.get_raw_connection()).dbapi_connection
+        assert found.isolation_level.replace("_", " ").upper() == level
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_host_databases_stricter_isolation_does_not_get_in_the_way_of_a_ledger_on_its_pool(
+    host_url: str, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = await logs.connect(host_url)
+    database = make_url(host_url).database
+    await watch.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = '{level}'")
+    await watch.close()
+    engine = create_async_engine(host_url, pool_size=8, max_overflow=0)
+    async with ledger_of(engine) as one, ledger_of(engine) as other:
+        opened = await asyncio.gather(*(ledger.open_session(request()) for ledger in (one, other) * 20))
+        assert {session.status for session in opened} == {"active"}
+        caught_up = await asyncio.gather(*(ledger.catch_up() for ledger in (one, other) * 10))
+        assert len(caught_up) == 20
+        assert (await one.metrics()).tracked == 40
+    assert caplog.text == ""
+    await engine.dispose()
+
+
+async def test_a_host_that_rolls_back_does_not_take_back_what_the_ledger_recorded(host: AsyncEngine) -> None:
+    async with ledger_of(host) as ledger:
+        async with host.connect() as connection, connection.begin() as transaction:
+            await connection.execute(insert(orders).values(id=1, note="to be taken back"))
+            session = await ledger.open_session(request())
+            await transaction.rollback()
+        assert (await ledger.session(session.id)).status == "active"
+        async with host.connect() as connection:
+            assert (await connection.execute(select(orders))).all() == []
+
+
+async def test_no_connection_is_held_while_the_ledger_waits_for_cxone_or_for_the_host(host_url: str) -> None:
+    """With a pool of one, whatever held its connection over such a wait would shut the host out for ever."""
+    engine = create_async_engine(host_url, pool_size=1, max_overflow=0, pool_timeout=PATIENCE)
+
+    async def host_works() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    handled = asyncio.Event()
+
+    async def handle(_found: Sequence[RecordedEvent]) -> None:
+        await host_works()
+        handled.set()
+
+    async with ledger_of(engine, knobs=Knobs(slow_ms=300)) as ledger, asyncio.timeout(PATIENCE):
+        opening = asyncio.create_task(ledger.open_session(request()))
+        await asyncio.sleep(0.1)  # CXone takes its time by now
+        assert not opening.done()
+        await host_works()
+        await opening
+        consuming = asyncio.create_task(ledger.consume("queue", handle))
+        await handled.wait()
+        async for _ in ledger.read_all():
+            await host_works()
+        async for _ in ledger.tail():
+            await host_works()
+            break
+        consuming.cancel()
+        await asyncio.gather(consuming, return_exceptions=True)
+    await engine.dispose()
+
+
+async def test_no_transaction_is_left_open_on_a_hosts_connections(host: AsyncEngine, empty_database_url: str) -> None:
+    watch = await logs.connect(empty_database_url)
+    async with ledger_of(host) as ledger:
+        for _ in range(3):
+            await ledger.open_session(request())
+        await ledger.metrics()
+        ledger.scheduler.stop()
+        async with asyncio.timeout(PATIENCE):
+            while states := await watch.fetch(
+                "SELECT state, query FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'"
+            ):
+                assert not [query for state, query in states if "aborted" in state]
+                await asyncio.sleep(0.01)
+    await watch.close()
+
+
+async def test_an_engine_that_cannot_be_used_is_refused_with_what_to_do() -> None:
+    with pytest.raises(UnfitEngine, match=r"must be a sqlalchemy.ext.asyncio.AsyncEngine, not a Engine"):
+        lent_engine(create_engine("sqlite://"), "guestledger")  # type: ignore[arg-type]
+    async with connect_refused("psycopg") as told:
+        assert "must speak through asyncpg, not psycopg" in told
+        assert 'create_async_engine("postgresql+asyncpg://' in told
+
+
+@asynccontextmanager
+async def connect_refused(driver: str) -> AsyncIterator[str]:
+    engine = create_async_engine("postgresql+asyncpg://host/database")
+    engine.sync_engine.dialect = SimpleNamespace(name="postgresql", driver=driver)  # type: ignore[assignment]
+    with pytest.raises(UnfitEngine) as caught:
+        async with connect(replace(Settings(), schema="any"), engine=engine):
+            pass
+    yield str(caught.value)

@@ -39,15 +39,23 @@ check: $(READY) ## Check style, types and the direction of imports
 	.venv/bin/lint-imports --no-logo
 
 .PHONY: bench
-bench: $(READY) ## Measure; JSON=FILE keeps the figures
+bench: $(READY) .venv-bench/ready ## Measure, beside the peers; JSON=FILE keeps the figures
 	@.venv/bin/python -m tests.bench
+
+.venv-bench/ready: tests/bench/requirements.txt $(READY)
+	@echo "installing the peers into .venv-bench"
+	@.venv/bin/python -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r tests/bench/requirements.txt
+	@touch $@
 
 .PHONY: requirements
 requirements: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --extra dev --output-file requirements.txt \
 		--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --output-file tests/bench/requirements.txt \
+		--no-emit-index-url --no-emit-find-links --no-header tests/bench/requirements.in
 
 .PHONY: clean
 clean: ## Remove everything that was made here, .venv too
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+"""Our own side: lifecycles of five appends, each with its expected version and the due work that it leaves behind.
+
+python -m tests.bench.appending URL CONCURRENCY
+"""
+
+import asyncio
+import sys
+import time
+from uuid import UUID
+
+from adapters.clock import SystemClock
+from adapters.postgres.connection import open_engine
+from adapters.postgres.event_store import PostgresEventStore
+from engine.domain.events import CreationAttempted
+from engine.ports import Append, Due
+from tests.bench.peers.rounds import answer, at_once
+
+_clock = SystemClock()
+
+
+def append_of(stream_id: UUID, version: int) -> Append:
+    """The append of one event to a stream at this version."""
+    now = _clock.now()
+    event = CreationAttempted(
+        at=now, channel_id="ch_1", attempt=version + 1, idempotency_key="k" * 36, request_sha256="0" * 64
+    )
+    return Append(
+        stream_id=stream_id,
+        expected_version=version,
+        events=(event,),
+        due=Due(step="AttemptCreation", due_at=now) if version < 4 else None,
+        actor="bench",
+        causation_id=_clock.new_id(),
+        correlation_id=str(stream_id),
+    )
+
+
+async def lifecycle(store: PostgresEventStore, appends: list[float]) -> None:
+    """Five appends, one after the other; the seconds of each are noted."""
+    stream_id = _clock.new_id()
+    for version in range(5):
+        append = append_of(stream_id, version)
+        began = time.perf_counter()
+        await store.append(append)
+        appends.append(time.perf_counter() - began)
+
+
+def main(url: str, concurrency: str) -> None:
+    with asyncio.Runner() as runner:
+        engine = open_engine(url, "guestledger")
+        store = PostgresEventStore(engine, "guestledger")
+
+        async def one_round(lifecycles: int) -> list[float]:
+            return await at_once(lambda appends: lifecycle(store, appends), lifecycles, int(concurrency))
+
+        answer(lambda lifecycles: runner.run(one_round(lifecycles)))
+        runner.run(store.close())
+        runner.run(engine.dispose())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,143 @@
+"""Growth: does an append, or the reading of a stream, cost more in a large log than in a small one?
+
+Two ledgers lie on one server, of 100,000 and of `BENCH_GROWTH` events (default 5,000,000).
+Appends and readings, one at a time, go to the one and the other by turns, so that whatever else happens on the machine
+happens to both. The streams read are drawn from the whole log.
+"""
+
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from statistics import median
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.clock import SystemClock
+from adapters.postgres.connection import open_engine
+from adapters.postgres.embedded import start_embedded
+from adapters.postgres.event_store import PostgresEventStore
+from adapters.postgres.migrate import upgrade
+from engine.domain.recorded import RecordedEvent
+from engine.merkle import leaf_hash
+from tests.bench.appending import append_of
+from tests.bench.figures import Figure
+from tests.logs import connect
+
+SMALL = 100_000
+LARGE = int(os.environ.get("BENCH_GROWTH", "5000000"))
+LIMIT = 1.3
+TIMES = 2_000
+"""So many appends, and so many readings, of each log."""
+
+# Sessions of five attempts, their rows what the store itself would have written, letter for letter: `_checked` looks.
+_FILL = """
+    INSERT INTO "{schema}".events
+    SELECT stream_id, version, (number - 1) * 5 + version - 1, 'CreationAttempted', 1, at, stream_id::text, causation_id,
+           'bench', data::json,
+           sha256('\\x00' || convert_to(format(
+               '{{"actor":"bench","causation_id":"%s","correlation_id":"%s","data":%s,"event_type":"CreationAttempted",'
+               '"recorded_at":"%s","schema_version":1,"stream_id":"%s","version":%s}}',
+               causation_id, stream_id, data, written, stream_id, version), 'UTF8'))
+      FROM (SELECT number, uuidv7() AS stream_id FROM generate_series(1, $1::int) AS number OFFSET 0) AS streams,
+           generate_series(1, 5) AS version,
+           LATERAL (SELECT uuidv7() AS causation_id,
+                           timestamptz '2024-05-20 14:22:00.000001Z' + number * interval '5 ms' AS at) AS made,
+           LATERAL (SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS written) AS clock,
+           LATERAL (SELECT format('{{"at":"%s","attempt":%s,"channel_id":"ch_1","idempotency_key":"%s",'
+                                  '"request_sha256":"%s"}}', written, version, stream_id, repeat('0', 64)) AS data) AS event"""
+
+
+class Log:
+    """A ledger of so many events."""
+
+    def __init__(self, engine: AsyncEngine, schema: str, streams: list[UUID]) -> None:
+        self._engine = engine
+        self._store = PostgresEventStore(engine, schema)
+        self._streams = streams
+        self._new_id = SystemClock().new_id
+        self.appends: list[float] = []
+        self.readings: list[float] = []
+
+    @classmethod
+    async def filled(cls, url: str, events: int) -> "Log":
+        schema = f"of_{events}"
+        await upgrade(url, schema)
+        connection = await connect(url)
+        await connection.execute("SET synchronous_commit = off")  # for what is not measured
+        await connection.execute(_FILL.format(schema=schema), events // 5, timeout=1_800)
+        await connection.execute(f'VACUUM ANALYZE "{schema}".events', timeout=600)
+        streams = await connection.fetch(f'SELECT stream_id FROM "{schema}".events WHERE version = 1')
+        await connection.execute("CHECKPOINT", timeout=600)
+        await connection.close()
+        log = cls(open_engine(url, schema), schema, [stream_id for (stream_id,) in streams])
+        for recorded in await log._store.read_stream(random.choice(log._streams)):
+            _check(recorded)
+        return log
+
+    async def close(self) -> None:
+        await self._store.close()
+        await self._engine.dispose()
+
+    async def append(self) -> None:
+        await _timed(self.appends, lambda: self._store.append(append_of(self._new_id(), 0)))
+
+    async def read(self) -> None:
+        stream_id = random.choice(self._streams)
+        await _timed(self.readings, lambda: self._store.read_stream(stream_id))
+
+
+async def run(data_dir: Path) -> list[Figure]:
+    """The p50 of an append and of reading a stream in the large log, over that in the small one."""
+    url = await start_embedded(data_dir)
+    small, large = logs = await Log.filled(url, SMALL), await Log.filled(url, LARGE)
+    for log in logs:
+        for _ in range(200):
+            await log.append()
+            await log.read()
+        log.appends.clear()
+        log.readings.clear()
+    for _ in range(TIMES):
+        for log in logs:
+            await log.append()
+            await log.read()
+    for log in logs:
+        await log.close()
+    return [
+        _figure("an append, p50", small.appends, large.appends),
+        _figure("reading a stream, p50", small.readings, large.readings),
+    ]
+
+
+def _figure(name: str, small: list[float], large: list[float]) -> Figure:
+    return Figure(
+        name=f"{name}, log of {LARGE:,} events",
+        value=median(large) * 1_000,
+        unit="ms",
+        against=f"log of {SMALL:,}, at most {LIMIT}",
+        ratio=median(large) / median(small),
+    )
+
+
+async def _timed(seconds: list[float], call: Callable[[], Awaitable[object]]) -> None:
+    began = time.perf_counter()
+    await call()
+    seconds.append(time.perf_counter() - began)
+
+
+def _check(recorded: RecordedEvent) -> None:
+    """The filling writes what the store would have."""
+    written = leaf_hash(
+        stream_id=recorded.stream_id,
+        version=recorded.version,
+        event_type="CreationAttempted",
+        schema_version=1,
+        recorded_at=recorded.recorded_at,
+        correlation_id=recorded.correlation_id,
+        causation_id=recorded.causation_id,
+        actor=recorded.actor,
+        data=recorded.data,
+    )
+    assert written == recorded.leaf_hash

@@ -1,0 +1,114 @@
+"""Projections: how fast they catch up with a log, and in how much memory they are made anew from it.
+
+The log is of `BENCH_EVENTS` events (default 1,000,000), sessions of five events each, 64 of them under way at any time. Each
+piece of work runs in a process of its own, so that the memory it took at its peak is that work's alone.
+"""
+
+import asyncio
+import os
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from adapters.postgres.connection import open_engine
+from adapters.postgres.embedded import start_embedded
+from adapters.postgres.migrate import upgrade
+from adapters.postgres.projections import PROJECTIONS
+from adapters.postgres.read_models import PostgresReadModels
+from tests import logs
+from tests.bench.figures import Figure
+
+EVENTS = int(os.environ.get("BENCH_EVENTS", "1000000"))
+CATCH_UP = 30_000
+"""Events a second that all three together have to take in at least."""
+MEMORY = 250
+"""MB that a rebuild may take at most."""
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a piece of work took."""
+
+    seconds: float
+    peak_mb: float
+
+
+async def run(data_dir: Path) -> list[Figure]:
+    """Catch-up of all three together, and rebuild and verification of all three, one after the other."""
+    url = await start_embedded(data_dir)
+    await upgrade(url)
+    await logs.write(url, EVENTS)
+    spent = {name: await _apart(name, url) for name in WORK}
+    rates = {name: EVENTS / one.seconds for name, one in spent.items()}
+    log = f"{EVENTS:,} events"
+    return [
+        Figure(
+            name=f"catch-up of three projections, {log}",
+            value=rates["catch_up"],
+            unit="events/s",
+            against=f"limit {CATCH_UP:,}",
+            ratio=rates["catch_up"] / CATCH_UP,
+        ),
+        Figure(name=f"rebuild of the three in turn, {log}", value=rates["rebuild"], unit="events/s"),
+        Figure(
+            name="rebuild, peak memory",
+            value=spent["rebuild"].peak_mb,
+            unit="MB",
+            against=f"limit {MEMORY}",
+            ratio=spent["rebuild"].peak_mb / MEMORY,
+        ),
+        Figure(name=f"verification of the three in turn, {log}", value=rates["verify"], unit="events/s"),
+        Figure(name="verification, peak memory", value=spent["verify"].peak_mb, unit="MB"),
+    ]
+
+
+async def _catch_up(read_models: PostgresReadModels) -> None:
+    assert await read_models.catch_up() == EVENTS
+
+
+async def _rebuild(read_models: PostgresReadModels) -> None:
+    for name in PROJECTIONS:
+        assert await read_models.rebuild(name, lambda _position: None) == 0
+
+
+async def _verify(read_models: PostgresReadModels) -> None:
+    for name in PROJECTIONS:
+        assert (await read_models.verify(name, lambda _position: None)).is_same
+
+
+WORK: Mapping[str, Callable[[PostgresReadModels], Awaitable[None]]] = {
+    "catch_up": _catch_up,
+    "rebuild": _rebuild,
+    "verify": _verify,
+}
+
+
+async def _apart(name: str, url: str) -> Spent:
+    command = (sys.executable, "-m", "tests.bench.projections", name, url)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert process.returncode == 0, f"{name} failed"
+    return msgspec.json.decode(out, type=Spent)
+
+
+async def _measured(name: str, url: str) -> Spent:
+    engine = open_engine(url, "guestledger")
+    began = time.perf_counter()
+    await WORK[name](PostgresReadModels(engine, "guestledger"))
+    seconds = time.perf_counter() - began
+    await engine.dispose()
+    return Spent(seconds=seconds, peak_mb=_peak_mb())
+
+
+def _peak_mb() -> float:
+    # Not `ru_maxrss`, which begins with what the parent took.
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1_024
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(_measured(*sys.argv[1:]))))

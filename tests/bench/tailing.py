@@ -1,0 +1,74 @@
+"""Tailing: how long after its commit a reader in another process is given an event.
+
+The reader follows the log by `tail` over a connection of its own, in a process of its own; one event is appended at a time.
+What is measured runs from the moment that the append is answered, which is its commit, to the moment that the reader has it,
+on one machine's monotonic clock.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+from adapters.clock import SystemClock
+from adapters.postgres.connection import open_engine
+from adapters.postgres.embedded import start_embedded
+from adapters.postgres.event_store import PostgresEventStore
+from adapters.postgres.migrate import upgrade
+from engine.tailing import tail
+from tests.bench.appending import append_of
+from tests.bench.figures import Figure
+
+EVENTS = 500
+
+
+async def run(data_dir: Path) -> list[Figure]:
+    """p50 and p99, in ms."""
+    url = await start_embedded(data_dir)
+    await upgrade(url)
+    engine = open_engine(url, "guestledger")
+    store = PostgresEventStore(engine, "guestledger")
+    command = (sys.executable, "-m", "tests.bench.tailing", url)
+    reader = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert reader.stdout
+    await reader.stdout.readline()
+    committed, clock = {}, SystemClock()
+    for _ in range(EVENTS):
+        appended = await store.append(append_of(clock.new_id(), 0))
+        committed[appended.position] = time.monotonic()
+        await asyncio.sleep(0.01 + 0.02 * random.random())
+    seen = json.loads(await reader.stdout.readline())
+    await reader.wait()
+    await store.close()
+    await engine.dispose()
+    late = sorted(max(0.0, at - committed[position]) for position, at in seen)
+    name = "from commit to a reader who tails in another process"
+    return [
+        Figure(name=f"{name}, p50", value=late[len(late) // 2] * 1_000, unit="ms"),
+        Figure(name=f"{name}, p99", value=late[len(late) * 99 // 100] * 1_000, unit="ms"),
+    ]
+
+
+async def _read(url: str) -> None:
+    engine = open_engine(url, "guestledger")
+    store = PostgresEventStore(engine, "guestledger")
+    seen: list[tuple[int, float]] = []
+    batches = tail(store, SystemClock())
+    store.arrival()
+    await asyncio.sleep(1)  # by then it listens
+    print("ready", flush=True)  # noqa: T201 - standard output is the way to the parent
+    async for batch in batches:
+        now = time.monotonic()
+        seen += [(event.position, now) for event in batch.events]
+        if len(seen) >= EVENTS:
+            break
+    print(json.dumps(seen), flush=True)  # noqa: T201
+    await batches.aclose()
+    await store.close()
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(_read(sys.argv[1]))

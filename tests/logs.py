@@ -23,6 +23,11 @@ START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 AT_ONCE = 64
 """So many sessions are under way at any time: their events lie mixed in the log, as they do where guests come at once."""
 
+END = """
+    INSERT INTO guestledger.batches SELECT position, recorded_at FROM guestledger.events ORDER BY position DESC LIMIT 1
+    ON CONFLICT DO NOTHING"""
+"""What an append notes of the log's end."""
+
 COLUMNS = [column.name for column in events_table.columns]
 
 
@@ -56,6 +61,8 @@ async def _copy(url: str, rows: Iterable[list[Any]]) -> None:
     connection = await connect(url)
     try:
         await connection.copy_records_to_table("events", schema_name="guestledger", columns=COLUMNS, records=rows)
+        if await connection.fetchval("SELECT to_regclass('guestledger.batches') IS NOT NULL"):
+            await connection.execute(END)
         await connection.execute("ANALYZE guestledger.events")
     finally:
         await connection.close()

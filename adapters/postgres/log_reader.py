@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.arrivals import Arrivals
 from adapters.postgres.connection import driver_connection, reported
 from adapters.postgres.statements import Statements
-from adapters.postgres.tables import events
 from engine.domain.errors import UnknownEvent
 from engine.domain.events import decode
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
@@ -76,11 +74,7 @@ class LogReader:
 
     async def head(self) -> int:
         """The position of the last event; -1 when the log is empty."""
-        last = select(events.c.position).order_by(events.c.position.desc()).limit(1)
-        with reported():
-            async with self._engine.connect() as connection:
-                position = (await connection.execute(last)).scalar()
-        return -1 if position is None else position
+        return int((await self._fetch(self._sql.end))[0][0])
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         with reported():

@@ -1,5 +1,10 @@
 """The statements of the write path, as PostgreSQL reads them: batches go in as arrays, one statement a table."""
 
+from collections.abc import Collection
+from datetime import date
+
+from engine.domain.recorded import NO_MONTH, month_bounds
+
 END = 2**63 - 1
 """Behind every position."""
 
@@ -23,20 +28,21 @@ class Statements:
         self.begin = f"""
             BEGIN ISOLATION LEVEL READ COMMITTED;
             SET LOCAL idle_in_transaction_session_timeout = '10s';
+            SET LOCAL plan_cache_mode = force_generic_plan;
             SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"""
         """Opens the transaction and takes the ledger's lock, in one round trip; held until the batch commits.
 
-        A client that has vanished without a word, or stands still, must not keep the lock from all others.
+        A client that has vanished without a word, or stands still, must not keep the lock from all others. And to plan anew
+        under the lock, over every month there is, would take longer the more there are.
         """
 
-        self.read_log = f"""
+        self._read_log = f"""
             SELECT clock_timestamp(), last.position, last.recorded_at, ARRAY(
                        SELECT coalesce((SELECT version FROM {s}.events AS e
-                                         WHERE e.stream_id = wanted.stream_id ORDER BY version DESC LIMIT 1), 0)
+                                         WHERE e.stream_id = wanted.stream_id {{month}} ORDER BY version DESC LIMIT 1), 0)
                          FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number)
               FROM (VALUES (1)) AS one
-              LEFT JOIN (SELECT position, recorded_at FROM {s}.events ORDER BY position DESC LIMIT 1) AS last ON true"""
-        """One row: the clock, the log's last position and time, and the versions of these streams in their order."""
+              LEFT JOIN (SELECT position, recorded_at FROM {s}.batches ORDER BY position DESC LIMIT 1) AS last ON true"""
 
         self.read_keys = f"""
             SELECT idempotency_key, stream_id FROM {s}.request_keys WHERE idempotency_key = ANY($1::text[])"""
@@ -58,6 +64,10 @@ class Statements:
                               $7::text[], $8::uuid[], $9::text[], $10::text[], $11::bytea[])
                     AS new(stream_id, version, position, event_type, schema_version, recorded_at,
                            correlation_id, causation_id, actor, data, leaf_hash)
+                RETURNING position, recorded_at
+            ), new_batch AS (
+                INSERT INTO {s}.batches (position, recorded_at)
+                SELECT position, recorded_at FROM new_events ORDER BY position DESC LIMIT 1
                 RETURNING position
             ), new_keys AS (
                 INSERT INTO {s}.request_keys (idempotency_key, stream_id)
@@ -92,7 +102,7 @@ class Statements:
         # looked at where a filter lets little through.
         self.read_batch = f"""
             SELECT head.position AS head, e.*
-              FROM (SELECT position FROM {s}.events ORDER BY position DESC LIMIT 1) AS head
+              FROM (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1) AS head
               LEFT JOIN (
                   SELECT {RECORDED} FROM {s}.events
                    WHERE position > $1::bigint AND position <= $1::bigint + $2::bigint
@@ -147,14 +157,16 @@ class Statements:
         self.release_consumer = f"""
             UPDATE {s}.consumers SET owner = NULL, lease_until = NULL WHERE name = $1::text AND owner = $2::uuid"""
 
+        self.forget_consumer = f"DELETE FROM {s}.consumers WHERE name = $1::text RETURNING name"
+
         self.list_consumers = f"""
-            SELECT name, position, greatest(0, coalesce((SELECT max(position) FROM {s}.events), -1) - position) AS lag,
+            SELECT name, position, greatest(0, coalesce((SELECT max(position) FROM {s}.batches), -1) - position) AS lag,
                    coalesce(lease_until > now(), false) AS running
               FROM {s}.consumers ORDER BY name"""
 
         self.backlog = f"SELECT count(*) FROM {s}.due_work WHERE step <> 'ExpireToken' OR due_at <= now()"
 
-        self.end = f"SELECT coalesce((SELECT position FROM {s}.events ORDER BY position DESC LIMIT 1), -1)"
+        self.end = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 
         self.checkpoints = f"""
             SELECT projection, position, error FROM {s}.checkpoints
@@ -179,6 +191,18 @@ class Statements:
             SELECT live.projection, live.position, head.position, live.stopped_at, live.error, rebuild.position,
                    (SELECT clock_timestamp() - recorded_at FROM {s}.events AS e
                      WHERE e.position > live.position ORDER BY e.position LIMIT 1)
-              FROM (SELECT coalesce(max(position), -1) AS position FROM {s}.events) AS head, {s}.checkpoints AS live
+              FROM (SELECT coalesce(max(position), -1) AS position FROM {s}.batches) AS head, {s}.checkpoints AS live
               LEFT JOIN {s}.checkpoints AS rebuild ON rebuild.projection = live.projection || ':rebuild'
              WHERE live.projection = ANY($1::text[]) ORDER BY live.projection"""
+
+    def read_log(self, months: Collection[date]) -> str:
+        """One row: the clock, the log's last position and time, and the versions of the streams $1 in their order.
+
+        `months` are those in which the streams began. Where it is one, no other is looked at, not even to be left out: an
+        append would otherwise get dearer with every month there is.
+        """
+        bounds = ""
+        if len(months) == 1 and NO_MONTH not in months:
+            first, end = month_bounds(*months)
+            bounds = f"AND e.stream_id >= '{first}' AND e.stream_id < '{end}'"
+        return self._read_log.format(month=bounds)

@@ -55,6 +55,14 @@ events = Table(
 """By the month in which a stream began, which its id, a UUIDv7, begins with. The partitions are made by the ledger's own
 functions; each has an index by position, unique within it."""
 
+batches = Table(
+    "batches",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("recorded_at", _Time, nullable=False),
+    comment="Where each batch of the log ended: to find its end, no month has to be looked at",
+)
+
 detached_months = Table(
     "detached_months",
     metadata,
@@ -64,7 +72,7 @@ detached_months = Table(
     Column("events", BigInteger, nullable=False),
     Column("first_position", BigInteger),
     Column("last_position", BigInteger),
-    # SHA-256 over the leaf hashes in order of position, made anew from the entries themselves.
+    # SHA-256 over positions and leaf hashes in order, the hashes made anew from the entries themselves.
     Column("digest", LargeBinary, nullable=False),
     Column("detached_at", _Time, nullable=False),
 )

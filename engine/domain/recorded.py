@@ -1,6 +1,6 @@
 """An event as the log holds it."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -27,13 +27,26 @@ class RecordedEvent(Guarded, frozen=True, kw_only=True):
     leaf_hash: bytes
 
 
+NO_MONTH = date(1970, 1, 1)
+"""Stands for the month of a stream whose id tells no time."""
+
+
 def month_of(stream_id: UUID) -> date:
     """The first day of the month (UTC) in which a stream began: a UUIDv7 begins with its time, RFC 9562, section 5.7.
 
-    1970-01-01 for an id of another version, which tells no time.
+    `NO_MONTH` for an id of another version.
     """
     milliseconds = stream_id.int >> 80 if stream_id.version == 7 else 0
     return datetime.fromtimestamp(milliseconds / 1_000, UTC).date().replace(day=1)
+
+
+def month_bounds(month: date) -> tuple[UUID, UUID]:
+    """The least id of a stream that began in `month`, given by its first day, and the least one after those."""
+    following = (month + timedelta(days=31)).replace(day=1)
+    first, end = (
+        UUID(int=int(datetime(d.year, d.month, 1, tzinfo=UTC).timestamp() * 1_000) << 80) for d in (month, following)
+    )
+    return first, end
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):

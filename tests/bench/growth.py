@@ -1,6 +1,6 @@
 """Growth: does an append, or the reading of a stream, cost more in a large log than in a small one?
 
-Two ledgers lie on one server, of 100,000 and of `BENCH_GROWTH` events (default 5,000,000).
+Two ledgers lie on one server, of 100,000 events in this month and of `BENCH_GROWTH` events (default 5,000,000) over three years.
 Appends and readings, one at a time, go to the one and the other by turns, so that whatever else happens on the machine
 happens to both. The streams read are drawn from the whole log.
 """
@@ -41,7 +41,8 @@ _FILL = """
                '{{"actor":"bench","causation_id":"%s","correlation_id":"%s","data":%s,"event_type":"CreationAttempted",'
                '"recorded_at":"%s","schema_version":1,"stream_id":"%s","version":%s}}',
                causation_id, stream_id, data, written, stream_id, version), 'UTF8'))
-      FROM (SELECT number, uuidv7() AS stream_id FROM generate_series(1, $1::int) AS number OFFSET 0) AS streams,
+      FROM (SELECT number, uuidv7(($2::int * (number - $1::int) / $1::int) * interval '1 month') AS stream_id
+              FROM generate_series(1, $1::int) AS number OFFSET 0) AS streams,
            generate_series(1, 5) AS version,
            LATERAL (SELECT uuidv7() AS causation_id,
                            timestamptz '2024-05-20 14:22:00.000001Z' + number * interval '5 ms' AS at) AS made,
@@ -62,13 +63,22 @@ class Log:
         self.readings: list[float] = []
 
     @classmethod
-    async def filled(cls, url: str, events: int) -> "Log":
+    async def filled(cls, url: str, events: int, months: int) -> "Log":
+        """A log whose streams began in so many months, the last one included."""
         schema = f"of_{events}"
         await upgrade(url, schema)
         connection = await connect(url)
         await connection.execute("SET synchronous_commit = off")  # for what is not measured
-        await connection.execute(_FILL.format(schema=schema), events // 5, timeout=1_800)
-        await connection.execute(f'VACUUM ANALYZE "{schema}".events', timeout=600)
+        await connection.execute(
+            f"""SELECT "{schema}".make_month((date_trunc('month', now() AT TIME ZONE 'UTC') - ago * interval '1 month')::date)
+                  FROM generate_series(1, $1::int) AS ago""",
+            months,
+        )
+        await connection.execute(_FILL.format(schema=schema), events // 5, months, timeout=1_800)
+        await connection.execute(
+            f'INSERT INTO "{schema}".batches SELECT position, recorded_at FROM "{schema}".events', timeout=600
+        )
+        await connection.execute(f'VACUUM ANALYZE "{schema}".events, "{schema}".batches', timeout=600)
         streams = await connection.fetch(f'SELECT stream_id FROM "{schema}".events WHERE version = 1')
         await connection.execute("CHECKPOINT", timeout=600)
         await connection.close()
@@ -92,7 +102,7 @@ class Log:
 async def run(data_dir: Path) -> list[Figure]:
     """The p50 of an append and of reading a stream in the large log, over that in the small one."""
     url = await start_embedded(data_dir)
-    small, large = logs = await Log.filled(url, SMALL), await Log.filled(url, LARGE)
+    small, large = logs = await Log.filled(url, SMALL, months=0), await Log.filled(url, LARGE, months=36)
     for log in logs:
         for _ in range(200):
             await log.append()

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from engine.ports import Appended
+from tests import logs
 from tests.pacing import PacedLockStore, PacedSequenceStore, PacedStore, Scene, Stores, Tail, Writer, proposed, watching
 from tests.sequence_store import MAKE_SEQUENCE
 
@@ -127,6 +128,7 @@ async def test_times_never_run_against_positions_even_when_the_clock_was_set_bac
                causation_id, actor, data, leaf_hash
           FROM guestledger.events WHERE position = 0"""
     )
+    await watch.execute(logs.END)
     appended = await store.append(proposed())
     assert appended.position == 4
     assert appended.recorded_at == await watch.fetchval("SELECT max(recorded_at) FROM guestledger.events")

@@ -64,6 +64,7 @@ async def newer_release_writes(
         event_type,
         schema_version,
     )
+    await connection.execute(logs.END)
     await connection.close()
 
 

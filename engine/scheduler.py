@@ -84,8 +84,9 @@ class Scheduler:
         Returns how many events of each type were recorded. Raises `ServiceUnreachable` when the database is gone; when
         CXone cannot be used, the sessions rest for a while and a warning is logged.
         """
+        done = await self._drain_all()
         await self._months.upkeep()
-        return await self._drain_all()
+        return done
 
     async def run_until_idle(self) -> Counter[str]:
         """Run until all that is left is waiting for a token's expiry, or `stop` is called. Returns as `run_once` does.

@@ -23,10 +23,13 @@ from engine.domain.errors import MonthRefused
 BATCH = 2_000
 # So long may appends wait for somebody who reads the log in a long transaction.
 _LOCK_TIMEOUT = "2s"
+# A session's id is made by its host's clock, and its first append may wait.
+_MARGIN = "1 day"
+_STRAY = "events_stray"
 
 
 class Contents(NamedTuple):
-    """What a month holds, and the SHA-256 over its leaf hashes in order of position."""
+    """What a month holds, and the SHA-256 over each position (8 bytes, big-endian) and the leaf hash there, in order."""
 
     events: int
     first_position: int | None
@@ -52,8 +55,7 @@ class Archive:
                 raise MonthRefused(f"{month:%Y-%m} is not attached: `guestledger months list` shows what is")
             async with driver.transaction(isolation="repeatable_read", readonly=True):
                 contents = await _contents(driver, table)
-            async with driver.transaction():
-                await driver.execute(f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE")
+            async with self._alone(driver):
                 await driver.execute(f"ALTER TABLE {s}.events DETACH PARTITION {table}")
                 # Only now nobody can begin to read it, so that what is found in use is all that is.
                 await self._refuse_in_use(driver, month, contents)
@@ -68,9 +70,15 @@ class Archive:
         return contents
 
     async def attach(self, month: date) -> Contents:
-        """Bring a month back, if its table holds just what was detached. Raises `MonthRefused`, `ServiceError`."""
+        """Bring a month back, if its table holds just what was detached.
+
+        A rebuild or verification that is under way has to begin again: it has passed the month. Raises `MonthRefused`,
+        `ServiceError`.
+        """
         s, table = quoted(self._schema), self._table(month)
-        async with self._connection() as driver, driver.transaction():
+        async with self._connection() as driver, self._alone(driver):
+            # Their locks keep every rebuild from putting its rows in place meanwhile.
+            await driver.execute(f"SELECT FROM {s}.checkpoints ORDER BY projection FOR UPDATE")
             noted = await driver.fetchrow(
                 f"SELECT events, first_position, last_position, digest FROM {s}.detached_months WHERE month = $1 FOR UPDATE",
                 month,
@@ -86,8 +94,10 @@ class Archive:
                     f"{table} does not hold what was detached: {contents.events} events, and there were {noted['events']}, "
                     "or others: restore it from where it was kept"
                 )
-            await driver.execute(f"SELECT {s}.guard('{partition(month)}')")
-            await driver.execute(f"SELECT {s}.attach_month($1)", month)
+            await driver.execute(f"DELETE FROM {s}.checkpoints WHERE projection LIKE '%:%'")
+            async with self._default_emptied(driver):
+                await driver.execute(f"SELECT {s}.guard('{partition(month)}')")
+                await driver.execute(f"SELECT {s}.attach_month($1)", month)
             await driver.execute(f"DELETE FROM {s}.detached_months WHERE month = $1", month)
         return contents
 
@@ -97,45 +107,55 @@ class Archive:
         Raises `MonthRefused`, `ServiceError`.
         """
         s = quoted(self._schema)
-        async with self._connection() as driver, driver.transaction():
-            await driver.execute(
-                f"""
-                SELECT FROM {s}.head WHERE id = 1 FOR UPDATE;
-                ALTER TABLE {s}.events DETACH PARTITION {s}.{DEFAULT};
-                ALTER TABLE {s}.{DEFAULT} RENAME TO events_stray;
-                ALTER INDEX {s}.{DEFAULT}_pkey RENAME TO events_stray_pkey;
-                ALTER INDEX {s}.{DEFAULT}_position RENAME TO events_stray_position;
-                SELECT {s}.make_partition('{DEFAULT}');
-                ALTER TABLE {s}.events ATTACH PARTITION {s}.{DEFAULT} DEFAULT;
-                SELECT {s}.make_months_of('events_stray');
-                INSERT INTO {s}.events SELECT * FROM {s}.events_stray ORDER BY position"""
-            )
-            moved: int = await driver.fetchval(
-                f"SELECT (SELECT count(*) FROM {s}.events_stray) - (SELECT count(*) FROM {s}.{DEFAULT})"
-            )
-            await driver.execute(f"DROP TABLE {s}.events_stray")
-        return moved
+        count = f"SELECT count(*) FROM {s}.{DEFAULT}"
+        async with self._connection() as driver, self._alone(driver):
+            before: int = await driver.fetchval(count)
+            async with self._default_emptied(driver):
+                await driver.execute(f"SELECT {s}.make_months_of('{_STRAY}')")
+            return before - int(await driver.fetchval(count))
+
+    @asynccontextmanager
+    async def _default_emptied(self, driver: Driver) -> AsyncIterator[None]:
+        """Within the block there is a new, empty default partition; after it, every event of the old one goes where it belongs."""
+        s = quoted(self._schema)
+        await driver.execute(
+            f"""
+            ALTER TABLE {s}.events DETACH PARTITION {s}.{DEFAULT};
+            ALTER TABLE {s}.{DEFAULT} RENAME TO {_STRAY};
+            ALTER INDEX {s}.{DEFAULT}_pkey RENAME TO {_STRAY}_pkey;
+            ALTER INDEX {s}.{DEFAULT}_position RENAME TO {_STRAY}_position;
+            SELECT {s}.make_partition('{DEFAULT}');
+            ALTER TABLE {s}.events ATTACH PARTITION {s}.{DEFAULT} DEFAULT"""
+        )
+        yield
+        await driver.execute(
+            f"INSERT INTO {s}.events SELECT * FROM {s}.{_STRAY} ORDER BY position; DROP TABLE {s}.{_STRAY}"
+        )
 
     async def _refuse_in_use(self, driver: Driver, month: date, contents: Contents) -> None:
         """Raise `MonthRefused` where the log without this month would miss what is still needed of it."""
         s, last = quoted(self._schema), -1 if contents.last_position is None else contents.last_position
         reasons = await driver.fetch(
             f"""
-            SELECT 'it is not over yet' WHERE $1::date + interval '1 month' > now() AT TIME ZONE 'UTC'
+            SELECT 'it is not over yet, or not for a day'
+             WHERE $1::date + interval '1 month' + interval '{_MARGIN}' > now() AT TIME ZONE 'UTC'
             UNION ALL
             SELECT 'events have come in meanwhile: try again'
              WHERE EXISTS (SELECT FROM {self._table(month)} WHERE position > $2::bigint)
-            UNION ALL
-            SELECT 'the last event of the log is one of its, and positions are counted on from there'
-             WHERE $2 > (SELECT coalesce(max(position), -1) FROM {s}.events)
             UNION ALL
             SELECT format('%s sessions that began in it still have work ahead', count(*)) FROM {s}.due_work
              WHERE stream_id >= {s}.first_id($1) AND stream_id < {s}.first_id(($1 + interval '1 month')::date)
             HAVING count(*) > 0
             UNION ALL
-            SELECT format('the projection %s has not taken it in yet', projection) FROM {s}.checkpoints WHERE position < $2
+            SELECT format('the projection %s has not taken it in yet', projection)
+              FROM {s}.checkpoints WHERE position < $2 AND projection NOT LIKE '%:%'
             UNION ALL
-            SELECT format('the consumer %s has not read it yet', name) FROM {s}.consumers WHERE position < $2""",
+            SELECT format('a rebuild is unfinished: `guestledger projections rebuild %s` first', split_part(projection, ':', 1))
+              FROM {s}.checkpoints WHERE position < $2 AND projection LIKE '%:rebuild'
+            UNION ALL
+            SELECT format('the consumer %s has not read it yet: if there is none any more, `guestledger consumers --forget %s`',
+                          name, name)
+              FROM {s}.consumers WHERE position < $2""",
             month,
             last,
         )
@@ -155,6 +175,13 @@ class Archive:
 
     def _table(self, month: date) -> str:
         return f"{quoted(self._schema)}.{partition(month)}"
+
+    @asynccontextmanager
+    async def _alone(self, driver: Driver) -> AsyncIterator[None]:
+        """A transaction during which nothing is appended."""
+        async with driver.transaction(isolation="read_committed"):
+            await driver.execute(f"SELECT FROM {quoted(self._schema)}.head WHERE id = 1 FOR UPDATE")
+            yield
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Driver]:
@@ -180,7 +207,7 @@ async def _contents(driver: Driver, table: str) -> Contents:
     async for row in driver.cursor(f"SELECT {RECORDED} FROM {table} ORDER BY position", prefetch=BATCH):
         if leaf_hash_of(row) != row["leaf_hash"]:
             raise MonthRefused(f"the event at position {row['position']} in {table} is not what was recorded there")
-        digest.update(row["leaf_hash"])
+        digest.update(row["position"].to_bytes(8, "big") + row["leaf_hash"])
         first = row["position"] if first is None else first
         events, last = events + 1, row["position"]
     return Contents(events, first, last, digest.digest())

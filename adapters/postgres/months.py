@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import Driver, driver_connection, reported
+from adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
 from adapters.postgres.statements import quoted
 from engine.ports import Month
 
@@ -58,10 +58,11 @@ class PostgresMonths:
     async def upkeep(self) -> None:
         """Make the months that come, and say (log) where events lie that no month was made for."""
         with reported():
-            async with driver_connection(self._engine) as driver:
-                # Where somebody reads the log for long, it is tried again in a while: there are months yet to come.
-                with suppress(asyncpg.LockNotAvailableError):
+            # Where somebody reads the log for long, it is tried again in a while: there are months yet to come.
+            with suppress(asyncpg.LockNotAvailableError):
+                async with short_transaction(self._engine) as driver:
                     await driver.execute(self._make_months)
+            async with driver_connection(self._engine) as driver:
                 strays = await driver.fetchrow(self._strays)
         if strays["events"]:
             logger.error(

@@ -49,7 +49,8 @@ class Shadow:
              WHERE {differ} AND NOT EXISTS ({kept}) ORDER BY {either} LIMIT $1"""
 
         self.live_rows = _hashes(f"{live} AS live WHERE NOT EXISTS ({kept})", columns, keys)
-        self.shadow_rows = _hashes(shadow, columns, keys)
+        # Of the shadow too: a month may have been detached since it was taken in there.
+        self.shadow_rows = _hashes(f"{shadow} AS live WHERE NOT EXISTS ({kept})", columns, keys)
 
 
 def _of(table: str, columns: list[str]) -> str:

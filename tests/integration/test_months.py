@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -12,6 +13,7 @@ from alembic import command
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from adapters.postgres import poison, rebuild
 from adapters.postgres.archive import Archive
 from adapters.postgres.connection import open_engine
 from adapters.postgres.event_store import PostgresEventStore
@@ -167,6 +169,27 @@ async def test_an_event_for_which_no_month_was_made_is_kept_and_told_of_until_it
         (MARCH, 1, 3),
         (APRIL, 2, 2),
     ]
+
+
+async def test_a_month_that_cannot_be_made_for_events_in_its_place_keeps_no_other_from_being_made(
+    months: PostgresMonths, archive: Archive, by_owner: asyncpg.Connection, store: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where no scheduler ran for months, or a clock is ahead: the alarm has to come even so."""
+    made = sorted(
+        name for (name,) in await by_owner.fetch("SELECT tablename FROM pg_tables WHERE tablename ~ '^events_2'")
+    )
+    for name in made[1:]:
+        await by_owner.execute(f"DROP TABLE {name}")
+    next_month = datetime.strptime(made[1], "events_%Y_%m").replace(tzinfo=UTC)
+    await store.append(an_append(logs.new_stream(next_month)))
+
+    with caplog.at_level(logging.ERROR):
+        await months.upkeep()
+
+    assert "1 events lie where no month was made for them" in caplog.text
+    assert [f"events_{month.month:%Y_%m}" for month in await months.all() if month.month] == [made[0], *made[2:]]
+    assert await archive.settle() == 1
+    assert [f"events_{month.month:%Y_%m}" for month in await months.all() if month.month] == made
 
 
 async def test_a_log_from_before_there_were_months_is_the_same_after_the_upgrade(
@@ -336,6 +359,72 @@ async def test_whoever_reads_the_log_for_long_puts_upkeep_off_and_holds_no_appen
     assert await positions(store) == [0]
 
 
+async def test_a_late_session_of_a_detached_month_is_kept_and_goes_where_it_belongs_when_the_month_is_back(
+    three_months: None, archive: Archive, months: PostgresMonths, store: Any, by_owner: asyncpg.Connection
+) -> None:
+    await archive.detach(MARCH)
+    await store.append(an_append(logs.new_stream(IN_MARCH)))
+    assert await archive.settle() == 0  # a table in the month's place would keep it out for ever
+
+    await archive.attach(MARCH)
+
+    assert await positions(store) == list(range(3 * EVENTS + 1))
+    assert await by_owner.fetchval("SELECT count(*) FROM events_2024_03") == EVENTS + 1
+    assert (await months.all())[-1].first_position is None
+
+
+async def test_a_rebuild_or_verification_that_passed_a_detached_month_begins_again_once_it_is_back(
+    three_months: None, archive: Archive, read_models: PostgresReadModels, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await derived(sql)
+    await archive.detach(MARCH)
+    for module in (poison, rebuild):
+        monkeypatch.setattr(module, "BATCH", 64)
+
+    def interrupted(position: int) -> None:
+        if position > 2 * EVENTS:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await read_models.rebuild("sessions", interrupted)
+    assert await sql("SELECT FROM checkpoints WHERE projection = 'sessions:rebuild'")
+
+    await archive.attach(MARCH)
+
+    assert not await sql("SELECT FROM checkpoints WHERE projection = 'sessions:rebuild'")
+    assert await read_models.rebuild("sessions", lambda _: None) == 0
+    assert await derived(sql) == before
+
+
+async def test_a_month_that_is_detached_while_it_is_verified_raises_no_alarm(
+    three_months: None, archive: Archive, read_models: PostgresReadModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = rebuild.Rebuild._compare
+
+    async def detached_before(self: rebuild.Rebuild) -> Any:
+        await archive.detach(MARCH)
+        return await compare(self)
+
+    monkeypatch.setattr(rebuild.Rebuild, "_compare", detached_before)
+
+    assert (await read_models.verify("session_metrics", lambda _: None)).is_same
+
+
+async def test_an_event_that_was_moved_to_another_position_is_not_what_was_detached(
+    archive: Archive, read_models: PostgresReadModels, store: Any, by_owner: asyncpg.Connection
+) -> None:
+    for began in (IN_MARCH, None, IN_MARCH, None, IN_MARCH, None):
+        await store.append(an_append(logs.new_stream(began)))
+    await archive.settle()
+    await read_models.catch_up()
+    await archive.detach(MARCH)
+    await by_owner.execute("ALTER TABLE events_2024_03 DISABLE TRIGGER append_only")
+    await by_owner.execute("UPDATE events_2024_03 SET position = 3 WHERE position = 2")
+
+    with pytest.raises(MonthRefused, match="or others"):
+        await archive.attach(MARCH)
+
+
 # What stands against it
 
 
@@ -365,9 +454,12 @@ async def tampered(sql: Any) -> None:
 @pytest.mark.parametrize(
     ("obstacle", "told"),
     [
-        (unread_by_consumer, "the consumer warehouse has not read it yet"),
+        (
+            unread_by_consumer,
+            "the consumer warehouse has not read it yet: .* `guestledger consumers --forget warehouse`",
+        ),
         (unprojected, "the projection audit_log has not taken it in yet"),
-        (rebuilding, "the projection sessions:rebuild has not taken it in yet"),
+        (rebuilding, "a rebuild is unfinished: `guestledger projections rebuild sessions` first"),
         (unfinished, "1 sessions that began in it still have work ahead"),
         (tampered, "the event at position 7 in .*events_2024_03 is not what was recorded"),
     ],
@@ -383,16 +475,9 @@ async def test_a_month_that_is_still_needed_or_was_tampered_with_stays(
     assert await positions(store) == list(range(3 * EVENTS))
 
 
-async def test_the_month_that_goes_on_and_the_one_with_the_logs_last_event_stay(
-    three_months: None, archive: Archive, read_models: PostgresReadModels, store: Any
-) -> None:
-    with pytest.raises(MonthRefused, match="it is not over yet; the last event of the log is one of its"):
+async def test_the_month_that_goes_on_stays(three_months: None, archive: Archive) -> None:
+    with pytest.raises(MonthRefused, match="cannot be detached: it is not over yet, or not for a day"):
         await archive.detach(datetime.now(UTC).date().replace(day=1))
-
-    await store.append(an_append(logs.new_stream(IN_MARCH)))
-    await read_models.catch_up()
-    with pytest.raises(MonthRefused, match="cannot be detached: the last event of the log is one of its"):
-        await archive.detach(MARCH)
     with pytest.raises(MonthRefused, match="2024-05 is not attached"):
         await archive.detach(date(2024, 5, 1))
     with pytest.raises(MonthRefused, match="2024-03 is not detached"):
@@ -425,6 +510,32 @@ async def test_a_rebuild_that_begins_after_a_month_was_detached_ends_at_the_live
         assert (await read_models.verify("session_metrics", lambda _: None)).is_same is False
 
     assert await by_owner.fetch("SELECT * FROM audit_log ORDER BY id") == before
+
+
+async def test_positions_go_on_behind_a_month_that_holds_the_logs_last_event_and_was_detached(
+    three_months: None, archive: Archive, read_models: PostgresReadModels, store: Any
+) -> None:
+    last = await store.append(an_append(logs.new_stream(IN_MARCH)))
+    await archive.settle()
+    await read_models.catch_up()
+    await archive.detach(MARCH)
+
+    assert await store.head() == last.position
+    assert (await store.append(an_append())).position == last.position + 1
+    assert await verified(read_models) == [True] * 3
+
+
+@pytest.mark.parametrize("first", [IN_MARCH, IN_APRIL, None])
+async def test_the_versions_of_streams_of_several_months_or_of_none_are_found_in_one_batch(
+    first: datetime | None, store: Any, archive: Archive
+) -> None:
+    ids = [logs.new_stream(first), *map(logs.new_stream, (IN_APRIL, None)), uuid4(), uuid4()]
+    for many in (ids, ids[:1], ids[-1:], ids[1:]):
+        before = await asyncio.gather(*(store.read_stream(stream_id) for stream_id in many))
+        await asyncio.gather(*(store.append(an_append(i, len(events))) for i, events in zip(many, before, strict=True)))
+        await archive.settle()
+
+    assert [len(await store.read_stream(stream_id)) for stream_id in ids] == [2, 2, 2, 2, 3]
 
 
 # What its sessions' users meet

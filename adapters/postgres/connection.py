@@ -19,6 +19,8 @@ Driver = Any
 # SQLSTATE classes: connection exception, operator intervention, insufficient resources, invalid authorization, no such
 # database, transaction rollback, lock not available, read-only.
 _UNREACHABLE = ("08", "57", "53", "28", "3D", "40", "55P03", "25006")
+# Data exceptions: their texts quote the value.
+_QUOTES = "22"
 _STATEMENT_SECONDS = 120
 _NOT_PREPARED = ("26000", "42P05")
 _NOT_THERE = ("3F000", "42P01")
@@ -73,6 +75,7 @@ def open_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
+        pool_timeout=5,
         pool_pre_ping=False,
         hide_parameters=True,  # a failing statement's parameters are the guests' data
         connect_args={
@@ -83,15 +86,8 @@ def open_engine(
             **(_UNPREPARED if url.query.get(_STATEMENT_CACHE) == "0" else {}),
         },
     )
-    event.listen(engine.sync_engine, "connect", _set_up)
     event.listen(engine.sync_engine, "checkout", _refuse_if_lost)
     return engine.execution_options(schema_translate_map={None: schema})
-
-
-def _set_up(adapted: Any, _record: object) -> None:
-    # A host application may have made its database stricter: whoever waited for a lock here would then be turned away.
-    isolation = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
-    adapted.run_async(lambda driver: driver.execute(isolation))
 
 
 def _refuse_if_lost(adapted: Any, _record: object, _proxy: object) -> None:
@@ -131,6 +127,16 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
         except BaseException:
             await connection.invalidate()
             raise
+
+
+@asynccontextmanager
+async def short_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
+    """A connection of the pool in a transaction at READ COMMITTED, whatever the host's or the database's default is.
+
+    For what changes rows: at a stricter level, whoever has waited for a lock is turned away.
+    """
+    async with driver_connection(engine) as driver, driver.transaction(isolation="read_committed"):
+        yield driver
 
 
 class HeldConnection:
@@ -193,6 +199,8 @@ def _in_clear(error: BaseException, setting: str) -> Exception:
         return ServiceUnreachable(f"the connection to the database was lost: {_look(setting)}")
     if state.startswith(_UNREACHABLE):
         return ServiceUnreachable(f"the database cannot be used (SQLSTATE {state}): {_look(setting)}")
+    if state.startswith(_QUOTES):
+        return DatabaseFault(f"PostgreSQL refused a value (SQLSTATE {state})")
     message = str(error.args[0] if error.args else "").partition("\n")[0][:200]
     if state == _NOT_ALLOWED:
         return NotAllowed(

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import driver_connection, reported
+from adapters.postgres.connection import reported, short_transaction
 from adapters.postgres.statements import Statements
 from engine.ports import ConsumerRow, Lease
 
@@ -35,6 +35,10 @@ class PostgresConsumers:
         """Give it back; nothing when it was lost."""
         await self._execute(self._sql.release_consumer, name, owner)
 
+    async def forget(self, name: str) -> bool:
+        """Drop its checkpoint; False when there was none. One that runs learns that it was lost."""
+        return bool(await self._execute(self._sql.forget_consumer, name))
+
     async def all(self) -> list[ConsumerRow]:
         """Every consumer, by name."""
         return [
@@ -44,6 +48,6 @@ class PostgresConsumers:
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with short_transaction(self._engine) as driver:
                 rows: Sequence[Sequence[Any]] = await driver.fetch(statement, *values)
                 return rows

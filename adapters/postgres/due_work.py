@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import driver_connection, reported
+from adapters.postgres.connection import reported, short_transaction
 from adapters.postgres.statements import Statements
 from engine.ports import Backlog, Claim, Lease
 
@@ -37,6 +37,6 @@ class PostgresDueWork:
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with short_transaction(self._engine) as driver:
                 rows: Sequence[Sequence[Any]] = await driver.fetch(statement, *values)
                 return rows

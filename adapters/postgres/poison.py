@@ -2,14 +2,13 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from traceback import walk_tb
 from typing import Any
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.connection import Driver, driver_connection, reported
-from engine.domain.errors import GuestledgerError, UnknownEvent
+from engine.domain.errors import GuestledgerError, UnknownEvent, in_short
 
 BATCH = 2_000
 """Events in one transaction: larger ones are no faster, and hold the checkpoints longer."""
@@ -65,11 +64,11 @@ async def each_batch(advance: Callable[[int], Awaitable[int]], limit: int) -> As
 def describe(event: Any, error: Exception) -> str:
     """One line on the row `event` of the log and what is wrong with it. An exception's own text may hold guests' data."""
     if isinstance(error, UnknownEvent):
-        reason = "it is unknown to this release: upgrade guestledger here, it then goes on by itself"
+        reason = f"{error.reason}; after that it goes on by itself"
     elif isinstance(error, asyncpg.PostgresError):
         reason = f"PostgreSQL refuses its row (SQLSTATE {error.sqlstate})"
     else:
-        reason = f"{type(error).__name__} in {_place(error)}"
+        reason = in_short(error, within=("engine.", "adapters."))
     return (
         f"event {event['position']} ({event['event_type']}, version {event['version']} of stream {event['stream_id']}) "
         f"cannot be projected: {reason}"
@@ -82,9 +81,3 @@ def _lies_in_the_events(error: Exception) -> bool:
     if isinstance(error, GuestledgerError):
         return isinstance(error, UnknownEvent)
     return not isinstance(error, (asyncpg.InterfaceError, OSError, MemoryError))
-
-
-def _place(error: Exception) -> str:
-    places = [(frame.f_globals.get("__name__", ""), line) for frame, line in walk_tb(error.__traceback__)]
-    module, line = [place for place in places if place[0].startswith(("engine.", "adapters."))][-1]
-    return f"{module}, line {line}"

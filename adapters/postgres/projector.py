@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import Driver, NotAllowed, driver_connection, reported
+from adapters.postgres.connection import Driver, NotAllowed, driver_connection, reported, short_transaction
 from adapters.postgres.log_reader import recorded
 from adapters.postgres.poison import BATCH, Poisoned, batch_transaction, describe, each_batch
 from adapters.postgres.projections import PROJECTIONS, RowChanges
@@ -145,7 +145,7 @@ class Projector:
 
     async def _stop(self, name: str, after: int, error: Exception) -> None:
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with short_transaction(self._engine) as driver:
                 [event] = await driver.fetch(self._sql.read_all, after, END, 1)
                 text = describe(event, error)
                 await driver.execute(self._sql.stop_projection, name, event["position"], text)

@@ -15,7 +15,7 @@ from hashlib import sha256
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import Driver, driver_connection, reported
+from adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
 from adapters.postgres.log_reader import recorded
 from adapters.postgres.poison import BATCH, Poisoned, batch_transaction, describe, each_batch
 from adapters.postgres.projections import RowChanges, named
@@ -188,7 +188,7 @@ class Rebuild:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Driver]:
         with reported():
-            async with driver_connection(self._engine) as driver, driver.transaction(isolation="read_committed"):
+            async with short_transaction(self._engine) as driver:
                 yield driver
 
     async def _live_position(self) -> int:

@@ -2,11 +2,26 @@
 
 from collections.abc import Iterable
 from datetime import date
+from traceback import walk_tb
 from uuid import UUID
 
 
 class GuestledgerError(Exception):
     """Anything this engine raises on purpose."""
+
+
+def in_short(error: BaseException, within: str | tuple[str, ...] = "") -> str:
+    """An error in one line for a log: its text if it is one of ours, else its kind and place. Others' texts may hold guests' data.
+
+    The place is the innermost in a module whose name begins with `within`.
+    """
+    if isinstance(error, GuestledgerError):
+        return str(error)
+    frames = walk_tb(error.__traceback__)
+    places = [
+        f"{name}, line {line}" for f, line in frames if (name := f.f_globals.get("__name__", "")).startswith(within)
+    ]
+    return " in ".join([type(error).__name__, *places[-1:]])
 
 
 class InvalidRequest(GuestledgerError):
@@ -85,11 +100,12 @@ class UnknownEvent(GuestledgerError):
     """
 
     def __init__(self, event_type: str, schema_version: int, *, misfit: str = "") -> None:
-        what = f"does not fit at {misfit}" if misfit else "is not known to this release"
-        self.reason = (
-            f"event {event_type!r} with schema version {schema_version} {what}: "
-            "it was written by a newer release; upgrade guestledger here"
+        what = (
+            f"does not fit at {misfit}: a newer release wrote it (upgrade guestledger here), or it was changed by hand"
+            if misfit
+            else "is not known to this release: it was written by a newer release; upgrade guestledger here"
         )
+        self.reason = f"event {event_type!r} with schema version {schema_version} {what}"
         super().__init__(self.reason)
         self.event_type = event_type
         self.schema_version = schema_version

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,12 +14,14 @@ from msgspec.structs import replace
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, insert, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from adapters.postgres.connection import LedgerNotReady, UnfitEngine, lent_engine
+from adapters.postgres.connection import LedgerNotReady, UnfitEngine, lent_engine, short_transaction
+from adapters.postgres.due_work import PostgresDueWork
 from adapters.settings import Settings
 from adapters.simulator import Knobs
 from adapters.wiring import connect, simulated, upgrade_database
 from engine.domain.recorded import RecordedEvent
 from engine.ledger import Ledger
+from engine.ports import Lease
 from tests import logs
 from tests.integration.conftest import NewLogin
 from tests.postgres import as_administrator
@@ -193,7 +196,28 @@ async def test_a_host_databases_stricter_isolation_does_not_get_in_the_way_of_a_
         assert len(caught_up) == 20
         assert (await one.metrics()).tracked == 40
     assert caplog.text == ""
+    await _contend(lent_engine(engine, "guestledger"))
     await engine.dispose()
+
+
+async def _contend(engine: AsyncEngine) -> None:
+    """Workers claim, keep and give back the same few rows at once; at a stricter level most of them would be turned away."""
+    work = PostgresDueWork(engine, "guestledger")
+    async with short_transaction(engine) as driver:
+        await driver.execute(
+            "INSERT INTO guestledger.due_work SELECT gen_random_uuid(), 'AttemptCreation', now() FROM generate_series(1, 5)"
+        )
+
+    async def worker() -> None:
+        lease = Lease(owner=uuid4(), ms=60_000)
+        for _ in range(20):
+            claims = await work.claim(lease, ["AttemptCreation"], 5)
+            ids = [claim.stream_id for claim in claims]
+            await work.heartbeat(lease, ids)
+            for stream_id in ids:
+                await work.release(lease.owner, stream_id, 0)
+
+    await asyncio.gather(*(worker() for _ in range(6)))
 
 
 async def test_a_host_that_rolls_back_does_not_take_back_what_the_ledger_recorded(host: AsyncEngine) -> None:

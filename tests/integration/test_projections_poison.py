@@ -177,7 +177,8 @@ async def test_an_event_of_a_newer_release_is_reported_and_never_passed_over(
         assert found.position == BEFORE - 1
         assert found.error == (
             f"event {BEFORE} (SessionTeleported, version 1 of stream {stream_id}) cannot be projected: "
-            "it is unknown to this release: upgrade guestledger here, it then goes on by itself"
+            "event 'SessionTeleported' with schema version 1 is not known to this release: it was written by a newer release; "
+            "upgrade guestledger here; after that it goes on by itself"
         )
 
 

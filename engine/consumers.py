@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import msgspec
 
-from engine.domain.errors import ServiceError
+from engine.domain.errors import ServiceError, in_short
 from engine.domain.recorded import EventFilter, RecordedEvent
 from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.ports import Clock, ConsumerCheckpoints, EventStore, Lease
@@ -22,7 +22,9 @@ from engine.tailing import tail
 logger = logging.getLogger("guestledger")
 
 Handler = Callable[[Sequence[RecordedEvent]], Awaitable[object]]
-"""Takes a batch, in order of position, and returns once it is safe with whoever it was for. What it returns is not used."""
+"""Takes a batch, in order of position, and returns once it is safe with whoever it was for. What it returns is not used.
+
+Of what it raises only the kind and the place are logged: let it log by itself what else it can tell."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,10 +85,10 @@ class Consumer:
                     failures += 1
                     logger.warning("consumer %s has to wait: %s", self._name, error)
                     await self._back_off(failures)
-                except Exception:
+                except Exception as error:  # noqa: BLE001
                     # An event that cannot be read, above all. It is not passed over: somebody has to see to it.
                     failures += 1
-                    logger.exception("consumer %s cannot go on, and tries again", self._name)
+                    logger.error("consumer %s cannot go on, and tries again: %s", self._name, in_short(error))  # noqa: TRY400
                     await self._back_off(failures)
         finally:
             with suppress(ServiceError):
@@ -109,11 +111,19 @@ class Consumer:
                 raise outcome
 
     async def _beat(self) -> None:
+        # Out of reach of the database for as long as the lease is, this process may not be the consumer any more.
+        loop = asyncio.get_running_loop()
+        held_until = loop.time() + self._pace.lease_ms / 1_000
         while True:
             await asyncio.sleep(self._pace.lease_ms / 3_000)
-            with suppress(ServiceError):  # nobody else can take it either; delivering meets the same and reports it
-                if not await self._checkpoints.keep(self._name, self._lease):
-                    raise _LeaseLost
+            try:
+                kept = await self._checkpoints.keep(self._name, self._lease)
+            except ServiceError:  # delivering meets the same and reports it
+                kept = loop.time() < held_until
+            else:
+                held_until = loop.time() + self._pace.lease_ms / 1_000
+            if not kept:
+                raise _LeaseLost
 
     async def _deliver(self, position: int) -> None:
         pace = self._pace
@@ -131,14 +141,16 @@ class Consumer:
         while True:
             try:
                 await self._handler(events)
-            except Exception:
+            except Exception as error:  # noqa: BLE001
                 failures += 1
-                logger.exception(
-                    "consumer %s failed on positions %d to %d (%d times by now), and tries again",
+                # Not the error's own text, nor its traceback: they may hold what is in the events.
+                logger.error(  # noqa: TRY400
+                    "consumer %s failed on positions %d to %d (%d times by now), and tries again: %s",
                     self._name,
                     events[0].position,
                     events[-1].position,
                     failures,
+                    in_short(error),
                 )
                 await self._back_off(failures)
             else:

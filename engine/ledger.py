@@ -157,6 +157,10 @@ class Ledger:
         """
         return self._store.read_all(after=after, wanted=wanted)
 
+    async def head(self) -> int:
+        """The position of the log's last event, to follow it from there on; -1 when it is empty."""
+        return await self._store.head()
+
     def tail(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[Batch]:
         """The log after a position, in order, for ever: what is there, then what comes. See `engine.tailing.tail`."""
         return tail(self._store, self._clock, after=after, wanted=wanted)
@@ -189,6 +193,10 @@ class Ledger:
     async def months(self) -> list[Month]:
         """The months that the log is stored in, oldest first; last what no month was made for, which is to be empty."""
         return await self._months.all()
+
+    async def forget_consumer(self, name: str) -> bool:
+        """Drop the checkpoint of a consumer that there is none of any more; False when it had none."""
+        return await self._consumers.forget(name)
 
     async def consumers(self) -> list[ConsumerRow]:
         """The named consumers, and how far each has come."""

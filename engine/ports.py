@@ -172,6 +172,10 @@ class ConsumerCheckpoints(Protocol):
         """Give it back; nothing when it was lost."""
         ...
 
+    async def forget(self, name: str) -> bool:
+        """Drop its checkpoint; False when there was none. One that runs learns that it was lost."""
+        ...
+
     async def all(self) -> list[ConsumerRow]:
         """Every consumer, by name."""
         ...

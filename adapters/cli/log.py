@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from adapters.cli import show
+from adapters.cli.running import fail
 from adapters.settings import Settings
 from adapters.wiring import connect
 from engine.domain.events import wire_name
@@ -31,9 +32,11 @@ async def events(after: int, wanted: EventFilter, *, follow: bool, json: bool) -
                 write(found)
 
 
-async def consumers(*, json: bool) -> None:
-    """Print the named consumers. Raises `ServiceError`."""
+async def consumers(*, json: bool, forget: str | None) -> None:
+    """Print the named consumers, after dropping the one to `forget`. Raises `ServiceError`."""
     async with connect(Settings.from_env(), scheduler=False) as ledger:
+        if forget is not None and not await ledger.forget_consumer(forget):
+            fail(f"there is no consumer {forget!r}: `guestledger consumers` lists them")
         rows = await ledger.consumers()
     if json:
         for row in rows:

@@ -134,9 +134,15 @@ def events(
 
 
 @commands.command()
-def consumers(json: Json = False) -> None:
+def consumers(
+    json: Json = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Drop the checkpoint of a consumer that there is none of any more."),
+    ] = None,
+) -> None:
     """List the named consumers of the log: how far each has come, and how far the log is ahead of it."""
-    run(log.consumers(json=json))
+    run(log.consumers(json=json, forget=forget))
 
 
 @asynccontextmanager

@@ -26,14 +26,14 @@ Grants = Mapping[str, frozenset[str]]
 
 _READ = frozenset({"SELECT"})
 _APPEND = _READ | {"INSERT"}
-_KEEP = _APPEND | {"UPDATE"}
-_WRITE = _KEEP | {"DELETE"}
+_WRITE = _APPEND | {"UPDATE", "DELETE"}
 
 _PROJECTED = [table.name for projection in PROJECTIONS.values() for table in projection.tables]
 
 LOG: Mapping[str, Grants] = {
     "events": {RUNTIME: _APPEND, AUDITOR: _READ},
     "request_keys": {RUNTIME: _APPEND, AUDITOR: _READ},
+    "batches": {RUNTIME: _APPEND, AUDITOR: _READ},
     "detached_months": {RUNTIME: _READ, AUDITOR: _READ},
     # To lock its row, one has to have UPDATE on some column of it. A CHECK lets the only one have no other value.
     t.head.name: {RUNTIME: _READ | {"UPDATE (id)"}, AUDITOR: _READ},
@@ -43,7 +43,7 @@ LOG: Mapping[str, Grants] = {
 TABLES: Mapping[str, Grants] = {
     **LOG,
     "due_work": {RUNTIME: _WRITE},
-    "consumers": {RUNTIME: _KEEP, AUDITOR: _READ},
+    "consumers": {RUNTIME: _WRITE, AUDITOR: _READ},
     "checkpoints": {RUNTIME: _WRITE, AUDITOR: _READ},
     **{name: {RUNTIME: _WRITE, AUDITOR: _READ} for name in _PROJECTED},
     **{t.SHADOWS[name].name: {RUNTIME: _WRITE | {"TRUNCATE"}} for name in _PROJECTED},
@@ -119,10 +119,13 @@ def put_right(connection: Connection, schema: str) -> None:
     found = [row for row in connection.execute(text(_FOUND), given) if row.ours]
     owner = role_name(schema, OWNER)
     may_hand_over = OWNER in there and _may_act_as(connection, owner)
+    may_make_schemas = connection.scalar(text("SELECT has_database_privilege(current_database(), 'CREATE')"))
     for kind, name, written, owned_by, _, granted in found:
         wanted: Grants = SCHEMA if kind == "SCHEMA" else (TABLES if kind == "TABLE" else FUNCTIONS).get(name, {})
-        # The schema that every database has is not the ledger's own, even where somebody put a ledger into it.
-        if may_hand_over and owned_by != owner and written != "public":
+        # The schema that every database has is not the ledger's own, even where somebody put a ledger into it. To hand a
+        # schema over takes more than to own it, and is not needed: the owner is granted CREATE on it.
+        hands_over = may_hand_over and (kind != "SCHEMA" or (written != "public" and may_make_schemas))
+        if hands_over and owned_by != owner:
             connection.exec_driver_sql(f"ALTER {kind} {written} OWNER TO {quoted(owner)}")
         for role in there if kind == "SCHEMA" else there - {OWNER}:
             _grant(connection, f"{kind} {written}", role_name(schema, role), granted, wanted.get(role, frozenset()))

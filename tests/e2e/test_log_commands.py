@@ -105,6 +105,7 @@ async def test_events_says_in_one_line_where_it_met_an_event_it_cannot_read(
         "INSERT INTO guestledger.events SELECT stream_id, 4, 3, 'SessionTeleported', schema_version, recorded_at,"
         " correlation_id, causation_id, actor, data, leaf_hash FROM guestledger.events WHERE version = 1"
     )
+    await connection.execute(logs.END)
     await connection.close()
     code, out, err = await run(database_url, "events", "--json")
     assert (code, len(out.splitlines())) == (2, 3)
@@ -149,3 +150,6 @@ async def test_consumers_are_listed_with_their_position_and_lag(database_url: st
         ["queue", "-1", "50", "no"],
         ["warehouse", "39", "10", "yes"],
     ]
+    assert [one["name"] for one in await printed(database_url, "consumers", "--forget", "queue")] == ["warehouse"]
+    code, _, err = await run(database_url, "consumers", "--forget", "queue")
+    assert (code, err) == (2, "guestledger: there is no consumer 'queue': `guestledger consumers` lists them\n")

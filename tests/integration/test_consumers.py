@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.clock import SystemClock
@@ -19,9 +20,10 @@ from adapters.postgres.connection import open_engine
 from adapters.postgres.consumers import PostgresConsumers
 from adapters.postgres.event_store import PostgresEventStore
 from engine.consumers import Consumer, Handler, Pace
+from engine.domain.errors import ServiceUnreachable
 from engine.domain.recorded import EventFilter, RecordedEvent
 from engine.domain.retry import RetryPolicy
-from engine.ports import ConsumerRow
+from engine.ports import ConsumerRow, Lease
 from tests import logs
 from tests.pacing import proposed
 
@@ -292,6 +294,43 @@ async def test_a_lease_is_kept_for_as_long_as_the_handler_takes(
     assert other.positions == []
 
 
+class OutOfReach(PostgresConsumers):
+    """The database cannot be reached to keep the lease."""
+
+    async def keep(self, _name: str, _lease: Lease) -> bool:
+        raise ServiceUnreachable("cut off")
+
+
+async def test_who_could_not_keep_the_lease_for_as_long_as_it_lasts_stops_its_handler(
+    ledger_url: str, store: PostgresEventStore, engine: AsyncEngine
+) -> None:
+    await logs.write(ledger_url, 5)
+    stopped = asyncio.Event()
+
+    async def hang(_events: Sequence[RecordedEvent]) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with running(store, OutOfReach(engine, "guestledger"), hang, pace=replace(PACE, lease_ms=300)):
+        async with asyncio.timeout(PATIENCE):
+            await stopped.wait()
+
+
+async def test_a_consumer_that_is_forgotten_has_no_checkpoint_any_more(
+    ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
+) -> None:
+    await logs.write(ledger_url, 5)
+    async with running(store, checkpoints, Sink(), name="typo"):
+        await stands_at(checkpoints, "typo", wanted=4)
+
+    assert await checkpoints.forget("typo")
+
+    assert await checkpoints.all() == []
+    assert not await checkpoints.forget("typo")
+
+
 async def test_who_has_lost_the_lease_does_not_set_the_checkpoint_back(
     ledger_url: str, engine: AsyncEngine, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
@@ -336,6 +375,8 @@ async def test_a_handler_that_raises_is_tried_again_and_holds_up_nobody_else(
     assert broken.positions == []
     assert "consumer warehouse failed on positions 10 to 19 (3 times by now), and tries again" in caplog.text
     assert caplog.records[0].levelno == logging.ERROR
+    assert "RuntimeError in tests.integration.test_consumers, line" in caplog.text
+    assert "the warehouse is shut" not in caplog.text, "an error's own text may hold what is in the events"
 
 
 async def test_a_webhook_is_fed_at_least_once_whatever_the_receiver_does(

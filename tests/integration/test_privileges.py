@@ -45,15 +45,15 @@ TOO_MANY = {
     ),
     "the owner's role": (
         "GRANT guestledger_owner TO {u}",
-        "it is a member of guestledger_owner, which owns detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
     ),
     "the owner's role, to be taken on by SET ROLE": (
         "GRANT guestledger_owner TO {u} WITH INHERIT FALSE, SET TRUE",
-        "it is a member of guestledger_owner, which owns detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
     ),
     "to admit itself to the owner's role": (
         "GRANT guestledger_owner TO {u} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE",
-        "it is a member of guestledger_owner, which owns detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
     ),
     "a table of its own": ("ALTER TABLE request_keys OWNER TO {u}", "it owns request_keys."),
     "the database": (
@@ -63,7 +63,7 @@ TOO_MANY = {
     "to write everywhere": (
         "GRANT pg_write_all_data TO {u}",
         (
-            "it is a member of pg_write_all_data; has INSERT, DELETE on head; has INSERT, UPDATE, DELETE on detached_months; has UPDATE, DELETE on events; "
+            "it is a member of pg_write_all_data; has INSERT, DELETE on head; has INSERT, UPDATE, DELETE on detached_months; has UPDATE, DELETE on batches; has UPDATE, DELETE on events; "
             "has UPDATE, DELETE on request_keys."
         ),
     ),

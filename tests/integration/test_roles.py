@@ -17,8 +17,20 @@ from tests.integration.conftest import NewLedger, Sql
 from tests.integration.plain_sql import CATALOGUE
 from tests.unit.samples import request
 
-KEY = {"events": "stream_id, version", "request_keys": "idempotency_key", "head": "id", "detached_months": "month"}
-COLUMN = {"events": "actor", "request_keys": "stream_id", "head": "id", "detached_months": "digest"}
+KEY = {
+    "events": "stream_id, version",
+    "request_keys": "idempotency_key",
+    "head": "id",
+    "detached_months": "month",
+    "batches": "position",
+}
+COLUMN = {
+    "events": "actor",
+    "request_keys": "stream_id",
+    "head": "id",
+    "detached_months": "digest",
+    "batches": "recorded_at",
+}
 
 # Every one of them as a user could write it; those that only lock or fill a row of `head` are looked at below.
 CHANGES = {
@@ -86,7 +98,13 @@ async def everything(sql: Sql) -> Callable[[], Awaitable[list[Any]]]:
 
 def ways_in() -> list[Any]:
     everywhere = {**CHANGES, **WAYS_IN}
-    ways = {"events": everywhere, "request_keys": everywhere, "detached_months": WAYS_IN, "head": WAYS_IN}
+    ways = {
+        "events": everywhere,
+        "request_keys": everywhere,
+        "batches": everywhere,
+        "detached_months": WAYS_IN,
+        "head": WAYS_IN,
+    }
     return [pytest.param(table, way, id=f"{table}: {name}") for table in ways for name, way in ways[table].items()]
 
 

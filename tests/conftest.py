@@ -11,8 +11,8 @@ from sqlalchemy import make_url
 from adapters.postgres import migrate
 from tests import postgres
 
-# on a shared machine an example's time says nothing
-hypothesis.settings.register_profile("ci", deadline=None)
+# on a shared machine the time of an example, or of its making, says nothing
+hypothesis.settings.register_profile("ci", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("ci")
 
 

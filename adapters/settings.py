@@ -39,7 +39,10 @@ class Settings(Guarded, frozen=True, kw_only=True):
     webhook_url: SecretHttpUrl | None = None
     """Unset: no webhook is sent."""
     webhook_secret: Personal | None = None
-    """A Standard Webhooks secret (base64, with or without `whsec_`); unset: the webhook is not signed."""
+    """Standard Webhooks secrets (base64, with or without `whsec_`), separated by blanks, newest first: each gives a signature,
+    so that a receiver can go from one to the next. Unset: the webhook is not signed."""
+    webhook_allow_private: bool = False
+    """Whether the webhook may go to loopback, private and other addresses that are not public."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -62,6 +65,6 @@ class Settings(Guarded, frozen=True, kw_only=True):
 def _expected(field: str) -> str:
     if field == "schema":
         return "a schema's name is lower-case letters, digits and underscores, at most 63"
-    if field == "allow_owner":
+    if field in ("allow_owner", "webhook_allow_private"):
         return "it is to be 1 or 0"
     return "it is to be a URL such as https://host/path"

@@ -177,6 +177,7 @@ async def simulated(settings: Settings, knobs: Knobs) -> AsyncIterator[Settings]
             cxone_client_id=simulator.client_id,
             cxone_client_secret=simulator.client_secret,
             webhook_url=simulator.webhook_url,
+            webhook_allow_private=True,
         )
 
 
@@ -232,7 +233,12 @@ async def _webhook(settings: Settings, clock: Clock, stack: AsyncExitStack) -> W
     if settings.webhook_url is None:
         return _NoWebhook()
     with _refused_settings():
-        webhook = HttpWebhook(url=settings.webhook_url, secret=settings.webhook_secret, now=clock.now)
+        webhook = HttpWebhook(
+            url=settings.webhook_url,
+            secret=settings.webhook_secret,
+            allow_private=settings.webhook_allow_private,
+            now=clock.now,
+        )
     await stack.enter_async_context(webhook)
     return webhook
 

@@ -4,6 +4,7 @@ What an embedder needs by name is here; `adapters.wiring.connect` gives the `Led
 """
 
 from engine.consumers import Handler, Pace
+from engine.domain.delivery import DeliveryPolicy
 from engine.domain.errors import (
     CredentialsRefused,
     GuestledgerError,
@@ -11,6 +12,7 @@ from engine.domain.errors import (
     InvalidRequest,
     ProjectionStopped,
     RebuildInterrupted,
+    RedeliveryRefused,
     ServiceError,
     ServiceUnreachable,
     SessionNotFound,
@@ -28,6 +30,7 @@ from engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus
 from engine.projections.metrics import Metrics, MetricsFilter
 from engine.projections.sessions import SessionFilter, SessionRow
 from engine.projections.standing import Standing, Verification
+from engine.webhooks import DeadLetter
 
 __all__ = [
     "AuditEntry",
@@ -36,6 +39,8 @@ __all__ = [
     "ComplianceStatus",
     "ConsumerRow",
     "CredentialsRefused",
+    "DeadLetter",
+    "DeliveryPolicy",
     "EventFilter",
     "GuestConsent",
     "GuestRequest",
@@ -51,6 +56,7 @@ __all__ = [
     "ProjectionStopped",
     "RebuildInterrupted",
     "RecordedEvent",
+    "RedeliveryRefused",
     "RetryPolicy",
     "ServiceError",
     "ServiceUnreachable",

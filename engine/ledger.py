@@ -36,6 +36,7 @@ from engine.replay import Frame, replay
 from engine.scheduler import Scheduler
 from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps, of_history
 from engine.tailing import tail
+from engine.webhooks import DeadLetter, Webhooks
 
 
 class Ledger:
@@ -69,6 +70,7 @@ class Ledger:
         self._clock = clock
         self._policy = policy
         self._actor = f"open_session {lease.owner}"
+        self._webhooks = Webhooks(store=store, clock=clock, policy=policy)
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
         """Accept `request` and go as far towards a session as can be gone at once.
@@ -119,7 +121,10 @@ class Ledger:
         await self._provider.ready()
 
     async def unfinished(self) -> int:
-        """How many sessions still have work ahead that needs nobody's help, token expiries that lie ahead not counted."""
+        """How many sessions still have work ahead that needs nobody's help.
+
+        Not counted are token expiries that lie ahead, and calls of the webhook that are more than a minute away.
+        """
         return (await self._due_work.backlog()).unfinished
 
     async def session(self, wanted: UUID | str) -> Session:
@@ -149,6 +154,18 @@ class Ledger:
     async def replay(self, wanted: UUID | str) -> list[Frame]:
         """The session with this id run again, moment by moment, with no I/O. Raises `SessionNotFound`."""
         return replay(await self.history(wanted), self._policy)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """The webhook's notices that are given up now, oldest first. Reads the log from end to end."""
+        return await self._webhooks.dead_letters()
+
+    async def redeliver_webhook(self, wanted: UUID | str, *, requested_by: str, reason: str) -> Session:
+        """Have the notice of the session with this id sent anew, by a scheduler; who asked and why is recorded.
+
+        It is a dead letter, or one that the receiver took and has lost. Raises `SessionNotFound`, `RedeliveryRefused`, and
+        `InvalidRequest` for a text that cannot be stored. Neither text may hold a secret or a personal datum.
+        """
+        return await self._webhooks.redeliver(await self.history(wanted), requested_by=requested_by, reason=reason)
 
     def read_all(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[list[RecordedEvent]]:
         """The log after a position, in order, in batches, up to its present end.

@@ -193,7 +193,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """What is left to do, by the database's clock."""
 
     unfinished: int
-    """Sessions with work that will be done without anybody's help; token expiries that lie ahead are not counted."""
+    """Sessions with work that will be done without anybody's help; not counted are token expiries that lie ahead, and calls
+    of the webhook that are more than a minute away."""
 
 
 class DueWork(Protocol):

@@ -89,7 +89,9 @@ class Scheduler:
         return done
 
     async def run_until_idle(self) -> Counter[str]:
-        """Run until all that is left is waiting for a token's expiry, or `stop` is called. Returns as `run_once` does.
+        """Run until nothing is left but token expiries ahead and webhooks due in a minute or later, or `stop` is called.
+
+        Returns as `run_once` does.
 
         Raises `ServiceError` when a service that is needed cannot be used for 15 s on end, for wrong credentials at once.
         """

@@ -1,7 +1,7 @@
 """`guestledger`: the commands. Each reads its settings, wires a ledger, does one thing, and says how it went.
 
-Exit codes: 0 all went well; 1 some requests did not end active, or a projection is not what the log says; 2 the command
-was used wrongly or a service cannot be reached, and one line on stderr says what to do.
+Exit codes: 0 all went well; 1 some requests did not end active, a projection is not what the log says, or a redelivery was
+refused; 2 the command was used wrongly or a service cannot be reached, and one line on stderr says what to do.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from adapters.cli import database, months, projections, reading, show
+from adapters.cli import database, months, projections, reading, show, webhooks
 from adapters.cli.demo import demo as run_demo
 from adapters.cli.opening import Opening, count_lines, numbered_lines
 from adapters.cli.running import fail, run, say
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(reading.commands)
 app.add_typer(projections.commands, name="projections")
 app.add_typer(months.commands, name="months")
+app.add_typer(webhooks.commands, name="webhooks")
 app.add_typer(database.commands, name="db")
 
 
@@ -74,7 +75,10 @@ async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) ->
 @app.command()
 def worker(
     until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="End once all that is left waits for a token's expiry.")
+        bool,
+        typer.Option(
+            "--until-idle", help="End once all that is left waits for a token's expiry, or for a webhook's later retry."
+        ),
     ] = False,
 ) -> None:
     """Take due work forward: replay pending attempts, send webhooks, expire tokens, keep the projections up."""

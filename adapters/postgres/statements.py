@@ -164,7 +164,11 @@ class Statements:
                    coalesce(lease_until > now(), false) AS running
               FROM {s}.consumers ORDER BY name"""
 
-        self.backlog = f"SELECT count(*) FROM {s}.due_work WHERE step <> 'ExpireToken' OR due_at <= now()"
+        # A receiver that is down is called again over days: nobody who waits for the work to end waits for that.
+        self.backlog = f"""
+            SELECT count(*) FROM {s}.due_work
+             WHERE step NOT IN ('ExpireToken', 'SyncWebhook') OR due_at <= now()
+                OR (step = 'SyncWebhook' AND due_at <= now() + interval '1 min')"""
 
         self.end = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 

@@ -55,6 +55,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     session_lifetime_s: float = 3_600.0
 
     webhook_status: int = 200
+    webhook_retry_after: str | None = None
+    """What the webhook receiver answers in `Retry-After`, as it is."""
     webhook_hang_s: float = 0.0
 
     def __post_init__(self) -> None:

@@ -129,7 +129,9 @@ class Simulator:
             case "POST", "/webhook":
                 named = {name.lower(): value for name, value in headers.items()}
                 self.webhooks.append(SentWebhook(time.time(), named, body))
-                return "webhook", Reply(self.knobs.webhook_status, delay_s=self.knobs.webhook_hang_s)
+                asked = self.knobs.webhook_retry_after
+                later = () if asked is None else (("Retry-After", asked),)
+                return "webhook", Reply(self.knobs.webhook_status, headers=later, delay_s=self.knobs.webhook_hang_s)
             case _:
                 return "other", Reply(404, b'{"message":"no such path"}')
 

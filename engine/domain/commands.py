@@ -51,10 +51,18 @@ class RecordDelivery(msgspec.Struct, frozen=True, kw_only=True):
     jitter: float
 
 
+class RequestRedelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody wants the webhook's notice sent anew. Both texts are stored: no secret or personal datum belongs in them."""
+
+    requested_by: str
+    reason: str
+    now: datetime
+
+
 class Expire(msgspec.Struct, frozen=True, kw_only=True):
     """The token's time may have passed."""
 
     now: datetime
 
 
-Command = OpenSession | RecordLookup | BeginAttempt | RecordAttempt | RecordDelivery | Expire
+Command = OpenSession | RecordLookup | BeginAttempt | RecordAttempt | RecordDelivery | RequestRedelivery | Expire

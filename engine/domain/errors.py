@@ -70,6 +70,14 @@ class MonthRefused(GuestledgerError):
     """A month of the log cannot be detached or attached now; the text says why. Nothing was changed."""
 
 
+class RedeliveryRefused(GuestledgerError):
+    """The webhook's notice of a session cannot be sent anew now; the text says why. Nothing was recorded."""
+
+    def __init__(self, stream_id: UUID, why: str) -> None:
+        super().__init__(f"session {stream_id} gets no redelivery: {why}")
+        self.stream_id = stream_id
+
+
 class WrongExpectedVersion(GuestledgerError):
     """An append was turned away because its stream has moved on. Nothing of that append was recorded."""
 

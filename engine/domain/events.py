@@ -174,11 +174,18 @@ class WebhookSynced(Event, frozen=True, kw_only=True):
 class WebhookFailed(Event, frozen=True, kw_only=True):
     """The analytics webhook did not take the notice; it is sent again at `retry_at`."""
 
+    schema_version: ClassVar[int] = 2
+
     attempt: int
     status: int | None
     message: str
     latency_ms: int
+    retry_after_given: str | None
+    """The receiver's `Retry-After` (429, 503) as given, and what it was read as; `None`: it gave none."""
+    retry_after_ms: int | None
     wait_ms: int
+    reason: str
+    """Why it waits just so long."""
     retry_at: datetime
 
 
@@ -187,6 +194,13 @@ class WebhookAbandoned(Event, frozen=True, kw_only=True):
 
     attempts: int
     status: int | None
+    reason: str
+
+
+class WebhookRedeliveryRequested(Event, frozen=True, kw_only=True):
+    """Somebody asked for the notice to be sent anew, from the beginning of the schedule; its `webhook-id` stays."""
+
+    requested_by: str
     reason: str
 
 
@@ -219,6 +233,7 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "WebhookSynced": WebhookSynced,
     "WebhookFailed": WebhookFailed,
     "WebhookAbandoned": WebhookAbandoned,
+    "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
     "TokenExpired": TokenExpired,
     "SessionAbandoned": SessionAbandoned,
 }

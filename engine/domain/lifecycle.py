@@ -3,7 +3,7 @@
 Both are pure. Time and jitter come in as arguments; what came back from outside comes in as a command.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import assert_never
 
 import msgspec
@@ -17,11 +17,13 @@ from engine.domain.commands import (
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    RequestRedelivery,
 )
 from engine.domain.consent import Consent, fingerprint, refused_flags
 from engine.domain.creation import begin_attempt, record_attempt, record_lookup, whole_ms
+from engine.domain.delivery import DeliveryPolicy, record_delivery, request_redelivery
 from engine.domain.request import request_digest
-from engine.domain.retry import RetryPolicy, backoff_ms
+from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 
 
@@ -29,7 +31,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What is a matter of choice in the lifecycle."""
 
     creation: RetryPolicy = RetryPolicy()
-    webhook: RetryPolicy = RetryPolicy(base_ms=1_000, most_failures=6)
+    webhook: DeliveryPolicy = DeliveryPolicy()
     webhook_enabled: bool = True
 
 
@@ -98,8 +100,9 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
         case RecordAttempt():
             return record_attempt(state, command, policy.creation)
         case RecordDelivery():
-            owed = state.session_id is not None and not state.webhook_settled
-            return [_record_delivery(state, command, policy.webhook)] if owed else []
+            return record_delivery(state, command, policy.webhook)
+        case RequestRedelivery():
+            return request_redelivery(state, command, enabled=policy.webhook_enabled)
         case Expire():
             return _expire(state, command.now)
         case _:
@@ -129,38 +132,6 @@ def _open(command: OpenSession) -> e.Event:
         data_processing=True, gdpr_compliant=True, marketing=asked.marketing, timestamp=now, notice=asked.notice
     )
     return e.ConsentRecorded(at=now, channel_id=request.channel_id, guest=guest, consent=consent)
-
-
-def _record_delivery(state: Session, command: RecordDelivery, policy: RetryPolicy) -> e.Event:
-    outcome, now, attempt = command.outcome, command.now, state.webhook_attempts + 1
-    if outcome.taken:
-        assert outcome.status is not None
-        return e.WebhookSynced(
-            at=now,
-            channel_id=state.channel_id,
-            attempt=attempt,
-            status=outcome.status,
-            latency_ms=outcome.latency_ms,
-        )
-    if attempt >= policy.most_failures:
-        return e.WebhookAbandoned(
-            at=now,
-            channel_id=state.channel_id,
-            attempts=attempt,
-            status=outcome.status,
-            reason=outcome.message,
-        )
-    wait_ms = backoff_ms(attempt, policy, command.jitter)
-    return e.WebhookFailed(
-        at=now,
-        channel_id=state.channel_id,
-        attempt=attempt,
-        status=outcome.status,
-        message=outcome.message,
-        latency_ms=outcome.latency_ms,
-        wait_ms=wait_ms,
-        retry_at=now + timedelta(milliseconds=wait_ms),
-    )
 
 
 def _expire(state: Session, now: datetime) -> list[e.Event]:

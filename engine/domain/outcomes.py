@@ -50,6 +50,8 @@ class Delivered(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None
     message: str
     latency_ms: int
+    retry_after: RetryAfter | None = None
+    """When the receiver wants to be called again, if it said so (429, 503)."""
 
     @property
     def taken(self) -> bool:

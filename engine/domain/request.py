@@ -101,10 +101,15 @@ def checked(request: GuestRequest) -> GuestRequest:
 
 def checked_correlation_id(text: str) -> str:
     """`text` as it is, once it is known that it can be stored. Raises `InvalidRequest`."""
+    return checked_text("correlationId", text)
+
+
+def checked_text(field: str, text: str) -> str:
+    """`text` as it is, once it is known to be one line of 1 to 255 characters. Raises `InvalidRequest`, naming `field`."""
     try:
         return msgspec.convert(text, Key)
     except msgspec.ValidationError as error:
-        raise InvalidRequest("correlationId", _refusal(str(error)).reason) from None
+        raise InvalidRequest(field, _refusal(str(error)).reason) from None
 
 
 def request_digest(request: GuestRequest) -> str:

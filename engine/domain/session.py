@@ -69,6 +69,8 @@ class Session(Guarded, frozen=True, kw_only=True):
     duplicates: tuple[str, ...] = ()
 
     webhook_attempts: int = 0
+    webhook_failures: int = 0
+    """Calls in a row that failed since the schedule began, at the creation or with a redelivery."""
     webhook_retry_at: datetime | None = None
     webhook_settled: bool = False
 
@@ -139,6 +141,8 @@ def _apply(state: Session, event: e.Event) -> Session:
             return replace(state, duplicates=(*state.duplicates, event.session_id))
         case e.WebhookSynced() | e.WebhookFailed() | e.WebhookAbandoned():
             return _notified(state, event)
+        case e.WebhookRedeliveryRequested():
+            return replace(state, webhook_settled=False, webhook_failures=0, webhook_retry_at=event.at)
         case e.TokenExpired():
             return replace(state, status=Status.EXPIRED)
         case e.SessionAbandoned():
@@ -178,7 +182,12 @@ def _notified(state: Session, event: e.WebhookSynced | e.WebhookFailed | e.Webho
         case e.WebhookSynced():
             return replace(state, webhook_settled=True, webhook_attempts=event.attempt, webhook_retry_at=None)
         case e.WebhookFailed():
-            return replace(state, webhook_attempts=event.attempt, webhook_retry_at=event.retry_at)
+            return replace(
+                state,
+                webhook_attempts=event.attempt,
+                webhook_failures=state.webhook_failures + 1,
+                webhook_retry_at=event.retry_at,
+            )
         case e.WebhookAbandoned():
             return replace(state, webhook_settled=True, webhook_attempts=event.attempts, webhook_retry_at=None)
         case _:

@@ -10,7 +10,17 @@ from typing import Any
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function from an event's data in one schema version to its data in the next. It may change what it is given."""
 
-UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+
+def _webhook_failed_2(data: dict[str, Any]) -> dict[str, Any]:
+    """The first version heeded no `Retry-After`, and every wait was backoff."""
+    return data | {
+        "retry_after_given": None,
+        "retry_after_ms": None,
+        "reason": f"{data['wait_ms']} ms backoff",
+    }
+
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {("WebhookFailed", 1): _webhook_failed_2}
 """By wire name and the old version, e.g. `("SessionCreated", 1)`: makes version 2 of version 1."""
 
 

@@ -58,6 +58,7 @@ async def run(data_dir: Path) -> list[Figure]:
             cxone_client_id=place["clientId"],
             cxone_client_secret=place["clientSecret"],
             webhook_url=place["webhookUrl"],
+            webhook_allow_private=True,
         )
         async with connect(settings) as ledger, aiohttp.ClientSession() as http:
             bare = await _bare_client(http, place)

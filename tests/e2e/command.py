@@ -41,6 +41,7 @@ def environment(database_url: str | None = None, simulator: Simulator | None = N
             "cxone_client_id": simulator.client_id,
             "cxone_client_secret": simulator.client_secret,
             "webhook_url": simulator.webhook_url,
+            "webhook_allow_private": "1",
         }
     named = {f"GUESTLEDGER_{name.upper()}": value for name, value in (settings | more).items() if value}
     return {"PATH": os.defpath, **named}

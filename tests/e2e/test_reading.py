@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from adapters.settings import Settings
 from adapters.simulator import Knobs, Simulator
 from adapters.wiring import connect
+from engine.domain.delivery import DeliveryPolicy
 from engine.domain.lifecycle import Policy
 from engine.domain.request import parse_request
 from engine.domain.retry import RetryPolicy
@@ -20,7 +21,7 @@ from tests import postgres
 from tests.e2e import guests
 from tests.e2e.command import Result, assert_one_line, environment, run
 
-SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=RetryPolicy(base_ms=1, most_failures=2))
+SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=DeliveryPolicy(waits_ms=(1,)))
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 

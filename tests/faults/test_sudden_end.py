@@ -8,6 +8,7 @@ from adapters import wiring
 from adapters.settings import Settings
 from adapters.simulator import Knobs, Simulator
 from adapters.wiring import connect
+from engine.domain.delivery import DeliveryPolicy
 from engine.domain.lifecycle import Policy
 from engine.domain.request import GuestRequest, parse_request
 from engine.domain.retry import RetryPolicy
@@ -17,7 +18,7 @@ from tests.e2e.backlog import accept
 from tests.e2e.command import environment
 from tests.faults.sudden_end import SuddenEnd
 
-SOON = Policy(creation=RetryPolicy(base_ms=1, most_failures=100), webhook=RetryPolicy(base_ms=1))
+SOON = Policy(creation=RetryPolicy(base_ms=1, most_failures=100), webhook=DeliveryPolicy(waits_ms=(1,) * 7))
 THROTTLING = Knobs(throttle_share=0.5, retry_after_s=0)
 
 

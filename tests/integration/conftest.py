@@ -18,6 +18,7 @@ from adapters.postgres.read_models import PostgresReadModels
 from adapters.settings import Settings
 from adapters.simulator import Simulator
 from adapters.wiring import connect
+from engine.domain.delivery import DeliveryPolicy
 from engine.domain.lifecycle import Policy
 from engine.domain.retry import RetryPolicy
 from engine.ledger import Ledger
@@ -31,7 +32,7 @@ Sql = Callable[..., Awaitable[list[asyncpg.Record]]]
 NewLogin = Callable[..., Awaitable[str]]
 NewLedger = Callable[..., contextlib.AbstractAsyncContextManager[Ledger]]
 
-AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=RetryPolicy(base_ms=0, most_failures=3))
+AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_ms=(0, 0)))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -208,6 +209,7 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
             "cxone_url": simulator.url,
             "cxone_client_id": simulator.client_id,
             "cxone_client_secret": simulator.client_secret,
+            "webhook_allow_private": True,
         }
         profile = Profile(token_backoff_ms=1)
         return connect(Settings(**{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler)

@@ -14,7 +14,9 @@ from engine.domain.commands import (
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    RequestRedelivery,
 )
+from engine.domain.delivery import DeliveryPolicy
 from engine.domain.lifecycle import (
     AttemptCreation,
     ExpireToken,
@@ -66,6 +68,8 @@ def assert_each_attempt_was_committed_before_it_was_sent(history: Sequence[Recor
 def _was_due(command: Command, state: Session, policy: Policy) -> bool:
     if isinstance(command, OpenSession):
         return state.status is Status.NEW
+    if isinstance(command, RequestRedelivery):  # when somebody asks for it, which no step does
+        return True
     late = isinstance(command, RecordAttempt) and (
         state.status is not Status.ATTEMPTING or command.attempt != state.attempts
     )
@@ -119,15 +123,28 @@ def _behind(event: e.Event, state: Session, policy: Policy) -> Command:
             called = Delivered(status=event.status, message="", latency_ms=event.latency_ms)
             return RecordDelivery(outcome=called, now=now, jitter=0.0)
         case e.WebhookFailed():
-            called = Delivered(status=event.status, message=event.message, latency_ms=event.latency_ms)
-            return RecordDelivery(outcome=called, now=now, jitter=_jitter(event.wait_ms, event.attempt, policy.webhook))
+            return _delivery(event, state, policy.webhook)
         case e.WebhookAbandoned():
             called = Delivered(status=event.status, message=event.reason, latency_ms=0)
             return RecordDelivery(outcome=called, now=now, jitter=0.0)
+        case e.WebhookRedeliveryRequested():
+            return RequestRedelivery(requested_by=event.requested_by, reason=event.reason, now=now)
         case e.TokenExpired():
             return Expire(now=now)
         case _:
             raise AssertionError(f"{type(event).__name__} never comes first in a decision")
+
+
+def _delivery(event: e.WebhookFailed, state: Session, policy: DeliveryPolicy) -> RecordDelivery:
+    asked = None
+    if event.retry_after_ms is not None:
+        why = event.reason.rpartition(", plus ")[0]
+        asked = RetryAfter(given=event.retry_after_given, ms=event.retry_after_ms, why=why)
+    called = Delivered(status=event.status, message=event.message, latency_ms=event.latency_ms, retry_after=asked)
+    least = max(policy.waits_ms[state.webhook_failures], event.retry_after_ms or 0)
+    most = least * policy.jitter_percent / 100
+    jitter = (event.wait_ms - least + 0.5) / most if most >= 1 else 0.0
+    return RecordDelivery(outcome=called, now=event.at, jitter=jitter)
 
 
 def _request(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:

@@ -288,7 +288,7 @@ async def test_whoever_has_lost_a_lease_can_neither_release_nor_hold_it(
 # Counting
 
 
-async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead(
+async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead_and_far_calls_of_the_webhook(
     due_work: PostgresDueWork, put: Put, sql: Any
 ) -> None:
     assert (await due_work.backlog()).unfinished == 0
@@ -301,8 +301,13 @@ async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead(
     await put(-1, owner=uuid4(), leased_for=60)
     assert (await due_work.backlog()).unfinished == 4
 
-    await sql("UPDATE due_work SET due_at = now()")
+    await put(3_600, "SyncWebhook")
+    assert (await due_work.backlog()).unfinished == 4
+    await put(30, "SyncWebhook")
     assert (await due_work.backlog()).unfinished == 5
+
+    await sql("UPDATE due_work SET due_at = now()")
+    assert (await due_work.backlog()).unfinished == 7
 
 
 # Together with the log

@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters.simulator import Knobs, Simulator
+from engine.domain.delivery import DeliveryPolicy
 from engine.domain.events import EVENT_TYPES, CreationFailed
 from engine.domain.lifecycle import Policy, next_step
 from engine.domain.retry import RetryPolicy
@@ -24,7 +25,7 @@ from tests.unit.samples import consent, request
 
 POLICY = Policy(
     creation=RetryPolicy(base_ms=4, cap_ms=20, most_failures=3),
-    webhook=RetryPolicy(base_ms=2, cap_ms=20, most_failures=2),
+    webhook=DeliveryPolicy(waits_ms=(2,)),
 )
 FAULTS = Knobs(
     seed=3,
@@ -42,7 +43,8 @@ FAULTS = Knobs(
     channels_without_web_chat=frozenset({"ch_sms"}),
     session_lifetime_s=0,
     honour_idempotency_key=False,
-    webhook_status=500,
+    webhook_status=503,
+    webhook_retry_after="0",
 )
 CHANNELS = ["ch_1", "ch_2", "ch_3", "ch_inactive", "ch_sms", "ch_unknown_1"]
 
@@ -61,6 +63,8 @@ async def live_through_everything(ledger: Ledger, simulator: Simulator) -> None:
     await asyncio.gather(*map(ledger.open_session, asked[:50]))
     await ledger.scheduler.run_until_idle()
     simulator.knobs = replace(FAULTS, webhook_status=204)
+    for letter in (await ledger.dead_letters())[:10]:
+        await ledger.redeliver_webhook(letter.id, requested_by="ops", reason="the receiver is up again")
     await asyncio.gather(*map(ledger.accept, asked[50:]))
     await ledger.scheduler.run_until_idle()
 

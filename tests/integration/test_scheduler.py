@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from adapters.simulator import Knobs, Simulator
 from engine.domain import events as e
+from engine.domain.delivery import DeliveryPolicy
 from engine.domain.errors import ServiceUnreachable
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Failed
@@ -459,7 +460,7 @@ async def test_a_webhook_waits_for_its_next_try_as_long_as_was_decided(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.knobs = Knobs(webhook_status=500)
-    policy = Policy(webhook=RetryPolicy(base_ms=600_000, cap_ms=600_000))
+    policy = Policy(webhook=DeliveryPolicy(waits_ms=(600_000,)))
     async with new_ledger(webhook_url=simulator.webhook_url, policy=policy) as ledger:
         monkeypatch.setattr(ledger._steps._clock, "jitter", lambda: 0.5)
         session = await ledger.open_session(request())
@@ -468,7 +469,7 @@ async def test_a_webhook_waits_for_its_next_try_as_long_as_was_decided(
         assert await ledger.scheduler.run_once() == {}
 
         failed = await event(ledger, session.id, e.WebhookFailed)
-    assert (failed.status, failed.wait_ms) == (500, 300_000)
+    assert (failed.status, failed.wait_ms) == (500, 630_000)
     (due,) = await sql("SELECT step, due_at FROM due_work")
     assert due["step"] == "SyncWebhook"
     assert due["due_at"] >= failed.retry_at

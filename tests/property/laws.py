@@ -61,6 +61,12 @@ class Life:
                 assert before.status.is_settled
                 assert event.session_id not in {before.session_id, *before.duplicates}
                 assert after.session_id == before.session_id
+            case e.WebhookFailed():
+                assert event.wait_ms >= (event.retry_after_ms or 0)
+                assert event.wait_ms >= self.policy.webhook.waits_ms[before.webhook_failures]
+                assert event.status != 410
+            case e.WebhookRedeliveryRequested():
+                assert before.webhook_settled
         self.state = after
         self.history.append(event)
 
@@ -87,6 +93,7 @@ class Life:
         )
         assert state.lookups == seen[e.ChannelLookupFailed]
         assert len(state.duplicates) == seen[e.DuplicateCreated]
+        assert state.webhook_attempts == seen[e.WebhookSynced] + seen[e.WebhookFailed] + seen[e.WebhookAbandoned]
         attempts = [event.attempt for event in self.history if isinstance(event, e.CreationAttempted)]
         assert attempts == list(range(1, state.attempts + 1))
         if state.status in {Status.PENDING, Status.THROTTLED, Status.IN_DOUBT}:

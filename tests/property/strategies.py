@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from msgspec import inspect
 
+from engine.domain.delivery import DeliveryPolicy
 from engine.domain.events import EVENT_TYPES, Event, FailureKind
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
@@ -128,8 +129,13 @@ creations = st.builds(
     status=st.just("active"),
     latency_ms=st.integers(0, 60_000),
 )
+retry_afters = st.builds(RetryAfter, given=st.none() | short_texts, ms=waits_ms, why=short_texts)
 deliveries = st.builds(
-    Delivered, status=st.none() | st.integers(100, 599), message=short_texts, latency_ms=st.integers(0, 3_000)
+    Delivered,
+    status=st.none() | st.integers(100, 599) | st.sampled_from([200, 410, 429, 503]),
+    message=short_texts,
+    latency_ms=st.integers(0, 3_000),
+    retry_after=st.none() | retry_afters,
 )
 lookup_outcomes = channels | usable_channels | throttles | failures | passing_failures
 creation_outcomes = creations | throttles | failures | passing_failures
@@ -141,10 +147,16 @@ retry_policies = st.builds(
     most_failures=st.integers(1, 6),
     deadline_ms=st.integers(0, 30_000),
 )
+delivery_policies = st.builds(
+    DeliveryPolicy,
+    waits_ms=st.lists(st.integers(0, 100_000_000), max_size=5).map(tuple),
+    jitter_percent=st.integers(0, 100),
+    longest_wait_ms=st.integers(0, 100_000_000),
+)
 patient_policies = st.builds(
     Policy,
     creation=st.just(RetryPolicy(most_failures=50, deadline_ms=2**40)),
-    webhook=retry_policies,
+    webhook=delivery_policies,
     webhook_enabled=st.booleans(),
 )
-policies = st.builds(Policy, creation=retry_policies, webhook=retry_policies, webhook_enabled=st.booleans())
+policies = st.builds(Policy, creation=retry_policies, webhook=delivery_policies, webhook_enabled=st.booleans())

@@ -13,6 +13,7 @@ from engine.domain.commands import (
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    RequestRedelivery,
 )
 from engine.domain.events import Event
 from engine.domain.lifecycle import Policy
@@ -82,6 +83,10 @@ class AnyCommand(RuleBasedStateMachine):
     @rule(outcome=deliveries, jitter=jitters)
     def deliver(self, outcome: Delivered, jitter: float) -> None:
         self.life.take(RecordDelivery(outcome=outcome, now=self.now, jitter=jitter))
+
+    @rule()
+    def redeliver(self) -> None:
+        self.life.take(RequestRedelivery(requested_by="ops", reason="", now=self.now))
 
     @rule()
     def expire(self) -> None:

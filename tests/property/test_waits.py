@@ -6,8 +6,14 @@ from email.utils import format_datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from engine.domain.delivery import DeliveryPolicy
+from engine.domain.events import WebhookAbandoned, WebhookFailed
+from engine.domain.lifecycle import Policy, decide
+from engine.domain.outcomes import Delivered
 from engine.domain.retry import LONGEST_RETRY_AFTER_MS, RetryPolicy, backoff_ms, read_retry_after
-from tests.property.strategies import jitters, moments, retry_policies
+from engine.domain.session import fold
+from tests.property.strategies import deliveries, delivery_policies, jitters, moments, retry_policies
+from tests.unit.samples import ACTIVE, SESSION, deliver, webhook_failed
 
 # Header values as an HTTP client may hand them over, bytes that are no UTF-8 included.
 headers = st.text(st.characters(max_codepoint=0x3000) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -59,3 +65,20 @@ def test_backoff_lies_between_nothing_and_its_ceiling(tries: int, policy: RetryP
     assert 0 <= wait <= policy.cap_ms
     assert wait <= policy.base_ms * 2 ** (tries - 1)
     assert wait <= backoff_ms(tries + 1, policy, jitter)
+
+
+@given(policy=delivery_policies, failures=st.integers(0, 5), outcome=deliveries, jitter=jitters)
+def test_a_webhook_waits_as_long_as_the_schedule_and_the_receiver_say_and_its_jitter_longer(
+    policy: DeliveryPolicy, failures: int, outcome: Delivered, jitter: float
+) -> None:
+    history = (*ACTIVE, *[webhook_failed()] * failures)
+    [event] = decide(fold(SESSION, history), deliver(outcome, jitter=jitter), Policy(webhook=policy))
+    asked_ms = outcome.retry_after.ms if outcome.retry_after else 0
+    if isinstance(event, WebhookFailed):
+        least = max(policy.waits_ms[failures], asked_ms)
+        assert least <= event.wait_ms <= least * (1 + policy.jitter_percent / 100)
+        assert event.retry_at == event.at + timedelta(milliseconds=event.wait_ms)
+    elif isinstance(event, WebhookAbandoned):
+        assert outcome.status == 410 or failures >= len(policy.waits_ms) or asked_ms > policy.longest_wait_ms
+    else:
+        assert outcome.taken

@@ -5,7 +5,15 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from engine.domain import events as e
-from engine.domain.commands import BeginAttempt, Expire, OpenSession, RecordAttempt, RecordDelivery, RecordLookup
+from engine.domain.commands import (
+    BeginAttempt,
+    Expire,
+    OpenSession,
+    RecordAttempt,
+    RecordDelivery,
+    RecordLookup,
+    RequestRedelivery,
+)
 from engine.domain.consent import Consent
 from engine.domain.outcomes import Channel, Created, CreationOutcome, Delivered, Failed, LookupOutcome, Throttled
 from engine.domain.request import GuestConsent, GuestRequest
@@ -76,8 +84,10 @@ def failed(kind: e.FailureKind = e.FailureKind.UNAVAILABLE, status: int | None =
     return Failed(kind=kind, status=status, message=f"it is {kind}")
 
 
-def delivered(status: int | None = 200) -> Delivered:
-    return Delivered(status=status, message="no answer" if status is None else f"answered {status}", latency_ms=30)
+def delivered(status: int | None = 200, retry_after_ms: int | None = None) -> Delivered:
+    message = "no answer" if status is None else f"answered {status}"
+    asked = None if retry_after_ms is None else throttled(retry_after_ms).retry_after
+    return Delivered(status=status, message=message, latency_ms=30, retry_after=asked)
 
 
 # Commands
@@ -101,6 +111,10 @@ def answer(outcome: CreationOutcome, attempt: int = 1, now: datetime = START, ji
 
 def deliver(outcome: Delivered, now: datetime = START, jitter: float = 0.5) -> RecordDelivery:
     return RecordDelivery(outcome=outcome, now=now, jitter=jitter)
+
+
+def redeliver(now: datetime = START) -> RequestRedelivery:
+    return RequestRedelivery(requested_by="ops", reason="the receiver is up again", now=now)
 
 
 def expire(now: datetime) -> Expire:
@@ -221,7 +235,10 @@ def webhook_failed(**given: Any) -> e.WebhookFailed:
         "status": 500,
         "message": "answered 500",
         "latency_ms": 30,
+        "retry_after_given": None,
+        "retry_after_ms": None,
         "wait_ms": 500,
+        "reason": "500 ms by the schedule, plus 0 ms jitter",
         "retry_at": at(0.5),
     }
     return _event(e.WebhookFailed, plain, given)
@@ -229,6 +246,11 @@ def webhook_failed(**given: Any) -> e.WebhookFailed:
 
 def webhook_abandoned(**given: Any) -> e.WebhookAbandoned:
     return _event(e.WebhookAbandoned, {"attempts": 6, "status": None, "reason": "no answer"}, given)
+
+
+def redelivery_requested(**given: Any) -> e.WebhookRedeliveryRequested:
+    plain = {"requested_by": "ops", "reason": "the receiver is up again"}
+    return _event(e.WebhookRedeliveryRequested, plain, given)
 
 
 def has_expired(**given: Any) -> e.TokenExpired:
@@ -267,6 +289,7 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     was_synced(),
     webhook_failed(),
     webhook_abandoned(),
+    redelivery_requested(),
     has_expired(),
     was_abandoned(),
 )

@@ -1,16 +1,17 @@
 """Old schema versions are read as today's, by a chain of pure steps; what is stored is never touched.
 
-No event has an old version yet, so one is made up here: `SessionCreated` in its third.
+How a chain of versions is read is shown by one that is made up here: `SessionCreated` in its third.
 """
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.domain import upcast
 from engine.domain.errors import UnknownEvent
 from engine.domain.events import EVENT_TYPES, SessionCreated, decode, encode
-from tests.unit.samples import was_created
+from tests.unit.samples import was_created, webhook_failed
 
 FIRST = encode(was_created()).replace('"latency_ms":0', '"latency_s":2').replace('"session_id"', '"remote_id"')
 SECOND = encode(was_created()).replace('"latency_ms":0', '"latency_s":2')
@@ -44,6 +45,13 @@ def test_every_version_is_read_as_the_present_one(version: int, data: str) -> No
 def test_a_version_newer_than_the_present_one_is_refused() -> None:
     with pytest.raises(UnknownEvent, match=r"'SessionCreated' with schema version 4 is not known .*upgrade"):
         decode("SessionCreated", 4, FIRST)
+
+
+def test_a_failed_webhook_of_the_first_version_had_heeded_no_retry_after() -> None:
+    fields = {"retry_after_given", "retry_after_ms", "reason"}
+    written = msgspec.json.decode(encode(webhook_failed()))
+    first = msgspec.json.encode({name: value for name, value in written.items() if name not in fields}).decode()
+    assert decode("WebhookFailed", 1, first) == webhook_failed(reason="500 ms backoff")
 
 
 def test_there_is_an_upcaster_for_every_step_that_an_event_type_took() -> None:

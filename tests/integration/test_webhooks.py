@@ -1,0 +1,179 @@
+"""Dead letters and redelivery: what the webhook did not take is kept, listed, and sent anew when somebody asks."""
+
+import asyncio
+import logging
+from collections import Counter
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from adapters.simulator import Knobs, Simulator
+from engine.domain import events as e
+from engine.domain.delivery import DeliveryPolicy
+from engine.domain.errors import InvalidRequest, RedeliveryRefused, SessionNotFound
+from engine.domain.events import wire_name
+from engine.domain.lifecycle import Policy
+from engine.ledger import Ledger
+from tests.unit.samples import consent, request
+
+SECRET = "whsec_c2VjcmV0LW9mLW5vYm9keS1hdC1hbGw="
+GONE = Knobs(webhook_status=410)
+ASKED = {"requested_by": "ops", "reason": "the receiver is up again"}
+
+
+@pytest.fixture
+def hooked(new_ledger: Any, simulator: Simulator) -> Any:
+    """`hooked(…)` is a ledger whose notices go to the simulator, signed."""
+
+    def new(**given: Any) -> Any:
+        return new_ledger(**{"webhook_url": simulator.webhook_url, "webhook_secret": SECRET, **given})
+
+    return new
+
+
+async def kinds(ledger: Ledger, session: Any) -> Counter[str]:
+    return Counter(wire_name(recorded.event) for recorded in await ledger.history(session))
+
+
+async def one_dead_letter(ledger: Ledger, simulator: Simulator, **asked: Any) -> Any:
+    simulator.knobs = GONE
+    session = await ledger.open_session(request(**asked))
+    assert await ledger.scheduler.run_once() == {"WebhookAbandoned": 1}
+    simulator.knobs = Knobs()
+    return session
+
+
+async def test_a_receiver_that_is_gone_makes_a_dead_letter_at_once_that_is_kept_and_listed(
+    hooked: Any, simulator: Simulator
+) -> None:
+    async with hooked() as ledger:
+        session = await one_dead_letter(ledger, simulator, channel_id="ch_7")
+        await ledger.scheduler.run_until_idle()
+        [letter] = await ledger.dead_letters()
+    assert (letter.id, letter.channel_id, letter.attempts, letter.status) == (session.id, "ch_7", 1, 410)
+    assert letter.reason == "HTTP 410: the receiver wants no more of it"
+    assert len(simulator.webhooks) == 1
+
+
+async def test_a_redelivery_is_in_the_history_and_goes_out_by_a_worker_under_the_id_it_had(
+    hooked: Any, simulator: Simulator
+) -> None:
+    async with hooked() as ledger, hooked() as worker:
+        session = await one_dead_letter(ledger, simulator)
+        assert len(simulator.webhooks) == 1
+
+        due = await ledger.redeliver_webhook(session.session_id, **ASKED)
+        assert (due.webhook_settled, due.status) == (False, session.status)
+        assert await ledger.dead_letters() == []
+        assert len(simulator.webhooks) == 1, "whoever asks sends nothing"
+        assert await worker.scheduler.run_once() == {"WebhookSynced": 1}
+
+        asked, synced = (await ledger.history(session.id))[-2:]
+    assert (asked.event.requested_by, asked.event.reason) == ("ops", "the receiver is up again")
+    assert asked.actor == "ops"
+    assert (synced.event.attempt, synced.event.status) == (2, 200)
+    first, second = simulator.webhooks
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.body == second.body
+    Webhook(SECRET).verify(second.body, second.headers)
+
+
+async def test_a_session_whose_token_has_expired_has_work_again_once_a_redelivery_is_asked_for(
+    hooked: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with hooked() as ledger:
+        simulator.knobs = Knobs(webhook_status=410, session_lifetime_s=0)
+        session = await ledger.open_session(request())
+        await ledger.scheduler.run_until_idle()
+        assert await sql("SELECT * FROM due_work") == []
+        simulator.knobs = Knobs()
+
+        await ledger.redeliver_webhook(session.id, **ASKED)
+        assert [row["step"] for row in await sql("SELECT step FROM due_work")] == ["SyncWebhook"]
+        assert await ledger.scheduler.run_until_idle() == {"WebhookSynced": 1}
+        assert (await ledger.session(session.id)).status == "expired"
+        assert await sql("SELECT * FROM due_work") == []
+
+
+async def test_a_redelivery_that_fails_again_is_a_dead_letter_again(hooked: Any, simulator: Simulator) -> None:
+    async with hooked() as ledger:
+        session = await one_dead_letter(ledger, simulator)
+        simulator.knobs = Knobs(webhook_status=500)
+        await ledger.redeliver_webhook(session.id, **ASKED)
+        assert await ledger.scheduler.run_until_idle() == {"WebhookFailed": 2, "WebhookAbandoned": 1}
+        [letter] = await ledger.dead_letters()
+    assert (letter.id, letter.attempts, letter.status) == (session.id, 4, 500)
+
+
+async def test_the_same_redelivery_asked_for_by_many_at_once_is_recorded_and_sent_once(
+    hooked: Any, simulator: Simulator
+) -> None:
+    async with hooked() as ledger, hooked() as other:
+        session = await one_dead_letter(ledger, simulator)
+        asking = [who.redeliver_webhook(session.id, **ASKED) for who in (ledger, other) * 5]
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        await other.scheduler.run_until_idle()
+        assert (await kinds(ledger, session.id))["WebhookRedeliveryRequested"] == 1
+    assert Counter(map(type, answers))[RedeliveryRefused] == 9
+    assert len(simulator.webhooks) == 2
+
+
+async def test_a_redelivery_of_what_cannot_be_sent_is_refused_and_says_why(hooked: Any, simulator: Simulator) -> None:
+    async with hooked() as ledger:
+        waiting = await ledger.open_session(request())
+        with pytest.raises(RedeliveryRefused, match=f"{waiting.id} .*still being delivered"):
+            await ledger.redeliver_webhook(waiting.id, **ASKED)
+        refused = await ledger.open_session(request(consent=consent(gdpr_compliant=False)))
+        with pytest.raises(RedeliveryRefused, match="it is refused"):
+            await ledger.redeliver_webhook(refused.id, **ASKED)
+        with pytest.raises(SessionNotFound):
+            await ledger.redeliver_webhook("sess_unknown", **ASKED)
+        for text in ({"reason": ""}, {"reason": "two\nlines"}, {"requested_by": "x" * 256}):
+            with pytest.raises(InvalidRequest, match=r"reason|requestedBy"):
+                await ledger.redeliver_webhook(waiting.id, **(ASKED | text))
+        assert await ledger.scheduler.run_until_idle() == {"WebhookSynced": 1}
+        assert (await kinds(ledger, waiting.id))["WebhookRedeliveryRequested"] == 0
+        await ledger.redeliver_webhook(waiting.id, **ASKED)  # taken, and lost by the receiver
+
+
+async def test_a_redelivery_where_no_webhook_is_set_is_refused(hooked: Any, simulator: Simulator) -> None:
+    async with hooked() as ledger, hooked(webhook_url=None) as without:
+        session = await one_dead_letter(ledger, simulator)
+        with pytest.raises(RedeliveryRefused, match="set GUESTLEDGER_WEBHOOK_URL"):
+            await without.redeliver_webhook(session.id, **ASKED)
+        assert len(await without.dead_letters()) == 1
+
+
+async def test_a_receiver_is_not_called_before_the_time_that_it_asked_for(
+    hooked: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(webhook_status=503, webhook_retry_after="120")
+    async with hooked() as ledger:
+        session = await ledger.open_session(request())
+        assert await ledger.scheduler.run_until_idle() == {"WebhookFailed": 1}
+        failed = (await ledger.history(session.id))[-1].event
+    assert isinstance(failed, e.WebhookFailed)
+    assert (failed.retry_after_given, failed.retry_after_ms) == ("120", 120_000)
+    assert failed.wait_ms >= 120_000
+    (due,) = await sql("SELECT step, due_at FROM due_work")
+    assert (due["step"], due["due_at"]) == ("SyncWebhook", failed.retry_at)
+
+
+async def test_a_private_receiver_is_refused_in_every_event_and_told_of_once(
+    hooked: Any, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = Policy(webhook=DeliveryPolicy(waits_ms=(0, 0)))
+    async with hooked(webhook_allow_private=False, policy=policy) as ledger:
+        sessions = [await ledger.open_session(request()) for _ in range(2)]
+        with caplog.at_level(logging.WARNING):
+            done = await ledger.scheduler.run_until_idle()
+        assert done == {"WebhookFailed": 4, "WebhookAbandoned": 2}
+        letters = await ledger.dead_letters()
+    assert {letter.id for letter in letters} == {session.id for session in sessions}
+    assert {letter.reason for letter in letters} == {
+        "not sent: the receiver's address is loopback, and only public ones are called"
+    }
+    [told] = [line for line in caplog.messages if "GUESTLEDGER_WEBHOOK_ALLOW_PRIVATE=1" in line]
+    assert told.startswith("webhooks are not sent: the receiver's address is loopback")
+    assert list(simulator.webhooks) == []

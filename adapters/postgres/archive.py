@@ -13,7 +13,7 @@ from typing import NamedTuple
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import Driver, NotAllowed, driver_connection, reported
+from adapters.postgres.connection import Driver, NotAllowed, driver_connection, reported, transaction
 from adapters.postgres.log_reader import leaf_hash_of
 from adapters.postgres.months import DEFAULT, partition
 from adapters.postgres.roles import OWNER, role_name
@@ -55,7 +55,8 @@ class Archive:
                 raise MonthRefused(f"{month:%Y-%m} is not attached: `guestledger months list` shows what is")
             async with driver.transaction(isolation="repeatable_read", readonly=True):
                 contents = await _contents(driver, table)
-            async with self._alone(driver):
+            async with transaction(driver):
+                await self._shut_out_appends(driver)
                 await driver.execute(f"ALTER TABLE {s}.events DETACH PARTITION {table}")
                 # Only now nobody can begin to read it, so that what is found in use is all that is.
                 await self._refuse_in_use(driver, month, contents)
@@ -76,9 +77,7 @@ class Archive:
         `ServiceError`.
         """
         s, table = quoted(self._schema), self._table(month)
-        async with self._connection() as driver, self._alone(driver):
-            # Their locks keep every rebuild from putting its rows in place meanwhile.
-            await driver.execute(f"SELECT FROM {s}.checkpoints ORDER BY projection FOR UPDATE")
+        async with self._connection() as driver, transaction(driver):
             noted = await driver.fetchrow(
                 f"SELECT events, first_position, last_position, digest FROM {s}.detached_months WHERE month = $1 FOR UPDATE",
                 month,
@@ -94,6 +93,9 @@ class Archive:
                     f"{table} does not hold what was detached: {contents.events} events, and there were {noted['events']}, "
                     "or others: restore it from where it was kept"
                 )
+            # Only now, the month has been read: nobody appends, and no rebuild puts its rows in place.
+            await self._shut_out_appends(driver)
+            await driver.execute(f"SELECT FROM {s}.checkpoints ORDER BY projection FOR UPDATE")
             await driver.execute(f"DELETE FROM {s}.checkpoints WHERE projection LIKE '%:%'")
             async with self._default_emptied(driver):
                 await driver.execute(f"SELECT {s}.guard('{partition(month)}')")
@@ -108,7 +110,8 @@ class Archive:
         """
         s = quoted(self._schema)
         count = f"SELECT count(*) FROM {s}.{DEFAULT}"
-        async with self._connection() as driver, self._alone(driver):
+        async with self._connection() as driver, transaction(driver):
+            await self._shut_out_appends(driver)
             before: int = await driver.fetchval(count)
             async with self._default_emptied(driver):
                 await driver.execute(f"SELECT {s}.make_months_of('{_STRAY}')")
@@ -176,12 +179,9 @@ class Archive:
     def _table(self, month: date) -> str:
         return f"{quoted(self._schema)}.{partition(month)}"
 
-    @asynccontextmanager
-    async def _alone(self, driver: Driver) -> AsyncIterator[None]:
-        """A transaction during which nothing is appended."""
-        async with driver.transaction(isolation="read_committed"):
-            await driver.execute(f"SELECT FROM {quoted(self._schema)}.head WHERE id = 1 FOR UPDATE")
-            yield
+    async def _shut_out_appends(self, driver: Driver) -> None:
+        """Keep every append waiting until the transaction ends."""
+        await driver.execute(f"SELECT FROM {quoted(self._schema)}.head WHERE id = 1 FOR UPDATE")
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Driver]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -130,12 +130,26 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
 
 
 @asynccontextmanager
-async def short_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    """A connection of the pool in a transaction at READ COMMITTED, whatever the host's or the database's default is.
+async def transaction(driver: Driver) -> AsyncIterator[None]:
+    """A transaction at READ COMMITTED, whatever the host's or the database's default is, for what changes rows.
 
-    For what changes rows: at a stricter level, whoever has waited for a lock is turned away.
+    At a stricter level, whoever has waited for a lock is turned away. A process that stands still within it for 10 s, as one
+    that is suspended, loses it: others wait for what it has locked.
     """
-    async with driver_connection(engine) as driver, driver.transaction(isolation="read_committed"):
+    await driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '10s'")
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the connection may be what failed
+            await driver.execute("ROLLBACK")
+        raise
+    await driver.execute("COMMIT")
+
+
+@asynccontextmanager
+async def short_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
+    """A connection of the pool in a `transaction`."""
+    async with driver_connection(engine) as driver, transaction(driver):
         yield driver
 
 

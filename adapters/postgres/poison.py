@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import Driver, driver_connection, reported
+from adapters.postgres.connection import Driver, driver_connection, reported, transaction
 from engine.domain.errors import GuestledgerError, UnknownEvent, in_short
 
 BATCH = 2_000
@@ -32,7 +32,7 @@ async def batch_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
     with reported():
         async with driver_connection(engine) as driver:
             try:
-                async with driver.transaction(isolation="read_committed"):
+                async with transaction(driver):
                     yield driver
             except Exception as error:
                 if not _lies_in_the_events(error):

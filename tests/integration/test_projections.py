@@ -177,6 +177,23 @@ async def test_whoever_has_caught_up_reads_what_he_wrote_himself(
     await asyncio.gather(*(write_and_read(new_read_models()) for _ in range(3)))
 
 
+async def test_a_projector_that_stands_still_does_not_keep_the_checkpoints_for_ever(
+    store: Any, read_models: PostgresReadModels, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put_all(store, s.ACTIVE)
+    seen: list[str] = []
+    whole = projector.PROJECTIONS["sessions"]
+
+    async def look(rows: Any, events: Any) -> None:
+        seen.append(await rows._driver.fetchval("SHOW idle_in_transaction_session_timeout"))
+        await whole.apply(rows, events)
+
+    monkeypatch.setitem(projector.PROJECTIONS, "sessions", whole._replace(apply=look))
+    await read_models.catch_up()
+
+    assert seen == ["10s"]
+
+
 @pytest.mark.parametrize("name", ["sessions", "session_metrics", "audit_log"])
 @pytest.mark.parametrize("how", ["a cancellation", "a lost connection"])
 async def test_a_crash_in_the_middle_of_a_batch_leaves_rows_and_checkpoints_as_they_were(
@@ -198,7 +215,7 @@ async def test_a_crash_in_the_middle_of_a_batch_leaves_rows_and_checkpoints_as_t
         if how == "a cancellation":
             raise asyncio.CancelledError
         await outsider.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND state = 'idle in transaction'"
         )
 

@@ -44,9 +44,12 @@ class BatchRows:
         self._done: set[UUID] = set()
 
     def columns(self) -> list[Any]:
-        """The arrays for the append statement, in its order."""
+        """The values for the append statement, in its order: arrays, and the one time that all of the batch has."""
+        events = _arrays(self._events, 10)
         return [
-            *_arrays(self._events, 11),
+            *events[:5],
+            self._log.now,
+            *events[5:],
             *_arrays(self._keys, 2),
             *_arrays(self._due.values(), 5),
             *_arrays(self._kept.values(), 3),
@@ -96,7 +99,6 @@ class BatchRows:
                     self._position,
                     event_type,
                     schema_version,
-                    now,
                     append.correlation_id,
                     append.causation_id,
                     append.actor,

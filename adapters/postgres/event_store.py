@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from itertools import count
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -14,7 +15,6 @@ from adapters.postgres.connection import Driver, HeldConnection, reported
 from adapters.postgres.log_reader import LogReader
 from engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
 from engine.domain.events import Event, encode, wire_name
-from engine.domain.recorded import month_of
 from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.ports import Append, Appended
 
@@ -157,8 +157,8 @@ class PostgresEventStore(LogReader):
     async def _read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:
         appends = [proposal.append for proposal in batch]
         stream_ids = list({append.stream_id for append in appends})
-        months = {month_of(stream_id) for stream_id in stream_ids}
-        ((now, position, last_at, found),) = await driver.fetch(self._sql.read_log(months), stream_ids)
+        statement = self._sql.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
+        ((now, position, last_at, found),) = await driver.fetch(statement, stream_ids)
         versions = dict(zip(stream_ids, found, strict=True))
         keys = [append.idempotency_key for append in appends if append.idempotency_key is not None]
         taken = await driver.fetch(self._sql.read_keys, keys) if keys else []
@@ -185,6 +185,9 @@ class PostgresEventStore(LogReader):
                 version=expected_version + more, position=position + more - 1, recorded_at=recorded_at
             )
         return known
+
+
+_number = attrgetter("int")
 
 
 def _text(event: Event) -> str:

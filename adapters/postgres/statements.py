@@ -1,9 +1,8 @@
 """The statements of the write path, as PostgreSQL reads them: batches go in as arrays, one statement a table."""
 
-from collections.abc import Collection
-from datetime import date
+from uuid import UUID
 
-from engine.domain.recorded import NO_MONTH, month_bounds
+from engine.domain.recorded import month_bounds, month_of
 
 END = 2**63 - 1
 """Behind every position."""
@@ -58,11 +57,11 @@ class Statements:
             WITH new_events AS (
                 INSERT INTO {s}.events (stream_id, version, position, event_type, schema_version, recorded_at,
                                         correlation_id, causation_id, actor, data, leaf_hash)
-                SELECT stream_id, version, position, event_type, schema_version, recorded_at,
+                SELECT stream_id, version, position, event_type, schema_version, $6::timestamptz,
                        correlation_id, causation_id, actor, data::json, leaf_hash
-                  FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::smallint[], $6::timestamptz[],
+                  FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::smallint[],
                               $7::text[], $8::uuid[], $9::text[], $10::text[], $11::bytea[])
-                    AS new(stream_id, version, position, event_type, schema_version, recorded_at,
+                    AS new(stream_id, version, position, event_type, schema_version,
                            correlation_id, causation_id, actor, data, leaf_hash)
                 RETURNING position, recorded_at
             ), new_batch AS (
@@ -199,14 +198,12 @@ class Statements:
               LEFT JOIN {s}.checkpoints AS rebuild ON rebuild.projection = live.projection || ':rebuild'
              WHERE live.projection = ANY($1::text[]) ORDER BY live.projection"""
 
-    def read_log(self, months: Collection[date]) -> str:
+    def read_log(self, low: UUID, high: UUID) -> str:
         """One row: the clock, the log's last position and time, and the versions of the streams $1 in their order.
 
-        `months` are those in which the streams began. Where it is one, no other is looked at, not even to be left out: an
+        All of them lie from `low` to `high`. Where that is one month, no other is looked at, not even to be left out: an
         append would otherwise get dearer with every month there is.
         """
-        bounds = ""
-        if len(months) == 1 and NO_MONTH not in months:
-            first, end = month_bounds(*months)
-            bounds = f"AND e.stream_id >= '{first}' AND e.stream_id < '{end}'"
+        first, end = month_bounds(month_of(low))
+        bounds = f"AND e.stream_id >= '{first}' AND e.stream_id < '{end}'" if first <= low and high < end else ""
         return self._read_log.format(month=bounds)

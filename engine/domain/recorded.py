@@ -1,6 +1,7 @@
 """An event as the log holds it."""
 
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from uuid import UUID
 
 import msgspec
@@ -40,6 +41,7 @@ def month_of(stream_id: UUID) -> date:
     return datetime.fromtimestamp(milliseconds / 1_000, UTC).date().replace(day=1)
 
 
+@cache
 def month_bounds(month: date) -> tuple[UUID, UUID]:
     """The least id of a stream that began in `month`, given by its first day, and the least one after those."""
     following = (month + timedelta(days=31)).replace(day=1)

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from engine.domain.errors import GuestledgerError
 from engine.domain.personal import Guarded, Personal
+from engine.domain.retry import InDoubt
 
 PREFIX = "GUESTLEDGER_"
 
@@ -36,6 +37,9 @@ class Settings(Guarded, frozen=True, kw_only=True):
     cxone_url: HttpUrl | None = None
     cxone_client_id: str = ""
     cxone_client_secret: Personal = ""
+    cxone_in_doubt: InDoubt | None = None
+    """What follows an attempt whose answer was lost, in place of what the profile says; `retry_with_key` says besides that CXone
+    honours the key."""
     webhook_url: SecretHttpUrl | None = None
     """Unset: no webhook is sent."""
     webhook_secret: Personal | None = None
@@ -65,6 +69,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
 def _expected(field: str) -> str:
     if field == "schema":
         return "a schema's name is lower-case letters, digits and underscores, at most 63"
+    if field == "cxone_in_doubt":
+        return f"it is to be one of {', '.join(InDoubt)}"
     if field in ("allow_owner", "webhook_allow_private"):
         return "it is to be 1 or 0"
     return "it is to be a URL such as https://host/path"

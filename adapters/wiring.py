@@ -31,6 +31,7 @@ from adapters.webhook import HttpWebhook
 from engine.domain.errors import ServiceUnreachable
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
+from engine.domain.retry import InDoubt
 from engine.domain.session import Session
 from engine.leases import Leases
 from engine.ledger import Ledger
@@ -74,7 +75,12 @@ async def connect(
         clock = SystemClock()
         provider = await _provider(settings, profile, clock, stack)
         webhook = await _webhook(settings, clock, stack)
-        policy = replace(policy, webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None)
+        profile = _told_of_doubt(profile, settings)
+        policy = replace(
+            policy,
+            creation=replace(policy.creation, in_doubt=profile.in_doubt),
+            webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
+        )
         ledger = _ledger(engine, settings.schema, provider, webhook, clock, policy, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
@@ -95,7 +101,7 @@ def _ledger(
     due_work = PostgresDueWork(engine, schema)
     months = PostgresMonths(engine, schema)
     read_models = PostgresReadModels(engine, schema)
-    leases = Leases(due_work, lease)
+    leases = Leases(due_work, lease.ms)
     stack.push_async_callback(store.close)
     stack.push_async_callback(leases.close)
     steps = Steps(
@@ -105,7 +111,6 @@ def _ledger(
         webhook=webhook,
         clock=clock,
         policy=policy,
-        lease=lease,
     )
     scheduler = Scheduler(
         store=store,
@@ -212,6 +217,14 @@ async def _running(scheduler: Scheduler) -> AsyncIterator[None]:
     finally:
         scheduler.stop()
         await task
+
+
+def _told_of_doubt(profile: Profile, settings: Settings) -> Profile:
+    wanted = settings.cxone_in_doubt
+    if wanted is None:
+        return profile
+    honours = profile.honours_idempotency_key or wanted is InDoubt.RETRY_WITH_KEY
+    return replace(profile, in_doubt=wanted, honours_idempotency_key=honours)
 
 
 async def _provider(settings: Settings, profile: Profile, clock: Clock, stack: AsyncExitStack) -> MessagingProvider:

@@ -13,6 +13,7 @@ from engine.domain.errors import (
     ProjectionStopped,
     RebuildInterrupted,
     RedeliveryRefused,
+    ResolutionRefused,
     ServiceError,
     ServiceUnreachable,
     SessionNotFound,
@@ -20,9 +21,10 @@ from engine.domain.errors import (
     UnknownProjection,
 )
 from engine.domain.lifecycle import Policy
+from engine.domain.outcomes import Adoption, Resolution, Verdict
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.request import GuestConsent, GuestRequest
-from engine.domain.retry import RetryPolicy
+from engine.domain.retry import InDoubt, RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
 from engine.ports import ConsumerRow
@@ -33,6 +35,7 @@ from engine.projections.standing import Standing, Verification
 from engine.webhooks import DeadLetter
 
 __all__ = [
+    "Adoption",
     "AuditEntry",
     "AuditFilter",
     "Batch",
@@ -47,6 +50,7 @@ __all__ = [
     "GuestledgerError",
     "Handler",
     "IdempotencyConflict",
+    "InDoubt",
     "InvalidRequest",
     "Ledger",
     "Metrics",
@@ -57,6 +61,8 @@ __all__ = [
     "RebuildInterrupted",
     "RecordedEvent",
     "RedeliveryRefused",
+    "Resolution",
+    "ResolutionRefused",
     "RetryPolicy",
     "ServiceError",
     "ServiceUnreachable",
@@ -68,5 +74,6 @@ __all__ = [
     "Status",
     "UnknownEvent",
     "UnknownProjection",
+    "Verdict",
     "Verification",
 ]

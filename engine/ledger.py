@@ -11,10 +11,12 @@ from engine.consumers import Consumer, Handler, Pace
 from engine.domain.commands import OpenSession
 from engine.domain.errors import IdempotencyConflict, MonthDetached, ProjectionStopped, ServiceError, SessionNotFound
 from engine.domain.lifecycle import Policy, decide
+from engine.domain.outcomes import Resolution
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent, month_of
 from engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
 from engine.domain.session import Session
 from engine.leases import Leases
+from engine.parking import Parking
 from engine.ports import (
     Clock,
     ConsumerCheckpoints,
@@ -69,7 +71,9 @@ class Ledger:
         self._leases = leases
         self._clock = clock
         self._policy = policy
+        self._lease = lease
         self._actor = f"open_session {lease.owner}"
+        self._parking = Parking(store=store, read_models=read_models, clock=clock, policy=policy)
         self._webhooks = Webhooks(store=store, clock=clock, policy=policy)
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
@@ -94,13 +98,14 @@ class Ledger:
             session,
             kinds=kinds,
             actor=self._actor,
+            lease=self._lease,
             correlation_id=str(session.id) if correlation_id is None else checked_correlation_id(correlation_id),
             idempotency_key=request.idempotency_key,
         )
         opened = OpenSession(request=checked(request), now=self._clock.now())
         run.propose(decide(session, opened, self._policy))
         try:
-            with self._leases.hold(session.id):
+            with self._leases.hold(run.lease, session.id):
                 return await self._steps.carry_on(run)
         except KeyTaken as taken:
             return await self._same_again(request, taken.stream_id)
@@ -166,6 +171,16 @@ class Ledger:
         `InvalidRequest` for a text that cannot be stored. Neither text may hold a secret or a personal datum.
         """
         return await self._webhooks.redeliver(await self.history(wanted), requested_by=requested_by, reason=reason)
+
+    async def resolve(self, wanted: UUID | str, resolution: Resolution, *, decided_by: str, reason: str) -> Session:
+        """Record what a person decided about a parked session: `Verdict.RETRY`, `Verdict.ABANDON` or an `Adoption`.
+
+        Returns the session as it is then; a scheduler goes on with it. Neither text may hold a secret or a personal datum.
+        Raises `SessionNotFound`, `InvalidRequest` for what cannot be stored, and `ResolutionRefused` where the session is
+        not parked or the adopted one is another session's.
+        """
+        history = await self.history(wanted)
+        return await self._parking.resolve(history, resolution, decided_by=decided_by, reason=reason)
 
     def read_all(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[list[RecordedEvent]]:
         """The log after a position, in order, in batches, up to its present end.

@@ -11,7 +11,7 @@ from engine.domain.session import Session, evolve
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """One moment of a session: the event, the state it led to, and what was to be done next (`None`: nothing, ever)."""
+    """One moment of a session: the event, the state it led to, and what was to be done next (`None`: nothing, unless a person decides)."""
 
     recorded: RecordedEvent
     state: Session

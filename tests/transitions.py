@@ -20,11 +20,20 @@ LEGAL: set[tuple[Status, Status]] = {
     (Status.IN_DOUBT, Status.ATTEMPTING),
     (Status.IN_DOUBT, Status.ACTIVE),  # a late answer
     (Status.IN_DOUBT, Status.ABANDONED),
+    (Status.IN_DOUBT, Status.PENDING),  # a late answer lifts the doubt
+    (Status.IN_DOUBT, Status.PARKED),
+    (Status.PARKED, Status.PENDING),  # a person has it retried; a late answer lifts the doubt
+    (Status.PARKED, Status.ACTIVE),  # a person adopts it; a late answer
+    (Status.PARKED, Status.ABANDONED),  # a person gives it up
     (Status.ACTIVE, Status.EXPIRED),
 }
 
 # Where an event may leave the status as it is.
 STAYS: set[Status] = {
+    Status.ATTEMPTING,  # a late answer lifts the doubt about an earlier attempt
+    Status.THROTTLED,  # likewise
+    Status.IN_DOUBT,  # likewise
+    Status.PARKED,  # likewise
     Status.PENDING,  # the channel was looked up
     Status.ACTIVE,  # the webhook was called; a duplicate came to light
     Status.EXPIRED,  # likewise

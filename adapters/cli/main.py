@@ -1,7 +1,7 @@
 """`guestledger`: the commands. Each reads its settings, wires a ledger, does one thing, and says how it went.
 
-Exit codes: 0 all went well; 1 some requests did not end active, a projection is not what the log says, or a redelivery was
-refused; 2 the command was used wrongly or a service cannot be reached, and one line on stderr says what to do.
+Exit codes: 0 all went well; 1 some requests did not end active, a projection is not what the log says, or a redelivery or a
+resolution was refused; 2 the command was used wrongly or a service cannot be reached, and one line on stderr says what to do.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from adapters.cli import database, months, projections, reading, show, webhooks
+from adapters.cli import database, months, projections, reading, resolving, show, webhooks
 from adapters.cli.demo import demo as run_demo
 from adapters.cli.opening import Opening, count_lines, numbered_lines
 from adapters.cli.running import fail, run, say
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(reading.commands)
+app.add_typer(resolving.commands)
 app.add_typer(projections.commands, name="projections")
 app.add_typer(months.commands, name="months")
 app.add_typer(webhooks.commands, name="webhooks")

@@ -18,7 +18,7 @@ LONGEST_LINE = 64 * 1024
 MOST_UNANSWERED = 10_000
 _POLL_SECONDS = 0.2
 _FINISH_SECONDS = 5
-_SETTLED = tuple(status for status in Status if status.is_settled)
+_SETTLED = (*(status for status in Status if status.is_settled), Status.PARKED)  # which waits for a person
 
 Answer = dict[str, Any]
 Line = tuple[int, bytes]
@@ -89,7 +89,7 @@ class Opening:
             request = _parse(line)
             async with self._places:
                 session = await self._open(request)
-            if self._wait and not session.status.is_settled:
+            if self._wait and session.status not in _SETTLED:
                 session = await self._settled(session)
         except InvalidRequest as error:
             answer = {"line": number, "error": {"field": error.field, "reason": error.reason}}

@@ -1,5 +1,6 @@
 """Options that several commands have, and how their values are read."""
 
+import getpass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -13,6 +14,14 @@ def moment(text: str) -> datetime:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a time such as 2024-05-20T14:22:00Z") from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def login() -> str:
+    """The name of who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "command line"
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for a program.")]

@@ -1,13 +1,12 @@
 """`guestledger webhooks`: the notices that were given up, and sending them anew."""
 
-import getpass
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from adapters.cli import show
-from adapters.cli.options import Json
+from adapters.cli.options import Json, login
 from adapters.cli.running import run, say
 from adapters.settings import InvalidSettings, Settings
 from adapters.wiring import connect
@@ -38,7 +37,7 @@ def redeliver(
     """Have notices sent anew, with the ids they had: `guestledger worker` sends them. Exit code 1 when one cannot be."""
     if bool(sessions) == everything:
         raise typer.BadParameter("name sessions, or give --all", param_hint="SESSION")
-    raise typer.Exit(run(_redeliver(sessions or [], by or _login(), reason, json=json)))
+    raise typer.Exit(run(_redeliver(sessions or [], by or login(), reason, json=json)))
 
 
 async def _list_all(*, json: bool) -> None:
@@ -78,13 +77,6 @@ async def _asked(ledger: Ledger, session: str, requested_by: str, reason: str, *
     if json:
         show.write_json({"id": found.id, "sessionId": found.session_id, "dueAt": found.webhook_retry_at})
     return True
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "command line"
 
 
 def _table(letters: list[DeadLetter]) -> Table:

@@ -4,6 +4,8 @@
 
 import msgspec
 
+from engine.domain.retry import InDoubt
+
 
 class TokenFields(msgspec.Struct, frozen=True, kw_only=True):
     """What the wire calls the fields of a token answer."""
@@ -57,6 +59,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     honours_idempotency_key: bool = False
     """Whether the server is known to make one session only for one key. The key is sent in any case."""
+    in_doubt: InDoubt = InDoubt.RETRY_AND_RECORD
+    """What follows an attempt whose answer was lost. `RETRY_WITH_KEY` takes a server that honours the key."""
     server_error_in_doubt: bool = True
     """Whether a 5xx leaves open if a session was made; if not, it counts as not made."""
 
@@ -77,6 +81,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 raise ValueError(f"{name} must begin with '/'")
         if self.channel_path.count("{channel_id}") != 1:
             raise ValueError("channel_path must contain {channel_id} once")
+        if self.in_doubt is InDoubt.RETRY_WITH_KEY and not self.honours_idempotency_key:
+            raise ValueError("in_doubt must not be retry_with_key unless honours_idempotency_key is set")
         # A timeout on the way to a connection must never be taken for one after sending: the first request was
         # not sent, the second is in doubt. The shorter limit for the connection keeps the two apart.
         if not 0 < self.connect_ms < self.total_ms:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome
+from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
 from engine.domain.request import GuestRequest
 
 
@@ -59,10 +59,21 @@ class RequestRedelivery(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
+class Resolve(msgspec.Struct, frozen=True, kw_only=True):
+    """A person has decided what is to become of a parked session. Both texts are stored, as in `RequestRedelivery`."""
+
+    resolution: Resolution
+    decided_by: str
+    reason: str
+    now: datetime
+
+
 class Expire(msgspec.Struct, frozen=True, kw_only=True):
     """The token's time may have passed."""
 
     now: datetime
 
 
-Command = OpenSession | RecordLookup | BeginAttempt | RecordAttempt | RecordDelivery | RequestRedelivery | Expire
+Command = (
+    OpenSession | RecordLookup | BeginAttempt | RecordAttempt | RecordDelivery | RequestRedelivery | Resolve | Expire
+)

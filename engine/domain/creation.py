@@ -5,8 +5,9 @@ from typing import assert_never
 
 from engine.domain import events as e
 from engine.domain.commands import BeginAttempt, RecordAttempt, RecordLookup
+from engine.domain.doubt import lifted, parked
 from engine.domain.outcomes import Channel, Created, Failed, Throttled
-from engine.domain.retry import RetryPolicy, backoff_ms
+from engine.domain.retry import InDoubt, RetryPolicy, backoff_ms
 from engine.domain.session import Session, Status
 
 PROTOCOL = "web_chat"
@@ -105,10 +106,19 @@ def record_attempt(state: Session, command: RecordAttempt, policy: RetryPolicy) 
         case Failed() if current:
             return _record_failure(state, outcome, now, command.jitter, policy)
         case Throttled() | Failed():
-            # A late answer to an attempt that has been recorded as in doubt since: it made no session, so nothing hangs on it.
-            return []
+            return _record_nothing_made(state, command, outcome, policy)
         case _:
             assert_never(outcome)
+
+
+def _record_nothing_made(
+    state: Session, command: RecordAttempt, outcome: Throttled | Failed, policy: RetryPolicy
+) -> list[e.Event]:
+    """A late answer that brought no session: it matters where it ends a doubt."""
+    known = lifted(state, command, outcome)
+    if known is None:
+        return []
+    return [known, *_give_up(state, state.failures, known.retry_at, command.now, policy)]
 
 
 def _record_created(state: Session, attempt: int, outcome: Created, now: datetime) -> list[e.Event]:
@@ -167,6 +177,8 @@ def _record_failure(
         wait_ms=wait_ms,
         retry_at=_after(now, wait_ms),
     )
+    if outcome.kind is e.FailureKind.IN_DOUBT and policy.in_doubt is InDoubt.PARK:
+        return [failed, parked(state, outcome.message, now)]
     return [failed, *_give_up(state, failures, failed.retry_at, now, policy)]
 
 
@@ -174,12 +186,12 @@ def _give_up(
     state: Session, failures: int, retry_at: datetime | None, now: datetime, policy: RetryPolicy
 ) -> list[e.Event]:
     """`SessionAbandoned` when the retry just planned must not be made; nothing when it may, or when none was planned."""
-    assert state.accepted_at is not None
+    assert state.deadline_from is not None
     if retry_at is None:
         return []
     if failures >= policy.most_failures:
         reason = f"given up after {failures} failures"
-    elif retry_at > state.accepted_at + timedelta(milliseconds=policy.deadline_ms):
+    elif retry_at > state.deadline_from + timedelta(milliseconds=policy.deadline_ms):
         reason = f"given up: the next try would come after the deadline of {policy.deadline_ms} ms"
     else:
         return []

@@ -78,6 +78,14 @@ class RedeliveryRefused(GuestledgerError):
         self.stream_id = stream_id
 
 
+class ResolutionRefused(GuestledgerError):
+    """What a person decided of a parked session cannot be recorded; the text says why. Nothing was recorded."""
+
+    def __init__(self, stream_id: UUID, why: str) -> None:
+        super().__init__(f"session {stream_id} cannot be resolved: {why}")
+        self.stream_id = stream_id
+
+
 class WrongExpectedVersion(GuestledgerError):
     """An append was turned away because its stream has moved on. Nothing of that append was recorded."""
 

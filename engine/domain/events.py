@@ -163,6 +163,52 @@ class DuplicateCreated(Event, frozen=True, kw_only=True):
     session_id: str
 
 
+class DoubtLifted(Event, frozen=True, kw_only=True):
+    """A late answer to an attempt that was in doubt: CXone surely made nothing of it."""
+
+    attempt: int
+    kind: FailureKind | None
+    """`None` when CXone throttled the attempt."""
+    status: int | None
+    message: str
+    retry_at: datetime | None
+    """When the next attempt may be made, if it was this doubt that the session waited on; `None`: it goes on as before."""
+
+
+class SessionParked(Event, frozen=True, kw_only=True):
+    """An attempt is in doubt, and a person is to decide: the retry that its failure planned is not made."""
+
+    attempt: int
+    reason: str
+
+
+class RetryDecided(Event, frozen=True, kw_only=True):
+    """A person had a parked session attempted again. Failures and deadline count anew from here."""
+
+    decided_by: str
+    reason: str
+
+
+class AbandonmentDecided(Event, frozen=True, kw_only=True):
+    """A person gave a parked session up. Ends the stream."""
+
+    decided_by: str
+    reason: str
+    attempts: int
+
+
+class SessionAdopted(Event, frozen=True, kw_only=True):
+    """A person found at CXone the session that a parked attempt had made."""
+
+    decided_by: str
+    reason: str
+    attempt: int
+    session_id: str
+    guest_token: Personal | None
+    """`None`: it was not to be had, so the session is accounted for, and no guest can be let in with it from here."""
+    expires_at: datetime
+
+
 class WebhookSynced(Event, frozen=True, kw_only=True):
     """The analytics webhook took the notice (2xx)."""
 
@@ -230,6 +276,11 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "CreationFailed": CreationFailed,
     "SessionCreated": SessionCreated,
     "DuplicateCreated": DuplicateCreated,
+    "DoubtLifted": DoubtLifted,
+    "SessionParked": SessionParked,
+    "RetryDecided": RetryDecided,
+    "AbandonmentDecided": AbandonmentDecided,
+    "SessionAdopted": SessionAdopted,
     "WebhookSynced": WebhookSynced,
     "WebhookFailed": WebhookFailed,
     "WebhookAbandoned": WebhookAbandoned,

@@ -18,10 +18,12 @@ from engine.domain.commands import (
     RecordDelivery,
     RecordLookup,
     RequestRedelivery,
+    Resolve,
 )
 from engine.domain.consent import Consent, fingerprint, refused_flags
 from engine.domain.creation import begin_attempt, record_attempt, record_lookup, whole_ms
 from engine.domain.delivery import DeliveryPolicy, record_delivery, request_redelivery
+from engine.domain.doubt import resolve
 from engine.domain.request import request_digest
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
@@ -63,7 +65,7 @@ Step = ValidateChannel | AttemptCreation | SyncWebhook | ExpireToken
 
 
 def next_step(state: Session, policy: Policy) -> Step | None:
-    """What is to be done next, and not before when; `None` once nothing will ever be."""
+    """What is to be done next, and not before when; `None` once nothing will ever be, or until a person has decided."""
     match state.status:
         case Status.PENDING if not state.channel_validated:
             return ValidateChannel(state.due_since)
@@ -71,7 +73,7 @@ def next_step(state: Session, policy: Policy) -> Step | None:
             return AttemptCreation(state.due_since)
         case Status.ACTIVE | Status.EXPIRED:
             return _after_creation(state, policy)
-        case Status.NEW | Status.REFUSED | Status.REJECTED | Status.ABANDONED:
+        case Status.NEW | Status.PARKED | Status.REFUSED | Status.REJECTED | Status.ABANDONED:
             return None
         case _:
             assert_never(state.status)
@@ -103,6 +105,8 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return record_delivery(state, command, policy.webhook)
         case RequestRedelivery():
             return request_redelivery(state, command, enabled=policy.webhook_enabled)
+        case Resolve():
+            return resolve(state, command)
         case Expire():
             return _expire(state, command.now)
         case _:

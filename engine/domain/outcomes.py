@@ -1,6 +1,7 @@
 """What came back from outside, in the domain's words. The adapters translate the wire into these."""
 
 from datetime import datetime
+from enum import StrEnum
 
 import msgspec
 
@@ -59,5 +60,25 @@ class Delivered(msgspec.Struct, frozen=True, kw_only=True):
         return self.status is not None and 200 <= self.status < 300
 
 
+class Verdict(StrEnum):
+    """What a person can say of a parked session without having found one at CXone."""
+
+    RETRY = "retry"
+    """Attempt it again; should CXone have made one before, a second one arises."""
+    ABANDON = "abandon"
+
+
+class Adoption(Guarded, frozen=True, kw_only=True):
+    """The session that a person found at CXone for a parked one. `expires_at` is what CXone says (with an offset).
+
+    Without `guest_token` the session is accounted for and expires, but no guest can be let in with it from here.
+    """
+
+    session_id: str
+    expires_at: datetime
+    guest_token: Personal | None = None
+
+
+Resolution = Verdict | Adoption
 LookupOutcome = Channel | Throttled | Failed
 CreationOutcome = Created | Throttled | Failed

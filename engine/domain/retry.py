@@ -2,12 +2,24 @@
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from enum import StrEnum
 
 import msgspec
 
 DEFAULT_RETRY_AFTER_MS = 2_000
 # Above this a delay is as good as never, and adding it to a time must not overflow.
 LONGEST_RETRY_AFTER_MS = 10 * 365 * 24 * 3_600_000
+
+
+class InDoubt(StrEnum):
+    """What is to follow an attempt whose answer is lost, so that a session may exist at CXone."""
+
+    RETRY_WITH_KEY = "retry_with_key"
+    """The same key again: the server makes one session for one key, so a retry brings the one that exists, or makes it."""
+    RETRY_AND_RECORD = "retry_and_record"
+    """Another attempt; a second session that comes to light is recorded as a duplicate."""
+    PARK = "park"
+    """Nothing, until a person has decided."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +33,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     cap_ms: int = 60_000
     most_failures: int = 8
     deadline_ms: int = 3_600_000
+    in_doubt: InDoubt = InDoubt.RETRY_AND_RECORD
 
 
 class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):

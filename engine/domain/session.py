@@ -21,6 +21,7 @@ class Status(StrEnum):
     ATTEMPTING = "attempting"
     THROTTLED = "throttled"
     IN_DOUBT = "in_doubt"
+    PARKED = "parked"
     ACTIVE = "active"
     EXPIRED = "expired"
     REFUSED = "refused"
@@ -57,8 +58,13 @@ class Session(Guarded, frozen=True, kw_only=True):
     attempts: int = 0
     throttles: int = 0
     failures: int = 0
-    """Attempts that were sent and failed otherwise than by a throttle: these are what the retry policy counts."""
+    """Attempts that were sent and failed otherwise than by a throttle: these are what the retry policy counts, from anew
+    once a person has had a parked session retried."""
+    deadline_from: datetime | None = None
+    """From when on the policy's deadline counts: the acceptance, or a person's decision to have a parked session retried."""
     retry_at: datetime | None = None
+    in_doubt: tuple[int, ...] = ()
+    """The attempts of which it is not known whether a session at CXone came of them."""
 
     session_id: str | None = None
     """CXone's id of the session."""
@@ -105,6 +111,7 @@ def _apply(state: Session, event: e.Event) -> Session:
                 guest=event.guest,
                 consent=event.consent,
                 accepted_at=event.at,
+                deadline_from=event.at,
             )
         case e.ConsentRefused():
             reason = f"consent refused: {' and '.join(event.failed)} must be exactly true"
@@ -138,7 +145,18 @@ def _apply(state: Session, event: e.Event) -> Session:
         case e.SessionCreated():
             return _created(state, event)
         case e.DuplicateCreated():
-            return replace(state, duplicates=(*state.duplicates, event.session_id))
+            return replace(
+                state,
+                duplicates=(*state.duplicates, event.session_id),
+                in_doubt=_without(state.in_doubt, event.attempt),
+            )
+        case e.DoubtLifted():
+            known = replace(state, in_doubt=_without(state.in_doubt, event.attempt))
+            if event.retry_at is None:
+                return known
+            return replace(known, status=Status.PENDING, reason=event.message, retry_at=event.retry_at)
+        case e.SessionParked() | e.RetryDecided() | e.AbandonmentDecided() | e.SessionAdopted():
+            return _parked(state, event)
         case e.WebhookSynced() | e.WebhookFailed() | e.WebhookAbandoned():
             return _notified(state, event)
         case e.WebhookRedeliveryRequested():
@@ -158,9 +176,51 @@ def _failed(state: Session, event: e.CreationFailed) -> Session:
         status = Status.IN_DOUBT
     else:
         status = Status.PENDING
+    doubted = (event.attempt,) if event.kind is e.FailureKind.IN_DOUBT else ()
     return replace(
-        state, status=status, reason=event.message, retry_at=event.retry_at, failures=state.failures + event.kind.counts
+        state,
+        status=status,
+        reason=event.message,
+        retry_at=event.retry_at,
+        failures=state.failures + event.kind.counts,
+        in_doubt=(*_without(state.in_doubt, event.attempt), *doubted),
     )
+
+
+def _parked(
+    state: Session, event: e.SessionParked | e.RetryDecided | e.AbandonmentDecided | e.SessionAdopted
+) -> Session:
+    match event:
+        case e.SessionParked():
+            return replace(state, status=Status.PARKED, reason=event.reason, retry_at=None)
+        case e.RetryDecided():
+            return replace(
+                state,
+                status=Status.PENDING,
+                reason=event.reason,
+                retry_at=event.at,
+                deadline_from=event.at,
+                failures=0,
+            )
+        case e.AbandonmentDecided():
+            return replace(state, status=Status.ABANDONED, reason=event.reason)
+        case e.SessionAdopted():
+            return replace(
+                state,
+                status=Status.ACTIVE,
+                reason=None,
+                session_id=event.session_id,
+                guest_token=event.guest_token,
+                created_at=event.at,
+                expires_at=event.expires_at,
+                in_doubt=_without(state.in_doubt, event.attempt),
+            )
+        case _:
+            assert_never(event)
+
+
+def _without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:
+    return tuple(other for other in attempts if other != attempt)
 
 
 def _created(state: Session, event: e.SessionCreated) -> Session:
@@ -174,6 +234,7 @@ def _created(state: Session, event: e.SessionCreated) -> Session:
         created_at=event.at,
         expires_at=event.expires_at,
         latency_ms=event.latency_ms,
+        in_doubt=_without(state.in_doubt, event.attempt),
     )
 
 

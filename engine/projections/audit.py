@@ -20,9 +20,9 @@ class ComplianceStatus(StrEnum):
     """What an auditor can say of a session."""
 
     VERIFIED = "verified"
-    """Consent was recorded, then the session was made."""
+    """Consent was recorded, then the session was made, or one that had been made was found and adopted by a person."""
     PENDING = "pending"
-    """Consent was recorded; whether a session will be made is still open."""
+    """Consent was recorded; whether a session will be made is still open, or waits for a person to decide."""
     REFUSED = "refused"
     """Consent did not suffice: nothing was sent to CXone."""
     REJECTED = "rejected"
@@ -119,9 +119,17 @@ def _changed(entry: AuditEntry, recorded: RecordedEvent) -> AuditEntry:
                 initialization_latency_ms=created.latency_ms,
                 compliance_status=ComplianceStatus.VERIFIED,
             )
+        case e.SessionAdopted() as adopted:
+            return replace(
+                entry,
+                timestamp=recorded.recorded_at,
+                session_id=adopted.session_id,
+                token_expiry=adopted.expires_at,
+                compliance_status=ComplianceStatus.VERIFIED,
+            )
         case e.ChannelRejected() | e.ChannelLookupFailed(retry_at=None) | e.CreationFailed(retry_at=None):
             status = ComplianceStatus.REJECTED
-        case e.SessionAbandoned():
+        case e.SessionAbandoned() | e.AbandonmentDecided():
             status = ComplianceStatus.ABANDONED
         case _:
             return entry

@@ -134,12 +134,14 @@ _COUNTED: Mapping[type[e.Event], tuple[str, ...]] = {
     e.CreationThrottled: ("throttled",),
     e.CreationFailed: ("failed",),
     e.SessionCreated: ("created",),
+    e.SessionAdopted: ("created",),
     e.DuplicateCreated: ("duplicates",),
     e.WebhookSynced: ("webhooks_synced",),
     e.WebhookFailed: ("webhooks_failed",),
     e.WebhookAbandoned: ("webhooks_abandoned",),
     e.TokenExpired: ("expired",),
     e.SessionAbandoned: ("abandoned",),
+    e.AbandonmentDecided: ("abandoned",),
 }
 
 

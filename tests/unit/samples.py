@@ -13,9 +13,20 @@ from engine.domain.commands import (
     RecordDelivery,
     RecordLookup,
     RequestRedelivery,
+    Resolve,
 )
 from engine.domain.consent import Consent
-from engine.domain.outcomes import Channel, Created, CreationOutcome, Delivered, Failed, LookupOutcome, Throttled
+from engine.domain.outcomes import (
+    Adoption,
+    Channel,
+    Created,
+    CreationOutcome,
+    Delivered,
+    Failed,
+    LookupOutcome,
+    Resolution,
+    Throttled,
+)
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import RetryAfter
 
@@ -115,6 +126,14 @@ def deliver(outcome: Delivered, now: datetime = START, jitter: float = 0.5) -> R
 
 def redeliver(now: datetime = START) -> RequestRedelivery:
     return RequestRedelivery(requested_by="ops", reason="the receiver is up again", now=now)
+
+
+def adoption(**given: Any) -> Adoption:
+    return Adoption(**{"session_id": "sess_found", "expires_at": EXPIRY, "guest_token": TOKEN, **given})
+
+
+def resolve(resolution: Resolution, now: datetime = START) -> Resolve:
+    return Resolve(resolution=resolution, decided_by="ops", reason="looked into CXone", now=now)
 
 
 def expire(now: datetime) -> Expire:
@@ -225,6 +244,38 @@ def was_duplicated(attempt: int = 1, session_id: str = "sess_second", **given: A
     return _event(e.DuplicateCreated, {"attempt": attempt, "session_id": session_id}, given)
 
 
+def doubt_lifted(attempt: int = 1, **given: Any) -> e.DoubtLifted:
+    plain = {
+        "attempt": attempt,
+        "kind": e.FailureKind.REJECTED,
+        "status": 400,
+        "message": "it is rejected",
+        "retry_at": None,
+    }
+    return _event(e.DoubtLifted, plain, given)
+
+
+def was_parked(attempt: int = 1, **given: Any) -> e.SessionParked:
+    reason = f"attempt {attempt} is in doubt (it is in_doubt): a person has to decide, by `guestledger resolve`"
+    return _event(e.SessionParked, {"attempt": attempt, "reason": reason}, given)
+
+
+DECIDED = {"decided_by": "ops", "reason": "looked into CXone"}
+
+
+def retry_decided(**given: Any) -> e.RetryDecided:
+    return _event(e.RetryDecided, {**DECIDED}, given)
+
+
+def abandonment_decided(**given: Any) -> e.AbandonmentDecided:
+    return _event(e.AbandonmentDecided, {**DECIDED, "attempts": 1}, given)
+
+
+def was_adopted(attempt: int = 1, **given: Any) -> e.SessionAdopted:
+    plain = {"attempt": attempt, "session_id": "sess_found", "guest_token": TOKEN, "expires_at": EXPIRY}
+    return _event(e.SessionAdopted, {**DECIDED, **plain}, given)
+
+
 def was_synced(**given: Any) -> e.WebhookSynced:
     return _event(e.WebhookSynced, {"attempt": 1, "status": 204, "latency_ms": 30}, given)
 
@@ -268,6 +319,7 @@ VALIDATED = (*OPEN, was_validated())
 ATTEMPTING = (*VALIDATED, was_attempted())
 THROTTLED = (*ATTEMPTING, was_throttled())
 IN_DOUBT = (*ATTEMPTING, has_failed(kind=e.FailureKind.IN_DOUBT))
+PARKED = (*IN_DOUBT, was_parked())
 FAILED = (*ATTEMPTING, has_failed(kind=e.FailureKind.UNAVAILABLE))
 ACTIVE = (*ATTEMPTING, was_created())
 EXPIRED = (*ACTIVE, has_expired())
@@ -286,6 +338,11 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     has_failed(kind=e.FailureKind.IN_DOUBT),
     was_created(),
     was_duplicated(),
+    doubt_lifted(),
+    was_parked(),
+    retry_decided(),
+    abandonment_decided(),
+    was_adopted(),
     was_synced(),
     webhook_failed(),
     webhook_abandoned(),

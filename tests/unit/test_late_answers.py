@@ -1,10 +1,11 @@
 """Answers that come late, twice, or to nobody: a remote session is never lost from sight, and nothing is counted twice."""
 
 import pytest
+from msgspec.structs import replace
 
 from engine.domain import events as e
 from engine.domain.events import FailureKind
-from engine.domain.outcomes import CreationOutcome
+from engine.domain.outcomes import CreationOutcome, Throttled
 from engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import (
@@ -12,8 +13,10 @@ from tests.unit.samples import (
     ACTIVE,
     ATTEMPTING,
     EXPIRED,
+    FAILED,
     IN_DOUBT,
     OPEN,
+    PARKED,
     REFUSED,
     THROTTLED,
     VALIDATED,
@@ -22,6 +25,7 @@ from tests.unit.samples import (
     created,
     failed,
     has_failed,
+    retry_decided,
     throttled,
     was_attempted,
     was_created,
@@ -42,7 +46,18 @@ SETTLED: dict[str, tuple[e.Event, ...]] = {
     "rejected": (*SECOND_ATTEMPT, has_failed(2, FailureKind.REJECTED)),
     "abandoned": ABANDONED,
 }
+DOUBTED: dict[str, tuple[e.Event, ...]] = {
+    **{name: history for name, history in STILL_WAITING.items() if name != "in_doubt"},
+    **{name: history for name, history in SETTLED.items() if name != "expired"},
+    "parked": (*PARKED, retry_decided(), was_attempted(2), has_failed(2, FailureKind.UNSENT)),
+}
+"""Attempt 1 is in doubt, and the session does not wait on it."""
 FAILURES: list[CreationOutcome] = [throttled(), *(failed(kind) for kind in FailureKind)]
+DEFINITE: list[CreationOutcome] = [
+    throttled(),
+    *(failed(kind) for kind in FailureKind if kind is not FailureKind.IN_DOUBT),
+]
+"""Of which it is sure that nothing was made."""
 
 
 @pytest.mark.parametrize("history", STILL_WAITING.values(), ids=STILL_WAITING)
@@ -85,9 +100,43 @@ def test_every_further_remote_session_is_recorded() -> None:
     assert then.state.duplicates == ("sess_2", "sess_3")
 
 
+@pytest.mark.parametrize("outcome", DEFINITE, ids=lambda outcome: getattr(outcome, "kind", "throttled"))
+@pytest.mark.parametrize("history", DOUBTED.values(), ids=DOUBTED)
+def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_changes_nothing_else(
+    history: tuple[e.Event, ...], outcome: CreationOutcome
+) -> None:
+    then = given(*history).when(answer(outcome, attempt=1))
+    lifted = then.then_one(e.DoubtLifted)
+    assert (lifted.attempt, lifted.retry_at) == (1, None)
+    before, after = given(*history).state, then.state
+    assert (before.in_doubt, after.in_doubt) == ((1,), ())
+    assert replace(after, in_doubt=(1,), version=before.version) == before
+
+
+@pytest.mark.parametrize("outcome", DEFINITE, ids=lambda outcome: getattr(outcome, "kind", "throttled"))
+def test_a_doubt_that_the_session_waits_on_is_lifted_and_it_goes_on_no_earlier_than_planned_or_than_cxone_wishes(
+    outcome: CreationOutcome,
+) -> None:
+    then = given(*IN_DOUBT).when(answer(outcome, attempt=1))
+    wished = 2 if isinstance(outcome, Throttled) else 0.25
+    assert then.then_one(e.DoubtLifted).retry_at == at(wished)
+    assert (then.state.status, then.state.retry_at, then.state.in_doubt) == (Status.PENDING, at(wished), ())
+
+
+def test_a_doubt_that_is_lifted_past_the_deadline_ends_a_parked_session_as_any_other() -> None:
+    late = at(2 * 3_600)
+    then = given(*PARKED).when(answer(failed(FailureKind.REJECTED, 400), now=late))
+    then.then_kinds(e.DoubtLifted, e.SessionAbandoned)
+
+
+def test_a_late_answer_that_says_nothing_leaves_the_doubt() -> None:
+    for history in (IN_DOUBT, PARKED, ABANDONED):
+        given(*history).when(answer(failed(FailureKind.IN_DOUBT), attempt=1)).then_nothing()
+
+
 @pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome: getattr(outcome, "kind", "throttled"))
-@pytest.mark.parametrize("history", (STILL_WAITING | SETTLED).values(), ids=STILL_WAITING | SETTLED)
-def test_a_late_answer_that_made_no_session_changes_nothing(
+@pytest.mark.parametrize("history", [EXPIRED, (*THROTTLED, was_attempted(2)), (*FAILED, was_attempted(2))])
+def test_a_late_answer_to_an_attempt_that_is_not_in_doubt_changes_nothing(
     history: tuple[e.Event, ...], outcome: CreationOutcome
 ) -> None:
     given(*history).when(answer(outcome, attempt=1)).then_nothing()

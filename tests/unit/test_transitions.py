@@ -13,17 +13,25 @@ from tests.unit.samples import (
     IN_DOUBT,
     ONE_OF_EACH,
     OPEN,
+    PARKED,
     REFUSED,
     REJECTED,
     SESSION,
     THROTTLED,
+    abandonment_decided,
+    at,
+    doubt_lifted,
     has_failed,
     lookup_failed,
+    retry_decided,
     was_abandoned,
+    was_adopted,
     was_attempted,
     was_created,
     was_duplicated,
+    was_parked,
     was_synced,
+    was_throttled,
 )
 
 HISTORIES = [
@@ -39,6 +47,15 @@ HISTORIES = [
     (*THROTTLED, was_abandoned()),
     (*IN_DOUBT, was_attempted(2)),
     (*IN_DOUBT, was_created()),
+    (*IN_DOUBT, doubt_lifted(retry_at=at(1))),
+    (*IN_DOUBT, was_attempted(2), doubt_lifted(), has_failed(2, FailureKind.IN_DOUBT)),
+    (*IN_DOUBT, was_attempted(2), was_throttled(2), doubt_lifted()),
+    (*IN_DOUBT, was_attempted(2), has_failed(2, FailureKind.IN_DOUBT), doubt_lifted(1), was_parked(2)),
+    (*PARKED, retry_decided(), was_attempted(2), has_failed(2, FailureKind.IN_DOUBT), was_parked(2), doubt_lifted()),
+    (*PARKED, doubt_lifted(retry_at=at(1))),
+    (*PARKED, abandonment_decided()),
+    (*PARKED, was_adopted()),
+    (*PARKED, was_created()),
     (*EXPIRED, was_synced()),
     (*ATTEMPTING, was_created(), was_synced()),
     (*ABANDONED, was_duplicated()),
@@ -64,7 +81,7 @@ def test_a_transition_is_legal_only_by_the_table() -> None:
     assert is_legal(Status.NEW, Status.PENDING)
     assert is_legal(Status.ACTIVE, Status.ACTIVE)
     assert not is_legal(Status.NEW, Status.ACTIVE)
-    assert not is_legal(Status.ATTEMPTING, Status.ATTEMPTING)
+    assert not is_legal(Status.REFUSED, Status.REFUSED)
 
 
 def test_no_status_leads_back_to_new_or_out_of_an_end() -> None:

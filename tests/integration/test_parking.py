@@ -1,0 +1,143 @@
+"""Parked sessions: nobody goes on with one until a person has decided, and every reading knows of it."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from adapters.simulator import Knobs, Simulator
+from engine.domain.errors import InvalidRequest, ResolutionRefused, SessionNotFound
+from engine.domain.outcomes import Adoption, Verdict
+from engine.domain.retry import InDoubt
+from engine.domain.session import Session, Status
+from engine.ledger import Ledger
+from engine.projections.audit import AuditFilter
+from engine.projections.sessions import SessionFilter
+from tests.unit.samples import request
+
+LOST = Knobs(drop_share=1)
+ASKED: dict[str, Any] = {"decided_by": "ops", "reason": "looked into CXone"}
+EXPIRY = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+
+
+@pytest.fixture
+def parking(new_ledger: Any) -> Any:
+    """`parking(…)` is a ledger that parks what is in doubt."""
+    return lambda **given: new_ledger(cxone_in_doubt=InDoubt.PARK, **given)
+
+
+async def parked(ledger: Ledger, simulator: Simulator) -> Session:
+    simulator.knobs = LOST
+    session = await ledger.open_session(request())
+    assert session.status is Status.PARKED
+    simulator.knobs = Knobs()
+    return session
+
+
+def adoption(**given: Any) -> Adoption:
+    return Adoption(**{"session_id": "sess_found", "expires_at": EXPIRY, "guest_token": "gt_found", **given})
+
+
+async def test_a_parked_session_is_no_due_work_and_every_reading_knows_of_it(
+    parking: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with parking() as ledger:
+        session = await parked(ledger, simulator)
+        assert await sql("SELECT * FROM due_work") == []
+        assert await ledger.unfinished() == 0
+        assert await ledger.scheduler.run_until_idle() == {}
+
+        [row] = [row async for row in ledger.sessions(SessionFilter(statuses=(Status.PARKED,)))]
+        assert (row.id, row.attempts, row.retry_at) == (session.id, 1, None)
+        [entry] = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        assert entry.compliance_status == "pending"
+        metrics = await ledger.metrics()
+        assert (metrics.pending, metrics.tracked) == (1, 0)
+        frame = (await ledger.replay(session.id))[-1]
+        assert (frame.state.status, frame.next) == (Status.PARKED, None)
+        for name in ("sessions", "session_metrics", "audit_log"):
+            assert (await ledger.verify_projection(name)).is_same
+
+
+async def test_a_person_has_it_retried_and_a_worker_does_it(parking: Any, simulator: Simulator) -> None:
+    async with parking() as ledger, parking() as worker:
+        session = await parked(ledger, simulator)
+        due = await ledger.resolve(session.id, Verdict.RETRY, **ASKED)
+        assert due.status is Status.PENDING
+        assert await worker.scheduler.run_once() == {"CreationAttempted": 1, "SessionCreated": 1}
+        decided = (await ledger.history(session.id))[-3]
+    assert (decided.actor, decided.event.decided_by, decided.event.reason) == ("ops", "ops", "looked into CXone")
+
+
+async def test_a_person_gives_it_up_and_it_counts_as_abandoned(parking: Any, simulator: Simulator, sql: Any) -> None:
+    async with parking() as ledger:
+        session = await parked(ledger, simulator)
+        assert (await ledger.resolve(session.id, Verdict.ABANDON, **ASKED)).status is Status.ABANDONED
+        assert await sql("SELECT * FROM due_work") == []
+        [entry] = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        assert entry.compliance_status == "abandoned"
+        assert (await ledger.metrics()).counts["abandoned"] == 1
+
+
+async def test_a_person_adopts_what_was_found_and_it_counts_as_made_with_no_latency(
+    parking: Any, simulator: Simulator
+) -> None:
+    async with parking(webhook_url=simulator.webhook_url) as ledger:
+        session = await parked(ledger, simulator)
+        adopted = await ledger.resolve(session.id, adoption(), **ASKED)
+        assert (adopted.status, adopted.guest_token) == (Status.ACTIVE, "gt_found")
+        assert (await ledger.session("sess_found")).id == session.id
+        assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
+        [entry] = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        assert (entry.compliance_status, entry.session_id, entry.token_expiry) == ("verified", "sess_found", EXPIRY)
+        metrics = await ledger.metrics()
+        assert (metrics.counts["created"], metrics.pending, metrics.latency) == (1, 0, None)
+
+
+async def test_an_adopted_session_whose_time_has_passed_is_recorded_as_expired(
+    parking: Any, simulator: Simulator
+) -> None:
+    async with parking() as ledger:
+        session = await parked(ledger, simulator)
+        past = adoption(expires_at=datetime(2024, 5, 20, tzinfo=UTC), guest_token=None)
+        await ledger.resolve(session.id, past, **ASKED)
+        assert await ledger.scheduler.run_once() == {"TokenExpired": 1}
+
+
+async def test_of_many_who_decide_at_once_one_is_heard(parking: Any, simulator: Simulator) -> None:
+    async with parking() as ledger, parking() as other:
+        session = await parked(ledger, simulator)
+        deciding = [
+            who.resolve(session.id, what, **ASKED)
+            for who in (ledger, other)
+            for what in (Verdict.RETRY, Verdict.ABANDON, adoption())
+        ]
+        answers = await asyncio.gather(*deciding, return_exceptions=True)
+    assert Counter(map(type, answers)) == {Session: 1, ResolutionRefused: 5}
+
+
+async def test_what_cannot_be_decided_so_is_refused_and_nothing_is_recorded(parking: Any, simulator: Simulator) -> None:
+    async with parking() as ledger:
+        active = await ledger.open_session(request())
+        session = await parked(ledger, simulator)
+        with pytest.raises(ResolutionRefused, match="it is active, and only a parked session"):
+            await ledger.resolve(active.id, Verdict.RETRY, **ASKED)
+        with pytest.raises(ResolutionRefused, match=f"already that of session {active.id}"):
+            await ledger.resolve(session.id, adoption(session_id=active.session_id), **ASKED)
+        with pytest.raises(SessionNotFound):
+            await ledger.resolve("sess_unknown", Verdict.RETRY, **ASKED)
+        wrong: list[dict[str, Any]] = [
+            {"session_id": ""},
+            {"expires_at": datetime(2024, 5, 20)},  # noqa: DTZ001 - that is what is wrong with it
+            {"guest_token": "gt two"},
+            {"guest_token": ""},
+        ]
+        for given in wrong:
+            with pytest.raises(InvalidRequest, match=r"^(sessionId|expiresAt|token): ") as refusal:
+                await ledger.resolve(session.id, adoption(**given), **ASKED)
+            assert "gt two" not in str(refusal.value)
+        with pytest.raises(InvalidRequest, match="reason"):
+            await ledger.resolve(session.id, Verdict.RETRY, decided_by="ops", reason="")
+        assert (await ledger.session(session.id)).version == session.version

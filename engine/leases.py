@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
@@ -13,24 +14,24 @@ logger = logging.getLogger("guestledger")
 
 
 class Leases:
-    """The leases that one owner holds; renewed three times within their span for as long as they are held."""
+    """The leases that one process holds; renewed three times within their span, `ms`, for as long as they are held."""
 
-    def __init__(self, due_work: DueWork, lease: Lease) -> None:
+    def __init__(self, due_work: DueWork, ms: int) -> None:
         self._due_work = due_work
-        self._lease = lease
-        self._held: set[UUID] = set()
+        self._ms = ms
+        self._held: set[tuple[Lease, UUID]] = set()
         self._beating: asyncio.Task[None] | None = None
 
     @contextmanager
-    def hold(self, stream_id: UUID) -> Iterator[None]:
-        """Keep the lease on `stream_id` alive within the block."""
-        self._held.add(stream_id)
+    def hold(self, lease: Lease, stream_id: UUID) -> Iterator[None]:
+        """Keep `lease` on `stream_id` alive within the block."""
+        self._held.add((lease, stream_id))
         if self._beating is None:
             self._beating = asyncio.create_task(self._beat())
         try:
             yield
         finally:
-            self._held.discard(stream_id)
+            self._held.discard((lease, stream_id))
 
     async def close(self) -> None:
         """Stop renewing: what is still held lapses by itself."""
@@ -41,11 +42,13 @@ class Leases:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(self._lease.ms / 3_000)
-            if not self._held:
-                continue
+            await asyncio.sleep(self._ms / 3_000)
+            named: defaultdict[Lease, list[UUID]] = defaultdict(list)
+            for lease, stream_id in self._held:
+                named[lease].append(stream_id)
             try:
-                await self._due_work.heartbeat(self._lease, list(self._held))
+                for lease, stream_ids in named.items():
+                    await self._due_work.heartbeat(lease, stream_ids)
             except ServiceError as error:
                 logger.warning("leases could not be renewed, others may take these sessions on: %s", error)
             except Exception:

@@ -32,7 +32,11 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """The sole right to work on a session: `owner`'s, for `ms` by the database's clock."""
+    """The sole right to work on a session: `owner`'s, for `ms` by the database's clock.
+
+    An owner is one claim, not a process: a run that comes late can then neither renew nor give back what a newer run of the
+    same process holds.
+    """
 
     owner: UUID
     ms: int

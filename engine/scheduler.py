@@ -173,32 +173,33 @@ class Scheduler:
     async def _start(self, lane: Lane, places: int) -> set[asyncio.Task[Counter[str]]]:
         if not places or self._stopping.is_set():
             return set()
-        claims = await self._due_work.claim(self._lease, (kind.__name__ for kind in lane.kinds), places)
+        lease = Lease(owner=self._clock.new_id(), ms=self._lease.ms)
+        claims = await self._due_work.claim(lease, (kind.__name__ for kind in lane.kinds), places)
         if not claims:
             return set()
-        histories = await self._histories(claims)
+        histories = await self._histories(claims, lease)
         runs = [
-            (claim, Run.of(histories[claim.stream_id], lane.kinds, self._actor))
+            (claim, Run.of(histories[claim.stream_id], lane.kinds, self._actor, lease))
             for claim in claims
             if claim.stream_id in histories
         ]
         return {asyncio.create_task(self._carry_on(claim, run)) for claim, run in runs}
 
-    async def _histories(self, claims: list[Claim]) -> dict[UUID, list[RecordedEvent]]:
+    async def _histories(self, claims: list[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
         """The histories of the claimed sessions. One that this release cannot read is left out, and given back."""
         try:
             return await self._store.read_streams([claim.stream_id for claim in claims])
         except UnknownEvent as error:
             if len(claims) == 1:
                 logger.error("session %s is left alone: %s", claims[0].stream_id, error)  # noqa: TRY400 - it says it all
-                await self._due_work.release(self._lease.owner, claims[0].stream_id, UNREADABLE_DELAY_MS)
+                await self._due_work.release(lease.owner, claims[0].stream_id, UNREADABLE_DELAY_MS)
                 return {}
         # One stands in the way of all: halve the claims until it stands alone.
         middle = len(claims) // 2
-        return await self._histories(claims[:middle]) | await self._histories(claims[middle:])
+        return await self._histories(claims[:middle], lease) | await self._histories(claims[middle:], lease)
 
     async def _carry_on(self, claim: Claim, run: Run) -> Counter[str]:
-        with self._leases.hold(claim.stream_id):
+        with self._leases.hold(run.lease, claim.stream_id):
             try:
                 await self._steps.carry_on(run)
                 self.trouble = None

@@ -4,6 +4,7 @@ Two rules make a crash harmless anywhere in here. Nothing is sent before what wa
 names the version it was decided on, so that of two workers on one session only one gets through to an effect.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -27,6 +28,8 @@ from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, Status, evolve, fold
 from engine.ports import Append, Clock, Due, DueWork, EventStore, Lease, MessagingProvider, WebhookSender
 
+logger = logging.getLogger("guestledger")
+
 StepKinds = frozenset[type[Step]]
 TOWARDS_CREATION: StepKinds = frozenset({ValidateChannel, AttemptCreation})
 
@@ -40,10 +43,22 @@ def of_history(history: Sequence[RecordedEvent]) -> Session:
     return fold(history[0].stream_id, (recorded.event for recorded in history))
 
 
+def _trace(state: Session, command: Command) -> None:
+    """Tell of an answer that came after others had gone on, and that the history has no need of."""
+    if isinstance(command, RecordAttempt):
+        what = type(command.outcome).__name__.lower()
+        logger.warning(
+            "session %s: the answer to attempt %d (%s) came late and tells nothing new: it is not recorded",
+            state.id,
+            command.attempt,
+            what,
+        )
+
+
 class Run:
     """One session being taken forward: how far it is recorded, and what has been decided beyond that.
 
-    `kinds` are the steps that this run may take, `actor` is who takes them.
+    `kinds` are the steps that this run may take, `actor` is who takes them, under `lease`.
     """
 
     def __init__(
@@ -52,12 +67,14 @@ class Run:
         *,
         kinds: StepKinds,
         actor: str,
+        lease: Lease,
         correlation_id: str,
         idempotency_key: str | None = None,
     ) -> None:
         self.state = state
         self.kinds = kinds
         self.actor = actor
+        self.lease = lease
         self.correlation_id = correlation_id
         self.idempotency_key = idempotency_key
         self.recorded = state.version
@@ -66,9 +83,9 @@ class Run:
         self.tally: Counter[str] = Counter()
 
     @classmethod
-    def of(cls, history: Sequence[RecordedEvent], kinds: StepKinds, actor: str) -> "Run":
+    def of(cls, history: Sequence[RecordedEvent], kinds: StepKinds, actor: str, lease: Lease) -> "Run":
         """A run that goes on from what is recorded: `history` is a whole stream of at least one event."""
-        return cls(of_history(history), kinds=kinds, actor=actor, correlation_id=history[0].correlation_id)
+        return cls(of_history(history), kinds=kinds, actor=actor, lease=lease, correlation_id=history[0].correlation_id)
 
     def propose(self, events: Iterable[Event]) -> None:
         """Take events as happened; `Steps` records them before anything is done on their account."""
@@ -78,7 +95,7 @@ class Run:
 
 
 class Steps:
-    """Takes sessions forward under one owner's lease."""
+    """Takes sessions forward, each under its run's lease."""
 
     def __init__(
         self,
@@ -89,7 +106,6 @@ class Steps:
         webhook: WebhookSender,
         clock: Clock,
         policy: Policy,
-        lease: Lease,
     ) -> None:
         self._store = store
         self._due_work = due_work
@@ -97,7 +113,6 @@ class Steps:
         self._webhook = webhook
         self._clock = clock
         self._policy = policy
-        self._lease = lease
 
     async def carry_on(self, run: Run) -> Session:
         """Take every step of the run's kinds that is due, then give the session back for what is due later.
@@ -111,11 +126,14 @@ class Steps:
                 await self._take(run, step)
             await self._give_back(run)
         except WrongExpectedVersion:
-            # Another worker took the session on, since this one's lease had lapsed. What that one recorded counts.
+            # Another worker took the session on, since this one's lease had lapsed, or a person decided. What they recorded
+            # counts. If the lease is still this run's, nobody is to wait for its end.
+            with suppress(ServiceError):
+                await self._due_work.release(run.lease.owner, run.state.id, 0)
             return of_history(await self._store.read_stream(run.state.id))
         except ServiceError:
             with suppress(ServiceError):
-                await self._due_work.release(self._lease.owner, run.state.id, SERVICE_DOWN_DELAY_MS)
+                await self._due_work.release(run.lease.owner, run.state.id, SERVICE_DOWN_DELAY_MS)
             raise
         return run.state
 
@@ -178,9 +196,10 @@ class Steps:
     async def _settle_late(self, run: Run, command: Command) -> None:
         while True:
             history = await self._store.read_stream(run.state.id)
-            late = Run.of(history, run.kinds, run.actor)
+            late = Run.of(history, run.kinds, run.actor, run.lease)
             late.propose(decide(late.state, command, self._policy))
             if not late.proposed:
+                _trace(run.state, command)
                 return
             with suppress(WrongExpectedVersion):
                 await self._append(late, self._due_after(late.state, keep_lease=True))
@@ -195,11 +214,11 @@ class Steps:
             step = next_step(run.state, self._policy)
             rest = step.not_before - self._clock.now() if step else timedelta()
             delay_ms = max(0, -(-rest // timedelta(milliseconds=1)))
-            await self._due_work.release(self._lease.owner, run.state.id, delay_ms)
+            await self._due_work.release(run.lease.owner, run.state.id, delay_ms)
 
     async def _record(self, run: Run, *, hold: bool) -> None:
         if run.proposed:
-            await self._append(run, self._due_after(run.state, lease=self._lease if hold else None))
+            await self._append(run, self._due_after(run.state, lease=run.lease if hold else None))
             run.held = hold
 
     async def _append(self, run: Run, due: Due | None) -> None:

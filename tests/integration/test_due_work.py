@@ -217,10 +217,10 @@ async def test_leases_are_renewed_for_as_long_as_they_are_held_and_no_longer(
             await due_work.heartbeat(Lease(owner=lease.owner, ms=HOUR_MS), stream_ids)
             beats.put_nowait(list(stream_ids))
 
-    leases = Leases(Watched(due_work._engine, "guestledger"), lease)
+    leases = Leases(Watched(due_work._engine, "guestledger"), lease.ms)
     async with asyncio.timeout(LONG):
-        with leases.hold(held):
-            with leases.hold(let_go):
+        with leases.hold(lease, held):
+            with leases.hold(lease, let_go):
                 pass
             while beats.qsize() < 4:
                 await asyncio.sleep(0.005)

@@ -13,14 +13,17 @@ from msgspec.structs import replace
 
 from adapters.simulator import Knobs, Simulator
 from engine.domain import events as e
+from engine.domain.commands import RecordAttempt
 from engine.domain.delivery import DeliveryPolicy
-from engine.domain.errors import ServiceUnreachable
+from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Failed
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
-from engine.ports import Append, Appended
+from engine.ports import Append, Appended, Lease
+from engine.scheduler import LANES
+from engine.steps import TOWARDS_CREATION, Run
 from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import request
 
@@ -79,6 +82,15 @@ async def claims_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(ledger.scheduler._due_work, "claim", claim)
     await asked.wait()  # so no earlier claim is under way
+
+
+async def claims_nothing_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the scheduler of `ledger` finds nothing to claim."""
+
+    async def claim(*_: Any) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(ledger.scheduler._due_work, "claim", claim)
 
 
 # Replaying
@@ -302,6 +314,89 @@ async def test_a_late_answer_to_an_attempt_in_doubt_makes_the_session_and_nobody
     assert session.session_id == made.session_id
     (due,) = await sql("SELECT step, due_at FROM due_work")
     assert tuple(due) == ("ExpireToken", session.expires_at)
+
+
+async def test_a_late_run_neither_renews_nor_gives_back_what_a_newer_run_of_the_same_process_holds(
+    ledger: Ledger, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await ledger.accept(request())
+    older = Held(ledger)
+    monkeypatch.setattr(ledger._provider, "create", older.create)
+    newer = Held(ledger)
+    newer._whole = older._whole
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(ledger.scheduler.run_once())
+        await older.answered.wait()
+        monkeypatch.setattr(ledger._provider, "create", newer.create)
+        await older.lose_the_lease(sql)
+        await newer.answered.wait()  # the same scheduler has claimed it anew
+    (before,) = await sql("SELECT owner, lease_until FROM due_work")
+    assert before["owner"] is not None
+    await claims_nothing_more(ledger, monkeypatch)
+    turned_away = asyncio.Event()
+    whole = ledger._steps._due_work.release
+
+    async def release(*given: Any) -> None:
+        await whole(*given)
+        turned_away.set()
+
+    monkeypatch.setattr(ledger._steps._due_work, "release", release)
+    async with asyncio.timeout(30):
+        older.let_go.set()
+        await turned_away.wait()
+        (after,) = await sql("SELECT owner, lease_until FROM due_work")
+        newer.let_go.set()
+        await running
+
+    assert after["owner"] == before["owner"]
+    assert after["lease_until"] >= before["lease_until"]
+    assert len(simulator.sessions_by_key[str(session.id)]) == 1
+
+
+async def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_one_that_is_no_news_leaves_a_trace(
+    ledger: Ledger, new_ledger: Any, sql: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
+        await held.lose_the_lease(sql)
+        assert (await other.scheduler.run_once())["SessionCreated"] == 1
+        [row] = [row async for row in other.sessions()]
+        before = await sql("SELECT * FROM due_work")
+        held.let_go.set()
+        await opening
+        assert f"session {row.id}: the answer to attempt 1 (created) came late" in caplog.text
+        assert await sql("SELECT * FROM due_work") == before
+
+        refused = Failed(kind=e.FailureKind.REJECTED, status=400, message="HTTP 400")
+        late = Run.of((await other.history(row.id))[:3], TOWARDS_CREATION, "late", Lease(owner=row.id, ms=1))
+        with pytest.raises(WrongExpectedVersion):
+            await ledger._steps._settle(
+                late, RecordAttempt(attempt=1, outcome=refused, now=late.state.due_since, jitter=0)
+            )
+        lifted = await event(ledger, row.id, e.DoubtLifted)
+    assert (lifted.attempt, lifted.kind, lifted.retry_at) == (1, e.FailureKind.REJECTED, None)
+    assert (await ledger.session(row.id)).session_id == row.session_id
+
+
+async def test_who_is_turned_away_gives_the_claim_up_at_once(
+    ledger: Ledger, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whatever the other's append left due would wait for a lease that nobody has a use for."""
+    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+    session = await ledger.open_session(request())
+    await sql("UPDATE due_work SET due_at = now()")
+    whole = ledger._store.read_streams
+
+    async def overtaken(stream_ids: Any) -> Any:
+        found = await whole(stream_ids)
+        await sql("UPDATE due_work SET due_at = now()")
+        return {stream_id: history[:-1] for stream_id, history in found.items()}
+
+    monkeypatch.setattr(ledger._store, "read_streams", overtaken)
+    [task] = await ledger.scheduler._start(LANES[0], 1)
+    await task
+    (due,) = await sql("SELECT owner, lease_until FROM due_work")
+    assert tuple(due) == (None, None)
+    assert [tuple(row) for row in await sql("SELECT count(*) FROM events")] == [(session.version,)]
 
 
 async def test_a_late_answer_leaves_the_lease_to_whoever_works_on_the_session_by_now(

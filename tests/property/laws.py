@@ -8,11 +8,12 @@ from engine.domain import events as e
 from engine.domain.commands import Command, OpenSession, RecordAttempt
 from engine.domain.lifecycle import Policy, decide, next_step
 from engine.domain.outcomes import Created
+from engine.domain.retry import InDoubt
 from engine.domain.session import Session, Status, evolve, fold
 from tests.transitions import is_legal
 
 SESSION = UUID("018f96c2-7a60-7000-8000-0000000000a1")
-OVER = {Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED}
+OVER = {Status.PARKED, Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED}
 
 
 class Life:
@@ -61,6 +62,14 @@ class Life:
                 assert before.status.is_settled
                 assert event.session_id not in {before.session_id, *before.duplicates}
                 assert after.session_id == before.session_id
+            case e.DoubtLifted():
+                assert event.attempt in before.in_doubt
+                assert event.retry_at is None or event.attempt == before.attempts
+            case e.SessionParked():
+                assert before.status is Status.IN_DOUBT
+                assert self.policy.creation.in_doubt is InDoubt.PARK
+            case e.RetryDecided() | e.AbandonmentDecided() | e.SessionAdopted():
+                assert before.status is Status.PARKED
             case e.WebhookFailed():
                 assert event.wait_ms >= (event.retry_after_ms or 0)
                 assert event.wait_ms >= self.policy.webhook.waits_ms[before.webhook_failures]
@@ -85,12 +94,13 @@ class Life:
         assert state == fold(SESSION, self.history)
         assert state.version == len(self.history)
         seen = Counter(type(event) for event in self.history)
-        assert seen[e.SessionCreated] <= 1
-        assert (state.status in {Status.ACTIVE, Status.EXPIRED}) == bool(seen[e.SessionCreated])
+        made = seen[e.SessionCreated] + seen[e.SessionAdopted]
+        assert made <= 1
+        assert (state.status in {Status.ACTIVE, Status.EXPIRED}) == bool(made)
         assert state.throttles == seen[e.CreationThrottled]
-        assert state.failures == sum(
-            isinstance(event, e.CreationFailed) and event.kind.counts for event in self.history
-        )
+        retried = [number for number, event in enumerate(self.history) if isinstance(event, e.RetryDecided)]
+        lately = self.history[retried[-1] if retried else 0 :]
+        assert state.failures == sum(isinstance(event, e.CreationFailed) and event.kind.counts for event in lately)
         assert state.lookups == seen[e.ChannelLookupFailed]
         assert len(state.duplicates) == seen[e.DuplicateCreated]
         assert state.webhook_attempts == seen[e.WebhookSynced] + seen[e.WebhookFailed] + seen[e.WebhookAbandoned]
@@ -98,9 +108,9 @@ class Life:
         assert attempts == list(range(1, state.attempts + 1))
         if state.status in {Status.PENDING, Status.THROTTLED, Status.IN_DOUBT}:
             policy = self.policy.creation
-            assert state.accepted_at is not None
-            assert state.due_since <= state.accepted_at + timedelta(milliseconds=policy.deadline_ms)
+            assert state.deadline_from is not None
+            assert state.due_since <= state.deadline_from + timedelta(milliseconds=policy.deadline_ms)
             assert max(state.failures, state.lookups_failed) < policy.most_failures
-        ours_to_do = self.policy.webhook_enabled and bool(seen[e.SessionCreated]) and not state.webhook_settled
+        ours_to_do = self.policy.webhook_enabled and bool(made) and not state.webhook_settled
         over = state.status in OVER | {Status.NEW} and not ours_to_do
         assert (next_step(state, self.policy) is None) == over, "a session that is not over has a next step"

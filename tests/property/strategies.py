@@ -10,9 +10,9 @@ from msgspec import inspect
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.events import EVENT_TYPES, Event, FailureKind
 from engine.domain.lifecycle import Policy
-from engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
+from engine.domain.outcomes import Adoption, Channel, Created, Delivered, Failed, Throttled, Verdict
 from engine.domain.request import GuestConsent, GuestRequest
-from engine.domain.retry import LONGEST_RETRY_AFTER_MS, RetryAfter, RetryPolicy
+from engine.domain.retry import LONGEST_RETRY_AFTER_MS, InDoubt, RetryAfter, RetryPolicy
 
 START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 HIGHEST = 2**53 - 1  # RFC 8785 takes integers up to here
@@ -137,6 +137,12 @@ deliveries = st.builds(
     latency_ms=st.integers(0, 3_000),
     retry_after=st.none() | retry_afters,
 )
+resolutions = st.sampled_from(Verdict) | st.builds(
+    Adoption,
+    session_id=st.sampled_from(["sess_1", "sess_found"]),
+    expires_at=st.integers(-10, 7_200).map(lambda seconds: START + timedelta(seconds=seconds)),
+    guest_token=st.none() | st.just("gt_found"),
+)
 lookup_outcomes = channels | usable_channels | throttles | failures | passing_failures
 creation_outcomes = creations | throttles | failures | passing_failures
 
@@ -146,6 +152,7 @@ retry_policies = st.builds(
     cap_ms=st.integers(0, 60_000),
     most_failures=st.integers(1, 6),
     deadline_ms=st.integers(0, 30_000),
+    in_doubt=st.sampled_from(InDoubt),
 )
 delivery_policies = st.builds(
     DeliveryPolicy,
@@ -155,7 +162,9 @@ delivery_policies = st.builds(
 )
 patient_policies = st.builds(
     Policy,
-    creation=st.just(RetryPolicy(most_failures=50, deadline_ms=2**40)),
+    creation=st.builds(
+        RetryPolicy, most_failures=st.just(50), deadline_ms=st.just(2**40), in_doubt=st.sampled_from(InDoubt)
+    ),
     webhook=delivery_policies,
     webhook_enabled=st.booleans(),
 )

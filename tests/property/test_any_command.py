@@ -14,11 +14,13 @@ from engine.domain.commands import (
     RecordDelivery,
     RecordLookup,
     RequestRedelivery,
+    Resolve,
 )
 from engine.domain.events import Event
 from engine.domain.lifecycle import Policy
-from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome
+from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
 from engine.domain.request import GuestRequest
+from engine.domain.session import Status
 from tests.property.laws import Life
 from tests.property.strategies import (
     CONSENTING,
@@ -32,6 +34,7 @@ from tests.property.strategies import (
     patient_policies,
     policies,
     requests,
+    resolutions,
 )
 
 
@@ -87,6 +90,12 @@ class AnyCommand(RuleBasedStateMachine):
     @rule()
     def redeliver(self) -> None:
         self.life.take(RequestRedelivery(requested_by="ops", reason="", now=self.now))
+
+    @rule(resolution=resolutions)
+    def resolve(self, resolution: Resolution) -> None:
+        was_parked = self.life.state.status is Status.PARKED
+        told = self.life.take(Resolve(resolution=resolution, decided_by="ops", reason="", now=self.now))
+        assert bool(told) == was_parked, "a person decides about parked sessions, and about no others"
 
     @rule()
     def expire(self) -> None:

@@ -55,7 +55,7 @@ class Archive:
                 raise MonthRefused(f"{month:%Y-%m} is not attached: `guestledger months list` shows what is")
             async with driver.transaction(isolation="repeatable_read", readonly=True):
                 contents = await _contents(driver, table)
-            async with transaction(driver):
+            async with transaction(driver, unhurried=True):
                 await self._shut_out_appends(driver)
                 await driver.execute(f"ALTER TABLE {s}.events DETACH PARTITION {table}")
                 # Only now nobody can begin to read it, so that what is found in use is all that is.
@@ -77,7 +77,7 @@ class Archive:
         `ServiceError`.
         """
         s, table = quoted(self._schema), self._table(month)
-        async with self._connection() as driver, transaction(driver):
+        async with self._connection() as driver, transaction(driver, unhurried=True):
             noted = await driver.fetchrow(
                 f"SELECT events, first_position, last_position, digest FROM {s}.detached_months WHERE month = $1 FOR UPDATE",
                 month,
@@ -110,7 +110,7 @@ class Archive:
         """
         s = quoted(self._schema)
         count = f"SELECT count(*) FROM {s}.{DEFAULT}"
-        async with self._connection() as driver, transaction(driver):
+        async with self._connection() as driver, transaction(driver, unhurried=True):
             await self._shut_out_appends(driver)
             before: int = await driver.fetchval(count)
             async with self._default_emptied(driver):

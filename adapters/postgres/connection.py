@@ -17,11 +17,20 @@ Driver = Any
 """An `asyncpg.Connection`; asyncpg brings no types."""
 
 # SQLSTATE classes: connection exception, operator intervention, insufficient resources, invalid authorization, no such
-# database, transaction rollback, lock not available, read-only.
-_UNREACHABLE = ("08", "57", "53", "28", "3D", "40", "55P03", "25006")
+# database, transaction rollback, lock not available, read-only, a transaction in which this process stood still.
+_UNREACHABLE = ("08", "57", "53", "28", "3D", "40", "55P03", "25006", "25P03", "25P04")
 # Data exceptions: their texts quote the value.
 _QUOTES = "22"
 _STATEMENT_SECONDS = 120
+_STANDING_STILL = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
+# Since PostgreSQL 17, which is asked for its version at each time: another server may stand behind the same address.
+NOBODY_WAITS_FOR_LONG = f"""{_STANDING_STILL};
+            SELECT set_config('transaction_timeout', '30s', true) WHERE current_setting('server_version_num')::int >= 170000"""
+"""Ends a transaction whose client stands still while others wait for what it has locked.
+
+The driver prepares a statement in a round trip of its own, and within that the server takes its client for busy, not idle:
+the one limit needs the other.
+"""
 _NOT_PREPARED = ("26000", "42P05")
 _NOT_THERE = ("3F000", "42P01")
 _NOT_ALLOWED = "42501"
@@ -130,13 +139,15 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
 
 
 @asynccontextmanager
-async def transaction(driver: Driver) -> AsyncIterator[None]:
+async def transaction(driver: Driver, *, unhurried: bool = False) -> AsyncIterator[None]:
     """A transaction at READ COMMITTED, whatever the host's or the database's default is, for what changes rows.
 
-    At a stricter level, whoever has waited for a lock is turned away. A process that stands still within it for 10 s, as one
-    that is suspended, loses it: others wait for what it has locked.
+    At a stricter level, whoever has waited for a lock is turned away. A process that stands still within it, as one that is
+    suspended, loses it (`NOBODY_WAITS_FOR_LONG`); `unhurried` lets a statement take as long as it needs.
     """
-    await driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '10s'")
+    await driver.execute(
+        f"BEGIN ISOLATION LEVEL READ COMMITTED; {_STANDING_STILL if unhurried else NOBODY_WAITS_FOR_LONG}"
+    )
     try:
         yield
     except BaseException:
@@ -147,9 +158,9 @@ async def transaction(driver: Driver) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def short_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
+async def short_transaction(engine: AsyncEngine, *, unhurried: bool = False) -> AsyncIterator[Driver]:
     """A connection of the pool in a `transaction`."""
-    async with driver_connection(engine) as driver, transaction(driver):
+    async with driver_connection(engine) as driver, transaction(driver, unhurried=unhurried):
         yield driver
 
 

@@ -188,7 +188,7 @@ class Rebuild:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Driver]:
         with reported():
-            async with short_transaction(self._engine) as driver:
+            async with short_transaction(self._engine, unhurried=True) as driver:
                 yield driver
 
     async def _live_position(self) -> int:

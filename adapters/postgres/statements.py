@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from adapters.postgres.connection import NOBODY_WAITS_FOR_LONG
 from engine.domain.recorded import month_bounds, month_of
 
 END = 2**63 - 1
@@ -26,7 +27,7 @@ class Statements:
 
         self.begin = f"""
             BEGIN ISOLATION LEVEL READ COMMITTED;
-            SET LOCAL idle_in_transaction_session_timeout = '10s';
+            {NOBODY_WAITS_FOR_LONG};
             SET LOCAL plan_cache_mode = force_generic_plan;
             SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"""
         """Opens the transaction and takes the ledger's lock, in one round trip; held until the batch commits.

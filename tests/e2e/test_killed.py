@@ -159,7 +159,9 @@ async def test_a_worker_that_was_suspended_past_its_leases_records_what_it_learn
             process.send_signal(signal.SIGTERM)
             result = await ended(process)
 
-        assert (result.code, result.err) == (0, "")
+        # It may have been suspended within a transaction, which it has lost then, and says so.
+        assert result.code == 0, result.err
+        assert "Traceback" not in result.err
         assert (await raw_log.counts(database_url))["DuplicateCreated"] > 0
         await assert_nothing_lost(database_url, simulator)
 

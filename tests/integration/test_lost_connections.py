@@ -12,6 +12,8 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
+from adapters.postgres import connection
+from adapters.postgres.connection import NOBODY_WAITS_FOR_LONG, reported, short_transaction
 from adapters.postgres.embedded import start_embedded, stop_embedded
 from adapters.postgres.event_store import PostgresEventStore
 from adapters.postgres.migrate import upgrade
@@ -229,6 +231,21 @@ async def test_with_the_server_gone_every_waiter_is_told_after_one_wait_and_late
     await stores.close()
 
 
+async def test_who_stands_still_while_the_driver_prepares_a_statement_loses_its_locks_too(
+    stores: Stores, watch: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The driver prepares in a round trip of its own, without an end: the server then does not count the client as idle.
+    monkeypatch.setattr(connection, "NOBODY_WAITS_FOR_LONG", NOBODY_WAITS_FOR_LONG.replace("30s", "1s"))
+    if watch.get_server_version().major < 17:
+        pytest.skip("PostgreSQL has the limit since 17")
+    with pytest.raises(ServiceUnreachable), reported():  # noqa: PT012 - the end of the transaction is what raises
+        async with short_transaction(stores.engine) as holder:
+            await holder.execute("SELECT FROM guestledger.checkpoints FOR UPDATE")
+            await holder.prepare("SELECT 1")
+
+            await watch.execute("SELECT FROM guestledger.checkpoints FOR UPDATE", timeout=10)
+
+
 async def test_a_writer_that_stands_still_does_not_keep_the_lock_for_ever(
     stores: Stores, watch: asyncpg.Connection
 ) -> None:
@@ -240,6 +257,6 @@ async def test_a_writer_that_stands_still_does_not_keep_the_lock_for_ever(
             return await super()._read_log(driver, batch)
 
     await stores.open(Looking).append(proposed())
-    async with stores.engine.connect() as connection:
-        after = (await connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout")).scalar()
+    async with stores.engine.connect() as other:
+        after = (await other.exec_driver_sql("SHOW idle_in_transaction_session_timeout")).scalar()
     assert (seen, after) == (["10s"], "0"), "for the append's transaction, and for nothing else of the connection"

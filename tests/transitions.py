@@ -31,10 +31,10 @@ LEGAL: set[tuple[Status, Status]] = {
 # Where an event may leave the status as it is.
 STAYS: set[Status] = {
     Status.ATTEMPTING,  # a late answer lifts the doubt about an earlier attempt
-    Status.THROTTLED,  # likewise
+    Status.THROTTLED,  # likewise, or the next attempt is deferred
     Status.IN_DOUBT,  # likewise
     Status.PARKED,  # likewise
-    Status.PENDING,  # the channel was looked up
+    Status.PENDING,  # the channel was looked up; the attempt is deferred
     Status.ACTIVE,  # the webhook was called; a duplicate came to light
     Status.EXPIRED,  # likewise
     Status.REJECTED,  # a duplicate came to light

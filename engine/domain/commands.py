@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 
+from engine.domain.gate import Held
 from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
 from engine.domain.request import GuestRequest
 
@@ -30,6 +31,15 @@ class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """A creation request with this digest is about to be sent."""
 
     request_sha256: str
+    now: datetime
+    jitter: float
+
+
+class Defer(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt that is due may not be made now: `gate` holds it back."""
+
+    gate: str
+    held: Held
     now: datetime
     jitter: float
 
@@ -75,5 +85,13 @@ class Expire(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Command = (
-    OpenSession | RecordLookup | BeginAttempt | RecordAttempt | RecordDelivery | RequestRedelivery | Resolve | Expire
+    OpenSession
+    | RecordLookup
+    | BeginAttempt
+    | Defer
+    | RecordAttempt
+    | RecordDelivery
+    | RequestRedelivery
+    | Resolve
+    | Expire
 )

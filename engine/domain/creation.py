@@ -4,8 +4,9 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from engine.domain import events as e
-from engine.domain.commands import BeginAttempt, RecordAttempt, RecordLookup
+from engine.domain.commands import BeginAttempt, Defer, RecordAttempt, RecordLookup
 from engine.domain.doubt import lifted, parked
+from engine.domain.gate import Hold
 from engine.domain.outcomes import Channel, Created, Failed, Throttled
 from engine.domain.retry import InDoubt, RetryPolicy, backoff_ms
 from engine.domain.session import Session, Status
@@ -36,6 +37,7 @@ def record_lookup(state: Session, command: RecordLookup, policy: RetryPolicy) ->
                 status=outcome.status,
                 message=_words(outcome),
                 wait_ms=wait_ms,
+                reason=None if wait_ms is None else _why(outcome, wait_ms),
                 retry_at=_after(now, wait_ms),
             )
             counted = state.lookups_failed + 1 if kind is not None and kind.counts else 0
@@ -79,7 +81,8 @@ def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) ->
             )
             return _record_failure(state, lost, command.now, command.jitter, policy)
         case Status.PENDING | Status.THROTTLED | Status.IN_DOUBT if state.channel_validated:
-            return [
+            # It may have waited behind a gate for longer than anybody planned.
+            return _give_up(state, 0, command.now, command.now, policy) or [
                 e.CreationAttempted(
                     at=command.now,
                     channel_id=state.channel_id,
@@ -90,6 +93,29 @@ def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) ->
             ]
         case _:
             return []
+
+
+# So that those who are held back by the same thing do not all come again at once. Slots are given out one by one anyway.
+_SPREAD_MS = {Hold.BUDGET: 5_000, Hold.CALLS: 500}
+
+
+def defer(state: Session, command: Defer, policy: RetryPolicy) -> list[e.Event]:
+    """The attempt that was due is put off; nothing where none may be made anyway."""
+    if state.status not in (Status.PENDING, Status.THROTTLED, Status.IN_DOUBT) or not state.channel_validated:
+        return []
+    held, now = command.held, command.now
+    spread_ms = int(_SPREAD_MS.get(held.by, 0) * command.jitter)
+    retry_at = held.until + timedelta(milliseconds=spread_ms)
+    deferred = e.CreationDeferred(
+        at=now,
+        channel_id=state.channel_id,
+        gate=command.gate,
+        held_by=held.by,
+        reason=f"{held.reason}, plus {spread_ms} ms spread" if spread_ms else held.reason,
+        wait_ms=whole_ms(retry_at - now),
+        retry_at=retry_at,
+    )
+    return [deferred, *_give_up(state, 0, retry_at, now, policy)]
 
 
 def record_attempt(state: Session, command: RecordAttempt, policy: RetryPolicy) -> list[e.Event]:
@@ -156,7 +182,7 @@ def _record_throttle(
         retry_after_given=outcome.retry_after.given,
         retry_after_ms=outcome.retry_after.ms,
         wait_ms=wait_ms,
-        reason=f"{_words(outcome)}, plus {wait_ms - outcome.retry_after.ms} ms backoff",
+        reason=_why(outcome, wait_ms),
         retry_at=now + timedelta(milliseconds=wait_ms),
     )
     return [throttled, *_give_up(state, 0, throttled.retry_at, now, policy)]
@@ -175,6 +201,7 @@ def _record_failure(
         status=outcome.status,
         message=outcome.message,
         wait_ms=wait_ms,
+        reason=None if wait_ms is None else _why(outcome, wait_ms),
         retry_at=_after(now, wait_ms),
     )
     if outcome.kind is e.FailureKind.IN_DOUBT and policy.in_doubt is InDoubt.PARK:
@@ -203,6 +230,13 @@ def _wait_ms(outcome: Throttled | Failed, tries: int, policy: RetryPolicy, jitte
     if isinstance(outcome, Failed):
         return None if outcome.kind.is_final else backoff_ms(tries, policy, jitter)
     return outcome.retry_after.ms + backoff_ms(tries, policy, jitter)
+
+
+def _why(outcome: Throttled | Failed, wait_ms: int) -> str:
+    """Why it waits just so long."""
+    if isinstance(outcome, Failed):
+        return f"{wait_ms} ms backoff"
+    return f"{_words(outcome)}, plus {wait_ms - outcome.retry_after.ms} ms backoff"
 
 
 def _words(outcome: Throttled | Failed) -> str:

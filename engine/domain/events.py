@@ -14,6 +14,7 @@ import msgspec
 
 from engine.domain.consent import Consent
 from engine.domain.errors import UnknownEvent
+from engine.domain.gate import Hold
 from engine.domain.personal import Guarded, Personal
 from engine.domain.upcast import upcast
 
@@ -103,13 +104,28 @@ class ChannelRejected(Event, frozen=True, kw_only=True):
 class ChannelLookupFailed(Event, frozen=True, kw_only=True):
     """CXone did not say what the channel is. Retried at `retry_at`; `None` means never: ends the stream."""
 
+    schema_version: ClassVar[int] = 2
+
     lookup: int
     kind: FailureKind | None
     """`None` when CXone throttled the look-up."""
     status: int | None
     message: str
     wait_ms: int | None
+    reason: str | None
+    """Why it waits just so long; `None`: it is not retried."""
     retry_at: datetime | None
+
+
+class CreationDeferred(Event, frozen=True, kw_only=True):
+    """An attempt was due and has not been made: what all processes know of the API held it back."""
+
+    gate: str
+    """Whose: the API's host and quota scope."""
+    held_by: Hold
+    reason: str
+    wait_ms: int
+    retry_at: datetime
 
 
 class CreationAttempted(Event, frozen=True, kw_only=True):
@@ -135,11 +151,15 @@ class CreationThrottled(Event, frozen=True, kw_only=True):
 class CreationFailed(Event, frozen=True, kw_only=True):
     """The attempt did not yield a session that is known. Retried at `retry_at`; `None` means never."""
 
+    schema_version: ClassVar[int] = 2
+
     attempt: int
     kind: FailureKind
     status: int | None
     message: str
     wait_ms: int | None
+    reason: str | None
+    """Why it waits just so long; `None`: it is not retried."""
     retry_at: datetime | None
 
 
@@ -271,6 +291,7 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "ChannelValidated": ChannelValidated,
     "ChannelRejected": ChannelRejected,
     "ChannelLookupFailed": ChannelLookupFailed,
+    "CreationDeferred": CreationDeferred,
     "CreationAttempted": CreationAttempted,
     "CreationThrottled": CreationThrottled,
     "CreationFailed": CreationFailed,

@@ -12,6 +12,7 @@ from engine.domain import events as e
 from engine.domain.commands import (
     BeginAttempt,
     Command,
+    Defer,
     Expire,
     OpenSession,
     RecordAttempt,
@@ -21,9 +22,10 @@ from engine.domain.commands import (
     Resolve,
 )
 from engine.domain.consent import Consent, fingerprint, refused_flags
-from engine.domain.creation import begin_attempt, record_attempt, record_lookup, whole_ms
+from engine.domain.creation import begin_attempt, defer, record_attempt, record_lookup, whole_ms
 from engine.domain.delivery import DeliveryPolicy, record_delivery, request_redelivery
 from engine.domain.doubt import resolve
+from engine.domain.gate import GatePolicy
 from engine.domain.request import request_digest
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
@@ -34,6 +36,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     creation: RetryPolicy = RetryPolicy()
     webhook: DeliveryPolicy = DeliveryPolicy()
+    gate: GatePolicy = GatePolicy()
     webhook_enabled: bool = True
 
 
@@ -99,6 +102,8 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return record_lookup(state, command, policy.creation) if waiting else []
         case BeginAttempt():
             return begin_attempt(state, command, policy.creation)
+        case Defer():
+            return defer(state, command, policy.creation)
         case RecordAttempt():
             return record_attempt(state, command, policy.creation)
         case RecordDelivery():

@@ -130,6 +130,8 @@ def _apply(state: Session, event: e.Event) -> Session:
                 lookups=event.lookup,
                 lookups_failed=state.lookups_failed + (event.kind is not None and event.kind.counts),
             )
+        case e.CreationDeferred():
+            return replace(state, reason=event.reason, retry_at=event.retry_at)
         case e.CreationAttempted():
             return replace(state, status=Status.ATTEMPTING, attempts=event.attempt, retry_at=event.at, reason=None)
         case e.CreationThrottled():

@@ -20,7 +20,17 @@ def _webhook_failed_2(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-UPCASTERS: Mapping[tuple[str, int], Upcaster] = {("WebhookFailed", 1): _webhook_failed_2}
+def _reason_of_backoff(data: dict[str, Any]) -> dict[str, Any]:
+    """The first versions waited by backoff and for nothing else."""
+    wait_ms = data["wait_ms"]
+    return data | {"reason": None if wait_ms is None else f"{wait_ms} ms backoff"}
+
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
+    ("ChannelLookupFailed", 1): _reason_of_backoff,
+    ("CreationFailed", 1): _reason_of_backoff,
+    ("WebhookFailed", 1): _webhook_failed_2,
+}
 """By wire name and the old version, e.g. `("SessionCreated", 1)`: makes version 2 of version 1."""
 
 

@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import pairwise
 
 from engine.domain import events as e
 from engine.domain.commands import (
     BeginAttempt,
     Command,
+    Defer,
     Expire,
     OpenSession,
     RecordAttempt,
@@ -17,6 +19,7 @@ from engine.domain.commands import (
     RequestRedelivery,
 )
 from engine.domain.delivery import DeliveryPolicy
+from engine.domain.gate import Held, Hold
 from engine.domain.lifecycle import (
     AttemptCreation,
     ExpireToken,
@@ -35,6 +38,7 @@ from engine.domain.session import Session, Status, evolve
 STEP_OF = {
     RecordLookup: ValidateChannel,
     BeginAttempt: AttemptCreation,
+    Defer: AttemptCreation,
     RecordAttempt: AttemptCreation,
     RecordDelivery: SyncWebhook,
     Expire: ExpireToken,
@@ -95,6 +99,13 @@ def _behind(event: e.Event, state: Session, policy: Policy) -> Command:
             return RecordLookup(outcome=outcome, now=now, jitter=_jitter(event.wait_ms, event.lookup, policy.creation))
         case e.CreationAttempted():
             return BeginAttempt(request_sha256=event.request_sha256, now=now, jitter=0.0)
+        case e.CreationDeferred():
+            why, _, spread = event.reason.partition(", plus ")
+            spread_ms = int(spread.partition(" ")[0] or 0)
+            until = event.retry_at - timedelta(milliseconds=spread_ms)
+            most = {Hold.BUDGET: 5_000, Hold.CALLS: 500}.get(event.held_by)
+            held = Held(by=event.held_by, until=until, reason=why)
+            return Defer(gate=event.gate, held=held, now=now, jitter=(spread_ms + 0.5) / most if most else 0.0)
         case e.CreationThrottled():
             why = event.reason.rpartition(", plus ")[0]
             asked = RetryAfter(given=event.retry_after_given, ms=event.retry_after_ms, why=why)

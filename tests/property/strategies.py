@@ -9,6 +9,7 @@ from msgspec import inspect
 
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.events import EVENT_TYPES, Event, FailureKind
+from engine.domain.gate import Held, Hold
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Adoption, Channel, Created, Delivered, Failed, Throttled, Verdict
 from engine.domain.request import GuestConsent, GuestRequest
@@ -142,6 +143,12 @@ resolutions = st.sampled_from(Verdict) | st.builds(
     session_id=st.sampled_from(["sess_1", "sess_found"]),
     expires_at=st.integers(-10, 7_200).map(lambda seconds: START + timedelta(seconds=seconds)),
     guest_token=st.none() | st.just("gt_found"),
+)
+holds = st.builds(
+    Held,
+    by=st.sampled_from(Hold),
+    until=st.integers(-10, 20_000).map(lambda seconds: START + timedelta(seconds=seconds)),
+    reason=short_texts,
 )
 lookup_outcomes = channels | usable_channels | throttles | failures | passing_failures
 creation_outcomes = creations | throttles | failures | passing_failures

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from engine.domain.commands import (
     BeginAttempt,
     Command,
+    Defer,
     Expire,
     OpenSession,
     RecordAttempt,
@@ -17,6 +18,7 @@ from engine.domain.commands import (
     Resolve,
 )
 from engine.domain.events import Event
+from engine.domain.gate import Held
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
 from engine.domain.request import GuestRequest
@@ -29,6 +31,7 @@ from tests.property.strategies import (
     creation_outcomes,
     creations,
     deliveries,
+    holds,
     jitters,
     lookup_outcomes,
     patient_policies,
@@ -73,6 +76,10 @@ class AnyCommand(RuleBasedStateMachine):
     @rule(jitter=jitters)
     def begin(self, jitter: float) -> None:
         self.life.take(BeginAttempt(request_sha256="ab", now=self.now, jitter=jitter))
+
+    @rule(held=holds, jitter=jitters)
+    def hold_back(self, held: Held, jitter: float) -> None:
+        self.life.take(Defer(gate="api.example.com sessions", held=held, now=self.now, jitter=jitter))
 
     @rule(outcome=creation_outcomes, jitter=jitters)
     def answer(self, outcome: CreationOutcome, jitter: float) -> None:

@@ -137,8 +137,14 @@ def test_following_the_next_step_always_comes_to_an_end(
     assert life.state.status in ends | ({Status.PARKED} if policy.creation.in_doubt is InDoubt.PARK else set())
 
 
-@given(policy=policies, channel=usable_channels, created=creations, call=deliveries, jitter=jitters)
-def test_a_session_that_cxone_grants_at_once_is_made_at_the_first_attempt(
+@given(
+    policy=policies.filter(lambda policy: policy.creation.deadline_ms >= 2_000),
+    channel=usable_channels,
+    created=creations,
+    call=deliveries,
+    jitter=jitters,
+)
+def test_a_session_that_cxone_grants_at_once_and_in_time_is_made_at_the_first_attempt(
     policy: Policy, channel: Channel, created: Created, call: Delivered, jitter: float
 ) -> None:
     life = live(policy=policy, request=CONSENTING, lookups=[channel], answers=[created], calls=[call], jitter=jitter)

@@ -7,6 +7,7 @@ from uuid import UUID
 from engine.domain import events as e
 from engine.domain.commands import (
     BeginAttempt,
+    Defer,
     Expire,
     OpenSession,
     RecordAttempt,
@@ -16,6 +17,7 @@ from engine.domain.commands import (
     Resolve,
 )
 from engine.domain.consent import Consent
+from engine.domain.gate import Held, Hold
 from engine.domain.outcomes import (
     Adoption,
     Channel,
@@ -120,6 +122,10 @@ def answer(outcome: CreationOutcome, attempt: int = 1, now: datetime = START, ji
     return RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter)
 
 
+def deferred(held: Held, now: datetime = START, jitter: float = 0.5) -> Defer:
+    return Defer(gate="api.example.com sessions", held=held, now=now, jitter=jitter)
+
+
 def deliver(outcome: Delivered, now: datetime = START, jitter: float = 0.5) -> RecordDelivery:
     return RecordDelivery(outcome=outcome, now=now, jitter=jitter)
 
@@ -192,6 +198,7 @@ def lookup_failed(**given: Any) -> e.ChannelLookupFailed:
         "status": 503,
         "message": "CXone answered 503",
         "wait_ms": 250,
+        "reason": "250 ms backoff",
         "retry_at": at(0.25),
     }
     return _event(e.ChannelLookupFailed, plain, given)
@@ -200,6 +207,17 @@ def lookup_failed(**given: Any) -> e.ChannelLookupFailed:
 def was_attempted(attempt: int = 1, **given: Any) -> e.CreationAttempted:
     plain = {"attempt": attempt, "idempotency_key": str(SESSION), "request_sha256": "ab" * 32}
     return _event(e.CreationAttempted, plain, given)
+
+
+def was_deferred(**given: Any) -> e.CreationDeferred:
+    plain = {
+        "gate": "api.example.com sessions",
+        "held_by": Hold.GATE,
+        "reason": "the gate is closed: Retry-After of 2000 ms",
+        "wait_ms": 1_500,
+        "retry_at": at(1.5),
+    }
+    return _event(e.CreationDeferred, plain, given)
 
 
 def was_throttled(attempt: int = 1, **given: Any) -> e.CreationThrottled:
@@ -222,6 +240,7 @@ def has_failed(attempt: int = 1, kind: e.FailureKind = e.FailureKind.UNAVAILABLE
         "status": None,
         "message": f"it is {kind}",
         "wait_ms": None if kind.is_final else 250,
+        "reason": None if kind.is_final else "250 ms backoff",
         "retry_at": None if kind.is_final else at(0.25),
     }
     return _event(e.CreationFailed, plain, given)
@@ -333,6 +352,7 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     was_validated(),
     was_rejected(),
     lookup_failed(),
+    was_deferred(),
     was_attempted(),
     was_throttled(),
     has_failed(kind=e.FailureKind.IN_DOUBT),

@@ -1,0 +1,289 @@
+"""The gate before an API: what all processes know together of how much it bears, and when it may be asked again.
+
+One for each host and quota scope, kept in the database. Pure: it is asked and told with the database's time, so that processes
+whose clocks differ see the same gate. Four things may hold a request back, and each says why and until when:
+
+- the gate itself: a 429, or a `RateLimit` header with nothing left (draft-ietf-httpapi-ratelimit-headers), closes it for
+  everybody until the server's time, never for less;
+- the pace: behind that it opens with a ramp, slots in time that are given out one by one. The rate rises by a step a second
+  and falls by a factor (AIMD), and rests for a while just below what was too much the last time;
+- the breaker: failures in a row, 5xx and timeouts, never 429, break the circuit; after a rest, one request at a time probes;
+- the budget: retries after failures are a share of all requests, so that an outage is not made worse.
+"""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from math import floor, log
+
+import msgspec
+from msgspec.structs import replace
+
+
+class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How carefully an API is treated. Rates are requests a second."""
+
+    first_rate: float = 10.0
+    """With what an API is tried that has throttled for the first time; it doubles each second until the next 429."""
+    boundless_rate: float = 5_000.0
+    """A doubled rate that gets so far is no limit any more."""
+    least_rate: float = 0.1
+    decrease: float = 0.7
+    """What a 429 leaves of the rate at which it came."""
+    increase: float = 0.05
+    """The step that the rate rises each second, as a share of the rate at which the last 429 came."""
+    rest_share: float = 0.97
+    """Where the rise stops for `rest_ms`, before it is tried whether more can be had."""
+    rest_ms: int = 60_000
+    forgotten_share: float = 4.0
+    """So many times the rate of the last 429 without another, and the limit is given up."""
+    ahead_ms: int = 300
+    """How far ahead a worker takes slots."""
+
+    failures_in_a_row: int = 10
+    break_ms: int = 1_000
+    """How long the first break is; each failed probe doubles it, up to `longest_break_ms`."""
+    longest_break_ms: int = 30_000
+    probe_ms: int = 30_000
+    """How long a probe is waited for, before another may be made."""
+
+    retries_kept: float = 100.0
+    retries_per_request: float = 0.2
+    retries_per_second: float = 5.0
+
+    calls: int | None = None
+    """The most requests in flight, over all processes; `None`: no limit."""
+
+
+class Hold(StrEnum):
+    """What holds a request back."""
+
+    GATE = "gate"
+    PACE = "pace"
+    BREAKER = "breaker"
+    BUDGET = "budget"
+    CALLS = "calls"
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """A request may not be made now, but perhaps at `until`."""
+
+    by: Hold
+    until: datetime
+    reason: str
+
+
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that wants to be made through `gate`."""
+
+    gate: str
+    retry: bool
+    """Whether one before it failed, otherwise than by a 429."""
+    slotted: bool
+    """Whether a slot was taken for it when its session was claimed."""
+
+
+class Answered(StrEnum):
+    """What an answer, or the lack of one, says of the API."""
+
+    WELL = "well"
+    THROTTLED = "throttled"
+    FAILED = "failed"
+
+
+class Hearing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request through `gate` has brought to light about it."""
+
+    gate: str
+    answered: Answered
+    began_at: datetime
+    """When the request was about to be made, by the database's clock."""
+    closed_ms: int | None = None
+    """For how long nothing is to be asked: `Retry-After`, or the reset of a drained quota."""
+    why: str = ""
+    quota: float | None = None
+    """What the server says that it bears, if it does."""
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """One gate. As it is made, it knows nothing against its API; the store keeps no row for such a one. Times are the database's."""
+
+    closed_at: datetime | None = None
+    closed_until: datetime | None = None
+    why: str = ""
+    paced_from: datetime | None = None
+    """When it opened with a ramp; `None`: no pace is set."""
+    ceiling: float | None = None
+    """The rate at which the last 429 came; `None`: not known yet."""
+    next_slot: datetime | None = None
+
+    failures: int = 0
+    breaks: int = 0
+    broken_at: datetime | None = None
+    broken_until: datetime | None = None
+    probe_until: datetime | None = None
+
+    retries: float | None = None
+    """What is left of the budget, at `retries_at`; `None`: all of it."""
+    retries_at: datetime | None = None
+
+    def rate(self, now: datetime, policy: GatePolicy) -> float | None:
+        """The pace now; `None`: none is set."""
+        if self.paced_from is None:
+            return None
+        seconds = max(0.0, (now - self.paced_from).total_seconds())
+        if self.ceiling is None:
+            rate = policy.first_rate * 2.0 ** min(seconds, 60.0)
+            return rate if rate < policy.boundless_rate else None
+        first, step, rest = (share * self.ceiling for share in (policy.decrease, policy.increase, policy.rest_share))
+        risen = first + step * seconds
+        if risen <= rest:
+            return risen
+        beyond = seconds - (rest - first) / step - policy.rest_ms / 1_000
+        rate = rest + step * max(0.0, beyond)
+        return rate if rate < policy.forgotten_share * self.ceiling else None
+
+    def retries_left(self, now: datetime, policy: GatePolicy) -> float:
+        """What is left of the budget now."""
+        if self.retries is None or self.retries_at is None:
+            return policy.retries_kept
+        regained = policy.retries_per_second * max(0.0, (now - self.retries_at).total_seconds())
+        return min(policy.retries_kept, self.retries + regained)
+
+    def shut(self, now: datetime) -> Held | None:
+        """What holds every request back now: the gate is closed, the circuit is broken, or a probe is under way."""
+        if self.closed_until is not None and now < self.closed_until:
+            return Held(by=Hold.GATE, until=self.closed_until, reason=f"the gate is closed: {self.why}")
+        if self.broken_until is not None and now < self.broken_until:
+            reason = f"the breaker is open: {self.failures} requests in a row failed; one probes then"
+            return Held(by=Hold.BREAKER, until=self.broken_until, reason=reason)
+        if self.probe_until is not None and now < self.probe_until:
+            reason = f"the breaker is open: {self.failures} requests in a row failed, and one probes now"
+            return Held(by=Hold.BREAKER, until=self.probe_until, reason=reason)
+        return None
+
+    def is_clean(self, now: datetime, policy: GatePolicy) -> bool:
+        """Whether it knows nothing any more against its API, so that it need not be kept."""
+        return (
+            self.shut(now) is None
+            and self.broken_at is None
+            and not self.failures
+            and self.rate(now, policy) is None
+            and self.retries_left(now, policy) >= policy.retries_kept
+        )
+
+
+def slots(gate: Gate, most: int, now: datetime, policy: GatePolicy) -> tuple[Gate, list[datetime], Held | None]:
+    """Take up to `most` slots, not before which a request each may be made.
+
+    Returns the gate behind that, the slots, and where they are fewer than `most`, what holds the next one back.
+    """
+    if held := gate.shut(now):
+        return gate, [], held
+    if gate.broken_at is not None:
+        probe_until = now + timedelta(milliseconds=policy.probe_ms)
+        probing = replace(gate, probe_until=probe_until)
+        return probing, [now][:most], probing.shut(now)
+    rate = gate.rate(now, policy)
+    if rate is None:
+        return gate, [now] * most, None
+    first = max(gate.next_slot or now, now)
+    ahead = (now - first).total_seconds() + policy.ahead_ms / 1_000
+    number = min(most, floor(ahead * rate) + 1 if ahead >= 0 else 0)
+    taken = [first + timedelta(seconds=n / rate) for n in range(number + 1)]
+    held = _paced(taken[number], rate) if number < most else None
+    return replace(gate, next_slot=taken[number]), taken[:number], held
+
+
+def admit(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
+    """Let a request through, or say what holds it back; then the gate is as it was."""
+    if passage.slotted:
+        # Its slot was taken, a probe's too: only what came to light since can hold it back.
+        closed = replace(gate, probe_until=None).shut(now)
+        return (gate, closed) if closed else _spend(gate, passage, now, policy)
+    passed, taken, held = slots(gate, 1, now, policy)
+    if not taken:
+        return gate, held
+    if taken[0] > now:
+        return gate, _paced(taken[0], gate.rate(now, policy) or 0.0)
+    return _spend(passed, passage, now, policy)
+
+
+def _spend(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
+    left = gate.retries_left(now, policy)
+    if not passage.retry:
+        if left >= policy.retries_kept:
+            return gate, None
+        return replace(gate, retries=left + policy.retries_per_request, retries_at=now), None
+    if left < 1:
+        until = now + timedelta(seconds=(1 - left) / policy.retries_per_second)
+        reason = f"the budget for retries is spent: {policy.retries_per_second:g} a second are regained"
+        return gate, Held(by=Hold.BUDGET, until=until, reason=reason)
+    return replace(gate, retries=left - 1, retries_at=now), None
+
+
+def _paced(until: datetime, rate: float) -> Held:
+    return Held(
+        by=Hold.PACE, until=until, reason=f"{rate:.3g} requests a second are let through, and others come first"
+    )
+
+
+def hear(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
+    """The gate after what a request has brought to light."""
+    match hearing.answered:
+        case Answered.THROTTLED:
+            return _close(_mended(gate), hearing, now, policy)
+        case Answered.FAILED:
+            return _failed(gate, hearing, now, policy)
+        case Answered.WELL:
+            mended = _mended(gate)
+            return mended if hearing.closed_ms is None else _drained(mended, hearing, now, policy)
+
+
+def _mended(gate: Gate) -> Gate:
+    return replace(gate, failures=0, breaks=0, broken_at=None, broken_until=None, probe_until=None)
+
+
+def _until(gate: Gate, hearing: Hearing, now: datetime) -> datetime:
+    until = now + timedelta(milliseconds=hearing.closed_ms or 0)
+    return max(gate.closed_until or until, until)
+
+
+def _close(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
+    until = _until(gate, hearing, now)
+    closed = replace(gate, closed_at=now, closed_until=until, why=hearing.why, paced_from=until, next_slot=until)
+    if gate.closed_at is not None and hearing.began_at <= gate.closed_at:
+        # It was under way when the gate closed, and tells of the same excess: the rate has been cut for it already.
+        return replace(closed, closed_at=gate.closed_at)
+    if hearing.quota is not None:
+        return replace(closed, ceiling=max(policy.least_rate, hearing.quota))
+    rate = gate.rate(now, policy)
+    if rate is None:
+        return replace(closed, ceiling=None)
+    if gate.ceiling is None:
+        rate *= 0.5 / log(2)  # while it doubled each second: what went out over the last one
+    return replace(closed, ceiling=max(policy.least_rate, rate))
+
+
+def _drained(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
+    until = _until(gate, hearing, now)
+    ceiling = hearing.quota or gate.rate(now, policy) or gate.ceiling
+    return replace(
+        gate, closed_at=now, closed_until=until, why=hearing.why, paced_from=until, next_slot=until, ceiling=ceiling
+    )
+
+
+def _failed(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
+    if gate.broken_at is not None and hearing.began_at <= gate.broken_at:
+        return gate  # it was under way when the circuit broke, and tells nothing of what came since
+    failures = gate.failures + 1
+    if gate.broken_at is None and failures < policy.failures_in_a_row:
+        return replace(gate, failures=failures)
+    rest_ms = min(policy.longest_break_ms, policy.break_ms * 2 ** min(gate.breaks, 32))
+    return replace(
+        gate,
+        failures=failures,
+        breaks=gate.breaks + 1,
+        broken_at=now,
+        broken_until=now + timedelta(milliseconds=rest_ms),
+        probe_until=None,
+    )

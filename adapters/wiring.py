@@ -20,6 +20,7 @@ from adapters.postgres.consumers import PostgresConsumers
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.postgres.embedded import default_data_dir, start_embedded, stop_embedded
 from adapters.postgres.event_store import PostgresEventStore
+from adapters.postgres.gates import PostgresGates
 from adapters.postgres.migrate import check_current, upgrade, upgrade_through
 from adapters.postgres.months import PostgresMonths
 from adapters.postgres.privileges import check_privileges
@@ -97,8 +98,9 @@ def _ledger(
     stack: AsyncExitStack,
 ) -> Ledger:
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    store = PostgresEventStore(engine, schema)
-    due_work = PostgresDueWork(engine, schema)
+    store = PostgresEventStore(engine, schema, gates=policy.gate)
+    due_work = PostgresDueWork(engine, schema, policy.gate, overdue_ms=policy.creation.deadline_ms)
+    gates = PostgresGates(engine, schema, policy.gate)
     months = PostgresMonths(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_work, lease.ms)
@@ -109,6 +111,7 @@ def _ledger(
         due_work=due_work,
         provider=provider,
         webhook=webhook,
+        gates=gates,
         clock=clock,
         policy=policy,
     )
@@ -268,6 +271,7 @@ class _NoProvider:
     """Stands where no CXone is set: the ledger can be read, and requests can be accepted, but nothing be opened."""
 
     is_ready = False
+    creation_gate = lookup_gate = ""
 
     def known_channel(self, _channel_id: str) -> Channel | None:
         return None
@@ -288,6 +292,8 @@ class _NoProvider:
 
 class _NoWebhook:
     """Stands where no webhook is set: the policy then never asks for one."""
+
+    gate = ""
 
     async def send(self, _session: Session) -> Delivered:
         raise AssertionError

@@ -4,7 +4,7 @@ An event is proposed as an `Event` and comes back as a `RecordedEvent`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Protocol
 from uuid import UUID
@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from engine.domain.events import Event
+from engine.domain.gate import Gate, Hearing, Held, Passage
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.session import Session
@@ -56,6 +57,10 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str
     idempotency_key: str | None = None
     """The caller's key, for an append that opens a stream: at most one stream is ever opened under one key."""
+    passage: Passage | None = None
+    """Of the request that these events announce: they go in if its gate lets it through at that very moment."""
+    hearing: Hearing | None = None
+    """What the answer that these events record tells of its gate: that is recorded with them."""
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +79,14 @@ class KeyTaken(Exception):
         self.stream_id = stream_id
 
 
+class HeldBack(Exception):
+    """The append's request may not be made now. Nothing of the append was recorded."""
+
+    def __init__(self, held: Held) -> None:
+        super().__init__(held.reason)
+        self.held = held
+
+
 class EventStore(Protocol):
     """The log."""
 
@@ -81,7 +94,7 @@ class EventStore(Protocol):
         """Record the events of `append`, all or none, durably.
 
         Raises `WrongExpectedVersion` when the stream has moved on, `KeyTaken` when its key has opened another stream,
-        `EventTooLarge`, or `ServiceUnreachable` when the database does not answer; the append may have gone in then, and
+        `HeldBack` when its gate is not open, `EventTooLarge`, or `ServiceUnreachable` when the database does not answer; the append may have gone in then, and
         handing in the very same one again tells.
         """
         ...
@@ -191,6 +204,16 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     stream_id: UUID
     step: str
     due_at: datetime
+    slot_ms: int | None = None
+    """In what time the slot comes that was taken for its request; `None`: none was taken."""
+
+
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was claimed, longest due first."""
+
+    claims: Sequence[Claim]
+    paced_ms: int | None = None
+    """Where a pace kept back more: in what time its next slot is free."""
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,8 +227,12 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 class DueWork(Protocol):
     """The work that sessions still need: one row a session, written with the events that make it so."""
 
-    async def claim(self, lease: Lease, steps: Iterable[str], limit: int) -> list[Claim]:
-        """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first."""
+    async def claim(self, lease: Lease, steps: Mapping[str, str | None], limit: int) -> Claimed:
+        """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first.
+
+        `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
+        lets through now, with a slot for each; and whatever has been due for so long that nothing is to be sent for it any more.
+        """
         ...
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> None:
@@ -221,6 +248,18 @@ class DueWork(Protocol):
         ...
 
 
+class Gates(Protocol):
+    """What all processes know together of the APIs that they call."""
+
+    async def admit(self, passage: Passage) -> Held | None:
+        """Let a request through now, or say what holds it back: for one that no append announces."""
+        ...
+
+    async def all(self) -> dict[str, Gate]:
+        """Every gate that anything is known against, by name."""
+        ...
+
+
 class PreparedCreation(msgspec.Struct, frozen=True, kw_only=True):
     """A creation request, ready to be sent: the body's bytes and their SHA-256 (hex)."""
 
@@ -230,6 +269,16 @@ class PreparedCreation(msgspec.Struct, frozen=True, kw_only=True):
 
 class MessagingProvider(Protocol):
     """CXone, or what speaks like it."""
+
+    @property
+    def creation_gate(self) -> str:
+        """The gate that creations pass: the API's host and the scope of its quota."""
+        ...
+
+    @property
+    def lookup_gate(self) -> str:
+        """The gate that channel look-ups pass."""
+        ...
 
     def known_channel(self, channel_id: str) -> Channel | None:
         """A recent answer about the channel, if one is remembered. No I/O."""
@@ -259,6 +308,11 @@ class MessagingProvider(Protocol):
 
 class WebhookSender(Protocol):
     """The analytics webhook."""
+
+    @property
+    def gate(self) -> str:
+        """The gate that its calls pass: the receiver's host."""
+        ...
 
     async def send(self, session: Session) -> Delivered:
         """Tell that `session` has started. Never raises for what the wire does."""

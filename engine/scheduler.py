@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -28,6 +28,12 @@ _UPKEEP_MS = 600_000
 
 # How long a session rests that this release cannot read. A worker of the newer release may take it as soon as that.
 UNREADABLE_DELAY_MS = 5_000
+
+
+# The longest that a worker waits for a slot before it asks again: others may have left some.
+_MOST_PACED_MS = 200
+
+_Running = set[asyncio.Task[Counter[str]]]
 
 
 class Lane(NamedTuple):
@@ -155,10 +161,11 @@ class Scheduler:
         running: set[asyncio.Task[Counter[str]]] = set()
         try:
             while True:
-                running |= await self._start(lane, lane.most_in_flight - len(running))
-                if not running:
+                started, paced_ms = await self._start(lane, lane.most_in_flight - len(running))
+                running |= started
+                if not running and paced_ms is None:
                     return done
-                finished, running = await asyncio.wait(running, timeout=_REFILL_SECONDS)
+                finished, running = await self._wait(running, paced_ms)
                 for task in finished:
                     done.update(task.result())
         except ServiceError:
@@ -170,22 +177,37 @@ class Scheduler:
             for task in running:
                 task.cancel()
 
-    async def _start(self, lane: Lane, places: int) -> set[asyncio.Task[Counter[str]]]:
+    async def _wait(self, running: _Running, paced_ms: int | None) -> tuple[_Running, _Running]:
+        """Wait until it is time to claim again; returns the runs that have ended meanwhile, and the others."""
+        seconds = _REFILL_SECONDS
+        if paced_ms is not None:
+            # All workers wait for the same slots: whoever comes first takes those of the next moments.
+            seconds = max(seconds, min(paced_ms, _MOST_PACED_MS) * (0.5 + self._clock.jitter()) / 1_000)
+        if running:
+            return await asyncio.wait(running, timeout=seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        return running, running
+
+    async def _start(self, lane: Lane, places: int) -> tuple[_Running, int | None]:
+        """Claim and begin; returns the runs that have begun, and in what time more may be claimed where a pace holds it back."""
         if not places or self._stopping.is_set():
-            return set()
+            return set(), None
         lease = Lease(owner=self._clock.new_id(), ms=self._lease.ms)
-        claims = await self._due_work.claim(lease, (kind.__name__ for kind in lane.kinds), places)
+        claimed = await self._due_work.claim(lease, self._steps.gates(lane.kinds), places)
+        claims = claimed.claims
         if not claims:
-            return set()
+            return set(), claimed.paced_ms
         histories = await self._histories(claims, lease)
         runs = [
             (claim, Run.of(histories[claim.stream_id], lane.kinds, self._actor, lease))
             for claim in claims
             if claim.stream_id in histories
         ]
-        return {asyncio.create_task(self._carry_on(claim, run)) for claim, run in runs}
+        return {asyncio.create_task(self._carry_on(claim, run)) for claim, run in runs}, claimed.paced_ms
 
-    async def _histories(self, claims: list[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
+    async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
         """The histories of the claimed sessions. One that this release cannot read is left out, and given back."""
         try:
             return await self._store.read_streams([claim.stream_id for claim in claims])
@@ -201,6 +223,9 @@ class Scheduler:
     async def _carry_on(self, claim: Claim, run: Run) -> Counter[str]:
         with self._leases.hold(run.lease, claim.stream_id):
             try:
+                if claim.slot_ms is not None:
+                    run.slot = claim.step
+                    await asyncio.sleep(claim.slot_ms / 1_000)
                 await self._steps.carry_on(run)
                 self.trouble = None
             except ServiceError as error:

@@ -4,16 +4,19 @@ Two rules make a crash harmless anywhere in here. Nothing is sent before what wa
 names the version it was decided on, so that of two workers on one session only one gets through to an effect.
 """
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import assert_never
 
-from engine.domain.commands import BeginAttempt, Command, Expire, RecordAttempt, RecordDelivery, RecordLookup
+from engine.domain.commands import BeginAttempt, Command, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
 from engine.domain.events import Event, wire_name
+from engine.domain.gate import Hearing, Held, Passage
+from engine.domain.hearing import heard, heard_of_webhook
 from engine.domain.lifecycle import (
     AttemptCreation,
     ExpireToken,
@@ -26,12 +29,26 @@ from engine.domain.lifecycle import (
 )
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, Status, evolve, fold
-from engine.ports import Append, Clock, Due, DueWork, EventStore, Lease, MessagingProvider, WebhookSender
+from engine.ports import (
+    Append,
+    Clock,
+    Due,
+    DueWork,
+    EventStore,
+    Gates,
+    HeldBack,
+    Lease,
+    MessagingProvider,
+    WebhookSender,
+)
 
 logger = logging.getLogger("guestledger")
 
 StepKinds = frozenset[type[Step]]
 TOWARDS_CREATION: StepKinds = frozenset({ValidateChannel, AttemptCreation})
+
+CALLS = 256
+"""Of CXone, that one process has in flight at most."""
 
 # How long a session rests when the service it needs cannot be used at all. Nothing happened to the session, so there is
 # no event, and none of its attempts is used up.
@@ -58,7 +75,8 @@ def _trace(state: Session, command: Command) -> None:
 class Run:
     """One session being taken forward: how far it is recorded, and what has been decided beyond that.
 
-    `kinds` are the steps that this run may take, `actor` is who takes them, under `lease`.
+    `kinds` are the steps that this run may take, `actor` is who takes them, under `lease`. `slot` is the step for which a slot
+    was taken at its gate.
     """
 
     def __init__(
@@ -78,14 +96,22 @@ class Run:
         self.correlation_id = correlation_id
         self.idempotency_key = idempotency_key
         self.recorded = state.version
+        self.recorded_at: datetime | None = None
         self.proposed: list[Event] = []
         self.held = True
+        self.slot: str | None = None
         self.tally: Counter[str] = Counter()
 
     @classmethod
     def of(cls, history: Sequence[RecordedEvent], kinds: StepKinds, actor: str, lease: Lease) -> "Run":
         """A run that goes on from what is recorded: `history` is a whole stream of at least one event."""
         return cls(of_history(history), kinds=kinds, actor=actor, lease=lease, correlation_id=history[0].correlation_id)
+
+    def passage(self, gate: str, step: type[Step]) -> Passage:
+        """The request that `step` is about to make through `gate`. A slot is good for one."""
+        slotted, self.slot = self.slot == step.__name__, None
+        state = self.state
+        return Passage(gate=gate, retry=state.attempts > state.throttles or state.lookups_failed > 0, slotted=slotted)
 
     def propose(self, events: Iterable[Event]) -> None:
         """Take events as happened; `Steps` records them before anything is done on their account."""
@@ -104,15 +130,28 @@ class Steps:
         due_work: DueWork,
         provider: MessagingProvider,
         webhook: WebhookSender,
+        gates: Gates,
         clock: Clock,
         policy: Policy,
+        calls: int = CALLS,
     ) -> None:
         self._store = store
         self._due_work = due_work
         self._provider = provider
         self._webhook = webhook
+        self._gates = gates
         self._clock = clock
         self._policy = policy
+        self._calls = asyncio.Semaphore(calls)
+
+    def gates(self, kinds: StepKinds) -> dict[str, str | None]:
+        """The steps of these kinds, each with the gate that its request passes."""
+        passed = {
+            ValidateChannel: self._provider.lookup_gate,
+            AttemptCreation: self._provider.creation_gate,
+            SyncWebhook: self._webhook.gate,
+        }
+        return {kind.__name__: passed.get(kind) for kind in kinds}
 
     async def carry_on(self, run: Run) -> Session:
         """Take every step of the run's kinds that is due, then give the session back for what is due later.
@@ -149,9 +188,7 @@ class Steps:
             case AttemptCreation():
                 await self._attempt_creation(run)
             case SyncWebhook():
-                delivered = await self._webhook.send(run.state)
-                now, jitter = self._clock.now(), self._clock.jitter()
-                await self._settle(run, RecordDelivery(outcome=delivered, now=now, jitter=jitter))
+                await self._sync_webhook(run)
             case ExpireToken():
                 run.propose(decide(run.state, Expire(now=self._clock.now()), self._policy))
             case _:
@@ -164,36 +201,69 @@ class Steps:
             run.propose(decide(run.state, command, self._policy))
             return
         await self._record(run, hold=True)
-        outcome = await self._provider.look_up_channel(run.state.channel_id)
+        passage = run.passage(self._provider.lookup_gate, ValidateChannel)
+        if not passage.slotted and (held := await self._gates.admit(passage)):
+            self._defer(run, passage, held)
+            return
+        began_at = self._clock.now()
+        async with self._calls:
+            outcome = await self._provider.look_up_channel(run.state.channel_id)
         now, jitter = self._clock.now(), self._clock.jitter()
-        await self._settle(run, RecordLookup(outcome=outcome, now=now, jitter=jitter))
+        hearing = heard(passage.gate, outcome, began_at)
+        await self._settle(run, RecordLookup(outcome=outcome, now=now, jitter=jitter), hearing)
 
     async def _attempt_creation(self, run: Run) -> None:
+        async with self._calls:
+            await self._attempt_creation_in_turn(run)
+
+    async def _attempt_creation_in_turn(self, run: Run) -> None:
         if not self._provider.is_ready:
             await self._record(run, hold=True)
             await self._provider.ready()
         prepared = self._provider.prepare(run.state)
+        before, proposed = run.state, list(run.proposed)
+        passage = run.passage(self._provider.creation_gate, AttemptCreation)
         begin = BeginAttempt(request_sha256=prepared.sha256, now=self._clock.now(), jitter=self._clock.jitter())
         run.propose(decide(run.state, begin, self._policy))
         if run.state.status is not Status.ATTEMPTING:
             return
         # The attempt is committed before its POST: a crash from here on leaves an attempt that is known to be in doubt.
-        await self._record(run, hold=True)
-        attempt = run.state.attempts
+        try:
+            await self._record(run, hold=True, passage=passage)
+        except HeldBack as back:
+            run.state, run.proposed = before, proposed
+            self._defer(run, passage, back.held)
+            return
+        attempt, began_at = run.state.attempts, run.recorded_at
+        assert began_at is not None
         outcome = await self._provider.create(prepared, str(run.state.id))
         now, jitter = self._clock.now(), self._clock.jitter()
-        await self._settle(run, RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter))
+        hearing = heard(passage.gate, outcome, began_at)
+        await self._settle(run, RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter), hearing)
 
-    async def _settle(self, run: Run, command: Command) -> None:
+    async def _sync_webhook(self, run: Run) -> None:
+        began_at = self._clock.now()
+        delivered = await self._webhook.send(run.state)
+        now, jitter = self._clock.now(), self._clock.jitter()
+        hearing = heard_of_webhook(self._webhook.gate, delivered, began_at)
+        await self._settle(run, RecordDelivery(outcome=delivered, now=now, jitter=jitter), hearing)
+
+    def _defer(self, run: Run, passage: Passage, held: Held) -> None:
+        """Take it as happened that the request has to wait: the run then has nothing due, and gives the session back."""
+        now, jitter = self._clock.now(), self._clock.jitter()
+        run.propose(decide(run.state, Defer(gate=passage.gate, held=held, now=now, jitter=jitter), self._policy))
+        run.kinds = frozenset()  # whatever this machine's clock says: a gate goes by the database's
+
+    async def _settle(self, run: Run, command: Command, hearing: Hearing | None) -> None:
         """Record what came back, whatever has become of the stream since: an outcome is never dropped for a conflict."""
         run.propose(decide(run.state, command, self._policy))
         try:
-            await self._record(run, hold=self._due(run) is not None)
+            await self._record(run, hold=self._due(run) is not None, hearing=hearing)
         except WrongExpectedVersion:
-            await self._settle_late(run, command)
+            await self._settle_late(run, command, hearing)
             raise
 
-    async def _settle_late(self, run: Run, command: Command) -> None:
+    async def _settle_late(self, run: Run, command: Command, hearing: Hearing | None) -> None:
         while True:
             history = await self._store.read_stream(run.state.id)
             late = Run.of(history, run.kinds, run.actor, run.lease)
@@ -202,7 +272,7 @@ class Steps:
                 _trace(run.state, command)
                 return
             with suppress(WrongExpectedVersion):
-                await self._append(late, self._due_after(late.state, keep_lease=True))
+                await self._append(late, self._due_after(late.state, keep_lease=True), hearing=hearing)
                 run.tally.update(late.tally)
                 return
 
@@ -216,12 +286,17 @@ class Steps:
             delay_ms = max(0, -(-rest // timedelta(milliseconds=1)))
             await self._due_work.release(run.lease.owner, run.state.id, delay_ms)
 
-    async def _record(self, run: Run, *, hold: bool) -> None:
+    async def _record(
+        self, run: Run, *, hold: bool, passage: Passage | None = None, hearing: Hearing | None = None
+    ) -> None:
         if run.proposed:
-            await self._append(run, self._due_after(run.state, lease=run.lease if hold else None))
+            due = self._due_after(run.state, lease=run.lease if hold else None)
+            await self._append(run, due, passage=passage, hearing=hearing)
             run.held = hold
 
-    async def _append(self, run: Run, due: Due | None) -> None:
+    async def _append(
+        self, run: Run, due: Due | None, *, passage: Passage | None = None, hearing: Hearing | None = None
+    ) -> None:
         appended = await self._store.append(
             Append(
                 stream_id=run.state.id,
@@ -232,9 +307,11 @@ class Steps:
                 causation_id=self._clock.new_id(),
                 correlation_id=run.correlation_id,
                 idempotency_key=None if run.recorded else run.idempotency_key,
+                passage=passage,
+                hearing=hearing,
             )
         )
-        run.recorded = appended.version
+        run.recorded, run.recorded_at = appended.version, appended.recorded_at
         run.tally.update(map(wire_name, run.proposed))
         run.proposed = []
 

@@ -12,6 +12,7 @@ from adapters.cxone.profile import Profile
 from engine.domain.events import FailureKind
 from engine.domain.outcomes import Failed, Throttled
 from engine.domain.personal import Guarded
+from engine.domain.quota import Drained
 from engine.domain.retry import read_retry_after
 
 MESSAGE_LIMIT = 200
@@ -74,6 +75,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: str | None
     date: str | None
     body: bytes | None
+    drained: Drained | None = None
 
     @property
     def ok(self) -> bool:
@@ -96,10 +98,11 @@ def failure(answer: Answer, purpose: Purpose, profile: Profile, token: str, now:
     """What an answer other than success means (contract, "Answers that are not success")."""
     status = answer.status
     if status == 429:
-        return Throttled(status=status, retry_after=read_retry_after(answer.retry_after, answer.date, now))
+        asked = read_retry_after(answer.retry_after, answer.date, now)
+        return Throttled(status=status, retry_after=asked, drained=answer.drained)
     kind, text = _meaning(status, purpose)
     said = said_by_server(answer.body, profile, token)
-    return Failed(kind=kind, status=status, message=f"{text}: {said}" if said else text)
+    return Failed(kind=kind, status=status, message=f"{text}: {said}" if said else text, drained=answer.drained)
 
 
 def _meaning(status: int, purpose: Purpose) -> tuple[FailureKind, str]:

@@ -57,6 +57,9 @@ class CXoneClient:
     ) -> None:
         self.profile = profile = profile or Profile()
         self._root = _api_root(url)
+        host = URL(self._root).authority
+        self._creation_gate = f"{host} {profile.session_quota}"
+        self._lookup_gate = f"{host} {profile.channel_quota}"
         self._credentials = (client_id, client_secret)
         self._now = now
         self._connections = connections
@@ -88,6 +91,16 @@ class CXoneClient:
         await self._lookups.close()
         await self._tokens.close()
         await self._wire.close()
+
+    @property
+    def creation_gate(self) -> str:
+        """The gate that creations pass."""
+        return self._creation_gate
+
+    @property
+    def lookup_gate(self) -> str:
+        """The gate that channel look-ups pass."""
+        return self._lookup_gate
 
     def known_channel(self, channel_id: str) -> Channel | None:
         """A usable channel that was looked up less than `channel_ttl_ms` ago, marked as cached."""
@@ -148,6 +161,7 @@ class CXoneClient:
             expires_at=expires_at,
             status=made.status,
             latency_ms=latency_ms,
+            drained=answer.drained,
         )
 
     async def _look_up(self, channel_id: str) -> LookupOutcome:
@@ -169,7 +183,7 @@ class CXoneClient:
             return unreadable(answer, self._lookup, str(error))
         channel = Channel(id=channel_id, status=found.status, protocols=found.protocols, looked_up_at=self._now())
         self._remember(channel)
-        return channel
+        return replace(channel, drained=answer.drained)
 
     def _remember(self, channel: Channel) -> None:
         # One that is not usable now may be made so the next minute, and whoever did that will not want to wait.

@@ -48,6 +48,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     session_scope: str = "chat:write"
     """The two scopes that a 403 is traced back to."""
 
+    session_quota: str = "sessions"
+    channel_quota: str = "channels"
+    """What limits are shared by, at one host: requests of one quota are throttled together. The same word makes it one."""
+
     idempotency_header: str = "Idempotency-Key"
     retry_after_header: str = "Retry-After"
 

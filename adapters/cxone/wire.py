@@ -8,6 +8,7 @@ from yarl import URL
 
 from adapters.cxone.answers import WIRE_ERRORS, Answer
 from adapters.cxone.profile import Profile
+from engine.domain.quota import read_drained
 
 BODY_LIMIT = 64 * 1024
 
@@ -37,6 +38,7 @@ class Wire:
                 status=response.status,
                 retry_after=response.headers.get(self.profile.retry_after_header),
                 date=response.headers.get("Date"),
+                drained=read_drained(response.headers.get("RateLimit"), response.headers.get("RateLimit-Policy")),
                 body=await _body(response.content),
             )
 

@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from adapters.postgres.gates import GateBook
 from engine.domain.errors import WrongExpectedVersion
 from engine.domain.events import wire_name
 from engine.merkle import leaf_hash
-from engine.ports import Append, Appended, Due, KeyTaken
+from engine.ports import Append, Appended, Due, HeldBack, KeyTaken
 
 
 class Proposal(NamedTuple):
@@ -29,13 +30,16 @@ class LogEnd(NamedTuple):
     known: dict[tuple[UUID, int, UUID], Appended]
     """Those of the batch's appends that went in before although their answer was lost, by stream, expected version and
     causation."""
+    gated: bool
+    """Whether anything is known against any API."""
 
 
 class BatchRows:
     """The rows of a batch, gathered append by append; one that is turned away leaves nothing here."""
 
-    def __init__(self, log: LogEnd) -> None:
+    def __init__(self, log: LogEnd, gates: GateBook) -> None:
         self._log = log
+        self._gates = gates
         self._position = log.position
         self._events: list[tuple[Any, ...]] = []
         self._keys: list[tuple[str, UUID]] = []
@@ -66,6 +70,10 @@ class BatchRows:
             return KeyTaken(log.keys[key])
         if actual != append.expected_version:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
+        if append.passage is not None and (held := self._gates.admit(append.passage)):
+            return HeldBack(held)
+        if append.hearing is not None:
+            self._gates.hear(append.hearing)
         if key is not None:
             log.keys[key] = append.stream_id
             self._keys.append((key, append.stream_id))

@@ -1,27 +1,79 @@
 """Due work in PostgreSQL: claimed in due order under short leases, by the database's clock alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.connection import reported, short_transaction
+from adapters.postgres.gates import CREATION, PostgresGates
 from adapters.postgres.statements import Statements
-from engine.ports import Backlog, Claim, Lease
+from engine.domain.creation import whole_ms
+from engine.domain.gate import GatePolicy, Held, Hold
+from engine.domain.retry import RetryPolicy
+from engine.ports import Backlog, Claim, Claimed, Lease
 
 
 class PostgresDueWork:
     """The rows that appends leave behind, and who works on them."""
 
-    def __init__(self, engine: AsyncEngine, schema: str) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        schema: str,
+        gates: GatePolicy = GatePolicy(),
+        *,
+        overdue_ms: int = RetryPolicy().deadline_ms,
+    ) -> None:
         self._engine = engine
         self._sql = Statements(schema)
+        self._policy = gates
+        self._gates = PostgresGates(engine, schema, gates)
+        self._overdue_ms = overdue_ms
 
-    async def claim(self, lease: Lease, steps: Iterable[str], limit: int) -> list[Claim]:
-        """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first."""
-        rows = await self._execute(self._sql.claim, lease.owner, lease.ms, list(steps), limit)
-        return [Claim(stream_id=stream_id, step=step, due_at=due_at) for stream_id, step, due_at in rows]
+    async def claim(self, lease: Lease, steps: Mapping[str, str | None], limit: int) -> Claimed:
+        """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first.
+
+        `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
+        lets through now, with a slot for each; and whatever has been due for `overdue_ms`.
+        """
+        limited = [CREATION] if self._policy.calls is not None else []
+        rows = await self._execute(
+            self._sql.claim, lease.owner, lease.ms, limit, list(steps), list(steps.values()), limited
+        )
+        claims = [Claim(stream_id=row[1], step=row[2], due_at=row[3]) for row in rows if row[1] is not None]
+        paced_ms: list[int] = []
+        for step in rows[0][0]:
+            gated = await self._claim_gated(lease, step, steps[step] or "", limit - len(claims))
+            claims += gated.claims
+            paced_ms += [] if gated.paced_ms is None else [gated.paced_ms]
+        return Claimed(claims=claims, paced_ms=min(paced_ms, default=None))
+
+    async def _claim_gated(self, lease: Lease, step: str, gate: str, limit: int) -> Claimed:
+        if not limit:
+            return Claimed(claims=[])
+        with reported():
+            async with short_transaction(self._engine) as driver:
+                book = await self._gates.open(driver, [gate])
+                room, held = book.room(gate, limit)
+                rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step, 0)
+                taken = book.take(gate, len(rows))
+                overdue: Sequence[Sequence[Any]] = ()
+                if held is not None and held.by in (Hold.GATE, Hold.BREAKER):
+                    # Not to be sent any more, but to be ended: that needs no gate.
+                    overdue = await driver.fetch(
+                        self._sql.claim_gated, lease.owner, lease.ms, limit - len(rows), step, self._overdue_ms
+                    )
+                await self._gates.write(driver, book)
+        claims = [
+            Claim(stream_id=row[0], step=row[1], due_at=row[2], slot_ms=whole_ms(slot - book.now))
+            for row, slot in zip(rows, taken, strict=True)
+        ]
+        claims += [Claim(stream_id=row[0], step=row[1], due_at=row[2]) for row in overdue]
+        more = held is not None and len(rows) == len(room)
+        return Claimed(claims=claims, paced_ms=_paced_ms(held, book.now) if more else None)
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> None:
         """Hold the leases of its owner on these rows for another `lease.ms`."""
@@ -40,3 +92,9 @@ class PostgresDueWork:
             async with short_transaction(self._engine) as driver:
                 rows: Sequence[Sequence[Any]] = await driver.fetch(statement, *values)
                 return rows
+
+
+def _paced_ms(held: Held | None, now: datetime) -> int | None:
+    if held is None or held.by not in (Hold.PACE, Hold.CALLS):
+        return None
+    return whole_ms(held.until - now)

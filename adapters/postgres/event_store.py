@@ -12,9 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.batch import BatchRows, LogEnd, Proposal
 from adapters.postgres.connection import Driver, HeldConnection, reported
+from adapters.postgres.gates import GateBook, PostgresGates
 from adapters.postgres.log_reader import LogReader
 from engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
 from engine.domain.events import Event, encode, wire_name
+from engine.domain.gate import GatePolicy
 from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.ports import Append, Appended
 
@@ -38,8 +40,17 @@ class PostgresEventStore(LogReader):
     is away, appends wait for it, at most `patience` seconds for each try and about as long for all tries together.
     """
 
-    def __init__(self, engine: AsyncEngine, schema: str, *, patience: float = 10.0, most_waiting: int = 10_000) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        schema: str,
+        *,
+        gates: GatePolicy = GatePolicy(),
+        patience: float = 10.0,
+        most_waiting: int = 10_000,
+    ) -> None:
         super().__init__(engine, schema)
+        self._gates = PostgresGates(engine, schema, gates)
         self._patience = patience
         self._most_waiting = most_waiting
         self._waiting: OrderedDict[asyncio.Future[Appended], Proposal] = OrderedDict()
@@ -49,7 +60,7 @@ class PostgresEventStore(LogReader):
     async def append(self, append: Append) -> Appended:
         """Record the events of `append`, all or none.
 
-        Raises `EventTooLarge`, `WrongExpectedVersion`, `KeyTaken`, `DatabaseFault` when PostgreSQL refuses this very
+        Raises `EventTooLarge`, `WrongExpectedVersion`, `KeyTaken`, `HeldBack`, `DatabaseFault` when PostgreSQL refuses this very
         append, or `ServiceUnreachable`, also when `most_waiting` appends already wait. Cancelling the caller takes the
         append back while it still waits for its batch; after that it may go in all the same.
         """
@@ -143,13 +154,16 @@ class PostgresEventStore(LogReader):
                 return await self._write(driver, batch)
 
     async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
-        # Four round trips, and every append of the batch waits for each of them.
+        # Four round trips, and every append of the batch waits for each of them; more only where a gate is not clean.
         # The lock first, the reading in a *later* statement: only its snapshot is sure to see the last commit.
         # The lock is a row lock that changes nothing, so it leaves no dead row behind however often it is taken.
         await driver.execute(self._sql.begin)
-        rows = BatchRows(await self._read_log(driver, batch))
+        log = await self._read_log(driver, batch)
+        gates = await self._open_gates(driver, batch, log)
+        rows = BatchRows(log, gates)
         outcomes = [rows.take(proposal) for proposal in batch]
         await driver.fetch(self._sql.append, *rows.columns())
+        await self._gates.write(driver, gates)
         await driver.execute("COMMIT")
         self._arrivals.announce()
         return outcomes
@@ -158,7 +172,7 @@ class PostgresEventStore(LogReader):
         appends = [proposal.append for proposal in batch]
         stream_ids = list({append.stream_id for append in appends})
         statement = self._sql.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
-        ((now, position, last_at, found),) = await driver.fetch(statement, stream_ids)
+        ((now, gated, position, last_at, found),) = await driver.fetch(statement, stream_ids)
         versions = dict(zip(stream_ids, found, strict=True))
         keys = [append.idempotency_key for append in appends if append.idempotency_key is not None]
         taken = await driver.fetch(self._sql.read_keys, keys) if keys else []
@@ -170,7 +184,17 @@ class PostgresEventStore(LogReader):
             versions=versions,
             keys=dict(taken),
             known=await self._read_known(driver, stale) if stale else {},
+            gated=gated,
         )
+
+    async def _open_gates(self, driver: Driver, batch: list[Proposal], log: LogEnd) -> GateBook:
+        # A request is let through under the ledger's lock, as its attempt goes in, and a gate is closed so as its 429 goes in:
+        # the log then has no attempt between a 429 and the time that came with it.
+        appends = [proposal.append for proposal in batch]
+        names = {told.gate for append in appends for told in (append.passage, append.hearing) if told is not None}
+        if not names:
+            return GateBook({}, log.now, GatePolicy())
+        return await self._gates.open(driver, names, now=log.now, clean=not log.gated)
 
     async def _read_known(self, driver: Driver, stale: list[Append]) -> dict[tuple[UUID, int, UUID], Appended]:
         """Those of these appends that are in the log already: their answer was lost, or they were handed in again."""

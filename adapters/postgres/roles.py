@@ -43,6 +43,7 @@ LOG: Mapping[str, Grants] = {
 TABLES: Mapping[str, Grants] = {
     **LOG,
     "due_work": {RUNTIME: _WRITE},
+    "gates": {RUNTIME: _WRITE, AUDITOR: _READ},
     "consumers": {RUNTIME: _WRITE, AUDITOR: _READ},
     "checkpoints": {RUNTIME: _WRITE, AUDITOR: _READ},
     **{name: {RUNTIME: _WRITE, AUDITOR: _READ} for name in _PROJECTED},

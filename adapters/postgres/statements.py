@@ -37,7 +37,7 @@ class Statements:
         """
 
         self._read_log = f"""
-            SELECT clock_timestamp(), last.position, last.recorded_at, ARRAY(
+            SELECT clock_timestamp(), EXISTS (SELECT FROM {s}.gates), last.position, last.recorded_at, ARRAY(
                        SELECT coalesce((SELECT version FROM {s}.events AS e
                                          WHERE e.stream_id = wanted.stream_id {{month}} ORDER BY version DESC LIMIT 1), 0)
                          FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number)
@@ -114,18 +114,30 @@ class Statements:
 
         # MATERIALIZED: as a mere subquery it may be run once for each row of the join, and each run takes further rows,
         # so that the limit does not hold.
-        self.claim = f"""
-            WITH due AS MATERIALIZED (
+        claim = f"""
+            due AS MATERIALIZED (
                 SELECT stream_id FROM {s}.due_work
-                 WHERE due_at <= now() AND step = ANY($3::text[]) AND (lease_until IS NULL OR lease_until <= now())
-                 ORDER BY due_at LIMIT $4::int FOR UPDATE SKIP LOCKED
+                 WHERE {{due}} AND (lease_until IS NULL OR lease_until <= now())
+                 ORDER BY due_at LIMIT $3::int FOR UPDATE SKIP LOCKED
             ), claimed AS (
                 UPDATE {s}.due_work AS d
                    SET owner = $1::uuid, lease_until = now() + $2::int * interval '1 ms'
                   FROM due WHERE d.stream_id = due.stream_id
                 RETURNING d.stream_id, d.step, d.due_at
-            )
-            SELECT stream_id, step, due_at FROM claimed ORDER BY due_at"""
+            )"""
+
+        self.claim = f"""
+            WITH gated AS MATERIALIZED (
+                SELECT step FROM unnest($4::text[], $5::text[]) AS wanted(step, gate)
+                 WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.gates WHERE name = gate)
+            ), {claim.format(due="due_at <= now() AND step = ANY($4::text[]) AND step NOT IN (SELECT step FROM gated)")}
+            SELECT ARRAY(SELECT step FROM gated) AS gated, claimed.*
+              FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
+        """What is due and has no gate that is to be asked first; at least one row, which names the steps that have one."""
+
+        self.claim_gated = f"""
+            WITH {claim.format(due="due_at <= now() - $5::bigint * interval '1 ms' AND step = $4::text")}
+            SELECT * FROM claimed ORDER BY due_at"""
 
         # A row that is locked is being appended to, released or claimed, which settles its lease anyway. To wait for it
         # with other rows locked would be to wait in a circle with an append that wants those.
@@ -200,7 +212,7 @@ class Statements:
              WHERE live.projection = ANY($1::text[]) ORDER BY live.projection"""
 
     def read_log(self, low: UUID, high: UUID) -> str:
-        """One row: the clock, the log's last position and time, and the versions of the streams $1 in their order.
+        """One row: the clock, whether there is any gate, the log's last position and time, and the versions of the streams $1 in their order.
 
         All of them lie from `low` to `high`. Where that is one month, no other is looked at, not even to be left out: an
         append would otherwise get dearer with every month there is.

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -93,6 +94,26 @@ due_work = Table(
     Column("owner", Uuid),
     Column("lease_until", _Time),
     Index("due_work_due", "due_at"),
+)
+
+gates = Table(
+    "gates",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("closed_at", _Time),
+    Column("closed_until", _Time),
+    Column("why", Text, nullable=False),
+    Column("paced_from", _Time),
+    Column("ceiling", Double),
+    Column("next_slot", _Time),
+    Column("failures", Integer, nullable=False),
+    Column("breaks", Integer, nullable=False),
+    Column("broken_at", _Time),
+    Column("broken_until", _Time),
+    Column("probe_until", _Time),
+    Column("retries", Double),
+    Column("retries_at", _Time),
+    comment="What is known against an API, by host and quota scope: there is no row where nothing is",
 )
 
 consumers = Table(

@@ -76,6 +76,11 @@ class HttpWebhook:
     ) -> None:
         await self._http.close()
 
+    @property
+    def gate(self) -> str:
+        """The gate that its calls pass: the receiver's host. The path may be secret, and is not in it."""
+        return f"{self._url.host}:{self._url.port} webhook"
+
     async def send(self, session: Session) -> Delivered:
         """Tell that `session` has started. Whatever the wire does is in what comes back; only cancellation passes."""
         body = _encoder.encode(_notice(session))

@@ -100,8 +100,8 @@ _SPREAD_MS = {Hold.BUDGET: 5_000, Hold.CALLS: 500}
 
 
 def defer(state: Session, command: Defer, policy: RetryPolicy) -> list[e.Event]:
-    """The attempt that was due is put off; nothing where none may be made anyway."""
-    if state.status not in (Status.PENDING, Status.THROTTLED, Status.IN_DOUBT) or not state.channel_validated:
+    """The attempt or look-up that was due is put off; nothing where none may be made anyway."""
+    if state.status not in (Status.PENDING, Status.THROTTLED, Status.IN_DOUBT):
         return []
     held, now = command.held, command.now
     spread_ms = int(_SPREAD_MS.get(held.by, 0) * command.jitter)

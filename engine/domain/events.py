@@ -118,7 +118,7 @@ class ChannelLookupFailed(Event, frozen=True, kw_only=True):
 
 
 class CreationDeferred(Event, frozen=True, kw_only=True):
-    """An attempt was due and has not been made: what all processes know of the API held it back."""
+    """An attempt, or the look-up before it, was due and has not been made: what is known of the API held it back."""
 
     gate: str
     """Whose: the API's host and quota scope."""

@@ -177,12 +177,12 @@ def slots(gate: Gate, most: int, now: datetime, policy: GatePolicy) -> tuple[Gat
 
     Returns the gate behind that, the slots, and where they are fewer than `most`, what holds the next one back.
     """
-    if held := gate.shut(now):
+    held = gate.shut(now)
+    if held is not None or not most:
         return gate, [], held
     if gate.broken_at is not None:
-        probe_until = now + timedelta(milliseconds=policy.probe_ms)
-        probing = replace(gate, probe_until=probe_until)
-        return probing, [now][:most], probing.shut(now)
+        probing = replace(gate, probe_until=now + timedelta(milliseconds=policy.probe_ms))
+        return probing, [now], probing.shut(now)
     rate = gate.rate(now, policy)
     if rate is None:
         return gate, [now] * most, None

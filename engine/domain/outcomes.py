@@ -7,6 +7,7 @@ import msgspec
 
 from engine.domain.events import FailureKind
 from engine.domain.personal import Guarded, Personal
+from engine.domain.quota import Drained
 from engine.domain.retry import RetryAfter
 
 
@@ -15,6 +16,8 @@ class Throttled(msgspec.Struct, frozen=True, kw_only=True):
 
     status: int
     retry_after: RetryAfter
+    drained: Drained | None = None
+    """A quota that is used up, here and below, if the server says so."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +26,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     kind: FailureKind
     status: int | None
     message: str
+    drained: Drained | None = None
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +37,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     protocols: tuple[str, ...]
     looked_up_at: datetime
     cached: bool = False
+    drained: Drained | None = None
 
 
 class Created(Guarded, frozen=True, kw_only=True):
@@ -43,6 +48,7 @@ class Created(Guarded, frozen=True, kw_only=True):
     expires_at: datetime
     status: str
     latency_ms: int
+    drained: Drained | None = None
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True):

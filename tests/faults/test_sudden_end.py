@@ -17,8 +17,9 @@ from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import environment
 from tests.faults.sudden_end import SuddenEnd
+from tests.gates import BRISK
 
-SOON = Policy(creation=RetryPolicy(base_ms=1, most_failures=100), webhook=DeliveryPolicy(waits_ms=(1,) * 7))
+SOON = Policy(creation=RetryPolicy(base_ms=1, most_failures=100), webhook=DeliveryPolicy(waits_ms=(1,) * 7), gate=BRISK)
 THROTTLING = Knobs(throttle_share=0.5, retry_after_s=0)
 
 

@@ -23,6 +23,7 @@ from engine.domain.lifecycle import Policy
 from engine.domain.retry import RetryPolicy
 from engine.ledger import Ledger
 from tests import postgres
+from tests.gates import BRISK
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
 
 pytest.register_assert_rewrite("tests.integration.by_hand", "tests.integration.retaken")
@@ -32,7 +33,7 @@ Sql = Callable[..., Awaitable[list[asyncpg.Record]]]
 NewLogin = Callable[..., Awaitable[str]]
 NewLedger = Callable[..., contextlib.AbstractAsyncContextManager[Ledger]]
 
-AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_ms=(0, 0)))
+AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_ms=(0, 0)), gate=BRISK)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -92,8 +92,11 @@ def _behind(event: e.Event, state: Session, policy: Policy) -> Command:
         case e.ChannelValidated() | e.ChannelRejected():
             return RecordLookup(outcome=_channel(event), now=now, jitter=0.0)
         case e.ChannelLookupFailed(kind=None):
-            asked = RetryAfter(given=None, ms=event.wait_ms, why=event.message)
-            return RecordLookup(outcome=Throttled(status=event.status, retry_after=asked), now=now, jitter=0.0)
+            why, _, backoff = event.reason.rpartition(", plus ")
+            backoff_ms = int(backoff.partition(" ")[0])
+            asked = RetryAfter(given=None, ms=event.wait_ms - backoff_ms, why=why)
+            jitter = _jitter(backoff_ms, event.lookup, policy.creation)
+            return RecordLookup(outcome=Throttled(status=event.status, retry_after=asked), now=now, jitter=jitter)
         case e.ChannelLookupFailed():
             outcome = Failed(kind=event.kind, status=event.status, message=event.message)
             return RecordLookup(outcome=outcome, now=now, jitter=_jitter(event.wait_ms, event.lookup, policy.creation))

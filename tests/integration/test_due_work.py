@@ -49,8 +49,8 @@ async def rows(sql: Any) -> dict[UUID, asyncpg.Record]:
 
 
 async def claimed(due_work: PostgresDueWork, *steps: str, lease: Lease | None = None, limit: int = 100) -> list[UUID]:
-    claims = await due_work.claim(lease or a_lease(), steps or (CREATE,), limit)
-    return [claim.stream_id for claim in claims]
+    found = await due_work.claim(lease or a_lease(), dict.fromkeys(steps or (CREATE,)), limit)
+    return [claim.stream_id for claim in found.claims]
 
 
 # Claiming
@@ -96,7 +96,7 @@ async def test_a_claim_says_what_is_due_since_when_and_holds_it_by_the_databases
     stream_id, lease = await put(-5), a_lease(ms=HOUR_MS)
 
     began: datetime = (await sql("SELECT clock_timestamp()"))[0][0]
-    (claim,) = await due_work.claim(lease, [CREATE], 1)
+    (claim,) = (await due_work.claim(lease, {CREATE: None}, 1)).claims
     ended: datetime = (await sql("SELECT clock_timestamp()"))[0][0]
 
     row = (await rows(sql))[stream_id]

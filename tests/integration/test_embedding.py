@@ -211,7 +211,7 @@ async def _contend(engine: AsyncEngine) -> None:
     async def worker() -> None:
         lease = Lease(owner=uuid4(), ms=60_000)
         for _ in range(20):
-            claims = await work.claim(lease, ["AttemptCreation"], 5)
+            claims = (await work.claim(lease, {"AttemptCreation": "host sessions"}, 5)).claims
             ids = [claim.stream_id for claim in claims]
             await work.heartbeat(lease, ids)
             for stream_id in ids:

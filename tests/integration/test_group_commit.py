@@ -45,6 +45,7 @@ def of_size(size: int) -> CreationFailed:
             status=400,
             message=message,
             wait_ms=None,
+            reason=None,
             retry_at=None,
         )
 

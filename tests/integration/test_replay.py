@@ -16,6 +16,7 @@ from engine.domain.retry import RetryPolicy
 from engine.domain.session import Status
 from engine.ledger import Ledger
 from engine.replay import until
+from tests.gates import BRISK
 from tests.integration import by_hand
 from tests.integration.retaken import (
     assert_each_attempt_was_committed_before_it_was_sent,
@@ -26,6 +27,7 @@ from tests.unit.samples import consent, request
 POLICY = Policy(
     creation=RetryPolicy(base_ms=4, cap_ms=20, most_failures=3),
     webhook=DeliveryPolicy(waits_ms=(2,)),
+    gate=BRISK,
 )
 FAULTS = Knobs(
     seed=3,

@@ -51,7 +51,6 @@ class Life:
             case e.CreationDeferred():
                 assert after.attempts == before.attempts
                 assert not before.status.is_settled
-                assert before.channel_validated
             case e.CreationThrottled():
                 assert event.retry_at >= event.at + timedelta(milliseconds=event.retry_after_ms)
                 assert event.wait_ms >= event.retry_after_ms

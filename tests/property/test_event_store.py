@@ -242,7 +242,8 @@ class StoreMachine(RuleBasedStateMachine):
             if row.due_at < FAR and row.step in steps and not row.leased
         }
 
-        claims = self.run(self.due_work.claim(Lease(owner=owner, ms=HOUR_MS), steps, limit))
+        wanted = dict.fromkeys(steps)
+        claims = self.run(self.due_work.claim(Lease(owner=owner, ms=HOUR_MS), wanted, limit)).claims
 
         assert [claim.due_at for claim in claims] == sorted(row.due_at for row in free.values())[:limit]
         for claim in claims:

@@ -1,0 +1,134 @@
+"""Gates in PostgreSQL: a row for each that anything is known against, locked while it is asked or told something."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
+from adapters.postgres.statements import quoted
+from engine.domain.gate import Gate, GatePolicy, Hearing, Held, Hold, Passage, admit, hear, slots
+from engine.domain.lifecycle import AttemptCreation
+
+CREATION = AttemptCreation.__name__
+"""The step whose calls are counted where their number is limited."""
+_FIELDS = Gate.__struct_fields__
+# A limit on calls in flight is looked at again as soon as that: some call will have ended by then.
+_CALLS_REST = timedelta(seconds=1)
+
+
+class GateBook:
+    """The gates that one transaction has locked, as they are at `now`. What becomes of them is written by `PostgresGates`."""
+
+    def __init__(self, found: Mapping[str, Gate], now: datetime, policy: GatePolicy, in_flight: int = 0) -> None:
+        self.now = now
+        self._found = found
+        self._policy = policy
+        self._in_flight = in_flight
+        self._gates = dict(found)
+
+    def admit(self, passage: Passage) -> Held | None:
+        """Let a request through, or say what holds it back."""
+        if not passage.slotted and (full := self._full()):
+            return full
+        self._gates[passage.gate], held = admit(self._gate(passage.gate), passage, self.now, self._policy)
+        self._in_flight += held is None and not passage.slotted
+        return held
+
+    def hear(self, hearing: Hearing) -> None:
+        """Take in what an answer tells."""
+        self._gates[hearing.gate] = hear(self._gate(hearing.gate), hearing, self.now, self._policy)
+
+    def room(self, name: str, most: int) -> tuple[list[datetime], Held | None]:
+        """The next free slots, up to `most`, and what holds the next request back where there are fewer. None is taken."""
+        places = most if self._policy.calls is None else min(most, max(0, self._policy.calls - self._in_flight))
+        _, free, held = slots(self._gate(name), places, self.now, self._policy)
+        return free, self._full() if held is None and len(free) < most else held
+
+    def take(self, name: str, number: int) -> list[datetime]:
+        """Take so many of the slots that there is room for."""
+        self._gates[name], taken, _ = slots(self._gate(name), number, self.now, self._policy)
+        self._in_flight += len(taken)
+        return taken
+
+    def kept(self) -> dict[str, Gate]:
+        """Those that have changed and that something is known against."""
+        return {name: gate for name, gate in self._changed().items() if not gate.is_clean(self.now, self._policy)}
+
+    def dropped(self) -> list[str]:
+        """Those that nothing is known against any more."""
+        return [name for name in self._found.keys() & self._changed().keys() if name not in self.kept()]
+
+    def _changed(self) -> dict[str, Gate]:
+        return {name: gate for name, gate in self._gates.items() if gate != self._found.get(name, Gate())}
+
+    def _gate(self, name: str) -> Gate:
+        return self._gates.get(name, Gate())
+
+    def _full(self) -> Held | None:
+        if self._policy.calls is None or self._in_flight < self._policy.calls:
+            return None
+        reason = f"{self._in_flight} calls are in flight, over all processes"
+        return Held(by=Hold.CALLS, until=self.now + _CALLS_REST, reason=reason)
+
+
+class PostgresGates:
+    """What all processes know together of the APIs that they call."""
+
+    def __init__(self, engine: AsyncEngine, schema: str, policy: GatePolicy) -> None:
+        self._engine = engine
+        self._policy = policy
+        s, columns = quoted(schema), ", ".join(_FIELDS)
+        self._all = f"SELECT name, {columns} FROM {s}.gates ORDER BY name"
+        self._lock = f"SELECT name, {columns} FROM {s}.gates WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE"
+        self._now = f"""
+            SELECT clock_timestamp(),
+                   CASE WHEN $1 THEN (SELECT count(*) FROM {s}.due_work
+                                       WHERE step = '{CREATION}' AND lease_until > now()) ELSE 0 END"""
+        values = ", ".join(f"${number}" for number in range(2, len(_FIELDS) + 2))
+        renewed = ", ".join(f"{field} = excluded.{field}" for field in _FIELDS)
+        self._write = f"""
+            INSERT INTO {s}.gates (name, {columns}) VALUES ($1, {values}) ON CONFLICT (name) DO UPDATE SET {renewed}"""
+        self._drop = f"DELETE FROM {s}.gates WHERE name = ANY($1::text[])"
+
+    async def admit(self, passage: Passage) -> Held | None:
+        """Let a request through now, or say what holds it back."""
+        with reported():
+            async with short_transaction(self._engine) as driver:
+                book = await self.open(driver, [passage.gate])
+                held = book.admit(passage)
+                await self.write(driver, book)
+                return held
+
+    async def all(self) -> dict[str, Gate]:
+        """Every gate that anything is known against, by name."""
+        with reported():
+            async with driver_connection(self._engine) as driver:
+                return dict(map(_gate, await driver.fetch(self._all)))
+
+    async def open(
+        self, driver: Driver, names: Collection[str], *, now: datetime | None = None, clean: bool = False
+    ) -> GateBook:
+        """The gates of these names, locked until the transaction ends. `clean` says that there is no row to be locked.
+
+        `now` is the time by the database's clock; without it, it is asked for when the locks are had.
+        """
+        found = {} if clean else dict(map(_gate, await driver.fetch(self._lock, list(names))))
+        limited, in_flight = self._policy.calls is not None, 0
+        if now is None or limited:
+            asked, in_flight = await driver.fetchrow(self._now, limited)
+            now = now or asked
+        return GateBook(found, now, self._policy, in_flight)
+
+    async def write(self, driver: Driver, book: GateBook) -> None:
+        """Write what has become of the gates in `book`."""
+        for name, gate in book.kept().items():
+            await driver.execute(self._write, name, *msgspec.structs.astuple(gate))
+        if dropped := book.dropped():
+            await driver.execute(self._drop, dropped)
+
+
+def _gate(row: Any) -> tuple[str, Gate]:
+    return row["name"], Gate(**{field: row[field] for field in _FIELDS})

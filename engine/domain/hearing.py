@@ -1,0 +1,43 @@
+"""What an answer tells of the API that gave it, or did not: this is what closes gates and breaks circuits. Pure."""
+
+from datetime import datetime
+from typing import assert_never
+
+from engine.domain.gate import Answered, Hearing
+from engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
+
+
+def heard(gate: str, outcome: Channel | Created | Throttled | Failed, began_at: datetime) -> Hearing:
+    """What the answer to a request to CXone tells. `began_at` is when it was about to be made, by the database's clock."""
+    drained = outcome.drained
+    quota = drained.per_second if drained else None
+    match outcome:
+        case Throttled():
+            asked = outcome.retry_after
+            ms, why = (drained.ms, drained.why) if drained and drained.ms > asked.ms else (asked.ms, asked.why)
+            return Hearing(
+                gate=gate, answered=Answered.THROTTLED, began_at=began_at, closed_ms=ms, why=why, quota=quota
+            )
+        case Failed() if not outcome.kind.is_final:
+            return Hearing(gate=gate, answered=Answered.FAILED, began_at=began_at)
+        case Channel() | Created() | Failed():  # what it rejects, it has answered
+            return Hearing(
+                gate=gate,
+                answered=Answered.WELL,
+                began_at=began_at,
+                closed_ms=drained.ms if drained else None,
+                why=drained.why if drained else "",
+                quota=quota,
+            )
+        case _:
+            assert_never(outcome)
+
+
+def heard_of_webhook(gate: str, outcome: Delivered, began_at: datetime) -> Hearing | None:
+    """What a call of the webhook tells; `None` where that is nothing. Its failures have a schedule of their own, hours long."""
+    if outcome.taken:
+        return Hearing(gate=gate, answered=Answered.WELL, began_at=began_at)
+    asked = outcome.retry_after
+    if asked is None:
+        return None
+    return Hearing(gate=gate, answered=Answered.THROTTLED, began_at=began_at, closed_ms=asked.ms, why=asked.why)

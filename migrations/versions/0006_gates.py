@@ -1,0 +1,32 @@
+"""Gates: what is known against an API, shared by all processes."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    time = sa.DateTime(timezone=True)
+    op.create_table(
+        "gates",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("closed_at", time),
+        sa.Column("closed_until", time),
+        sa.Column("why", sa.Text, nullable=False),
+        sa.Column("paced_from", time),
+        sa.Column("ceiling", sa.Double),
+        sa.Column("next_slot", time),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("breaks", sa.Integer, nullable=False),
+        sa.Column("broken_at", time),
+        sa.Column("broken_until", time),
+        sa.Column("probe_until", time),
+        sa.Column("retries", sa.Double),
+        sa.Column("retries_at", time),
+        schema=op.get_context().version_table_schema,
+        comment="What is known against an API, by host and quota scope: there is no row where nothing is",
+    )

@@ -200,12 +200,17 @@ class Scheduler:
         if not claims:
             return set(), claimed.paced_ms
         histories = await self._histories(claims, lease)
-        runs = [
-            (claim, Run.of(histories[claim.stream_id], lane.kinds, self._actor, lease))
+        runs = {
+            asyncio.create_task(self._carry_on(claim, self._run_of(claim, histories[claim.stream_id], lane, lease)))
             for claim in claims
             if claim.stream_id in histories
-        ]
-        return {asyncio.create_task(self._carry_on(claim, run)) for claim, run in runs}, claimed.paced_ms
+        }
+        return runs, claimed.paced_ms
+
+    def _run_of(self, claim: Claim, history: list[RecordedEvent], lane: Lane, lease: Lease) -> Run:
+        run = Run.of(history, lane.kinds, self._actor, lease)
+        run.claimed, run.slot = True, claim.step if claim.slot_ms is not None else None
+        return run
 
     async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
         """The histories of the claimed sessions. One that this release cannot read is left out, and given back."""
@@ -224,7 +229,6 @@ class Scheduler:
         with self._leases.hold(run.lease, claim.stream_id):
             try:
                 if claim.slot_ms is not None:
-                    run.slot = claim.step
                     await asyncio.sleep(claim.slot_ms / 1_000)
                 await self._steps.carry_on(run)
                 self.trouble = None

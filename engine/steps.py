@@ -15,7 +15,7 @@ from typing import assert_never
 from engine.domain.commands import BeginAttempt, Command, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
 from engine.domain.events import Event, wire_name
-from engine.domain.gate import Hearing, Held, Passage
+from engine.domain.gate import Hearing, Held, Hold, Passage
 from engine.domain.hearing import heard, heard_of_webhook
 from engine.domain.lifecycle import (
     AttemptCreation,
@@ -75,8 +75,8 @@ def _trace(state: Session, command: Command) -> None:
 class Run:
     """One session being taken forward: how far it is recorded, and what has been decided beyond that.
 
-    `kinds` are the steps that this run may take, `actor` is who takes them, under `lease`. `slot` is the step for which a slot
-    was taken at its gate.
+    `kinds` are the steps that this run may take, `actor` is who takes them, under `lease`. `claimed` says that it
+    came by a claim, and `slot` for which step that took a slot at its gate.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Run:
         self.recorded_at: datetime | None = None
         self.proposed: list[Event] = []
         self.held = True
+        self.claimed = False
         self.slot: str | None = None
         self.tally: Counter[str] = Counter()
 
@@ -251,7 +252,9 @@ class Steps:
     def _defer(self, run: Run, passage: Passage, held: Held) -> None:
         """Take it as happened that the request has to wait: the run then has nothing due, and gives the session back."""
         now, jitter = self._clock.now(), self._clock.jitter()
-        run.propose(decide(run.state, Defer(gate=passage.gate, held=held, now=now, jitter=jitter), self._policy))
+        # Where others only come first, a claimed session just goes back among them: the next claim comes with a slot.
+        if not (run.claimed and held.by is Hold.PACE):
+            run.propose(decide(run.state, Defer(gate=passage.gate, held=held, now=now, jitter=jitter), self._policy))
         run.kinds = frozenset()  # whatever this machine's clock says: a gate goes by the database's
 
     async def _settle(self, run: Run, command: Command, hearing: Hearing | None) -> None:

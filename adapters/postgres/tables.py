@@ -105,6 +105,7 @@ gates = Table(
     Column("why", Text, nullable=False),
     Column("paced_from", _Time),
     Column("ceiling", Double),
+    Column("well", Integer, nullable=False),
     Column("next_slot", _Time),
     Column("failures", Integer, nullable=False),
     Column("breaks", Integer, nullable=False),

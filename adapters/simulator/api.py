@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ class SimulatedApi:
         self._client = (client_id, client_secret)
         self._tokens: dict[str, float] = {}
         self._met: Counter[tuple[str, str]] = Counter()
+        self._let_through: deque[float] = deque()
 
     def revoke_tokens(self) -> None:
         """Let every token issued so far be refused from now on."""
@@ -110,6 +111,26 @@ class SimulatedApi:
         return self._create(creation, key)
 
     def _create(self, creation: Creation, key: str) -> Reply:
+        if not self.knobs.quota:
+            return self._made_or_met(creation, key)
+        left = self._left_of_quota()
+        if left:
+            self._let_through.append(time.monotonic())
+        reply = self._made_or_met(creation, key) if left else self._throttled()
+        return reply._replace(headers=(*reply.headers, *self._rate_limit(max(0, left - 1))))
+
+    def _left_of_quota(self) -> int:
+        """Of this second, which ends now."""
+        while self._let_through and self._let_through[0] <= time.monotonic() - 1:
+            self._let_through.popleft()
+        return max(0, self.knobs.quota - len(self._let_through))
+
+    def _rate_limit(self, left: int) -> list[tuple[str, str]]:
+        if not self.knobs.rate_limit_headers:
+            return []
+        return [("RateLimit-Policy", f'"second";q={self.knobs.quota};w=1'), ("RateLimit", f'"second";r={left};t=1')]
+
+    def _made_or_met(self, creation: Creation, key: str) -> Reply:
         knobs = self.knobs
         if self._met_by("throttle", knobs.throttle_share, key, knobs.throttle_times):
             return self._throttled()

@@ -22,6 +22,11 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The form of `Retry-After`: `seconds`, `date`, `absent`, `negative`, `huge`, `nonsense`; other text is sent as it is."""
     retry_after_s: int = 2
 
+    quota: int = 0
+    """So many creations are let through in any second, whoever asks; more are throttled. 0: as many as come."""
+    rate_limit_headers: bool = False
+    """Whether answers tell how much of the quota is left, in `RateLimit` and `RateLimit-Policy`."""
+
     drop_before_share: float = 0.0
     """The connection is dropped before the request is processed."""
     server_error_share: float = 0.0
@@ -64,7 +69,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             value = getattr(self, name)
             if name.endswith("_share") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be from 0 to 1")
-            if name.endswith(("_s", "_ms", "_times", "_errors")) and value < 0:
+            if name.endswith(("_s", "_ms", "_times", "_errors", "quota")) and value < 0:
                 raise ValueError(f"{name} must not be negative")
 
     def meets(self, fault: str, share: float, key: str) -> bool:

@@ -5,15 +5,16 @@ whose clocks differ see the same gate. Four things may hold a request back, and 
 
 - the gate itself: a 429, or a `RateLimit` header with nothing left (draft-ietf-httpapi-ratelimit-headers), closes it for
   everybody until the server's time, never for less;
-- the pace: behind that it opens with a ramp, slots in time that are given out one by one. The rate rises by a step a second
-  and falls by a factor (AIMD), and rests for a while just below what was too much the last time;
+- the pace: behind that it opens with a ramp, slots in time that are given out one by one. The rate rises by a step for each
+  answer that is no 429, falls by a factor (AIMD), and rests for a while just below what was too much the last time. A rate
+  that nobody makes use of does not rise;
 - the breaker: failures in a row, 5xx and timeouts, never 429, break the circuit; after a rest, one request at a time probes;
 - the budget: retries after failures are a share of all requests, so that an outage is not made worse.
 """
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from math import floor, log
+from math import exp, floor
 
 import msgspec
 from msgspec.structs import replace
@@ -23,20 +24,23 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How carefully an API is treated. Rates are requests a second."""
 
     first_rate: float = 10.0
-    """With what an API is tried that has throttled for the first time; it doubles each second until the next 429."""
+    """With what an API is tried that has throttled for the first time; each answer adds 1, until the next 429."""
     boundless_rate: float = 5_000.0
-    """A doubled rate that gets so far is no limit any more."""
+    """A rate that gets so far by that is no limit any more."""
     least_rate: float = 0.1
     decrease: float = 0.7
     """What a 429 leaves of the rate at which it came."""
     increase: float = 0.05
-    """The step that the rate rises each second, as a share of the rate at which the last 429 came."""
+    """What each answer adds then: with so many requests a second as the rate is, the rise is a twentieth of it a second."""
     rest_share: float = 0.97
-    """Where the rise stops for `rest_ms`, before it is tried whether more can be had."""
+    """Where the rise stops, as a share of the rate at which the last 429 came."""
     rest_ms: int = 60_000
+    """How long it stops there, before it is tried whether more can be had: counted in answers."""
     forgotten_share: float = 4.0
     """So many times the rate of the last 429 without another, and the limit is given up."""
-    ahead_ms: int = 300
+    forgotten_ms: int = 900_000
+    """So long without a 429, and it is given up too."""
+    ahead_ms: int = 100
     """How far ahead a worker takes slots."""
 
     failures_in_a_row: int = 10
@@ -114,6 +118,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """When it opened with a ramp; `None`: no pace is set."""
     ceiling: float | None = None
     """The rate at which the last 429 came; `None`: not known yet."""
+    well: int = 0
+    """Answers since it opened that were no 429."""
     next_slot: datetime | None = None
 
     failures: int = 0
@@ -128,18 +134,17 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
     def rate(self, now: datetime, policy: GatePolicy) -> float | None:
         """The pace now; `None`: none is set."""
-        if self.paced_from is None:
+        if self.paced_from is None or now - self.paced_from > timedelta(milliseconds=policy.forgotten_ms):
             return None
-        seconds = max(0.0, (now - self.paced_from).total_seconds())
         if self.ceiling is None:
-            rate = policy.first_rate * 2.0 ** min(seconds, 60.0)
+            rate = policy.first_rate + self.well
             return rate if rate < policy.boundless_rate else None
-        first, step, rest = (share * self.ceiling for share in (policy.decrease, policy.increase, policy.rest_share))
-        risen = first + step * seconds
+        first, rest = policy.decrease * self.ceiling, policy.rest_share * self.ceiling
+        risen = first + policy.increase * self.well
         if risen <= rest:
             return risen
-        beyond = seconds - (rest - first) / step - policy.rest_ms / 1_000
-        rate = rest + step * max(0.0, beyond)
+        rested = rest * policy.rest_ms / 1_000
+        rate = max(rest, risen - policy.increase * rested)
         return rate if rate < policy.forgotten_share * self.ceiling else None
 
     def retries_left(self, now: datetime, policy: GatePolicy) -> float:
@@ -235,12 +240,19 @@ def hear(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gat
         case Answered.FAILED:
             return _failed(gate, hearing, now, policy)
         case Answered.WELL:
-            mended = _mended(gate)
+            mended = _counted(_mended(gate), hearing)
             return mended if hearing.closed_ms is None else _drained(mended, hearing, now, policy)
 
 
 def _mended(gate: Gate) -> Gate:
     return replace(gate, failures=0, breaks=0, broken_at=None, broken_until=None, probe_until=None)
+
+
+def _counted(gate: Gate, hearing: Hearing) -> Gate:
+    # What was asked before it closed tells nothing of what it bears since.
+    if gate.paced_from is None or (gate.closed_at is not None and hearing.began_at <= gate.closed_at):
+        return gate
+    return replace(gate, well=gate.well + 1)
 
 
 def _until(gate: Gate, hearing: Hearing, now: datetime) -> datetime:
@@ -250,26 +262,40 @@ def _until(gate: Gate, hearing: Hearing, now: datetime) -> datetime:
 
 def _close(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
     until = _until(gate, hearing, now)
-    closed = replace(gate, closed_at=now, closed_until=until, why=hearing.why, paced_from=until, next_slot=until)
+    closed = replace(
+        gate, closed_at=now, closed_until=until, why=hearing.why, paced_from=until, next_slot=until, well=0
+    )
     if gate.closed_at is not None and hearing.began_at <= gate.closed_at:
         # It was under way when the gate closed, and tells of the same excess: the rate has been cut for it already.
         return replace(closed, closed_at=gate.closed_at)
     if hearing.quota is not None:
-        return replace(closed, ceiling=max(policy.least_rate, hearing.quota))
+        return replace(closed, ceiling=_stated(hearing.quota, policy))
     rate = gate.rate(now, policy)
     if rate is None:
         return replace(closed, ceiling=None)
     if gate.ceiling is None:
-        rate *= 0.5 / log(2)  # while it doubled each second: what went out over the last one
+        rate *= 1 - exp(-1)  # it rose as fast as it is: this is what went out over the last second
     return replace(closed, ceiling=max(policy.least_rate, rate))
 
 
 def _drained(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
     until = _until(gate, hearing, now)
-    ceiling = hearing.quota or gate.rate(now, policy) or gate.ceiling
+    ceiling = gate.rate(now, policy) if hearing.quota is None else _stated(hearing.quota, policy)
     return replace(
-        gate, closed_at=now, closed_until=until, why=hearing.why, paced_from=until, next_slot=until, ceiling=ceiling
+        gate,
+        closed_at=now,
+        closed_until=until,
+        why=hearing.why,
+        paced_from=until,
+        next_slot=until,
+        ceiling=ceiling,
+        well=0,
     )
+
+
+def _stated(quota: float, policy: GatePolicy) -> float:
+    # A little less than the server says: what it counts together need not have been sent together.
+    return max(policy.least_rate, policy.rest_share * quota)
 
 
 def _failed(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("why", sa.Text, nullable=False),
         sa.Column("paced_from", time),
         sa.Column("ceiling", sa.Double),
+        sa.Column("well", sa.Integer, nullable=False),
         sa.Column("next_slot", time),
         sa.Column("failures", sa.Integer, nullable=False),
         sa.Column("breaks", sa.Integer, nullable=False),

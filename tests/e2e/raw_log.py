@@ -8,8 +8,10 @@ from uuid import UUID
 import asyncpg
 
 from adapters.simulator import Simulator
+from adapters.simulator.server import SentRequest
 from tests.postgres import as_administrator
 
+SESSIONS_PATH = "/api/v1/chat/sessions"
 ENDED = """
     event_type IN ('SessionCreated', 'ChannelRejected', 'SessionAbandoned')
     OR event_type IN ('CreationFailed', 'ChannelLookupFailed') AND data->>'retry_at' IS NULL"""
@@ -69,10 +71,36 @@ def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:
     return Counter(
         (request.key, sha256(request.body).hexdigest())
         for request in simulator.requests
-        if request.path == "/api/v1/chat/sessions"
+        if request.path == SESSIONS_PATH
     )
 
 
 async def lapse_leases(database_url: str) -> None:
     """Let the leases of whoever was killed have lapsed, as they do by themselves after ten seconds."""
     await query(database_url, "UPDATE due_work SET lease_until = now()")
+
+
+async def sent_too_early(database_url: str, simulator: Simulator, retry_after_s: float) -> list[SentRequest]:
+    """The creation requests that came in before the `Retry-After` of a 429 had passed, although the log had that 429 already
+    when they were announced; those that were under way by then cannot be called back."""
+    rows = await query(
+        database_url,
+        """
+        SELECT attempt.stream_id, attempt.data->>'request_sha256', attempt.recorded_at, throttle.recorded_at
+          FROM events AS attempt
+          LEFT JOIN events AS throttle ON throttle.stream_id = attempt.stream_id
+                AND throttle.event_type = 'CreationThrottled' AND throttle.data->>'attempt' = attempt.data->>'attempt'
+         WHERE attempt.event_type = 'CreationAttempted'""",
+    )
+    announced = {(str(key), digest): at.timestamp() for key, digest, at, _ in rows}
+    learned = {(str(key), digest): at.timestamp() for key, digest, _, at in rows if at is not None}
+    sent = sorted((r for r in simulator.requests if r.path == SESSIONS_PATH), key=lambda request: request.time)
+    early: list[SentRequest] = []
+    until = since = 0.0
+    for request in sent:
+        told_of = (request.key, sha256(request.body).hexdigest())
+        if request.time < until and announced[told_of] > since:
+            early.append(request)
+        if request.status == 429:
+            until, since = request.time + retry_after_s, learned[told_of]
+    return early

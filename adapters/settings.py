@@ -48,6 +48,9 @@ class Settings(Guarded, frozen=True, kw_only=True):
     webhook_allow_private: bool = False
     """Whether the webhook may go to loopback, private and other addresses that are not public."""
 
+    drain_seconds: Annotated[float, Meta(ge=0)] = 10.0
+    """How long a scheduler that is told to stop may take to finish what is in flight. The rest is cut off and given back."""
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """The settings in the environment. An empty variable counts as unset. Raises `InvalidSettings`."""
@@ -73,4 +76,6 @@ def _expected(field: str) -> str:
         return f"it is to be one of {', '.join(InDoubt)}"
     if field in ("allow_owner", "webhook_allow_private"):
         return "it is to be 1 or 0"
+    if field == "drain_seconds":
+        return "it is to be a number of seconds, 0 or more"
     return "it is to be a URL such as https://host/path"

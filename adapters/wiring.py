@@ -55,13 +55,15 @@ async def connect(
     """The ledger of these settings, ready to be used.
 
     With `scheduler`, due work is taken forward beside the caller until the block ends; what is in flight then is
-    finished. Without it, pending sessions and webhooks wait for a `guestledger worker`. The embedded database is started
-    and upgraded when no other is named; any other must be at this release's revision (`guestledger db upgrade`).
+    finished, for at most `settings.drain_seconds`, and the rest given back. Without it, pending sessions and webhooks wait
+    for a `guestledger worker`. The embedded database is started and upgraded when no other is named; any other must be at
+    this release's revision (`guestledger db upgrade`).
 
     With `engine`, the host application's own pool (SQLAlchemy, asyncpg) is used in place of `settings.database_url` and is
     never disposed of. The ledger works in transactions of its own, so what it records stays, whatever the host rolls back.
     It takes a connection for as long as a statement or a batch takes, and has none while it waits for CXone, a webhook or a
     handler; only `sessions` and `audit` keep one, with the snapshot that they read, until they have been read to the end.
+    The scheduler has one more, outside the pool, to hear of work that other processes record.
 
     The database user has to be one who cannot change the log, a member of the ledger's runtime role; without `scheduler`, the
     auditor's will do for whatever only reads. With `settings.allow_owner` it may be any.
@@ -82,7 +84,7 @@ async def connect(
             creation=replace(policy.creation, in_doubt=profile.in_doubt),
             webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
         )
-        ledger = _ledger(engine, settings.schema, provider, webhook, clock, policy, stack)
+        ledger = _ledger(engine, settings, provider, webhook, clock, policy, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
@@ -90,13 +92,14 @@ async def connect(
 
 def _ledger(
     engine: AsyncEngine,
-    schema: str,
+    settings: Settings,
     provider: MessagingProvider,
     webhook: WebhookSender,
     clock: Clock,
     policy: Policy,
     stack: AsyncExitStack,
 ) -> Ledger:
+    schema = settings.schema
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
     store = PostgresEventStore(engine, schema, gates=policy.gate)
     due_work = PostgresDueWork(engine, schema, policy.gate, overdue_ms=policy.creation.deadline_ms)
@@ -104,8 +107,9 @@ def _ledger(
     months = PostgresMonths(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_work, lease.ms)
-    stack.push_async_callback(store.close)
+    # In this order: no lease is given back before the last append is in, and the leases are kept until then.
     stack.push_async_callback(leases.close)
+    stack.push_async_callback(store.close)
     steps = Steps(
         store=store,
         due_work=due_work,
@@ -114,6 +118,7 @@ def _ledger(
         gates=gates,
         clock=clock,
         policy=policy,
+        leases=leases,
     )
     scheduler = Scheduler(
         store=store,
@@ -124,6 +129,7 @@ def _ledger(
         leases=leases,
         lease=lease,
         clock=clock,
+        drain_seconds=settings.drain_seconds,
     )
     return Ledger(
         store=store,

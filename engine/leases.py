@@ -1,7 +1,13 @@
-"""Holding leases: while a session is worked on, its lease is renewed, so that a lease can be short and still be kept."""
+"""Holding leases: while a session is worked on, its lease is renewed, so that a lease can be short and still be kept.
+
+Whether a lease still holds is judged here by this process's own monotonic clock, from a moment before the database was
+asked for it: a process that stood still, or could not reach the database, so knows its lease for lost no later than the
+database lets anybody else have it.
+"""
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +18,13 @@ from engine.ports import DueWork, Lease
 
 logger = logging.getLogger("guestledger")
 
+# A database that is away must not hold up an end.
+_GIVE_BACK_SECONDS = 2.0
+
+
+class LeaseLost(Exception):
+    """The lease on a session may have lapsed: somebody else may work on it by now. Nothing may be sent on its account."""
+
 
 class Leases:
     """The leases that one process holds; renewed three times within their span, `ms`, for as long as they are held."""
@@ -19,26 +32,74 @@ class Leases:
     def __init__(self, due_work: DueWork, ms: int) -> None:
         self._due_work = due_work
         self._ms = ms
-        self._held: set[tuple[Lease, UUID]] = set()
+        self._held: dict[tuple[Lease, UUID], float] = {}  # and until when each is known to hold
+        self._cut_off: set[UUID] = set()
         self._beating: asyncio.Task[None] | None = None
 
+    @staticmethod
+    def now() -> float:
+        """Seconds on this process's monotonic clock: to be read before the database is asked for a lease."""
+        return asyncio.get_running_loop().time()
+
+    def renewed(self, lease: Lease, stream_id: UUID, asked_at: float) -> None:
+        """Take note that the database gave or renewed `lease` on a session that is held, asked at `asked_at` (`now`)."""
+        held = (lease, stream_id)
+        if held in self._held:
+            self._held[held] = max(asked_at + lease.ms / 1_000, self._held[held])
+
+    def check(self, lease: Lease, stream_id: UUID) -> None:
+        """To be called right before anything is sent. Raises `LeaseLost` unless the lease was renewed within its span."""
+        if self.now() >= self._held.get((lease, stream_id), -math.inf):
+            raise LeaseLost
+
     @contextmanager
-    def hold(self, lease: Lease, stream_id: UUID) -> Iterator[None]:
-        """Keep `lease` on `stream_id` alive within the block."""
-        self._held.add((lease, stream_id))
+    def claiming(self, lease: Lease) -> Iterator[float]:
+        """Claim under `lease` within the block, and make ready to hold what was claimed; gives the time to hold it from.
+
+        Who is cut off within it may have claimed without having learnt of it: `close` gives that back.
+        """
+        with self._noting_cut_off(lease):
+            yield self.now()
+
+    @contextmanager
+    def hold(self, lease: Lease, stream_id: UUID, asked_at: float | None = None) -> Iterator[None]:
+        """Keep `lease` on `stream_id` alive within the block.
+
+        `asked_at` (`now`) is when it was asked for; `None` where it is yet to come, with the first append.
+        """
+        self._held[lease, stream_id] = -math.inf
+        if asked_at is not None:
+            self.renewed(lease, stream_id, asked_at)
         if self._beating is None:
             self._beating = asyncio.create_task(self._beat())
         try:
-            yield
+            with self._noting_cut_off(lease):
+                yield
         finally:
-            self._held.discard((lease, stream_id))
+            del self._held[lease, stream_id]
+
+    @contextmanager
+    def _noting_cut_off(self, lease: Lease) -> Iterator[None]:
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._cut_off.add(lease.owner)
+            raise
 
     async def close(self) -> None:
-        """Stop renewing: what is still held lapses by itself."""
+        """Stop renewing, and give back what was cut off. Where that fails, it lapses by itself.
+
+        To be called once nothing is being appended: an append that comes late would take its lease again.
+        """
         if self._beating is not None:
             self._beating.cancel()
             with suppress(asyncio.CancelledError):
                 await self._beating
+        # An owner that still has a run under way keeps what it has.
+        if owners := self._cut_off - {lease.owner for lease, _stream_id in self._held}:
+            with suppress(ServiceError, TimeoutError):
+                async with asyncio.timeout(_GIVE_BACK_SECONDS):
+                    await self._due_work.release_all(owners)
 
     async def _beat(self) -> None:
         while True:
@@ -48,7 +109,9 @@ class Leases:
                 named[lease].append(stream_id)
             try:
                 for lease, stream_ids in named.items():
-                    await self._due_work.heartbeat(lease, stream_ids)
+                    asked_at = self.now()
+                    for stream_id in await self._due_work.heartbeat(lease, stream_ids):
+                        self.renewed(lease, stream_id, asked_at)
             except ServiceError as error:
                 logger.warning("leases could not be renewed, others may take these sessions on: %s", error)
             except Exception:

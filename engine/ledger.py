@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from copy import copy
+from datetime import timedelta
 from typing import NoReturn
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from engine.domain.outcomes import Resolution
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent, month_of
 from engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
 from engine.domain.session import Session
+from engine.expiry import expiring_in, expiry_warnings
 from engine.leases import Leases
 from engine.parking import Parking
 from engine.ports import (
@@ -289,6 +291,18 @@ class Ledger:
         await self._read_models.catch_up()
         async for row in self._read_models.sessions(wanted):
             yield row
+
+    async def expiring_in(self, span: timedelta) -> list[SessionRow]:
+        """The active sessions whose token has not expired yet and will within `span`, the next to expire first."""
+        return await expiring_in(self._read_models, self._clock, span)
+
+    def expiry_warnings(self, ahead: timedelta) -> AsyncIterator[SessionRow]:
+        """Each active session once, as soon as its token expires within `ahead`; for ever, while the database is away too.
+
+        It may come late by 15 % of `ahead`: by 1.5 s where that is less, and by no more than 90 s. What was told is remembered
+        by this iterator alone: another one, or the next after a restart, tells again of what is still ahead.
+        """
+        return expiry_warnings(self._read_models, self._clock, ahead)
 
     async def audit(self, wanted: AuditFilter = AuditFilter()) -> AsyncIterator[AuditEntry]:
         """The audit entries that match, oldest first; everything committed before the call is in it."""

@@ -224,6 +224,17 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     of the webhook that are more than a minute away."""
 
 
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether there is anything to do now, and when there will be, by the database's clock."""
+
+    claimable: bool
+    """Whether some row is due now, and free or with a lease that has lapsed."""
+    next_due_ms: int | None
+    """How long until the next row falls due that is not due yet; `None` where there is none."""
+    unprojected: bool
+    """Whether the projections lack something of the log."""
+
+
 class DueWork(Protocol):
     """The work that sessions still need: one row a session, written with the events that make it so."""
 
@@ -235,16 +246,31 @@ class DueWork(Protocol):
         """
         ...
 
-    async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> None:
-        """Hold the leases of its owner on these rows for another `lease.ms`."""
+    async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
+        """Hold the leases of its owner on these rows for another `lease.ms`.
+
+        Returns the rows for which that was done. The others are lost, or somebody is just writing to them.
+        """
         ...
 
     async def release(self, owner: UUID, stream_id: UUID, delay_ms: int) -> None:
         """Give a row back, to be claimed by anybody after `delay_ms`; nothing when the lease was lost."""
         ...
 
+    async def release_all(self, owners: Iterable[UUID]) -> None:
+        """Give back whatever these owners still hold, to be claimed by anybody at once, and let other processes know."""
+        ...
+
+    async def outlook(self) -> Outlook:
+        """What there is to do now, and when to look again: one statement, and a cheap one, for whoever has nothing to do."""
+        ...
+
     async def backlog(self) -> Backlog:
-        """How much is left."""
+        """How much is left. It counts; to ask only whether anything is left, `is_idle` is cheaper."""
+        ...
+
+    async def is_idle(self) -> bool:
+        """Whether nothing is left that `backlog` would count."""
         ...
 
 

@@ -3,19 +3,20 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from engine.domain.errors import CredentialsRefused, ServiceError, UnknownEvent
 from engine.domain.lifecycle import ExpireToken, SyncWebhook
 from engine.domain.recorded import RecordedEvent
+from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.leases import Leases
 from engine.ports import Claim, Clock, DueWork, EventStore, Lease, Months, ReadModels
 from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps
+from engine.watch import Watch, wait_for_any
 
 logger = logging.getLogger("guestledger")
 
@@ -23,6 +24,10 @@ logger = logging.getLogger("guestledger")
 _REFILL_SECONDS = 0.02
 # How long `run_until_idle` bears with a service that cannot be used.
 _PATIENCE = timedelta(seconds=15)
+# How soon work that is under way is asked after again, and projections that are written to are brought up again.
+_SOON_MS = 200
+# While a service cannot be used.
+_BACKOFF = RetryPolicy(base_ms=200, cap_ms=2_000)
 # The log's months are made months ahead, so this may fail for weeks before anybody is the worse for it.
 _UPKEEP_MS = 600_000
 
@@ -64,7 +69,7 @@ class Scheduler:
         leases: Leases,
         lease: Lease,
         clock: Clock,
-        poll_ms: int = 200,
+        drain_seconds: float = 10.0,
     ) -> None:
         self._store = store
         self._due_work = due_work
@@ -74,14 +79,19 @@ class Scheduler:
         self._leases = leases
         self._lease = lease
         self._clock = clock
-        self._poll_ms = poll_ms
+        self._drain_seconds = drain_seconds
+        self._watch = Watch(store=store, due_work=due_work, clock=clock)
         self._actor = f"scheduler {lease.owner}"
         self._stopping = asyncio.Event()
         self.trouble: ServiceError | None = None
         """The service that could not be used when it was needed last."""
 
     def stop(self) -> None:
-        """Claim nothing more. What is in flight is finished first: every step has its time limit."""
+        """Claim nothing more. What is in flight is finished first, for as long as `drain_seconds` allow.
+
+        What is not finished by then is cut off and, once the ledger is closed, given back: whoever takes it on at once finds
+        its attempts in doubt, as after a crash.
+        """
         self._stopping.set()
 
     async def run_once(self) -> Counter[str]:
@@ -101,48 +111,89 @@ class Scheduler:
 
         Raises `ServiceError` when a service that is needed cannot be used for 15 s on end, for wrong credentials at once.
         """
-        done = await self.run_once()
+        done: Counter[str] = Counter()
+        await self._within_limit(self._run_until_idle(done))
+        return done
+
+    async def _run_until_idle(self, done: Counter[str]) -> None:
+        done.update(await self.run_once())
         progressed_at = self._clock.now()
-        while not self._stopping.is_set() and (await self._due_work.backlog()).unfinished:
-            await self._pause()
+        while not self._stopping.is_set() and not await self._due_work.is_idle():
+            await self._pause(_SOON_MS)
             done.update(passed := await self._drain_all())
             if passed or self.trouble is None:
                 progressed_at = self._clock.now()
             elif isinstance(self.trouble, CredentialsRefused) or self._clock.now() - progressed_at > _PATIENCE:
                 raise self.trouble
-        return done
 
     async def run_forever(self) -> None:
-        """Run until `stop` is called. When cancelled instead, what is in flight is left to its lease, as in a crash."""
+        """Run until `stop` is called. When cancelled instead, what is in flight is cut off at once."""
+        await self._within_limit(self._run_forever())
+
+    async def _within_limit(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` to its end; once `stop` was called, for at most as long as the drain may take."""
+        task = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            _, late = await asyncio.wait((task,), timeout=self._drain_seconds)
+            if late:
+                logger.warning(
+                    "told to stop, and not done after %g s: what is in flight is cut off and given back",
+                    self._drain_seconds,
+                )
+        finally:
+            stopping.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
+
+    async def _run_forever(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for lane in LANES:
-                tasks.create_task(self._tick(partial(self._drain, lane)))
-            tasks.create_task(self._tick(self._read_models.catch_up))
-            tasks.create_task(self._tick(self._months.upkeep, _UPKEEP_MS))
+            self._watch.due = [asyncio.Event() for _ in LANES]
+            for lane, due in zip(LANES, self._watch.due, strict=True):
+                tasks.create_task(self._tick(partial(self._drain, lane), partial(self._woken, due)))
+            behind = partial(self._woken, self._watch.behind, _SOON_MS)
+            tasks.create_task(self._tick(self._read_models.catch_up, behind))
+            tasks.create_task(self._tick(self._months.upkeep, partial(self._pause, _UPKEEP_MS)))
+            tasks.create_task(self._tick(partial(self._watch.look, self._stopping)))
 
     async def _drain_all(self) -> Counter[str]:
         done: Counter[str] = Counter()
-        for drained in await asyncio.gather(*map(self._drain, LANES)):
-            done.update(drained)
+        # To their ends, all of them, also where one fails: what they have in flight may yet record its answer.
+        drained = await asyncio.gather(*map(self._drain, LANES), return_exceptions=True)
+        for lane_done in drained:
+            if isinstance(lane_done, BaseException):
+                raise lane_done
+            done.update(lane_done)
         await self._read_models.catch_up()
         return done
 
-    async def _tick(self, task: Callable[[], Awaitable[object]], interval_ms: int | None = None) -> None:
-        down, told = False, ""
+    async def _tick(
+        self, task: Callable[[], Awaitable[object]], wait: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        # What waits to be woken needs no pause after a failure: the look that would wake it fails too, or finds it still due.
+        failures, told = 0, ""
         while not self._stopping.is_set():
             try:
                 await task()
-                if down:
-                    down, self.trouble = False, None
+                if failures:
+                    failures, self.trouble = 0, None
             except ServiceError as error:
-                down = True
+                failures += 1
                 self._has_to_wait(error)
             except Exception as error:
-                # A fault in one lane or projection must not stop the rest, nor end unseen, nor be told five times a second.
+                # A fault in one lane or projection must not stop the rest, nor end unseen, nor be told at each try.
+                failures += 1
                 if repr(error) != told:
                     logger.exception("the scheduler met a fault, and goes on")
                 told = repr(error)
-            await self._pause(interval_ms)
+            if wait is not None:
+                await wait()
+            elif failures:
+                await self._pause(_SOON_MS + backoff_ms(failures, _BACKOFF, self._clock.jitter()))
 
     def _has_to_wait(self, error: ServiceError) -> None:
         # Told once, not once a session and try, until something has gone well again.
@@ -150,11 +201,15 @@ class Scheduler:
             logger.warning("the scheduler has to wait: %s", error)
         self.trouble = error
 
-    async def _pause(self, interval_ms: int | None = None) -> None:
+    async def _woken(self, event: asyncio.Event, rest_ms: int = 0) -> None:
+        await wait_for_any(event, self._stopping)
+        if rest_ms:  # what comes within it is served together
+            await self._pause(rest_ms)
+        event.clear()
+
+    async def _pause(self, interval_ms: int) -> None:
         # Spread over half to one and a half of the interval, so that many workers do not ask in step.
-        with suppress(TimeoutError):
-            async with asyncio.timeout((interval_ms or self._poll_ms) * (0.5 + self._clock.jitter()) / 1_000):
-                await self._stopping.wait()
+        await wait_for_any(self._stopping, seconds=interval_ms * (0.5 + self._clock.jitter()) / 1_000)
 
     async def _drain(self, lane: Lane) -> Counter[str]:
         done: Counter[str] = Counter()
@@ -176,6 +231,8 @@ class Scheduler:
         finally:
             for task in running:
                 task.cancel()
+            if running:
+                await asyncio.wait(running)
 
     async def _wait(self, running: _Running, paced_ms: int | None) -> tuple[_Running, _Running]:
         """Wait until it is time to claim again; returns the runs that have ended meanwhile, and the others."""
@@ -185,9 +242,7 @@ class Scheduler:
             seconds = max(seconds, min(paced_ms, _MOST_PACED_MS) * (0.5 + self._clock.jitter()) / 1_000)
         if running:
             return await asyncio.wait(running, timeout=seconds)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+        await wait_for_any(self._stopping, seconds=seconds)
         return running, running
 
     async def _start(self, lane: Lane, places: int) -> tuple[_Running, int | None]:
@@ -195,13 +250,16 @@ class Scheduler:
         if not places or self._stopping.is_set():
             return set(), None
         lease = Lease(owner=self._clock.new_id(), ms=self._lease.ms)
-        claimed = await self._due_work.claim(lease, self._steps.gates(lane.kinds), places)
-        claims = claimed.claims
-        if not claims:
-            return set(), claimed.paced_ms
-        histories = await self._histories(claims, lease)
+        with self._leases.claiming(lease) as asked_at:
+            claimed = await self._due_work.claim(lease, self._steps.gates(lane.kinds), places)
+            claims = claimed.claims
+            if not claims:
+                return set(), claimed.paced_ms
+            histories = await self._histories(claims, lease)
         runs = {
-            asyncio.create_task(self._carry_on(claim, self._run_of(claim, histories[claim.stream_id], lane, lease)))
+            asyncio.create_task(
+                self._carry_on(claim, self._run_of(claim, histories[claim.stream_id], lane, lease), asked_at)
+            )
             for claim in claims
             if claim.stream_id in histories
         }
@@ -225,8 +283,8 @@ class Scheduler:
         middle = len(claims) // 2
         return await self._histories(claims[:middle], lease) | await self._histories(claims[middle:], lease)
 
-    async def _carry_on(self, claim: Claim, run: Run) -> Counter[str]:
-        with self._leases.hold(run.lease, claim.stream_id):
+    async def _carry_on(self, claim: Claim, run: Run, asked_at: float) -> Counter[str]:
+        with self._leases.hold(run.lease, claim.stream_id, asked_at):
             try:
                 if claim.slot_ms is not None:
                     await asyncio.sleep(claim.slot_ms / 1_000)

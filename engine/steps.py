@@ -1,7 +1,8 @@
 """Carrying a session forward: what `next_step` names is done, and what comes of it is recorded.
 
-Two rules make a crash harmless anywhere in here. Nothing is sent before what was decided is committed; and every append
-names the version it was decided on, so that of two workers on one session only one gets through to an effect.
+Three rules make a crash harmless anywhere in here. Nothing is sent before what was decided is committed; every append
+names the version it was decided on, so that of two workers on one session only one gets through to an effect; and nothing
+is sent under a lease that was not renewed within its span, so that one who stood still in between sends nothing late.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from engine.domain.lifecycle import (
 )
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, Status, evolve, fold
+from engine.leases import LeaseLost, Leases
 from engine.ports import (
     Append,
     Clock,
@@ -134,6 +136,7 @@ class Steps:
         gates: Gates,
         clock: Clock,
         policy: Policy,
+        leases: Leases,
         calls: int = CALLS,
     ) -> None:
         self._store = store
@@ -143,6 +146,7 @@ class Steps:
         self._gates = gates
         self._clock = clock
         self._policy = policy
+        self._leases = leases
         self._calls = asyncio.Semaphore(calls)
 
     def gates(self, kinds: StepKinds) -> dict[str, str | None]:
@@ -170,6 +174,10 @@ class Steps:
             # counts. If the lease is still this run's, nobody is to wait for its end.
             with suppress(ServiceError):
                 await self._due_work.release(run.lease.owner, run.state.id, 0)
+            return of_history(await self._store.read_stream(run.state.id))
+        except LeaseLost:
+            # Nothing is given back: it lapses any moment, and who is too slow to use a lease must not be back at once.
+            logger.warning("session %s is given up here, nothing was sent: its lease has lapsed", run.state.id)
             return of_history(await self._store.read_stream(run.state.id))
         except ServiceError:
             with suppress(ServiceError):
@@ -235,6 +243,7 @@ class Steps:
             run.state, run.proposed = before, proposed
             self._defer(run, passage, back.held)
             return
+        self._leases.check(run.lease, run.state.id)
         attempt, began_at = run.state.attempts, run.recorded_at
         assert began_at is not None
         outcome = await self._provider.create(prepared, str(run.state.id))
@@ -243,6 +252,7 @@ class Steps:
         await self._settle(run, RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter), hearing)
 
     async def _sync_webhook(self, run: Run) -> None:
+        self._leases.check(run.lease, run.state.id)
         began_at = self._clock.now()
         delivered = await self._webhook.send(run.state)
         now, jitter = self._clock.now(), self._clock.jitter()
@@ -300,6 +310,7 @@ class Steps:
     async def _append(
         self, run: Run, due: Due | None, *, passage: Passage | None = None, hearing: Hearing | None = None
     ) -> None:
+        asked_at = self._leases.now()
         appended = await self._store.append(
             Append(
                 stream_id=run.state.id,
@@ -314,6 +325,8 @@ class Steps:
                 hearing=hearing,
             )
         )
+        if due is not None and due.lease is not None:
+            self._leases.renewed(run.lease, run.state.id, asked_at)
         run.recorded, run.recorded_at = appended.version, appended.recorded_at
         run.tally.update(map(wire_name, run.proposed))
         run.proposed = []

@@ -82,7 +82,11 @@ def worker(
         ),
     ] = False,
 ) -> None:
-    """Take due work forward: replay pending attempts, send webhooks, expire tokens, keep the projections up."""
+    """Take due work forward: replay pending attempts, send webhooks, expire tokens, keep the projections up.
+
+    SIGTERM and SIGINT end it: what is in flight is finished for GUESTLEDGER_DRAIN_SECONDS, the rest is given back. A second
+    signal ends it at once.
+    """
     run(_work(until_idle=until_idle))
 
 
@@ -94,13 +98,27 @@ async def _work(*, until_idle: bool) -> None:
         await (
             ledger.unfinished()
         )  # who may not even see the work is told so here, and not over and over by the scheduler
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, ledger.scheduler.stop)
+        _stop_on_signals(ledger)
         if not until_idle:
             await ledger.scheduler.run_forever()
             return
         done = await _until_idle(ledger)
         say("idle; " + (", ".join(f"{number} {name}" for name, number in sorted(done.items())) or "nothing was due"))
+
+
+def _stop_on_signals(ledger: Ledger) -> None:
+    """The first signal drains. A second one ends the process there and then, as `kill -9` would: that loses nothing."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def stop() -> None:
+        ledger.scheduler.stop()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
 
 
 async def _until_idle(ledger: Ledger) -> Counter[str]:

@@ -27,12 +27,17 @@ _LISTEN_AGAIN_SECONDS = 1.0
 _LAST_WORD_SECONDS = 1.0
 
 
+def channel(schema: str) -> str:
+    """The channel on which the hints of the ledger in this schema go out."""
+    return f"guestledger_{schema}"[:LONGEST_CHANNEL]
+
+
 class Arrivals:
     """One ledger's hints, sent and received. It listens from the first time that somebody waits."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
-        self._channel = f"guestledger_{schema}"[:LONGEST_CHANNEL]
+        self._channel = channel(schema)
         self._next = asyncio.Event()
         self._grown = False
         self._sending: asyncio.Task[None] | None = None

@@ -7,13 +7,15 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres.connection import reported, short_transaction
+from adapters.postgres.arrivals import channel
+from adapters.postgres.connection import driver_connection, reported, short_transaction
 from adapters.postgres.gates import CREATION, PostgresGates
+from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.statements import Statements
 from engine.domain.creation import whole_ms
 from engine.domain.gate import GatePolicy, Held, Hold
 from engine.domain.retry import RetryPolicy
-from engine.ports import Backlog, Claim, Claimed, Lease
+from engine.ports import Backlog, Claim, Claimed, Lease, Outlook
 
 
 class PostgresDueWork:
@@ -28,6 +30,7 @@ class PostgresDueWork:
         overdue_ms: int = RetryPolicy().deadline_ms,
     ) -> None:
         self._engine = engine
+        self._schema = schema
         self._sql = Statements(schema)
         self._policy = gates
         self._gates = PostgresGates(engine, schema, gates)
@@ -75,17 +78,33 @@ class PostgresDueWork:
         more = held is not None and len(rows) == len(room)
         return Claimed(claims=claims, paced_ms=_paced_ms(held, book.now) if more else None)
 
-    async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> None:
-        """Hold the leases of its owner on these rows for another `lease.ms`."""
-        await self._execute(self._sql.heartbeat, lease.owner, lease.ms, list(stream_ids))
+    async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
+        """Hold the leases of its owner on these rows for another `lease.ms`. Returns those for which that was done."""
+        rows = await self._execute(self._sql.heartbeat, lease.owner, lease.ms, list(stream_ids))
+        return {row[0] for row in rows}
 
     async def release(self, owner: UUID, stream_id: UUID, delay_ms: int) -> None:
         """Give a row back, to be claimed by anybody after `delay_ms`; nothing when the lease was lost."""
         await self._execute(self._sql.release, owner, stream_id, delay_ms)
 
+    async def release_all(self, owners: Iterable[UUID]) -> None:
+        """Give back whatever these owners still hold, to be claimed by anybody at once, and let other processes know."""
+        await self._execute(self._sql.release_all, list(owners), channel(self._schema))
+
     async def backlog(self) -> Backlog:
         """How much is left."""
         return Backlog(unfinished=(await self._execute(self._sql.backlog))[0][0])
+
+    async def is_idle(self) -> bool:
+        """Whether nothing is left that `backlog` would count."""
+        return not (await self._execute(self._sql.is_unfinished))[0][0]
+
+    async def outlook(self) -> Outlook:
+        """What there is to do now, and when to look again: one statement, in no transaction of its own."""
+        with reported():
+            async with driver_connection(self._engine) as driver:
+                claimable, next_due_ms, unprojected = await driver.fetchrow(self._sql.outlook, list(PROJECTIONS))
+        return Outlook(claimable=claimable, next_due_ms=next_due_ms, unprojected=unprojected)
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():

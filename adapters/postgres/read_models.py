@@ -31,6 +31,10 @@ class PostgresReadModels(Projector):
             where.append(c.status.in_(wanted.statuses))
         if wanted.ids is not None:
             where.append(c.id.in_(wanted.ids))
+        if wanted.expires_after is not None:
+            where.append(c.expires_at > wanted.expires_after)
+        if wanted.expires_until is not None:
+            where.append(c.expires_at <= wanted.expires_until)
         async for row in self._rows(select(t.sessions).where(*where).order_by(c.opened_at, c.id)):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 

@@ -8,6 +8,9 @@ from engine.domain.recorded import month_bounds, month_of
 END = 2**63 - 1
 """Behind every position."""
 
+LONGEST_MS = 24 * 3_600_000
+"""What lies further ahead is not waited for in one piece; a due time may be so far off that its distance is no number."""
+
 RECORDED = (
     "position, stream_id, version, event_type, schema_version, recorded_at, "
     "correlation_id, causation_id, actor, data::text, leaf_hash"
@@ -144,12 +147,20 @@ class Statements:
         self.heartbeat = f"""
             UPDATE {s}.due_work SET lease_until = now() + $2::int * interval '1 ms'
              WHERE stream_id IN (SELECT stream_id FROM {s}.due_work
-                                  WHERE owner = $1::uuid AND stream_id = ANY($3::uuid[]) FOR UPDATE SKIP LOCKED)"""
+                                  WHERE owner = $1::uuid AND stream_id = ANY($3::uuid[]) FOR UPDATE SKIP LOCKED)
+            RETURNING stream_id"""
 
         self.release = f"""
             UPDATE {s}.due_work
                SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::int * interval '1 ms')
              WHERE owner = $1::uuid AND stream_id = $2::uuid"""
+
+        # Once at the end of a process: what a hint costs is no matter here, nor that all rows are looked at.
+        self.release_all = f"""
+            WITH freed AS (
+                UPDATE {s}.due_work SET owner = NULL, lease_until = NULL
+                 WHERE owner = ANY($1::uuid[]) RETURNING stream_id)
+            SELECT pg_notify($2::text, '') WHERE EXISTS (SELECT FROM freed)"""
 
         # The first to ask makes the row; whoever asks after that gets it when nobody holds it.
         self.claim_consumer = f"""
@@ -177,10 +188,23 @@ class Statements:
               FROM {s}.consumers ORDER BY name"""
 
         # A receiver that is down is called again over days: nobody who waits for the work to end waits for that.
-        self.backlog = f"""
-            SELECT count(*) FROM {s}.due_work
+        unfinished = f"""
+              FROM {s}.due_work
              WHERE step NOT IN ('ExpireToken', 'SyncWebhook') OR due_at <= now()
                 OR (step = 'SyncWebhook' AND due_at <= now() + interval '1 min')"""
+        self.backlog = f"SELECT count(*) {unfinished}"
+        self.is_unfinished = f"SELECT EXISTS (SELECT {unfinished})"
+
+        # Each part is one look into an index. Leases that lapse later are left to the next poll: to find the first of them
+        # would take reading all that is due.
+        self.outlook = f"""
+            SELECT EXISTS (SELECT FROM {s}.due_work
+                            WHERE due_at <= now() AND (lease_until IS NULL OR lease_until <= now())),
+                   (SELECT least(ceil(extract(epoch FROM due_at - now()) * 1000), {LONGEST_MS})::bigint
+                      FROM {s}.due_work WHERE due_at > now() ORDER BY due_at LIMIT 1),
+                   EXISTS (SELECT FROM {s}.checkpoints
+                            WHERE projection = ANY($1::text[])
+                              AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1))"""
 
         self.end = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 

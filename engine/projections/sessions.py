@@ -42,6 +42,10 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     channel_id: str | None = None
     statuses: tuple[Status, ...] = ()
     ids: tuple[UUID, ...] | None = None
+    expires_after: datetime | None = None
+    """Only those whose token expires later than this."""
+    expires_until: datetime | None = None
+    """Only those whose token expires then or earlier."""
 
 
 _SHARED = [name for name in SessionRow.__struct_fields__ if name in Session.__struct_fields__]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import growth, opening, projections, store, tailing
+from tests.bench import growth, opening, projections, store, tailing, waking
 from tests.bench.figures import Figure, show
 from tests.postgres import data_directory
 
-BENCHMARKS = (opening.run, projections.run, store.run, tailing.run, growth.run)
+BENCHMARKS = (opening.run, projections.run, store.run, tailing.run, waking.run, growth.run)
 
 
 def measure() -> list[Figure]:

@@ -27,7 +27,7 @@ SESSIONS = 2_000
 CONCURRENCY = 64
 ROUNDS = 5
 
-_REQUEST = GuestRequest(
+REQUEST = GuestRequest(
     channel_id="ch_bench",
     ip_address="203.0.113.7",
     user_agent="Mozilla/5.0 (X11; Linux x86_64) bench",
@@ -85,7 +85,7 @@ async def run(data_dir: Path) -> list[Figure]:
 async def _engine_rate(ledger: Ledger, sessions: int, waits: list[float]) -> float:
     async def one() -> None:
         began = time.perf_counter()
-        session = await ledger.open_session(_REQUEST)
+        session = await ledger.open_session(REQUEST)
         waits.append(time.perf_counter() - began)
         assert session.status == "active", session.reason
 

@@ -11,7 +11,7 @@ from adapters.wiring import connect
 from tests import postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
-from tests.e2e.command import ended, environment, killed, run, started
+from tests.e2e.command import LIMIT_S, ended, environment, killed, run, started
 
 HONEST = Knobs(slow_ms=20, honour_idempotency_key=True)
 ROUGH = Knobs(
@@ -159,11 +159,64 @@ async def test_a_worker_that_was_suspended_past_its_leases_records_what_it_learn
             process.send_signal(signal.SIGTERM)
             result = await ended(process)
 
-        # It may have been suspended within a transaction, which it has lost then, and says so.
         assert result.code == 0, result.err
+        # It may have stood still in a transaction, and been thrown out for that: it says so then, in a line.
+        assert all(line.startswith("guestledger: ") for line in result.err.splitlines()), result.err
         assert "Traceback" not in result.err
         assert (await raw_log.counts(database_url))["DuplicateCreated"] > 0
         await assert_nothing_lost(database_url, simulator)
+
+
+async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_end_in_time_and_another_takes_it_on(
+    database_url: str,
+):
+    async with Simulator(Knobs(hang_share=1.0, hang_s=120, honour_idempotency_key=True)) as simulator:
+        env = environment(database_url, simulator)
+        accepted = await accept(database_url, REQUESTS[:20])
+        async with started("worker", env=env | environment(drain_seconds="0.2")) as process:
+            await attempted(database_url, 20, process)
+            process.send_signal(signal.SIGTERM)
+            result = await ended(process)
+        assert result.code == 0
+        [line] = result.err.splitlines()
+        assert "cut off and given back" in line
+        free = "SELECT stream_id FROM due_work WHERE owner IS NULL AND lease_until IS NULL AND due_at <= now()"
+        assert {row[0] for row in await raw_log.query(database_url, free)} == set(accepted)
+        simulator.knobs = HONEST
+
+        worked = await run("worker", "--until-idle", env=env)
+
+        assert worked.code == 0, worked.err
+        assert (await raw_log.counts(database_url))["SessionCreated"] == 20
+        await assert_nothing_lost(database_url, simulator)
+
+
+async def test_a_second_signal_ends_a_worker_at_once_however_long_it_may_drain(database_url: str):
+    async with Simulator(Knobs(hang_share=1.0, hang_s=120, honour_idempotency_key=True)) as simulator:
+        env = environment(database_url, simulator)
+        await accept(database_url, REQUESTS[:5])
+        async with started("worker", env=env | environment(drain_seconds="600")) as process:
+            await attempted(database_url, 5, process)
+            async with asyncio.timeout(LIMIT_S):
+                while process.returncode is None:
+                    process.send_signal(signal.SIGTERM)
+                    await asyncio.sleep(0.05)
+        assert process.returncode == -signal.SIGTERM
+        await raw_log.lapse_leases(database_url)
+        simulator.knobs = HONEST
+
+        worked = await run("worker", "--until-idle", env=env)
+
+        assert worked.code == 0, worked.err
+        await assert_nothing_lost(database_url, simulator)
+
+
+async def attempted(database_url: str, attempts: int, process: Process) -> None:
+    """Return as soon as so many attempts are recorded."""
+    async with asyncio.timeout(60):
+        while (await raw_log.counts(database_url))["CreationAttempted"] < attempts:
+            assert process.returncode is None, "it ended too early to be stopped"
+            await asyncio.sleep(0.02)
 
 
 async def made(simulator: Simulator, sessions: int, process: Process) -> None:

@@ -172,7 +172,7 @@ async def test_a_heartbeat_extends_only_the_leases_of_its_owner_on_the_rows_name
     theirs, free = await put(owner=other, leased_for=60), await put()
     before = await rows(sql)
 
-    await due_work.heartbeat(lease, [mine, theirs, free, new_id()])
+    assert await due_work.heartbeat(lease, [mine, theirs, free, new_id()]) == {mine}
 
     after = await rows(sql)
     assert after[mine]["lease_until"] > before[mine]["lease_until"] + HOUR
@@ -192,7 +192,7 @@ async def test_a_heartbeat_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
     async with appending.transaction():
         await appending.execute("UPDATE due_work SET due_at = due_at WHERE stream_id = $1", busy)
         async with asyncio.timeout(LONG):
-            await due_work.heartbeat(lease, [busy, idle])
+            assert await due_work.heartbeat(lease, [busy, idle]) == {idle}
 
     after = await rows(sql)
     assert after[idle]["lease_until"] > before[idle]["lease_until"]
@@ -207,15 +207,16 @@ async def test_leases_are_renewed_for_as_long_as_they_are_held_and_no_longer(
     beats: asyncio.Queue[list[UUID]] = asyncio.Queue()
 
     class Watched(PostgresDueWork):
-        async def heartbeat(self, lease: Lease, stream_ids: Any) -> None:
+        async def heartbeat(self, lease: Lease, stream_ids: Any) -> set[UUID]:
             if beats.qsize() == 0:
                 beats.put_nowait([])
                 raise RuntimeError("whatever may go wrong with one beat")
             if beats.qsize() == 1:
                 beats.put_nowait([])
                 raise ServiceUnreachable("the database cannot be reached")
-            await due_work.heartbeat(Lease(owner=lease.owner, ms=HOUR_MS), stream_ids)
+            kept = await due_work.heartbeat(Lease(owner=lease.owner, ms=HOUR_MS), stream_ids)
             beats.put_nowait(list(stream_ids))
+            return kept
 
     leases = Leases(Watched(due_work._engine, "guestledger"), lease.ms)
     async with asyncio.timeout(LONG):
@@ -283,6 +284,24 @@ async def test_whoever_has_lost_a_lease_can_neither_release_nor_hold_it(
     await due_work.heartbeat(Lease(owner=first.owner, ms=9 * HOUR_MS), [stream_id])
 
     assert await rows(sql) == before
+
+
+async def test_all_that_one_holds_is_given_back_at_once_and_others_are_told(
+    due_work: PostgresDueWork, put: Put, sql: Any, connect_by_sql: Any
+) -> None:
+    owners, other = {uuid4(), uuid4()}, uuid4()
+    mine = {await put(owner=owner, leased_for=60) for owner in owners for _ in range(2)}
+    theirs = await put(owner=other, leased_for=60)
+    before = (await rows(sql))[theirs]
+    told = asyncio.Event()
+    await (await connect_by_sql()).add_listener("guestledger_guestledger", lambda *_: told.set())
+
+    await due_work.release_all(owners)
+
+    assert set(await claimed(due_work)) == mine
+    assert (await rows(sql))[theirs] == before
+    async with asyncio.timeout(LONG):
+        await told.wait()
 
 
 # Counting

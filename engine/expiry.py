@@ -1,0 +1,46 @@
+"""Early warning: the sessions whose tokens will soon expire, so that a host can renew or say goodbye in time.
+
+Read from the `sessions` projection and not from due work: a session whose webhook is still to be taken has that as its next
+step, and its expiry stands nowhere in the due work until then.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from uuid import UUID
+
+from engine.domain.errors import ServiceError
+from engine.domain.session import Status
+from engine.ports import Clock, ReadModels
+from engine.projections.sessions import SessionFilter, SessionRow
+
+logger = logging.getLogger("guestledger")
+
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+async def expiring_in(read_models: ReadModels, clock: Clock, span: timedelta) -> list[SessionRow]:
+    """The active sessions whose token has not expired yet and will within `span`, the next to expire first."""
+    await read_models.catch_up()
+    now = clock.now()
+    wanted = SessionFilter(statuses=(Status.ACTIVE,), expires_after=now, expires_until=now + span)
+    rows = [row async for row in read_models.sessions(wanted)]
+    return sorted(rows, key=lambda row: (row.expires_at, row.id))
+
+
+async def expiry_warnings(read_models: ReadModels, clock: Clock, ahead: timedelta) -> AsyncIterator[SessionRow]:
+    """Each session once, as soon as its token expires within `ahead`; for ever, whatever becomes of the database meanwhile."""
+    pause = max(min(ahead / 10, timedelta(seconds=_LONGEST_PAUSE_SECONDS)), timedelta(seconds=1)).total_seconds()
+    told: set[UUID] = set()
+    while True:
+        try:
+            rows = await expiring_in(read_models, clock, ahead)
+        except ServiceError as error:
+            logger.warning("the sessions that will expire soon cannot be read now: %s", error)
+        else:
+            for row in rows:
+                if row.id not in told:
+                    yield row
+            told = {row.id for row in rows}  # an expiry never moves, so who is no longer among them never comes again
+        await asyncio.sleep(pause * (0.5 + clock.jitter()))

@@ -1,0 +1,49 @@
+"""How soon an idle worker claims work that another process has recorded: by a hint, and where hints are lost."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from adapters.postgres.arrivals import Arrivals
+from adapters.settings import Settings
+from adapters.wiring import connect
+from engine.ledger import Ledger
+from tests.bench.figures import Figure
+from tests.bench.opening import REQUEST
+
+HINTED = 100
+UNHINTED = 5
+
+
+async def run(data_dir: Path) -> list[Figure]:
+    """Milliseconds from the end of the append to the claim; nothing is opened, for there is no CXone."""
+    settings = Settings(data_dir=data_dir)
+    async with connect(settings) as worker, connect(settings, scheduler=False) as other:
+        hinted = [await _claimed_after_ms(worker, other) for _ in range(HINTED)]
+        with mock.patch.object(Arrivals, "announce"):
+            unhinted = [await _claimed_after_ms(worker, other) for _ in range(UNHINTED)]
+    hinted.sort()
+    return [
+        Figure(name="idle worker claims, with a hint, p50", value=hinted[HINTED // 2], unit="ms"),
+        Figure(name="idle worker claims, with a hint, p99", value=hinted[HINTED * 99 // 100], unit="ms"),
+        Figure(name="idle worker claims, hints lost, longest", value=max(unhinted), unit="ms"),
+    ]
+
+
+async def _claimed_after_ms(worker: Ledger, other: Ledger) -> float:
+    await asyncio.sleep(0.3)  # it has gone back to sleep by then
+    claimed: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    whole = worker.scheduler._due_work.claim
+
+    async def claim(*given: Any) -> Any:
+        claims = await whole(*given)
+        if claims and not claimed.done():
+            claimed.set_result(time.perf_counter())
+        return []  # it stays leased, and so out of the way of the next
+
+    with mock.patch.object(worker.scheduler._due_work, "claim", claim):
+        await other.accept(REQUEST)
+        recorded = time.perf_counter()
+        return (await claimed - recorded) * 1_000

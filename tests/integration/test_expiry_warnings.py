@@ -1,0 +1,88 @@
+"""Tokens that expire: recorded once whoever is at work, whatever expired meanwhile at the start, and told of ahead."""
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from adapters.simulator import Knobs, Simulator
+from engine.domain.errors import ServiceUnreachable
+from engine.ledger import Ledger
+from tests.unit.samples import request
+
+LONG = 30
+"""Seconds. Nothing here takes as long, unless it hangs."""
+
+
+async def opened(ledger: Ledger, simulator: Simulator, lifetime_s: int) -> UUID:
+    simulator.knobs = Knobs(session_lifetime_s=lifetime_s)
+    return (await ledger.open_session(request())).id
+
+
+async def test_tokens_that_expire_while_several_schedulers_are_at_work_are_recorded_as_expired_once(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=1)
+    async with AsyncExitStack() as stack:
+        first, *_ = [await stack.enter_async_context(new_ledger(scheduler=True)) for _ in range(3)]
+        sessions = await asyncio.gather(*(first.open_session(request()) for _ in range(60)))
+        async with asyncio.timeout(LONG):
+            while await sql("SELECT FROM due_work"):
+                await asyncio.sleep(0.02)
+
+    rows = await sql("SELECT stream_id FROM events WHERE event_type = 'TokenExpired'")
+    assert Counter(row["stream_id"] for row in rows) == Counter(session.id for session in sessions)
+
+
+async def test_whatever_expired_while_nobody_was_at_work_is_recorded_at_the_start(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=0)
+    await asyncio.gather(*(ledger.open_session(request()) for _ in range(250)))
+
+    async with new_ledger() as other:
+        done = await other.scheduler.run_once()
+
+    assert done == {"TokenExpired": 250}
+    assert not await sql("SELECT FROM due_work")
+
+
+async def test_the_sessions_that_expire_within_a_span_are_told_the_next_one_first(
+    ledger: Ledger, simulator: Simulator
+) -> None:
+    later, _past = await opened(ledger, simulator, 1_000), await opened(ledger, simulator, 0)
+    sooner, _far = await opened(ledger, simulator, 500), await opened(ledger, simulator, 5_000)
+
+    assert [row.id for row in await ledger.expiring_in(timedelta(seconds=2_000))] == [sooner, later]
+    assert [row.id for row in await ledger.expiring_in(timedelta(seconds=700))] == [sooner]
+
+
+async def test_each_session_is_told_of_once_while_the_database_comes_and_goes(
+    ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _far = await opened(ledger, simulator, 500), await opened(ledger, simulator, 5_000)
+    monkeypatch.setattr(asyncio, "sleep", lambda _seconds, whole=asyncio.sleep: whole(0))
+    whole, reads = ledger._read_models.catch_up, 0
+
+    async def catch_up() -> int:
+        nonlocal reads
+        reads += 1
+        if reads == 3:
+            raise ServiceUnreachable("the database cannot be reached")
+        return await whole()
+
+    monkeypatch.setattr(ledger._read_models, "catch_up", catch_up)
+    warnings = ledger.expiry_warnings(timedelta(seconds=1_000))
+
+    async with asyncio.timeout(LONG):
+        assert (await anext(warnings)).id == first
+        following = asyncio.ensure_future(anext(warnings))
+        while reads < 6:
+            await asyncio.sleep(0)
+        assert not following.done()
+        second = await opened(ledger, simulator, 700)
+        assert (await following).id == second

@@ -1,0 +1,132 @@
+"""Leases: whoever may have lost one learns it before the next effect, and sends nothing."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from adapters.postgres.due_work import PostgresDueWork
+from adapters.simulator import Simulator
+from engine.domain.session import Status
+from engine.leases import LeaseLost, Leases
+from engine.ledger import Ledger
+from engine.ports import Append, Appended, Lease
+from tests.integration.appends import a_lease, new_id
+from tests.unit.samples import request
+
+LEASE = Lease(owner=uuid4(), ms=10_000)
+SPAN = LEASE.ms / 1_000
+
+
+class Clock:
+    """This process's monotonic clock, as far on as the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        monkeypatch.setattr(Leases, "now", staticmethod(lambda: asyncio.get_running_loop().time() + self.ahead))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+async def test_a_lease_holds_for_its_span_from_before_it_was_asked_for_and_from_then_on_no_more(clock: Clock) -> None:
+    leases, stream_id = Leases(None, LEASE.ms), new_id()  # type: ignore[arg-type]
+    asked_at = Leases.now()
+    with leases.hold(LEASE, stream_id, asked_at):
+        clock.ahead = SPAN / 2
+        leases.check(LEASE, stream_id)
+        renewed_at = Leases.now()
+        clock.ahead = SPAN
+        with pytest.raises(LeaseLost):
+            leases.check(LEASE, stream_id)
+        leases.renewed(LEASE, stream_id, renewed_at)
+        leases.check(LEASE, stream_id)
+        leases.renewed(LEASE, stream_id, asked_at)
+        leases.check(LEASE, stream_id)
+    with pytest.raises(LeaseLost):
+        leases.check(LEASE, stream_id)
+    leases.renewed(LEASE, stream_id, Leases.now())
+    with pytest.raises(LeaseLost):
+        leases.check(LEASE, stream_id)
+    await leases.close()
+
+
+async def test_a_worker_that_stood_still_between_its_attempt_and_the_request_sends_nothing_and_another_takes_over(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    whole = ledger._store.append
+
+    async def append(given: Append) -> Appended:
+        appended = await whole(given)
+        if type(given.events[-1]).__name__ == "CreationAttempted":
+            clock.ahead = SPAN
+        return appended
+
+    monkeypatch.setattr(ledger._store, "append", append)
+
+    given_up = await ledger.open_session(request())
+
+    assert (given_up.status, given_up.attempts) == (Status.ATTEMPTING, 1)
+    assert not simulator.sessions_by_key
+    await sql("UPDATE due_work SET lease_until = now()")
+    async with new_ledger() as other:
+        await other.scheduler.run_once()
+    assert (await ledger.session(given_up.id)).status is Status.ACTIVE
+    assert len(simulator.sessions_by_key[str(given_up.id)]) == 1
+
+
+async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_send_it(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
+        session = await ledger.open_session(request())
+        whole = ledger._store.read_streams
+
+        async def read_streams(stream_ids: Any) -> Any:
+            clock.ahead += SPAN
+            return await whole(stream_ids)
+
+        monkeypatch.setattr(ledger._store, "read_streams", read_streams)
+        assert await ledger.scheduler.run_once() == {}
+
+        assert not simulator.webhooks
+        assert not (await ledger.session(session.id)).webhook_settled
+
+
+async def test_what_was_cut_off_is_given_back_at_the_end_and_what_a_newer_run_of_the_process_has_taken_is_not(
+    due_work: PostgresDueWork, sql: Any
+) -> None:
+    late, newer, unseen = a_lease(), a_lease(), a_lease()
+    cut, taken, claimed = new_id(), new_id(), new_id()
+    for stream_id, lease in ((cut, late), (taken, newer), (claimed, unseen)):
+        await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), $2, 'infinity')", stream_id, lease.owner)
+    leases = Leases(due_work, LEASE.ms)
+    for stream_id in (cut, taken):
+        with suppress(asyncio.CancelledError), leases.hold(late, stream_id):
+            raise asyncio.CancelledError
+    with suppress(asyncio.CancelledError), leases.claiming(unseen):
+        raise asyncio.CancelledError
+
+    with leases.hold(newer, taken):
+        await leases.close()
+
+    rows = await sql("SELECT stream_id, owner FROM due_work")
+    assert {row["stream_id"]: row["owner"] for row in rows} == {cut: None, taken: newer.owner, claimed: None}
+
+
+async def test_an_owner_that_still_has_a_run_under_way_gives_nothing_back(due_work: PostgresDueWork, sql: Any) -> None:
+    lease, cut, under_way = a_lease(), new_id(), new_id()
+    await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), $2, 'infinity')", under_way, lease.owner)
+    leases = Leases(due_work, LEASE.ms)
+    with suppress(asyncio.CancelledError), leases.hold(lease, cut):
+        raise asyncio.CancelledError
+
+    with leases.hold(lease, under_way):
+        await leases.close()
+
+    [row] = await sql("SELECT owner FROM due_work")
+    assert row["owner"] == lease.owner

@@ -1,0 +1,238 @@
+"""Waking up: an idle worker hardly asks, and what falls due is taken up by a hint, by its time, or by the poll."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event
+
+from adapters.postgres import arrivals
+from adapters.postgres.due_work import PostgresDueWork
+from adapters.simulator import Knobs, Simulator
+from engine.domain.session import Status
+from engine.ledger import Ledger
+from tests.integration.appends import HOUR_MS, a_lease, new_id
+from tests.unit.samples import request
+
+NEVER_MS = 3_600_000
+LONG = 30
+"""Seconds. Nothing here takes as long, unless it hangs."""
+
+
+class Looks:
+    """The looks of one scheduler at the database, counted, and how long it is to wait between two of them."""
+
+    def __init__(self, ledger: Ledger, *, poll_ms: int) -> None:
+        self.number = 0
+        watch = ledger.scheduler._watch
+        watch._poll_ms = poll_ms
+        self._whole = watch._due_work.outlook
+        watch._due_work.outlook = self._look  # type: ignore[method-assign]
+        self._asleep = asyncio.Event()
+
+    async def _look(self) -> Any:
+        found = await self._whole()
+        self.number += 1
+        if not found.claimable and not found.unprojected:
+            self._asleep.set()
+        return found
+
+    async def nothing_found(self) -> None:
+        """Return once a look has found nothing to do."""
+        self._asleep.clear()
+        async with asyncio.timeout(LONG):
+            await self._asleep.wait()
+
+
+@asynccontextmanager
+async def working(ledger: Ledger) -> AsyncIterator[None]:
+    running = asyncio.create_task(ledger.scheduler.run_forever())
+    try:
+        yield
+    finally:
+        ledger.scheduler.stop()
+        await running
+
+
+async def until(reached: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(LONG):
+        while not await reached():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hint is ever sent, nor given within a process."""
+    monkeypatch.setattr(arrivals.Arrivals, "announce", lambda _self: None)
+
+
+async def status(ledger: Ledger, stream_id: UUID) -> Status:
+    return (await ledger.session(stream_id)).status
+
+
+async def test_an_idle_worker_asks_the_database_one_thing_a_look_and_nothing_besides(ledger: Ledger) -> None:
+    """Counted are the statements of every connection of the pool, a BEGIN and a COMMIT included."""
+    await ledger.open_session(request())  # its expiry lies ahead
+    told: list[str] = []
+    looks = Looks(ledger, poll_ms=1)
+    async with working(ledger):
+        event.listen(ledger._due_work._engine.sync_engine, "checkout", told_by(told))
+        async with asyncio.timeout(LONG):
+            while set(told) != {ledger._due_work._sql.outlook}:  # it may still be about what it found when it began
+                told.clear()
+                before = looks.number
+                while looks.number < before + 10:
+                    await looks.nothing_found()
+        counted = looks.number - before
+
+    assert len(told) <= counted + 1
+
+
+def told_by(told: list[str]) -> Callable[..., None]:
+    """Write down every statement of the connections that are taken out from now on."""
+    known: set[Any] = set()
+
+    def listen(adapted: Any, *_: object) -> None:
+        if (driver := adapted.driver_connection) not in known:
+            known.add(driver)
+            driver.add_query_logger(lambda query: told.append(query.query))
+
+    return listen
+
+
+async def test_a_worker_looks_again_no_sooner_than_its_interval_where_nothing_happens(ledger: Ledger) -> None:
+    """The interval is a second: so an idle worker asks at most once a second."""
+    waits: list[float] = []
+    watch = ledger.scheduler._watch
+
+    async def wait_for_any(*_events: asyncio.Event, seconds: float) -> None:
+        waits.append(seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.watch.wait_for_any", wait_for_any)
+        for _ in range(3):
+            await watch.look(asyncio.Event())
+
+    assert watch._poll_ms >= 1_000
+    assert min(waits) >= 1 - 0.05  # the spacing between two looks is waited for besides
+    assert len(set(waits)) == 3, "spread, so that many workers do not ask in step"
+
+
+async def test_work_of_another_process_is_taken_up_by_its_hint_long_before_the_poll(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator
+) -> None:
+    looks = Looks(ledger, poll_ms=NEVER_MS)
+    async with working(ledger), new_ledger() as other:
+        await until(lambda: listens(other))
+        await looks.nothing_found()
+        session = await other.accept(request())
+        await until(lambda: active(other, session.id))
+
+
+async def listens(ledger: Ledger) -> bool:
+    rows = await ledger._due_work._execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    )
+    return bool(rows[0][0])
+
+
+async def active(ledger: Ledger, stream_id: UUID) -> bool:
+    return await status(ledger, stream_id) is Status.ACTIVE
+
+
+async def test_work_whose_hint_is_lost_is_taken_up_by_the_poll(
+    ledger: Ledger, new_ledger: Any, deaf: None, simulator: Simulator
+) -> None:
+    looks = Looks(ledger, poll_ms=100)
+    async with working(ledger), new_ledger() as other:
+        await looks.nothing_found()
+        session = await other.accept(request())
+        await until(lambda: active(other, session.id))
+
+
+async def test_work_that_lies_ahead_is_taken_up_when_its_time_comes_with_no_hint_and_no_poll(
+    ledger: Ledger, deaf: None, simulator: Simulator
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=2)
+    session = await ledger.open_session(request())
+    Looks(ledger, poll_ms=NEVER_MS)
+    async with working(ledger):
+        await until(lambda: expired(ledger, session.id))
+
+
+async def expired(ledger: Ledger, stream_id: UUID) -> bool:
+    return await status(ledger, stream_id) is Status.EXPIRED
+
+
+async def test_what_is_recorded_while_a_worker_is_asleep_is_projected(
+    ledger: Ledger, new_ledger: Any, deaf: None
+) -> None:
+    looks = Looks(ledger, poll_ms=50)
+    async with working(ledger), new_ledger() as other:
+        await looks.nothing_found()
+        await other.open_session(request())
+        await until(lambda: projected(other))
+
+
+async def projected(ledger: Ledger) -> bool:
+    return all(not standing.lag_events and standing.position >= 0 for standing in await ledger.projections())
+
+
+# What a look sees
+
+
+async def put(sql: Any, due_in: timedelta, *, leased_for: timedelta | None = None) -> None:
+    await sql(
+        "INSERT INTO due_work VALUES ($1, 'AttemptCreation', now() + $2, $3, now() + $4)",
+        new_id(),
+        due_in,
+        a_lease().owner,
+        leased_for,
+    )
+
+
+async def test_a_look_tells_whether_something_can_be_claimed_and_when_the_next_row_falls_due(
+    due_work: PostgresDueWork, sql: Any
+) -> None:
+    nothing = await due_work.outlook()
+    assert (nothing.claimable, nothing.next_due_ms, nothing.unprojected) == (False, None, False)
+
+    await put(sql, timedelta(hours=2))
+    await put(sql, timedelta(hours=1))
+    ahead = await due_work.outlook()
+    assert not ahead.claimable
+    assert ahead.next_due_ms is not None
+    assert HOUR_MS - 60_000 < ahead.next_due_ms <= HOUR_MS
+
+    await put(sql, timedelta(seconds=-1), leased_for=timedelta(hours=1))
+    assert not (await due_work.outlook()).claimable, "it is in somebody's hands"
+    await put(sql, timedelta(seconds=-1), leased_for=timedelta(seconds=-1))
+    assert (await due_work.outlook()).claimable
+
+
+async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: PostgresDueWork, sql: Any) -> None:
+    await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', 'infinity')", new_id())
+    await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', '9999-12-31')", new_id())
+
+    ahead = await due_work.outlook()
+
+    assert ahead.next_due_ms == 24 * HOUR_MS
+
+
+async def test_a_look_tells_whether_the_projections_lack_something(ledger: Ledger) -> None:
+    await ledger.accept(request())
+    assert (await ledger._due_work.outlook()).unprojected
+    await ledger.catch_up()
+    assert not (await ledger._due_work.outlook()).unprojected
+
+
+async def test_a_ledger_is_idle_just_when_its_backlog_counts_nothing(due_work: PostgresDueWork, sql: Any) -> None:
+    assert await due_work.is_idle()
+    await put(sql, timedelta(hours=1))
+    assert not await due_work.is_idle()
+    await sql("UPDATE due_work SET step = 'ExpireToken'")
+    assert await due_work.is_idle()

@@ -1,0 +1,68 @@
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from adapters import wiring
+from adapters.postgres.embedded import start_embedded
+from adapters.postgres.migrate import upgrade
+from adapters.postgres.roles import runtime_login
+from adapters.settings import Settings
+from adapters.simulator import Knobs, Simulator
+from adapters.wiring import connect
+from tests.e2e import guests, raw_log
+from tests.e2e.backlog import accept
+from tests.e2e.command import environment
+from tests.integration.test_lost_connections import crash
+
+SESSIONS = 300
+LONG = 120
+"""Seconds. Nothing here takes as long, unless it hangs."""
+
+
+async def until(reached: Callable[[], bool], scheduling: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(LONG):
+        while not reached():
+            assert not scheduling.done(), "the scheduler has ended by itself"
+            await asyncio.sleep(0.01)
+
+
+async def test_a_scheduler_outlives_the_sudden_end_of_the_database_and_nothing_is_lost_nor_done_twice_unseen(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(wiring, "LEASE_MS", 2_000)
+    url = await start_embedded(data_dir)
+    await upgrade(url)
+    login = await runtime_login(url, "guestledger")
+    runtime = make_url(url).set(username=login).render_as_string(hide_password=False)
+    async with Simulator(Knobs(slow_ms=50, honour_idempotency_key=False)) as simulator:
+        settings = Settings.from_env(environment(runtime, simulator))
+        backlog = await accept(runtime, map(guests.guest, range(SESSIONS)))
+        async with connect(settings, scheduler=False) as ledger:
+            scheduling = asyncio.create_task(ledger.scheduler.run_forever())
+            await until(lambda: len(simulator.sessions_by_key) > SESSIONS / 4, scheduling)
+
+            crash(data_dir)
+            await until(lambda: ledger.scheduler.trouble is not None, scheduling)
+            assert len(simulator.sessions_by_key) < SESSIONS, "sessions were still to be opened"
+            await start_embedded(data_dir)
+
+            await until(lambda: len(simulator.sessions_by_key) == SESSIONS, scheduling)
+            async with asyncio.timeout(LONG):
+                while await raw_log.open_ended(url):
+                    assert not scheduling.done(), "the scheduler has ended by itself"
+                    await asyncio.sleep(0.05)
+            ledger.scheduler.stop()
+            await scheduling
+
+        assert await raw_log.accepted(url) == set(backlog)
+        assert (await raw_log.counts(url))["SessionCreated"] == SESSIONS
+        assert not await raw_log.sent_unrecorded(url, simulator)
+        unknown = raw_log.remote_sessions(simulator) - await raw_log.known_sessions(url)
+        in_doubt = "SELECT stream_id FROM events WHERE event_type = 'CreationFailed' AND data->>'kind' = 'in_doubt'"
+        doubts = Counter(str(row[0]) for row in await raw_log.query(url, in_doubt))
+        assert not Counter(key for key, _session_id in unknown) - doubts
+    assert "Traceback" not in caplog.text

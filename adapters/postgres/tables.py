@@ -155,6 +155,7 @@ sessions = Table(
     Column("reason", Text),
     Index("sessions_session_id", "session_id"),
     Index("sessions_opened_at", "opened_at"),
+    Index("sessions_expires_at", "expires_at"),
 )
 
 session_metrics = Table(

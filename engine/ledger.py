@@ -9,6 +9,7 @@ from typing import NoReturn
 from uuid import UUID
 
 from engine.consumers import Consumer, Handler, Pace
+from engine.decisions import Decisions
 from engine.domain.commands import OpenSession
 from engine.domain.errors import IdempotencyConflict, MonthDetached, ProjectionStopped, ServiceError, SessionNotFound
 from engine.domain.lifecycle import Policy, decide
@@ -75,8 +76,9 @@ class Ledger:
         self._policy = policy
         self._lease = lease
         self._actor = f"open_session {lease.owner}"
-        self._parking = Parking(store=store, read_models=read_models, clock=clock, policy=policy)
-        self._webhooks = Webhooks(store=store, clock=clock, policy=policy)
+        decisions = Decisions(store=store, clock=clock, policy=policy)
+        self._parking = Parking(decisions=decisions, read_models=read_models)
+        self._webhooks = Webhooks(store=store, decisions=decisions, policy=policy)
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
         """Accept `request` and go as far towards a session as can be gone at once.

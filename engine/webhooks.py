@@ -5,14 +5,15 @@ from uuid import UUID
 
 import msgspec
 
+from engine.decisions import Decisions
 from engine.domain.commands import RequestRedelivery
-from engine.domain.errors import RedeliveryRefused, WrongExpectedVersion
-from engine.domain.events import Event, WebhookAbandoned
-from engine.domain.lifecycle import Policy, decide, next_step
+from engine.domain.errors import RedeliveryRefused
+from engine.domain.events import WebhookAbandoned
+from engine.domain.lifecycle import Policy
 from engine.domain.recorded import EventFilter, RecordedEvent
 from engine.domain.request import checked_text
-from engine.domain.session import Session, evolve, fold
-from engine.ports import Append, Clock, Due, EventStore
+from engine.domain.session import Session
+from engine.ports import EventStore
 
 _TELLING = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested"))
 
@@ -32,9 +33,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 class Webhooks:
     """Reads dead letters from the log, and asks for redeliveries. Whoever works on the ledger then sends them."""
 
-    def __init__(self, *, store: EventStore, clock: Clock, policy: Policy) -> None:
+    def __init__(self, *, store: EventStore, decisions: Decisions, policy: Policy) -> None:
         self._store = store
-        self._clock = clock
+        self._decisions = decisions
         self._policy = policy
 
     async def dead_letters(self) -> list[DeadLetter]:
@@ -53,37 +54,14 @@ class Webhooks:
         Raises `RedeliveryRefused`, `InvalidRequest`, `ServiceError`.
         """
         requested_by, reason = checked_text("requestedBy", requested_by), checked_text("reason", reason)
-        stream_id = history[0].stream_id
-        while True:
-            state = fold(stream_id, (recorded.event for recorded in history))
-            command = RequestRedelivery(requested_by=requested_by, reason=reason, now=self._clock.now())
-            decided = decide(state, command, self._policy)
-            if not decided:
-                raise RedeliveryRefused(stream_id, _why_not(state, self._policy))
-            try:
-                return await self._record(state, decided, history[0].correlation_id, requested_by)
-            except WrongExpectedVersion:
-                # Whoever was quicker may have expired the token, or asked for the same.
-                history = await self._store.read_stream(stream_id)
 
-    async def _record(self, state: Session, decided: list[Event], correlation_id: str, actor: str) -> Session:
-        after = state
-        for event in decided:
-            after = evolve(after, event)
-        step = next_step(after, self._policy)
-        assert step is not None, "a notice that is to go out anew is due work"
-        await self._store.append(
-            Append(
-                stream_id=state.id,
-                expected_version=state.version,
-                events=tuple(decided),
-                due=Due(step=type(step).__name__, due_at=step.not_before, keep_lease=True),
-                actor=actor,
-                causation_id=self._clock.new_id(),
-                correlation_id=correlation_id,
-            )
-        )
-        return after
+        def command(now: datetime) -> RequestRedelivery:
+            return RequestRedelivery(requested_by=requested_by, reason=reason, now=now)
+
+        def refused(state: Session) -> RedeliveryRefused:
+            return RedeliveryRefused(state.id, _why_not(state, self._policy))
+
+        return await self._decisions.record(history, command, actor=requested_by, refused=refused)
 
 
 def _dead_letter(stream_id: UUID, event: WebhookAbandoned) -> DeadLetter:

@@ -1,0 +1,64 @@
+"""What a person decides about one session: judged by how the session stands, and recorded with what is due after it."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from engine.domain.commands import Command
+from engine.domain.errors import GuestledgerError, WrongExpectedVersion
+from engine.domain.events import Event
+from engine.domain.lifecycle import Policy, decide, next_step
+from engine.domain.recorded import RecordedEvent
+from engine.domain.session import Session, evolve, fold
+from engine.ports import Append, Clock, Due, EventStore
+
+
+class Decisions:
+    """Records decisions. They are carried out by whoever works on the ledger."""
+
+    def __init__(self, *, store: EventStore, clock: Clock, policy: Policy) -> None:
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+
+    async def record(
+        self,
+        history: list[RecordedEvent],
+        command: Callable[[datetime], Command],
+        *,
+        actor: str,
+        refused: Callable[[Session], GuestledgerError],
+    ) -> Session:
+        """Record what `command` (of a time) comes to for the session with this history; the session as it is then.
+
+        Where others were quicker, the session is judged anew. Raises what `refused` says of a session for which nothing is
+        to be recorded, and `ServiceError`.
+        """
+        stream_id, correlation_id = history[0].stream_id, history[0].correlation_id
+        while True:
+            state = fold(stream_id, (recorded.event for recorded in history))
+            decided = decide(state, command(self._clock.now()), self._policy)
+            if not decided:
+                raise refused(state)
+            try:
+                return await self._append(state, decided, actor, correlation_id)
+            except WrongExpectedVersion:
+                history = await self._store.read_stream(stream_id)
+
+    async def _append(self, state: Session, decided: list[Event], actor: str, correlation_id: str) -> Session:
+        after = state
+        for event in decided:
+            after = evolve(after, event)
+        step = next_step(after, self._policy)
+        await self._store.append(
+            Append(
+                stream_id=state.id,
+                expected_version=state.version,
+                events=tuple(decided),
+                # Whoever works on the session right now keeps it: that one learns of the decision by its next append.
+                due=Due(step=type(step).__name__, due_at=step.not_before, keep_lease=True) if step else None,
+                actor=actor,
+                causation_id=self._clock.new_id(),
+                correlation_id=correlation_id,
+            )
+        )
+        return after

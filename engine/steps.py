@@ -15,7 +15,7 @@ from typing import assert_never
 
 from engine.domain.commands import BeginAttempt, Command, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
-from engine.domain.events import Event, wire_name
+from engine.domain.events import Event, FailureKind, wire_name
 from engine.domain.gate import Hearing, Held, Hold, Passage
 from engine.domain.hearing import heard, heard_of_webhook
 from engine.domain.lifecycle import (
@@ -28,6 +28,7 @@ from engine.domain.lifecycle import (
     decide,
     next_step,
 )
+from engine.domain.outcomes import Failed
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, Status, evolve, fold
 from engine.leases import LeaseLost, Leases
@@ -243,9 +244,13 @@ class Steps:
             run.state, run.proposed = before, proposed
             self._defer(run, passage, back.held)
             return
-        self._leases.check(run.lease, run.state.id)
         attempt, began_at = run.state.attempts, run.recorded_at
         assert began_at is not None
+        try:
+            self._leases.check(run.lease, run.state.id)
+        except LeaseLost:
+            await self._settle_unsent(run, attempt)
+            raise
         outcome = await self._provider.create(prepared, str(run.state.id))
         now, jitter = self._clock.now(), self._clock.jitter()
         hearing = heard(passage.gate, outcome, began_at)
@@ -275,6 +280,12 @@ class Steps:
         except WrongExpectedVersion:
             await self._settle_late(run, command, hearing)
             raise
+
+    async def _settle_unsent(self, run: Run, attempt: int) -> None:
+        # Only this run knows that nothing was sent: untold, the attempt would be in doubt, and maybe a person asked about it.
+        unsent = Failed(kind=FailureKind.UNSENT, status=None, message="the lease had lapsed before it could be sent")
+        now, jitter = self._clock.now(), self._clock.jitter()
+        await self._settle_late(run, RecordAttempt(attempt=attempt, outcome=unsent, now=now, jitter=jitter), None)
 
     async def _settle_late(self, run: Run, command: Command, hearing: Hearing | None) -> None:
         while True:

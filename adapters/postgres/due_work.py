@@ -1,6 +1,6 @@
 """Due work in PostgreSQL: claimed in due order under short leases, by the database's clock alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from adapters.postgres.arrivals import Arrivals
 from adapters.simulator import Knobs, Simulator
 from engine.domain.errors import ServiceUnreachable
 from engine.ledger import Ledger
@@ -23,13 +24,17 @@ async def opened(ledger: Ledger, simulator: Simulator, lifetime_s: int) -> UUID:
     return (await ledger.open_session(request())).id
 
 
+@pytest.mark.parametrize("hints", ["heard", "lost"])
 async def test_tokens_that_expire_while_several_schedulers_are_at_work_are_recorded_as_expired_once(
-    new_ledger: Any, simulator: Simulator, sql: Any
+    ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, hints: str
 ) -> None:
+    if hints == "lost":
+        monkeypatch.setattr(Arrivals, "announce", lambda _self: None)
     simulator.knobs = Knobs(session_lifetime_s=1)
     async with AsyncExitStack() as stack:
-        first, *_ = [await stack.enter_async_context(new_ledger(scheduler=True)) for _ in range(3)]
-        sessions = await asyncio.gather(*(first.open_session(request()) for _ in range(60)))
+        for _ in range(3):
+            await stack.enter_async_context(new_ledger(scheduler=True))
+        sessions = await asyncio.gather(*(ledger.open_session(request()) for _ in range(60)))
         async with asyncio.timeout(LONG):
             while await sql("SELECT FROM due_work"):
                 await asyncio.sleep(0.02)

@@ -9,6 +9,7 @@ import pytest
 
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.simulator import Simulator
+from engine.domain.events import DoubtLifted, FailureKind
 from engine.domain.session import Status
 from engine.leases import LeaseLost, Leases
 from engine.ledger import Ledger
@@ -55,7 +56,7 @@ async def test_a_lease_holds_for_its_span_from_before_it_was_asked_for_and_from_
     await leases.close()
 
 
-async def test_a_worker_that_stood_still_between_its_attempt_and_the_request_sends_nothing_and_another_takes_over(
+async def test_a_worker_that_stood_still_between_its_attempt_and_the_request_sends_nothing_says_so_and_another_takes_over(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     whole = ledger._store.append
@@ -70,13 +71,38 @@ async def test_a_worker_that_stood_still_between_its_attempt_and_the_request_sen
 
     given_up = await ledger.open_session(request())
 
-    assert (given_up.status, given_up.attempts) == (Status.ATTEMPTING, 1)
+    assert (given_up.status, given_up.attempts, given_up.in_doubt) == (Status.PENDING, 1, ())
     assert not simulator.sessions_by_key
     await sql("UPDATE due_work SET lease_until = now()")
     async with new_ledger() as other:
-        await other.scheduler.run_once()
+        await other.scheduler.run_until_idle()
     assert (await ledger.session(given_up.id)).status is Status.ACTIVE
     assert len(simulator.sessions_by_key[str(given_up.id)]) == 1
+
+
+async def test_who_has_sent_nothing_says_so_also_where_another_has_taken_its_attempt_for_doubtful_meanwhile(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    whole = ledger._store.append
+
+    async def append(given: Append) -> Appended:
+        appended = await whole(given)
+        if type(given.events[-1]).__name__ == "CreationAttempted":
+            clock.ahead = SPAN
+            await sql("UPDATE due_work SET lease_until = now()")
+            async with new_ledger() as other:
+                await other.scheduler.run_until_idle()
+        return appended
+
+    monkeypatch.setattr(ledger._store, "append", append)
+
+    session = await ledger.open_session(request())
+
+    told = [recorded.event for recorded in await ledger.history(session.id)]
+    lifted = [event for event in told if isinstance(event, DoubtLifted)]
+    assert [(event.attempt, event.kind) for event in lifted] == [(1, FailureKind.UNSENT)]
+    assert (session.status, session.attempts, session.in_doubt) == (Status.ACTIVE, 2, ())
+    assert len(simulator.sessions_by_key[str(session.id)]) == 1
 
 
 async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_send_it(

@@ -261,8 +261,11 @@ class DueWork(Protocol):
         """Give back whatever these owners still hold, to be claimed by anybody at once, and let other processes know."""
         ...
 
-    async def outlook(self) -> Outlook:
-        """What there is to do now, and when to look again: one statement, and a cheap one, for whoever has nothing to do."""
+    async def outlook(self, steps: Mapping[str, str | None]) -> Outlook:
+        """What there is to do now, and when to look again: one statement, and a cheap one, for whoever has nothing to do.
+
+        `steps` are as `claim` has them: what is behind a closed gate is not there to be claimed before it opens.
+        """
         ...
 
     async def backlog(self) -> Backlog:

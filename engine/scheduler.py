@@ -80,7 +80,12 @@ class Scheduler:
         self._lease = lease
         self._clock = clock
         self._drain_seconds = drain_seconds
-        self._watch = Watch(store=store, due_work=due_work, clock=clock)
+        self._watch = Watch(
+            store=store,
+            due_work=due_work,
+            steps=steps.gates(frozenset().union(*(lane.kinds for lane in LANES))),
+            clock=clock,
+        )
         self._actor = f"scheduler {lease.owner}"
         self._stopping = asyncio.Event()
         self.trouble: ServiceError | None = None

@@ -6,6 +6,7 @@ look; one that is lost costs the poll's interval, never the work.
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 
 from engine.ports import Clock, DueWork, EventStore
@@ -28,12 +29,22 @@ async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> 
 class Watch:
     """Keeps an eye on one ledger, with at most one statement for each `poll_ms` while nothing happens there.
 
+    `steps` are those that are taken, each with the gate that its request passes: what is behind a closed one is not claimable.
     It sets each event of `due` when a row can be claimed, and `behind` when the projections lack something of the log.
     """
 
-    def __init__(self, *, store: EventStore, due_work: DueWork, clock: Clock, poll_ms: int = POLL_MS) -> None:
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        due_work: DueWork,
+        steps: Mapping[str, str | None],
+        clock: Clock,
+        poll_ms: int = POLL_MS,
+    ) -> None:
         self._store = store
         self._due_work = due_work
+        self._steps = steps
         self._clock = clock
         self._poll_ms = poll_ms
         self.due: list[asyncio.Event] = []
@@ -42,7 +53,7 @@ class Watch:
     async def look(self, stopping: asyncio.Event) -> None:
         """Look once, and wait until there is reason to look again, or `stopping` is set. Raises `ServiceError`."""
         hint = self._store.arrival()  # before the look: what comes while it is under way must not be waited for
-        outlook = await self._due_work.outlook()
+        outlook = await self._due_work.outlook(self._steps)
         if outlook.claimable:
             for event in self.due:
                 event.set()

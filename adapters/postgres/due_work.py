@@ -14,8 +14,11 @@ from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.statements import Statements
 from engine.domain.creation import whole_ms
 from engine.domain.gate import GatePolicy, Held, Hold
+from engine.domain.lifecycle import AttemptCreation, ValidateChannel
 from engine.domain.retry import RetryPolicy
 from engine.ports import Backlog, Claim, Claimed, Lease, Outlook
+
+_ENDED_BY_DEADLINE = [ValidateChannel.__name__, AttemptCreation.__name__]
 
 
 class PostgresDueWork:
@@ -40,7 +43,7 @@ class PostgresDueWork:
         """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first.
 
         `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
-        lets through now, with a slot for each; and whatever has been due for `overdue_ms`.
+        lets through now, with a slot for each; and whatever has been due for `overdue_ms`, so that it can be given up.
         """
         limited = [CREATION] if self._policy.calls is not None else []
         rows = await self._execute(
@@ -64,8 +67,8 @@ class PostgresDueWork:
                 rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step, 0)
                 taken = book.take(gate, len(rows))
                 overdue: Sequence[Sequence[Any]] = ()
-                if held is not None and held.by in (Hold.GATE, Hold.BREAKER):
-                    # Not to be sent any more, but to be ended: that needs no gate.
+                if held is not None and held.by in (Hold.GATE, Hold.BREAKER) and step in _ENDED_BY_DEADLINE:
+                    # Not to be sent any more, but to be given up: that needs no gate.
                     overdue = await driver.fetch(
                         self._sql.claim_gated, lease.owner, lease.ms, limit - len(rows), step, self._overdue_ms
                     )
@@ -99,11 +102,18 @@ class PostgresDueWork:
         """Whether nothing is left that `backlog` would count."""
         return not (await self._execute(self._sql.is_unfinished))[0][0]
 
-    async def outlook(self) -> Outlook:
+    async def outlook(self, steps: Mapping[str, str | None]) -> Outlook:
         """What there is to do now, and when to look again: one statement, in no transaction of its own."""
         with reported():
             async with driver_connection(self._engine) as driver:
-                claimable, next_due_ms, unprojected = await driver.fetchrow(self._sql.outlook, list(PROJECTIONS))
+                claimable, next_due_ms, unprojected = await driver.fetchrow(
+                    self._sql.outlook,
+                    list(PROJECTIONS),
+                    list(steps),
+                    list(steps.values()),
+                    _ENDED_BY_DEADLINE,
+                    self._overdue_ms,
+                )
         return Outlook(claimable=claimable, next_due_ms=next_due_ms, unprojected=unprojected)
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:

@@ -198,10 +198,20 @@ class Statements:
         # Each part is one look into an index. Leases that lapse later are left to the next poll: to find the first of them
         # would take reading all that is due.
         self.outlook = f"""
+            WITH shut AS (
+                SELECT step, greatest(closed_until, broken_until, probe_until) AS until
+                  FROM unnest($2::text[], $3::text[]) AS wanted(step, gate) JOIN {s}.gates ON name = gate
+                 WHERE greatest(closed_until, broken_until, probe_until) > now()
+            ), next AS (
+                (SELECT due_at FROM {s}.due_work WHERE due_at > now() ORDER BY due_at LIMIT 1)
+                 UNION ALL SELECT min(until) FROM shut
+            )
             SELECT EXISTS (SELECT FROM {s}.due_work
-                            WHERE due_at <= now() AND (lease_until IS NULL OR lease_until <= now())),
-                   (SELECT least(ceil(extract(epoch FROM due_at - now()) * 1000), {LONGEST_MS})::bigint
-                      FROM {s}.due_work WHERE due_at > now() ORDER BY due_at LIMIT 1),
+                            WHERE due_at <= now() AND (lease_until IS NULL OR lease_until <= now())
+                              AND (step NOT IN (SELECT step FROM shut)
+                                   OR step = ANY($4::text[]) AND due_at <= now() - $5::bigint * interval '1 ms')),
+                   (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {LONGEST_MS})::bigint
+                      FROM next HAVING min(due_at) IS NOT NULL),
                    EXISTS (SELECT FROM {s}.checkpoints
                             WHERE projection = ANY($1::text[])
                               AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1))"""

@@ -107,6 +107,7 @@ gates = Table(
     Column("ceiling", Double),
     Column("well", Integer, nullable=False),
     Column("next_slot", _Time),
+    Column("next_passage", _Time),
     Column("failures", Integer, nullable=False),
     Column("breaks", Integer, nullable=False),
     Column("broken_at", _Time),

@@ -28,7 +28,7 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     boundless_rate: float = 5_000.0
     """A rate that gets so far by that is no limit any more."""
     least_rate: float = 0.1
-    decrease: float = 0.7
+    decrease: float = 0.8
     """What a 429 leaves of the rate at which it came."""
     increase: float = 0.05
     """What each answer adds then: with so many requests a second as the rate is, the rise is a twentieth of it a second."""
@@ -42,6 +42,8 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """So long without a 429, and it is given up too."""
     ahead_ms: int = 100
     """How far ahead a worker takes slots."""
+    at_once: int = 3
+    """So many requests may pass together: who comes late for its slot, with others, is sent back for another one."""
 
     failures_in_a_row: int = 10
     break_ms: int = 1_000
@@ -121,6 +123,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     well: int = 0
     """Answers since it opened that were no 429."""
     next_slot: datetime | None = None
+    next_passage: datetime | None = None
+    """When the next request would pass if they came evenly; how far it may be ahead of the time bounds how many come at once."""
 
     failures: int = 0
     breaks: int = 0
@@ -203,14 +207,27 @@ def admit(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tu
     """Let a request through, or say what holds it back; then the gate is as it was."""
     if passage.slotted:
         # Its slot was taken, a probe's too: only what came to light since can hold it back.
-        closed = replace(gate, probe_until=None).shut(now)
-        return (gate, closed) if closed else _spend(gate, passage, now, policy)
+        held = replace(gate, probe_until=None).shut(now)
+        return (gate, held) if held else _pass(gate, gate, passage, now, policy)
     passed, taken, held = slots(gate, 1, now, policy)
     if not taken:
         return gate, held
     if taken[0] > now:
         return gate, _paced(taken[0], gate.rate(now, policy) or 0.0)
-    return _spend(passed, passage, now, policy)
+    return _pass(gate, passed, passage, now, policy)
+
+
+def _pass(before: Gate, gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
+    rate = gate.rate(now, policy)
+    if rate is not None and gate.broken_at is None:
+        # The generic cell rate algorithm (ITU-T I.371): evenly, but for `at_once`.
+        due = max(gate.next_passage or now, now)
+        earliest = due - timedelta(seconds=policy.at_once / rate)
+        if now < earliest:
+            return before, _paced(earliest, rate)
+        gate = replace(gate, next_passage=due + timedelta(seconds=1 / rate))
+    spent, held = _spend(gate, passage, now, policy)
+    return (before, held) if held else (spent, None)
 
 
 def _spend(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
@@ -263,7 +280,14 @@ def _until(gate: Gate, hearing: Hearing, now: datetime) -> datetime:
 def _close(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
     until = _until(gate, hearing, now)
     closed = replace(
-        gate, closed_at=now, closed_until=until, why=hearing.why, paced_from=until, next_slot=until, well=0
+        gate,
+        closed_at=now,
+        closed_until=until,
+        why=hearing.why,
+        paced_from=until,
+        next_slot=until,
+        next_passage=until,
+        well=0,
     )
     if gate.closed_at is not None and hearing.began_at <= gate.closed_at:
         # It was under way when the gate closed, and tells of the same excess: the rate has been cut for it already.
@@ -288,6 +312,7 @@ def _drained(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) ->
         why=hearing.why,
         paced_from=until,
         next_slot=until,
+        next_passage=until,
         ceiling=ceiling,
         well=0,
     )

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("ceiling", sa.Double),
         sa.Column("well", sa.Integer, nullable=False),
         sa.Column("next_slot", time),
+        sa.Column("next_passage", time),
         sa.Column("failures", sa.Integer, nullable=False),
         sa.Column("breaks", sa.Integer, nullable=False),
         sa.Column("broken_at", time),

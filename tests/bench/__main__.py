@@ -6,11 +6,20 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import growth, opening, projections, store, tailing, waking
+from tests.bench import growth, opening, projections, quota, stepping, store, tailing, waking
 from tests.bench.figures import Figure, show
 from tests.postgres import data_directory
 
-BENCHMARKS = (opening.run, projections.run, store.run, tailing.run, waking.run, growth.run)
+BENCHMARKS = (
+    opening.run,
+    projections.run,
+    store.run,
+    stepping.run,
+    tailing.run,
+    waking.run,
+    quota.run,
+    growth.run,
+)
 
 
 def measure() -> list[Figure]:

@@ -1,0 +1,166 @@
+"""The scheduler's steps beside two peers, all on one embedded server, `fsync` and `synchronous_commit` on.
+
+Effects take no time: CXone and the webhook are replaced by what answers at once, in memory. The store, the leases and the
+scheduler are the real ones, and projections are caught up when the clock stops. Each side is one process that does 64 things
+at a time; the sides take turns, round by round, after one that does not count. Figures are medians over the rounds, ratios
+over those of the same round.
+
+*Sessions.* From the request to the recorded answer of the webhook, in four appends, each durable before the next:
+
+1. `ConsentRecorded`, by one of 64 callers at a time; the rest is the scheduler's, in its lanes of 64 places.
+2. `ChannelValidated` (the channel is remembered) and `CreationAttempted`, after a claim.
+3. `SessionCreated`: the session is given back.
+4. `WebhookSynced`, after another claim; the token's expiry is left for later.
+
+Held against a DBOS workflow of three empty steps, in five commits: its start, each step, its end. 64 workflows are
+started directly, which served DBOS better than its queue, and more of them at a time did no better. Beside that: *opened by
+their callers*, who take the appends 1 and 2 as one, and 3, themselves, so that there is one claim (`open_session`); and
+*nothing projected*, which is what the scheduler and the store cost alone.
+
+*Empty steps.* One claimed row, one append: the webhook of sessions that were recorded beforehand. Held against an empty
+task of procrastinate, one worker with 64 at a time, its jobs deferred beforehand.
+
+*A step alone.* The expiry of a token, which does nothing outside: claim, read, decide, append, one after the other by one.
+"""
+
+import asyncio
+import sys
+import time
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from sqlalchemy import make_url
+
+from adapters.postgres.embedded import start_embedded
+from adapters.postgres.migrate import upgrade
+from adapters.postgres.roles import runtime_login
+from engine.domain.lifecycle import ExpireToken
+from engine.ledger import Ledger
+from engine.ports import Lease
+from engine.steps import Run
+from tests.bench.figures import Figure
+from tests.bench.store import CONCURRENCY, Side, peer, side
+from tests.bench.working import ledger_in_memory, new_id, prepare
+
+ROUNDS = 5
+SESSIONS = 4_000
+WORKFLOWS = 400
+STEPS = 6_000
+JOBS = 1_500
+CLAIMED = 100 * CONCURRENCY
+ALONE = 500
+POOLS = {"DBOS": "20", "procrastinate": "8"}
+"""Connections of each peer: what served it best of 4 to 64 here. DBOS has as many threads."""
+LEASE_MS = 10_000
+LATER_MS = 3_600_000
+OVERDUE = timedelta(seconds=-1)
+
+
+async def run(data_dir: Path) -> list[Figure]:
+    """Claims, a step alone, and both comparisons."""
+    url = await start_embedded(data_dir)
+    await upgrade(url)
+    login = await runtime_login(url, "guestledger")
+    own = make_url(url).set(username=login).render_as_string(hide_password=False)
+    async with ledger_in_memory(own) as (ledger, _):
+        figures = [*await _alone(ledger), await _claims(ledger)]
+    figures += await _beside_dbos(url, own)
+    figures += await _beside_procrastinate(url, own)
+    return figures
+
+
+def ours(url: str, what: str) -> Any:
+    return side(sys.executable, "-m", "tests.bench.working", url, str(CONCURRENCY), what)
+
+
+async def _claims(ledger: Ledger) -> Figure:
+    """What is claimed is given back, for later and untimed, so that no claim has to pass by what was leased before."""
+    await prepare(ledger, CLAIMED, delivered=True, expires_in=OVERDUE)
+    due_work, seconds = ledger._due_work, 0.0
+    for _ in range(CLAIMED // CONCURRENCY):
+        lease, began = _lease(), time.perf_counter()
+        claims = await due_work.claim(lease, [ExpireToken.__name__], CONCURRENCY)
+        seconds += time.perf_counter() - began
+        assert len(claims) == CONCURRENCY
+        await asyncio.gather(*(due_work.release(lease.owner, claim.stream_id, LATER_MS) for claim in claims))
+    return Figure(name=f"claims, {CONCURRENCY} at a time", value=CLAIMED / seconds, unit="claims/s")
+
+
+async def _alone(ledger: Ledger) -> list[Figure]:
+    """Each step by itself, with nothing else going on."""
+    await prepare(ledger, ALONE, delivered=True, expires_in=OVERDUE)
+    parts: dict[str, list[float]] = {"claim": [], "read": [], "decide and append": []}
+    for _ in range(ALONE):
+        moments = await _step(ledger)
+        for part, began, ended in zip(parts.values(), moments, moments[1:], strict=False):
+            part.append((ended - began) * 1_000)
+    whole = sorted(map(sum, zip(*parts.values(), strict=True)))
+    name = "a step alone"
+    return [
+        Figure(name=f"{name}, p50", value=whole[len(whole) // 2], unit="ms"),
+        Figure(name=f"{name}, p99", value=whole[len(whole) * 99 // 100], unit="ms"),
+        *(Figure(name=f"{name}: {part}, p50", value=median(ms), unit="ms") for part, ms in parts.items()),
+    ]
+
+
+async def _step(ledger: Ledger) -> tuple[float, ...]:
+    lease, kinds = _lease(), frozenset({ExpireToken})
+    began = time.perf_counter()
+    (claim,) = await ledger._due_work.claim(lease, [ExpireToken.__name__], 1)
+    claimed = time.perf_counter()
+    histories = await ledger._store.read_streams([claim.stream_id])
+    read = time.perf_counter()
+    run = Run.of(histories[claim.stream_id], kinds, "bench", lease)
+    await ledger._steps.carry_on(run)
+    assert run.tally == {"TokenExpired": 1}
+    return began, claimed, read, time.perf_counter()
+
+
+def _lease() -> Lease:
+    return Lease(owner=new_id(), ms=LEASE_MS)
+
+
+async def _beside_dbos(url: str, own: str) -> list[Figure]:
+    async with AsyncExitStack() as stack:
+        dbos = await stack.enter_async_context(peer("dbos_side.py", url, POOLS["DBOS"]))
+        sides = {
+            what: await stack.enter_async_context(ours(own, what)) for what in ("accepted", "opened", "unprojected")
+        }
+        rates = await _rounds({**sides, "DBOS": dbos}, {"DBOS": WORKFLOWS}, SESSIONS)
+    peers = rates.pop("DBOS")
+    name = f"sessions of three steps, {CONCURRENCY} at a time"
+    return [
+        _beside(name, "sessions/s", rates["accepted"], peers, "DBOS, 3 steps, at least 10"),
+        _beside("the same, opened by their callers", "sessions/s", rates["opened"], peers, "DBOS, 3 steps"),
+        _beside("the same, nothing projected", "sessions/s", rates["unprojected"], peers, "DBOS, 3 steps"),
+        Figure(name="workflows of three empty steps by DBOS", value=median(peers), unit="workflows/s"),
+    ]
+
+
+async def _beside_procrastinate(url: str, own: str) -> list[Figure]:
+    async with ours(own, "jobs") as steps, peer("procrastinate_side.py", url, POOLS["procrastinate"]) as peers:
+        rates = await _rounds({"ours": steps, "procrastinate": peers}, {"procrastinate": JOBS}, STEPS)
+    name = f"empty steps, {CONCURRENCY} at a time"
+    return [
+        _beside(name, "jobs/s", rates["ours"], rates["procrastinate"], "procrastinate"),
+        Figure(name="empty tasks by procrastinate", value=median(rates["procrastinate"]), unit="jobs/s"),
+    ]
+
+
+async def _rounds(sides: dict[str, Side], sizes: dict[str, int], size: int) -> dict[str, list[float]]:
+    """The rates of each side, which take turns; `size` is a round's where `sizes` names no other."""
+    for name, one in sides.items():
+        await one.run(sizes.get(name, size) // 4)
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(ROUNDS):
+        for name, one in sides.items():
+            rates[name].append(await one.rate(sizes.get(name, size)))
+    return rates
+
+
+def _beside(name: str, unit: str, own: list[float], others: list[float], against: str) -> Figure:
+    ratio = median(one / other for one, other in zip(own, others, strict=True))
+    return Figure(name=name, value=median(own), unit=unit, against=against, ratio=ratio)

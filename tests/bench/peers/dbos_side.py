@@ -1,7 +1,8 @@
 """DBOS Transact 3.4.0: workflows of three empty steps, on asyncio.
 
-Configured for speed, as its users can: workflows are started directly, without a queue; its pool and its executor
-are as large as given; tracing and logging are off. Each call of a workflow returns once its outcome is recorded.
+Configured for speed, as its users can: workflows are called directly, without a queue; its pool and its executor are as
+large as given, and the pool does not try each connection before its use; next to nothing is logged. A workflow that is
+called has returned when its end is recorded.
 
     python dbos_side.py HOST PORT USER DATABASE CONCURRENCY POOL
 """

@@ -18,9 +18,11 @@ from engine.ledger import Ledger
 from engine.projections.audit import AuditFilter, contract_form
 from engine.projections.metrics import MetricsFilter
 
+_QUOTA = 50
+
 
 async def demo(sessions: int) -> int:
-    """Open this many sessions, a fifth of them throttled; show metrics, an audit entry and a timeline.
+    """Open this many sessions at a CXone that throttles; show metrics, an audit entry and a timeline.
 
     Returns the exit code: 0 when every session is active. The data stays, to be looked at.
     """
@@ -28,11 +30,12 @@ async def demo(sessions: int) -> int:
     channel = f"ch_demo_{uuid.uuid4().hex[:8]}"
     console = Console()
     console.print(
-        f"Opening {sessions} guest sessions on channel {channel}; the simulated CXone throttles a fifth of them."
+        f"Opening {sessions} guest sessions on channel {channel}; "
+        f"the simulated CXone takes {_QUOTA} of them a second, and throttles more."
     )
     try:
         async with (
-            simulated(settings, Knobs(throttle_share=0.2, retry_after_s=1)) as simulation,
+            simulated(settings, Knobs(quota=_QUOTA, retry_after_s=1)) as simulation,
             connect(simulation) as ledger,
         ):
             answers = await _open(ledger, channel, sessions)
@@ -49,7 +52,7 @@ async def demo(sessions: int) -> int:
 async def _open(ledger: Ledger, channel: str, sessions: int) -> list[Answer]:
     answers: list[Answer] = []
     with show.progress(sessions, "opening") as bar:
-        opening = Opening(ledger, concurrency=32, wait=True, answered=partial(bar.advance, bar.task_ids[0]))
+        opening = Opening(ledger, concurrency=64, wait=True, answered=partial(bar.advance, bar.task_ids[0]))
         await opening.run(numbered_lines(_requests(channel, sessions)), answers.append)
     await opening.finish()
     return answers

@@ -116,7 +116,8 @@ class SimulatedApi:
         left = self._left_of_quota()
         if left:
             self._let_through.append(time.monotonic())
-        reply = self._made_or_met(creation, key) if left else self._throttled()
+        late = self._throttled()._replace(delay_s=self.knobs.slow_ms / 1_000)
+        reply = self._made_or_met(creation, key) if left else late
         return reply._replace(headers=(*reply.headers, *self._rate_limit(max(0, left - 1))))
 
     def _left_of_quota(self) -> int:

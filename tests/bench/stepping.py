@@ -86,7 +86,7 @@ async def _claims(ledger: Ledger) -> Figure:
     due_work, seconds = ledger._due_work, 0.0
     for _ in range(CLAIMED // CONCURRENCY):
         lease, began = _lease(), time.perf_counter()
-        claims = await due_work.claim(lease, [ExpireToken.__name__], CONCURRENCY)
+        claims = (await due_work.claim(lease, {ExpireToken.__name__: None}, CONCURRENCY)).claims
         seconds += time.perf_counter() - began
         assert len(claims) == CONCURRENCY
         await asyncio.gather(*(due_work.release(lease.owner, claim.stream_id, LATER_MS) for claim in claims))
@@ -113,7 +113,7 @@ async def _alone(ledger: Ledger) -> list[Figure]:
 async def _step(ledger: Ledger) -> tuple[float, ...]:
     lease, kinds = _lease(), frozenset({ExpireToken})
     began = time.perf_counter()
-    (claim,) = await ledger._due_work.claim(lease, [ExpireToken.__name__], 1)
+    (claim,) = (await ledger._due_work.claim(lease, {ExpireToken.__name__: None}, 1)).claims
     claimed = time.perf_counter()
     histories = await ledger._store.read_streams([claim.stream_id])
     read = time.perf_counter()

@@ -57,6 +57,7 @@ class ProviderInMemory:
     """A CXone that knows the channel, has a token and makes every session at once."""
 
     is_ready = True
+    creation_gate = lookup_gate = "in.memory sessions"
 
     def known_channel(self, _channel_id: str) -> Channel:
         return channel()
@@ -76,6 +77,8 @@ class ProviderInMemory:
 
 class WebhookInMemory:
     """A receiver that takes every notice at once, and counts them."""
+
+    gate = "in.memory webhook"
 
     def __init__(self) -> None:
         self.taken = 0

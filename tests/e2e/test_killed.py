@@ -16,7 +16,7 @@ from tests.e2e.command import LIMIT_S, ended, environment, killed, run, started
 HONEST = Knobs(slow_ms=20, honour_idempotency_key=True)
 ROUGH = Knobs(
     slow_ms=20,
-    throttle_share=0.2,
+    quota=100,
     retry_after_s=1,
     hang_share=0.1,
     hang_s=2.0,

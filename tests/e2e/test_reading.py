@@ -18,7 +18,7 @@ from engine.domain.request import parse_request
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session
 from tests import postgres
-from tests.e2e import guests
+from tests.e2e import guests, raw_log
 from tests.e2e.command import Result, assert_one_line, environment, run
 
 SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=DeliveryPolicy(waits_ms=(1,)))
@@ -59,6 +59,7 @@ async def shown(runtime_server: str, migrated_template: str) -> AsyncIterator[Sh
         async with connect(settings, policy=SOON, scheduler=False) as ledger:
             for status, knobs in KNOBS.items():
                 simulator.knobs = replace(knobs, webhook_status=503 if status == "expired" else 200)
+                await raw_log.query(database_url, "DELETE FROM gates")  # what one is told is to hold no other back
                 session = await ledger.open_session(parse_request(guests.as_lines([REQUESTS[status]])))
                 if status != "throttled":
                     await ledger.scheduler.run_until_idle()

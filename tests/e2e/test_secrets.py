@@ -20,7 +20,7 @@ WEBHOOK_PASS = "pass-in-the-webhooks-url"
 # Whatever begins so in an output is a token, CXone's own or a guest's.
 TOKENS = re.compile(r"eyJ[\w-]{8,}|gt_[0-9a-f]{8,}")
 ROUGH = Knobs(
-    throttle_share=0.2,
+    quota=20,
     retry_after_s=0,
     server_error_share=0.2,
     drop_share=0.2,

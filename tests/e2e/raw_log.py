@@ -1,6 +1,7 @@
 """The log as PostgreSQL has it, read by SQL and nothing of the engine's; and what must hold between it and the simulator."""
 
 from collections import Counter
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -54,9 +55,39 @@ async def known_sessions(database_url: str) -> set[tuple[str, str]]:
     return {(str(stream_id), session_id) for stream_id, session_id in await query(database_url, known)}
 
 
+def sessions_by_key(simulator: Simulator) -> dict[str, list[str]]:
+    """The ids of the sessions that the simulator has made, by the key they were asked for under."""
+    return {key: [made.session_id for made in sessions] for key, sessions in simulator.sessions_by_key.items()}
+
+
 def remote_sessions(simulator: Simulator) -> set[tuple[str, str]]:
     """The sessions that the simulator has made, each with the key it was asked for under."""
     return {(key, made.session_id) for key, sessions in simulator.sessions_by_key.items() for made in sessions}
+
+
+async def silent_sessions(database_url: str, sessions_by_key: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """By key, those of CXone's sessions that the ledger neither knows nor accounts for: there must be none.
+
+    One that it does not know is accounted for by an attempt, under the same key, that it shows as in doubt to this day; each
+    such attempt accounts for one session.
+    """
+    made = [(UUID(key), session_id) for key, session_ids in sessions_by_key.items() for session_id in session_ids]
+    rows = await query(database_url, SILENT, [key for key, _ in made], [session_id for _, session_id in made])
+    return {str(key): session_ids for key, session_ids in rows}
+
+
+SILENT = """
+    WITH made AS (SELECT * FROM unnest($1::uuid[], $2::text[]) AS made (stream_id, session_id)),
+         known AS (SELECT stream_id, data->>'session_id' AS session_id, data->>'attempt' AS attempt FROM events
+                    WHERE event_type IN ('SessionCreated', 'DuplicateCreated', 'SessionAdopted')),
+         doubt AS (SELECT stream_id, data->>'attempt' AS attempt FROM events
+                    WHERE event_type = 'CreationFailed' AND data->>'kind' = 'in_doubt'
+                   EXCEPT SELECT stream_id, attempt FROM known
+                   EXCEPT SELECT stream_id, data->>'attempt' FROM events WHERE event_type = 'DoubtLifted')
+    SELECT stream_id, array_agg(session_id)
+      FROM (SELECT stream_id, session_id FROM made EXCEPT SELECT stream_id, session_id FROM known) AS unknown
+     GROUP BY stream_id
+    HAVING count(*) > (SELECT count(*) FROM doubt WHERE doubt.stream_id = unknown.stream_id)"""
 
 
 async def sent_unrecorded(database_url: str, simulator: Simulator) -> Counter[tuple[str | None, str]]:

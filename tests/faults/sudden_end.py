@@ -17,13 +17,15 @@ class SuddenEnd:
 
     The tasks of libraries are not counted and not cancelled, nor are those that are started while all this comes down:
     they close connections, as the system does for a process that has ended. With `alone`, the work ends but not the
-    tasks it started, as when somebody stops waiting for it.
+    tasks it started, as when somebody stops waiting for it. With `only_within`, what is waited for outside `within` does
+    not count.
     """
 
-    def __init__(self, moments: int, *, alone: bool = False) -> None:
+    def __init__(self, moments: int, *, alone: bool = False, only_within: bool = False) -> None:
         self.came = False
         self._left = moments
         self._alone = alone
+        self._counting = not only_within
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def of(self, work: Callable[[], Awaitable[Any]]) -> None:
@@ -39,6 +41,15 @@ class SuddenEnd:
         if not self.came:
             task.result()
 
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """Count what is waited for in this block: in the work, and in all that it has started."""
+        self._counting = True
+        try:
+            yield
+        finally:
+            self._counting = False
+
     def start(self, loop: asyncio.AbstractEventLoop, work: CoroutineType, **how: Any) -> asyncio.Task[Any]:
         """A task for `work`."""
         if self._alone and self._tasks:
@@ -49,8 +60,8 @@ class SuddenEnd:
         return task
 
     def _wait(self) -> None:
-        self._left -= 1
-        if self._left == 0:
+        self._left -= self._counting
+        if not self.came and self._left == 0:
             self.came = True
             for task in self._tasks:
                 if isinstance(task.get_coro(), _Watched):

@@ -11,6 +11,7 @@ import functools
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 import warnings
@@ -143,6 +144,11 @@ def data_directory() -> Iterator[Path]:
     finally:
         asyncio.run(stop_embedded(directory))
         shutil.rmtree(directory)
+
+
+def crash(data_dir: Path) -> None:
+    """End the embedded server as `pg_ctl stop -m immediate` and a power cut do: no checkpoint, every connection broken."""
+    os.kill(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
 
 
 @contextlib.asynccontextmanager

@@ -54,11 +54,11 @@ def _heed_interrupts() -> None:
 
 @asynccontextmanager
 async def started(
-    *arguments: str, env: Mapping[str, str], stdin: int = DEVNULL, stdout: int = PIPE
+    *arguments: str, env: Mapping[str, str], stdin: int = DEVNULL, stdout: int = PIPE, module: str = "adapters.cli.main"
 ) -> AsyncIterator[Process]:
-    """A command that runs; it does not outlive the block."""
+    """A command that runs; it does not outlive the block. `module` runs it in another way."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "adapters.cli.main", *arguments),
+        *(sys.executable, "-m", module, *arguments),
         env=env,
         cwd=ROOT,
         stdin=stdin,

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+pytest.register_assert_rewrite("tests.faults.servers")
+
 _TOLD = "fault suite"
 
 

@@ -1,8 +1,6 @@
 """Appends while connections are lost and the server goes away: nothing lost, nothing twice, positions dense."""
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from adapters.postgres.migrate import upgrade
 from engine.domain.errors import ServiceUnreachable
 from engine.ports import Append, Appended
 from tests.pacing import Stores, proposed, watching
+from tests.postgres import crash
 
 ROUND_TRIPS = ("BEGIN", "clock_timestamp", "INSERT", "COMMIT")
 
@@ -159,11 +158,6 @@ async def test_a_connection_that_breaks_with_the_commit_under_way_loses_nothing_
         answers = await asyncio.gather(*map(store.append, appends))
         await stores.close()
     await assert_each_went_in_once(watch, appends, answers)
-
-
-def crash(data_dir: Path) -> None:
-    """End the server as a power cut would: no checkpoint, every connection broken."""
-    os.kill(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
 
 
 @pytest.mark.parametrize("how", ["a restart", "a crash"])

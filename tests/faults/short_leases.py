@@ -1,0 +1,13 @@
+"""`guestledger` with leases of a second, so that nobody has to wait long for those of a killed process.
+
+python -m tests.faults.short_leases ARGUMENTS
+"""
+
+from adapters import wiring
+from adapters.cli.main import main
+
+LEASE_MS = 1_000
+
+if __name__ == "__main__":
+    wiring.LEASE_MS = LEASE_MS
+    main()

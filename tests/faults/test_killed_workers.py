@@ -1,0 +1,104 @@
+import asyncio
+import os
+import random
+import secrets
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from adapters.settings import Settings
+from adapters.simulator import Simulator
+from adapters.wiring import connect
+from engine.domain.request import parse_request
+from tests import postgres
+from tests.e2e import guests, raw_log
+from tests.e2e.command import ended, killed, started
+from tests.faults.servers import SERVERS, Server, assert_none_silent, environment_at
+
+SHORT_LEASES = "tests.faults.short_leases"
+AT_ONCE = 2
+"""So many workers live at a time, at each server."""
+SESSIONS_PER_SECOND = 30
+ROUGH = {
+    "slow_ms": 200,
+    "throttle_share": 0.2,
+    "retry_after_s": 1,
+    "hang_share": 0.1,
+    "hang_s": 1.5,
+    "drop_share": 0.05,
+    "drop_before_share": 0.05,
+    "server_error_share": 0.05,
+    "error_after_processing": True,
+}
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)], ids="{} at each server".format)
+async def test_workers_that_are_killed_at_random_moments_under_load_lose_nothing_and_open_nothing_silently(
+    runtime_server: str, migrated_template: str, kills: int, tell: Callable[[str], None]
+):
+    seed = os.environ.get("KILL_SEED") or secrets.token_hex(4)
+    tell(f"workers are killed at {kills} random moments at each of two servers: KILL_SEED={seed}")
+
+    async def at(server: Server) -> None:
+        chance = random.Random(f"{seed} {server.name}")
+        moments = iter([chance.random() for _ in range(kills)])
+        async with (
+            postgres.new_database(runtime_server, migrated_template) as database_url,
+            Simulator(server.knobs(**ROUGH)) as simulator,
+        ):
+            env = environment_at(server, simulator, database_url)
+            await work_and_kill(env, simulator, moments)
+            async with started("worker", "--until-idle", env=env, module=SHORT_LEASES) as last:
+                worked = await ended(last)
+
+            assert worked.code == 0, worked.err
+            assert not await raw_log.open_ended(database_url)
+            assert not await raw_log.sent_unrecorded(database_url, simulator)
+            await assert_none_silent(database_url, simulator, server)
+            tell(await what_happened(database_url, simulator, server))
+
+    async with asyncio.TaskGroup() as tasks:
+        for server in SERVERS:
+            tasks.create_task(at(server))
+
+
+async def work_and_kill(env: dict[str, str], simulator: Simulator, moments: Iterator[float]) -> None:
+    """Let sessions come in without a pause; workers work on them, live for as many seconds as `moments` says, and are killed."""
+    async with asyncio.TaskGroup() as tasks:
+        feeding = tasks.create_task(feed(Settings.from_env(env)))
+        async with asyncio.TaskGroup() as killing:
+            for _ in range(AT_ONCE):
+                killing.create_task(start_and_kill(env, simulator, moments))
+        feeding.cancel()
+
+
+async def feed(settings: Settings) -> None:
+    async with connect(settings, scheduler=False) as ledger:
+        for number in count():
+            await ledger.accept(parse_request(guests.as_lines([guests.guest(number)])))
+            await asyncio.sleep(1 / SESSIONS_PER_SECOND)
+
+
+async def start_and_kill(env: dict[str, str], simulator: Simulator, moments: Iterator[float]) -> None:
+    for lifetime in moments:
+        tokens = simulator.counts["token 200"]
+        async with started("worker", env=env, module=SHORT_LEASES) as worker:
+            while simulator.counts["token 200"] == tokens:  # each fetches one as it begins
+                assert worker.returncode is None, (await ended(worker)).err
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(lifetime)
+            await killed(worker)
+
+
+async def what_happened(database_url: str, simulator: Simulator, server: Server) -> str:
+    [(cut_off,)] = await raw_log.query(
+        database_url, "SELECT count(*) FROM events WHERE data->>'message' LIKE 'the process ended before%'"
+    )
+    assert cut_off, "no attempt was under way at any kill"
+    counts = await raw_log.counts(database_url)
+    made = simulator.sessions_by_key.values()
+    return (
+        f"at {server.name}: {counts['ConsentRecorded']} sessions, {cut_off} attempts cut off; "
+        f"{sum(map(len, made)) - len(made)} remote sessions too many, none of them silent"
+    )

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import growth, opening, projections, quota, stepping, store, tailing, waking
+from tests.bench import (
+    growth,
+    opening,
+    outages,
+    projections,
+    quota,
+    recovery,
+    stepping,
+    store,
+    tailing,
+    waking,
+)
 from tests.bench.figures import Figure, show
 from tests.postgres import data_directory
 
@@ -18,6 +29,8 @@ BENCHMARKS = (
     tailing.run,
     waking.run,
     quota.run,
+    outages.run,
+    recovery.run,
     growth.run,
 )
 

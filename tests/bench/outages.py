@@ -1,0 +1,116 @@
+"""Outages: PostgreSQL is stopped at once, as by `pg_ctl stop -m immediate`, ten times during a run of 5,000 sessions.
+
+Sessions are opened 64 at a time, from the first to the last without a pause; the server is started again as soon as it has
+ended. A quarter of the sessions is opened before the first stop and about as many after the last one; the rates of the two
+are held against each other. The rate afterwards counts from the first session on that was opened after the last restart; how
+long that one took is told beside it.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+
+from adapters.postgres.embedded import start_embedded
+from adapters.settings import Settings
+from adapters.simulator import Simulator
+from adapters.wiring import connect
+from engine.domain.request import GuestConsent, GuestRequest
+from engine.ledger import Ledger
+from tests.bench.figures import Figure
+from tests.e2e import raw_log
+from tests.postgres import crash
+
+SESSIONS = 5_000
+WARM_UP = 500
+STOPS = 10
+FIRST, LAST = SESSIONS // 4, SESSIONS * 7 // 10
+CONCURRENCY = 64
+LIMIT = 0.9
+
+
+class Load:
+    """Sessions being opened, and when each was."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.done: list[float] = []
+
+    async def open(self, sessions: int) -> None:
+        """Open so many sessions. Raises where one could not be opened."""
+        left = iter(range(sessions))
+
+        async def caller() -> None:
+            for _ in left:
+                session = await self._ledger.open_session(_request())
+                assert session.status == "active", session.reason
+                self.done.append(time.perf_counter())
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(CONCURRENCY):
+                tasks.create_task(caller())
+
+    async def reached(self, sessions: int) -> None:
+        """Return as soon as so many are open."""
+        while len(self.done) < sessions:
+            await asyncio.sleep(0.001)
+
+
+async def run(data_dir: Path) -> list[Figure]:
+    """The rate after the last restart, over that before the first stop."""
+    async with Simulator(keep_requests=0) as simulator:
+        settings = Settings(
+            data_dir=data_dir,
+            cxone_url=simulator.url,
+            cxone_client_id=simulator.client_id,
+            cxone_client_secret=simulator.client_secret,
+            webhook_url=simulator.webhook_url,
+            webhook_allow_private=True,
+        )
+        async with connect(settings) as ledger:
+            await Load(ledger).open(WARM_UP)
+            began, load = time.perf_counter(), Load(ledger)
+            opening = asyncio.create_task(load.open(SESSIONS))
+            for stop in range(STOPS):
+                await load.reached(FIRST + (LAST - FIRST) * stop // (STOPS - 1))
+                crash(data_dir)
+                url = await start_embedded(data_dir)
+            back = time.perf_counter()
+            await opening
+            while await ledger.unfinished():
+                await asyncio.sleep(0.01)
+        await _check(url, simulator)
+    return _figures(began, load.done, back)
+
+
+def _figures(began: float, done: list[float], back: float) -> list[Figure]:
+    after = [at for at in done if at > back]
+    before_rate = FIRST / (done[FIRST - 1] - began)
+    after_rate = (len(after) - 1) / (after[-1] - after[0])
+    return [
+        Figure(
+            name=f"open sessions, after {STOPS} immediate stops of PostgreSQL",
+            value=after_rate,
+            unit="sessions/s",
+            against=f"before the first stop, at least {LIMIT}",
+            ratio=after_rate / before_rate,
+        ),
+        Figure(name="open sessions, before the first stop", value=before_rate, unit="sessions/s"),
+        Figure(name="from PostgreSQL's return to the next session", value=(after[0] - back) * 1_000, unit="ms"),
+    ]
+
+
+async def _check(url: str, simulator: Simulator) -> None:
+    """Nothing was lost and nothing done twice."""
+    counts = await raw_log.counts(url)
+    assert counts["SessionCreated"] == counts["CreationAttempted"] == SESSIONS + WARM_UP, counts
+    assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(url)
+
+
+def _request() -> GuestRequest:
+    return GuestRequest(
+        channel_id="ch_bench",
+        ip_address="203.0.113.7",
+        user_agent="Mozilla/5.0 (X11; Linux x86_64) bench",
+        timestamp="2024-05-20T14:21:59Z",
+        consent=GuestConsent(data_processing=True, gdpr_compliant=True),
+    )

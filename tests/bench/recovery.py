@@ -11,8 +11,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID
 
+from sqlalchemy import make_url
+
 from adapters.postgres.embedded import start_embedded, stop_embedded
 from adapters.postgres.migrate import upgrade
+from adapters.postgres.roles import runtime_login
 from adapters.simulator import Knobs, Simulator
 from adapters.wiring import LEASE_MS
 from tests.bench.figures import Figure
@@ -41,7 +44,7 @@ async def run(data_dir: Path) -> list[Figure]:
         env = environment(None, simulator, data_dir=str(data_dir))
         workers = [await stack.enter_async_context(started("worker", env=env)) for _ in range(WORKERS)]
         await _began(simulator, WORKERS)
-        accepted = await accept(url, map(guests.guest, range(SESSIONS)))
+        accepted = await accept(await _for_runtime(url), map(guests.guest, range(SESSIONS)))
         while len(simulator.sessions_by_key) < SESSIONS:
             await asyncio.sleep(0.01)
         await stack.enter_async_context(started("worker", env=env))
@@ -65,6 +68,11 @@ async def _server(data_dir: Path) -> str:
     await raw_log.query(url, f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
     await stop_embedded(data_dir)
     return await start_embedded(data_dir)
+
+
+async def _for_runtime(url: str) -> str:
+    user = await runtime_login(url, "guestledger")
+    return make_url(url).set(username=user).render_as_string(hide_password=False)
 
 
 async def _began(simulator: Simulator, workers: int) -> None:

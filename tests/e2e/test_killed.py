@@ -151,7 +151,7 @@ async def test_a_worker_that_was_suspended_past_its_leases_records_what_it_learn
         await accept(database_url, REQUESTS[:30])
         async with started("worker", env=env) as process:
             await made(simulator, 20, process)
-            process.send_signal(signal.SIGSTOP)
+            await suspended(process, database_url)
             await raw_log.lapse_leases(database_url)
             async with connect(Settings.from_env(env), scheduler=False) as ledger:
                 await ledger.scheduler.run_until_idle()
@@ -217,6 +217,17 @@ async def attempted(database_url: str, attempts: int, process: Process) -> None:
         while (await raw_log.counts(database_url))["CreationAttempted"] < attempts:
             assert process.returncode is None, "it ended too early to be stopped"
             await asyncio.sleep(0.02)
+
+
+async def suspended(process: Process, database_url: str) -> None:
+    """Suspend a worker while it is in no transaction: else the others wait for its locks until its answers are too late."""
+    busy = """SELECT FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'
+                 AND pid <> pg_backend_pid()"""
+    process.send_signal(signal.SIGSTOP)
+    while await raw_log.query(database_url, busy):
+        process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
 
 
 async def made(simulator: Simulator, sessions: int, process: Process) -> None:

@@ -253,8 +253,11 @@ class DueWork(Protocol):
         """
         ...
 
-    async def release(self, owner: UUID, stream_id: UUID, delay_ms: int) -> None:
-        """Give a row back, to be claimed by anybody after `delay_ms`; nothing when the lease was lost."""
+    async def release(self, owner: UUID, stream_id: UUID, delay_ms: int, step: str | None = None) -> None:
+        """Give a row back, to be claimed by anybody after `delay_ms`, as due for `step` if one is named.
+
+        Nothing when the lease was lost.
+        """
         ...
 
     async def release_all(self, owners: Iterable[UUID]) -> None:

@@ -56,6 +56,8 @@ CALLS = 256
 # How long a session rests when the service it needs cannot be used at all. Nothing happened to the session, so there is
 # no event, and none of its attempts is used up.
 SERVICE_DOWN_DELAY_MS = 2_000
+# How long work rests that is none under this policy: a webhook that is still owed, and switched off.
+NOTHING_DUE_REST = timedelta(days=1)
 
 
 def of_history(history: Sequence[RecordedEvent]) -> Session:
@@ -306,9 +308,11 @@ class Steps:
             await self._record(run, hold=False)
         elif run.held:
             step = next_step(run.state, self._policy)
-            rest = step.not_before - self._clock.now() if step else timedelta()
+            rest = step.not_before - self._clock.now() if step else NOTHING_DUE_REST
             delay_ms = max(0, -(-rest // timedelta(milliseconds=1)))
-            await self._due_work.release(run.lease.owner, run.state.id, delay_ms)
+            # Another step may have been due where the row was written: the webhook has been switched on or off since. Left
+            # as it was, the row would be claimed for that step without end.
+            await self._due_work.release(run.lease.owner, run.state.id, delay_ms, type(step).__name__ if step else None)
 
     async def _record(
         self, run: Run, *, hold: bool, passage: Passage | None = None, hearing: Hearing | None = None

@@ -86,9 +86,12 @@ class PostgresDueWork:
         rows = await self._execute(self._sql.heartbeat, lease.owner, lease.ms, list(stream_ids))
         return {row[0] for row in rows}
 
-    async def release(self, owner: UUID, stream_id: UUID, delay_ms: int) -> None:
-        """Give a row back, to be claimed by anybody after `delay_ms`; nothing when the lease was lost."""
-        await self._execute(self._sql.release, owner, stream_id, delay_ms)
+    async def release(self, owner: UUID, stream_id: UUID, delay_ms: int, step: str | None = None) -> None:
+        """Give a row back, to be claimed by anybody after `delay_ms`, as due for `step` if one is named.
+
+        Nothing when the lease was lost.
+        """
+        await self._execute(self._sql.release, owner, stream_id, delay_ms, step)
 
     async def release_all(self, owners: Iterable[UUID]) -> None:
         """Give back whatever these owners still hold, to be claimed by anybody at once, and let other processes know."""

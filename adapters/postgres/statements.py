@@ -152,7 +152,8 @@ class Statements:
 
         self.release = f"""
             UPDATE {s}.due_work
-               SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::int * interval '1 ms')
+               SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::int * interval '1 ms'),
+                   step = coalesce($4::text, step)
              WHERE owner = $1::uuid AND stream_id = $2::uuid"""
 
         # Once at the end of a process: what a hint costs is no matter here, nor that all rows are looked at.

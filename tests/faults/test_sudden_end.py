@@ -20,7 +20,9 @@ from tests.faults.servers import SERVERS, Server, assert_none_silent, environmen
 from tests.faults.sudden_end import SuddenEnd
 from tests.gates import BRISK
 
-AT_ONCE = Policy(creation=RetryPolicy(base_ms=0, most_failures=1_000), webhook=DeliveryPolicy(waits_ms=(0,)), gate=BRISK)
+AT_ONCE = Policy(
+    creation=RetryPolicy(base_ms=0, most_failures=1_000), webhook=DeliveryPolicy(waits_ms=(0,)), gate=BRISK
+)
 IMPATIENT = Profile(connect_ms=40, total_ms=80)
 THROTTLING = {"throttle_share": 0.5, "retry_after_s": 0}
 

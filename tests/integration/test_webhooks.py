@@ -56,6 +56,51 @@ async def test_a_receiver_that_is_gone_makes_a_dead_letter_at_once_that_is_kept_
     assert len(simulator.webhooks) == 1
 
 
+async def test_a_webhook_that_was_switched_on_or_off_since_the_session_was_opened_neither_holds_it_up_nor_spins(
+    hooked: Any, simulator: Simulator, due_work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims: Counter[str] = Counter()
+    claim_at_once = type(due_work).claim
+
+    async def claim(*given: Any) -> Any:
+        claimed = await claim_at_once(*given)
+        claims.update(claim.step for claim in claimed)
+        return claimed
+
+    monkeypatch.setattr(type(due_work), "claim", claim)
+    simulator.knobs = Knobs(session_lifetime_s=0.3)
+    for opened_with, goes_on_with, wanted in (({"webhook_url": None}, {}, 2), ({}, {"webhook_url": None}, 1)):
+        async with hooked(**opened_with) as ledger:
+            session = await ledger.open_session(request())
+        await asyncio.sleep(0.4)
+        async with hooked(**goes_on_with) as ledger:
+            async with asyncio.timeout(10):
+                for _ in range(5):
+                    await ledger.scheduler.run_once()
+            assert (await ledger.session(session.id)).status == "expired"
+            assert (await kinds(ledger, session.id))["WebhookSynced"] == wanted - 1
+        assert claims.total() <= 4, "each lane claims it once or twice, not without end"
+        claims.clear()
+
+
+async def test_a_webhook_still_owed_that_was_switched_off_rests_once_the_token_has_expired(
+    hooked: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=0.05, webhook_status=503)
+    async with hooked(policy=Policy(webhook=DeliveryPolicy(waits_ms=(200,), jitter_percent=0))) as ledger:
+        session = await ledger.open_session(request())
+        await asyncio.sleep(0.1)
+        await ledger.scheduler.run_once()
+        await ledger.scheduler.run_once()
+        assert await kinds(ledger, session.id) >= Counter({"WebhookFailed": 1, "TokenExpired": 1})
+    await asyncio.sleep(0.2)
+    async with hooked(webhook_url=None) as ledger:
+        async with asyncio.timeout(10):
+            await ledger.scheduler.run_once()
+        assert await ledger.unfinished() == 0
+    assert await sql("SELECT FROM due_work WHERE due_at > now() + interval '1 hour' AND owner IS NULL")
+
+
 async def test_a_redelivery_is_in_the_history_and_goes_out_by_a_worker_under_the_id_it_had(
     hooked: Any, simulator: Simulator
 ) -> None:

@@ -37,13 +37,17 @@ ROUGH = {
     "kills", [4, *[pytest.param(25, marks=pytest.mark.slow, id=f"25, {part} of 4") for part in range(1, 5)]]
 )
 async def test_workers_that_are_killed_at_random_moments_under_load_lose_nothing_and_open_nothing_silently(
-    runtime_server: str, migrated_template: str, kills: int, tell: Callable[[str], None]
+    runtime_server: str,
+    migrated_template: str,
+    kills: int,
+    tell: Callable[[str], None],
+    request: pytest.FixtureRequest,
 ):
     seed = os.environ.get("KILL_SEED") or secrets.token_hex(4)
     tell(f"workers were killed at {kills} random moments at each of two servers: KILL_SEED={seed}")
 
     async def at(server: Server) -> None:
-        chance = random.Random(f"{seed} {server.name}")
+        chance = random.Random(f"{seed} {server.name} {request.node.name}")
         moments = iter([chance.random() for _ in range(kills)])
         async with (
             postgres.new_database(runtime_server, migrated_template) as database_url,

@@ -138,6 +138,7 @@ def _ledger(
         months=months,
         read_models=read_models,
         provider=provider,
+        gates=gates,
         steps=steps,
         scheduler=scheduler,
         leases=leases,

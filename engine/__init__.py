@@ -20,6 +20,7 @@ from engine.domain.errors import (
     UnknownEvent,
     UnknownProjection,
 )
+from engine.domain.gate import Hold
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Adoption, Resolution, Verdict
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
@@ -32,6 +33,7 @@ from engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus
 from engine.projections.metrics import Metrics, MetricsFilter
 from engine.projections.sessions import SessionFilter, SessionRow
 from engine.projections.standing import Standing, Verification
+from engine.waiting import HeldUp, Wait, Waiting
 from engine.webhooks import DeadLetter
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
     "GuestRequest",
     "GuestledgerError",
     "Handler",
+    "HeldUp",
+    "Hold",
     "IdempotencyConflict",
     "InDoubt",
     "InvalidRequest",
@@ -76,4 +80,6 @@ __all__ = [
     "UnknownProjection",
     "Verdict",
     "Verification",
+    "Wait",
+    "Waiting",
 ]

@@ -26,6 +26,7 @@ from engine.ports import (
     ConsumerRow,
     DueWork,
     EventStore,
+    Gates,
     KeyTaken,
     Lease,
     MessagingProvider,
@@ -41,6 +42,7 @@ from engine.replay import Frame, replay
 from engine.scheduler import Scheduler
 from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps, of_history
 from engine.tailing import tail
+from engine.waiting import Waiting, Waits
 from engine.webhooks import DeadLetter, Webhooks
 
 
@@ -56,6 +58,7 @@ class Ledger:
         months: Months,
         read_models: ReadModels,
         provider: MessagingProvider,
+        gates: Gates,
         steps: Steps,
         scheduler: Scheduler,
         leases: Leases,
@@ -79,6 +82,7 @@ class Ledger:
         decisions = Decisions(store=store, clock=clock, policy=policy)
         self._parking = Parking(decisions=decisions, read_models=read_models)
         self._webhooks = Webhooks(store=store, decisions=decisions, policy=policy)
+        self._waits = Waits(store=store, due_work=due_work, gates=gates, steps=steps, policy=policy)
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
         """Accept `request` and go as far towards a session as can be gone at once.
@@ -163,6 +167,14 @@ class Ledger:
     async def replay(self, wanted: UUID | str) -> list[Frame]:
         """The session with this id run again, moment by moment, with no I/O. Raises `SessionNotFound`."""
         return replay(await self.history(wanted), self._policy)
+
+    async def why(self, wanted: UUID | str) -> Waiting:
+        """What the session with this id, the engine's own or CXone's, waits for now, and when that will move.
+
+        It is told by the data that workers go by, and by this ledger's own settings. Raises `SessionNotFound`, and
+        `ServiceError`, for a database user too who may not see the work, as an auditor.
+        """
+        return await self._waits.why(await self.history(wanted))
 
     async def dead_letters(self) -> list[DeadLetter]:
         """The webhook's notices that are given up now, oldest first. Reads the log from end to end."""

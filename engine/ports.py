@@ -235,6 +235,31 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the projections lack something of the log."""
 
 
+class DueRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session still needs, as a claim meets it. Times are the database's."""
+
+    step: str
+    due_at: datetime
+    owner: UUID | None
+    lease_until: datetime | None
+    """Until when its owner holds it; a time that has passed: nobody does any more."""
+    ahead: int
+    """How many sessions that nobody holds were due for the same step before it."""
+
+
+class WorkStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """How a session stands among the work, at one moment."""
+
+    now: datetime
+    """That moment, by the database's clock."""
+    version: int
+    """Of the session's stream; 0 where the log has none of it."""
+    in_flight: int
+    """The calls of other sessions that count where their number is limited; 0 where it is not."""
+    row: DueRow | None
+    """`None`: nothing is to be done for it."""
+
+
 class DueWork(Protocol):
     """The work that sessions still need: one row a session, written with the events that make it so."""
 
@@ -277,6 +302,10 @@ class DueWork(Protocol):
 
     async def is_idle(self) -> bool:
         """Whether nothing is left that `backlog` would count."""
+        ...
+
+    async def standing(self, stream_id: UUID) -> WorkStanding:
+        """How this session stands among the work now. Holds nothing up."""
         ...
 
 

@@ -116,8 +116,7 @@ class Run:
     def passage(self, gate: str, step: type[Step]) -> Passage:
         """The request that `step` is about to make through `gate`. A slot is good for one."""
         slotted, self.slot = self.slot == step.__name__, None
-        state = self.state
-        return Passage(gate=gate, retry=state.attempts > state.throttles or state.lookups_failed > 0, slotted=slotted)
+        return Passage(gate=gate, retry=self.state.is_retried, slotted=slotted)
 
     def propose(self, events: Iterable[Event]) -> None:
         """Take events as happened; `Steps` records them before anything is done on their account."""

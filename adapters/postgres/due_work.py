@@ -16,7 +16,7 @@ from engine.domain.creation import whole_ms
 from engine.domain.gate import GatePolicy, Held, Hold
 from engine.domain.lifecycle import AttemptCreation, ValidateChannel
 from engine.domain.retry import RetryPolicy
-from engine.ports import Backlog, Claim, Claimed, Lease, Outlook
+from engine.ports import Backlog, Claim, Claimed, DueRow, Lease, Outlook, WorkStanding
 
 _ENDED_BY_DEADLINE = [ValidateChannel.__name__, AttemptCreation.__name__]
 
@@ -38,6 +38,7 @@ class PostgresDueWork:
         self._policy = gates
         self._gates = PostgresGates(engine, schema, gates)
         self._overdue_ms = overdue_ms
+        self._limited = [CREATION] if gates.calls is not None else []
 
     async def claim(self, lease: Lease, steps: Mapping[str, str | None], limit: int) -> Claimed:
         """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first.
@@ -45,9 +46,8 @@ class PostgresDueWork:
         `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
         lets through now, with a slot for each; and whatever has been due for `overdue_ms`, so that it can be given up.
         """
-        limited = [CREATION] if self._policy.calls is not None else []
         rows = await self._execute(
-            self._sql.claim, lease.owner, lease.ms, limit, list(steps), list(steps.values()), limited
+            self._sql.claim, lease.owner, lease.ms, limit, list(steps), list(steps.values()), self._limited
         )
         claims = [Claim(stream_id=row[1], step=row[2], due_at=row[3]) for row in rows if row[1] is not None]
         paced_ms: list[int] = []
@@ -118,6 +118,13 @@ class PostgresDueWork:
                     self._overdue_ms,
                 )
         return Outlook(claimable=claimable, next_due_ms=next_due_ms, unprojected=unprojected)
+
+    async def standing(self, stream_id: UUID) -> WorkStanding:
+        """How this session stands among the work now. Locks nothing."""
+        now, version, in_flight, step, *rest = (await self._execute(self._sql.standing, stream_id, self._limited))[0]
+        due_at, owner, lease_until, ahead = rest
+        row = step and DueRow(step=step, due_at=due_at, owner=owner, lease_until=lease_until, ahead=ahead)
+        return WorkStanding(now=now, version=version, in_flight=in_flight, row=row)
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():

@@ -1,7 +1,7 @@
 """Gates in PostgreSQL: a row for each that anything is known against, locked while it is asked or told something."""
 
 from collections.abc import Collection, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -9,14 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
 from adapters.postgres.statements import quoted
-from engine.domain.gate import Gate, GatePolicy, Hearing, Held, Hold, Passage, admit, hear, slots
+from engine.domain.gate import Gate, GatePolicy, Hearing, Held, Passage, admit, hear, slots
 from engine.domain.lifecycle import AttemptCreation
+from engine.domain.room import full, room
 
 CREATION = AttemptCreation.__name__
 """The step whose calls are counted where their number is limited."""
 _FIELDS = Gate.__struct_fields__
-# A limit on calls in flight is looked at again as soon as that: some call will have ended by then.
-_CALLS_REST = timedelta(seconds=1)
 
 
 class GateBook:
@@ -31,8 +30,8 @@ class GateBook:
 
     def admit(self, passage: Passage) -> Held | None:
         """Let a request through, or say what holds it back."""
-        if not passage.slotted and (full := self._full()):
-            return full
+        if not passage.slotted and (held := full(self._in_flight, self.now, self._policy)):
+            return held
         self._gates[passage.gate], held = admit(self._gate(passage.gate), passage, self.now, self._policy)
         self._in_flight += held is None and not passage.slotted
         return held
@@ -43,9 +42,7 @@ class GateBook:
 
     def room(self, name: str, most: int) -> tuple[list[datetime], Held | None]:
         """The next free slots, up to `most`, and what holds the next request back where there are fewer. None is taken."""
-        places = most if self._policy.calls is None else min(most, max(0, self._policy.calls - self._in_flight))
-        _, free, held = slots(self._gate(name), places, self.now, self._policy)
-        return free, self._full() if held is None and len(free) < most else held
+        return room(self._gate(name), most, self._in_flight, self.now, self._policy)
 
     def take(self, name: str, number: int) -> list[datetime]:
         """Take so many of the slots that there is room for."""
@@ -66,12 +63,6 @@ class GateBook:
 
     def _gate(self, name: str) -> Gate:
         return self._gates.get(name, Gate())
-
-    def _full(self) -> Held | None:
-        if self._policy.calls is None or self._in_flight < self._policy.calls:
-            return None
-        reason = f"{self._in_flight} calls are in flight, over all processes"
-        return Held(by=Hold.CALLS, until=self.now + _CALLS_REST, reason=reason)
 
 
 class PostgresGates:

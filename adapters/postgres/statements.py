@@ -217,6 +217,17 @@ class Statements:
                             WHERE projection = ANY($1::text[])
                               AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1))"""
 
+        self.standing = f"""
+            SELECT clock_timestamp(), coalesce((SELECT max(version) FROM {s}.events WHERE stream_id = $1::uuid), 0),
+                   (SELECT count(*) FROM {s}.due_work
+                     WHERE step = ANY($2::text[]) AND lease_until > now() AND stream_id <> $1::uuid),
+                   d.step, d.due_at, d.owner, d.lease_until,
+                   (SELECT count(*) FROM {s}.due_work AS other
+                     WHERE other.step = d.step AND other.due_at < d.due_at
+                       AND (other.lease_until IS NULL OR other.lease_until <= now()))
+              FROM (VALUES (1)) AS one LEFT JOIN {s}.due_work AS d ON d.stream_id = $1::uuid"""
+        """One row about session $1: the clock, its version, the calls in flight for the steps $2, and its work, if there is any."""
+
         self.end = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 
         self.checkpoints = f"""

@@ -87,6 +87,11 @@ class Session(Guarded, frozen=True, kw_only=True):
         assert due is not None, "a session without events has nothing due"
         return due
 
+    @property
+    def is_retried(self) -> bool:
+        """Whether a request for it failed, otherwise than by a 429: the next one then is a retry, which a gate has a budget for."""
+        return self.attempts > self.throttles or self.lookups_failed > 0
+
 
 def fold(session_id: UUID, events: Iterable[e.Event]) -> Session:
     """The state after `events`, from the first of the stream on."""

@@ -1,0 +1,25 @@
+"""How many requests may go through a gate now, the limit on calls in flight included. Pure, and the same for who claims and who asks why."""
+
+from datetime import datetime, timedelta
+
+from engine.domain.gate import Gate, GatePolicy, Held, Hold, slots
+
+# A limit on calls in flight is looked at again as soon as that: some call will have ended by then.
+_CALLS_REST = timedelta(seconds=1)
+
+
+def full(in_flight: int, now: datetime, policy: GatePolicy) -> Held | None:
+    """What holds a request back while as many as may be are in flight, over all processes."""
+    if policy.calls is None or in_flight < policy.calls:
+        return None
+    reason = f"{in_flight} calls are in flight, over all processes"
+    return Held(by=Hold.CALLS, until=now + _CALLS_REST, reason=reason)
+
+
+def room(
+    gate: Gate, most: int, in_flight: int, now: datetime, policy: GatePolicy
+) -> tuple[list[datetime], Held | None]:
+    """The next free slots, up to `most`, and what holds the next request back where there are fewer. None is taken."""
+    places = most if policy.calls is None else min(most, max(0, policy.calls - in_flight))
+    _, free, held = slots(gate, places, now, policy)
+    return free, full(in_flight, now, policy) if held is None and len(free) < most else held

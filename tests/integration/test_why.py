@@ -1,0 +1,321 @@
+"""What is said of a waiting session is what a claim, an append or a run then meets: every kind of hold, made for real."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from adapters.simulator import Knobs, Simulator
+from engine.domain import events as e
+from engine.domain.delivery import DeliveryPolicy
+from engine.domain.errors import SessionNotFound
+from engine.domain.gate import Hold
+from engine.domain.lifecycle import Policy
+from engine.domain.outcomes import Verdict
+from engine.domain.retry import InDoubt, RetryPolicy
+from engine.domain.session import Session, Status
+from engine.ledger import Ledger
+from engine.waiting import STEPS, Wait, Waiting
+from tests.gates import BRISK
+from tests.integration.appends import a_lease
+from tests.unit.samples import FINGERPRINT, IP, USER_AGENT, consent, request
+
+SOON = RetryPolicy(base_ms=100, cap_ms=100)
+DOWN = Knobs(server_error_share=1.0, fault_times=1_000)
+BUSY = Knobs(throttle_share=1.0, throttle_times=1_000, retry_after_s=600)
+OPEN_NOW = "UPDATE gates SET closed_until = now(), paced_from = now(), next_slot = now()"
+
+
+def a_policy(**gate: Any) -> Policy:
+    return Policy(creation=SOON, gate=replace(BRISK, **gate))
+
+
+async def told(ledger: Ledger, session: Session | UUID) -> Waiting:
+    """Why the session waits; whatever it is, it tells nothing personal."""
+    waiting = await ledger.why(session if isinstance(session, UUID) else session.id)
+    shown = msgspec.json.encode(waiting).decode()
+    for personal in (IP, USER_AGENT, FINGERPRINT, "gt_"):
+        assert personal not in shown
+    return waiting
+
+
+async def by(ledger: Ledger, session: Session) -> list[str]:
+    return [held.by for held in (await told(ledger, session)).holds]
+
+
+async def claimed(ledger: Ledger, limit: int = 100) -> list[UUID]:
+    """What a worker's claim gets now; nobody gives it back."""
+    found = await ledger._due_work.claim(a_lease(), ledger._steps.gates(STEPS), limit)
+    return [claim.stream_id for claim in found.claims]
+
+
+async def failing(ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, number: int) -> list[Session]:
+    """Sessions whose first attempt has failed and that are due again now, longest due first."""
+    monkeypatch.setattr(ledger._clock, "jitter", lambda: 0.9)
+    simulator.knobs = DOWN
+    sessions = [await ledger.open_session(request()) for _ in range(number)]
+    assert {session.attempts for session in sessions} == {1}
+    await due(ledger, sessions[-1])
+    return sessions
+
+
+async def due(ledger: Ledger, session: Session) -> None:
+    """Return once the session is due."""
+    async with asyncio.timeout(30):
+        while Wait.DUE in await by(ledger, session):
+            await asyncio.sleep(0.02)
+
+
+async def throttled(ledger: Ledger, simulator: Simulator, retry_after_s: int = 600) -> Session:
+    """A session that was answered 429, so that the gate is closed for everybody."""
+    simulator.knobs = replace(BUSY, retry_after_s=retry_after_s)
+    session = await ledger.open_session(request())
+    assert session.status is Status.THROTTLED
+    simulator.knobs = Knobs()
+    return session
+
+
+# Whose turn it is
+
+
+async def test_what_waits_for_nothing_but_a_worker_is_taken_by_the_next_one(ledger: Ledger) -> None:
+    session = await ledger.accept(request())
+    waiting = await told(ledger, session)
+    assert (waiting.step, waiting.holds, waiting.moves_at) == ("ValidateChannel", (), waiting.now)
+
+    assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
+
+
+async def test_a_leased_session_waits_for_whoever_holds_it_and_nobody_else_gets_it(ledger: Ledger, sql: Any) -> None:
+    session = await ledger.accept(request())
+    assert await claimed(ledger) == [session.id]
+    [row] = await sql("SELECT owner, lease_until FROM due_work")
+
+    waiting = await told(ledger, session)
+    [held] = waiting.holds
+    assert (held.by, held.until, waiting.moves_at) == (Wait.LEASE, row["lease_until"], row["lease_until"])
+    assert str(row["owner"]) in held.reason
+    assert await claimed(ledger) == []
+
+    await sql("UPDATE due_work SET lease_until = now()")
+    assert await by(ledger, session) == []
+    assert await claimed(ledger) == [session.id]
+
+
+async def test_it_is_told_without_waiting_for_whoever_has_the_rows_locked(
+    ledger: Ledger, simulator: Simulator, outsider: Any
+) -> None:
+    session = await throttled(ledger, simulator)
+    async with outsider.transaction(), asyncio.timeout(30):
+        await outsider.execute("SELECT FROM head FOR UPDATE")
+        await outsider.execute("SELECT FROM due_work FOR UPDATE")
+        await outsider.execute("SELECT FROM gates FOR UPDATE")
+        assert Wait.DUE in await by(ledger, session)
+
+
+async def test_a_session_that_moved_on_while_it_was_read_is_told_of_as_it_is_then(ledger: Ledger) -> None:
+    session = await ledger.accept(request())
+    stale = await ledger.history(session.id)
+    await ledger.scheduler.run_once()
+    waiting = await ledger._waits.why(stale)
+    assert (waiting.status, waiting.step) == (Status.ACTIVE, "ExpireToken")
+
+
+# Due times
+
+
+async def test_a_throttled_session_waits_for_its_time_and_for_the_gate_that_its_429_closed(
+    ledger: Ledger, simulator: Simulator, sql: Any
+) -> None:
+    session = await throttled(ledger, simulator)
+    waiting = await told(ledger, session)
+    assert waiting.holds[0].by is Wait.DUE
+    assert waiting.holds[0].until >= session.retry_at
+    assert "Retry-After" in waiting.holds[0].reason
+    assert waiting.moves_at == max(held.until for held in waiting.holds if held.until)
+    assert waiting.deadline is not None
+    assert await claimed(ledger) == []
+
+
+async def test_an_active_session_waits_for_its_webhooks_retry_and_then_for_its_tokens_expiry(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    policy = Policy(webhook=DeliveryPolicy(waits_ms=(60_000,)), gate=BRISK)
+    async with new_ledger(policy=policy, webhook_url=simulator.webhook_url) as ledger:
+        simulator.knobs = Knobs(webhook_status=500)
+        session = await ledger.open_session(request())
+        assert await ledger.scheduler.run_once() == {"WebhookFailed": 1}
+        waiting = await told(ledger, session)
+        [held] = waiting.holds
+        assert (waiting.step, held.by, waiting.moves_at) == ("SyncWebhook", Wait.DUE, held.until)
+        assert held.reason.startswith("HTTP 500: 60000 ms by the schedule")
+        assert await claimed(ledger) == []
+    async with new_ledger() as ledger:
+        session = await ledger.open_session(request())
+        waiting = await told(ledger, session)
+        [held] = waiting.holds
+        assert (waiting.step, held.reason) == ("ExpireToken", "its token expires then")
+        assert (held.until, waiting.moves_at, waiting.deadline) == (session.expires_at, session.expires_at, None)
+
+
+# Gates
+
+
+async def test_behind_a_closed_gate_it_waits_until_the_gate_opens_and_no_claim_gets_it(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=a_policy()) as ledger:
+        [session] = await failing(ledger, simulator, monkeypatch, 1)
+        await throttled(ledger, simulator)
+        [gate] = await sql("SELECT closed_until, why FROM gates")
+
+        waiting = await told(ledger, session)
+        [held] = waiting.holds
+        assert (held.by, held.until, waiting.moves_at) == (Hold.GATE, gate["closed_until"], gate["closed_until"])
+        assert gate["why"] in held.reason
+        assert await ledger.scheduler.run_once() == {}
+
+        await sql(OPEN_NOW)
+        assert await by(ledger, session) == []
+        assert await claimed(ledger) == [session.id]
+
+
+async def test_behind_a_pace_a_claim_gets_those_of_whom_nothing_is_said_and_the_others_move_one_after_the_other(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=a_policy(first_rate=0.001, least_rate=0.001)) as ledger:
+        sessions = await failing(ledger, simulator, monkeypatch, 3)
+        await throttled(ledger, simulator, retry_after_s=0)
+
+        first, second, third = [await told(ledger, session) for session in sessions]
+        assert first.holds == ()
+        assert [held.by for held in (*second.holds, *third.holds)] == [Hold.PACE, Hold.PACE]
+        assert first.moves_at < second.moves_at < third.moves_at
+        assert "2 sessions were due before it" in third.holds[0].reason
+        assert await claimed(ledger) == [sessions[0].id]
+
+
+async def test_a_broken_circuit_holds_all_and_then_lets_one_probe(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=a_policy(failures_in_a_row=2, break_ms=600_000, longest_break_ms=600_000)) as ledger:
+        first, second = await failing(ledger, simulator, monkeypatch, 2)
+        [gate] = await sql("SELECT broken_until FROM gates")
+        for session in (first, second):
+            [held] = (await told(ledger, session)).holds
+            assert (held.by, held.until) == (Hold.BREAKER, gate["broken_until"])
+        assert await claimed(ledger) == []
+
+        await sql("UPDATE gates SET broken_until = now()")
+        assert (await by(ledger, first), await by(ledger, second)) == ([], [Hold.BREAKER])
+        assert await claimed(ledger) == [first.id]
+
+        [gate] = await sql("SELECT probe_until FROM gates")
+        [held] = (await told(ledger, second)).holds
+        assert (held.by, held.until) == (Hold.BREAKER, gate["probe_until"])
+        assert await by(ledger, first) == [Wait.LEASE]
+
+
+async def test_a_spent_budget_is_told_before_the_append_meets_it_and_then_as_the_reason_of_the_wait(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare = a_policy(retries_kept=1.0, retries_per_second=0.01)
+    async with new_ledger(policy=spare) as ledger:
+        [session] = await failing(ledger, simulator, monkeypatch, 1)
+        assert await by(ledger, session) == []
+        await sql("UPDATE gates SET retries = 0, retries_at = now()")
+        before = await told(ledger, session)
+        [budget] = before.holds
+        assert budget.by is Hold.BUDGET
+
+        await ledger.scheduler.run_once()
+
+        deferred = (await ledger.history(session.id))[-1].event
+        assert isinstance(deferred, e.CreationDeferred)
+        assert deferred.held_by is Hold.BUDGET
+        assert deferred.retry_at > budget.until
+        [held] = (await told(ledger, session)).holds
+        assert (held.by, held.until, held.reason) == (Wait.DUE, deferred.retry_at, deferred.reason)
+        assert deferred.reason.startswith(budget.reason)
+
+
+async def test_calls_in_flight_hold_what_would_be_one_too_many(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=a_policy(calls=2)) as ledger:
+        sessions = await failing(ledger, simulator, monkeypatch, 3)
+        assert [await by(ledger, session) for session in sessions] == [[], [], [Hold.CALLS]]
+        assert await claimed(ledger) == [session.id for session in sessions[:2]]
+        assert [await by(ledger, session) for session in sessions] == [[Wait.LEASE], [Wait.LEASE], [Hold.CALLS]]
+        assert await claimed(ledger) == []
+
+
+async def test_who_does_not_know_the_apis_says_so_instead_of_seeing_no_gate(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=a_policy()) as ledger, new_ledger(cxone_url=None) as ignorant:
+        [session] = await failing(ledger, simulator, monkeypatch, 1)
+        await throttled(ledger, simulator)
+        assert await by(ledger, session) == [Hold.GATE]
+        assert await by(ignorant, session) == [Wait.SETTINGS]
+
+
+# Ends
+
+
+async def test_past_its_deadline_it_is_said_to_be_given_up_and_is_even_behind_a_closed_gate(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=a_policy()) as ledger, new_ledger(policy=hasty(400)) as hurried:
+        [session] = await failing(ledger, simulator, monkeypatch, 1)
+        await throttled(ledger, simulator)
+        [gate] = await sql("SELECT closed_until FROM gates")
+        async with asyncio.timeout(30):
+            while (waiting := await told(hurried, session)).holds:
+                assert waiting.moves_at < gate["closed_until"]
+                await asyncio.sleep(0.02)
+        assert waiting.deadline < waiting.now
+        assert "given up" in waiting.outlook
+        assert await by(ledger, session) == [Hold.GATE]
+
+        assert await hurried.scheduler.run_once() == {"SessionAbandoned": 1}
+        over = await told(hurried, session)
+        assert (over.status, over.holds, over.moves_at) == (Status.ABANDONED, (), None)
+
+
+def hasty(deadline_ms: int) -> Policy:
+    return replace(a_policy(), creation=replace(SOON, deadline_ms=deadline_ms))
+
+
+async def test_a_parked_session_waits_for_a_person_and_goes_on_when_one_has_decided(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with new_ledger(cxone_in_doubt=InDoubt.PARK) as ledger:
+        simulator.knobs = Knobs(drop_share=1)
+        session = await ledger.open_session(request())
+        waiting = await told(ledger, session)
+        assert ([held.by for held in waiting.holds], waiting.moves_at) == ([Wait.PERSON], None)
+        assert "guestledger resolve" in waiting.outlook
+        assert await ledger.scheduler.run_once() == {}
+
+        simulator.knobs = Knobs()
+        await ledger.resolve(session.id, Verdict.RETRY, decided_by="ops", reason="looked into CXone")
+        assert await by(ledger, session) == []
+        assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
+
+
+async def test_a_settled_session_waits_for_nothing_ever(ledger: Ledger) -> None:
+    session = await ledger.open_session(request(consent=consent(gdpr_compliant=False)))
+    waiting = await told(ledger, session)
+    assert (waiting.status, waiting.step, waiting.holds, waiting.moves_at) == (Status.REFUSED, None, (), None)
+
+
+async def test_a_session_is_found_by_either_of_its_ids_and_one_that_is_not_there_is_not(ledger: Ledger) -> None:
+    session = await ledger.open_session(request())
+    assert session.session_id is not None
+    assert (await ledger.why(session.session_id)).id == session.id
+    with pytest.raises(SessionNotFound):
+        await ledger.why("sess_nobody")

@@ -74,6 +74,7 @@ async def test_what_an_auditor_may_not_do_is_refused_in_one_line(auditor: str, d
             ("worker", "--until-idle"),
             ("projections", "rebuild", "sessions"),
             ("projections", "verify"),
+            ("why", "sess_00000000"),  # which tells of the work, not of the log
         ]
         for result in await asyncio.gather(*(run(*command, env=env) for command in commands)):
             assert_one_line(result, "database user", "guestledger_runtime")

@@ -28,11 +28,13 @@ rates = st.floats(0.05, 500)
 def gates(draw: st.DrawFn) -> Gate:
     closed = Gate(closed_until=draw(maybe), why="Retry-After", failures=draw(st.integers(0, 20)))
     if draw(st.booleans()):
-        closed = replace(closed, paced_from=draw(moments), ceiling=draw(st.none() | rates), next_slot=draw(maybe))
+        opens = draw(moments)  # and as it opens, so does its first slot
+        next_slot = draw(st.sampled_from([None, opens]))
+        closed = replace(closed, paced_from=opens, ceiling=draw(st.none() | rates), next_slot=next_slot)
     if draw(st.booleans()):
         closed = replace(closed, broken_at=at(0), broken_until=draw(moments), probe_until=draw(maybe))
     if draw(st.booleans()):
-        closed = replace(closed, retries=draw(st.floats(0, 100)), retries_at=draw(moments))
+        closed = replace(closed, retries=draw(st.floats(0, 100)), retries_at=at(0))
     return closed
 
 

@@ -234,7 +234,7 @@ def _meet_held(queue: _Queue, held: Held, ahead: int, beyond: int, rate: float |
     """`beyond` sessions come before it, once those of `ahead` are through for whom there is room now."""
     paced = held.by is Hold.PACE and rate is not None
     until = held.until + timedelta(seconds=beyond / rate) if paced and rate else held.until
-    queue.meet(held.by, until, f"{held.reason}; {ahead} sessions were due before it" if ahead else held.reason)
+    queue.meet(held.by, until, f"{held.reason}; due before it: {ahead}" if ahead else held.reason)
 
 
 def _meet_budget(queue: _Queue, state: Session, policy: Policy, row: DueRow, gate: Gate) -> None:

@@ -194,8 +194,9 @@ async def test_behind_a_pace_a_claim_gets_those_of_whom_nothing_is_said_and_the_
         assert first.holds == ()
         assert [held.by for held in (*second.holds, *third.holds)] == [Hold.PACE, Hold.PACE]
         assert first.moves_at < second.moves_at < third.moves_at
-        assert "2 sessions were due before it" in third.holds[0].reason
+        assert third.holds[0].reason.endswith("due before it: 2")
         assert await claimed(ledger) == [sessions[0].id]
+        assert (await told(ledger, sessions[2])).holds[0].reason.endswith("due before it: 1"), "one is being worked on"
 
 
 async def test_a_broken_circuit_holds_all_and_then_lets_one_probe(

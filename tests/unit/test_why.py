@@ -190,7 +190,7 @@ def test_behind_a_pace_it_waits_for_its_slot_which_is_as_far_off_as_others_were_
     queued = waits(VALIDATED, at(3), policy=policy, gates={API: PACED}, ahead=8)
     assert queued.moves_at is not None
     assert abs((queued.moves_at - at(20 + 8 / rate)).total_seconds()) < 0.001
-    assert "8 sessions were due before it" in queued.holds[0].reason
+    assert "due before it: 8" in queued.holds[0].reason
 
 
 def test_as_many_as_come_first_do_not_matter_where_there_is_room_for_all() -> None:

@@ -49,6 +49,8 @@ logger = logging.getLogger("guestledger")
 
 StepKinds = frozenset[type[Step]]
 TOWARDS_CREATION: StepKinds = frozenset({ValidateChannel, AttemptCreation})
+ENDED_BY_DEADLINE = tuple(kind.__name__ for kind in (ValidateChannel, AttemptCreation))
+"""Steps that are claimed once their session's deadline has passed, whatever their gate says: it is given up, and nothing sent."""
 
 CALLS = 256
 """Of CXone, that one process has in flight at most."""

@@ -28,7 +28,7 @@ from engine.domain.recorded import RecordedEvent
 from engine.domain.room import full, room
 from engine.domain.session import Session, Status
 from engine.ports import DueRow, DueWork, EventStore, Gates, WorkStanding
-from engine.steps import Steps, of_history
+from engine.steps import ENDED_BY_DEADLINE, Steps, of_history
 
 STEPS: frozenset[type[Step]] = frozenset({ValidateChannel, AttemptCreation, SyncWebhook, ExpireToken})
 
@@ -223,9 +223,10 @@ def _meet_gate(queue: _Queue, policy: Policy, work: WorkStanding, row: DueRow, k
             return
         held = held or full(in_flight + len(free), queue.now, policy.gate)
         assert held is not None, "where there is no room, something says why"
-        if held.by in _SHUT and overdue_at <= queue.now:
-            return  # so long overdue that it is claimed, whatever holds others back
-        if held.by in _SHUT:
+        ended = held.by in _SHUT and row.step in ENDED_BY_DEADLINE
+        if ended and overdue_at <= queue.now:
+            return  # so long overdue that it is claimed, to be given up, whatever holds others back
+        if ended:
             held = msgspec.structs.replace(held, until=min(held.until, overdue_at))
         _meet_held(queue, held, ahead, ahead - len(free), gate.rate(queue.now, policy.gate))
 

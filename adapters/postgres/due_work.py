@@ -14,11 +14,9 @@ from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.statements import Statements
 from engine.domain.creation import whole_ms
 from engine.domain.gate import GatePolicy, Held, Hold
-from engine.domain.lifecycle import AttemptCreation, ValidateChannel
 from engine.domain.retry import RetryPolicy
 from engine.ports import Backlog, Claim, Claimed, DueRow, Lease, Outlook, WorkStanding
-
-_ENDED_BY_DEADLINE = [ValidateChannel.__name__, AttemptCreation.__name__]
+from engine.steps import ENDED_BY_DEADLINE
 
 
 class PostgresDueWork:
@@ -67,7 +65,7 @@ class PostgresDueWork:
                 rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step, 0)
                 taken = book.take(gate, len(rows))
                 overdue: Sequence[Sequence[Any]] = ()
-                if held is not None and held.by in (Hold.GATE, Hold.BREAKER) and step in _ENDED_BY_DEADLINE:
+                if held is not None and held.by in (Hold.GATE, Hold.BREAKER) and step in ENDED_BY_DEADLINE:
                     # Not to be sent any more, but to be given up: that needs no gate.
                     overdue = await driver.fetch(
                         self._sql.claim_gated, lease.owner, lease.ms, limit - len(rows), step, self._overdue_ms
@@ -114,7 +112,7 @@ class PostgresDueWork:
                     list(PROJECTIONS),
                     list(steps),
                     list(steps.values()),
-                    _ENDED_BY_DEADLINE,
+                    ENDED_BY_DEADLINE,
                     self._overdue_ms,
                 )
         return Outlook(claimable=claimable, next_due_ms=next_due_ms, unprojected=unprojected)

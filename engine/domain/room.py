@@ -22,4 +22,4 @@ def room(
     """The next free slots, up to `most`, and what holds the next request back where there are fewer. None is taken."""
     places = most if policy.calls is None else min(most, max(0, policy.calls - in_flight))
     _, free, held = slots(gate, places, now, policy)
-    return free, full(in_flight, now, policy) if held is None and len(free) < most else held
+    return free, full(in_flight + len(free), now, policy) if held is None and len(free) < most else held

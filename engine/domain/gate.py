@@ -30,19 +30,23 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     least_rate: float = 0.1
     decrease: float = 0.8
     """What a 429 leaves of the rate at which it came."""
-    increase: float = 0.05
-    """What each answer adds then: with so many requests a second as the rate is, the rise is a twentieth of it a second."""
-    rest_share: float = 0.97
-    """Where the rise stops, as a share of the rate at which the last 429 came."""
-    rest_ms: int = 60_000
-    """How long it stops there, before it is tried whether more can be had: counted in answers."""
+    increase: float = 0.2
+    """What each answer adds then: with so many requests a second as the rate is, the rise is a fifth of it a second."""
+    rest_share: float = 0.95
+    """Where the steep rise stops, as a share of the rate at which the last 429 came."""
+    rest_ms: int = 30_000
+    """How long it takes from there to that rate, before it is tried steeply whether more can be had: counted in answers."""
+    proven_ms: int = 10_000
+    """A rate that was borne for so long is kept to when a 429 comes all the same."""
     forgotten_share: float = 4.0
     """So many times the rate of the last 429 without another, and the limit is given up."""
     forgotten_ms: int = 900_000
     """So long without a 429, and it is given up too."""
     ahead_ms: int = 100
     """How far ahead a worker takes slots."""
-    at_once: int = 3
+    spare_slots: float = 0.15
+    """So many more slots are given out than requests may pass: some are taken, and not made use of in time."""
+    at_once: int = 2
     """So many requests may pass together: who comes late for its slot, with others, is sent back for another one."""
 
     failures_in_a_row: int = 10
@@ -147,8 +151,11 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         risen = first + policy.increase * self.well
         if risen <= rest:
             return risen
-        rested = rest * policy.rest_ms / 1_000
-        rate = max(rest, risen - policy.increase * rested)
+        # Counted in answers: how many there have been since the rise stopped, and how many it stops for.
+        since, until = (risen - rest) / policy.increase, rest * policy.rest_ms / 1_000
+        if since <= until:
+            return rest + (self.ceiling - rest) * since / until
+        rate = self.ceiling + policy.increase * (since - until)
         return rate if rate < policy.forgotten_share * self.ceiling else None
 
     def retries_left(self, now: datetime, policy: GatePolicy) -> float:
@@ -192,14 +199,15 @@ def slots(gate: Gate, most: int, now: datetime, policy: GatePolicy) -> tuple[Gat
     if gate.broken_at is not None:
         probing = replace(gate, probe_until=now + timedelta(milliseconds=policy.probe_ms))
         return probing, [now], probing.shut(now)
-    rate = gate.rate(now, policy)
-    if rate is None:
+    pace = gate.rate(now, policy)
+    if pace is None:
         return gate, [now] * most, None
+    rate = pace * (1 + policy.spare_slots)
     first = max(gate.next_slot or now, now)
     ahead = (now - first).total_seconds() + policy.ahead_ms / 1_000
     number = min(most, floor(ahead * rate) + 1 if ahead >= 0 else 0)
     taken = [first + timedelta(seconds=n / rate) for n in range(number + 1)]
-    held = _paced(taken[number], rate) if number < most else None
+    held = _paced(taken[number], pace) if number < most else None
     return replace(gate, next_slot=taken[number]), taken[:number], held
 
 
@@ -295,11 +303,18 @@ def _close(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> G
     if hearing.quota is not None:
         return replace(closed, ceiling=_stated(hearing.quota, policy))
     rate = gate.rate(now, policy)
-    if rate is None:
-        return replace(closed, ceiling=None)
+    return replace(closed, ceiling=None if rate is None else max(policy.least_rate, _too_much(gate, rate, policy)))
+
+
+def _too_much(gate: Gate, rate: float, policy: GatePolicy) -> float:
+    """The rate that is too much, now that a 429 came at `rate`."""
     if gate.ceiling is None:
-        rate *= 1 - exp(-1)  # it rose as fast as it is: this is what went out over the last second
-    return replace(closed, ceiling=max(policy.least_rate, rate))
+        return rate * (1 - exp(-1))  # it rose as fast as it is: this is what went out over the last second
+    if rate > gate.ceiling:
+        return rate
+    if gate.well > rate * policy.proven_ms / 1_000:
+        return gate.ceiling  # it was borne for long: some requests have met, that is all
+    return policy.rest_share * rate
 
 
 def _drained(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:

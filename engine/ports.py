@@ -312,8 +312,8 @@ class DueWork(Protocol):
 class Gates(Protocol):
     """What all processes know together of the APIs that they call."""
 
-    async def admit(self, passage: Passage) -> Held | None:
-        """Let a request through now, or say what holds it back: for one that no append announces."""
+    async def admit(self, passage: Passage) -> datetime | Held:
+        """Let a request through now, by the database's clock, or say what holds it back: for one that no append announces."""
         ...
 
     async def all(self) -> dict[str, Gate]:

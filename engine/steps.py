@@ -28,7 +28,7 @@ from engine.domain.lifecycle import (
     decide,
     next_step,
 )
-from engine.domain.outcomes import Failed
+from engine.domain.outcomes import Failed, LookupOutcome
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, Status, evolve, fold
 from engine.leases import LeaseLost, Leases
@@ -152,6 +152,7 @@ class Steps:
         self._policy = policy
         self._leases = leases
         self._calls = asyncio.Semaphore(calls)
+        self._heard_last: LookupOutcome | None = None
 
     def gates(self, kinds: StepKinds) -> dict[str, str | None]:
         """The steps of these kinds, each with the gate that its request passes."""
@@ -215,14 +216,16 @@ class Steps:
             return
         await self._record(run, hold=True)
         passage = run.passage(self._provider.lookup_gate, ValidateChannel)
-        if not passage.slotted and (held := await self._gates.admit(passage)):
-            self._defer(run, passage, held)
+        admitted = await self._gates.admit(passage)
+        if isinstance(admitted, Held):
+            self._defer(run, passage, admitted)
             return
-        began_at = self._clock.now()
         async with self._calls:
             outcome = await self._provider.look_up_channel(run.state.channel_id)
         now, jitter = self._clock.now(), self._clock.jitter()
-        hearing = heard(passage.gate, outcome, began_at)
+        # Those who asked for the same channel at once share one answer, which must not count as many.
+        hearing = None if outcome is self._heard_last else heard(passage.gate, outcome, admitted)
+        self._heard_last = outcome
         await self._settle(run, RecordLookup(outcome=outcome, now=now, jitter=jitter), hearing)
 
     async def _attempt_creation(self, run: Run) -> None:

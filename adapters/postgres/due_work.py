@@ -60,7 +60,10 @@ class PostgresDueWork:
             return Claimed(claims=[])
         with reported():
             async with short_transaction(self._engine) as driver:
-                book = await self._gates.open(driver, [gate])
+                limited = step == CREATION and self._policy.calls is not None
+                if limited:
+                    await self._gates.lock_log(driver)
+                book = await self._gates.open(driver, [gate], asking=() if limited else None)
                 room, held = book.room(gate, limit)
                 rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step, 0)
                 taken = book.take(gate, len(rows))

@@ -194,7 +194,8 @@ class PostgresEventStore(LogReader):
         names = {told.gate for append in appends for told in (append.passage, append.hearing) if told is not None}
         if not names:
             return GateBook({}, log.now, GatePolicy())
-        return await self._gates.open(driver, names, now=log.now, clean=not log.gated)
+        asking = [append.stream_id for append in appends if append.passage is not None and not append.passage.slotted]
+        return await self._gates.open(driver, names, now=log.now, clean=not log.gated, asking=asking)
 
     async def _read_known(self, driver: Driver, stale: list[Append]) -> dict[tuple[UUID, int, UUID], Appended]:
         """Those of these appends that are in the log already: their answer was lost, or they were handed in again."""

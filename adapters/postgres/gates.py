@@ -3,8 +3,10 @@
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
@@ -56,7 +58,7 @@ class GateBook:
 
     def dropped(self) -> list[str]:
         """Those that nothing is known against any more."""
-        return [name for name in self._found.keys() & self._changed().keys() if name not in self.kept()]
+        return [name for name in self._found if self._gates[name].is_clean(self.now, self._policy)]
 
     def _changed(self) -> dict[str, Gate]:
         return {name: gate for name, gate in self._gates.items() if gate != self._found.get(name, Gate())}
@@ -74,24 +76,25 @@ class PostgresGates:
         s, columns = quoted(schema), ", ".join(_FIELDS)
         self._all = f"SELECT name, {columns} FROM {s}.gates ORDER BY name"
         self._lock = f"SELECT name, {columns} FROM {s}.gates WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE"
-        self._now = f"""
-            SELECT clock_timestamp(),
-                   CASE WHEN $1 THEN (SELECT count(*) FROM {s}.due_work
-                                       WHERE step = '{CREATION}' AND lease_until > now()) ELSE 0 END"""
+        self._alone = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
+        self._in_flight = f"""
+            SELECT count(*) FROM {s}.due_work
+             WHERE step = '{CREATION}' AND lease_until > now() AND stream_id <> ALL($1::uuid[])"""
         values = ", ".join(f"${number}" for number in range(2, len(_FIELDS) + 2))
         renewed = ", ".join(f"{field} = excluded.{field}" for field in _FIELDS)
         self._write = f"""
             INSERT INTO {s}.gates (name, {columns}) VALUES ($1, {values}) ON CONFLICT (name) DO UPDATE SET {renewed}"""
         self._drop = f"DELETE FROM {s}.gates WHERE name = ANY($1::text[])"
 
-    async def admit(self, passage: Passage) -> Held | None:
-        """Let a request through now, or say what holds it back."""
+    async def admit(self, passage: Passage) -> datetime | Held:
+        """Let a request through now, which is then returned, or say what holds it back."""
         with reported():
             async with short_transaction(self._engine) as driver:
+                await self.lock_log(driver)
                 book = await self.open(driver, [passage.gate])
                 held = book.admit(passage)
                 await self.write(driver, book)
-                return held
+                return held or book.now
 
     async def all(self) -> dict[str, Gate]:
         """Every gate that anything is known against, by name."""
@@ -99,19 +102,32 @@ class PostgresGates:
             async with driver_connection(self._engine) as driver:
                 return dict(map(_gate, await driver.fetch(self._all)))
 
+    async def lock_log(self, driver: Driver) -> None:
+        """Take the ledger's lock, before any other: for who may make a gate's row, or counts the calls in flight.
+
+        A row that is not there cannot be locked, and two who count at once would both take the last place.
+        """
+        await driver.execute(self._alone)
+
     async def open(
-        self, driver: Driver, names: Collection[str], *, now: datetime | None = None, clean: bool = False
+        self,
+        driver: Driver,
+        names: Collection[str],
+        *,
+        now: datetime | None = None,
+        clean: bool = False,
+        asking: Collection[UUID] | None = None,
     ) -> GateBook:
         """The gates of these names, locked until the transaction ends. `clean` says that there is no row to be locked.
 
-        `now` is the time by the database's clock; without it, it is asked for when the locks are had.
+        `now` is the time by the database's clock; without it, it is asked for when the locks are had. `asking` are the sessions
+        whose creation is to be let through, which is not in flight yet though they are leased; `None`: it is no creation.
         """
         found = {} if clean else dict(map(_gate, await driver.fetch(self._lock, list(names))))
-        limited, in_flight = self._policy.calls is not None, 0
-        if now is None or limited:
-            asked, in_flight = await driver.fetchrow(self._now, limited)
-            now = now or asked
-        return GateBook(found, now, self._policy, in_flight)
+        now = now or await driver.fetchval("SELECT clock_timestamp()")
+        if asking is None or self._policy.calls is None:
+            return GateBook(found, now, replace(self._policy, calls=None))
+        return GateBook(found, now, self._policy, await driver.fetchval(self._in_flight, list(asking)))
 
     async def write(self, driver: Driver, book: GateBook) -> None:
         """Write what has become of the gates in `book`."""

@@ -61,7 +61,7 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     retries_per_second: float = 5.0
 
     calls: int | None = None
-    """The most requests in flight, over all processes; `None`: no limit."""
+    """The most creations in flight, over all processes; `None`: no limit."""
 
 
 class Hold(StrEnum):
@@ -198,7 +198,7 @@ def slots(gate: Gate, most: int, now: datetime, policy: GatePolicy) -> tuple[Gat
         return gate, [], held
     if gate.broken_at is not None:
         probing = replace(gate, probe_until=now + timedelta(milliseconds=policy.probe_ms))
-        return probing, [now], probing.shut(now)
+        return probing, [now], probing.shut(now) if most > 1 else None
     pace = gate.rate(now, policy)
     if pace is None:
         return gate, [now] * most, None
@@ -213,29 +213,40 @@ def slots(gate: Gate, most: int, now: datetime, policy: GatePolicy) -> tuple[Gat
 
 def admit(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
     """Let a request through, or say what holds it back; then the gate is as it was."""
-    if passage.slotted:
-        # Its slot was taken, a probe's too: only what came to light since can hold it back.
-        held = replace(gate, probe_until=None).shut(now)
-        return (gate, held) if held else _pass(gate, gate, passage, now, policy)
+    passed, held = _slotted(gate, now) if _has_slot(gate, passage, now) else _unslotted(gate, now, policy)
+    if held is None and gate.broken_at is None:  # a probe is let through alone, which is little enough
+        passed, held = _pass(passed, passage, now, policy)
+    return (passed, None) if held is None else (gate, held)
+
+
+def _has_slot(gate: Gate, passage: Passage, now: datetime) -> bool:
+    """Whether the slot that was taken is still good: where the circuit is broken, while a probe is waited for."""
+    probed = gate.broken_at is None or (gate.probe_until is not None and now < gate.probe_until)
+    return passage.slotted and probed
+
+
+def _slotted(gate: Gate, now: datetime) -> tuple[Gate, Held | None]:
+    # Only what came to light since the slot was taken can hold it back; the probe that is waited for may be this very one.
+    return gate, replace(gate, probe_until=None).shut(now)
+
+
+def _unslotted(gate: Gate, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
     passed, taken, held = slots(gate, 1, now, policy)
-    if not taken:
-        return gate, held
-    if taken[0] > now:
-        return gate, _paced(taken[0], gate.rate(now, policy) or 0.0)
-    return _pass(gate, passed, passage, now, policy)
+    if taken and taken[0] > now:
+        held = _paced(taken[0], gate.rate(now, policy) or 0.0)
+    return passed, held
 
 
-def _pass(before: Gate, gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
+def _pass(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
     rate = gate.rate(now, policy)
-    if rate is not None and gate.broken_at is None:
+    if rate is not None:
         # The generic cell rate algorithm (ITU-T I.371): evenly, but for `at_once`.
         due = max(gate.next_passage or now, now)
         earliest = due - timedelta(seconds=policy.at_once / rate)
         if now < earliest:
-            return before, _paced(earliest, rate)
+            return gate, _paced(earliest, rate)
         gate = replace(gate, next_passage=due + timedelta(seconds=1 / rate))
-    spent, held = _spend(gate, passage, now, policy)
-    return (before, held) if held else (spent, None)
+    return _spend(gate, passage, now, policy)
 
 
 def _spend(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
@@ -261,12 +272,12 @@ def hear(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gat
     """The gate after what a request has brought to light."""
     match hearing.answered:
         case Answered.THROTTLED:
-            return _close(_mended(gate), hearing, now, policy)
+            told = _mended(gate)
         case Answered.FAILED:
-            return _failed(gate, hearing, now, policy)
+            told = _failed(gate, hearing, now, policy)
         case Answered.WELL:
-            mended = _counted(_mended(gate), hearing)
-            return mended if hearing.closed_ms is None else _drained(mended, hearing, now, policy)
+            told = _counted(_mended(gate), hearing)
+    return told if hearing.closed_ms is None else _closed(told, hearing.closed_ms, hearing, now, policy)
 
 
 def _mended(gate: Gate) -> Gate:
@@ -280,34 +291,26 @@ def _counted(gate: Gate, hearing: Hearing) -> Gate:
     return replace(gate, well=gate.well + 1)
 
 
-def _until(gate: Gate, hearing: Hearing, now: datetime) -> datetime:
-    until = now + timedelta(milliseconds=hearing.closed_ms or 0)
-    return max(gate.closed_until or until, until)
-
-
-def _close(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
-    until = _until(gate, hearing, now)
-    closed = replace(
-        gate,
-        closed_at=now,
-        closed_until=until,
-        why=hearing.why,
-        paced_from=until,
-        next_slot=until,
-        next_passage=until,
-        well=0,
-    )
+def _closed(gate: Gate, closed_ms: int, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
+    until, why = now + timedelta(milliseconds=closed_ms), hearing.why
+    if gate.closed_until is not None and gate.closed_until > until:
+        until, why = gate.closed_until, gate.why
+    closed = replace(gate, closed_until=until, why=why, paced_from=until, next_slot=until, next_passage=until, well=0)
     if gate.closed_at is not None and hearing.began_at <= gate.closed_at:
         # It was under way when the gate closed, and tells of the same excess: the rate has been cut for it already.
-        return replace(closed, closed_at=gate.closed_at)
+        return closed
+    return replace(closed, closed_at=now, ceiling=_exceeded(gate, hearing, now, policy))
+
+
+def _exceeded(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> float | None:
+    """The rate that was too much; `None`: not known."""
     if hearing.quota is not None:
-        return replace(closed, ceiling=_stated(hearing.quota, policy))
+        return _stated(hearing.quota, policy)
     rate = gate.rate(now, policy)
-    return replace(closed, ceiling=None if rate is None else max(policy.least_rate, _too_much(gate, rate, policy)))
+    return None if rate is None else max(policy.least_rate, _too_much(gate, rate, policy))
 
 
 def _too_much(gate: Gate, rate: float, policy: GatePolicy) -> float:
-    """The rate that is too much, now that a 429 came at `rate`."""
     if gate.ceiling is None:
         return rate * (1 - exp(-1))  # it rose as fast as it is: this is what went out over the last second
     if rate > gate.ceiling:
@@ -315,22 +318,6 @@ def _too_much(gate: Gate, rate: float, policy: GatePolicy) -> float:
     if gate.well > rate * policy.proven_ms / 1_000:
         return gate.ceiling  # it was borne for long: some requests have met, that is all
     return policy.rest_share * rate
-
-
-def _drained(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
-    until = _until(gate, hearing, now)
-    ceiling = gate.rate(now, policy) if hearing.quota is None else _stated(hearing.quota, policy)
-    return replace(
-        gate,
-        closed_at=now,
-        closed_until=until,
-        why=hearing.why,
-        paced_from=until,
-        next_slot=until,
-        next_passage=until,
-        ceiling=ceiling,
-        well=0,
-    )
 
 
 def _stated(quota: float, policy: GatePolicy) -> float:

@@ -11,6 +11,7 @@ def heard(gate: str, outcome: Channel | Created | Throttled | Failed, began_at: 
     """What the answer to a request to CXone tells. `began_at` is when it was about to be made, by the database's clock."""
     drained = outcome.drained
     quota = drained.per_second if drained else None
+    closed_ms, closed_why = (drained.ms, drained.why) if drained else (None, "")
     match outcome:
         case Throttled():
             asked = outcome.retry_after
@@ -18,16 +19,11 @@ def heard(gate: str, outcome: Channel | Created | Throttled | Failed, began_at: 
             return Hearing(
                 gate=gate, answered=Answered.THROTTLED, began_at=began_at, closed_ms=ms, why=why, quota=quota
             )
-        case Failed() if not outcome.kind.is_final:
-            return Hearing(gate=gate, answered=Answered.FAILED, began_at=began_at)
-        case Channel() | Created() | Failed():  # what it rejects, it has answered
+        case Channel() | Created() | Failed():
+            failed = isinstance(outcome, Failed) and not outcome.kind.is_final  # what it rejects, it has answered
+            answered = Answered.FAILED if failed else Answered.WELL
             return Hearing(
-                gate=gate,
-                answered=Answered.WELL,
-                began_at=began_at,
-                closed_ms=drained.ms if drained else None,
-                why=drained.why if drained else "",
-                quota=quota,
+                gate=gate, answered=answered, began_at=began_at, closed_ms=closed_ms, why=closed_why, quota=quota
             )
         case _:
             assert_never(outcome)

@@ -1,0 +1,138 @@
+"""An attempt that its gate holds back: put off with a reason, and given up where it would come too late."""
+
+from typing import Any
+
+import pytest
+
+from engine.domain import events as e
+from engine.domain.gate import Held, Hold
+from engine.domain.lifecycle import AttemptCreation, Policy, ValidateChannel
+from engine.domain.retry import RetryPolicy
+from engine.domain.session import Status
+from tests.unit.given import given
+from tests.unit.samples import (
+    ABANDONED,
+    ACTIVE,
+    ATTEMPTING,
+    EXPIRED,
+    FAILED,
+    IN_DOUBT,
+    OPEN,
+    PARKED,
+    REFUSED,
+    REJECTED,
+    THROTTLED,
+    VALIDATED,
+    at,
+    begin,
+    deferred,
+    retry_decided,
+    was_attempted,
+    was_deferred,
+    was_throttled,
+)
+
+DEADLINE = Policy(creation=RetryPolicy(deadline_ms=60_000))
+WAITING = {"open": OPEN, "validated": VALIDATED, "throttled": THROTTLED, "in_doubt": IN_DOUBT, "failed": FAILED}
+
+
+def held(until: float = 9, by: Hold = Hold.GATE) -> Held:
+    return Held(by=by, until=at(until), reason="the gate is closed: Retry-After of 2 s")
+
+
+waiting = pytest.mark.parametrize("history", WAITING.values(), ids=WAITING)
+
+
+@waiting
+def test_what_is_held_back_is_put_off_until_it_may_be_made_and_says_by_what(history: tuple[e.Event, ...]) -> None:
+    event = given(*history).when(deferred(held(9), now=at(3.5))).then_one(e.CreationDeferred)
+    assert (event.at, event.retry_at, event.wait_ms) == (at(3.5), at(9), 5_500)
+    assert (event.gate, event.held_by) == ("api.example.com sessions", Hold.GATE)
+    assert event.reason == "the gate is closed: Retry-After of 2 s"
+
+
+@waiting
+def test_a_session_that_is_put_off_stands_where_it_stood_and_takes_the_same_step_later(
+    history: tuple[e.Event, ...],
+) -> None:
+    before = given(*history)
+    then = before.when(deferred(held(9), now=at(3.5)))
+    assert (then.state.status, then.state.attempts) == (before.state.status, before.state.attempts)
+    assert (then.state.failures, then.state.throttles) == (before.state.failures, before.state.throttles)
+    assert then.state.in_doubt == before.state.in_doubt
+    assert (then.state.retry_at, then.state.reason) == (at(9), "the gate is closed: Retry-After of 2 s")
+    step = ValidateChannel if history == OPEN else AttemptCreation
+    assert given(*then.before, *then.events).next_step() == step(at(9))
+
+
+def test_an_attempt_that_was_put_off_has_the_number_it_would_have_had() -> None:
+    given(*VALIDATED, was_deferred(), was_deferred()).when(begin(now=at(9))).then(was_attempted(1, at=at(9)))
+
+
+@pytest.mark.parametrize(
+    "history",
+    [(), ATTEMPTING, PARKED, ACTIVE, EXPIRED, REFUSED, REJECTED, ABANDONED],
+    ids=["new", "attempting", "parked", "active", "expired", "refused", "rejected", "abandoned"],
+)
+def test_nothing_is_put_off_where_nothing_is_to_be_made(history: tuple[e.Event, ...]) -> None:
+    given(*history).when(deferred(held())).then_nothing()
+
+
+@pytest.mark.parametrize(("by", "spread_ms"), [(Hold.BUDGET, 5_000), (Hold.CALLS, 500)])
+def test_those_whom_the_same_shortage_holds_back_do_not_all_come_again_at_once(by: Hold, spread_ms: int) -> None:
+    def wait(jitter: float) -> Any:
+        return given(*VALIDATED).when(deferred(held(9, by), now=at(8), jitter=jitter)).then_one(e.CreationDeferred)
+
+    assert wait(0.0).retry_at == at(9)
+    assert wait(0.0).reason == held().reason
+    half = wait(0.5)
+    assert (half.retry_at, half.wait_ms) == (at(9 + spread_ms / 2_000), 1_000 + spread_ms // 2)
+    assert half.reason == f"{held().reason}, plus {spread_ms // 2} ms spread"
+
+
+@pytest.mark.parametrize("by", [Hold.GATE, Hold.PACE, Hold.BREAKER])
+def test_a_wait_that_ends_with_slots_or_a_probe_is_not_spread(by: Hold) -> None:
+    event = given(*VALIDATED).when(deferred(held(9, by), jitter=0.999)).then_one(e.CreationDeferred)
+    assert event.retry_at == at(9)
+
+
+def test_the_wait_is_never_negative_when_clocks_disagree() -> None:
+    event = given(*VALIDATED).when(deferred(held(9), now=at(20))).then_one(e.CreationDeferred)
+    assert (event.wait_ms, event.retry_at) == (0, at(9))
+
+
+# The deadline
+
+
+@waiting
+def test_a_session_that_would_have_to_wait_beyond_its_deadline_is_given_up_at_once(
+    history: tuple[e.Event, ...],
+) -> None:
+    given(*history).when(deferred(held(60)), DEADLINE).then_kinds(e.CreationDeferred)
+    then = given(*history).when(deferred(held(60.001)), DEADLINE).then_kinds(e.CreationDeferred, e.SessionAbandoned)
+    assert then.state.status is Status.ABANDONED
+    assert then.state.reason == "given up: the next try would come after the deadline of 60000 ms"
+    assert given(*then.before, *then.events).next_step() is None
+
+
+def test_an_attempt_whose_deadline_has_passed_while_it_waited_is_not_made() -> None:
+    history = (*VALIDATED, was_deferred(retry_at=at(50)))
+    given(*history).when(begin(now=at(60)), DEADLINE).then_kinds(e.CreationAttempted)
+    then = given(*history).when(begin(now=at(60.001)), DEADLINE).then_kinds(e.SessionAbandoned)
+    assert then.state.status is Status.ABANDONED
+    assert then.state.attempts == 0
+
+
+def test_a_lost_attempt_is_recorded_before_the_session_is_given_up_past_its_deadline() -> None:
+    given(*ATTEMPTING).when(begin(now=at(61)), DEADLINE).then_kinds(e.CreationFailed, e.SessionAbandoned)
+
+
+def test_however_often_it_is_held_back_only_the_deadline_ends_it() -> None:
+    history = (*THROTTLED, *(was_deferred() for _ in range(100)), was_attempted(2), was_throttled(2))
+    given(*history).when(deferred(held(9))).then_kinds(e.CreationDeferred)
+
+
+def test_a_person_who_has_it_retried_sets_a_new_deadline_for_what_is_put_off_too() -> None:
+    history = (*PARKED, retry_decided(at=at(100)))
+    given(*history).when(deferred(held(160), now=at(101)), DEADLINE).then_kinds(e.CreationDeferred)
+    given(*history).when(begin(now=at(160)), DEADLINE).then_kinds(e.CreationAttempted)

@@ -1,0 +1,514 @@
+"""The gate before an API: what it has been told, and what it then lets through."""
+
+from datetime import datetime, timedelta
+from math import exp
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from adapters.postgres.gates import GateBook
+from engine.domain import events as e
+from engine.domain.gate import Answered, Gate, GatePolicy, Hearing, Held, Hold, Passage, admit, hear, slots
+from engine.domain.hearing import heard, heard_of_webhook
+from engine.domain.quota import Drained
+from tests.unit.samples import at, channel, created, delivered, failed, throttled
+
+NAME = "api.example.com sessions"
+POLICY = GatePolicy()
+CLEAN = Gate()
+FIRST = Passage(gate=NAME, retry=False, slotted=False)
+RETRY = replace(FIRST, retry=True)
+SLOTTED = replace(FIRST, slotted=True)
+
+
+def telling(answered: Answered, began: float, **given: Any) -> Hearing:
+    return Hearing(gate=NAME, answered=answered, began_at=at(began), **given)
+
+
+class Told:
+    """A gate, and what becomes of it. Times are seconds."""
+
+    def __init__(self, gate: Gate = CLEAN, policy: GatePolicy = POLICY) -> None:
+        self.gate = gate
+        self.policy = policy
+
+    def throttled(self, now: float, closed_s: float = 0, *, began: float | None = None, **given: Any) -> "Told":
+        began = now if began is None else began
+        given = {"why": f"Retry-After of {closed_s} s", "closed_ms": round(closed_s * 1_000), **given}
+        return self._hear(telling(Answered.THROTTLED, began, **given), now)
+
+    def failed(self, now: float, times: int = 1, *, began: float | None = None, **given: Any) -> "Told":
+        for _ in range(times):
+            self._hear(telling(Answered.FAILED, now if began is None else began, **given), now)
+        return self
+
+    def well(self, now: float, times: int = 1, *, began: float | None = None, **given: Any) -> "Told":
+        for _ in range(times):
+            self._hear(telling(Answered.WELL, now if began is None else began, **given), now)
+        return self
+
+    def _hear(self, hearing: Hearing, now: float) -> "Told":
+        self.gate = hear(self.gate, hearing, at(now), self.policy)
+        return self
+
+    def asked(self, now: float, passage: Passage = FIRST) -> Held | None:
+        self.gate, held = admit(self.gate, passage, at(now), self.policy)
+        return held
+
+    def let_through(self, now: float, passage: Passage = FIRST, times: int = 1) -> "Told":
+        for _ in range(times):
+            assert self.asked(now, passage) is None
+        return self
+
+    def held_by(self, hold: Hold, now: float, passage: Passage = FIRST) -> Held:
+        before = self.gate
+        held = self.asked(now, passage)
+        assert held is not None
+        assert held.by is hold
+        assert self.gate == before, "who is held back leaves the gate as it was"
+        return held
+
+    def slots(self, now: float, most: int = 1_000) -> list[datetime]:
+        self.gate, taken, _ = slots(self.gate, most, at(now), self.policy)
+        return taken
+
+    def rate(self, now: float) -> float | None:
+        return self.gate.rate(at(now), self.policy)
+
+    def broken(self, now: float = 0) -> "Told":
+        return self.failed(now, self.policy.failures_in_a_row)
+
+
+def told(gate: Gate = CLEAN, **policy: Any) -> Told:
+    return Told(gate, GatePolicy(**policy))
+
+
+# The gate
+
+
+def test_who_knows_nothing_against_an_api_lets_everything_through_and_stays_as_it_was() -> None:
+    gate = told().let_through(0, times=500)
+    assert gate.slots(0, 500) == [at(0)] * 500
+    assert gate.gate == CLEAN
+    assert gate.gate.is_clean(at(0), POLICY)
+
+
+@pytest.mark.parametrize("passage", [FIRST, RETRY, SLOTTED])
+def test_a_throttle_closes_the_gate_until_the_servers_time_and_not_a_moment_less(passage: Passage) -> None:
+    gate = told().throttled(1, 2)
+    for now in (1, 2, 2.999999):
+        held = gate.held_by(Hold.GATE, now, passage)
+        assert held.until == at(3)
+        assert "Retry-After of 2 s" in held.reason
+        assert gate.slots(now) == []
+    gate.let_through(3, passage)
+
+
+@pytest.mark.parametrize("waits", [(5, 2), (2, 5)])
+def test_of_several_throttles_the_one_that_ends_last_counts_and_is_the_one_that_is_told(
+    waits: tuple[float, float],
+) -> None:
+    gate = told().throttled(0, waits[0], began=-1).throttled(0, waits[1], began=-1)
+    held = gate.held_by(Hold.GATE, 4.999)
+    assert held.until == at(5)
+    assert "Retry-After of 5 s" in held.reason
+
+
+def test_a_shorter_throttle_that_comes_later_does_not_open_what_another_has_closed() -> None:
+    gate = told().throttled(0, 60).throttled(10, 0, began=-1)
+    assert gate.held_by(Hold.GATE, 59.999).until == at(60)
+
+
+def test_a_success_that_was_under_way_does_not_open_a_closed_gate() -> None:
+    gate = told().throttled(0, 5).well(1, began=-1)
+    assert gate.held_by(Hold.GATE, 4.999).until == at(5)
+
+
+def test_a_closed_gate_opens_with_a_pace_and_not_with_all_that_waits() -> None:
+    gate = told(first_rate=10, ahead_ms=300).throttled(0, 5)
+    assert gate.slots(5) == [at(5), at(5.1), at(5.2), at(5.3)]
+    gate.held_by(Hold.PACE, 5)
+
+
+def test_a_quota_that_a_success_says_is_used_up_closes_the_gate_just_as_a_throttle_does() -> None:
+    gate = told().well(0, closed_ms=2_000, why="RateLimit says so", quota=50.0)
+    assert gate.held_by(Hold.GATE, 1.999).reason == "the gate is closed: RateLimit says so"
+    assert gate.rate(2) == pytest.approx(POLICY.decrease * POLICY.rest_share * 50)
+
+
+def test_a_quota_that_a_failure_says_is_used_up_closes_the_gate_too() -> None:
+    gate = told().failed(0, closed_ms=2_000, why="RateLimit says so")
+    assert gate.held_by(Hold.GATE, 1.999).until == at(2)
+    assert gate.gate.failures == 1
+
+
+# The pace
+
+
+def test_an_api_that_throttles_for_the_first_time_is_tried_with_a_rate_that_each_answer_raises() -> None:
+    gate = told(first_rate=10, boundless_rate=100).throttled(0, 5)
+    assert [gate.rate(now) for now in (0, 5, 60)] == [10, 10, 10], "what nobody makes use of does not rise"
+    assert gate.well(6, 10).rate(6) == 20, "with a request for each slot it doubles each second"
+    assert gate.well(7, 79).rate(7) == 99
+    assert gate.well(7).rate(7) is None, "what has risen so far is no limit any more"
+
+
+def test_a_throttle_then_takes_for_too_much_what_went_out_over_the_last_second() -> None:
+    rates = [10 * exp(n / 1_000) for n in range(2_001)]  # what rises by 1 with each request rises as fast as it is
+    gate = told(first_rate=10).throttled(0, 0).well(2, round(rates[-1]) - 10).throttled(2, 1)
+    assert gate.gate.ceiling == pytest.approx(sum(rates[1_000:2_000]) / 1_000, rel=0.01)
+
+
+def known(ceiling: float, **policy: Any) -> Told:
+    """A gate that was opened at 0 s and knows the rate that was too much."""
+    return told(replace(CLEAN, ceiling=ceiling, paced_from=at(0)), **policy)
+
+
+def test_a_throttle_cuts_the_rate_by_a_factor_and_then_it_rises_by_a_step_with_each_answer() -> None:
+    gate = known(100, decrease=0.5, increase=0.1)
+    assert gate.rate(0) == 50
+    assert gate.rate(60) == 50, "what nobody makes use of does not rise"
+    assert gate.well(60, 300).rate(60) == pytest.approx(80)
+    gate.throttled(60, 1)
+    assert gate.rate(61) == pytest.approx(40)
+    assert gate.well(62, 10).rate(62) == pytest.approx(41)
+
+
+def test_answers_to_what_was_asked_before_it_closed_or_that_are_failures_do_not_raise_the_rate() -> None:
+    gate = known(100).throttled(1, 1)
+    rate = gate.rate(2)
+    gate.well(2, 5, began=0.5).well(2, 5, began=1).failed(2, 5)
+    assert gate.rate(2) == rate
+
+
+def test_the_rise_rests_just_below_what_was_too_much_and_then_tries_whether_more_can_be_had() -> None:
+    gate = known(100, decrease=0.5, increase=0.1, rest_share=0.9, rest_ms=10_000)
+    assert gate.well(1, 400).rate(1) == pytest.approx(90)
+    assert gate.well(1, 900).rate(1) == pytest.approx(90), "for as many answers as come in 10 s at 90 a second"
+    assert gate.well(1, 100).rate(1) == pytest.approx(100)
+    assert gate.well(1, 100).rate(1) == pytest.approx(110)
+
+
+def test_a_limit_that_is_exceeded_many_times_without_another_throttle_is_forgotten() -> None:
+    gate = known(100, decrease=0.5, increase=1, rest_share=0.9, rest_ms=0, forgotten_share=4).well(1, 349)
+    assert gate.rate(1) == pytest.approx(399)
+    assert not gate.gate.is_clean(at(1), gate.policy)
+    assert gate.well(1).rate(1) is None
+    assert gate.gate.is_clean(at(1), gate.policy)
+    assert gate.throttled(2, 0).gate.ceiling is None, "a throttle then begins anew"
+
+
+def test_a_limit_is_forgotten_when_there_was_no_throttle_for_long_from_when_it_opened() -> None:
+    gate = told(forgotten_ms=60_000).throttled(0, 30)
+    assert gate.rate(90) is not None
+    assert gate.rate(90.001) is None
+    assert gate.gate.is_clean(at(90.001), gate.policy)
+
+
+def test_who_comes_late_for_its_slot_with_others_is_sent_back_for_another() -> None:
+    gate = known(10, decrease=1.0, rest_share=1.0, at_once=2).let_through(1, SLOTTED, times=3)
+    assert gate.held_by(Hold.PACE, 1, SLOTTED).until == at(1.1)
+    gate.let_through(1.1, SLOTTED).held_by(Hold.PACE, 1.1, SLOTTED)
+    gate.let_through(2, SLOTTED, times=3).held_by(Hold.PACE, 2, SLOTTED)
+
+
+def test_several_throttles_of_what_was_under_way_together_cut_the_rate_once() -> None:
+    gate = known(100, decrease=0.5).throttled(0, 1, began=-0.5)
+    ceiling = gate.gate.ceiling
+    assert ceiling == 50
+    for began in (-0.4, -0.1, 0):
+        gate.throttled(0.2, 2, began=began)
+    assert gate.gate.ceiling == ceiling
+    assert gate.held_by(Hold.GATE, 2.1).until == at(2.2), "but how long the server wants peace is heard each time"
+    gate.throttled(3, 1, began=2.5)
+    assert gate.gate.ceiling == 25
+
+
+def test_several_answers_that_tell_of_the_same_drained_quota_cut_the_rate_once() -> None:
+    gate = known(100, decrease=0.5)
+    for now in (1, 1.1, 1.2):
+        gate.well(now, began=0.5, closed_ms=1_000)
+    assert gate.rate(3) == pytest.approx(25, rel=0.01)
+
+
+def test_the_rate_never_falls_below_the_least_however_little_the_server_says_it_bears() -> None:
+    gate = told(least_rate=0.1)
+    for now in range(50):
+        gate.throttled(now, 0)
+    assert gate.gate.ceiling == 0.1
+    for answer in (told(least_rate=0.1).throttled, told(least_rate=0.1).well):
+        drained = answer(0, closed_ms=1_000, quota=1e-15)
+        assert drained.gate.ceiling == 0.1
+        assert drained.slots(1) == [at(1)]
+
+
+def test_slots_are_given_out_one_by_one_each_once_and_only_a_little_ahead() -> None:
+    gate = known(10, decrease=1.0, rest_share=1.0, ahead_ms=200)
+    assert gate.slots(0, 2) == [at(0), at(0.1)]
+    assert gate.slots(0, 2) == [at(0.2)]
+    assert gate.slots(0, 2) == []
+    assert gate.held_by(Hold.PACE, 0).until == at(0.3)
+    assert gate.slots(0.15, 5) == [at(0.3)]
+    assert gate.slots(5, 2) == [at(5), at(5.1)], "what was not taken is not saved up"
+
+
+def test_who_has_no_slot_comes_after_those_who_have_and_does_not_wait_for_one() -> None:
+    gate = known(10, decrease=1.0, rest_share=1.0)
+    gate.let_through(0)
+    assert gate.held_by(Hold.PACE, 0.05).until == at(0.1)
+    gate.let_through(0.05, SLOTTED)
+    gate.let_through(0.1)
+
+
+# The breaker
+
+
+def test_failures_in_a_row_break_the_circuit_for_a_while() -> None:
+    gate = told(failures_in_a_row=3, break_ms=1_000).failed(0, 2).let_through(0)
+    gate.failed(0)
+    for passage in (FIRST, RETRY, SLOTTED):
+        held = gate.held_by(Hold.BREAKER, 0.999, passage)
+        assert held.until == at(1)
+        assert "3 requests in a row failed" in held.reason
+    assert gate.slots(0.999) == []
+
+
+def test_failures_that_a_success_lies_between_break_nothing() -> None:
+    gate = told(failures_in_a_row=3)
+    for now in range(10):
+        gate.failed(now, 2).well(now)
+    gate.let_through(10)
+    assert gate.gate == CLEAN
+
+
+def test_throttles_never_break_the_circuit_and_one_between_failures_ends_their_row() -> None:
+    gate = told(failures_in_a_row=3)
+    for now in range(10):
+        gate.throttled(now, 0)
+    gate.failed(20, 2).throttled(21, 0).failed(22, 2)
+    assert gate.gate.broken_at is None
+
+
+def test_after_the_rest_one_request_at_a_time_probes() -> None:
+    gate = told(probe_ms=5_000).broken().let_through(1)
+    held = gate.held_by(Hold.BREAKER, 1)
+    assert held.until == at(6)
+    assert "one probes now" in held.reason
+
+
+def test_a_probe_can_be_a_slot_that_is_taken_at_a_claim_and_used_later() -> None:
+    gate = told(probe_ms=5_000).broken()
+    assert gate.slots(1) == [at(1)]
+    assert gate.slots(1) == []
+    gate.held_by(Hold.BREAKER, 1.2)
+    gate.let_through(1.2, SLOTTED)
+    gate.held_by(Hold.BREAKER, 1.3)
+
+
+def test_whoever_wanted_no_more_than_the_probe_is_not_told_that_anything_is_held_back() -> None:
+    _, taken, held = slots(told().broken().gate, 1, at(1), POLICY)
+    assert (taken, held) == ([at(1)], None)
+
+
+def test_a_probe_that_is_lost_makes_room_for_another_after_a_while() -> None:
+    gate = told(probe_ms=5_000).broken().let_through(1)
+    gate.held_by(Hold.BREAKER, 5.999)
+    gate.let_through(6)
+    gate.held_by(Hold.BREAKER, 6)
+
+
+def test_a_slot_from_before_the_break_is_no_second_probe() -> None:
+    gate = told(break_ms=1_000, probe_ms=5_000).broken().let_through(1.5, SLOTTED)
+    gate.held_by(Hold.BREAKER, 1.5)
+
+
+def test_a_probe_that_fails_doubles_the_rest_up_to_the_longest() -> None:
+    gate = told(break_ms=1_000, longest_break_ms=5_000).broken()
+    rests, now = [], 1.0
+    for _ in range(5):
+        gate.let_through(now).failed(now)
+        until = gate.held_by(Hold.BREAKER, now).until
+        rests.append((until - at(now)).total_seconds())
+        now += rests[-1]
+    assert rests == [2, 4, 5, 5, 5]
+
+
+def test_a_probe_that_goes_well_closes_the_circuit_and_the_next_break_is_short_again() -> None:
+    gate = told(break_ms=1_000).broken().let_through(1).failed(1).let_through(3).well(3)
+    assert gate.gate == CLEAN
+    assert gate.broken(4).held_by(Hold.BREAKER, 4).until == at(5)
+
+
+@pytest.mark.parametrize("answer", ["well", "throttled"])
+def test_any_answer_but_a_failure_closes_the_circuit(answer: str) -> None:
+    gate = told().broken().let_through(1)
+    getattr(gate, answer)(2)
+    assert (gate.gate.failures, gate.gate.breaks, gate.gate.broken_at) == (0, 0, None)
+
+
+def test_failures_of_before_the_break_that_come_late_are_ignored() -> None:
+    gate = told(break_ms=1_000).broken()
+    before = gate.gate
+    gate.failed(0.5, 5, began=-1).failed(0.9, began=0)
+    assert gate.gate == before
+    gate.let_through(1).failed(1.5, began=-1)
+    assert gate.held_by(Hold.BREAKER, 1.5).until == at(31), "nor do they pass for the probe"
+
+
+def test_a_circuit_that_is_broken_very_often_can_still_be_broken_again() -> None:
+    gate = told(replace(CLEAN, breaks=100_000, broken_at=at(0), failures=100_000)).failed(1)
+    assert gate.held_by(Hold.BREAKER, 1).until == at(31)
+
+
+# The budget
+
+
+def test_so_many_retries_are_let_through_and_then_only_what_is_regained() -> None:
+    gate = told(retries_kept=3, retries_per_second=0.5).let_through(0, RETRY, times=3)
+    held = gate.held_by(Hold.BUDGET, 0, RETRY)
+    assert held.until == at(2)
+    gate.held_by(Hold.BUDGET, 1.9, RETRY)
+    gate.let_through(2, RETRY).held_by(Hold.BUDGET, 2, RETRY)
+
+
+def test_first_attempts_are_always_let_through_and_each_earns_a_share_of_a_retry() -> None:
+    gate = told(retries_kept=1, retries_per_request=0.2, retries_per_second=0.001).let_through(0, RETRY)
+    for _ in range(3):
+        gate.let_through(0, times=4).held_by(Hold.BUDGET, 0, RETRY)
+        gate.let_through(0).let_through(0, RETRY)
+
+
+def test_no_more_is_saved_up_than_is_kept() -> None:
+    gate = told(retries_kept=2, retries_per_second=1_000).let_through(0, RETRY).let_through(1_000, times=50)
+    gate.let_through(1_000, RETRY, times=2).held_by(Hold.BUDGET, 1_000, RETRY)
+
+
+def test_a_retry_that_the_budget_holds_back_takes_nobodys_slot() -> None:
+    paced = replace(CLEAN, ceiling=10, paced_from=at(0), retries=0.0, retries_at=at(0))
+    gate = told(paced, retries_per_second=0.001)
+    gate.held_by(Hold.BUDGET, 0, RETRY)
+    gate.let_through(0)
+
+
+@pytest.mark.parametrize("slotted", [False, True])
+def test_a_probe_is_not_held_back_by_the_budget(slotted: bool) -> None:
+    gate = told(replace(CLEAN, retries=0.0, retries_at=at(0)), retries_per_second=0.001).broken()
+    if slotted:
+        assert gate.slots(1) == [at(1)]
+    gate.let_through(1, replace(RETRY, slotted=slotted))
+
+
+# Clean again
+
+
+def test_a_gate_is_clean_once_nothing_is_known_against_its_api_any_more() -> None:
+    assert not told().throttled(0, 1).gate.is_clean(at(0.5), POLICY)
+    assert not told().throttled(0, 1).gate.is_clean(at(5), POLICY)
+    assert told().throttled(0, 1).gate.is_clean(at(902), POLICY)
+    assert not told().failed(0).gate.is_clean(at(10_000), POLICY)
+    assert told().failed(0).well(1).gate.is_clean(at(1), POLICY)
+    assert not told().broken().gate.is_clean(at(10_000), POLICY)
+    assert not told().let_through(0, RETRY).gate.is_clean(at(0.1), POLICY)
+    assert told().let_through(0, RETRY).gate.is_clean(at(0.2), POLICY)
+
+
+# Several at once, in one transaction
+
+
+def a_book(gate: Gate | None = None, now: float = 0, in_flight: int = 0, **policy: Any) -> GateBook:
+    return GateBook({} if gate is None else {NAME: gate}, at(now), GatePolicy(**policy), in_flight)
+
+
+def test_no_more_calls_are_let_through_than_there_are_places() -> None:
+    book = a_book(in_flight=3, calls=5)
+    assert [book.admit(FIRST) for _ in range(2)] == [None, None]
+    held = book.admit(FIRST)
+    assert held is not None
+    assert held.by is Hold.CALLS
+    assert "5 calls are in flight" in held.reason
+    assert book.admit(SLOTTED) is None, "who has a slot has a place"
+
+
+def test_no_more_slots_are_given_out_than_there_are_places() -> None:
+    book = a_book(in_flight=3, calls=5)
+    free, held = book.room(NAME, 10)
+    assert len(free) == 2
+    assert held is not None
+    assert held.by is Hold.CALLS
+    assert book.take(NAME, 1) == [at(0)]
+    assert len(book.room(NAME, 10)[0]) == 1
+    assert book.room(NAME, 1)[1] is None
+
+
+def test_who_finds_every_place_taken_leaves_the_gate_as_it_was() -> None:
+    book = a_book(replace(CLEAN, ceiling=10, paced_from=at(0), retries=5.0, retries_at=at(0)), in_flight=1, calls=1)
+    assert book.admit(RETRY) is not None
+    assert book.kept() == {}
+
+
+def test_what_holds_all_back_is_told_before_the_places() -> None:
+    free, held = a_book(told().throttled(0, 5).gate, in_flight=1, calls=1).room(NAME, 5)
+    assert free == []
+    assert held is not None
+    assert held.by is Hold.GATE
+
+
+def test_who_comes_after_a_throttle_in_the_same_transaction_is_held_back() -> None:
+    book = a_book()
+    assert book.admit(FIRST) is None
+    book.hear(telling(Answered.THROTTLED, -1, closed_ms=1_000))
+    held = book.admit(FIRST)
+    assert held is not None
+    assert held.by is Hold.GATE
+    assert set(book.kept()) == {NAME}
+
+
+def test_only_what_has_changed_is_written_and_what_has_become_clean_by_itself_is_dropped() -> None:
+    closed = told().throttled(0, 1).gate
+    assert (a_book(closed, 0.5).kept(), a_book(closed, 0.5).dropped()) == ({}, [])
+    assert (a_book(closed, 902).kept(), a_book(closed, 902).dropped()) == ({}, [NAME])
+    new = a_book()
+    new.hear(telling(Answered.WELL, 0))
+    assert (new.kept(), new.dropped()) == ({}, [])
+
+
+# What answers tell
+
+
+DRAINED = Drained(ms=7_000, per_second=50.0, why="nothing left")
+
+
+@pytest.mark.parametrize("kind", list(e.FailureKind))
+def test_a_failure_counts_against_the_api_unless_it_has_judged_the_request(kind: e.FailureKind) -> None:
+    expected = Answered.WELL if kind.is_final else Answered.FAILED
+    assert heard(NAME, failed(kind), at(1)) == telling(expected, 1)
+
+
+@pytest.mark.parametrize("outcome", [created(), channel(), failed(), failed(e.FailureKind.REJECTED)])
+def test_whatever_the_answer_a_drained_quota_is_heard(outcome: Any) -> None:
+    hearing = heard(NAME, replace(outcome, drained=DRAINED), at(1))
+    assert (hearing.closed_ms, hearing.quota, hearing.why) == (7_000, 50.0, "nothing left")
+    assert heard(NAME, outcome, at(1)).closed_ms is None
+
+
+@pytest.mark.parametrize(("asked_ms", "closed_ms"), [(2_000, 7_000), (9_000, 9_000)])
+def test_of_retry_after_and_a_drained_quota_the_longer_counts(asked_ms: int, closed_ms: int) -> None:
+    hearing = heard(NAME, replace(throttled(asked_ms), drained=DRAINED), at(1))
+    assert (hearing.answered, hearing.closed_ms) == (Answered.THROTTLED, closed_ms)
+    assert hearing.why == ("nothing left" if closed_ms == 7_000 else "Retry-After of 9 s")
+
+
+def test_of_the_webhook_only_a_notice_taken_and_a_wish_for_peace_are_heard() -> None:
+    assert heard_of_webhook("hooks", delivered(204), at(1)) == replace(telling(Answered.WELL, 1), gate="hooks")
+    assert heard_of_webhook("hooks", delivered(500), at(1)) is None
+    assert heard_of_webhook("hooks", delivered(None), at(1)) is None
+    hearing = heard_of_webhook("hooks", delivered(429, 3_000), at(1))
+    assert hearing is not None
+    assert (hearing.answered, hearing.closed_ms) == (Answered.THROTTLED, 3_000)
+
+
+def test_ten_years_can_be_closed_for() -> None:
+    ten_years = timedelta(days=3_650)
+    gate = told().throttled(0, ten_years.total_seconds())
+    assert gate.held_by(Hold.GATE, 0).until == at(0) + ten_years

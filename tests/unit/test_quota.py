@@ -1,0 +1,88 @@
+"""A used-up quota, as `RateLimit` and `RateLimit-Policy` tell of it."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from engine.domain.quota import Drained, read_drained
+from engine.domain.retry import LONGEST_RETRY_AFTER_MS
+
+
+def read(rate_limit: str | None, policy: str | None = None) -> tuple[int, float | None] | None:
+    drained = read_drained(rate_limit, policy)
+    return None if drained is None else (drained.ms, drained.per_second)
+
+
+def test_a_quota_with_nothing_left_is_drained_until_there_is_more() -> None:
+    drained = read_drained('"burst";r=0;t=7', '"burst";q=100;w=20')
+    assert drained == Drained(ms=7_000, per_second=5.0, why="RateLimit says that nothing is left for 7 s")
+
+
+@pytest.mark.parametrize("rate_limit", [None, "", '"burst";r=1;t=7', '"burst";t=7', '"burst"', '"burst";r=0;t=0'])
+def test_what_is_not_used_up_or_is_filled_again_by_now_holds_nothing_back(rate_limit: str | None) -> None:
+    assert read(rate_limit, '"other";q=100;w=20') is None
+
+
+def test_without_a_time_the_policys_window_is_waited_for() -> None:
+    assert read('"burst";r=0', '"burst";q=100;w=20') == (20_000, 5.0)
+
+
+def test_without_a_time_and_a_window_nobody_knows_how_long_to_wait() -> None:
+    assert read('"burst";r=0', '"burst";q=100') is None
+    assert read('"burst";r=0') is None
+
+
+def test_without_a_policy_it_is_not_known_what_the_quota_allows() -> None:
+    assert read('"burst";r=0;t=7') == (7_000, None)
+    assert read('"burst";r=0;t=7', '"burst";q=0;w=0') == (7_000, None)
+
+
+def test_of_several_quotas_the_drained_one_that_takes_longest_counts_with_its_own_policy() -> None:
+    policy = '"second";q=10;w=1, "hour";q=3600;w=3600,"day";q=100;w=86400'
+    assert read('"second";r=0;t=1, "hour";r=0;t=90 , "day";r=5;t=9999', policy) == (90_000, 1.0)
+    assert read('"second";r=0;t=1, "hour";r=2;t=90', policy) == (1_000, 10.0)
+    assert read('"second";r=3;t=1, "hour";r=2;t=90', policy) is None
+
+
+@pytest.mark.parametrize(
+    "rate_limit",
+    [
+        '"a";t=7;r=0',
+        '"a" ; r=0 ;\tt=7',
+        '"a";r=0;pk=:dHJpYWwxMjEzMjM=:;t=7',
+        '"a";r=0;x="a, b";t=7',
+        '"quo\\"ted, too";r=9, "a";r=0;t=7',
+        'nonsense, "a";r=0;t=7',
+    ],
+)
+def test_parameters_come_in_any_order_and_unknown_ones_are_passed_over(rate_limit: str) -> None:
+    assert read(rate_limit) == (7_000, None)
+
+
+@pytest.mark.parametrize(
+    "rate_limit", ["a;r=0;t=7", '"a";r=-1;t=7', '"a";r=0.0;t=7', '"a";r=?0;t=7', '"a;r=0;t=7', "100;r=0", '"a";R=0;T=7']
+)
+def test_what_is_no_such_field_is_not_guessed_at(rate_limit: str) -> None:
+    assert read(rate_limit) is None
+
+
+def test_no_drained_quota_is_waited_for_longer_than_a_time_can_bear() -> None:
+    assert read('"a";r=0;t=999999999999999') == (LONGEST_RETRY_AFTER_MS, None)
+
+
+fields = st.none() | st.text(max_size=200) | st.text('"\\;=,rtqw0123456789 a:?', max_size=3_000)
+
+
+@given(rate_limit=fields, policy=fields)
+@example(rate_limit='"' * 4_000, policy=None)
+@example(rate_limit='"a"' + ";r=0" * 2_000, policy='"a"' + " ;" * 2_000)
+@example(rate_limit='"a";r=0;t=٣', policy=None)
+@example(rate_limit='"a";r=0', policy='"a";q=999999999999999;w=1')
+def test_junk_is_never_more_than_no_quota_or_a_wait_that_can_be_borne(
+    rate_limit: str | None, policy: str | None
+) -> None:
+    drained = read_drained(rate_limit, policy)
+    if drained is not None:
+        assert 0 < drained.ms <= LONGEST_RETRY_AFTER_MS
+        assert drained.per_second is None or drained.per_second > 0
+        assert drained.why.isascii()

@@ -19,6 +19,9 @@ from math import exp, floor
 import msgspec
 from msgspec.structs import replace
 
+# A probe that is not lost has told something by then: nobody is to wait as long as for one that is.
+_PROBE_TAKES = timedelta(seconds=1)
+
 
 class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How carefully an API is treated. Rates are requests a second."""
@@ -174,7 +177,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
             return Held(by=Hold.BREAKER, until=self.broken_until, reason=reason)
         if self.probe_until is not None and now < self.probe_until:
             reason = f"the breaker is open: {self.failures} requests in a row failed, and one probes now"
-            return Held(by=Hold.BREAKER, until=self.probe_until, reason=reason)
+            return Held(by=Hold.BREAKER, until=min(self.probe_until, now + _PROBE_TAKES), reason=reason)
         return None
 
     def is_clean(self, now: datetime, policy: GatePolicy) -> bool:

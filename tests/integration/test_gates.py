@@ -1,0 +1,367 @@
+"""Gates between two ledgers on one database, as two processes have them: what one is told, both keep to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from adapters.postgres.due_work import PostgresDueWork
+from adapters.postgres.gates import PostgresGates
+from adapters.simulator import Knobs, Simulator
+from engine.domain import events as e
+from engine.domain.events import Event
+from engine.domain.gate import GatePolicy, Hold, Passage
+from engine.domain.lifecycle import Policy
+from engine.domain.retry import RetryPolicy
+from engine.domain.session import Session, Status
+from engine.ledger import Ledger
+from tests.integration.appends import HOUR_MS, a_lease, new_id
+from tests.integration.conftest import HeldLog
+from tests.integration.plain_sql import SCHEMA
+from tests.unit.samples import request
+
+LONG = 60
+"""Seconds. Nothing here takes as long, unless it hangs."""
+QUICK = GatePolicy(first_rate=500.0, least_rate=100.0, retries_per_second=1_000.0)
+FAILING = Knobs(server_error_share=1.0, fault_times=1_000_000)
+
+
+def policy(gate: GatePolicy = QUICK, **creation: Any) -> Policy:
+    return Policy(creation=RetryPolicy(**{"base_ms": 0, "most_failures": 1_000, **creation}), gate=gate)
+
+
+@asynccontextmanager
+async def two(new_ledger: Any, policy: Policy, **given: Any) -> AsyncIterator[tuple[Ledger, Ledger]]:
+    """Two ledgers, and no longer than is to be borne."""
+    async with new_ledger(policy=policy, **given) as one, new_ledger(policy=policy, **given) as other:
+        async with asyncio.timeout(LONG):
+            yield one, other
+
+
+async def all_done(*ledgers: Ledger) -> None:
+    await asyncio.gather(*(ledger.scheduler.run_until_idle() for ledger in ledgers))
+
+
+async def events(ledger: Ledger, session: Session | UUID) -> list[Event]:
+    stream_id = session.id if isinstance(session, Session) else session
+    return [recorded.event for recorded in await ledger.history(stream_id)]
+
+
+def asked(simulator: Simulator) -> list[float]:
+    """When each creation request came, in Unix seconds."""
+    return [sent.time for sent in simulator.requests if sent.path.endswith("/sessions")]
+
+
+async def attempts_while_closed(ledger: Ledger) -> list[Event]:
+    """The attempts that were recorded behind a throttle and before its time had passed."""
+    early: list[Event] = []
+    closed_until = None
+    async for batch in ledger.read_all():
+        for recorded in batch:
+            match recorded.event:
+                case e.CreationThrottled(retry_after_ms=ms):
+                    until = recorded.recorded_at + timedelta(milliseconds=ms)
+                    closed_until = max(closed_until or until, until)
+                case e.CreationAttempted() as attempt if closed_until and recorded.recorded_at < closed_until:
+                    early.append(attempt)
+                case _:
+                    pass
+    return early
+
+
+# Closed
+
+
+async def test_a_throttle_that_one_meets_holds_the_other_back_until_its_time_has_passed(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with two(new_ledger, policy()) as (one, other):
+        simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=1)
+        throttled = await one.open_session(request())
+        (met,) = asked(simulator)
+        simulator.knobs = Knobs()
+        held_back = [await ledger.open_session(request()) for ledger in (one, other, other)]
+        assert len(asked(simulator)) == 1
+
+        await all_done(one, other)
+
+        assert len(asked(simulator)) == 5
+        assert min(asked(simulator)[1:]) >= met + 1
+        assert await attempts_while_closed(one) == []
+        for session in (throttled, *held_back):
+            assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_however_many_are_throttled_the_log_has_no_attempt_between_a_throttle_and_its_time(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=1)
+    async with two(new_ledger, policy()) as (one, other):
+        await one.open_session(request())
+        simulator.knobs = Knobs(throttle_share=0.1, retry_after_s=1)
+        accepted = await asyncio.gather(*(one.accept(request()) for _ in range(40)))
+        opening = [ledger.open_session(request()) for ledger in (one, other) for _ in range(5)]
+
+        opened, _ = await asyncio.gather(asyncio.gather(*opening), all_done(one, other))
+        await all_done(one, other)
+
+        assert await attempts_while_closed(one) == []
+        for session in (*accepted, *opened):
+            assert (await other.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_session_that_is_opened_behind_a_closed_gate_is_pending_with_its_time_and_reason(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with two(new_ledger, policy()) as (one, other):
+        simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+        await one.open_session(request())
+        session = await other.open_session(request())
+
+        ((name, until),) = await sql("SELECT name, closed_until FROM gates")
+        assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
+        assert session.reason == "the gate is closed: Retry-After of 600000 ms"
+        deferred = (await events(other, session))[-1]
+        assert isinstance(deferred, e.CreationDeferred)
+        assert (deferred.gate, deferred.held_by, deferred.retry_at) == (name, Hold.GATE, until)
+        assert name.endswith(" sessions")
+        assert len(asked(simulator)) == 1
+
+
+async def test_what_is_behind_a_closed_gate_is_skipped_and_webhooks_and_other_hosts_go_on(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    hooked = {"webhook_url": simulator.webhook_url}
+    async with two(new_ledger, policy(), **hooked) as (one, other), Simulator() as elsewhere:
+        made = await one.open_session(request())
+        simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+        behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
+        await sql("UPDATE due_work SET due_at = now() WHERE step = 'AttemptCreation'")
+        before = [await events(one, session) for session in behind]
+
+        done = await other.scheduler.run_once()
+
+        assert done == {"WebhookSynced": 1}
+        assert isinstance((await events(one, made))[-1], e.WebhookSynced)
+        assert [await events(one, session) for session in behind] == before
+        secret = {"cxone_client_secret": elsewhere.client_secret, "cxone_client_id": elsewhere.client_id}
+        async with new_ledger(policy=policy(), cxone_url=elsewhere.url, **secret) as third:
+            assert (await third.open_session(request())).status is Status.ACTIVE
+
+
+async def test_the_wait_outlives_the_processes_that_know_of_it(new_ledger: Any, simulator: Simulator) -> None:
+    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=1)
+    async with new_ledger(policy=policy()) as one:
+        throttled = await one.open_session(request())
+    (met,) = asked(simulator)
+    simulator.knobs = Knobs()
+    async with new_ledger(policy=policy()) as another, asyncio.timeout(LONG):
+        session = await another.open_session(request())
+        assert (session.status, len(asked(simulator))) == (Status.PENDING, 1)
+        await all_done(another)
+        for stream_id in (throttled.id, session.id):
+            assert (await another.session(stream_id)).status is Status.ACTIVE
+    assert min(asked(simulator)[1:]) >= met + 1
+
+
+async def test_a_quota_that_an_answer_says_is_used_up_closes_the_gate_before_anybody_is_throttled(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    simulator.knobs = Knobs(quota=3, rate_limit_headers=True)
+    async with two(new_ledger, policy(GatePolicy(at_once=0))) as (one, other):
+        for _ in range(3):
+            assert (await one.open_session(request())).status is Status.ACTIVE
+        last = asked(simulator)[-1]
+        session = await other.open_session(request())
+        assert session.reason == "the gate is closed: RateLimit says that nothing is left for 1 s"
+        assert len(asked(simulator)) == 3
+
+        await all_done(one, other)
+
+        assert asked(simulator)[3] >= last + 1
+        assert simulator.counts["session 429"] == 0
+        assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_session_whose_deadline_would_pass_behind_a_closed_gate_is_given_up_without_a_request(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with two(new_ledger, policy(deadline_ms=60_000)) as (one, other):
+        simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+        assert (await one.open_session(request())).status is Status.ABANDONED
+        session = await other.open_session(request())
+        assert (session.status, session.attempts) == (Status.ABANDONED, 0)
+        assert [type(event) for event in (await events(other, session))[-2:]] == [
+            e.CreationDeferred,
+            e.SessionAbandoned,
+        ]
+        assert len(asked(simulator)) == 1
+
+
+async def test_a_session_whose_deadline_passes_while_its_gate_is_closed_is_given_up_then(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with two(new_ledger, policy(deadline_ms=1_000)) as (one, other):
+        simulator.knobs = Knobs(channel_throttle_times=1, retry_after_s=600)
+        await one.open_session(request())
+        session = await other.accept(request())
+        assert await other.scheduler.run_once() == {}, "it is skipped at first"
+
+        while (session := await one.session(session.id)).status is Status.PENDING:
+            await other.scheduler.run_once()
+            await asyncio.sleep(0.05)
+
+        assert session.status is Status.ABANDONED
+        assert (simulator.counts["channel 429"], simulator.counts["channel 200"], asked(simulator)) == (1, 0, [])
+
+
+async def test_a_gate_is_forgotten_when_nothing_is_known_against_its_api_any_more(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with two(new_ledger, policy()) as (one, other):
+        simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=0)
+        await one.open_session(request())
+        assert len(await sql("SELECT FROM gates")) == 1
+        simulator.knobs = Knobs()
+        await sql("UPDATE gates SET paced_from = now() - interval '1 day'")
+        assert (await other.open_session(request())).status is Status.ACTIVE
+        assert await sql("SELECT FROM gates") == []
+
+
+async def test_who_is_let_through_meanwhile_does_not_undo_what_an_answer_tells(
+    new_engine: Any, held_log: HeldLog
+) -> None:
+    """Nobody knows anything against the API yet, so there is no row that could be locked."""
+    gates = PostgresGates(new_engine(), SCHEMA, QUICK)
+    async with held_log:
+        admitted = asyncio.create_task(gates.admit(Passage(gate="a", retry=True, slotted=False)))
+        await held_log.waiting()
+    await admitted
+    assert (await gates.all())["a"].retries == 99
+
+
+# Broken
+
+
+async def test_a_server_that_fails_is_left_in_peace_but_for_single_probes_and_then_all_sessions_are_made(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    rests_ms = (100, 200, 400, 400)
+    gate = GatePolicy(failures_in_a_row=5, break_ms=100, longest_break_ms=400, retries_per_second=1_000.0)
+    simulator.knobs = FAILING
+    async with two(new_ledger, policy(gate)) as (one, other):
+        first = await one.open_session(request())
+        assert (first.attempts, len(asked(simulator))) == (5, 5)
+        second = await other.open_session(request())
+        assert (second.attempts, second.status) == (0, Status.PENDING)
+        assert second.reason == "the breaker is open: 5 requests in a row failed; one probes then"
+        more = [await other.accept(request()) for _ in range(20)]
+
+        working = asyncio.create_task(all_done(one, other))
+        while len(asked(simulator)) < 9:
+            assert not working.done()
+            await asyncio.sleep(0.01)
+        simulator.knobs = Knobs()
+        await working
+
+        times = asked(simulator)[4:9]
+        for rest_ms, earlier, later in zip(rests_ms, times, times[1:], strict=False):
+            assert later - earlier >= rest_ms / 1_000
+        for session in (first, second, *more):
+            assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_look_up_that_many_share_fails_once_however_many_wait_for_it(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(channel_errors=1, slow_ms=50)
+    async with new_ledger(policy=policy(GatePolicy(failures_in_a_row=3), base_ms=600_000)) as ledger:
+        await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
+        assert simulator.counts["channel 500"] == 1
+        assert await sql("SELECT FROM gates WHERE broken_at IS NOT NULL") == []
+
+
+# The budget
+
+
+async def test_retries_of_both_together_are_no_more_than_the_budget_and_first_attempts_are_always_made(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    gate = GatePolicy(retries_kept=2, retries_per_request=0.0, retries_per_second=0.01, failures_in_a_row=1_000)
+    simulator.knobs = FAILING
+    async with two(new_ledger, policy(gate)) as (one, other):
+        opened = [await ledger.open_session(request()) for ledger in (one, other, one, other)]
+
+        assert [session.attempts for session in opened] == [3, 1, 1, 1]
+        assert len(asked(simulator)) == 6
+        for session in opened:
+            deferred = (await events(one, session))[-1]
+            assert isinstance(deferred, e.CreationDeferred)
+            assert deferred.held_by is Hold.BUDGET
+
+
+# Calls in flight
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger) -> list[int]:
+    """How many creations were in flight as each began, over all these ledgers."""
+    in_flight, seen = 0, []
+
+    def count(ledger: Ledger) -> None:
+        whole = ledger._provider.create
+
+        async def create(prepared: Any, key: str) -> Any:
+            nonlocal in_flight
+            in_flight += 1
+            seen.append(in_flight)
+            try:
+                return await whole(prepared, key)
+            finally:
+                in_flight -= 1
+
+        monkeypatch.setattr(ledger._provider, "create", create)
+
+    for ledger in ledgers:
+        count(ledger)
+    return seen
+
+
+async def test_no_more_calls_are_in_flight_than_allowed_whoever_makes_them(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.knobs = Knobs(slow_ms=50)
+    async with two(new_ledger, policy(GatePolicy(calls=3))) as (one, other):
+        seen = counted(monkeypatch, one, other)
+        accepted = await asyncio.gather(*(one.accept(request()) for _ in range(15)))
+        opening = [ledger.open_session(request()) for ledger in (one, other) for _ in range(5)]
+
+        opened, _ = await asyncio.gather(asyncio.gather(*opening), all_done(one, other))
+        await all_done(one, other)
+
+        assert max(seen) == 3
+        assert len(seen) == 25
+        for session in (*accepted, *opened):
+            assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_sessions_that_are_only_about_to_ask_take_no_place_from_each_other(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with two(new_ledger, policy(GatePolicy(calls=1))) as (one, _):
+        assert (await one.open_session(request())).status is Status.ACTIVE
+
+
+async def test_those_who_claim_at_once_never_take_more_than_there_are_places(new_engine: Any, sql: Any) -> None:
+    claimers = [PostgresDueWork(new_engine(), SCHEMA, GatePolicy(calls=3)) for _ in range(4)]
+    for _ in range(10):
+        await sql("DELETE FROM due_work")
+        for _ in range(12):
+            await sql("INSERT INTO due_work VALUES ($1, 'AttemptCreation', now(), NULL, NULL)", new_id())
+        claimed = await asyncio.gather(
+            *(claimer.claim(a_lease(uuid4(), HOUR_MS), {"AttemptCreation": "a"}, 12) for claimer in claimers)
+        )
+        assert sum(len(found.claims) for found in claimed) == 3

@@ -276,13 +276,31 @@ async def test_a_server_that_fails_is_left_in_peace_but_for_single_probes_and_th
 
 
 async def test_a_look_up_that_many_share_fails_once_however_many_wait_for_it(
-    new_ledger: Any, simulator: Simulator, sql: Any
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator.knobs = Knobs(channel_errors=1, slow_ms=50)
+    simulator.knobs = Knobs(channel_errors=1)
     async with new_ledger(policy=policy(GatePolicy(failures_in_a_row=3), base_ms=600_000)) as ledger:
-        await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
+        provider, all_wait = ledger._provider, asyncio.Barrier(21)
+        ask, answer = provider.look_up_channel, provider._look_up
+
+        async def look_up_channel(channel_id: str) -> Any:
+            waiting = asyncio.create_task(all_wait.wait())
+            outcome = await ask(channel_id)
+            await waiting
+            return outcome
+
+        async def look_up(channel_id: str) -> Any:
+            await all_wait.wait()
+            return await answer(channel_id)
+
+        monkeypatch.setattr(provider, "look_up_channel", look_up_channel)
+        monkeypatch.setattr(provider, "_look_up", look_up)
+        async with asyncio.timeout(LONG):
+            await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
+
         assert simulator.counts["channel 500"] == 1
-        assert await sql("SELECT FROM gates WHERE broken_at IS NOT NULL") == []
+        ((failures, broken_at),) = await sql("SELECT failures, broken_at FROM gates")
+        assert (failures, broken_at) == (1, None)
 
 
 # The budget

@@ -214,21 +214,22 @@ def _reasons(events: Sequence[e.Event], until: datetime) -> Iterator[str]:
 def _meet_gate(queue: _Queue, policy: Policy, work: WorkStanding, row: DueRow, known: Gate | None) -> None:
     """Ask the gate as a claim does, again and again until it lets one through."""
     limited = policy.gate.calls is not None and row.step == AttemptCreation.__name__
+    asked = policy.gate if limited else msgspec.structs.replace(policy.gate, calls=None)
     gate, overdue_at = known or Gate(), row.due_at + timedelta(milliseconds=policy.creation.deadline_ms)
     while known is not None or limited:
         # Who comes first now, and who is on the way, says nothing of later.
         ahead, in_flight = (row.ahead, work.in_flight) if queue.now == queue.start else (0, 0)
-        free, held = room(gate, ahead + 1, in_flight, queue.now, policy.gate)
+        free, held = room(gate, ahead + 1, in_flight, queue.now, asked)
         if len(free) > ahead or (held is not None and held.by is Hold.CALLS and queue.now > queue.start):
             return
-        held = held or full(in_flight + len(free), queue.now, policy.gate)
+        held = held or full(in_flight + len(free), queue.now, asked)
         assert held is not None, "where there is no room, something says why"
         ended = held.by in _SHUT and row.step in ENDED_BY_DEADLINE
         if ended and overdue_at <= queue.now:
             return  # so long overdue that it is claimed, to be given up, whatever holds others back
         if ended:
             held = msgspec.structs.replace(held, until=min(held.until, overdue_at))
-        _meet_held(queue, held, ahead, ahead - len(free), gate.rate(queue.now, policy.gate))
+        _meet_held(queue, held, ahead, ahead - len(free), gate.rate(queue.now, asked))
 
 
 def _meet_held(queue: _Queue, held: Held, ahead: int, beyond: int, rate: float | None) -> None:

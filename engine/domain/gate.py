@@ -177,7 +177,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
             return Held(by=Hold.BREAKER, until=self.broken_until, reason=reason)
         if self.probe_until is not None and now < self.probe_until:
             reason = f"the breaker is open: {self.failures} requests in a row failed, and one probes now"
-            return Held(by=Hold.BREAKER, until=min(self.probe_until, now + _PROBE_TAKES), reason=reason)
+            return Held(by=Hold.BREAKER, until=self.probe_until, reason=reason)
         return None
 
     def is_clean(self, now: datetime, policy: GatePolicy) -> bool:
@@ -237,6 +237,8 @@ def _unslotted(gate: Gate, now: datetime, policy: GatePolicy) -> tuple[Gate, Hel
     passed, taken, held = slots(gate, 1, now, policy)
     if taken and taken[0] > now:
         held = _paced(taken[0], gate.rate(now, policy) or 0.0)
+    if held is not None and held.by is Hold.BREAKER and held.until == gate.probe_until:
+        held = replace(held, until=min(held.until, now + _PROBE_TAKES))
     return passed, held
 
 

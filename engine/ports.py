@@ -227,8 +227,8 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there is anything to do now, and when there will be, by the database's clock."""
 
-    claimable: bool
-    """Whether some row is due now, and free or with a lease that has lapsed."""
+    claimable: frozenset[str]
+    """The steps for which some row is due now, and free or with a lease that has lapsed."""
     next_due_ms: int | None
     """How long until the next row falls due that is not due yet; `None` where there is none."""
     unprojected: bool

@@ -20,8 +20,10 @@ from engine.watch import Watch, wait_for_any
 
 logger = logging.getLogger("guestledger")
 
-# While work is in flight, free places are filled again at most this often: claims then come in batches.
+# While work is in flight, free places are filled again at most this often: claims then come in batches. Where the last claim
+# found less than there were places for, there is less hurry.
 _REFILL_SECONDS = 0.02
+_LOOK_AGAIN_SECONDS = 0.05
 # How long `run_until_idle` bears with a service that cannot be used.
 _PATIENCE = timedelta(seconds=15)
 # How soon work that is under way is asked after again, and projections that are written to are brought up again.
@@ -157,8 +159,9 @@ class Scheduler:
 
     async def _run_forever(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            self._watch.due = [asyncio.Event() for _ in LANES]
-            for lane, due in zip(LANES, self._watch.due, strict=True):
+            for lane in LANES:
+                due = asyncio.Event()
+                self._watch.due |= {kind.__name__: due for kind in lane.kinds}
                 tasks.create_task(self._tick(partial(self._drain, lane), partial(self._woken, due)))
             behind = partial(self._woken, self._watch.behind, _SOON_MS)
             tasks.create_task(self._tick(self._read_models.catch_up, behind))
@@ -221,11 +224,12 @@ class Scheduler:
         running: set[asyncio.Task[Counter[str]]] = set()
         try:
             while True:
-                started, paced_ms = await self._start(lane, lane.most_in_flight - len(running))
+                places = lane.most_in_flight - len(running)
+                started, paced_ms = await self._start(lane, places)
                 running |= started
                 if not running and paced_ms is None:
                     return done
-                finished, running = await self._wait(running, paced_ms)
+                finished, running = await self._wait(running, paced_ms, more=len(started) == places)
                 for task in finished:
                     done.update(task.result())
         except ServiceError:
@@ -239,9 +243,9 @@ class Scheduler:
             if running:
                 await asyncio.wait(running)
 
-    async def _wait(self, running: _Running, paced_ms: int | None) -> tuple[_Running, _Running]:
-        """Wait until it is time to claim again; returns the runs that have ended meanwhile, and the others."""
-        seconds = _REFILL_SECONDS
+    async def _wait(self, running: _Running, paced_ms: int | None, *, more: bool) -> tuple[_Running, _Running]:
+        """Wait until it is time to claim again, soon where there is `more`; returns the runs that have ended, and the others."""
+        seconds = _REFILL_SECONDS if more else _LOOK_AGAIN_SECONDS
         if paced_ms is not None:
             # All workers wait for the same slots: whoever comes first takes those of the next moments.
             seconds = max(seconds, min(paced_ms, _MOST_PACED_MS) * (0.5 + self._clock.jitter()) / 1_000)

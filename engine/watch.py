@@ -30,7 +30,7 @@ class Watch:
     """Keeps an eye on one ledger, with at most one statement for each `poll_ms` while nothing happens there.
 
     `steps` are those that are taken, each with the gate that its request passes: what is behind a closed one is not claimable.
-    It sets each event of `due` when a row can be claimed, and `behind` when the projections lack something of the log.
+    It sets the event in `due` of each step for which a row can be claimed, and `behind` when the projections lack something of the log.
     """
 
     def __init__(
@@ -47,16 +47,15 @@ class Watch:
         self._steps = steps
         self._clock = clock
         self._poll_ms = poll_ms
-        self.due: list[asyncio.Event] = []
+        self.due: dict[str, asyncio.Event] = {}
         self.behind = asyncio.Event()
 
     async def look(self, stopping: asyncio.Event) -> None:
         """Look once, and wait until there is reason to look again, or `stopping` is set. Raises `ServiceError`."""
         hint = self._store.arrival()  # before the look: what comes while it is under way must not be waited for
         outlook = await self._due_work.outlook(self._steps)
-        if outlook.claimable:
-            for event in self.due:
-                event.set()
+        for step in outlook.claimable & self.due.keys():
+            self.due[step].set()
         if outlook.unprojected:
             self.behind.set()
         # Never sooner than the interval, and spread over as much again, so that many workers do not ask in step.

@@ -139,15 +139,16 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
 
 
 @asynccontextmanager
-async def transaction(driver: Driver, *, unhurried: bool = False) -> AsyncIterator[None]:
+async def transaction(driver: Driver, *, unhurried: bool = False, durable: bool = True) -> AsyncIterator[None]:
     """A transaction at READ COMMITTED, whatever the host's or the database's default is, for what changes rows.
 
     At a stricter level, whoever has waited for a lock is turned away. A process that stands still within it, as one that is
-    suspended, loses it (`NOBODY_WAITS_FOR_LONG`); `unhurried` lets a statement take as long as it needs.
+    suspended, loses it (`NOBODY_WAITS_FOR_LONG`); `unhurried` lets a statement take as long as it needs. Without `durable` the
+    commit does not wait for the disk: for what is made anew where a crash of the server has taken back the last moment of it.
     """
-    await driver.execute(
-        f"BEGIN ISOLATION LEVEL READ COMMITTED; {_STANDING_STILL if unhurried else NOBODY_WAITS_FOR_LONG}"
-    )
+    limits = _STANDING_STILL if unhurried else NOBODY_WAITS_FOR_LONG
+    waiting = "" if durable else "; SET LOCAL synchronous_commit = off"
+    await driver.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; {limits}{waiting}")
     try:
         yield
     except BaseException:
@@ -158,9 +159,11 @@ async def transaction(driver: Driver, *, unhurried: bool = False) -> AsyncIterat
 
 
 @asynccontextmanager
-async def short_transaction(engine: AsyncEngine, *, unhurried: bool = False) -> AsyncIterator[Driver]:
+async def short_transaction(
+    engine: AsyncEngine, *, unhurried: bool = False, durable: bool = True
+) -> AsyncIterator[Driver]:
     """A connection of the pool in a `transaction`."""
-    async with driver_connection(engine) as driver, transaction(driver, unhurried=unhurried):
+    async with driver_connection(engine) as driver, transaction(driver, unhurried=unhurried, durable=durable):
         yield driver
 
 

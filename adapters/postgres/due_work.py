@@ -20,7 +20,11 @@ from engine.steps import ENDED_BY_DEADLINE
 
 
 class PostgresDueWork:
-    """The rows that appends leave behind, and who works on them."""
+    """The rows that appends leave behind, and who works on them.
+
+    A crash of the server may take back the last moment of claims and leases: others then claim what somebody works on, and of
+    the two only one gets through to an effect, as where a lease has lapsed. The work itself is written by durable appends.
+    """
 
     def __init__(
         self,
@@ -59,7 +63,7 @@ class PostgresDueWork:
         if not limit:
             return Claimed(claims=[])
         with reported():
-            async with short_transaction(self._engine) as driver:
+            async with short_transaction(self._engine, durable=False) as driver:
                 limited = step == CREATION and self._policy.calls is not None
                 if limited:
                     await self._gates.lock_log(driver)
@@ -118,7 +122,7 @@ class PostgresDueWork:
                     ENDED_BY_DEADLINE,
                     self._overdue_ms,
                 )
-        return Outlook(claimable=claimable, next_due_ms=next_due_ms, unprojected=unprojected)
+        return Outlook(claimable=frozenset(claimable), next_due_ms=next_due_ms, unprojected=unprojected)
 
     async def standing(self, stream_id: UUID) -> WorkStanding:
         """How this session stands among the work now. Locks nothing."""
@@ -129,7 +133,7 @@ class PostgresDueWork:
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():
-            async with short_transaction(self._engine) as driver:
+            async with short_transaction(self._engine, durable=False) as driver:
                 rows: Sequence[Sequence[Any]] = await driver.fetch(statement, *values)
                 return rows
 

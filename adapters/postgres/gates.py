@@ -89,7 +89,7 @@ class PostgresGates:
     async def admit(self, passage: Passage) -> datetime | Held:
         """Let a request through now, which is then returned, or say what holds it back."""
         with reported():
-            async with short_transaction(self._engine) as driver:
+            async with short_transaction(self._engine, durable=False) as driver:
                 await self.lock_log(driver)
                 book = await self.open(driver, [passage.gate])
                 held = book.admit(passage)

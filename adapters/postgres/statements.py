@@ -117,11 +117,15 @@ class Statements:
 
         # MATERIALIZED: as a mere subquery it may be run once for each row of the join, and each run takes further rows,
         # so that the limit does not hold.
+        overdue = "due_at <= now() - $5::bigint * interval '1 ms'"
+        # Step by step, each from the index's part for it: whatever is due for another, behind its gate, is not looked at.
         claim = f"""
             due AS MATERIALIZED (
-                SELECT stream_id FROM {s}.due_work
-                 WHERE {{due}} AND (lease_until IS NULL OR lease_until <= now())
-                 ORDER BY due_at LIMIT $3::int FOR UPDATE SKIP LOCKED
+                SELECT d.* FROM {{steps}} CROSS JOIN LATERAL (
+                    SELECT stream_id, due_at FROM {s}.due_work
+                     WHERE due_work.step = wanted.step AND {{due}} AND (lease_until IS NULL OR lease_until <= now())
+                     ORDER BY due_at LIMIT $3::int FOR UPDATE SKIP LOCKED) AS d
+                 ORDER BY due_at LIMIT $3::int
             ), claimed AS (
                 UPDATE {s}.due_work AS d
                    SET owner = $1::uuid, lease_until = now() + $2::int * interval '1 ms'
@@ -133,13 +137,15 @@ class Statements:
             WITH gated AS MATERIALIZED (
                 SELECT step FROM unnest($4::text[], $5::text[]) AS wanted(step, gate)
                  WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.gates WHERE name = gate)
-            ), {claim.format(due="due_at <= now() AND step = ANY($4::text[]) AND step NOT IN (SELECT step FROM gated)")}
+            ), free AS (
+                SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM gated)
+            ), {claim.format(steps="free AS wanted", due="due_at <= now()")}
             SELECT ARRAY(SELECT step FROM gated) AS gated, claimed.*
               FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
         """What is due and has no gate that is to be asked first; at least one row, which names the steps that have one."""
 
         self.claim_gated = f"""
-            WITH {claim.format(due="due_at <= now() - $5::bigint * interval '1 ms' AND step = $4::text")}
+            WITH {claim.format(steps="(VALUES ($4::text)) AS wanted(step)", due=overdue)}
             SELECT * FROM claimed ORDER BY due_at"""
 
         # A row that is locked is being appended to, released or claimed, which settles its lease anyway. To wait for it
@@ -204,13 +210,20 @@ class Statements:
                   FROM unnest($2::text[], $3::text[]) AS wanted(step, gate) JOIN {s}.gates ON name = gate
                  WHERE greatest(closed_until, broken_until, probe_until) > now()
             ), next AS (
-                (SELECT due_at FROM {s}.due_work WHERE due_at > now() ORDER BY due_at LIMIT 1)
+                SELECT due_at FROM unnest($2::text[]) AS wanted(step) CROSS JOIN LATERAL (
+                    SELECT due_at FROM {s}.due_work
+                     WHERE due_work.step = wanted.step AND due_at > now() ORDER BY due_at LIMIT 1) AS first
                  UNION ALL SELECT min(until) FROM shut
             )
-            SELECT EXISTS (SELECT FROM {s}.due_work
-                            WHERE due_at <= now() AND (lease_until IS NULL OR lease_until <= now())
-                              AND (step NOT IN (SELECT step FROM shut)
-                                   OR step = ANY($4::text[]) AND due_at <= now() - $5::bigint * interval '1 ms')),
+            SELECT ARRAY(
+                       SELECT step FROM unnest($2::text[]) AS wanted(step)
+                        WHERE EXISTS (
+                            SELECT FROM {s}.due_work
+                             WHERE due_work.step = wanted.step AND due_at <= now()
+                               AND (lease_until IS NULL OR lease_until <= now())
+                               AND (due_work.step NOT IN (SELECT step FROM shut)
+                                    OR due_work.step = ANY($4::text[])
+                                       AND due_at <= now() - $5::bigint * interval '1 ms'))),
                    (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {LONGEST_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),
                    EXISTS (SELECT FROM {s}.checkpoints

@@ -93,7 +93,7 @@ due_work = Table(
     Column("due_at", _Time, nullable=False),
     Column("owner", Uuid),
     Column("lease_until", _Time),
-    Index("due_work_due", "due_at"),
+    Index("due_work_due", "step", "due_at"),
 )
 
 gates = Table(

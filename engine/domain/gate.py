@@ -38,9 +38,11 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     rest_share: float = 0.95
     """Where the steep rise stops, as a share of the rate at which the last 429 came."""
     rest_ms: int = 30_000
-    """How long it takes from there to that rate, before it is tried steeply whether more can be had: counted in answers."""
+    """How long it takes from there to that rate, before it is tried whether more can be had: counted in answers."""
     proven_ms: int = 10_000
     """A rate that was borne for so long is kept to when a 429 comes all the same."""
+    doubled_s: float = 10.0
+    """From there on, that rate is doubled after so many seconds."""
     forgotten_share: float = 4.0
     """So many times the rate of the last 429 without another, and the limit is given up."""
     forgotten_ms: int = 900_000
@@ -158,7 +160,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         since, until = (risen - rest) / policy.increase, rest * policy.rest_ms / 1_000
         if since <= until:
             return rest + (self.ceiling - rest) * since / until
-        rate = self.ceiling + policy.increase * (since - until)
+        # Slowly at first, for this is where it was too much, and then ever faster (as CUBIC does, RFC 9438).
+        seconds = (since - until) / self.ceiling
+        rate = self.ceiling * (1 + (seconds / policy.doubled_s) ** 3)
         return rate if rate < policy.forgotten_share * self.ceiling else None
 
     def retries_left(self, now: datetime, policy: GatePolicy) -> float:

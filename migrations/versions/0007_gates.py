@@ -1,4 +1,4 @@
-"""Gates: what is known against an API, shared by all processes."""
+"""Gates: what is known against an API, shared by all processes. Work is found by its step: what a gate holds back is passed by."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    time = sa.DateTime(timezone=True)
+    schema, time = op.get_context().version_table_schema, sa.DateTime(timezone=True)
+    op.drop_index("due_work_due", "due_work", schema=schema)
+    op.create_index("due_work_due", "due_work", ["step", "due_at"], schema=schema)
     op.create_table(
         "gates",
         sa.Column("name", sa.Text, primary_key=True),
@@ -29,6 +31,6 @@ def upgrade() -> None:
         sa.Column("probe_until", time),
         sa.Column("retries", sa.Double),
         sa.Column("retries_at", time),
-        schema=op.get_context().version_table_schema,
+        schema=schema,
         comment="What is known against an API, by host and quota scope: there is no row where nothing is",
     )

@@ -39,7 +39,7 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Where the steep rise stops, as a share of the rate at which the last 429 came."""
     rest_ms: int = 30_000
     """How long it takes from there to that rate, before it is tried whether more can be had: counted in answers."""
-    proven_ms: int = 10_000
+    proven_ms: int = 3_000
     """A rate that was borne for so long is kept to when a 429 comes all the same."""
     doubled_s: float = 10.0
     """From there on, that rate is doubled after so many seconds."""

@@ -26,7 +26,7 @@ from tests.unit.samples import FINGERPRINT, IP, USER_AGENT, consent, request
 SOON = RetryPolicy(base_ms=100, cap_ms=100)
 DOWN = Knobs(server_error_share=1.0, fault_times=1_000)
 BUSY = Knobs(throttle_share=1.0, throttle_times=1_000, retry_after_s=600)
-OPEN_NOW = "UPDATE gates SET closed_until = now(), paced_from = now(), next_slot = now()"
+OPEN_NOW = "UPDATE gates SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
 
 
 def a_policy(**gate: Any) -> Policy:

@@ -146,7 +146,7 @@ class GateModel(RuleBasedStateMachine):
 
     def keeps_the_pace(self, slot: datetime, rate: float | None) -> None:
         if rate is not None and self.last_slot is not None:
-            assert slot - self.last_slot >= seconds(1 / rate) - GRAIN
+            assert slot - self.last_slot >= seconds(1 / (rate * (1 + self.policy.spare_slots))) - GRAIN
         self.last_slot = slot if rate is not None else None
 
     @invariant()
@@ -187,7 +187,7 @@ TestGateModel = GateModel.TestCase
 def test_over_any_second_no_more_is_let_through_than_a_constant_rate_allows_however_it_is_asked_for(
     rate: float, ahead_ms: int, moves: list[tuple[float, int, bool]]
 ) -> None:
-    policy = GatePolicy(decrease=1.0, rest_share=1.0, ahead_ms=ahead_ms)
+    policy = GatePolicy(decrease=1.0, rest_share=1.0, ahead_ms=ahead_ms, spare_slots=0.0)
     now = datetime(2024, 5, 20, tzinfo=UTC)
     gate, granted = Gate(ceiling=rate, paced_from=now), []
     for span, most, claims in moves:

@@ -15,7 +15,7 @@ from engine.domain.quota import Drained
 from tests.unit.samples import at, channel, created, delivered, failed, throttled
 
 NAME = "api.example.com sessions"
-POLICY = GatePolicy()
+POLICY = GatePolicy(spare_slots=0)
 CLEAN = Gate()
 FIRST = Passage(gate=NAME, retry=False, slotted=False)
 RETRY = replace(FIRST, retry=True)
@@ -81,7 +81,7 @@ class Told:
 
 
 def told(gate: Gate = CLEAN, **policy: Any) -> Told:
-    return Told(gate, GatePolicy(**policy))
+    return Told(gate, replace(POLICY, **policy))
 
 
 # The gate
@@ -166,7 +166,7 @@ def known(ceiling: float, **policy: Any) -> Told:
 
 
 def test_a_throttle_cuts_the_rate_by_a_factor_and_then_it_rises_by_a_step_with_each_answer() -> None:
-    gate = known(100, decrease=0.5, increase=0.1)
+    gate = known(100, decrease=0.5, increase=0.1, rest_share=1.0, proven_ms=1_000_000)
     assert gate.rate(0) == 50
     assert gate.rate(60) == 50, "what nobody makes use of does not rise"
     assert gate.well(60, 300).rate(60) == pytest.approx(80)
@@ -182,17 +182,41 @@ def test_answers_to_what_was_asked_before_it_closed_or_that_are_failures_do_not_
     assert gate.rate(2) == rate
 
 
-def test_the_rise_rests_just_below_what_was_too_much_and_then_tries_whether_more_can_be_had() -> None:
-    gate = known(100, decrease=0.5, increase=0.1, rest_share=0.9, rest_ms=10_000)
+def test_the_rise_is_gentle_near_what_was_too_much_and_then_it_is_tried_faster_and_faster_whether_more_can_be_had() -> (
+    None
+):
+    gate = known(100, decrease=0.5, increase=0.1, rest_share=0.9, rest_ms=10_000, doubled_s=10)
     assert gate.well(1, 400).rate(1) == pytest.approx(90)
-    assert gate.well(1, 900).rate(1) == pytest.approx(90), "for as many answers as come in 10 s at 90 a second"
-    assert gate.well(1, 100).rate(1) == pytest.approx(100)
-    assert gate.well(1, 100).rate(1) == pytest.approx(110)
+    assert gate.well(1, 450).rate(1) == pytest.approx(95), "for as many answers as come in 10 s at 90 a second"
+    assert gate.well(1, 450).rate(1) == pytest.approx(100)
+    assert gate.well(1, 200).rate(1) == pytest.approx(100.8)
+    assert gate.well(1, 300).rate(1) == pytest.approx(112.5)
+    assert gate.well(1, 500).rate(1) == pytest.approx(200)
+
+
+def test_a_throttle_while_it_is_tried_whether_more_can_be_had_tells_anew_what_is_too_much() -> None:
+    gate = known(100, rest_ms=10_000).well(1, 2_000)
+    rate = gate.rate(1)
+    assert rate is not None
+    assert rate > 100
+    assert gate.throttled(1, 1).gate.ceiling == rate
+
+
+def test_a_throttle_at_a_rate_that_was_borne_for_long_leaves_what_is_known_as_it_is() -> None:
+    gate = known(100, proven_ms=3_000).well(1, 350)
+    assert gate.throttled(1, 1).gate.ceiling == 100
+
+
+def test_a_throttle_at_a_rate_that_was_not_borne_for_long_says_that_less_than_it_is_too_much() -> None:
+    gate = known(100, rest_share=0.9, decrease=0.8, proven_ms=3_000).well(1, 50)
+    assert gate.rate(1) == pytest.approx(90)
+    assert gate.throttled(1, 1).gate.ceiling == pytest.approx(81)
 
 
 def test_a_limit_that_is_exceeded_many_times_without_another_throttle_is_forgotten() -> None:
-    gate = known(100, decrease=0.5, increase=1, rest_share=0.9, rest_ms=0, forgotten_share=4).well(1, 349)
-    assert gate.rate(1) == pytest.approx(399)
+    steep = {"decrease": 0.5, "increase": 1, "rest_share": 0.9, "rest_ms": 0, "doubled_s": 1}
+    gate = known(100, forgotten_share=2, **steep).well(1, 139)
+    assert gate.rate(1) == pytest.approx(197, abs=0.1)
     assert not gate.gate.is_clean(at(1), gate.policy)
     assert gate.well(1).rate(1) is None
     assert gate.gate.is_clean(at(1), gate.policy)
@@ -214,7 +238,7 @@ def test_who_comes_late_for_its_slot_with_others_is_sent_back_for_another() -> N
 
 
 def test_several_throttles_of_what_was_under_way_together_cut_the_rate_once() -> None:
-    gate = known(100, decrease=0.5).throttled(0, 1, began=-0.5)
+    gate = known(100, decrease=0.5, rest_share=1.0).throttled(0, 1, began=-0.5)
     ceiling = gate.gate.ceiling
     assert ceiling == 50
     for began in (-0.4, -0.1, 0):
@@ -226,7 +250,7 @@ def test_several_throttles_of_what_was_under_way_together_cut_the_rate_once() ->
 
 
 def test_several_answers_that_tell_of_the_same_drained_quota_cut_the_rate_once() -> None:
-    gate = known(100, decrease=0.5)
+    gate = known(100, decrease=0.5, rest_share=1.0)
     for now in (1, 1.1, 1.2):
         gate.well(now, began=0.5, closed_ms=1_000)
     assert gate.rate(3) == pytest.approx(25, rel=0.01)

@@ -29,8 +29,12 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     first_rate: float = 10.0
     """With what an API is tried that has throttled for the first time; each answer adds 1, until the next 429."""
     boundless_rate: float = 5_000.0
-    """A rate that gets so far by that is no limit any more."""
+    """A rate that has risen so far is no limit any more."""
     least_rate: float = 0.1
+    least_closed_ms: int = 500
+    """A 429 closes the gate for so long, whatever less the server says: what it counts, it counts over some time."""
+    cut_ms: int = 1_000
+    """The rate is cut no more than once in so long: what was cut has to show first."""
     decrease: float = 0.8
     """What a 429 leaves of the rate at which it came."""
     increase: float = 0.2
@@ -43,10 +47,8 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """A rate that was borne for so long is kept to when a 429 comes all the same."""
     doubled_s: float = 10.0
     """From there on, that rate is doubled after so many seconds."""
-    forgotten_share: float = 4.0
-    """So many times the rate of the last 429 without another, and the limit is given up."""
     forgotten_ms: int = 900_000
-    """So long without a 429, and it is given up too."""
+    """So long without a 429, and the limit is given up too."""
     ahead_ms: int = 100
     """How far ahead a worker takes slots."""
     spare_slots: float = 0.15
@@ -163,7 +165,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         # Slowly at first, for this is where it was too much, and then ever faster (as CUBIC does, RFC 9438).
         seconds = (since - until) / self.ceiling
         rate = self.ceiling * (1 + (seconds / policy.doubled_s) ** 3)
-        return rate if rate < policy.forgotten_share * self.ceiling else None
+        return rate if rate < policy.boundless_rate else None
 
     def retries_left(self, now: datetime, policy: GatePolicy) -> float:
         """What is left of the budget now."""
@@ -279,14 +281,15 @@ def _paced(until: datetime, rate: float) -> Held:
 
 def hear(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
     """The gate after what a request has brought to light."""
+    closed_ms = hearing.closed_ms
     match hearing.answered:
         case Answered.THROTTLED:
-            told = _mended(gate)
+            told, closed_ms = _mended(gate), max(closed_ms or 0, policy.least_closed_ms)
         case Answered.FAILED:
             told = _failed(gate, hearing, now, policy)
         case Answered.WELL:
             told = _counted(_mended(gate), hearing)
-    return told if hearing.closed_ms is None else _closed(told, hearing.closed_ms, hearing, now, policy)
+    return told if closed_ms is None else _closed(told, closed_ms, hearing, now, policy)
 
 
 def _mended(gate: Gate) -> Gate:
@@ -305,8 +308,10 @@ def _closed(gate: Gate, closed_ms: int, hearing: Hearing, now: datetime, policy:
     if gate.closed_until is not None and gate.closed_until > until:
         until, why = gate.closed_until, gate.why
     closed = replace(gate, closed_until=until, why=why, paced_from=until, next_slot=until, next_passage=until, well=0)
-    if gate.closed_at is not None and hearing.began_at <= gate.closed_at:
-        # It was under way when the gate closed, and tells of the same excess: the rate has been cut for it already.
+    if gate.closed_at is not None and (
+        hearing.began_at <= gate.closed_at or now - gate.closed_at < timedelta(milliseconds=policy.cut_ms)
+    ):
+        # It was under way when the gate closed, or as good as that, and tells of the same excess: the rate is cut already.
         return closed
     return replace(closed, closed_at=now, ceiling=_exceeded(gate, hearing, now, policy))
 

@@ -33,6 +33,8 @@ policies: SearchStrategy[GatePolicy] = st.builds(
     GatePolicy,
     first_rate=st.floats(0.01, 10_000),
     least_rate=st.floats(0.01, 10),
+    least_closed_ms=st.integers(0, 2_000),
+    cut_ms=st.integers(0, 2_000),
     decrease=st.floats(0.1, 1),
     increase=st.floats(0.001, 1),
     rest_share=st.floats(0.1, 1),
@@ -122,7 +124,7 @@ class GateModel(RuleBasedStateMachine):
     def an_answer_comes(self, which: int, answered: Answered, closed_ms: int | None, quota: float | None) -> None:
         began_at = self.under_way.pop(which % len(self.under_way))
         if answered is Answered.THROTTLED:
-            closed_ms = closed_ms or 0
+            closed_ms = max(closed_ms or 0, self.policy.least_closed_ms)
         broken_at, breaks = self.gate.broken_at, self.gate.breaks
         hearing = Hearing(gate=NAME, answered=answered, began_at=began_at, closed_ms=closed_ms, why="", quota=quota)
         self.gate = hear(self.gate, hearing, self.now, self.policy)

@@ -125,6 +125,12 @@ def test_a_success_that_was_under_way_does_not_open_a_closed_gate() -> None:
     assert gate.held_by(Hold.GATE, 4.999).until == at(5)
 
 
+def test_a_throttle_closes_the_gate_for_a_moment_even_where_the_server_asks_for_none() -> None:
+    gate = told(least_closed_ms=500).throttled(0, 0)
+    assert gate.held_by(Hold.GATE, 0.499).until == at(0.5)
+    gate.let_through(0.5)
+
+
 def test_a_closed_gate_opens_with_a_pace_and_not_with_all_that_waits() -> None:
     gate = told(first_rate=10, ahead_ms=300).throttled(0, 5)
     assert gate.slots(5) == [at(5), at(5.1), at(5.2), at(5.3)]
@@ -213,9 +219,9 @@ def test_a_throttle_at_a_rate_that_was_not_borne_for_long_says_that_less_than_it
     assert gate.throttled(1, 1).gate.ceiling == pytest.approx(81)
 
 
-def test_a_limit_that_is_exceeded_many_times_without_another_throttle_is_forgotten() -> None:
+def test_a_limit_that_has_risen_without_bounds_is_forgotten() -> None:
     steep = {"decrease": 0.5, "increase": 1, "rest_share": 0.9, "rest_ms": 0, "doubled_s": 1}
-    gate = known(100, forgotten_share=2, **steep).well(1, 139)
+    gate = known(100, boundless_rate=200, **steep).well(1, 139)
     assert gate.rate(1) == pytest.approx(197, abs=0.1)
     assert not gate.gate.is_clean(at(1), gate.policy)
     assert gate.well(1).rate(1) is None
@@ -254,6 +260,13 @@ def test_several_answers_that_tell_of_the_same_drained_quota_cut_the_rate_once()
     for now in (1, 1.1, 1.2):
         gate.well(now, began=0.5, closed_ms=1_000)
     assert gate.rate(3) == pytest.approx(25, rel=0.01)
+
+
+def test_the_rate_is_cut_once_in_a_while_however_many_throttles_come_in_it() -> None:
+    gate = known(100, decrease=0.5, rest_share=1.0, cut_ms=1_000, least_closed_ms=0).throttled(1, 0)
+    assert gate.gate.ceiling == 50
+    assert gate.throttled(1.999, 0).gate.ceiling == 50
+    assert gate.throttled(2, 0).gate.ceiling == 25
 
 
 def test_the_rate_never_falls_below_the_least_however_little_the_server_says_it_bears() -> None:

@@ -12,6 +12,7 @@ from engine.consumers import Consumer, Handler, Pace
 from engine.decisions import Decisions
 from engine.domain.commands import OpenSession
 from engine.domain.errors import IdempotencyConflict, MonthDetached, ProjectionStopped, ServiceError, SessionNotFound
+from engine.domain.gate import Gate
 from engine.domain.lifecycle import Policy, decide
 from engine.domain.outcomes import Resolution
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent, month_of
@@ -82,6 +83,7 @@ class Ledger:
         decisions = Decisions(store=store, clock=clock, policy=policy)
         self._parking = Parking(decisions=decisions, read_models=read_models)
         self._webhooks = Webhooks(store=store, decisions=decisions, policy=policy)
+        self._gates = gates
         self._waits = Waits(store=store, due_work=due_work, gates=gates, steps=steps, policy=policy)
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
@@ -167,6 +169,17 @@ class Ledger:
     async def replay(self, wanted: UUID | str) -> list[Frame]:
         """The session with this id run again, moment by moment, with no I/O. Raises `SessionNotFound`."""
         return replay(await self.history(wanted), self._policy)
+
+    async def gates(self) -> dict[str, Gate]:
+        """What is known against the APIs, by gate: a host and a quota scope. One that nothing is known against is left out."""
+        return await self._gates.all()
+
+    async def open_gate(self, name: str) -> bool:
+        """Forget what is known against this gate, also until when its server wants to be left in peace.
+
+        For a person who knows better, as where a server has asked for a wait of years. False when nothing is known against it.
+        """
+        return await self._gates.forget(name)
 
     async def why(self, wanted: UUID | str) -> Waiting:
         """What the session with this id, the engine's own or CXone's, waits for now, and when that will move.

@@ -320,6 +320,10 @@ class Gates(Protocol):
         """Every gate that anything is known against, by name."""
         ...
 
+    async def forget(self, name: str) -> bool:
+        """Forget what is known against this one; False when nothing is."""
+        ...
+
 
 class PreparedCreation(msgspec.Struct, frozen=True, kw_only=True):
     """A creation request, ready to be sent: the body's bytes and their SHA-256 (hex)."""

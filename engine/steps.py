@@ -52,9 +52,6 @@ TOWARDS_CREATION: StepKinds = frozenset({ValidateChannel, AttemptCreation})
 ENDED_BY_DEADLINE = tuple(kind.__name__ for kind in (ValidateChannel, AttemptCreation))
 """Steps that are claimed once their session's deadline has passed, whatever their gate says: it is given up, and nothing sent."""
 
-CALLS = 256
-"""Of CXone, that one process has in flight at most."""
-
 # How long a session rests when the service it needs cannot be used at all. Nothing happened to the session, so there is
 # no event, and none of its attempts is used up.
 SERVICE_DOWN_DELAY_MS = 2_000
@@ -141,7 +138,6 @@ class Steps:
         clock: Clock,
         policy: Policy,
         leases: Leases,
-        calls: int = CALLS,
     ) -> None:
         self._store = store
         self._due_work = due_work
@@ -151,7 +147,7 @@ class Steps:
         self._clock = clock
         self._policy = policy
         self._leases = leases
-        self._calls = asyncio.Semaphore(calls)
+        self._calls = asyncio.Semaphore(policy.gate.calls_per_process)
         self._heard_last: LookupOutcome | None = None
 
     def gates(self, kinds: StepKinds) -> dict[str, str | None]:

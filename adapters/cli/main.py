@@ -16,7 +16,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from adapters.cli import database, months, projections, reading, resolving, show, webhooks, why
+from adapters.cli import database, gates, months, projections, reading, resolving, show, webhooks, why
 from adapters.cli.demo import demo as run_demo
 from adapters.cli.opening import Opening, count_lines, numbered_lines
 from adapters.cli.running import fail, run, say
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(reading.commands)
 app.add_typer(resolving.commands)
 app.add_typer(why.commands)
+app.add_typer(gates.commands)
 app.add_typer(projections.commands, name="projections")
 app.add_typer(months.commands, name="months")
 app.add_typer(webhooks.commands, name="webhooks")

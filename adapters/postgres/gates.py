@@ -102,6 +102,12 @@ class PostgresGates:
             async with driver_connection(self._engine) as driver:
                 return dict(map(_gate, await driver.fetch(self._all)))
 
+    async def forget(self, name: str) -> bool:
+        """Forget what is known against this one; False when nothing is."""
+        with reported():
+            async with short_transaction(self._engine) as driver:
+                return str(await driver.execute(self._drop, [name])) != "DELETE 0"
+
     async def lock_log(self, driver: Driver) -> None:
         """Take the ledger's lock, before any other: for who may make a gate's row, or counts the calls in flight.
 

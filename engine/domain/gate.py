@@ -67,6 +67,8 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     retries_per_request: float = 0.2
     retries_per_second: float = 5.0
 
+    calls_per_process: int = 256
+    """The most requests to CXone that one process has in flight."""
     calls: int | None = None
     """The most creations in flight, over all processes; `None`: no limit."""
 

@@ -1,0 +1,32 @@
+from adapters.simulator import Knobs, Simulator
+from tests.e2e import guests
+from tests.e2e.command import environment, run
+
+
+async def test_a_gate_that_a_server_wants_closed_for_years_is_listed_and_a_person_opens_it(database_url: str):
+    async with Simulator(Knobs(throttle_share=1.0, retry_after="huge")) as simulator:
+        env = environment(database_url, simulator)
+        given_up = await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(1)]))
+        assert [answer["status"] for answer in given_up.out] == ["abandoned"]
+
+        [closed] = (await run("gates", "--json", env=env)).out
+        assert closed["gate"].endswith(" sessions")
+        assert closed["closed_until"] > "2030"
+        table = await run("gates", env=env)
+        assert closed["gate"] in table.text
+
+        opened = await run("gates", "--open", closed["gate"], env=env)
+
+        assert (opened.code, opened.text) == (0, "")
+        assert (await run("gates", "--json", env=env)).out == []
+        simulator.knobs = Knobs()
+        made = await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(2)]))
+        assert [answer["status"] for answer in made.out] == ["active"]
+
+
+async def test_a_gate_that_nothing_is_known_against_is_said_to_be_so(database_url: str):
+    async with Simulator() as simulator:
+        opened = await run("gates", "--open", "api.example.com sessions", env=environment(database_url, simulator))
+
+    assert opened.code == 2
+    assert "guestledger gates" in opened.err

@@ -23,7 +23,7 @@ AT_ONCE = 2
 SESSIONS_PER_SECOND = 30
 ROUGH = {
     "slow_ms": 200,
-    "throttle_share": 0.2,
+    "quota": 25,
     "retry_after_s": 1,
     "hang_share": 0.1,
     "hang_s": 1.5,

@@ -13,6 +13,7 @@ from engine.domain.lifecycle import Policy
 from engine.domain.retry import RetryPolicy
 from tests.e2e import guests, raw_log
 from tests.e2e.command import environment
+from tests.gates import BRISK
 
 
 async def test_open_that_will_not_do_all_that_is_due_cuts_nothing_off_that_is_under_way(
@@ -20,7 +21,7 @@ async def test_open_that_will_not_do_all_that_is_due_cuts_nothing_off_that_is_un
 ):
     monkeypatch.setattr(opening, "_FINISH_SECONDS", 0.3)
     monkeypatch.setattr(SystemClock, "jitter", lambda _clock: 0.5)
-    policy = Policy(creation=RetryPolicy(base_ms=200))
+    policy = Policy(creation=RetryPolicy(base_ms=200), gate=BRISK)
     lines = BytesIO(guests.as_lines(map(guests.guest, range(10))))
     answers: list[Answer] = []
     # The first attempt fails, and the second one is under way when time is up: were it cut off, there would be a third,

@@ -47,17 +47,13 @@ BROKEN = {"server_error_share": 1, "error_after_processing": True, "drop_before_
 """One attempt is dropped unread; CXone makes a session and answers 500, makes one and drops the connection."""
 HANGING = {"hang_share": 1, "hang_s": 0.3}
 KEYS, NO_KEYS = SERVERS
+ROUGH = Life("a look-up and its creation", False, REFUSED | BROKEN, OPENED, ("ChannelLookupFailed", "CreationFailed"))
+HANGS = Life("a creation that hangs", False, HANGING, OPENED, ("CreationFailed",))
 LIVES = [
-    *(
-        (life, server)
-        for server in SERVERS
-        for life in (
-            Life(
-                "a look-up and its creation", False, REFUSED | BROKEN, OPENED, ("ChannelLookupFailed", "CreationFailed")
-            ),
-            Life("a creation that hangs", False, HANGING, OPENED, ("CreationFailed",)),
-        )
-    ),
+    (ROUGH, KEYS),
+    (ROUGH, NO_KEYS),
+    pytest.param(HANGS, KEYS, marks=pytest.mark.slow),
+    (HANGS, NO_KEYS),
     (Life("a webhook", True, {"webhook_status": 503}, "WebhookAbandoned", ("WebhookFailed",), webhook_url=None), KEYS),
     (Life("an expiry", True, {"session_lifetime_s": 0.01}, "TokenExpired"), KEYS),
 ]

@@ -6,6 +6,7 @@ BRISK = GatePolicy(
     first_rate=2_000.0,
     least_rate=500.0,
     least_closed_ms=0,
+    failures_in_a_row=1_000,
     break_ms=10,
     longest_break_ms=20,
     probe_ms=500,

@@ -20,9 +20,9 @@ from engine.domain.errors import (
     UnknownEvent,
     UnknownProjection,
 )
-from engine.domain.gate import Hold
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Adoption, Resolution, Verdict
+from engine.domain.passing import Hold
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import InDoubt, RetryPolicy

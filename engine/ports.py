@@ -12,8 +12,9 @@ from uuid import UUID
 import msgspec
 
 from engine.domain.events import Event
-from engine.domain.gate import Gate, Hearing, Held, Passage
+from engine.domain.gate import Gate
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
+from engine.domain.passing import Hearing, Held, Passage
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.session import Session
 from engine.projections.audit import AuditEntry, AuditFilter

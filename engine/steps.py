@@ -16,7 +16,6 @@ from typing import assert_never
 from engine.domain.commands import BeginAttempt, Command, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
 from engine.domain.events import Event, FailureKind, wire_name
-from engine.domain.gate import Hearing, Held, Hold, Passage
 from engine.domain.hearing import heard, heard_of_webhook
 from engine.domain.lifecycle import (
     AttemptCreation,
@@ -29,6 +28,7 @@ from engine.domain.lifecycle import (
     next_step,
 )
 from engine.domain.outcomes import Failed, LookupOutcome
+from engine.domain.passing import Hearing, Held, Hold, Passage
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, Status, evolve, fold
 from engine.leases import LeaseLost, Leases

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.domain import events as e
 from engine.domain.commands import BeginAttempt
-from engine.domain.gate import Gate, Held, Hold, Passage, admit
+from engine.domain.gate import Gate, admit
 from engine.domain.lifecycle import (
     AttemptCreation,
     ExpireToken,
@@ -24,6 +24,7 @@ from engine.domain.lifecycle import (
     decide,
     next_step,
 )
+from engine.domain.passing import Held, Hold, Passage
 from engine.domain.recorded import RecordedEvent
 from engine.domain.room import full, room
 from engine.domain.session import Session, Status

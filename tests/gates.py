@@ -1,6 +1,6 @@
 """Gates for tests of something else: they hold back only what they must."""
 
-from engine.domain.gate import GatePolicy
+from engine.domain.passing import GatePolicy
 
 BRISK = GatePolicy(
     first_rate=2_000.0,

@@ -12,7 +12,8 @@ from adapters.cli.options import Json
 from adapters.cli.running import fail, run, say
 from adapters.settings import Settings
 from adapters.wiring import connect
-from engine.domain.gate import Gate, GatePolicy
+from engine.domain.gate import Gate
+from engine.domain.passing import GatePolicy
 
 commands = typer.Typer()
 

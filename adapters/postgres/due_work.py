@@ -13,7 +13,7 @@ from adapters.postgres.gates import CREATION, PostgresGates
 from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.statements import Statements
 from engine.domain.creation import whole_ms
-from engine.domain.gate import GatePolicy, Held, Hold
+from engine.domain.passing import GatePolicy, Held, Hold
 from engine.domain.retry import RetryPolicy
 from engine.ports import Backlog, Claim, Claimed, DueRow, Lease, Outlook, WorkStanding
 from engine.steps import ENDED_BY_DEADLINE

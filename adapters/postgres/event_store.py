@@ -16,7 +16,7 @@ from adapters.postgres.gates import GateBook, PostgresGates
 from adapters.postgres.log_reader import LogReader
 from engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
 from engine.domain.events import Event, encode, wire_name
-from engine.domain.gate import GatePolicy
+from engine.domain.passing import GatePolicy
 from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.ports import Append, Appended
 

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
 from adapters.postgres.statements import quoted
-from engine.domain.gate import Gate, GatePolicy, Hearing, Held, Passage, admit, hear, slots
+from engine.domain.gate import Gate, admit, hear, slots
 from engine.domain.lifecycle import AttemptCreation
+from engine.domain.passing import GatePolicy, Hearing, Held, Passage
 from engine.domain.room import full, room
 
 CREATION = AttemptCreation.__name__

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import msgspec
 
-from engine.domain.gate import Held
 from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
+from engine.domain.passing import Held
 from engine.domain.request import GuestRequest
 
 

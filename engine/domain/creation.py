@@ -6,8 +6,8 @@ from typing import assert_never
 from engine.domain import events as e
 from engine.domain.commands import BeginAttempt, Defer, RecordAttempt, RecordLookup
 from engine.domain.doubt import lifted, parked
-from engine.domain.gate import Hold
 from engine.domain.outcomes import Channel, Created, Failed, Throttled
+from engine.domain.passing import Hold
 from engine.domain.retry import InDoubt, RetryPolicy, backoff_ms
 from engine.domain.session import Session, Status
 

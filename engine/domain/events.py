@@ -14,7 +14,7 @@ import msgspec
 
 from engine.domain.consent import Consent
 from engine.domain.errors import UnknownEvent
-from engine.domain.gate import Hold
+from engine.domain.passing import Hold
 from engine.domain.personal import Guarded, Personal
 from engine.domain.upcast import upcast
 

@@ -13,114 +13,15 @@ whose clocks differ see the same gate. Four things may hold a request back, and 
 """
 
 from datetime import datetime, timedelta
-from enum import StrEnum
 from math import exp, floor
 
 import msgspec
 from msgspec.structs import replace
 
+from engine.domain.passing import Answered, GatePolicy, Hearing, Held, Hold, Passage
+
 # A probe that is not lost has told something by then: nobody is to wait as long as for one that is.
 _PROBE_TAKES = timedelta(seconds=1)
-
-
-class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How carefully an API is treated. Rates are requests a second."""
-
-    first_rate: float = 10.0
-    """With what an API is tried that has throttled for the first time; each answer adds 1, until the next 429."""
-    boundless_rate: float = 5_000.0
-    """A rate that has risen so far is no limit any more."""
-    least_rate: float = 0.1
-    least_closed_ms: int = 500
-    """A 429 closes the gate for so long, whatever less the server says: what it counts, it counts over some time."""
-    cut_ms: int = 1_000
-    """The rate is cut no more than once in so long: what was cut has to show first."""
-    decrease: float = 0.8
-    """What a 429 leaves of the rate at which it came."""
-    increase: float = 0.2
-    """What each answer adds then: with so many requests a second as the rate is, the rise is a fifth of it a second."""
-    rest_share: float = 0.95
-    """Where the steep rise stops, as a share of the rate at which the last 429 came."""
-    rest_ms: int = 30_000
-    """How long it takes from there to that rate, before it is tried whether more can be had: counted in answers."""
-    proven_ms: int = 3_000
-    """A rate that was borne for so long is kept to when a 429 comes all the same."""
-    doubled_s: float = 10.0
-    """From there on, that rate is doubled after so many seconds."""
-    forgotten_ms: int = 900_000
-    """So long without a 429, and the limit is given up too."""
-    ahead_ms: int = 100
-    """How far ahead a worker takes slots."""
-    spare_slots: float = 0.15
-    """So many more slots are given out than requests may pass: some are taken, and not made use of in time."""
-    at_once: int = 2
-    """So many requests may pass together: who comes late for its slot, with others, is sent back for another one."""
-
-    failures_in_a_row: int = 10
-    break_ms: int = 1_000
-    """How long the first break is; each failed probe doubles it, up to `longest_break_ms`."""
-    longest_break_ms: int = 30_000
-    probe_ms: int = 30_000
-    """How long a probe is waited for, before another may be made."""
-
-    retries_kept: float = 100.0
-    retries_per_request: float = 0.2
-    retries_per_second: float = 5.0
-
-    calls_per_process: int = 256
-    """The most requests to CXone that one process has in flight."""
-    calls: int | None = None
-    """The most creations in flight, over all processes; `None`: no limit."""
-
-
-class Hold(StrEnum):
-    """What holds a request back."""
-
-    GATE = "gate"
-    PACE = "pace"
-    BREAKER = "breaker"
-    BUDGET = "budget"
-    CALLS = "calls"
-
-
-class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A request may not be made now, but perhaps at `until`."""
-
-    by: Hold
-    until: datetime
-    reason: str
-
-
-class Passage(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that wants to be made through `gate`."""
-
-    gate: str
-    retry: bool
-    """Whether one before it failed, otherwise than by a 429."""
-    slotted: bool
-    """Whether a slot was taken for it when its session was claimed."""
-
-
-class Answered(StrEnum):
-    """What an answer, or the lack of one, says of the API."""
-
-    WELL = "well"
-    THROTTLED = "throttled"
-    FAILED = "failed"
-
-
-class Hearing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request through `gate` has brought to light about it."""
-
-    gate: str
-    answered: Answered
-    began_at: datetime
-    """When the request was about to be made, by the database's clock."""
-    closed_ms: int | None = None
-    """For how long nothing is to be asked: `Retry-After`, or the reset of a drained quota."""
-    why: str = ""
-    quota: float | None = None
-    """What the server says that it bears, if it does."""
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):

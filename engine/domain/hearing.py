@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import assert_never
 
-from engine.domain.gate import Answered, Hearing
 from engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
+from engine.domain.passing import Answered, Hearing
 
 
 def heard(gate: str, outcome: Channel | Created | Throttled | Failed, began_at: datetime) -> Hearing:

@@ -25,7 +25,7 @@ from engine.domain.consent import Consent, fingerprint, refused_flags
 from engine.domain.creation import begin_attempt, defer, record_attempt, record_lookup, whole_ms
 from engine.domain.delivery import DeliveryPolicy, record_delivery, request_redelivery
 from engine.domain.doubt import resolve
-from engine.domain.gate import GatePolicy
+from engine.domain.passing import GatePolicy
 from engine.domain.request import request_digest
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status

@@ -2,7 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from engine.domain.gate import Gate, GatePolicy, Held, Hold, slots
+from engine.domain.gate import Gate, slots
+from engine.domain.passing import GatePolicy, Held, Hold
 
 # A limit on calls in flight is looked at again as soon as that: some call will have ended by then.
 _CALLS_REST = timedelta(seconds=1)

@@ -19,7 +19,6 @@ from engine.domain.commands import (
     RequestRedelivery,
 )
 from engine.domain.delivery import DeliveryPolicy
-from engine.domain.gate import Held, Hold
 from engine.domain.lifecycle import (
     AttemptCreation,
     ExpireToken,
@@ -30,6 +29,7 @@ from engine.domain.lifecycle import (
     next_step,
 )
 from engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
+from engine.domain.passing import Held, Hold
 from engine.domain.recorded import RecordedEvent
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import RetryAfter, RetryPolicy

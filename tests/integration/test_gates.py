@@ -14,8 +14,8 @@ from adapters.postgres.gates import PostgresGates
 from adapters.simulator import Knobs, Simulator
 from engine.domain import events as e
 from engine.domain.events import Event
-from engine.domain.gate import GatePolicy, Hold, Passage
 from engine.domain.lifecycle import Policy
+from engine.domain.passing import GatePolicy, Hold, Passage
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger

@@ -12,9 +12,9 @@ from adapters.simulator import Knobs, Simulator
 from engine.domain import events as e
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.errors import SessionNotFound
-from engine.domain.gate import Hold
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Verdict
+from engine.domain.passing import Hold
 from engine.domain.retry import InDoubt, RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger

@@ -9,9 +9,9 @@ from msgspec import inspect
 
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.events import EVENT_TYPES, Event, FailureKind
-from engine.domain.gate import Held, Hold
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Adoption, Channel, Created, Delivered, Failed, Throttled, Verdict
+from engine.domain.passing import Held, Hold
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import LONGEST_RETRY_AFTER_MS, InDoubt, RetryAfter, RetryPolicy
 

@@ -18,9 +18,9 @@ from engine.domain.commands import (
     Resolve,
 )
 from engine.domain.events import Event
-from engine.domain.gate import Held
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
+from engine.domain.passing import Held
 from engine.domain.request import GuestRequest
 from engine.domain.session import Status
 from tests.property.laws import Life

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import SearchStrategy
 
-from engine.domain.gate import Answered, Gate, GatePolicy, Hearing, Hold, Passage, admit, hear, slots
+from engine.domain.gate import Gate, admit, hear, slots
+from engine.domain.passing import Answered, GatePolicy, Hearing, Hold, Passage
 from engine.domain.retry import LONGEST_RETRY_AFTER_MS
 
 NAME = "api.example.com sessions"

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from adapters.postgres.gates import GateBook
-from engine.domain.gate import Gate, GatePolicy, Hold, Passage
+from engine.domain.gate import Gate
 from engine.domain.lifecycle import Policy, next_step
+from engine.domain.passing import GatePolicy, Hold, Passage
 from engine.domain.session import fold
 from engine.ports import DueRow, WorkStanding
 from engine.waiting import Waiting, why

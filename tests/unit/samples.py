@@ -17,7 +17,6 @@ from engine.domain.commands import (
     Resolve,
 )
 from engine.domain.consent import Consent
-from engine.domain.gate import Held, Hold
 from engine.domain.outcomes import (
     Adoption,
     Channel,
@@ -29,6 +28,7 @@ from engine.domain.outcomes import (
     Resolution,
     Throttled,
 )
+from engine.domain.passing import Held, Hold
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import RetryAfter
 

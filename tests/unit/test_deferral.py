@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from engine.domain import events as e
-from engine.domain.gate import Held, Hold
 from engine.domain.lifecycle import AttemptCreation, Policy, ValidateChannel
+from engine.domain.passing import Held, Hold
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Status
 from tests.unit.given import given

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from adapters.postgres.gates import GateBook
 from engine.domain import events as e
-from engine.domain.gate import Answered, Gate, GatePolicy, Hearing, Held, Hold, Passage, admit, hear, slots
+from engine.domain.gate import Gate, admit, hear, slots
 from engine.domain.hearing import heard, heard_of_webhook
+from engine.domain.passing import Answered, GatePolicy, Hearing, Held, Hold, Passage
 from engine.domain.quota import Drained
 from tests.unit.samples import at, channel, created, delivered, failed, throttled
 

@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from engine.domain import events as e
-from engine.domain.gate import Gate, GatePolicy, Hold, Passage, admit
+from engine.domain.gate import Gate, admit
 from engine.domain.lifecycle import Policy, next_step
+from engine.domain.passing import GatePolicy, Hold, Passage
 from engine.domain.retry import InDoubt, RetryPolicy
 from engine.domain.session import fold
 from engine.ports import DueRow, WorkStanding

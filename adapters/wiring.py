@@ -102,7 +102,7 @@ def _ledger(
     schema = settings.schema
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
     store = PostgresEventStore(engine, schema, gates=policy.gate)
-    due_work = PostgresDueWork(engine, schema, policy.gate, overdue_ms=policy.creation.deadline_ms)
+    due_work = PostgresDueWork(engine, schema, policy.gate)
     gates = PostgresGates(engine, schema, policy.gate)
     months = PostgresMonths(engine, schema)
     read_models = PostgresReadModels(engine, schema)

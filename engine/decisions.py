@@ -6,10 +6,11 @@ from datetime import datetime
 from engine.domain.commands import Command
 from engine.domain.errors import GuestledgerError, WrongExpectedVersion
 from engine.domain.events import Event
-from engine.domain.lifecycle import Policy, decide, next_step
+from engine.domain.lifecycle import Policy, decide
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, evolve, fold
-from engine.ports import Append, Clock, Due, EventStore
+from engine.ports import Append, Clock, EventStore
+from engine.steps import due_after
 
 
 class Decisions:
@@ -48,14 +49,13 @@ class Decisions:
         after = state
         for event in decided:
             after = evolve(after, event)
-        step = next_step(after, self._policy)
         await self._store.append(
             Append(
                 stream_id=state.id,
                 expected_version=state.version,
                 events=tuple(decided),
                 # Whoever works on the session right now keeps it: that one learns of the decision by its next append.
-                due=Due(step=type(step).__name__, due_at=step.not_before, keep_lease=True) if step else None,
+                due=due_after(after, self._policy, keep_lease=True),
                 actor=actor,
                 causation_id=self._clock.new_id(),
                 correlation_id=correlation_id,

@@ -43,7 +43,7 @@ from engine.replay import Frame, replay
 from engine.scheduler import Scheduler
 from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps, of_history
 from engine.tailing import tail
-from engine.waiting import Waiting, Waits
+from engine.waiting import STEPS, Waiting, Waits
 from engine.webhooks import DeadLetter, Webhooks
 
 
@@ -140,7 +140,7 @@ class Ledger:
 
         Not counted are token expiries that lie ahead, and calls of the webhook that are more than a minute away.
         """
-        return (await self._due_work.backlog()).unfinished
+        return (await self._due_work.backlog(self._steps.gates(STEPS))).unfinished
 
     async def session(self, wanted: UUID | str) -> Session:
         """The session with this id, the engine's own or CXone's, as it is now. Raises `SessionNotFound`."""

@@ -28,6 +28,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
 
     step: str
     due_at: datetime
+    ends_at: datetime | None = None
+    """From when on it is claimed whatever its gate says: something is to be recorded then, and nothing to be sent."""
     lease: "Lease | None" = None
     keep_lease: bool = False
     """Leave the lease to whoever has it: for an append by somebody who does not hold one (a late answer)."""
@@ -207,6 +209,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     due_at: datetime
     slot_ms: int | None = None
     """In what time the slot comes that was taken for its request; `None`: none was taken."""
+    ended: bool = False
+    """Its gate lets nothing through, but its time has come: nothing is to be sent."""
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +248,8 @@ class DueRow(msgspec.Struct, frozen=True, kw_only=True):
     owner: UUID | None
     lease_until: datetime | None
     """Until when its owner holds it; a time that has passed: nobody does any more."""
+    ends_at: datetime | None
+    """From when on it is claimed whatever its gate says."""
     ahead: int
     """How many sessions that nobody holds were due for the same step before it."""
 
@@ -297,11 +303,11 @@ class DueWork(Protocol):
         """
         ...
 
-    async def backlog(self) -> Backlog:
+    async def backlog(self, steps: Mapping[str, str | None]) -> Backlog:
         """How much is left. It counts; to ask only whether anything is left, `is_idle` is cheaper."""
         ...
 
-    async def is_idle(self) -> bool:
+    async def is_idle(self, steps: Mapping[str, str | None]) -> bool:
         """Whether nothing is left that `backlog` would count."""
         ...
 

@@ -82,12 +82,8 @@ class Scheduler:
         self._lease = lease
         self._clock = clock
         self._drain_seconds = drain_seconds
-        self._watch = Watch(
-            store=store,
-            due_work=due_work,
-            steps=steps.gates(frozenset().union(*(lane.kinds for lane in LANES))),
-            clock=clock,
-        )
+        self._wanted = steps.gates(frozenset().union(*(lane.kinds for lane in LANES)))
+        self._watch = Watch(store=store, due_work=due_work, steps=self._wanted, clock=clock)
         self._actor = f"scheduler {lease.owner}"
         self._stopping = asyncio.Event()
         self.trouble: ServiceError | None = None
@@ -125,7 +121,7 @@ class Scheduler:
     async def _run_until_idle(self, done: Counter[str]) -> None:
         done.update(await self.run_once())
         progressed_at = self._clock.now()
-        while not self._stopping.is_set() and not await self._due_work.is_idle():
+        while not self._stopping.is_set() and not await self._due_work.is_idle(self._wanted):
             await self._pause(_SOON_MS)
             done.update(passed := await self._drain_all())
             if passed or self.trouble is None:
@@ -277,6 +273,7 @@ class Scheduler:
     def _run_of(self, claim: Claim, history: list[RecordedEvent], lane: Lane, lease: Lease) -> Run:
         run = Run.of(history, lane.kinds, self._actor, lease)
         run.claimed, run.slot = True, claim.step if claim.slot_ms is not None else None
+        run.ended = claim.ended
         return run
 
     async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:

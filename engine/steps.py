@@ -25,6 +25,7 @@ from engine.domain.lifecycle import (
     SyncWebhook,
     ValidateChannel,
     decide,
+    ends_at,
     next_step,
 )
 from engine.domain.outcomes import Failed, LookupOutcome
@@ -49,8 +50,6 @@ logger = logging.getLogger("guestledger")
 
 StepKinds = frozenset[type[Step]]
 TOWARDS_CREATION: StepKinds = frozenset({ValidateChannel, AttemptCreation})
-ENDED_BY_DEADLINE = tuple(kind.__name__ for kind in (ValidateChannel, AttemptCreation))
-"""Steps that are claimed once their session's deadline has passed, whatever their gate says: it is given up, and nothing sent."""
 
 # How long a session rests when the service it needs cannot be used at all. Nothing happened to the session, so there is
 # no event, and none of its attempts is used up.
@@ -62,6 +61,20 @@ NOTHING_DUE_REST = timedelta(days=1)
 def of_history(history: Sequence[RecordedEvent]) -> Session:
     """The session that these events tell; `history` is a whole stream of at least one event."""
     return fold(history[0].stream_id, (recorded.event for recorded in history))
+
+
+def due_after(state: Session, policy: Policy, *, lease: Lease | None = None, keep_lease: bool = False) -> Due | None:
+    """The work that an append leaves behind which brings a session into `state`."""
+    step = next_step(state, policy)
+    if step is None:
+        return None
+    return Due(
+        step=type(step).__name__,
+        due_at=step.not_before,
+        ends_at=ends_at(state, policy),
+        lease=lease,
+        keep_lease=keep_lease,
+    )
 
 
 def _trace(state: Session, command: Command) -> None:
@@ -80,7 +93,8 @@ class Run:
     """One session being taken forward: how far it is recorded, and what has been decided beyond that.
 
     `kinds` are the steps that this run may take, `actor` is who takes them, under `lease`. `claimed` says that it
-    came by a claim, and `slot` for which step that took a slot at its gate.
+    came by a claim, and `slot` for which step that took a slot at its gate; `ended` that its
+    gate lets nothing through, so that only what needs no request is to be done.
     """
 
     def __init__(
@@ -105,6 +119,7 @@ class Run:
         self.held = True
         self.claimed = False
         self.slot: str | None = None
+        self.ended = False
         self.tally: Counter[str] = Counter()
 
     @classmethod
@@ -259,6 +274,10 @@ class Steps:
         await self._settle(run, RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter), hearing)
 
     async def _sync_webhook(self, run: Run) -> None:
+        run.propose(decide(run.state, Expire(now=self._clock.now()), self._policy))
+        if run.ended:
+            run.kinds = frozenset()
+            return
         self._leases.check(run.lease, run.state.id)
         began_at = self._clock.now()
         delivered = await self._webhook.send(run.state)
@@ -347,7 +366,4 @@ class Steps:
         run.proposed = []
 
     def _due_after(self, state: Session, *, lease: Lease | None = None, keep_lease: bool = False) -> Due | None:
-        step = next_step(state, self._policy)
-        if step is None:
-            return None
-        return Due(step=type(step).__name__, due_at=step.not_before, lease=lease, keep_lease=keep_lease)
+        return due_after(state, self._policy, lease=lease, keep_lease=keep_lease)

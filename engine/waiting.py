@@ -29,11 +29,10 @@ from engine.domain.recorded import RecordedEvent
 from engine.domain.room import full, room
 from engine.domain.session import Session, Status
 from engine.ports import DueRow, DueWork, EventStore, Gates, WorkStanding
-from engine.steps import ENDED_BY_DEADLINE, Steps, of_history
+from engine.steps import Steps, of_history
 
 STEPS: frozenset[type[Step]] = frozenset({ValidateChannel, AttemptCreation, SyncWebhook, ExpireToken})
 
-_SHUT = (Hold.GATE, Hold.BREAKER)
 _DONE = {
     ValidateChannel.__name__: "CXone is asked for the channel",
     AttemptCreation.__name__: "CXone is asked for the session",
@@ -216,7 +215,7 @@ def _meet_gate(queue: _Queue, policy: Policy, work: WorkStanding, row: DueRow, k
     """Ask the gate as a claim does, again and again until it lets one through."""
     limited = policy.gate.calls is not None and row.step == AttemptCreation.__name__
     asked = policy.gate if limited else msgspec.structs.replace(policy.gate, calls=None)
-    gate, overdue_at = known or Gate(), row.due_at + timedelta(milliseconds=policy.creation.deadline_ms)
+    gate = known or Gate()
     while known is not None or limited:
         # Who comes first now, and who is on the way, says nothing of later.
         ahead, in_flight = (row.ahead, work.in_flight) if queue.now == queue.start else (0, 0)
@@ -225,11 +224,10 @@ def _meet_gate(queue: _Queue, policy: Policy, work: WorkStanding, row: DueRow, k
             return
         held = held or full(in_flight + len(free), queue.now, asked)
         assert held is not None, "where there is no room, something says why"
-        ended = held.by in _SHUT and row.step in ENDED_BY_DEADLINE
-        if ended and overdue_at <= queue.now:
-            return  # so long overdue that it is claimed, to be given up, whatever holds others back
-        if ended:
-            held = msgspec.structs.replace(held, until=min(held.until, overdue_at))
+        if row.ends_at is not None:
+            if row.ends_at <= queue.now:
+                return  # it is claimed, to be ended, whatever holds others back
+            held = msgspec.structs.replace(held, until=min(held.until, row.ends_at))
         _meet_held(queue, held, ahead, ahead - len(free), gate.rate(queue.now, asked))
 
 

@@ -55,8 +55,8 @@ class BatchRows:
             self._log.now,
             *events[5:],
             *_arrays(self._keys, 2),
-            *_arrays(self._due.values(), 5),
-            *_arrays(self._kept.values(), 3),
+            *_arrays(self._due.values(), 6),
+            *_arrays(self._kept.values(), 4),
             list(self._done),
         ]
 
@@ -121,14 +121,14 @@ class BatchRows:
         if due is None:
             self._done.add(stream_id)
         elif due.keep_lease and earlier is not None:
-            self._due[stream_id] = (stream_id, due.step, due.due_at, *earlier[3:])
+            self._due[stream_id] = (stream_id, due.step, due.due_at, due.ends_at, *earlier[4:])
         elif due.keep_lease and stream_id not in self._done:
-            self._kept[stream_id] = (stream_id, due.step, due.due_at)
+            self._kept[stream_id] = (stream_id, due.step, due.due_at, due.ends_at)
         else:
             self._done.discard(stream_id)
             owner = due.lease and due.lease.owner
             until = due.lease and self._log.now + timedelta(milliseconds=due.lease.ms)
-            self._due[stream_id] = (stream_id, due.step, due.due_at, owner, until)
+            self._due[stream_id] = (stream_id, due.step, due.due_at, due.ends_at, owner, until)
 
 
 def _arrays(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -13,10 +13,11 @@ from adapters.postgres.gates import CREATION, PostgresGates
 from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.statements import Statements
 from engine.domain.creation import whole_ms
+from engine.domain.lifecycle import SyncWebhook
 from engine.domain.passing import GatePolicy, Held, Hold
-from engine.domain.retry import RetryPolicy
 from engine.ports import Backlog, Claim, Claimed, DueRow, Lease, Outlook, WorkStanding
-from engine.steps import ENDED_BY_DEADLINE
+
+_WEBHOOK = SyncWebhook.__name__
 
 
 class PostgresDueWork:
@@ -31,32 +32,44 @@ class PostgresDueWork:
         engine: AsyncEngine,
         schema: str,
         gates: GatePolicy = GatePolicy(),
-        *,
-        overdue_ms: int = RetryPolicy().deadline_ms,
     ) -> None:
         self._engine = engine
         self._schema = schema
         self._sql = Statements(schema)
         self._policy = gates
         self._gates = PostgresGates(engine, schema, gates)
-        self._overdue_ms = overdue_ms
+        self._gated: set[str] = set()  # the steps that a gate was to be asked for, when it was looked last
         self._limited = [CREATION] if gates.calls is not None else []
 
     async def claim(self, lease: Lease, steps: Mapping[str, str | None], limit: int) -> Claimed:
-        """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first.
+        """Lease up to `limit` rows that are due now and are free or whose lease has lapsed.
 
         `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
-        lets through now, with a slot for each; and whatever has been due for `overdue_ms`, so that it can be given up.
+        lets through now, with a slot for each, before what has none: it has been waiting. And whatever ends now.
         """
-        rows = await self._execute(
-            self._sql.claim, lease.owner, lease.ms, limit, list(steps), list(steps.values()), self._limited
-        )
-        claims = [Claim(stream_id=row[1], step=row[2], due_at=row[3]) for row in rows if row[1] is not None]
+        claims: list[Claim] = []
         paced_ms: list[int] = []
-        for step in rows[0][0]:
-            gated = await self._claim_gated(lease, step, steps[step] or "", limit - len(claims))
-            claims += gated.claims
-            paced_ms += [] if gated.paced_ms is None else [gated.paced_ms]
+
+        async def behind_a_gate(gated: Iterable[str]) -> None:
+            for step in sorted(gated):
+                found = await self._claim_gated(lease, step, steps[step] or "", limit - len(claims))
+                claims.extend(found.claims)
+                paced_ms.extend([] if found.paced_ms is None else [found.paced_ms])
+
+        known = self._gated & steps.keys()
+        await behind_a_gate(known)
+        rows = await self._execute(
+            self._sql.claim,
+            lease.owner,
+            lease.ms,
+            limit - len(claims),
+            list(steps),
+            list(steps.values()),
+            self._limited,
+        )
+        claims += [Claim(stream_id=row[1], step=row[2], due_at=row[3]) for row in rows if row[1] is not None]
+        self._gated = (self._gated - steps.keys()) | set(rows[0][0])
+        await behind_a_gate(set(rows[0][0]) - known)
         return Claimed(claims=claims, paced_ms=min(paced_ms, default=None))
 
     async def _claim_gated(self, lease: Lease, step: str, gate: str, limit: int) -> Claimed:
@@ -69,21 +82,18 @@ class PostgresDueWork:
                     await self._gates.lock_log(driver)
                 book = await self._gates.open(driver, [gate], asking=() if limited else None)
                 room, held = book.room(gate, limit)
-                rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step, 0)
+                rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step)
                 taken = book.take(gate, len(rows))
-                overdue: Sequence[Sequence[Any]] = ()
-                if held is not None and held.by in (Hold.GATE, Hold.BREAKER) and step in ENDED_BY_DEADLINE:
-                    # Not to be sent any more, but to be given up: that needs no gate.
-                    overdue = await driver.fetch(
-                        self._sql.claim_gated, lease.owner, lease.ms, limit - len(rows), step, self._overdue_ms
-                    )
+                more = held is not None and len(rows) == len(room)
+                # Nothing is sent for them any more, so that needs no gate.
+                wanted = (lease.owner, lease.ms, limit - len(rows), step)
+                ended = await driver.fetch(self._sql.claim_ended, *wanted) if more else ()
                 await self._gates.write(driver, book)
         claims = [
             Claim(stream_id=row[0], step=row[1], due_at=row[2], slot_ms=whole_ms(slot - book.now))
             for row, slot in zip(rows, taken, strict=True)
         ]
-        claims += [Claim(stream_id=row[0], step=row[1], due_at=row[2]) for row in overdue]
-        more = held is not None and len(rows) == len(room)
+        claims += [Claim(stream_id=row[0], step=row[1], due_at=row[2], ended=True) for row in ended]
         return Claimed(claims=claims, paced_ms=_paced_ms(held, book.now) if more else None)
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
@@ -102,13 +112,13 @@ class PostgresDueWork:
         """Give back whatever these owners still hold, to be claimed by anybody at once, and let other processes know."""
         await self._execute(self._sql.release_all, list(owners), channel(self._schema))
 
-    async def backlog(self) -> Backlog:
+    async def backlog(self, steps: Mapping[str, str | None]) -> Backlog:
         """How much is left."""
-        return Backlog(unfinished=(await self._execute(self._sql.backlog))[0][0])
+        return Backlog(unfinished=(await self._execute(self._sql.backlog, steps.get(_WEBHOOK)))[0][0])
 
-    async def is_idle(self) -> bool:
+    async def is_idle(self, steps: Mapping[str, str | None]) -> bool:
         """Whether nothing is left that `backlog` would count."""
-        return not (await self._execute(self._sql.is_unfinished))[0][0]
+        return not (await self._execute(self._sql.is_unfinished, steps.get(_WEBHOOK)))[0][0]
 
     async def outlook(self, steps: Mapping[str, str | None]) -> Outlook:
         """What there is to do now, and when to look again: one statement, in no transaction of its own."""
@@ -119,16 +129,16 @@ class PostgresDueWork:
                     list(PROJECTIONS),
                     list(steps),
                     list(steps.values()),
-                    ENDED_BY_DEADLINE,
-                    self._overdue_ms,
                 )
         return Outlook(claimable=frozenset(claimable), next_due_ms=next_due_ms, unprojected=unprojected)
 
     async def standing(self, stream_id: UUID) -> WorkStanding:
         """How this session stands among the work now. Locks nothing."""
         now, version, in_flight, step, *rest = (await self._execute(self._sql.standing, stream_id, self._limited))[0]
-        due_at, owner, lease_until, ahead = rest
-        row = step and DueRow(step=step, due_at=due_at, owner=owner, lease_until=lease_until, ahead=ahead)
+        due_at, owner, lease_until, ends_at, ahead = rest
+        row = step and DueRow(
+            step=step, due_at=due_at, owner=owner, lease_until=lease_until, ends_at=ends_at, ahead=ahead
+        )
         return WorkStanding(now=now, version=version, in_flight=in_flight, row=row)
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:

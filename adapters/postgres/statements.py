@@ -77,19 +77,21 @@ class Statements:
                 SELECT * FROM unnest($12::text[], $13::uuid[])
                 RETURNING stream_id
             ), due AS (
-                INSERT INTO {s}.due_work (stream_id, step, due_at, owner, lease_until)
-                SELECT * FROM unnest($14::uuid[], $15::text[], $16::timestamptz[], $17::uuid[], $18::timestamptz[])
+                INSERT INTO {s}.due_work (stream_id, step, due_at, ends_at, owner, lease_until)
+                SELECT * FROM unnest($14::uuid[], $15::text[], $16::timestamptz[], $17::timestamptz[], $18::uuid[],
+                                     $19::timestamptz[])
                 ON CONFLICT (stream_id) DO UPDATE
-                   SET step = excluded.step, due_at = excluded.due_at,
+                   SET step = excluded.step, due_at = excluded.due_at, ends_at = excluded.ends_at,
                        owner = excluded.owner, lease_until = excluded.lease_until
                 RETURNING stream_id
             ), moved AS (
-                INSERT INTO {s}.due_work (stream_id, step, due_at)
-                SELECT * FROM unnest($19::uuid[], $20::text[], $21::timestamptz[])
-                ON CONFLICT (stream_id) DO UPDATE SET step = excluded.step, due_at = excluded.due_at
+                INSERT INTO {s}.due_work (stream_id, step, due_at, ends_at)
+                SELECT * FROM unnest($20::uuid[], $21::text[], $22::timestamptz[], $23::timestamptz[])
+                ON CONFLICT (stream_id) DO UPDATE
+                   SET step = excluded.step, due_at = excluded.due_at, ends_at = excluded.ends_at
                 RETURNING stream_id
             ), done AS (
-                DELETE FROM {s}.due_work WHERE stream_id = ANY($22::uuid[])
+                DELETE FROM {s}.due_work WHERE stream_id = ANY($24::uuid[])
             )
             SELECT count(*) FROM new_events"""
 
@@ -116,22 +118,22 @@ class Statements:
              ORDER BY e.position"""
 
         # MATERIALIZED: as a mere subquery it may be run once for each row of the join, and each run takes further rows,
-        # so that the limit does not hold.
-        overdue = "due_at <= now() - $5::bigint * interval '1 ms'"
-        # Step by step, each from the index's part for it: whatever is due for another, behind its gate, is not looked at.
+        # so that the limit does not hold. Step by step, each from the index's part for it: whatever is due for another,
+        # behind its gate, is not looked at.
         claim = f"""
             due AS MATERIALIZED (
                 SELECT d.* FROM {{steps}} CROSS JOIN LATERAL (
-                    SELECT stream_id, due_at FROM {s}.due_work
-                     WHERE due_work.step = wanted.step AND {{due}} AND (lease_until IS NULL OR lease_until <= now())
-                     ORDER BY due_at LIMIT $3::int FOR UPDATE SKIP LOCKED) AS d
-                 ORDER BY due_at LIMIT $3::int
+                    SELECT stream_id, {{time}} FROM {s}.due_work
+                     WHERE due_work.step = wanted.step AND {{time}} <= now() AND (lease_until IS NULL OR lease_until <= now())
+                     ORDER BY {{time}} LIMIT $3::int FOR UPDATE SKIP LOCKED) AS d
+                 ORDER BY {{time}} LIMIT $3::int
             ), claimed AS (
                 UPDATE {s}.due_work AS d
                    SET owner = $1::uuid, lease_until = now() + $2::int * interval '1 ms'
                   FROM due WHERE d.stream_id = due.stream_id
                 RETURNING d.stream_id, d.step, d.due_at
             )"""
+        one = "(VALUES ($4::text)) AS wanted(step)"
 
         self.claim = f"""
             WITH gated AS MATERIALIZED (
@@ -139,14 +141,16 @@ class Statements:
                  WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.gates WHERE name = gate)
             ), free AS (
                 SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM gated)
-            ), {claim.format(steps="free AS wanted", due="due_at <= now()")}
+            ), {claim.format(steps="free AS wanted", time="due_at")}
             SELECT ARRAY(SELECT step FROM gated) AS gated, claimed.*
               FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
         """What is due and has no gate that is to be asked first; at least one row, which names the steps that have one."""
 
         self.claim_gated = f"""
-            WITH {claim.format(steps="(VALUES ($4::text)) AS wanted(step)", due=overdue)}
-            SELECT * FROM claimed ORDER BY due_at"""
+            WITH {claim.format(steps=one, time="due_at")} SELECT * FROM claimed ORDER BY due_at"""
+
+        self.claim_ended = f"""
+            WITH {claim.format(steps=one, time="ends_at")} SELECT * FROM claimed ORDER BY due_at"""
 
         # A row that is locked is being appended to, released or claimed, which settles its lease anyway. To wait for it
         # with other rows locked would be to wait in a circle with an append that wants those.
@@ -194,36 +198,36 @@ class Statements:
                    coalesce(lease_until > now(), false) AS running
               FROM {s}.consumers ORDER BY name"""
 
-        # A receiver that is down is called again over days: nobody who waits for the work to end waits for that.
+        # A receiver that is down, or wants to be left in peace, is called again over days: nobody who waits for the work to
+        # end waits for that.
         unfinished = f"""
               FROM {s}.due_work
-             WHERE step NOT IN ('ExpireToken', 'SyncWebhook') OR due_at <= now()
-                OR (step = 'SyncWebhook' AND due_at <= now() + interval '1 min')"""
+             WHERE step NOT IN ('ExpireToken', 'SyncWebhook') OR (step = 'ExpireToken' AND due_at <= now())
+                OR (step = 'SyncWebhook' AND due_at <= now() + interval '1 min'
+                    AND NOT EXISTS (SELECT FROM {s}.gates WHERE name = $1::text AND closed_until > now() + interval '1 min'))"""
         self.backlog = f"SELECT count(*) {unfinished}"
         self.is_unfinished = f"SELECT EXISTS (SELECT {unfinished})"
 
         # Each part is one look into an index. Leases that lapse later are left to the next poll: to find the first of them
         # would take reading all that is due.
+        first = f"SELECT {{time}} FROM {s}.due_work WHERE due_work.step = wanted.step AND {{time}}"
+        free = "(lease_until IS NULL OR lease_until <= now())"
         self.outlook = f"""
-            WITH shut AS (
-                SELECT step, greatest(closed_until, broken_until, probe_until) AS until
-                  FROM unnest($2::text[], $3::text[]) AS wanted(step, gate) JOIN {s}.gates ON name = gate
-                 WHERE greatest(closed_until, broken_until, probe_until) > now()
+            WITH wanted AS (
+                SELECT wanted.step, greatest(closed_until, broken_until, probe_until) AS shut_until
+                  FROM unnest($2::text[], $3::text[]) AS wanted(step, gate) LEFT JOIN {s}.gates ON name = gate
             ), next AS (
-                SELECT due_at FROM unnest($2::text[]) AS wanted(step) CROSS JOIN LATERAL (
-                    SELECT due_at FROM {s}.due_work
-                     WHERE due_work.step = wanted.step AND due_at > now() ORDER BY due_at LIMIT 1) AS first
-                 UNION ALL SELECT min(until) FROM shut
+                SELECT due_at FROM wanted CROSS JOIN LATERAL (
+                    {first.format(time="due_at")} > now() ORDER BY due_at LIMIT 1) AS first
+                 UNION ALL SELECT min(shut_until) FROM wanted WHERE shut_until > now()
             )
             SELECT ARRAY(
-                       SELECT step FROM unnest($2::text[]) AS wanted(step)
-                        WHERE EXISTS (
-                            SELECT FROM {s}.due_work
-                             WHERE due_work.step = wanted.step AND due_at <= now()
-                               AND (lease_until IS NULL OR lease_until <= now())
-                               AND (due_work.step NOT IN (SELECT step FROM shut)
-                                    OR due_work.step = ANY($4::text[])
-                                       AND due_at <= now() - $5::bigint * interval '1 ms'))),
+                       SELECT step FROM wanted CROSS JOIN LATERAL (
+                           {first.format(time="due_at")} <= now() AND {free} ORDER BY due_at LIMIT 1) AS first
+                        WHERE shut_until IS NULL OR shut_until <= now()
+                        UNION
+                       SELECT step FROM wanted CROSS JOIN LATERAL (
+                           {first.format(time="ends_at")} <= now() AND {free} ORDER BY ends_at LIMIT 1) AS first),
                    (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {LONGEST_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),
                    EXISTS (SELECT FROM {s}.checkpoints
@@ -234,7 +238,7 @@ class Statements:
             SELECT clock_timestamp(), coalesce((SELECT max(version) FROM {s}.events WHERE stream_id = $1::uuid), 0),
                    (SELECT count(*) FROM {s}.due_work
                      WHERE step = ANY($2::text[]) AND lease_until > now() AND stream_id <> $1::uuid),
-                   d.step, d.due_at, d.owner, d.lease_until,
+                   d.step, d.due_at, d.owner, d.lease_until, d.ends_at,
                    (SELECT count(*) FROM {s}.due_work AS other
                      WHERE other.step = d.step AND other.due_at < d.due_at
                        AND (other.lease_until IS NULL OR other.lease_until <= now()))

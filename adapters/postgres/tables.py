@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSON
 
@@ -93,7 +94,9 @@ due_work = Table(
     Column("due_at", _Time, nullable=False),
     Column("owner", Uuid),
     Column("lease_until", _Time),
+    Column("ends_at", _Time),
     Index("due_work_due", "step", "due_at"),
+    Index("due_work_ends", "step", "ends_at", postgresql_where=text("ends_at IS NOT NULL")),
 )
 
 gates = Table(

@@ -3,7 +3,7 @@
 Both are pure. Time and jitter come in as arguments; what came back from outside comes in as a command.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 
 import msgspec
@@ -80,6 +80,21 @@ def next_step(state: Session, policy: Policy) -> Step | None:
             return None
         case _:
             assert_never(state.status)
+
+
+def ends_at(state: Session, policy: Policy) -> datetime | None:
+    """When something is to be recorded whether or not the next step could be taken by then; `None`: never.
+
+    A session that has come to nothing by its deadline is given up, and a token expires, be the webhook told or not.
+    """
+    match state.status:
+        case Status.PENDING | Status.ATTEMPTING | Status.THROTTLED | Status.IN_DOUBT:
+            assert state.deadline_from is not None
+            return state.deadline_from + timedelta(milliseconds=policy.creation.deadline_ms + 1)  # at it, a try is made
+        case Status.ACTIVE:
+            return state.expires_at
+        case _:
+            return None
 
 
 def _after_creation(state: Session, policy: Policy) -> Step | None:

@@ -13,6 +13,9 @@ def upgrade() -> None:
     schema, time = op.get_context().version_table_schema, sa.DateTime(timezone=True)
     op.drop_index("due_work_due", "due_work", schema=schema)
     op.create_index("due_work_due", "due_work", ["step", "due_at"], schema=schema)
+    op.add_column("due_work", sa.Column("ends_at", time), schema=schema)
+    ends = {"postgresql_where": sa.text("ends_at IS NOT NULL")}
+    op.create_index("due_work_ends", "due_work", ["step", "ends_at"], schema=schema, **ends)
     op.create_table(
         "gates",
         sa.Column("name", sa.Text, primary_key=True),

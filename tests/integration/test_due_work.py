@@ -310,23 +310,23 @@ async def test_all_that_one_holds_is_given_back_at_once_and_others_are_told(
 async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead_and_far_calls_of_the_webhook(
     due_work: PostgresDueWork, put: Put, sql: Any
 ) -> None:
-    assert (await due_work.backlog()).unfinished == 0
+    assert (await due_work.backlog({})).unfinished == 0
     await put(3_600, EXPIRE)
-    assert (await due_work.backlog()).unfinished == 0
+    assert (await due_work.backlog({})).unfinished == 0
 
     await put(-1, EXPIRE)
     await put(-1)
     await put(3_600)
     await put(-1, owner=uuid4(), leased_for=60)
-    assert (await due_work.backlog()).unfinished == 4
+    assert (await due_work.backlog({})).unfinished == 4
 
     await put(3_600, "SyncWebhook")
-    assert (await due_work.backlog()).unfinished == 4
+    assert (await due_work.backlog({})).unfinished == 4
     await put(30, "SyncWebhook")
-    assert (await due_work.backlog()).unfinished == 5
+    assert (await due_work.backlog({})).unfinished == 5
 
     await sql("UPDATE due_work SET due_at = now()")
-    assert (await due_work.backlog()).unfinished == 7
+    assert (await due_work.backlog({})).unfinished == 7
 
 
 # Together with the log

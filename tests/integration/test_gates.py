@@ -1,6 +1,7 @@
 """Gates between two ledgers on one database, as two processes have them: what one is told, both keep to."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -19,6 +20,7 @@ from engine.domain.passing import GatePolicy, Hold, Passage
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
+from engine.waiting import STEPS
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog
 from tests.integration.plain_sql import SCHEMA
@@ -227,7 +229,7 @@ async def test_a_gate_is_forgotten_when_nothing_is_known_against_its_api_any_mor
         await one.open_session(request())
         assert len(await sql("SELECT FROM gates")) == 1
         simulator.knobs = Knobs()
-        await sql("UPDATE gates SET paced_from = now() - interval '1 day'")
+        await sql("UPDATE gates SET closed_until = now(), paced_from = now() - interval '1 day'")
         assert (await other.open_session(request())).status is Status.ACTIVE
         assert await sql("SELECT FROM gates") == []
 
@@ -383,3 +385,42 @@ async def test_those_who_claim_at_once_never_take_more_than_there_are_places(new
             *(claimer.claim(a_lease(uuid4(), HOUR_MS), {"AttemptCreation": "a"}, 12) for claimer in claimers)
         )
         assert sum(len(found.claims) for found in claimed) == 3
+
+
+async def test_a_token_expires_in_time_though_the_webhooks_gate_is_closed(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(webhook_status=429, webhook_retry_after="3600", session_lifetime_s=0.2)
+    async with new_ledger(policy=policy(), webhook_url=simulator.webhook_url) as ledger:
+        first = await ledger.open_session(request())
+        await ledger.scheduler.run_once()
+        second = await ledger.open_session(request())
+        async with asyncio.timeout(30):
+            while {(await ledger.session(session.id)).status for session in (first, second)} != {Status.EXPIRED}:
+                await ledger.scheduler.run_once()
+        assert simulator.counts["webhook 429"] == 1, "the other notice waits behind the gate"
+        assert await ledger.unfinished() == 0, "nobody waits for a receiver that wants to be left in peace"
+        simulator.knobs = Knobs()
+        await sql("DELETE FROM gates")
+        await ledger.scheduler.run_once()
+        told = [json.loads(call.body)["sessionId"] for call in simulator.webhooks]
+        assert second.session_id in told
+
+
+async def test_what_was_throttled_long_ago_comes_before_what_is_new(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with new_ledger(policy=policy()) as ledger:
+        simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=0)
+        old = await ledger.open_session(request())
+        await sql("UPDATE gates SET closed_until = now(), next_slot = now(), next_passage = now()")
+        await sql("UPDATE due_work SET due_at = now() - interval '1 min'")
+        for _ in range(3):
+            await ledger.accept(request(channel_id="ch_new"))
+        await ledger._due_work.claim(
+            a_lease(ms=1), ledger._steps.gates(STEPS), 0
+        )  # it has been seen that there is a gate
+
+        [claim] = (await ledger._due_work.claim(a_lease(), ledger._steps.gates(STEPS), 1)).claims
+
+        assert claim.stream_id == old.id

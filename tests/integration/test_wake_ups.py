@@ -21,6 +21,7 @@ from tests.unit.samples import request
 NEVER_MS = 3_600_000
 LONG = 30
 """Seconds. Nothing here takes as long, unless it hangs."""
+STEPS = dict.fromkeys(("ValidateChannel", "AttemptCreation", "SyncWebhook", "ExpireToken"))
 
 
 class Looks:
@@ -198,41 +199,41 @@ async def put(sql: Any, due_in: timedelta, *, leased_for: timedelta | None = Non
 async def test_a_look_tells_whether_something_can_be_claimed_and_when_the_next_row_falls_due(
     due_work: PostgresDueWork, sql: Any
 ) -> None:
-    nothing = await due_work.outlook({"AttemptCreation": None})
-    assert (nothing.claimable, nothing.next_due_ms, nothing.unprojected) == (False, None, False)
+    nothing = await due_work.outlook(STEPS)
+    assert (nothing.claimable, nothing.next_due_ms, nothing.unprojected) == (frozenset(), None, False)
 
     await put(sql, timedelta(hours=2))
     await put(sql, timedelta(hours=1))
-    ahead = await due_work.outlook({"AttemptCreation": None})
+    ahead = await due_work.outlook(STEPS)
     assert not ahead.claimable
     assert ahead.next_due_ms is not None
     assert HOUR_MS - 60_000 < ahead.next_due_ms <= HOUR_MS
 
     await put(sql, timedelta(seconds=-1), leased_for=timedelta(hours=1))
-    assert not (await due_work.outlook({"AttemptCreation": None})).claimable, "it is in somebody's hands"
+    assert not (await due_work.outlook(STEPS)).claimable, "it is in somebody's hands"
     await put(sql, timedelta(seconds=-1), leased_for=timedelta(seconds=-1))
-    assert (await due_work.outlook({"AttemptCreation": None})).claimable
+    assert (await due_work.outlook(STEPS)).claimable
 
 
 async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: PostgresDueWork, sql: Any) -> None:
     await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', 'infinity')", new_id())
     await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', '9999-12-31')", new_id())
 
-    ahead = await due_work.outlook({"AttemptCreation": None})
+    ahead = await due_work.outlook(STEPS)
 
     assert ahead.next_due_ms == 24 * HOUR_MS
 
 
 async def test_a_look_tells_whether_the_projections_lack_something(ledger: Ledger) -> None:
     await ledger.accept(request())
-    assert (await ledger._due_work.outlook({"AttemptCreation": None})).unprojected
+    assert (await ledger._due_work.outlook(STEPS)).unprojected
     await ledger.catch_up()
-    assert not (await ledger._due_work.outlook({"AttemptCreation": None})).unprojected
+    assert not (await ledger._due_work.outlook(STEPS)).unprojected
 
 
 async def test_a_ledger_is_idle_just_when_its_backlog_counts_nothing(due_work: PostgresDueWork, sql: Any) -> None:
-    assert await due_work.is_idle()
+    assert await due_work.is_idle({})
     await put(sql, timedelta(hours=1))
-    assert not await due_work.is_idle()
+    assert not await due_work.is_idle({})
     await sql("UPDATE due_work SET step = 'ExpireToken'")
-    assert await due_work.is_idle()
+    assert await due_work.is_idle({})

@@ -64,7 +64,7 @@ async def test_a_webhook_that_was_switched_on_or_off_since_the_session_was_opene
 
     async def claim(*given: Any) -> Any:
         claimed = await claim_at_once(*given)
-        claims.update(claim.step for claim in claimed)
+        claims.update(claim.step for claim in claimed.claims)
         return claimed
 
     monkeypatch.setattr(type(due_work), "claim", claim)

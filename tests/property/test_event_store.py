@@ -299,7 +299,7 @@ class StoreMachine(RuleBasedStateMachine):
         unfinished = [
             row for row in found.values() if row.step not in {"ExpireToken", "SyncWebhook"} or row.due_at < FAR
         ]
-        assert self.run(self.due_work.backlog()).unfinished == len(unfinished)
+        assert self.run(self.due_work.backlog({})).unfinished == len(unfinished)
 
 
 def test_the_store_behaves_as_its_model_does_whoever_writes_and_reads(database_url: str) -> None:

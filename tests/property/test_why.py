@@ -54,7 +54,7 @@ def said(work: WorkStanding, history: tuple[object, ...], policy: Policy, gate: 
 def standing(history: tuple[object, ...], policy: Policy, **given: object) -> WorkStanding:
     step = next_step(fold(SESSION, history), policy)  # type: ignore[arg-type]
     assert step is not None
-    row = DueRow(step="AttemptCreation", due_at=step.not_before, owner=None, lease_until=None, ahead=0)
+    row = DueRow(step="AttemptCreation", due_at=step.not_before, owner=None, lease_until=None, ends_at=None, ahead=0)
     return WorkStanding(**{"now": at(0), "version": len(history), "in_flight": 0, "row": row, **given})  # type: ignore[arg-type]
 
 

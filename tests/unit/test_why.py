@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from engine.domain import events as e
 from engine.domain.gate import Gate, admit
-from engine.domain.lifecycle import Policy, next_step
+from engine.domain.lifecycle import Policy, ends_at, next_step
 from engine.domain.passing import GatePolicy, Hold, Passage
 from engine.domain.retry import InDoubt, RetryPolicy
 from engine.domain.session import fold
@@ -67,7 +67,14 @@ def waits(
     step = next_step(state, policy)
     found = None
     if step is not None and row.pop("there", True):
-        plain = {"step": type(step).__name__, "due_at": step.not_before, "owner": None, "lease_until": None, "ahead": 0}
+        plain = {
+            "step": type(step).__name__,
+            "due_at": step.not_before,
+            "owner": None,
+            "lease_until": None,
+            "ends_at": ends_at(state, policy),
+            "ahead": 0,
+        }
         found = DueRow(**{**plain, **row})
     work = WorkStanding(now=now, version=state.version, in_flight=in_flight, row=found)
     return why(state, policy, work, events=history, passed=passed, gates=gates or {})
@@ -233,17 +240,17 @@ def test_its_deadline_is_told_for_as_long_as_a_session_is_to_be_made() -> None:
     assert waits(ACTIVE, at(3)).deadline is None
 
 
-def test_past_its_deadline_it_is_given_up_even_behind_a_closed_gate_once_it_is_so_long_overdue() -> None:
+def test_past_its_deadline_it_is_given_up_even_behind_a_closed_gate() -> None:
     late = Gate(closed_until=at(9_000), why="Retry-After of a long time")
     free = waits(FAILED, at(3_601))
     assert (free.holds, free.moves_at) == ((), at(3_601))
     assert "given up" in free.outlook
 
-    behind = waits(FAILED, at(3_600), gates={API: late})
-    assert held(behind) == [(Hold.GATE, at(3_600.25))]
-    assert behind.moves_at == at(3_600.25)
+    behind = waits(FAILED, at(3_599), gates={API: late})
+    assert held(behind) == [(Hold.GATE, at(3_600.001))]
+    assert behind.moves_at == at(3_600.001)
     assert "given up" in behind.outlook
-    assert waits(FAILED, at(3_600.25), gates={API: late}).holds == ()
+    assert waits(FAILED, at(3_600.001), gates={API: late}).holds == ()
 
 
 # Settings

@@ -21,7 +21,8 @@ class SequenceStore(PostgresEventStore):
 
     async def _write(self, driver: Any, batch: Any) -> Any:
         await driver.execute("BEGIN")
-        rows = BatchRows(await self._read_log(driver, batch))
+        log = await self._read_log(driver, batch)
+        rows = BatchRows(log, await self._open_gates(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
         columns = rows.columns()
         # As a BIGSERIAL column would, with the insert.

@@ -20,8 +20,9 @@ from engine.domain.session import Session
 from tests import postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.command import Result, assert_one_line, environment, run
+from tests.gates import BRISK
 
-SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=DeliveryPolicy(waits_ms=(1,)))
+SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=DeliveryPolicy(waits_ms=(1,)), gate=BRISK)
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 

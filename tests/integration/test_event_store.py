@@ -323,7 +323,10 @@ async def test_an_append_that_is_turned_away_does_not_take_its_key(store: Postgr
 
 
 async def due_rows(sql: Any) -> dict[UUID, tuple[Any, ...]]:
-    return {row["stream_id"]: tuple(row)[1:] for row in await sql("SELECT stream_id, step, due_at, owner, lease_until FROM due_work")}
+    return {
+        row["stream_id"]: tuple(row)[1:]
+        for row in await sql("SELECT stream_id, step, due_at, owner, lease_until FROM due_work")
+    }
 
 
 async def test_an_append_leaves_its_due_work_and_takes_that_of_the_one_before_away(

@@ -63,6 +63,7 @@ def message_with_nul() -> e.Event:
         status=None,
         message="a NUL: \0, then 203.0.113.77",
         wait_ms=10,
+        reason=None,
         retry_at=at,
     )
 

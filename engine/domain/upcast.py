@@ -21,13 +21,20 @@ def _webhook_failed_2(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason_of_backoff(data: dict[str, Any]) -> dict[str, Any]:
-    """The first versions waited by backoff and for nothing else."""
+    """In its first version a failure waited by backoff and for nothing else."""
     wait_ms = data["wait_ms"]
     return data | {"reason": None if wait_ms is None else f"{wait_ms} ms backoff"}
 
 
+def _lookup_failed_2(data: dict[str, Any]) -> dict[str, Any]:
+    """A look-up that was throttled, of no kind, waited for what its message says and then some: how much of each is not stored."""
+    if data["kind"] is None and data["wait_ms"] is not None:
+        return data | {"reason": f"{data['message']}, plus backoff"}
+    return _reason_of_backoff(data)
+
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
-    ("ChannelLookupFailed", 1): _reason_of_backoff,
+    ("ChannelLookupFailed", 1): _lookup_failed_2,
     ("CreationFailed", 1): _reason_of_backoff,
     ("WebhookFailed", 1): _webhook_failed_2,
 }

@@ -10,8 +10,8 @@ import pytest
 
 from engine.domain import upcast
 from engine.domain.errors import UnknownEvent
-from engine.domain.events import EVENT_TYPES, SessionCreated, decode, encode
-from tests.unit.samples import was_created, webhook_failed
+from engine.domain.events import EVENT_TYPES, Event, SessionCreated, decode, encode
+from tests.unit.samples import lookup_failed, was_created, webhook_failed
 
 FIRST = encode(was_created()).replace('"latency_ms":0', '"latency_s":2').replace('"session_id"', '"remote_id"')
 SECOND = encode(was_created()).replace('"latency_ms":0', '"latency_s":2')
@@ -47,11 +47,29 @@ def test_a_version_newer_than_the_present_one_is_refused() -> None:
         decode("SessionCreated", 4, FIRST)
 
 
+def _without(event: Event, fields: set[str]) -> str:
+    """The event's data as a version wrote it that did not have these fields yet."""
+    written = msgspec.json.decode(encode(event))
+    return msgspec.json.encode({name: value for name, value in written.items() if name not in fields}).decode()
+
+
 def test_a_failed_webhook_of_the_first_version_had_heeded_no_retry_after() -> None:
-    fields = {"retry_after_given", "retry_after_ms", "reason"}
-    written = msgspec.json.decode(encode(webhook_failed()))
-    first = msgspec.json.encode({name: value for name, value in written.items() if name not in fields}).decode()
+    first = _without(webhook_failed(), {"retry_after_given", "retry_after_ms", "reason"})
     assert decode("WebhookFailed", 1, first) == webhook_failed(reason="500 ms backoff")
+
+
+def test_a_look_up_that_was_throttled_in_the_first_version_waited_for_retry_after_and_not_for_backoff_alone() -> None:
+    told = {"kind": None, "status": 429, "message": "Retry-After of 30000 ms", "wait_ms": 30_120}
+    written = lookup_failed(**told, reason="Retry-After of 30000 ms, plus backoff")
+    assert decode("ChannelLookupFailed", 1, _without(written, {"reason"})) == written
+
+
+@pytest.mark.parametrize(("wait_ms", "reason"), [(250, "250 ms backoff"), (None, None)])
+def test_a_look_up_that_failed_in_the_first_version_waited_by_backoff_if_at_all(
+    wait_ms: int | None, reason: str | None
+) -> None:
+    written = lookup_failed(wait_ms=wait_ms, reason=reason)
+    assert decode("ChannelLookupFailed", 1, _without(written, {"reason"})) == written
 
 
 def test_there_is_an_upcaster_for_every_step_that_an_event_type_took() -> None:

@@ -166,11 +166,14 @@ class Statements:
                    step = coalesce($4::text, step)
              WHERE owner = $1::uuid AND stream_id = $2::uuid"""
 
-        # Once at the end of a process: what a hint costs is no matter here, nor that all rows are looked at.
+        # Once at the end of a process: what a hint costs is no matter here, nor that all rows are looked at. A row that
+        # is locked is left as it is, for the same reason as by a heartbeat: its lease is settled otherwise, or lapses.
         self.release_all = f"""
             WITH freed AS (
                 UPDATE {s}.due_work SET owner = NULL, lease_until = NULL
-                 WHERE owner = ANY($1::uuid[]) RETURNING stream_id)
+                 WHERE stream_id IN (SELECT stream_id FROM {s}.due_work
+                                      WHERE owner = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED)
+                RETURNING stream_id)
             SELECT pg_notify($2::text, '') WHERE EXISTS (SELECT FROM freed)"""
 
         # The first to ask makes the row; whoever asks after that gets it when nobody holds it.

@@ -304,6 +304,22 @@ async def test_all_that_one_holds_is_given_back_at_once_and_others_are_told(
         await told.wait()
 
 
+async def test_giving_back_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
+    due_work: PostgresDueWork, put: Put, sql: Any, connect_by_sql: Any
+) -> None:
+    owner = uuid4()
+    busy, idle = await put(owner=owner, leased_for=60), await put(owner=owner, leased_for=60)
+    before = await rows(sql)
+    appending = await connect_by_sql()
+    async with appending.transaction():
+        await appending.execute("UPDATE due_work SET due_at = due_at WHERE stream_id = $1", busy)
+        async with asyncio.timeout(LONG):
+            await due_work.release_all([owner])
+
+    assert await claimed(due_work) == [idle]
+    assert (await rows(sql))[busy] == before[busy]
+
+
 # Counting
 
 

@@ -1,6 +1,7 @@
 """The ledger: what an embedder holds."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from copy import copy
@@ -45,6 +46,8 @@ from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps, of_history
 from engine.tailing import tail
 from engine.waiting import STEPS, Waiting, Waits
 from engine.webhooks import DeadLetter, Webhooks
+
+logger = logging.getLogger("guestledger")
 
 
 class Ledger:
@@ -171,15 +174,25 @@ class Ledger:
         return replay(await self.history(wanted), self._policy)
 
     async def gates(self) -> dict[str, Gate]:
-        """What is known against the APIs, by gate: a host and a quota scope. One that nothing is known against is left out."""
+        """What is known against the APIs, by gate: a host and a quota scope. One that nothing is known against is left out.
+
+        As it was noted, by the database's clock: a time that has passed by that holds nothing back any more. What pace it comes
+        to, `Gate.rate` tells for a time and the workers' own policy, which is not kept with it.
+        """
         return await self._gates.all()
 
-    async def open_gate(self, name: str) -> bool:
+    async def open_gate(self, name: str, *, opened_by: str) -> bool:
         """Forget what is known against this gate, also until when its server wants to be left in peace.
 
-        For a person who knows better, as where a server has asked for a wait of years. False when nothing is known against it.
+        For a person who knows better, as where a server has asked for a wait of years. New sessions, and what is due behind
+        it, go on with a worker's next look. Sessions that it has put off, or that were throttled, keep the time that they were
+        told, which is in their history. The log of warnings tells who opened it, and nothing else does: it is no session's
+        event. False when nothing is known against it.
         """
-        return await self._gates.forget(name)
+        opened = await self._gates.forget(name)
+        if opened:
+            logger.warning("gate %r is opened by hand, by %r: what was known against it is forgotten", name, opened_by)
+        return opened
 
     async def why(self, wanted: UUID | str) -> Waiting:
         """What the session with this id, the engine's own or CXone's, waits for now, and when that will move.

@@ -1,3 +1,5 @@
+import getpass
+
 from adapters.simulator import Knobs, Simulator
 from tests.e2e import guests
 from tests.e2e.command import environment, run
@@ -14,10 +16,15 @@ async def test_a_gate_that_a_server_wants_closed_for_years_is_listed_and_a_perso
         assert closed["closed_until"] > "2030"
         table = await run("gates", env=env)
         assert closed["gate"] in table.text
+        assert closed["closed_until"][:10] in table.text
+        assert "by the database's clock" in table.text
 
         opened = await run("gates", "--open", closed["gate"], env=env)
 
         assert (opened.code, opened.text) == (0, "")
+        [trace, advice] = opened.err.splitlines()
+        assert f"gate {closed['gate']!r} is opened by hand, by '{getpass.getuser()}'" in trace
+        assert "what was told a time keeps it" in advice
         assert (await run("gates", "--json", env=env)).out == []
         simulator.knobs = Knobs()
         made = await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(2)]))

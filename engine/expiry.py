@@ -17,7 +17,8 @@ from engine.projections.sessions import SessionFilter, SessionRow
 
 logger = logging.getLogger("guestledger")
 
-_LONGEST_PAUSE_SECONDS = 60.0
+_LONGEST_PAUSE = timedelta(minutes=1)
+_SHORTEST_PAUSE = timedelta(milliseconds=100)
 
 
 async def expiring_in(read_models: ReadModels, clock: Clock, span: timedelta) -> list[SessionRow]:
@@ -30,8 +31,12 @@ async def expiring_in(read_models: ReadModels, clock: Clock, span: timedelta) ->
 
 
 async def expiry_warnings(read_models: ReadModels, clock: Clock, ahead: timedelta) -> AsyncIterator[SessionRow]:
-    """Each session once, as soon as its token expires within `ahead`; for ever, whatever becomes of the database meanwhile."""
-    pause = max(min(ahead / 10, timedelta(seconds=_LONGEST_PAUSE_SECONDS)), timedelta(seconds=1)).total_seconds()
+    """Each session once, as soon as its token expires within `ahead`; for ever, whatever becomes of the database meanwhile.
+
+    The first look is at once, and each pause shorter than `ahead` (of 0.2 s or more). A token that begins and expires between
+    two looks is never told of: see `Ledger.expiry_warnings`.
+    """
+    pause = _pause(ahead).total_seconds()
     told: set[UUID] = set()
     while True:
         try:
@@ -44,3 +49,9 @@ async def expiry_warnings(read_models: ReadModels, clock: Clock, ahead: timedelt
                     yield row
             told = {row.id for row in rows}  # an expiry never moves, so who is no longer among them never comes again
         await asyncio.sleep(pause * (0.5 + clock.jitter()))
+
+
+def _pause(ahead: timedelta) -> timedelta:
+    """From one look to the next, of which the caller takes 0.5 to 1.5: so that nobody expires within `ahead` unseen."""
+    often_enough = max(ahead / 10, min(ahead / 2, timedelta(seconds=1)))
+    return max(min(often_enough, _LONGEST_PAUSE), _SHORTEST_PAUSE)

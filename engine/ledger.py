@@ -339,8 +339,10 @@ class Ledger:
     def expiry_warnings(self, ahead: timedelta) -> AsyncIterator[SessionRow]:
         """Each active session once, as soon as its token expires within `ahead`; for ever, while the database is away too.
 
-        It may come late by 15 % of `ahead`: by 1.5 s where that is less, and by no more than 90 s. What was told is remembered
-        by this iterator alone: another one, or the next after a restart, tells again of what is still ahead.
+        It may come late by 15 % of `ahead`, but never by more than 90 s; an `ahead` of less than 10 s, by 1.5 s or 75 % of it,
+        whichever is less. A token that lives for less than that may expire untold, and so may one while the database is away;
+        the `sessions` have them all. What was told is remembered by this iterator alone: another one, or the next after a
+        restart, tells again of what is still ahead.
         """
         return expiry_warnings(self._read_models, self._clock, ahead)
 

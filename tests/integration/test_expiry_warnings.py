@@ -91,3 +91,23 @@ async def test_each_session_is_told_of_once_while_the_database_comes_and_goes(
         assert not following.done()
         second = await opened(ledger, simulator, 700)
         assert (await following).id == second
+
+
+@pytest.mark.parametrize("ahead_s", [0.2, 1, 3, 30, 3_600])
+async def test_between_two_looks_no_token_comes_near_its_expiry_and_expires(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    class LookedAgain(Exception):
+        pass
+
+    async def sleep(seconds: float) -> None:
+        raise LookedAgain(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(ledger._clock, "jitter", lambda: 1.0)
+
+    with pytest.raises(LookedAgain) as paused:
+        await anext(ledger.expiry_warnings(timedelta(seconds=ahead_s)))
+
+    (seconds,) = paused.value.args
+    assert seconds < ahead_s

@@ -50,10 +50,11 @@ KEYS, NO_KEYS = SERVERS
 ROUGH = Life("a look-up and its creation", False, REFUSED | BROKEN, OPENED, ("ChannelLookupFailed", "CreationFailed"))
 HANGS = Life("a creation that hangs", False, HANGING, OPENED, ("CreationFailed",))
 LIVES = [
-    (ROUGH, KEYS),
     (ROUGH, NO_KEYS),
-    pytest.param(HANGS, KEYS, marks=pytest.mark.slow),
-    (HANGS, NO_KEYS),
+    *(
+        pytest.param(life, server, marks=pytest.mark.slow)
+        for life, server in ((ROUGH, KEYS), (HANGS, KEYS), (HANGS, NO_KEYS))
+    ),
     (Life("a webhook", True, {"webhook_status": 503}, "WebhookAbandoned", ("WebhookFailed",), webhook_url=None), KEYS),
     (Life("an expiry", True, {"session_lifetime_s": 0.01}, "TokenExpired"), KEYS),
 ]

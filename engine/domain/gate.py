@@ -20,7 +20,8 @@ from msgspec.structs import replace
 
 from engine.domain.passing import Answered, GatePolicy, Hearing, Held, Hold, Passage
 
-# A probe that is not lost has told something by then: nobody is to wait as long as for one that is.
+# So long, whoever claims has the right to probe: its request is under way by then, or is none. And so long after it, a probe
+# that is not lost has told something: nobody is to wait as long as for one that is.
 _PROBE_TAKES = timedelta(seconds=1)
 
 
@@ -44,7 +45,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     breaks: int = 0
     broken_at: datetime | None = None
     broken_until: datetime | None = None
+    """Until when nothing is asked, and from when on a probe may be; `None` once one is under way."""
     probe_until: datetime | None = None
+    """For how long that probe is waited for; before it is under way: for how long somebody has the right to it."""
 
     retries: float | None = None
     """What is left of the budget, at `retries_at`; `None`: all of it."""
@@ -109,8 +112,9 @@ def slots(gate: Gate, most: int, now: datetime, policy: GatePolicy) -> tuple[Gat
     if held is not None or not most:
         return gate, [], held
     if gate.broken_at is not None:
-        probing = replace(gate, probe_until=now + timedelta(milliseconds=policy.probe_ms))
-        return probing, [now], probing.shut(now) if most > 1 else None
+        # Only for a moment: who claims and then sends nothing has nothing to give back.
+        reserved = replace(gate, broken_until=gate.broken_until or now, probe_until=now + _PROBE_TAKES)
+        return reserved, [now], reserved.shut(now) if most > 1 else None
     pace = gate.rate(now, policy)
     if pace is None:
         return gate, [now] * most, None
@@ -126,19 +130,22 @@ def slots(gate: Gate, most: int, now: datetime, policy: GatePolicy) -> tuple[Gat
 def admit(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tuple[Gate, Held | None]:
     """Let a request through, or say what holds it back; then the gate is as it was."""
     passed, held = _slotted(gate, now) if _has_slot(gate, passage, now) else _unslotted(gate, now, policy)
-    if held is None and gate.broken_at is None:  # a probe is let through alone, which is little enough
-        passed, held = _pass(passed, passage, now, policy)
+    if held is not None:
+        return gate, held
+    if gate.broken_at is not None:  # let through alone, which is little enough
+        return replace(passed, broken_until=None, probe_until=now + timedelta(milliseconds=policy.probe_ms)), None
+    passed, held = _pass(passed, passage, now, policy)
     return (passed, None) if held is None else (gate, held)
 
 
 def _has_slot(gate: Gate, passage: Passage, now: datetime) -> bool:
-    """Whether the slot that was taken is still good: where the circuit is broken, while a probe is waited for."""
-    probed = gate.broken_at is None or (gate.probe_until is not None and now < gate.probe_until)
-    return passage.slotted and probed
+    """Whether the slot that was taken is still good: where the circuit is broken, while the right to probe lasts."""
+    reserved = gate.broken_until is not None and gate.probe_until is not None and now < gate.probe_until
+    return passage.slotted and (gate.broken_at is None or reserved)
 
 
 def _slotted(gate: Gate, now: datetime) -> tuple[Gate, Held | None]:
-    # Only what came to light since the slot was taken can hold it back; the probe that is waited for may be this very one.
+    # Only what came to light since the slot was taken can hold it back; the right to probe may be its own.
     return gate, replace(gate, probe_until=None).shut(now)
 
 

@@ -72,7 +72,7 @@ async def test_where_cxone_cannot_be_used_every_request_is_accepted_and_a_worker
 async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and_a_worker_when_it_is_back_loses_nothing(
     postgres_server: str, database_url: str, file: str
 ):
-    async with Simulator(Knobs(slow_ms=20, quota=50, retry_after_s=1)) as simulator:
+    async with Simulator(Knobs(slow_ms=20, server_error_share=0.2)) as simulator:
         env = environment(database_url, simulator)
         async with asyncio.timeout(LIMIT_S), started("worker", env=env) as worker:
             while not simulator.counts["token 200"]:  # it is past its beginning then

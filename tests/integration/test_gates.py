@@ -20,6 +20,7 @@ from engine.domain.passing import GatePolicy, Hold, Passage
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
+from engine.steps import TOWARDS_CREATION
 from engine.waiting import STEPS
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog
@@ -275,6 +276,25 @@ async def test_a_server_that_fails_is_left_in_peace_but_for_single_probes_and_th
             assert later - earlier >= rest_ms / 1_000
         for session in (first, second, *more):
             assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_claim_that_sends_nothing_keeps_the_probe_from_others_for_a_moment_only(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = FAILING
+    patient = GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1, probe_ms=86_400_000)
+    async with two(new_ledger, policy(patient, base_ms=1)) as (one, other):
+        session = await one.open_session(request())
+        simulator.knobs = Knobs()
+        lost = a_lease(uuid4(), 1)
+        while not (await one._due_work.claim(lost, one._steps.gates(TOWARDS_CREATION), 1)).claims:
+            await asyncio.sleep(0.01)
+
+        while (await other.session(session.id)).status is not Status.ACTIVE:  # as long as all is to take
+            await other.scheduler.run_once()
+            await asyncio.sleep(0.05)
+
+        assert await sql("SELECT FROM gates WHERE broken_at IS NOT NULL") == []
 
 
 async def test_a_look_up_that_many_share_fails_once_however_many_wait_for_it(

@@ -58,7 +58,6 @@ quotas = st.none() | st.floats(1e-18, 1e15)
 class Slot(NamedTuple):
     at: datetime
     taken_at: datetime
-    probes: bool
 
 
 class GateModel(RuleBasedStateMachine):
@@ -68,6 +67,7 @@ class GateModel(RuleBasedStateMachine):
         self.closed_until = start
         """The latest time that any answer has asked for."""
         self.probed_at: datetime | None = None
+        self.reserved_at: datetime | None = None
         self.last_slot: datetime | None = None
         self.slots: list[Slot] = []
         self.under_way: list[datetime] = []
@@ -89,9 +89,11 @@ class GateModel(RuleBasedStateMachine):
             assert held.until >= self.now
         for slot in taken:
             assert self.now <= slot <= self.now + seconds(self.policy.ahead_ms / 1_000) + GRAIN
-            self.let_through(probes=probes)
+            if probes:
+                self.reserve()
+            assert self.now >= self.closed_until
             self.keeps_the_pace(slot, None if probes else rate)
-            self.slots.append(Slot(slot, self.now, probes))
+            self.slots.append(Slot(slot, self.now))
 
     @rule(retry=st.booleans())
     def somebody_asks(self, retry: bool) -> None:
@@ -116,7 +118,7 @@ class GateModel(RuleBasedStateMachine):
             assert self.gate == before
             return
         assert self.now >= self.closed_until
-        if self.gate.broken_at is not None and not slot.probes:
+        if self.gate.broken_at is not None:
             self.let_through(probes=True)
         self.under_way.append(self.now)
 
@@ -137,7 +139,14 @@ class GateModel(RuleBasedStateMachine):
             self.closed_until = max(self.closed_until, self.now + timedelta(milliseconds=closed_ms))
             self.last_slot = None
         if self.gate.broken_at != broken_at:
-            self.probed_at = None
+            self.probed_at = self.reserved_at = None
+
+    def reserve(self) -> None:
+        """One who claims has the right to probe, for a moment, and nobody has it while a probe is under way."""
+        assert self.gate.broken_at is not None
+        assert self.probed_at is None or self.now >= self.probed_at + timedelta(milliseconds=self.policy.probe_ms)
+        assert self.reserved_at is None or self.now >= self.reserved_at + seconds(1)
+        self.reserved_at = self.now
 
     def let_through(self, *, probes: bool) -> None:
         assert self.now >= self.closed_until
@@ -145,7 +154,7 @@ class GateModel(RuleBasedStateMachine):
             return
         assert self.gate.broken_until is None or self.now >= self.gate.broken_until
         assert self.probed_at is None or self.now >= self.probed_at + timedelta(milliseconds=self.policy.probe_ms)
-        self.probed_at = self.now
+        self.probed_at, self.reserved_at = self.now, None
 
     def keeps_the_pace(self, slot: datetime, rate: float | None) -> None:
         if rate is not None and self.last_slot is not None:

@@ -348,6 +348,28 @@ def test_a_probe_can_be_a_slot_that_is_taken_at_a_claim_and_used_later() -> None
     gate.held_by(Hold.BREAKER, 1.3)
 
 
+def test_whoever_claims_and_then_sends_nothing_keeps_the_probe_from_others_for_a_moment_only() -> None:
+    gate = told(probe_ms=30_000).broken()
+    assert gate.slots(1) == [at(1)]
+    gate.held_by(Hold.BREAKER, 1.999)
+    assert gate.slots(2) == [at(2)]
+    gate.let_through(3)
+
+
+def test_a_slot_becomes_a_probe_that_is_waited_for_only_when_its_request_is_let_through() -> None:
+    gate = told(probe_ms=5_000).broken()
+    assert gate.slots(1) == [at(1)]
+    gate.let_through(1.9, SLOTTED).held_by(Hold.BREAKER, 6.8)
+    gate.let_through(6.9)
+
+
+def test_of_two_slots_for_one_probe_that_are_both_used_only_the_first_passes() -> None:
+    gate = told(probe_ms=5_000).broken()
+    assert [*gate.slots(1), *gate.slots(2)] == [at(1), at(2)]
+    gate.let_through(2.1, SLOTTED).held_by(Hold.BREAKER, 2.2, SLOTTED)
+    gate.held_by(Hold.BREAKER, 7, SLOTTED)
+
+
 def test_whoever_wanted_no_more_than_the_probe_is_not_told_that_anything_is_held_back() -> None:
     _, taken, held = slots(told().broken().gate, 1, at(1), POLICY)
     assert (taken, held) == ([at(1)], None)

@@ -194,16 +194,31 @@ def hear(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gat
     closed_ms = hearing.closed_ms
     match hearing.answered:
         case Answered.THROTTLED:
-            told, closed_ms = _mended(gate), max(closed_ms or 0, policy.least_closed_ms)
+            told, closed_ms = _mended(gate, hearing), max(closed_ms or 0, policy.least_closed_ms)
         case Answered.FAILED:
             told = _failed(gate, hearing, now, policy)
         case Answered.WELL:
-            told = _counted(_mended(gate), hearing)
+            told = _counted(_mended(gate, hearing), hearing)
+        case Answered.UNASKED:
+            told = _given_back(gate, hearing, policy)
     return told if closed_ms is None else _closed(told, closed_ms, hearing, now, policy)
 
 
-def _mended(gate: Gate) -> Gate:
+def _mended(gate: Gate, hearing: Hearing) -> Gate:
+    if _is_before_the_break(gate, hearing):
+        return gate
     return replace(gate, failures=0, breaks=0, broken_at=None, broken_until=None, probe_until=None)
+
+
+def _is_before_the_break(gate: Gate, hearing: Hearing) -> bool:
+    """Whether it was under way when the circuit broke, and so tells nothing of what came since."""
+    return gate.broken_at is not None and hearing.began_at <= gate.broken_at
+
+
+def _given_back(gate: Gate, hearing: Hearing, policy: GatePolicy) -> Gate:
+    # Only its own probe: where it was lost, another may be under way by now.
+    own = gate.probe_until == hearing.began_at + timedelta(milliseconds=policy.probe_ms)
+    return replace(gate, probe_until=None) if own else gate
 
 
 def _counted(gate: Gate, hearing: Hearing) -> Gate:
@@ -250,8 +265,8 @@ def _stated(quota: float, policy: GatePolicy) -> float:
 
 
 def _failed(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:
-    if gate.broken_at is not None and hearing.began_at <= gate.broken_at:
-        return gate  # it was under way when the circuit broke, and tells nothing of what came since
+    if _is_before_the_break(gate, hearing):
+        return gate
     failures = gate.failures + 1
     if gate.broken_at is None and failures < policy.failures_in_a_row:
         return replace(gate, failures=failures)

@@ -20,13 +20,24 @@ def heard(gate: str, outcome: Channel | Created | Throttled | Failed, began_at: 
                 gate=gate, answered=Answered.THROTTLED, began_at=began_at, closed_ms=ms, why=why, quota=quota
             )
         case Channel() | Created() | Failed():
-            failed = isinstance(outcome, Failed) and not outcome.kind.is_final  # what it rejects, it has answered
-            answered = Answered.FAILED if failed else Answered.WELL
+            answered = _answered(outcome) if isinstance(outcome, Failed) else Answered.WELL
             return Hearing(
                 gate=gate, answered=answered, began_at=began_at, closed_ms=closed_ms, why=closed_why, quota=quota
             )
         case _:
             assert_never(outcome)
+
+
+def _answered(failed: Failed) -> Answered:
+    if not failed.kind.is_final:
+        return Answered.FAILED
+    # What the API rejects, it has answered; what is rejected here has no status, for nothing was asked.
+    return Answered.UNASKED if failed.status is None else Answered.WELL
+
+
+def unasked(gate: str, began_at: datetime) -> Hearing:
+    """That nothing was asked, though a request was let through at `began_at`, by the database's clock."""
+    return Hearing(gate=gate, answered=Answered.UNASKED, began_at=began_at)
 
 
 def heard_of_webhook(gate: str, outcome: Delivered, began_at: datetime) -> Hearing | None:

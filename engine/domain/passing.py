@@ -90,6 +90,8 @@ class Answered(StrEnum):
     WELL = "well"
     THROTTLED = "throttled"
     FAILED = "failed"
+    UNASKED = "unasked"
+    """Nothing: the request was let through, and then not made."""
 
 
 class Hearing(msgspec.Struct, frozen=True, kw_only=True):

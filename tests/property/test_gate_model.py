@@ -131,10 +131,12 @@ class GateModel(RuleBasedStateMachine):
         broken_at, breaks = self.gate.broken_at, self.gate.breaks
         hearing = Hearing(gate=NAME, answered=answered, began_at=began_at, closed_ms=closed_ms, why="", quota=quota)
         self.gate = hear(self.gate, hearing, self.now, self.policy)
-        if answered is not Answered.FAILED:
+        if broken_at is not None and began_at <= broken_at:
+            assert (self.gate.broken_at, self.gate.breaks) == (broken_at, breaks)
+        elif answered in (Answered.WELL, Answered.THROTTLED):
             assert self.gate.broken_at is None
-        elif broken_at is not None and began_at <= broken_at:
-            assert self.gate.breaks == breaks
+        if answered is Answered.UNASKED and began_at == self.probed_at:
+            self.probed_at = None
         if closed_ms is not None:
             self.closed_until = max(self.closed_until, self.now + timedelta(milliseconds=closed_ms))
             self.last_slot = None
@@ -183,7 +185,7 @@ class GateModel(RuleBasedStateMachine):
         now = max(end for end in ends if end is not None)
         gate, held = admit(self.gate, passage(retry=False), now + seconds(1_000), self.policy)
         assert held is None
-        well = Hearing(gate=NAME, answered=Answered.WELL, began_at=now)
+        well = Hearing(gate=NAME, answered=Answered.WELL, began_at=now + seconds(1_000))
         gate = hear(gate, well, now + seconds(1_001), self.policy)
         assert gate.is_clean(now + seconds(2_000_000), self.policy)
 

@@ -44,6 +44,9 @@ class Told:
             self._hear(telling(Answered.FAILED, now if began is None else began, **given), now)
         return self
 
+    def unasked(self, now: float, *, began: float | None = None) -> "Told":
+        return self._hear(telling(Answered.UNASKED, now if began is None else began), now)
+
     def well(self, now: float, times: int = 1, *, began: float | None = None, **given: Any) -> "Told":
         for _ in range(times):
             self._hear(telling(Answered.WELL, now if began is None else began, **given), now)
@@ -420,6 +423,22 @@ def test_failures_of_before_the_break_that_come_late_are_ignored() -> None:
     assert "one probes now" in gate.held_by(Hold.BREAKER, 1.5).reason, "nor do they pass for the probe"
 
 
+@pytest.mark.parametrize("answer", ["well", "throttled"])
+def test_an_answer_to_what_was_asked_before_the_break_does_not_close_the_circuit(answer: str) -> None:
+    gate = told(failures_in_a_row=3, break_ms=1_000, probe_ms=5_000, least_closed_ms=0).broken()
+    getattr(gate, answer)(0.5, began=-1)
+    assert gate.held_by(Hold.BREAKER, 0.999).until == at(1)
+    gate.let_through(1)
+    getattr(gate, answer)(1.5, began=0)
+    assert "one probes now" in gate.held_by(Hold.BREAKER, 1.5).reason
+
+
+def test_a_probe_that_is_let_through_and_then_not_made_is_given_back() -> None:
+    gate = told(probe_ms=5_000).broken().let_through(1).unasked(1.5, began=1)
+    gate.let_through(1.5)
+    gate.unasked(1.6, began=1).held_by(Hold.BREAKER, 1.6)
+
+
 def test_a_circuit_that_is_broken_very_often_can_still_be_broken_again() -> None:
     gate = told(replace(CLEAN, breaks=100_000, broken_at=at(0), failures=100_000)).failed(1)
     assert gate.held_by(Hold.BREAKER, 1).until == at(31)
@@ -546,7 +565,17 @@ DRAINED = Drained(ms=7_000, per_second=50.0, why="nothing left")
 @pytest.mark.parametrize("kind", list(e.FailureKind))
 def test_a_failure_counts_against_the_api_unless_it_has_judged_the_request(kind: e.FailureKind) -> None:
     expected = Answered.WELL if kind.is_final else Answered.FAILED
-    assert heard(NAME, failed(kind), at(1)) == telling(expected, 1)
+    assert heard(NAME, failed(kind, 400), at(1)) == telling(expected, 1)
+
+
+def test_what_is_rejected_before_anything_is_asked_is_no_answer_of_the_api() -> None:
+    assert heard(NAME, failed(e.FailureKind.REJECTED, None), at(1)) == telling(Answered.UNASKED, 1)
+    gate = told(failures_in_a_row=3).failed(0, 2)
+    before = gate.gate
+    assert gate.unasked(1).gate == before
+    paced = known(100)
+    before = paced.gate
+    assert paced.unasked(1).gate == before
 
 
 @pytest.mark.parametrize("outcome", [created(), channel(), failed(), failed(e.FailureKind.REJECTED)])

@@ -323,6 +323,10 @@ class Gates(Protocol):
         """Let a request through now, by the database's clock, or say what holds it back: for one that no append announces."""
         ...
 
+    async def hear(self, hearing: Hearing) -> None:
+        """Take in what an answer tells: of one that no append records."""
+        ...
+
     async def all(self) -> dict[str, Gate]:
         """Every gate that anything is known against, by name."""
         ...

@@ -16,7 +16,7 @@ from typing import assert_never
 from engine.domain.commands import BeginAttempt, Command, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
 from engine.domain.events import Event, FailureKind, wire_name
-from engine.domain.hearing import heard, heard_of_webhook
+from engine.domain.hearing import heard, heard_of_webhook, unasked
 from engine.domain.lifecycle import (
     AttemptCreation,
     ExpireToken,
@@ -79,14 +79,16 @@ def due_after(state: Session, policy: Policy, *, lease: Lease | None = None, kee
 
 def _trace(state: Session, command: Command) -> None:
     """Tell of an answer that came after others had gone on, and that the history has no need of."""
-    if isinstance(command, RecordAttempt):
-        what = type(command.outcome).__name__.lower()
-        logger.warning(
-            "session %s: the answer to attempt %d (%s) came late and tells nothing new: it is not recorded",
-            state.id,
-            command.attempt,
-            what,
-        )
+    match command:
+        case RecordAttempt():
+            answer = f"the answer to attempt {command.attempt} ({type(command.outcome).__name__.lower()})"
+        case RecordLookup():
+            answer = f"the answer to its channel look-up ({type(command.outcome).__name__.lower()})"
+        case RecordDelivery(outcome=outcome):
+            answer = f"the webhook's answer ({f'HTTP {outcome.status}' if outcome.status else 'no answer'})"
+        case _:
+            return
+    logger.warning("session %s: %s came late and tells nothing new: it is not recorded", state.id, answer)
 
 
 class Run:
@@ -266,7 +268,7 @@ class Steps:
         try:
             self._leases.check(run.lease, run.state.id)
         except LeaseLost:
-            await self._settle_unsent(run, attempt)
+            await self._settle_unsent(run, attempt, unasked(passage.gate, began_at))
             raise
         outcome = await self._provider.create(prepared, str(run.state.id))
         now, jitter = self._clock.now(), self._clock.jitter()
@@ -302,11 +304,11 @@ class Steps:
             await self._settle_late(run, command, hearing)
             raise
 
-    async def _settle_unsent(self, run: Run, attempt: int) -> None:
+    async def _settle_unsent(self, run: Run, attempt: int, hearing: Hearing) -> None:
         # Only this run knows that nothing was sent: untold, the attempt would be in doubt, and maybe a person asked about it.
         unsent = Failed(kind=FailureKind.UNSENT, status=None, message="the lease had lapsed before it could be sent")
         now, jitter = self._clock.now(), self._clock.jitter()
-        await self._settle_late(run, RecordAttempt(attempt=attempt, outcome=unsent, now=now, jitter=jitter), None)
+        await self._settle_late(run, RecordAttempt(attempt=attempt, outcome=unsent, now=now, jitter=jitter), hearing)
 
     async def _settle_late(self, run: Run, command: Command, hearing: Hearing | None) -> None:
         while True:
@@ -314,6 +316,8 @@ class Steps:
             late = Run.of(history, run.kinds, run.actor, run.lease)
             late.propose(decide(late.state, command, self._policy))
             if not late.proposed:
+                if hearing is not None:  # the history may have no need of it, but the API wants peace all the same
+                    await self._gates.hear(hearing)
                 _trace(run.state, command)
                 return
             with suppress(WrongExpectedVersion):

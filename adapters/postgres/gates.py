@@ -97,6 +97,15 @@ class PostgresGates:
                 await self.write(driver, book)
                 return held or book.now
 
+    async def hear(self, hearing: Hearing) -> None:
+        """Take in what an answer tells, for one that no append records."""
+        with reported():
+            async with short_transaction(self._engine) as driver:
+                await self.lock_log(driver)
+                book = await self.open(driver, [hearing.gate])
+                book.hear(hearing)
+                await self.write(driver, book)
+
     async def all(self) -> dict[str, Gate]:
         """Every gate that anything is known against, by name."""
         with reported():

@@ -8,8 +8,11 @@ from uuid import uuid4
 import pytest
 
 from adapters.postgres.due_work import PostgresDueWork
-from adapters.simulator import Simulator
+from adapters.simulator import Knobs, Simulator
 from engine.domain.events import DoubtLifted, FailureKind
+from engine.domain.lifecycle import Policy
+from engine.domain.passing import GatePolicy
+from engine.domain.retry import RetryPolicy
 from engine.domain.session import Status
 from engine.leases import LeaseLost, Leases
 from engine.ledger import Ledger
@@ -103,6 +106,31 @@ async def test_who_has_sent_nothing_says_so_also_where_another_has_taken_its_att
     assert [(event.attempt, event.kind) for event in lifted] == [(1, FailureKind.UNSENT)]
     assert (session.status, session.attempts, session.in_doubt) == (Status.ACTIVE, 2, ())
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
+
+
+async def test_a_probe_that_could_not_be_sent_any_more_is_given_back(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    patient = GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1, probe_ms=86_400_000)
+    simulator.knobs = Knobs(server_error_share=1.0, fault_times=1)
+    async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), gate=patient)) as ledger:
+        await ledger.open_session(request())
+        await sql("UPDATE gates SET broken_until = now()")
+        whole = ledger._store.append
+
+        async def append(given: Append) -> Appended:
+            appended = await whole(given)
+            if type(given.events[-1]).__name__ == "CreationAttempted":
+                clock.ahead = SPAN
+                [gate] = await sql("SELECT probe_until > now() + interval '1 hour' AS probes FROM gates")
+                assert gate["probes"]
+            return appended
+
+        monkeypatch.setattr(ledger._store, "append", append)
+        await ledger.open_session(request())
+
+        [gate] = await sql("SELECT broken_at, probe_until FROM gates")
+        assert (gate["broken_at"] is None, gate["probe_until"]) == (False, None)
 
 
 async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_send_it(

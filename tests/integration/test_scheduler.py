@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from adapters.simulator import Knobs, Simulator
 from engine.domain import events as e
-from engine.domain.commands import RecordAttempt
+from engine.domain.commands import RecordAttempt, RecordDelivery
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
+from engine.domain.hearing import heard_of_webhook
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Failed
 from engine.domain.retry import RetryPolicy
@@ -25,7 +26,7 @@ from engine.ports import Append, Appended, Claimed, Lease
 from engine.scheduler import LANES
 from engine.steps import TOWARDS_CREATION, Run
 from tests.integration.conftest import AT_ONCE
-from tests.unit.samples import request
+from tests.unit.samples import delivered, request
 
 PATIENT = replace(AT_ONCE, creation=RetryPolicy(base_ms=600_000, cap_ms=600_000))
 """The next try is minutes away."""
@@ -354,6 +355,30 @@ async def test_a_late_run_neither_renews_nor_gives_back_what_a_newer_run_of_the_
     assert after["owner"] == before["owner"]
     assert after["lease_until"] >= before["lease_until"]
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
+
+
+@pytest.mark.parametrize(("status", "told"), [(429, "HTTP 429"), (None, "no answer")])
+async def test_a_webhooks_answer_that_is_no_news_leaves_a_trace_and_its_wish_for_peace_is_heard(
+    new_ledger: Any, simulator: Simulator, sql: Any, caplog: pytest.LogCaptureFixture, status: int | None, told: str
+) -> None:
+    async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
+        session = await ledger.open_session(request())
+        before = await ledger.history(session.id)
+        await ledger.scheduler.run_once()
+        settled = await ledger.history(session.id)
+        assert isinstance(settled[-1].event, e.WebhookSynced)
+        late = Run.of(before, TOWARDS_CREATION, "late", Lease(owner=session.id, ms=1))
+        outcome = delivered(status, None if status is None else 600_000)
+        hearing = heard_of_webhook("hooks", outcome, before[-1].recorded_at)
+        command = RecordDelivery(outcome=outcome, now=before[-1].recorded_at, jitter=0)
+
+        with pytest.raises(WrongExpectedVersion):
+            await ledger._steps._settle(late, command, hearing)
+
+        assert await ledger.history(session.id) == settled
+        assert f"session {session.id}: the webhook's answer ({told}) came late and tells nothing new" in caplog.text
+        closed = await sql("SELECT name FROM gates WHERE closed_until > now()")
+        assert [gate["name"] for gate in closed] == ([] if status is None else ["hooks"])
 
 
 async def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_one_that_is_no_news_leaves_a_trace(

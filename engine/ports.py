@@ -14,7 +14,7 @@ import msgspec
 from engine.domain.events import Event
 from engine.domain.gate import Gate
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
-from engine.domain.passing import Hearing, Held, Passage
+from engine.domain.passing import Admitted, Hearing, Held, Passage
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.session import Session
 from engine.projections.audit import AuditEntry, AuditFilter
@@ -319,8 +319,8 @@ class DueWork(Protocol):
 class Gates(Protocol):
     """What all processes know together of the APIs that they call."""
 
-    async def admit(self, passage: Passage) -> datetime | Held:
-        """Let a request through now, by the database's clock, or say what holds it back: for one that no append announces."""
+    async def admit(self, passage: Passage) -> Admitted | Held:
+        """Let a request through now, or say what holds it back: for one that no append announces."""
         ...
 
     async def hear(self, hearing: Hearing) -> None:
@@ -366,7 +366,7 @@ class MessagingProvider(Protocol):
         ...
 
     async def ready(self) -> None:
-        """See that a creation can be sent now. Raises `CredentialsRefused` or `ServiceUnreachable`."""
+        """See that a request can be sent now. Raises `CredentialsRefused` or `ServiceUnreachable`."""
         ...
 
     async def look_up_channel(self, channel_id: str) -> LookupOutcome:

@@ -28,11 +28,12 @@ from engine.domain.lifecycle import (
     ends_at,
     next_step,
 )
-from engine.domain.outcomes import Failed, LookupOutcome
+from engine.domain.outcomes import Failed
 from engine.domain.passing import Hearing, Held, Hold, Passage
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, Status, evolve, fold
 from engine.leases import LeaseLost, Leases
+from engine.lookups import LookUps
 from engine.ports import (
     Append,
     Clock,
@@ -165,7 +166,7 @@ class Steps:
         self._policy = policy
         self._leases = leases
         self._calls = asyncio.Semaphore(policy.gate.calls_per_process)
-        self._heard_last: LookupOutcome | None = None
+        self._lookups = LookUps(provider, gates, leases)
 
     def gates(self, kinds: StepKinds) -> dict[str, str | None]:
         """The steps of these kinds, each with the gate that its request passes."""
@@ -229,17 +230,13 @@ class Steps:
             return
         await self._record(run, hold=True)
         passage = run.passage(self._provider.lookup_gate, ValidateChannel)
-        admitted = await self._gates.admit(passage)
-        if isinstance(admitted, Held):
-            self._defer(run, passage, admitted)
-            return
         async with self._calls:
-            outcome = await self._provider.look_up_channel(run.state.channel_id)
+            outcome = await self._lookups.ask(run.state.channel_id, passage, run.lease, run.state.id)
+        if isinstance(outcome, Held):
+            self._defer(run, passage, outcome)
+            return
         now, jitter = self._clock.now(), self._clock.jitter()
-        # Those who asked for the same channel at once share one answer, which must not count as many.
-        hearing = None if outcome is self._heard_last else heard(passage.gate, outcome, admitted)
-        self._heard_last = outcome
-        await self._settle(run, RecordLookup(outcome=outcome, now=now, jitter=jitter), hearing)
+        await self._settle(run, RecordLookup(outcome=outcome, now=now, jitter=jitter), None)
 
     async def _attempt_creation(self, run: Run) -> None:
         async with self._calls:

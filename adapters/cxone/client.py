@@ -194,7 +194,11 @@ class CXoneClient:
     async def _authorized(
         self, method: str, url: URL, headers: dict[str, str], body: bytes | None
     ) -> tuple[Answer, str]:
-        """The answer and the token it was got with. A 401 is replayed once, with a fresh token; the second one stands."""
+        """The answer and the token it was got with. A 401 is replayed once, with a fresh token; the second one stands.
+
+        That replay may be late: to fetch the token may take longer than the caller's lease is good for, and no gate is asked
+        anew. The server has refused the first request, so what is sent is still this attempt's only one.
+        """
         token = await self._tokens.token()
         answer = await self._send(method, url, headers, body, token)
         if answer.status == 401:

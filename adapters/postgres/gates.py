@@ -13,7 +13,7 @@ from adapters.postgres.connection import Driver, driver_connection, reported, sh
 from adapters.postgres.statements import quoted
 from engine.domain.gate import Gate, admit, hear, slots
 from engine.domain.lifecycle import AttemptCreation
-from engine.domain.passing import GatePolicy, Hearing, Held, Passage
+from engine.domain.passing import Admitted, GatePolicy, Hearing, Held, Passage
 from engine.domain.room import full, room
 
 CREATION = AttemptCreation.__name__
@@ -38,6 +38,10 @@ class GateBook:
         self._gates[passage.gate], held = admit(self._gate(passage.gate), passage, self.now, self._policy)
         self._in_flight += held is None and not passage.slotted
         return held
+
+    def is_broken(self, name: str) -> bool:
+        """Whether its circuit is broken, so that who is let through probes."""
+        return self._gate(name).broken_at is not None
 
     def hear(self, hearing: Hearing) -> None:
         """Take in what an answer tells."""
@@ -87,15 +91,15 @@ class PostgresGates:
             INSERT INTO {s}.gates (name, {columns}) VALUES ($1, {values}) ON CONFLICT (name) DO UPDATE SET {renewed}"""
         self._drop = f"DELETE FROM {s}.gates WHERE name = ANY($1::text[])"
 
-    async def admit(self, passage: Passage) -> datetime | Held:
-        """Let a request through now, which is then returned, or say what holds it back."""
+    async def admit(self, passage: Passage) -> Admitted | Held:
+        """Let a request through now, or say what holds it back."""
         with reported():
             async with short_transaction(self._engine, durable=False) as driver:
                 await self.lock_log(driver)
                 book = await self.open(driver, [passage.gate])
                 held = book.admit(passage)
                 await self.write(driver, book)
-                return held or book.now
+                return held or Admitted(at=book.now, probes=book.is_broken(passage.gate))
 
     async def hear(self, hearing: Hearing) -> None:
         """Take in what an answer tells, for one that no append records."""

@@ -84,6 +84,15 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a slot was taken for it when its session was claimed."""
 
 
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A request was let through."""
+
+    at: datetime
+    """When, by the database's clock."""
+    probes: bool
+    """Whether it is the one that is waited for where the circuit is broken."""
+
+
 class Answered(StrEnum):
     """What an answer, or the lack of one, says of the API."""
 

@@ -16,7 +16,7 @@ from adapters.simulator import Knobs, Simulator
 from engine.domain import events as e
 from engine.domain.events import Event
 from engine.domain.lifecycle import Policy
-from engine.domain.passing import GatePolicy, Hold, Passage
+from engine.domain.passing import Answered, GatePolicy, Hearing, Hold, Passage
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
@@ -325,6 +325,80 @@ async def test_a_look_up_that_many_share_fails_once_however_many_wait_for_it(
         assert (failures, broken_at) == (1, None)
 
 
+async def test_of_those_who_share_an_answer_another_tells_it_where_the_first_is_stopped(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.knobs = Knobs(channel_throttle_times=1, retry_after_s=600)
+    async with new_ledger(policy=policy()) as ledger:
+        provider, all_ask, told = ledger._provider, asyncio.Barrier(4), []
+        ask, answer, hear = provider.look_up_channel, provider._look_up, ledger._gates.hear
+
+        async def look_up_channel(channel_id: str) -> Any:
+            waiting = asyncio.create_task(all_ask.wait())
+            outcome = await ask(channel_id)
+            await waiting
+            return outcome
+
+        async def look_up(channel_id: str) -> Any:
+            await all_ask.wait()
+            return await answer(channel_id)
+
+        async def hear_but_first(hearing: Any) -> None:
+            told.append(hearing)
+            if len(told) == 1:
+                raise asyncio.CancelledError
+            await hear(hearing)
+
+        monkeypatch.setattr(provider, "look_up_channel", look_up_channel)
+        monkeypatch.setattr(provider, "_look_up", look_up)
+        monkeypatch.setattr(ledger._gates, "hear", hear_but_first)
+        async with asyncio.timeout(LONG):
+            opening = [asyncio.create_task(ledger.open_session(request())) for _ in range(3)]
+            opened = await asyncio.gather(*opening, return_exceptions=True)
+
+        assert [type(session) for session in opened].count(asyncio.CancelledError) == 1
+        assert len(told) == 2
+        assert len(await sql("SELECT FROM gates WHERE closed_until > now()")) == 1
+
+
+async def test_who_joins_another_in_a_look_up_gives_its_own_probe_back(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1, probe_ms=86_400_000)
+    async with new_ledger(policy=policy(patient)) as ledger:
+        provider, asked, goes_on = ledger._provider, asyncio.Event(), asyncio.Event()
+        answer, admit, joined = provider._look_up, ledger._gates.admit, asyncio.Event()
+
+        async def look_up(channel_id: str) -> Any:
+            asked.set()
+            await goes_on.wait()
+            return await answer(channel_id)
+
+        async def admit_and_say_so(passage: Passage) -> Any:
+            admitted = await admit(passage)
+            if asked.is_set():
+                assert admitted.probes
+                joined.set()
+            return admitted
+
+        monkeypatch.setattr(provider, "_look_up", look_up)
+        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        async with asyncio.timeout(LONG):
+            first = asyncio.create_task(ledger.open_session(request()))
+            await asked.wait()
+            now = await sql("SELECT clock_timestamp()")
+            failing = Hearing(gate=provider.lookup_gate, answered=Answered.FAILED, began_at=now[0][0])
+            await ledger._gates.hear(failing)
+            await sql("UPDATE gates SET broken_until = now()")
+            second = asyncio.create_task(ledger.open_session(request()))
+            await joined.wait()
+            goes_on.set()
+            await asyncio.gather(first, second)
+
+        [gate] = await sql("SELECT broken_at, probe_until FROM gates")
+        assert (gate["broken_at"] is None, gate["probe_until"]) == (False, None)
+
+
 # The budget
 
 
@@ -386,6 +460,26 @@ async def test_no_more_calls_are_in_flight_than_allowed_whoever_makes_them(
         assert len(seen) == 25
         for session in (*accepted, *opened):
             assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_look_up_is_let_through_only_when_the_process_has_a_place_for_it(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=policy(GatePolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
+        admit, admitted, places = ledger._gates.admit, [], ledger._steps._calls
+
+        async def admit_and_say_so(passage: Passage) -> Any:
+            admitted.append(passage)
+            return await admit(passage)
+
+        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        async with places:
+            opening = asyncio.create_task(ledger.open_session(request()))
+            while not (places._waiters or admitted):
+                await asyncio.sleep(0.01)
+            assert admitted == []
+        assert (await opening).status is Status.ACTIVE
+        assert len(admitted) == 1
 
 
 async def test_sessions_that_are_only_about_to_ask_take_no_place_from_each_other(

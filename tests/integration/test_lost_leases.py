@@ -133,6 +133,31 @@ async def test_a_probe_that_could_not_be_sent_any_more_is_given_back(
         assert (gate["broken_at"] is None, gate["probe_until"]) == (False, None)
 
 
+async def test_a_worker_that_stood_still_before_a_look_up_asks_nothing_and_gives_its_probe_back(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    patient = GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1, probe_ms=86_400_000)
+    simulator.knobs = Knobs(channel_errors=1)
+    async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), gate=patient)) as ledger:
+        await ledger.open_session(request())
+        await sql("UPDATE gates SET broken_until = now()")
+        whole = ledger._gates.admit
+
+        async def admit(passage: Any) -> Any:
+            admitted = await whole(passage)
+            assert admitted.probes
+            clock.ahead = SPAN
+            return admitted
+
+        monkeypatch.setattr(ledger._gates, "admit", admit)
+        given_up = await ledger.open_session(request())
+
+        assert given_up.status is Status.PENDING
+        assert (simulator.counts["channel 500"], simulator.counts["channel 200"]) == (1, 0)
+        [gate] = await sql("SELECT broken_at, probe_until FROM gates")
+        assert (gate["broken_at"] is None, gate["probe_until"]) == (False, None)
+
+
 async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_send_it(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:

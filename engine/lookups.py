@@ -1,0 +1,57 @@
+"""Channel look-ups, which no event announces: each is let through by its gate, and its answer heard there, on their own account."""
+
+import asyncio
+from contextlib import suppress
+from uuid import UUID
+
+from engine.domain.errors import ServiceError
+from engine.domain.hearing import heard, unasked
+from engine.domain.outcomes import LookupOutcome
+from engine.domain.passing import Admitted, Held, Passage
+from engine.leases import LeaseLost, Leases
+from engine.ports import Gates, Lease, MessagingProvider
+
+
+class LookUps:
+    """Asks CXone what channels are."""
+
+    def __init__(self, provider: MessagingProvider, gates: Gates, leases: Leases) -> None:
+        self._provider = provider
+        self._gates = gates
+        self._leases = leases
+        self._telling = asyncio.Lock()
+        self._told: LookupOutcome | None = None
+
+    async def ask(self, channel_id: str, passage: Passage, lease: Lease, stream_id: UUID) -> LookupOutcome | Held:
+        """What CXone says of the channel, or what holds the request back.
+
+        Raises `LeaseLost` when the lease on the session may have lapsed, and `ServiceError`; the gate has then been told
+        that nothing was asked.
+        """
+        if not self._provider.is_ready:
+            await self._provider.ready()
+        admitted = await self._gates.admit(passage)
+        if isinstance(admitted, Held):
+            return admitted
+        try:
+            self._leases.check(lease, stream_id)
+            outcome = await self._provider.look_up_channel(channel_id)
+        except (LeaseLost, ServiceError):
+            with suppress(ServiceError):
+                await self._gates.hear(unasked(passage.gate, admitted.at))
+            raise
+        await self._tell(passage.gate, outcome, admitted)
+        return outcome
+
+    async def _tell(self, gate: str, outcome: LookupOutcome, admitted: Admitted) -> None:
+        """Let the gate hear an answer.
+
+        Those who asked for the same channel at once share it, and it must not count as many: the first of them who is
+        neither cancelled nor fails at it tells it. The others have asked nothing.
+        """
+        async with self._telling:
+            if outcome is not self._told:
+                await self._gates.hear(heard(gate, outcome, admitted.at))
+                self._told = outcome
+            elif admitted.probes:
+                await self._gates.hear(unasked(gate, admitted.at))

@@ -209,6 +209,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     due_at: datetime
     slot_ms: int | None = None
     """In what time the slot comes that was taken for its request; `None`: none was taken."""
+    claimed_at: datetime
+    """By the database's clock."""
     ended: bool = False
     """Its gate lets nothing through, but its time has come: nothing is to be sent."""
 

@@ -273,7 +273,7 @@ class Scheduler:
     def _run_of(self, claim: Claim, history: list[RecordedEvent], lane: Lane, lease: Lease) -> Run:
         run = Run.of(history, lane.kinds, self._actor, lease)
         run.claimed, run.slot = True, claim.step if claim.slot_ms is not None else None
-        run.ended = claim.ended
+        run.ended, run.claimed_at = claim.ended, claim.claimed_at
         return run
 
     async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:

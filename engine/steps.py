@@ -123,6 +123,7 @@ class Run:
         self.claimed = False
         self.slot: str | None = None
         self.ended = False
+        self.claimed_at: datetime | None = None
         self.tally: Counter[str] = Counter()
 
     @classmethod
@@ -277,8 +278,9 @@ class Steps:
         if run.ended:
             run.kinds = frozenset()
             return
+        # Not this machine's time: a gate would take the answer for one of before it closed, or of after, by how wrong that is.
+        began_at = run.claimed_at or self._clock.now()
         self._leases.check(run.lease, run.state.id)
-        began_at = self._clock.now()
         delivered = await self._webhook.send(run.state)
         now, jitter = self._clock.now(), self._clock.jitter()
         hearing = heard_of_webhook(self._webhook.gate, delivered, began_at)

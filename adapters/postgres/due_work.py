@@ -67,7 +67,9 @@ class PostgresDueWork:
             list(steps.values()),
             self._limited,
         )
-        claims += [Claim(stream_id=row[1], step=row[2], due_at=row[3]) for row in rows if row[1] is not None]
+        claims += [
+            Claim(stream_id=row[1], step=row[2], due_at=row[3], claimed_at=row[4]) for row in rows if row[1] is not None
+        ]
         self._gated = (self._gated - steps.keys()) | set(rows[0][0])
         await behind_a_gate(set(rows[0][0]) - known)
         return Claimed(claims=claims, paced_ms=min(paced_ms, default=None))
@@ -90,10 +92,10 @@ class PostgresDueWork:
                 ended = await driver.fetch(self._sql.claim_ended, *wanted) if more else ()
                 await self._gates.write(driver, book)
         claims = [
-            Claim(stream_id=row[0], step=row[1], due_at=row[2], slot_ms=whole_ms(slot - book.now))
+            Claim(stream_id=row[0], step=row[1], due_at=row[2], claimed_at=row[3], slot_ms=whole_ms(slot - book.now))
             for row, slot in zip(rows, taken, strict=True)
         ]
-        claims += [Claim(stream_id=row[0], step=row[1], due_at=row[2], ended=True) for row in ended]
+        claims += [Claim(stream_id=row[0], step=row[1], due_at=row[2], claimed_at=row[3], ended=True) for row in ended]
         return Claimed(claims=claims, paced_ms=_paced_ms(held, book.now) if more else None)
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:

@@ -131,7 +131,7 @@ class Statements:
                 UPDATE {s}.due_work AS d
                    SET owner = $1::uuid, lease_until = now() + $2::int * interval '1 ms'
                   FROM due WHERE d.stream_id = due.stream_id
-                RETURNING d.stream_id, d.step, d.due_at
+                RETURNING d.stream_id, d.step, d.due_at, now() AS claimed_at
             )"""
         one = "(VALUES ($4::text)) AS wanted(step)"
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,8 +14,12 @@ from engine.domain import events as e
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.errors import InvalidRequest, RedeliveryRefused, SessionNotFound
 from engine.domain.events import wire_name
-from engine.domain.lifecycle import Policy
+from engine.domain.lifecycle import Policy, SyncWebhook
+from engine.leases import Leases
 from engine.ledger import Ledger
+from engine.ports import Append, Appended
+from engine.steps import Run
+from tests.integration.appends import a_lease
 from tests.unit.samples import consent, request
 
 SECRET = "whsec_c2VjcmV0LW9mLW5vYm9keS1hdC1hbGw="
@@ -222,3 +227,28 @@ async def test_a_private_receiver_is_refused_in_every_event_and_told_of_once(
     [told] = [line for line in caplog.messages if "GUESTLEDGER_WEBHOOK_ALLOW_PRIVATE=1" in line]
     assert told.startswith("webhooks are not sent: the receiver's address is loopback")
     assert list(simulator.webhooks) == []
+
+
+@pytest.mark.parametrize("wrong", [timedelta(hours=1), timedelta(hours=-1)])
+async def test_when_a_call_began_is_told_by_the_databases_clock_however_wrong_the_workers_is(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
+) -> None:
+    async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
+        session = await ledger.open_session(request())
+        clock, append, heard = ledger._clock.now, ledger._store.append, []
+
+        async def append_and_say_so(given: Append) -> Appended:
+            heard.extend([given.hearing] if given.hearing else [])
+            return await append(given)
+
+        monkeypatch.setattr(ledger._clock, "now", lambda: clock() + wrong)
+        monkeypatch.setattr(ledger._store, "append", append_and_say_so)
+        # The step itself: by a wrong clock it may not be due yet.
+        run = Run.of(await ledger.history(session.id), frozenset({SyncWebhook}), "worker", a_lease())
+        [(run.claimed_at,)] = await sql("SELECT clock_timestamp()")
+        with ledger._leases.hold(run.lease, run.state.id, Leases.now()):
+            await ledger._steps._sync_webhook(run)
+
+    assert len(simulator.webhooks) == 1
+    [hearing] = heard
+    assert hearing.began_at == run.claimed_at

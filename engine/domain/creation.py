@@ -96,7 +96,7 @@ def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) ->
 
 
 # So that those who are held back by the same thing do not all come again at once. Slots are given out one by one anyway.
-_SPREAD_MS = {Hold.BUDGET: 60_000, Hold.CALLS: 500}
+_SPREAD_MS = {Hold.BUDGET: 15_000, Hold.CALLS: 500}
 
 
 def defer(state: Session, command: Defer, policy: RetryPolicy) -> list[e.Event]:

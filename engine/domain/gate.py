@@ -163,7 +163,7 @@ def _pass(gate: Gate, passage: Passage, now: datetime, policy: GatePolicy) -> tu
     if rate is not None:
         # The generic cell rate algorithm (ITU-T I.371): evenly, but for `at_once`.
         due = max(gate.next_passage or now, now)
-        earliest = due - timedelta(seconds=policy.at_once / rate)
+        earliest = due - timedelta(seconds=max(policy.at_once / rate, policy.together_ms / 1_000))
         if now < earliest:
             return gate, _paced(earliest, rate)
         gate = replace(gate, next_passage=due + timedelta(seconds=1 / rate))

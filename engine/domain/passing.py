@@ -38,6 +38,8 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """So many more slots are given out than requests may pass: some are taken, and not made use of in time."""
     at_once: int = 2
     """So many requests may pass together: who comes late for its slot, with others, is sent back for another one."""
+    together_ms: int = 40
+    """Or those of so long, if they are more: attempts are recorded in batches, each at one moment."""
 
     failures_in_a_row: int = 10
     break_ms: int = 1_000

@@ -20,7 +20,7 @@ async def test_the_demo_shows_metrics_an_audit_entry_and_a_timeline_and_leaves_n
     assert "Answered: 250 active\n" in demo.text
     figures = dict(re.findall(r"^(\w[\w ]+?)  +(\S+)", demo.text, re.MULTILINE))
     assert (figures["success rate"], figures["created"]) == ("1.00", "250")
-    assert 10 <= int(figures["throttled"]) <= 90, "a fifth, give or take six standard deviations"
+    assert 0 < int(figures["throttled"]) <= 90, "as many as were under way when the quota was first exceeded"
     audit = msgspec.json.decode(re.search(r"^\{.*?^\}", demo.text, re.MULTILINE | re.DOTALL)[0])
     assert (audit["auditType"], audit["complianceStatus"]) == ("guest_session_initialization", "verified")
     assert re.search(r"^1 +\S+ +ConsentRecorded +pending +ValidateChannel", demo.text, re.MULTILINE)

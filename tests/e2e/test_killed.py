@@ -20,9 +20,9 @@ ROUGH = Knobs(
     retry_after_s=1,
     hang_share=0.1,
     hang_s=2.0,
-    drop_share=0.05,
-    drop_before_share=0.05,
-    server_error_share=0.05,
+    drop_share=0.03,
+    drop_before_share=0.02,
+    server_error_share=0.03,
     error_after_processing=True,
     honour_idempotency_key=True,
 )

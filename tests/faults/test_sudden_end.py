@@ -46,15 +46,11 @@ REFUSED = {"channel_throttle_times": 1, "channel_errors": 1, "throttle_share": 1
 BROKEN = {"server_error_share": 1, "error_after_processing": True, "drop_before_share": 1, "drop_share": 1}
 """One attempt is dropped unread; CXone makes a session and answers 500, makes one and drops the connection."""
 HANGING = {"hang_share": 1, "hang_s": 0.3}
-KEYS, NO_KEYS = SERVERS
+KEYS, _ = SERVERS
 ROUGH = Life("a look-up and its creation", False, REFUSED | BROKEN, OPENED, ("ChannelLookupFailed", "CreationFailed"))
 HANGS = Life("a creation that hangs", False, HANGING, OPENED, ("CreationFailed",))
 LIVES = [
-    (ROUGH, NO_KEYS),
-    *(
-        pytest.param(life, server, marks=pytest.mark.slow)
-        for life, server in ((ROUGH, KEYS), (HANGS, KEYS), (HANGS, NO_KEYS))
-    ),
+    *(pytest.param(life, server, marks=pytest.mark.slow) for life in (ROUGH, HANGS) for server in SERVERS),
     (Life("a webhook", True, {"webhook_status": 503}, "WebhookAbandoned", ("WebhookFailed",), webhook_url=None), KEYS),
     (Life("an expiry", True, {"session_lifetime_s": 0.01}, "TokenExpired"), KEYS),
 ]

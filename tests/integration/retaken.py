@@ -106,7 +106,7 @@ def _behind(event: e.Event, state: Session, policy: Policy) -> Command:
             why, _, spread = event.reason.partition(", plus ")
             spread_ms = int(spread.partition(" ")[0] or 0)
             until = event.retry_at - timedelta(milliseconds=spread_ms)
-            most = {Hold.BUDGET: 60_000, Hold.CALLS: 500}.get(event.held_by)
+            most = {Hold.BUDGET: 15_000, Hold.CALLS: 500}.get(event.held_by)
             held = Held(by=event.held_by, until=until, reason=why)
             return Defer(gate=event.gate, held=held, now=now, jitter=(spread_ms + 0.5) / most if most else 0.0)
         case e.CreationThrottled():

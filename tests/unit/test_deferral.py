@@ -78,7 +78,7 @@ def test_nothing_is_put_off_where_nothing_is_to_be_made(history: tuple[e.Event, 
     given(*history).when(deferred(held())).then_nothing()
 
 
-@pytest.mark.parametrize(("by", "spread_ms"), [(Hold.BUDGET, 60_000), (Hold.CALLS, 500)])
+@pytest.mark.parametrize(("by", "spread_ms"), [(Hold.BUDGET, 15_000), (Hold.CALLS, 500)])
 def test_those_whom_the_same_shortage_holds_back_do_not_all_come_again_at_once(by: Hold, spread_ms: int) -> None:
     def wait(jitter: float) -> Any:
         return given(*VALIDATED).when(deferred(held(9, by), now=at(8), jitter=jitter)).then_one(e.CreationDeferred)

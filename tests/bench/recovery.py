@@ -1,8 +1,8 @@
-"""Recovery: workers with 1,000 sessions in flight are killed; when has another worker taken on the last of them?
+"""Recovery: processes with 1,000 sessions in flight are killed; when has a worker taken on the last of them?
 
-In flight is a session whose creation CXone has been asked for and has not answered. A worker has 64 of them at most, so 16
-processes have the thousand, and all are killed at one moment. The one that takes over is running by then, and finds nothing to
-do. It has taken a session on when it has recorded something of it; times are the database's.
+In flight is a session whose creation CXone has been asked for and has not answered. A process has 256 of them at most, so four
+`guestledger open` have the thousand, and all are killed at one moment. The worker that takes over is running by then, and finds nothing
+to do. It has taken a session on when it has recorded something of it; times are the database's.
 """
 
 import asyncio
@@ -11,24 +11,21 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import make_url
-
 from adapters.postgres.embedded import start_embedded, stop_embedded
 from adapters.postgres.migrate import upgrade
-from adapters.postgres.roles import runtime_login
 from adapters.simulator import Knobs, Simulator
 from adapters.wiring import LEASE_MS
+from engine.watch import POLL_MS
 from tests.bench.figures import Figure
 from tests.e2e import guests, raw_log
-from tests.e2e.backlog import accept
 from tests.e2e.command import environment, started
 
 SESSIONS = 1_000
-WORKERS = 16
+WORKERS = 4
 CONNECTIONS = 400
 """More than the server allows by itself: each worker has up to eight."""
-SWEEP_MS = 300
-"""The scheduler's interval between two claims, 200 ms, at its longest."""
+SWEEP_MS = 2 * POLL_MS
+"""The longest that a worker sleeps without a hint."""
 TAKEN_ON = """
     SELECT count(*), extract(epoch FROM max(at) - $2)::float
       FROM (SELECT min(recorded_at) AS at FROM events WHERE stream_id = ANY($1) AND recorded_at > $2
@@ -42,11 +39,17 @@ async def run(data_dir: Path) -> list[Figure]:
         # Each session is made at once, and its answer does not come.
         simulator = await stack.enter_async_context(Simulator(Knobs(hang_share=1)))
         env = environment(None, simulator, data_dir=str(data_dir))
-        workers = [await stack.enter_async_context(started("worker", env=env)) for _ in range(WORKERS)]
-        await _began(simulator, WORKERS)
-        accepted = await accept(await _for_runtime(url), map(guests.guest, range(SESSIONS)))
+        workers = []
+        for part in range(WORKERS):
+            (data_dir / f"part{part}").mkdir()
+            size = SESSIONS // WORKERS
+            requests = map(guests.guest, range(part * size, (part + 1) * size))
+            file = guests.write_file(data_dir / f"part{part}", requests)
+            command = started("open", file, "--concurrency", str(size), env=env)
+            workers.append(await stack.enter_async_context(command))
         while len(simulator.sessions_by_key) < SESSIONS:
             await asyncio.sleep(0.01)
+        accepted = list(await raw_log.accepted(url))
         await stack.enter_async_context(started("worker", env=env))
         await _began(simulator, WORKERS + 1)
         seconds = await _until_taken_on(url, accepted, workers)
@@ -68,11 +71,6 @@ async def _server(data_dir: Path) -> str:
     await raw_log.query(url, f"ALTER SYSTEM SET max_connections = {CONNECTIONS}")
     await stop_embedded(data_dir)
     return await start_embedded(data_dir)
-
-
-async def _for_runtime(url: str) -> str:
-    user = await runtime_login(url, "guestledger")
-    return make_url(url).set(username=user).render_as_string(hide_password=False)
 
 
 async def _began(simulator: Simulator, workers: int) -> None:

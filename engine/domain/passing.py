@@ -22,7 +22,7 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What a 429 leaves of the rate at which it came."""
     increase: float = 0.2
     """What each answer adds then: with so many requests a second as the rate is, the rise is a fifth of it a second."""
-    rest_share: float = 0.95
+    rest_share: float = 0.97
     """Where the steep rise stops, as a share of the rate at which the last 429 came."""
     rest_ms: int = 30_000
     """How long it takes from there to that rate, before it is tried whether more can be had: counted in answers."""

@@ -22,7 +22,7 @@ from tests.e2e.command import environment, started
 
 QUOTA = 50
 WORKERS = 8
-SETTLED_S = 15.0
+SETTLED_S = 20.0
 SPAN_S = 75.0
 RETRY_AFTER_S = 1
 

@@ -263,18 +263,14 @@ class Scheduler:
             histories = await self._histories(claims, lease)
         runs = {
             asyncio.create_task(
-                self._carry_on(claim, self._run_of(claim, histories[claim.stream_id], lane, lease), asked_at)
+                self._carry_on(
+                    claim, Run.of(histories[claim.stream_id], lane.kinds, self._actor, lease, claim), asked_at
+                )
             )
             for claim in claims
             if claim.stream_id in histories
         }
         return runs, claimed.paced_ms
-
-    def _run_of(self, claim: Claim, history: list[RecordedEvent], lane: Lane, lease: Lease) -> Run:
-        run = Run.of(history, lane.kinds, self._actor, lease)
-        run.claimed, run.slot = True, claim.step if claim.slot_ms is not None else None
-        run.ended, run.claimed_at = claim.ended, claim.claimed_at
-        return run
 
     async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
         """The histories of the claimed sessions. One that this release cannot read is left out, and given back."""

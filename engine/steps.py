@@ -36,6 +36,7 @@ from engine.leases import LeaseLost, Leases
 from engine.lookups import LookUps
 from engine.ports import (
     Append,
+    Claim,
     Clock,
     Due,
     DueWork,
@@ -95,9 +96,8 @@ def _trace(state: Session, command: Command) -> None:
 class Run:
     """One session being taken forward: how far it is recorded, and what has been decided beyond that.
 
-    `kinds` are the steps that this run may take, `actor` is who takes them, under `lease`. `claimed` says that it
-    came by a claim, and `slot` for which step that took a slot at its gate; `ended` that its
-    gate lets nothing through, so that only what needs no request is to be done.
+    `kinds` are the steps that this run may take, `actor` is who takes them, under `lease`. `claim` is what it came by; `None`:
+    its caller opens the session.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class Run:
         lease: Lease,
         correlation_id: str,
         idempotency_key: str | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self.state = state
         self.kinds = kinds
@@ -120,16 +121,24 @@ class Run:
         self.recorded_at: datetime | None = None
         self.proposed: list[Event] = []
         self.held = True
-        self.claimed = False
-        self.slot: str | None = None
-        self.ended = False
-        self.claimed_at: datetime | None = None
+        self.claim = claim
+        self.slot = claim.step if claim is not None and claim.slot_ms is not None else None
         self.tally: Counter[str] = Counter()
 
     @classmethod
-    def of(cls, history: Sequence[RecordedEvent], kinds: StepKinds, actor: str, lease: Lease) -> "Run":
+    def of(
+        cls,
+        history: Sequence[RecordedEvent],
+        kinds: StepKinds,
+        actor: str,
+        lease: Lease,
+        claim: Claim | None = None,
+    ) -> "Run":
         """A run that goes on from what is recorded: `history` is a whole stream of at least one event."""
-        return cls(of_history(history), kinds=kinds, actor=actor, lease=lease, correlation_id=history[0].correlation_id)
+        correlation_id = history[0].correlation_id
+        return cls(
+            of_history(history), kinds=kinds, actor=actor, lease=lease, correlation_id=correlation_id, claim=claim
+        )
 
     def passage(self, gate: str, step: type[Step]) -> Passage:
         """The request that `step` is about to make through `gate`. A slot is good for one."""
@@ -275,11 +284,11 @@ class Steps:
 
     async def _sync_webhook(self, run: Run) -> None:
         run.propose(decide(run.state, Expire(now=self._clock.now()), self._policy))
-        if run.ended:
+        if run.claim is not None and run.claim.ended:
             run.kinds = frozenset()
             return
         # Not this machine's time: a gate would take the answer for one of before it closed, or of after, by how wrong that is.
-        began_at = run.claimed_at or self._clock.now()
+        began_at = run.claim.claimed_at if run.claim is not None else self._clock.now()
         self._leases.check(run.lease, run.state.id)
         delivered = await self._webhook.send(run.state)
         now, jitter = self._clock.now(), self._clock.jitter()
@@ -290,7 +299,7 @@ class Steps:
         """Take it as happened that the request has to wait: the run then has nothing due, and gives the session back."""
         now, jitter = self._clock.now(), self._clock.jitter()
         # Where others only come first, a claimed session just goes back among them: the next claim comes with a slot.
-        if not (run.claimed and held.by is Hold.PACE):
+        if run.claim is None or held.by is not Hold.PACE:
             run.propose(decide(run.state, Defer(gate=passage.gate, held=held, now=now, jitter=jitter), self._policy))
         run.kinds = frozenset()  # whatever this machine's clock says: a gate goes by the database's
 

@@ -87,7 +87,7 @@ class PostgresDueWork:
                 rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step)
                 taken = book.take(gate, len(rows))
                 more = held is not None and len(rows) == len(room)
-                # Nothing is sent for them any more, so that needs no gate.
+                # They end now, and that needs no gate: whatever may yet be sent for one asks it then.
                 wanted = (lease.owner, lease.ms, limit - len(rows), step)
                 ended = await driver.fetch(self._sql.claim_ended, *wanted) if more else ()
                 await self._gates.write(driver, book)

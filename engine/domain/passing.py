@@ -7,7 +7,10 @@ import msgspec
 
 
 class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How carefully an API is treated. Rates are requests a second."""
+    """How carefully an API is treated. Rates are requests a second.
+
+    Raises `ValueError` for a number by which nothing would ever pass, or no rate could be reckoned; the text names the field.
+    """
 
     first_rate: float = 10.0
     """With what an API is tried that has throttled for the first time; each answer adds 1, until the next 429."""
@@ -56,6 +59,23 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The most requests to CXone that one process has in flight."""
     calls: int | None = None
     """The most creations in flight, over all processes; `None`: no limit."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "first_rate",
+            "least_rate",
+            "decrease",
+            "increase",
+            "rest_share",
+            "doubled_s",
+            "retries_per_second",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"GatePolicy.{name} must be more than 0")
+        for name in ("failures_in_a_row", "calls_per_process", "calls"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"GatePolicy.{name} must be at least 1")
 
 
 class Hold(StrEnum):

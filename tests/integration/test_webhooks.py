@@ -17,7 +17,7 @@ from engine.domain.events import wire_name
 from engine.domain.lifecycle import Policy, SyncWebhook
 from engine.leases import Leases
 from engine.ledger import Ledger
-from engine.ports import Append, Appended
+from engine.ports import Append, Appended, Claim
 from engine.steps import Run
 from tests.integration.appends import a_lease
 from tests.unit.samples import consent, request
@@ -244,11 +244,12 @@ async def test_when_a_call_began_is_told_by_the_databases_clock_however_wrong_th
         monkeypatch.setattr(ledger._clock, "now", lambda: clock() + wrong)
         monkeypatch.setattr(ledger._store, "append", append_and_say_so)
         # The step itself: by a wrong clock it may not be due yet.
-        run = Run.of(await ledger.history(session.id), frozenset({SyncWebhook}), "worker", a_lease())
-        [(run.claimed_at,)] = await sql("SELECT clock_timestamp()")
+        [(now,)] = await sql("SELECT clock_timestamp()")
+        claim = Claim(stream_id=session.id, step="SyncWebhook", due_at=now, claimed_at=now)
+        run = Run.of(await ledger.history(session.id), frozenset({SyncWebhook}), "worker", a_lease(), claim)
         with ledger._leases.hold(run.lease, run.state.id, Leases.now()):
             await ledger._steps._sync_webhook(run)
 
     assert len(simulator.webhooks) == 1
     [hearing] = heard
-    assert hearing.began_at == run.claimed_at
+    assert hearing.began_at == now

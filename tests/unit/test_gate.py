@@ -605,3 +605,13 @@ def test_ten_years_can_be_closed_for() -> None:
     ten_years = timedelta(days=3_650)
     gate = told().throttled(0, ten_years.total_seconds())
     assert gate.held_by(Hold.GATE, 0).until == at(0) + ten_years
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"first_rate": 0.0}, {"increase": -1.0}, {"decrease": float("nan")}, {"calls_per_process": 0}, {"calls": 0}],
+)
+def test_a_policy_by_which_nothing_would_ever_pass_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    [name] = wrong
+    with pytest.raises(ValueError, match=rf"GatePolicy\.{name} must be"):
+        GatePolicy(**wrong)

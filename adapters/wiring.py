@@ -37,6 +37,7 @@ from engine.domain.session import Session
 from engine.leases import Leases
 from engine.ledger import Ledger
 from engine.ports import Clock, Lease, MessagingProvider, PreparedCreation, WebhookSender
+from engine.recording import Recorder
 from engine.scheduler import Scheduler
 from engine.steps import Steps
 
@@ -110,9 +111,9 @@ def _ledger(
     # In this order: no lease is given back before the last append is in, and the leases are kept until then.
     stack.push_async_callback(leases.close)
     stack.push_async_callback(store.close)
+    recorder = Recorder(store=store, due_work=due_work, gates=gates, clock=clock, policy=policy, leases=leases)
     steps = Steps(
-        store=store,
-        due_work=due_work,
+        recorder=recorder,
         provider=provider,
         webhook=webhook,
         gates=gates,

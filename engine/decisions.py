@@ -8,9 +8,10 @@ from engine.domain.errors import GuestledgerError, WrongExpectedVersion
 from engine.domain.events import Event
 from engine.domain.lifecycle import Policy, decide
 from engine.domain.recorded import RecordedEvent
-from engine.domain.session import Session, evolve, fold
+from engine.domain.session import Session, evolve
 from engine.ports import Append, Clock, EventStore
-from engine.steps import due_after
+from engine.recording import due_after
+from engine.run import of_history
 
 
 class Decisions:
@@ -36,7 +37,7 @@ class Decisions:
         """
         stream_id, correlation_id = history[0].stream_id, history[0].correlation_id
         while True:
-            state = fold(stream_id, (recorded.event for recorded in history))
+            state = of_history(history)
             decided = decide(state, command(self._clock.now()), self._policy)
             if not decided:
                 raise refused(state)

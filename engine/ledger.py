@@ -41,8 +41,9 @@ from engine.projections.metrics import Metrics, MetricsFilter
 from engine.projections.sessions import SessionFilter, SessionRow
 from engine.projections.standing import Standing, Verification
 from engine.replay import Frame, replay
+from engine.run import TOWARDS_CREATION, Run, StepKinds, of_history
 from engine.scheduler import Scheduler
-from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps, of_history
+from engine.steps import Steps
 from engine.tailing import tail
 from engine.waiting import STEPS, Waiting, Waits
 from engine.webhooks import DeadLetter, Webhooks

@@ -15,7 +15,8 @@ from engine.domain.recorded import RecordedEvent
 from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.leases import Leases
 from engine.ports import Claim, Clock, DueWork, EventStore, Lease, Months, ReadModels
-from engine.steps import TOWARDS_CREATION, Run, StepKinds, Steps
+from engine.run import TOWARDS_CREATION, Run, StepKinds
+from engine.steps import Steps
 from engine.watch import Watch, wait_for_any
 
 logger = logging.getLogger("guestledger")

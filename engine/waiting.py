@@ -29,7 +29,8 @@ from engine.domain.recorded import RecordedEvent
 from engine.domain.room import full, room
 from engine.domain.session import Session, Status
 from engine.ports import DueRow, DueWork, EventStore, Gates, WorkStanding
-from engine.steps import Steps, of_history
+from engine.run import of_history
+from engine.steps import Steps
 
 STEPS: frozenset[type[Step]] = frozenset({ValidateChannel, AttemptCreation, SyncWebhook, ExpireToken})
 

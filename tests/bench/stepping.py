@@ -43,7 +43,7 @@ from adapters.postgres.roles import runtime_login
 from engine.domain.lifecycle import ExpireToken
 from engine.ledger import Ledger
 from engine.ports import Lease
-from engine.steps import Run
+from engine.run import Run
 from tests.bench.figures import Figure
 from tests.bench.store import CONCURRENCY, Side, peer, side
 from tests.bench.working import ledger_in_memory, new_id, prepare

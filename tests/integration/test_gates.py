@@ -20,7 +20,7 @@ from engine.domain.passing import Answered, GatePolicy, Hearing, Hold, Passage
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
-from engine.steps import TOWARDS_CREATION
+from engine.run import TOWARDS_CREATION
 from engine.waiting import STEPS
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog

@@ -23,8 +23,8 @@ from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
 from engine.ports import Append, Appended, Claimed, Lease
+from engine.run import TOWARDS_CREATION, Run
 from engine.scheduler import LANES
-from engine.steps import TOWARDS_CREATION, Run
 from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import delivered, request
 

@@ -18,7 +18,7 @@ from engine.domain.lifecycle import Policy, SyncWebhook
 from engine.leases import Leases
 from engine.ledger import Ledger
 from engine.ports import Append, Appended, Claim
-from engine.steps import Run
+from engine.run import Run
 from tests.integration.appends import a_lease
 from tests.unit.samples import consent, request
 

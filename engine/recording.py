@@ -1,0 +1,163 @@
+"""Recording what runs have come to, with the work that is due after it, and giving back what they hold."""
+
+import logging
+from contextlib import suppress
+from datetime import timedelta
+
+from engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
+from engine.domain.errors import ServiceError, WrongExpectedVersion
+from engine.domain.events import FailureKind, wire_name
+from engine.domain.lifecycle import Policy, decide, ends_at, next_step
+from engine.domain.outcomes import Failed
+from engine.domain.passing import Hearing, Passage
+from engine.domain.session import Session
+from engine.leases import Leases
+from engine.ports import Append, Clock, Due, DueWork, EventStore, Gates, Lease
+from engine.run import Run, of_history
+
+logger = logging.getLogger("guestledger")
+
+# How long work rests that is none under this policy: a webhook that is still owed, and switched off.
+NOTHING_DUE_REST = timedelta(days=1)
+
+
+def due_after(state: Session, policy: Policy, *, lease: Lease | None = None, keep_lease: bool = False) -> Due | None:
+    """The work that an append leaves behind which brings a session into `state`."""
+    step = next_step(state, policy)
+    if step is None:
+        return None
+    return Due(
+        step=type(step).__name__,
+        due_at=step.not_before,
+        ends_at=ends_at(state, policy),
+        lease=lease,
+        keep_lease=keep_lease,
+    )
+
+
+class Recorder:
+    """Records what has been decided, each append on the version that it was decided on."""
+
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        due_work: DueWork,
+        gates: Gates,
+        clock: Clock,
+        policy: Policy,
+        leases: Leases,
+    ) -> None:
+        self._store = store
+        self._due_work = due_work
+        self._gates = gates
+        self._clock = clock
+        self._policy = policy
+        self._leases = leases
+
+    async def record(
+        self, run: Run, *, hold: bool, passage: Passage | None = None, hearing: Hearing | None = None
+    ) -> None:
+        """Record what the run has proposed, if anything. `hold` keeps its lease; without it, the session is free then.
+
+        Raises `WrongExpectedVersion`, `HeldBack` (by the gate that `passage` names), and `ServiceError`.
+        """
+        if run.proposed:
+            due = due_after(run.state, self._policy, lease=run.lease if hold else None)
+            await self._append(run, due, passage=passage, hearing=hearing)
+            run.held = hold
+
+    async def settle(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+        """Record what came back, whatever has become of the stream since: an outcome is never dropped for a conflict.
+
+        Raises `WrongExpectedVersion` where there was one, and `ServiceError`.
+        """
+        run.propose(decide(run.state, command, self._policy))
+        try:
+            await self.record(run, hold=run.due(self._clock.now(), self._policy) is not None, hearing=hearing)
+        except WrongExpectedVersion:
+            await self._settle_late(run, command, hearing)
+            raise
+
+    async def settle_unsent(self, run: Run, attempt: int, hearing: Hearing) -> None:
+        """Record that an attempt that was announced was not sent.
+
+        Only its run knows: untold, the attempt would be in doubt, and maybe a person asked about it.
+        """
+        unsent = Failed(kind=FailureKind.UNSENT, status=None, message="the lease had lapsed before it could be sent")
+        now, jitter = self._clock.now(), self._clock.jitter()
+        await self._settle_late(run, RecordAttempt(attempt=attempt, outcome=unsent, now=now, jitter=jitter), hearing)
+
+    async def give_back(self, run: Run) -> None:
+        """Record what is left to be recorded and free the session for whoever takes the next step."""
+        if run.proposed:
+            await self.record(run, hold=False)
+        elif run.held:
+            step = next_step(run.state, self._policy)
+            rest = step.not_before - self._clock.now() if step else NOTHING_DUE_REST
+            delay_ms = max(0, -(-rest // timedelta(milliseconds=1)))
+            # Another step may have been due where the row was written: the webhook has been switched on or off since. Left
+            # as it was, the row would be claimed for that step without end.
+            await self._due_work.release(run.lease.owner, run.state.id, delay_ms, type(step).__name__ if step else None)
+
+    async def let_go(self, run: Run, delay_ms: int) -> None:
+        """Free the session after `delay_ms`, as it is recorded. Where that fails, the lease lapses by itself."""
+        with suppress(ServiceError):
+            await self._due_work.release(run.lease.owner, run.state.id, delay_ms)
+
+    async def recorded(self, run: Run) -> Session:
+        """The session as it is recorded, by whomever. Raises `ServiceError`."""
+        return of_history(await self._store.read_stream(run.state.id))
+
+    async def _settle_late(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+        while True:
+            history = await self._store.read_stream(run.state.id)
+            late = Run.of(history, run.kinds, run.actor, run.lease)
+            late.propose(decide(late.state, command, self._policy))
+            if not late.proposed:
+                if hearing is not None:  # the history may have no need of it, but the API wants peace all the same
+                    await self._gates.hear(hearing)
+                _trace(run.state, command)
+                return
+            with suppress(WrongExpectedVersion):
+                await self._append(late, due_after(late.state, self._policy, keep_lease=True), hearing=hearing)
+                run.tally.update(late.tally)
+                return
+
+    async def _append(
+        self, run: Run, due: Due | None, *, passage: Passage | None = None, hearing: Hearing | None = None
+    ) -> None:
+        asked_at = self._leases.now()
+        appended = await self._store.append(
+            Append(
+                stream_id=run.state.id,
+                expected_version=run.recorded,
+                events=tuple(run.proposed),
+                due=due,
+                actor=run.actor,
+                causation_id=self._clock.new_id(),
+                correlation_id=run.correlation_id,
+                idempotency_key=None if run.recorded else run.idempotency_key,
+                passage=passage,
+                hearing=hearing,
+            )
+        )
+        if due is not None and due.lease is not None:
+            self._leases.renewed(run.lease, run.state.id, asked_at)
+        run.recorded, run.recorded_at = appended.version, appended.recorded_at
+        run.tally.update(map(wire_name, run.proposed))
+        run.proposed = []
+
+
+def _trace(state: Session, command: Command) -> None:
+    """Tell of an answer that came after others had gone on, and that the history has no need of."""
+    match command:
+        case RecordAttempt():
+            answer = f"the answer to attempt {command.attempt} ({type(command.outcome).__name__.lower()})"
+        case RecordLookup():
+            answer = f"the answer to its channel look-up ({type(command.outcome).__name__.lower()})"
+        case RecordDelivery(outcome=outcome):
+            answer = f"the webhook's answer ({f'HTTP {outcome.status}' if outcome.status else 'no answer'})"
+        case _:
+            return
+    logger.warning("session %s: %s came late and tells nothing new: it is not recorded", state.id, answer)

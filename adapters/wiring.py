@@ -29,6 +29,7 @@ from adapters.postgres.roles import runtime_login
 from adapters.settings import InvalidSettings, Settings
 from adapters.simulator import Knobs, Simulator
 from adapters.webhook import HttpWebhook
+from engine.appends import Lease
 from engine.domain.errors import ServiceUnreachable
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
@@ -36,7 +37,7 @@ from engine.domain.retry import InDoubt
 from engine.domain.session import Session
 from engine.leases import Leases
 from engine.ledger import Ledger
-from engine.ports import Clock, Lease, MessagingProvider, PreparedCreation, WebhookSender
+from engine.ports import Clock, MessagingProvider, PreparedCreation, WebhookSender
 from engine.recording import Recorder
 from engine.scheduler import Scheduler
 from engine.steps import Steps

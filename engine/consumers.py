@@ -13,10 +13,11 @@ from typing import NoReturn
 
 import msgspec
 
+from engine.appends import Lease
 from engine.domain.errors import ServiceError, in_short
 from engine.domain.recorded import EventFilter, RecordedEvent
 from engine.domain.retry import RetryPolicy, backoff_ms
-from engine.ports import Clock, ConsumerCheckpoints, EventStore, Lease
+from engine.ports import Clock, ConsumerCheckpoints, EventStore
 from engine.tailing import tail
 
 logger = logging.getLogger("guestledger")

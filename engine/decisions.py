@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from datetime import datetime
 
+from engine.appends import Append
 from engine.domain.commands import Command
 from engine.domain.errors import GuestledgerError, WrongExpectedVersion
 from engine.domain.events import Event
 from engine.domain.lifecycle import Policy, decide
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, evolve
-from engine.ports import Append, Clock, EventStore
+from engine.ports import Clock, EventStore
 from engine.recording import due_after
 from engine.run import of_history
 

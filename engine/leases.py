@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
+from engine.appends import Lease
 from engine.domain.errors import ServiceError
-from engine.ports import DueWork, Lease
+from engine.ports import DueWork
 
 logger = logging.getLogger("guestledger")
 

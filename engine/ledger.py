@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import NoReturn
 from uuid import UUID
 
+from engine.appends import KeyTaken, Lease
 from engine.consumers import Consumer, Handler, Pace
 from engine.decisions import Decisions
 from engine.domain.commands import OpenSession
@@ -29,8 +30,6 @@ from engine.ports import (
     DueWork,
     EventStore,
     Gates,
-    KeyTaken,
-    Lease,
     MessagingProvider,
     Month,
     Months,

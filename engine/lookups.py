@@ -4,12 +4,13 @@ import asyncio
 from contextlib import suppress
 from uuid import UUID
 
+from engine.appends import Lease
 from engine.domain.errors import ServiceError
 from engine.domain.hearing import heard, unasked
 from engine.domain.outcomes import LookupOutcome
 from engine.domain.passing import Admitted, Held, Passage
 from engine.leases import LeaseLost, Leases
-from engine.ports import Gates, Lease, MessagingProvider
+from engine.ports import Gates, MessagingProvider
 
 
 class LookUps:

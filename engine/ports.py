@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from engine.domain.events import Event
+from engine.appends import Append, Appended, Lease
 from engine.domain.gate import Gate
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
 from engine.domain.passing import Admitted, Hearing, Held, Passage
@@ -21,73 +21,7 @@ from engine.projections.audit import AuditEntry, AuditFilter
 from engine.projections.metrics import Metrics, MetricsFilter
 from engine.projections.sessions import SessionFilter, SessionRow
 from engine.projections.standing import Standing, Verification
-
-
-class Due(msgspec.Struct, frozen=True, kw_only=True):
-    """Work that a session still needs, and who holds it from the start (`None`: nobody, whoever claims it first)."""
-
-    step: str
-    due_at: datetime
-    ends_at: datetime | None = None
-    """From when on it is claimed whatever its gate says: something is to be recorded then, and nothing to be sent."""
-    lease: "Lease | None" = None
-    keep_lease: bool = False
-    """Leave the lease to whoever has it: for an append by somebody who does not hold one (a late answer)."""
-
-
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """The sole right to work on a session: `owner`'s, for `ms` by the database's clock.
-
-    An owner is one claim, not a process: a run that comes late can then neither renew nor give back what a newer run of the
-    same process holds.
-    """
-
-    owner: UUID
-    ms: int
-
-
-class Append(msgspec.Struct, frozen=True, kw_only=True):
-    """Events proposed for one stream, and the due work they leave behind (`None`: nothing more, ever)."""
-
-    stream_id: UUID
-    expected_version: int
-    """The version the events were decided on; 0 for a stream that must not exist yet."""
-    events: Sequence[Event]
-    due: Due | None
-    actor: str
-    causation_id: UUID
-    """Unique to this append. By it the store knows an append again that is handed in twice: the answer is the first one's."""
-    correlation_id: str
-    idempotency_key: str | None = None
-    """The caller's key, for an append that opens a stream: at most one stream is ever opened under one key."""
-    passage: Passage | None = None
-    """Of the request that these events announce: they go in if its gate lets it through at that very moment."""
-    hearing: Hearing | None = None
-    """What the answer that these events record tells of its gate: that is recorded with them."""
-
-
-class Appended(msgspec.Struct, frozen=True, kw_only=True):
-    """An append that went in: the stream's new version, the position of its last event, and when (the database's clock)."""
-
-    version: int
-    position: int
-    recorded_at: datetime
-
-
-class KeyTaken(Exception):
-    """The append's idempotency key already opened `stream_id`. Nothing of the append was recorded."""
-
-    def __init__(self, stream_id: UUID) -> None:
-        super().__init__(f"the idempotency key already opened stream {stream_id}")
-        self.stream_id = stream_id
-
-
-class HeldBack(Exception):
-    """The append's request may not be made now. Nothing of the append was recorded."""
-
-    def __init__(self, held: Held) -> None:
-        super().__init__(held.reason)
-        self.held = held
+from engine.work import Backlog, Claimed, Outlook, WorkStanding
 
 
 class EventStore(Protocol):
@@ -199,74 +133,6 @@ class ConsumerCheckpoints(Protocol):
     async def all(self) -> list[ConsumerRow]:
         """Every consumer, by name."""
         ...
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """One session's due work, leased to whoever claimed it."""
-
-    stream_id: UUID
-    step: str
-    due_at: datetime
-    slot_ms: int | None = None
-    """In what time the slot comes that was taken for its request; `None`: none was taken."""
-    claimed_at: datetime
-    """By the database's clock."""
-    ended: bool = False
-    """Its gate lets nothing through, but its time has come: nothing is to be sent."""
-
-
-class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was claimed, longest due first."""
-
-    claims: Sequence[Claim]
-    paced_ms: int | None = None
-    """Where a pace kept back more: in what time its next slot is free."""
-
-
-class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left to do, by the database's clock."""
-
-    unfinished: int
-    """Sessions with work that will be done without anybody's help; not counted are token expiries that lie ahead, and calls
-    of the webhook that are more than a minute away."""
-
-
-class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether there is anything to do now, and when there will be, by the database's clock."""
-
-    claimable: frozenset[str]
-    """The steps for which some row is due now, and free or with a lease that has lapsed."""
-    next_due_ms: int | None
-    """How long until the next row falls due that is not due yet; `None` where there is none."""
-    unprojected: bool
-    """Whether the projections lack something of the log."""
-
-
-class DueRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session still needs, as a claim meets it. Times are the database's."""
-
-    step: str
-    due_at: datetime
-    owner: UUID | None
-    lease_until: datetime | None
-    """Until when its owner holds it; a time that has passed: nobody does any more."""
-    ends_at: datetime | None
-    """From when on it is claimed whatever its gate says."""
-    ahead: int
-    """How many sessions that nobody holds were due for the same step before it."""
-
-
-class WorkStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """How a session stands among the work, at one moment."""
-
-    now: datetime
-    """That moment, by the database's clock."""
-    version: int
-    """Of the session's stream; 0 where the log has none of it."""
-    in_flight: int
-    """The calls of other sessions that count where their number is limited; 0 where it is not."""
-    row: DueRow | None
-    """`None`: nothing is to be done for it."""
 
 
 class DueWork(Protocol):

@@ -4,15 +4,17 @@ import logging
 from contextlib import suppress
 from datetime import timedelta
 
+from engine.appends import Append, Due, Lease
 from engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
-from engine.domain.events import FailureKind, wire_name
+from engine.domain.events import FailureKind
 from engine.domain.lifecycle import Policy, decide, ends_at, next_step
 from engine.domain.outcomes import Failed
 from engine.domain.passing import Hearing, Passage
 from engine.domain.session import Session
+from engine.domain.wire import wire_name
 from engine.leases import Leases
-from engine.ports import Append, Clock, Due, DueWork, EventStore, Gates, Lease
+from engine.ports import Clock, DueWork, EventStore, Gates
 from engine.run import Run, of_history
 
 logger = logging.getLogger("guestledger")

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from engine.appends import Lease
 from engine.domain.events import Event
 from engine.domain.lifecycle import AttemptCreation, Policy, Step, ValidateChannel, next_step
 from engine.domain.passing import Passage
 from engine.domain.recorded import RecordedEvent
 from engine.domain.session import Session, evolve, fold
-from engine.ports import Claim, Lease
+from engine.work import Claim
 
 StepKinds = frozenset[type[Step]]
 TOWARDS_CREATION: StepKinds = frozenset({ValidateChannel, AttemptCreation})

@@ -9,15 +9,17 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from engine.appends import Lease
 from engine.domain.errors import CredentialsRefused, ServiceError, UnknownEvent
 from engine.domain.lifecycle import ExpireToken, SyncWebhook
 from engine.domain.recorded import RecordedEvent
 from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.leases import Leases
-from engine.ports import Claim, Clock, DueWork, EventStore, Lease, Months, ReadModels
+from engine.ports import Clock, DueWork, EventStore, Months, ReadModels
 from engine.run import TOWARDS_CREATION, Run, StepKinds
 from engine.steps import Steps
 from engine.watch import Watch, wait_for_any
+from engine.work import Claim
 
 logger = logging.getLogger("guestledger")
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from typing import assert_never
 
+from engine.appends import HeldBack
 from engine.domain.commands import BeginAttempt, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
 from engine.domain.hearing import heard, heard_of_webhook, unasked
@@ -17,7 +18,7 @@ from engine.domain.passing import Held, Hold, Passage
 from engine.domain.session import Session, Status
 from engine.leases import LeaseLost, Leases
 from engine.lookups import LookUps
-from engine.ports import Clock, Gates, HeldBack, MessagingProvider, PreparedCreation, WebhookSender
+from engine.ports import Clock, Gates, MessagingProvider, PreparedCreation, WebhookSender
 from engine.recording import Recorder
 from engine.run import Run, StepKinds
 

@@ -28,9 +28,10 @@ from engine.domain.passing import Held, Hold, Passage
 from engine.domain.recorded import RecordedEvent
 from engine.domain.room import full, room
 from engine.domain.session import Session, Status
-from engine.ports import DueRow, DueWork, EventStore, Gates, WorkStanding
+from engine.ports import DueWork, EventStore, Gates
 from engine.run import of_history
 from engine.steps import Steps
+from engine.work import DueRow, WorkStanding
 
 STEPS: frozenset[type[Step]] = frozenset({ValidateChannel, AttemptCreation, SyncWebhook, ExpireToken})
 

@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from adapters.postgres.tables import events as events_table
 from engine.domain import events as e
 from engine.domain.consent import Consent
+from engine.domain.wire import encode, wire_name
 from engine.merkle import leaf_hash
 from tests.postgres import as_administrator
 from tests.unit import samples
@@ -133,13 +134,13 @@ def _rows(
         row: dict[str, Any] = {
             "stream_id": stream_id,
             "version": version,
-            "event_type": event_type or e.wire_name(event),
+            "event_type": event_type or wire_name(event),
             "schema_version": event.schema_version,
             "recorded_at": START + timedelta(milliseconds=position),
             "correlation_id": str(stream_id),
             "causation_id": stream_id,
             "actor": "tests",
-            "data": e.encode(event),
+            "data": encode(event),
         }
         whole = {**row, "position": position, "leaf_hash": leaf_hash(**row)}
         yield [whole[column] for column in COLUMNS]

@@ -11,8 +11,8 @@ import asyncpg
 from adapters.clock import SystemClock
 from adapters.postgres.connection import open_engine
 from adapters.postgres.event_store import PostgresEventStore
+from engine.appends import Append, Appended, Due
 from engine.domain.events import CreationAttempted
-from engine.ports import Append, Appended, Due
 from tests.postgres import as_administrator
 from tests.sequence_store import SequenceStore
 

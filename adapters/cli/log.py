@@ -14,9 +14,9 @@ from adapters.cli import show
 from adapters.cli.running import fail
 from adapters.settings import Settings
 from adapters.wiring import connect
-from engine.domain.events import wire_name
 from engine.domain.personal import public
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
+from engine.domain.wire import wire_name
 from engine.ports import ConsumerRow
 
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from engine.domain.events import wire_name
 from engine.domain.personal import public
+from engine.domain.wire import wire_name
 from engine.projections.audit import AuditEntry
 from engine.projections.metrics import Metrics
 from engine.projections.sessions import SessionRow

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from adapters.postgres.gates import GateBook
+from engine.appends import Append, Appended, Due, HeldBack, KeyTaken
 from engine.domain.errors import WrongExpectedVersion
-from engine.domain.events import wire_name
+from engine.domain.wire import wire_name
 from engine.merkle import leaf_hash
-from engine.ports import Append, Appended, Due, HeldBack, KeyTaken
 
 
 class Proposal(NamedTuple):

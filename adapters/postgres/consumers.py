@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.connection import reported, short_transaction
 from adapters.postgres.statements import Statements
-from engine.ports import ConsumerRow, Lease
+from engine.appends import Lease
+from engine.ports import ConsumerRow
 
 
 class PostgresConsumers:

@@ -12,10 +12,11 @@ from adapters.postgres.connection import driver_connection, reported, short_tran
 from adapters.postgres.gates import CREATION, PostgresGates
 from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.statements import Statements
+from engine.appends import Lease
 from engine.domain.creation import whole_ms
 from engine.domain.lifecycle import SyncWebhook
 from engine.domain.passing import GatePolicy, Held, Hold
-from engine.ports import Backlog, Claim, Claimed, DueRow, Lease, Outlook, WorkStanding
+from engine.work import Backlog, Claim, Claimed, DueRow, Outlook, WorkStanding
 
 _WEBHOOK = SyncWebhook.__name__
 

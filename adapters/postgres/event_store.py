@@ -14,11 +14,12 @@ from adapters.postgres.batch import BatchRows, LogEnd, Proposal
 from adapters.postgres.connection import Driver, HeldConnection, reported
 from adapters.postgres.gates import GateBook, PostgresGates
 from adapters.postgres.log_reader import LogReader
+from engine.appends import Append, Appended
 from engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
-from engine.domain.events import Event, encode, wire_name
+from engine.domain.events import Event
 from engine.domain.passing import GatePolicy
 from engine.domain.retry import RetryPolicy, backoff_ms
-from engine.ports import Append, Appended
+from engine.domain.wire import encode, wire_name
 
 MOST_IN_BATCH = 200
 MOST_IN_A_ROW = 20

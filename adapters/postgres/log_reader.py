@@ -11,8 +11,8 @@ from adapters.postgres.arrivals import Arrivals
 from adapters.postgres.connection import driver_connection, reported
 from adapters.postgres.statements import Statements
 from engine.domain.errors import UnknownEvent
-from engine.domain.events import decode
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
+from engine.domain.wire import decode
 from engine.merkle import leaf_hash
 
 STRETCH = 20

@@ -1,22 +1,16 @@
-"""The events of a guest session: past tense, frozen, each with a stable wire name and a schema version.
+"""The events of a guest session: past tense, frozen, each with a schema version.
 
-The JSON of an event is canonical by RFC 8785: keys are ASCII and sorted, values are strings, integers, booleans,
-null, and lists or objects of these; there are no floats. Times are UTC, durations are whole milliseconds (`_ms`).
-Every event names its channel, so that each can be read, counted and projected by itself.
+Times are UTC, durations are whole milliseconds (`_ms`), and no number is a float (`engine.domain.wire`). Every event names
+its channel, so that each can be read, counted and projected by itself.
 """
 
-from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
-
-import msgspec
+from typing import ClassVar
 
 from engine.domain.consent import Consent
-from engine.domain.errors import UnknownEvent
 from engine.domain.passing import Hold
 from engine.domain.personal import Guarded, Personal
-from engine.domain.upcast import upcast
 
 
 class FailureKind(StrEnum):
@@ -282,62 +276,3 @@ class SessionAbandoned(Event, frozen=True, kw_only=True):
 
     reason: str
     attempts: int
-
-
-# The wire names. A name, once released, stands for ever: old logs are full of it.
-EVENT_TYPES: Mapping[str, type[Event]] = {
-    "ConsentRecorded": ConsentRecorded,
-    "ConsentRefused": ConsentRefused,
-    "ChannelValidated": ChannelValidated,
-    "ChannelRejected": ChannelRejected,
-    "ChannelLookupFailed": ChannelLookupFailed,
-    "CreationDeferred": CreationDeferred,
-    "CreationAttempted": CreationAttempted,
-    "CreationThrottled": CreationThrottled,
-    "CreationFailed": CreationFailed,
-    "SessionCreated": SessionCreated,
-    "DuplicateCreated": DuplicateCreated,
-    "DoubtLifted": DoubtLifted,
-    "SessionParked": SessionParked,
-    "RetryDecided": RetryDecided,
-    "AbandonmentDecided": AbandonmentDecided,
-    "SessionAdopted": SessionAdopted,
-    "WebhookSynced": WebhookSynced,
-    "WebhookFailed": WebhookFailed,
-    "WebhookAbandoned": WebhookAbandoned,
-    "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
-    "TokenExpired": TokenExpired,
-    "SessionAbandoned": SessionAbandoned,
-}
-_WIRE_NAMES = {cls: name for name, cls in EVENT_TYPES.items()}
-_encoder = msgspec.json.Encoder(order="sorted")
-_decoders = {name: msgspec.json.Decoder(cls) for name, cls in EVENT_TYPES.items()}
-
-
-def wire_name(event: Event) -> str:
-    """The stable name under which `event` is stored."""
-    return _WIRE_NAMES[type(event)]
-
-
-def encode(event: Event) -> str:
-    """The canonical JSON (RFC 8785) of `event`: the text that is stored and hashed."""
-    return _encoder.encode(event).decode()
-
-
-def decode(event_type: str, schema_version: int, data: str) -> Event:
-    """The event in `data`; one of an old schema version is upcast.
-
-    Raises `UnknownEvent` when this release knows no such type or schema version, or `data` do not fit it.
-    """
-    kind = EVENT_TYPES.get(event_type)
-    if kind is None or not 1 <= schema_version <= kind.schema_version:
-        raise UnknownEvent(event_type, schema_version)
-    try:
-        if schema_version == kind.schema_version:
-            return _decoders[event_type].decode(data)
-        old = msgspec.json.decode(data, type=dict[str, Any])
-        return msgspec.convert(upcast(event_type, old, stored=schema_version, wanted=kind.schema_version), kind)
-    except msgspec.MsgspecError as error:
-        # Only where it does not fit: the rest of the message may quote a value, and that may be a person's.
-        _, found, path = str(error).rpartition(" - at ")
-        raise UnknownEvent(event_type, schema_version, misfit=path if found else "`$`") from None

@@ -6,8 +6,9 @@ from uuid import UUID
 
 import msgspec
 
-from engine.domain.events import EVENT_TYPES, Event
+from engine.domain.events import Event
 from engine.domain.personal import Guarded, Personal
+from engine.domain.wire import EVENT_TYPES
 
 
 class RecordedEvent(Guarded, frozen=True, kw_only=True):

@@ -14,7 +14,8 @@ from itertools import count, islice
 from typing import Any
 
 from adapters.clock import SystemClock
-from engine.domain.events import CreationAttempted, encode
+from engine.domain.events import CreationAttempted
+from engine.domain.wire import encode
 from engine.merkle import leaf_hash
 from tests.bench.peers.rounds import answer
 from tests.logs import connect

@@ -40,9 +40,9 @@ from sqlalchemy import make_url
 from adapters.postgres.embedded import start_embedded
 from adapters.postgres.migrate import upgrade
 from adapters.postgres.roles import runtime_login
+from engine.appends import Lease
 from engine.domain.lifecycle import ExpireToken
 from engine.ledger import Ledger
-from engine.ports import Lease
 from engine.run import Run
 from tests.bench.figures import Figure
 from tests.bench.store import CONCURRENCY, Side, peer, side

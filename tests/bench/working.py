@@ -15,6 +15,7 @@ from typing import Any
 from adapters import wiring
 from adapters.clock import SystemClock
 from adapters.settings import Settings
+from engine.appends import Append, Due
 from engine.domain.commands import BeginAttempt, OpenSession, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.events import Event
 from engine.domain.lifecycle import Policy, decide, next_step
@@ -22,7 +23,7 @@ from engine.domain.outcomes import Channel, Created, Delivered
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.session import Session, evolve
 from engine.ledger import Ledger
-from engine.ports import Append, Due, PreparedCreation
+from engine.ports import PreparedCreation
 from tests.bench.peers.rounds import answer, at_once
 
 AN_HOUR = timedelta(hours=1)

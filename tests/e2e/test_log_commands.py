@@ -15,7 +15,7 @@ from adapters.clock import SystemClock
 from adapters.postgres.connection import open_engine
 from adapters.postgres.consumers import PostgresConsumers
 from adapters.postgres.event_store import PostgresEventStore
-from engine.ports import Lease
+from engine.appends import Lease
 from tests import logs
 from tests.pacing import proposed
 from tests.unit import samples

@@ -8,11 +8,11 @@ from adapters.postgres.event_store import PostgresEventStore
 from adapters.settings import Settings
 from adapters.simulator import Knobs, Simulator
 from adapters.wiring import connect
+from engine.appends import Append, Appended
 from engine.domain.lifecycle import Policy
 from engine.domain.request import parse_request
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Status
-from engine.ports import Append, Appended
 from tests.e2e import guests, raw_log
 from tests.e2e.command import environment
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
-from engine.domain.events import decode
 from engine.domain.session import fold
+from engine.domain.wire import decode
 from engine.projections.metrics import COUNTS
 from tests.integration.appends import rfc3339
 

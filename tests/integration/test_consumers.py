@@ -19,11 +19,12 @@ from adapters.clock import SystemClock
 from adapters.postgres.connection import open_engine
 from adapters.postgres.consumers import PostgresConsumers
 from adapters.postgres.event_store import PostgresEventStore
+from engine.appends import Lease
 from engine.consumers import Consumer, Handler, Pace
 from engine.domain.errors import ServiceUnreachable
 from engine.domain.recorded import EventFilter, RecordedEvent
 from engine.domain.retry import RetryPolicy
-from engine.ports import ConsumerRow, Lease
+from engine.ports import ConsumerRow
 from tests import logs
 from tests.pacing import proposed
 

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from adapters.postgres.due_work import PostgresDueWork
+from engine.appends import Lease
 from engine.domain.errors import ServiceUnreachable
 from engine.leases import Leases
-from engine.ports import Lease
 from tests.integration.appends import HOUR_MS, a_lease, an_append, due_at, new_id
 
 CREATE, EXPIRE = "AttemptCreation", "ExpireToken"

@@ -19,9 +19,9 @@ from adapters.postgres.due_work import PostgresDueWork
 from adapters.settings import Settings
 from adapters.simulator import Knobs
 from adapters.wiring import connect, simulated, upgrade_database
+from engine.appends import Lease
 from engine.domain.recorded import RecordedEvent
 from engine.ledger import Ledger
-from engine.ports import Lease
 from tests import logs
 from tests.integration.conftest import NewLogin
 from tests.postgres import as_administrator

@@ -16,9 +16,9 @@ from sqlalchemy import make_url
 
 from adapters.postgres.connection import DatabaseFault, open_engine
 from adapters.postgres.event_store import MOST_IN_BATCH, PostgresEventStore
+from engine.appends import Appended, KeyTaken
 from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
-from engine.domain.events import EVENT_TYPES, encode, wire_name
-from engine.ports import Appended, KeyTaken
+from engine.domain.wire import EVENT_TYPES, encode, wire_name
 from tests.integration.appends import a_lease, an_append, due_at, leaf_of, new_id, some_events
 from tests.unit.samples import ONE_OF_EACH, START, was_abandoned, was_recorded, was_validated
 

@@ -9,9 +9,10 @@ from msgspec import structs
 
 from adapters.postgres.connection import DatabaseFault, LedgerNotReady
 from adapters.postgres.event_store import MOST_BYTES, MOST_IN_BATCH, PostgresEventStore
+from engine.appends import Append, Appended, KeyTaken
 from engine.domain.errors import EventTooLarge, ServiceUnreachable, WrongExpectedVersion
-from engine.domain.events import CreationFailed, FailureKind, encode
-from engine.ports import Append, Appended, KeyTaken
+from engine.domain.events import CreationFailed, FailureKind
+from engine.domain.wire import encode
 from tests.pacing import PacedLockStore, Stores, proposed, watching
 
 

@@ -15,8 +15,8 @@ from adapters.postgres.connection import NOBODY_WAITS_FOR_LONG, reported, short_
 from adapters.postgres.embedded import start_embedded, stop_embedded
 from adapters.postgres.event_store import PostgresEventStore
 from adapters.postgres.migrate import upgrade
+from engine.appends import Append, Appended
 from engine.domain.errors import ServiceUnreachable
-from engine.ports import Append, Appended
 from tests.pacing import Stores, proposed, watching
 from tests.postgres import crash
 

@@ -9,6 +9,7 @@ import pytest
 
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.simulator import Knobs, Simulator
+from engine.appends import Append, Appended, Lease
 from engine.domain.events import DoubtLifted, FailureKind
 from engine.domain.lifecycle import Policy
 from engine.domain.passing import GatePolicy
@@ -16,7 +17,6 @@ from engine.domain.retry import RetryPolicy
 from engine.domain.session import Status
 from engine.leases import LeaseLost, Leases
 from engine.ledger import Ledger
-from engine.ports import Append, Appended, Lease
 from tests.integration.appends import a_lease, new_id
 from tests.unit.samples import request
 

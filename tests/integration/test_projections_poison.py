@@ -19,6 +19,7 @@ from adapters.wiring import connect
 from engine.domain import events as e
 from engine.domain.errors import GuestledgerError, ProjectionStopped, ServiceUnreachable
 from engine.domain.recorded import RecordedEvent
+from engine.domain.wire import wire_name
 from engine.projections.standing import Standing
 from tests import logs
 
@@ -92,7 +93,7 @@ async def test_a_row_that_postgres_refuses_stops_that_projection_alone_right_bef
     assert found["sessions"].lag_events == head - BEFORE
     assert found["sessions"].stopped_at is not None
     error = found["sessions"].error or ""
-    kind = e.wire_name(poison())
+    kind = wire_name(poison())
     assert error.startswith(f"event {BEFORE + 1} ({kind}, version 2 of stream {stream_id}) cannot be projected: ")
     assert "SQLSTATE 22" in error
     assert "203.0.113" not in error + caplog.text

@@ -14,8 +14,8 @@ from adapters.postgres import arrivals, log_reader, migrate
 from adapters.postgres.connection import open_engine
 from adapters.postgres.embedded import start_embedded, stop_embedded
 from adapters.postgres.event_store import PostgresEventStore
-from engine.domain.events import wire_name
 from engine.domain.recorded import Batch, EventFilter
+from engine.domain.wire import wire_name
 from engine.tailing import tail
 from tests import logs
 from tests.pacing import proposed

@@ -10,10 +10,11 @@ from msgspec.structs import replace
 
 from adapters.simulator import Knobs, Simulator
 from engine.domain.delivery import DeliveryPolicy
-from engine.domain.events import EVENT_TYPES, CreationFailed
+from engine.domain.events import CreationFailed
 from engine.domain.lifecycle import Policy, next_step
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Status
+from engine.domain.wire import EVENT_TYPES
 from engine.ledger import Ledger
 from engine.replay import until
 from tests.gates import BRISK

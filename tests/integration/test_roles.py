@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 from adapters.postgres import tables
 from adapters.postgres.roles import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, role_name
 from adapters.simulator import Simulator
-from engine.ports import KeyTaken
+from engine.appends import KeyTaken
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLedger, Sql
 from tests.integration.plain_sql import CATALOGUE

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.simulator import Knobs, Simulator
+from engine.appends import Append, Appended, Lease
 from engine.domain import events as e
 from engine.domain.commands import RecordAttempt, RecordDelivery
 from engine.domain.delivery import DeliveryPolicy
@@ -22,9 +23,9 @@ from engine.domain.outcomes import Failed
 from engine.domain.retry import RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
-from engine.ports import Append, Appended, Claimed, Lease
 from engine.run import TOWARDS_CREATION, Run
 from engine.scheduler import LANES
+from engine.work import Claimed
 from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import delivered, request
 

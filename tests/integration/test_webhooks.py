@@ -10,15 +10,16 @@ import pytest
 from standardwebhooks import Webhook
 
 from adapters.simulator import Knobs, Simulator
+from engine.appends import Append, Appended
 from engine.domain import events as e
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.errors import InvalidRequest, RedeliveryRefused, SessionNotFound
-from engine.domain.events import wire_name
 from engine.domain.lifecycle import Policy, SyncWebhook
+from engine.domain.wire import wire_name
 from engine.leases import Leases
 from engine.ledger import Ledger
-from engine.ports import Append, Appended, Claim
 from engine.run import Run
+from engine.work import Claim
 from tests.integration.appends import a_lease
 from tests.unit.samples import consent, request
 

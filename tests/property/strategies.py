@@ -8,12 +8,13 @@ from hypothesis.strategies import SearchStrategy
 from msgspec import inspect
 
 from engine.domain.delivery import DeliveryPolicy
-from engine.domain.events import EVENT_TYPES, Event, FailureKind
+from engine.domain.events import Event, FailureKind
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Adoption, Channel, Created, Delivered, Failed, Throttled, Verdict
 from engine.domain.passing import Held, Hold
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import LONGEST_RETRY_AFTER_MS, InDoubt, RetryAfter, RetryPolicy
+from engine.domain.wire import EVENT_TYPES
 
 START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 HIGHEST = 2**53 - 1  # RFC 8785 takes integers up to here

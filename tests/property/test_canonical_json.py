@@ -7,8 +7,9 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.domain.events import EVENT_TYPES, Event, decode, encode, wire_name
+from engine.domain.events import Event
 from engine.domain.session import Session, evolve, fold
+from engine.domain.wire import EVENT_TYPES, decode, encode, wire_name
 from tests.property.laws import SESSION
 from tests.property.strategies import EVENTS_BY_NAME, events
 

@@ -21,9 +21,9 @@ from hypothesis.stateful import (
 from adapters.postgres.connection import open_engine
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.postgres.event_store import PostgresEventStore
+from engine.appends import Append, Appended, Due, KeyTaken, Lease
 from engine.domain.errors import WrongExpectedVersion
-from engine.domain.events import encode
-from engine.ports import Append, Appended, Due, KeyTaken, Lease
+from engine.domain.wire import encode
 from tests.integration.appends import HOUR_MS, an_append, new_id, some_events
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
 from tests.unit.samples import START

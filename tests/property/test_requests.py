@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from engine.domain.commands import OpenSession
 from engine.domain.errors import InvalidRequest
-from engine.domain.events import ConsentRecorded, ConsentRefused, decode, encode, wire_name
+from engine.domain.events import ConsentRecorded, ConsentRefused
 from engine.domain.lifecycle import Policy, decide
 from engine.domain.request import GuestRequest, checked, parse_request, request_digest
 from engine.domain.session import Session
+from engine.domain.wire import decode, encode, wire_name
 from tests.property.laws import SESSION
 from tests.property.strategies import START, flags, json_values, moments, requests
 

@@ -12,8 +12,8 @@ from engine.domain.gate import Gate
 from engine.domain.lifecycle import Policy, next_step
 from engine.domain.passing import GatePolicy, Hold, Passage
 from engine.domain.session import fold
-from engine.ports import DueRow, WorkStanding
 from engine.waiting import Waiting, why
+from engine.work import DueRow, WorkStanding
 from tests.unit.samples import FAILED, IN_DOUBT, SESSION, THROTTLED, VALIDATED, at
 
 API = "api.example.com sessions"

@@ -18,6 +18,7 @@ from engine.domain.personal import MASK, Guarded, Personal, masked, personal_fie
 from engine.domain.recorded import RecordedEvent
 from engine.domain.request import GuestRequest
 from engine.domain.session import Session
+from engine.domain.wire import encode
 from tests.unit.given import given
 from tests.unit.samples import (
     ACTIVE,
@@ -46,7 +47,7 @@ RECORDED = RecordedEvent(
     correlation_id="c",
     causation_id=SESSION,
     actor="a",
-    data=e.encode(was_recorded()),
+    data=encode(was_recorded()),
     leaf_hash=b"",
 )
 HOLDERS: dict[str, Any] = {

@@ -14,8 +14,8 @@ from engine.domain.lifecycle import Policy, ends_at, next_step
 from engine.domain.passing import GatePolicy, Hold, Passage
 from engine.domain.retry import InDoubt, RetryPolicy
 from engine.domain.session import fold
-from engine.ports import DueRow, WorkStanding
 from engine.waiting import Wait, Waiting, why
+from engine.work import DueRow, WorkStanding
 from tests.unit.samples import (
     ABANDONED,
     ACTIVE,

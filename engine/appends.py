@@ -1,0 +1,77 @@
+"""What is appended to the log: events for one stream, with the work that is due after them, under whose lease."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from engine.domain.events import Event
+from engine.domain.passing import Hearing, Held, Passage
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """The sole right to work on a session: `owner`'s, for `ms` by the database's clock.
+
+    An owner is one claim, not a process: a run that comes late can then neither renew nor give back what a newer run of the
+    same process holds.
+    """
+
+    owner: UUID
+    ms: int
+
+
+class Due(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that a session still needs, and who holds it from the start (`None`: nobody, whoever claims it first)."""
+
+    step: str
+    due_at: datetime
+    ends_at: datetime | None = None
+    """From when on it is claimed whatever its gate says: something is to be recorded then, and nothing to be sent."""
+    lease: Lease | None = None
+    keep_lease: bool = False
+    """Leave the lease to whoever has it: for an append by somebody who does not hold one (a late answer)."""
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """Events proposed for one stream, and the due work they leave behind (`None`: nothing more, ever)."""
+
+    stream_id: UUID
+    expected_version: int
+    """The version the events were decided on; 0 for a stream that must not exist yet."""
+    events: Sequence[Event]
+    due: Due | None
+    actor: str
+    causation_id: UUID
+    """Unique to this append. By it the store knows an append again that is handed in twice: the answer is the first one's."""
+    correlation_id: str
+    idempotency_key: str | None = None
+    """The caller's key, for an append that opens a stream: at most one stream is ever opened under one key."""
+    passage: Passage | None = None
+    """Of the request that these events announce: they go in if its gate lets it through at that very moment."""
+    hearing: Hearing | None = None
+    """What the answer that these events record tells of its gate: that is recorded with them."""
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """An append that went in: the stream's new version, the position of its last event, and when (the database's clock)."""
+
+    version: int
+    position: int
+    recorded_at: datetime
+
+
+class KeyTaken(Exception):
+    """The append's idempotency key already opened `stream_id`. Nothing of the append was recorded."""
+
+    def __init__(self, stream_id: UUID) -> None:
+        super().__init__(f"the idempotency key already opened stream {stream_id}")
+        self.stream_id = stream_id
+
+
+class HeldBack(Exception):
+    """The append's request may not be made now. Nothing of the append was recorded."""
+
+    def __init__(self, held: Held) -> None:
+        super().__init__(held.reason)
+        self.held = held

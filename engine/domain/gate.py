@@ -6,8 +6,8 @@ whose clocks differ see the same gate. Four things may hold a request back, and 
 - the gate itself: a 429, or a `RateLimit` header with nothing left (draft-ietf-httpapi-ratelimit-headers), closes it for
   everybody until the server's time, never for less;
 - the pace: behind that it opens with a ramp, slots in time that are given out one by one. The rate rises by a step for each
-  answer that is no 429, falls by a factor (AIMD), and rests for a while just below what was too much the last time. A rate
-  that nobody makes use of does not rise;
+  answer that is no 429, falls by a factor (AIMD), and rests for a minute a little below what was too much the last time. A
+  rate that nobody makes use of does not rise;
 - the breaker: failures in a row, 5xx and timeouts, never 429, break the circuit; after a rest, one request at a time probes;
 - the budget: retries after failures are a share of all requests, so that an outage is not made worse.
 """
@@ -64,13 +64,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         risen = first + policy.increase * self.well
         if risen <= rest:
             return risen
-        # Counted in answers: how many there have been since the rise stopped, and how many it stops for.
-        since, until = (risen - rest) / policy.increase, rest * policy.rest_ms / 1_000
-        if since <= until:
-            return rest + (self.ceiling - rest) * since / until
-        # Slowly at first, for this is where it was too much, and then ever faster (as CUBIC does, RFC 9438).
-        seconds = (since - until) / self.ceiling
-        rate = self.ceiling * (1 + (seconds / policy.doubled_s) ** 3)
+        # In seconds, counted in answers: how long ago the rise stopped, less how long it stops for.
+        seconds = max(0.0, (risen - rest) / policy.increase / rest - policy.rest_ms / 1_000)
+        # Slowly at first, for this is near what was too much, and then ever faster (as CUBIC does, RFC 9438).
+        rate = rest * (1 + (seconds / policy.doubled_s) ** 3)
         return rate if rate < policy.boundless_rate else None
 
     def retries_left(self, now: datetime, policy: GatePolicy) -> float:
@@ -244,7 +241,7 @@ def _closed(gate: Gate, closed_ms: int, hearing: Hearing, now: datetime, policy:
 def _exceeded(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> float | None:
     """The rate that was too much; `None`: not known."""
     if hearing.quota is not None:
-        return _stated(hearing.quota, policy)
+        return max(policy.least_rate, hearing.quota)
     rate = gate.rate(now, policy)
     return None if rate is None else max(policy.least_rate, _too_much(gate, rate, policy))
 
@@ -255,13 +252,8 @@ def _too_much(gate: Gate, rate: float, policy: GatePolicy) -> float:
     if rate > gate.ceiling:
         return rate
     if gate.well > rate * policy.proven_ms / 1_000:
-        return gate.ceiling  # it was borne for long: some requests have met, that is all
+        return policy.eased * gate.ceiling  # it was borne for long: some requests have met, that is all
     return policy.rest_share * rate
-
-
-def _stated(quota: float, policy: GatePolicy) -> float:
-    # A little less than the server says: what it counts together need not have been sent together.
-    return max(policy.least_rate, policy.rest_share * quota)
 
 
 def _failed(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -> Gate:

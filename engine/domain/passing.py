@@ -25,14 +25,16 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What a 429 leaves of the rate at which it came."""
     increase: float = 0.2
     """What each answer adds then: with so many requests a second as the rate is, the rise is a fifth of it a second."""
-    rest_share: float = 0.97
-    """Where the steep rise stops, as a share of the rate at which the last 429 came."""
-    rest_ms: int = 30_000
-    """How long it takes from there to that rate, before it is tried whether more can be had: counted in answers."""
+    rest_share: float = 0.95
+    """Where the steep rise stops, as a share of the rate that was too much: what is counted together at the other end need
+    not have been sent together."""
+    rest_ms: int = 60_000
+    """How long it rests there before it is tried whether more can be had: counted in answers."""
     proven_ms: int = 3_000
-    """A rate that was borne for so long is kept to when a 429 comes all the same."""
-    doubled_s: float = 10.0
-    """From there on, that rate is doubled after so many seconds."""
+    eased: float = 0.985
+    """When a 429 comes though the rate was borne for `proven_ms`, what that leaves of the rate that counts for too much."""
+    doubled_s: float = 20.0
+    """So many seconds after that rest the rate has doubled."""
     forgotten_ms: int = 900_000
     """So long without a 429, and the limit is given up too."""
     ahead_ms: int = 100
@@ -67,6 +69,7 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
             "decrease",
             "increase",
             "rest_share",
+            "eased",
             "doubled_s",
             "retries_per_second",
         ):

@@ -40,6 +40,10 @@ class Settings(Guarded, frozen=True, kw_only=True):
     cxone_in_doubt: InDoubt | None = None
     """What follows an attempt whose answer was lost, in place of what the profile says; `retry_with_key` says besides that CXone
     honours the key."""
+    calls: Annotated[int, Meta(ge=1)] | None = None
+    """The most creations in flight over all processes, in place of `GatePolicy.calls`: the same for each of them."""
+    calls_per_process: Annotated[int, Meta(ge=1)] | None = None
+    """The most requests to CXone in flight from this process, in place of `GatePolicy.calls_per_process`."""
     webhook_url: SecretHttpUrl | None = None
     """Unset: no webhook is sent."""
     webhook_secret: Personal | None = None
@@ -76,6 +80,8 @@ def _expected(field: str) -> str:
         return f"it is to be one of {', '.join(InDoubt)}"
     if field in ("allow_owner", "webhook_allow_private"):
         return "it is to be 1 or 0"
+    if field in ("calls", "calls_per_process"):
+        return "it is to be a whole number, 1 or more"
     if field == "drain_seconds":
         return "it is to be a number of seconds, 0 or more"
     return "it is to be a URL such as https://host/path"

@@ -80,12 +80,7 @@ async def connect(
         clock = SystemClock()
         provider = await _provider(settings, profile, clock, stack)
         webhook = await _webhook(settings, clock, stack)
-        profile = _told_of_doubt(profile, settings)
-        policy = replace(
-            policy,
-            creation=replace(policy.creation, in_doubt=profile.in_doubt),
-            webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
-        )
+        policy = _policy(policy, _told_of_doubt(profile, settings), settings)
         ledger = _ledger(engine, settings, provider, webhook, clock, policy, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
@@ -229,6 +224,21 @@ async def _running(scheduler: Scheduler) -> AsyncIterator[None]:
     finally:
         scheduler.stop()
         await task
+
+
+def _policy(policy: Policy, profile: Profile, settings: Settings) -> Policy:
+    """The host's policy, with what the profile and the settings say in its place."""
+    gate = replace(
+        policy.gate,
+        calls=settings.calls or policy.gate.calls,
+        calls_per_process=settings.calls_per_process or policy.gate.calls_per_process,
+    )
+    return replace(
+        policy,
+        creation=replace(policy.creation, in_doubt=profile.in_doubt),
+        gate=gate,
+        webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
+    )
 
 
 def _told_of_doubt(profile: Profile, settings: Settings) -> Profile:

@@ -30,6 +30,8 @@ from testcontainers.core.config import testcontainers_config
 
 from adapters.postgres.embedded import start_embedded, stop_embedded
 
+_ROOM = 4 * 2**30
+
 
 class Source(msgspec.Struct, frozen=True):
     """Where the server comes from: exactly one of `url` and `image`, or neither for the embedded one; and why."""
@@ -127,17 +129,28 @@ def _chosen_server() -> Iterator[str]:
         with PostgresContainer(chosen.image, driver="asyncpg") as container:
             yield container.get_connection_url()
     else:
-        with data_directory() as directory:
+        with data_directory(_memory()) as directory:
             yield asyncio.run(start_embedded(directory))
 
 
+def _memory() -> Path | None:
+    """A file system in memory, if there is one with room. Processes are killed here, never the machine, so that nothing is
+    lost there which a disk would keep; and each test's own database is made in a tenth of the time."""
+    memory = Path("/dev/shm")
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(memory).free >= _ROOM:
+            tempfile.TemporaryFile(dir=memory).close()
+            return memory
+    return None
+
+
 @contextlib.contextmanager
-def data_directory() -> Iterator[Path]:
+def data_directory(place: Path | None = None) -> Iterator[Path]:
     """A data directory for an embedded server, which is stopped and removed at the end.
 
     Not below pytest's own temporary directory, which is closed to the user that root's server runs as.
     """
-    directory = Path(tempfile.mkdtemp(prefix="guestledger-test-"))
+    directory = Path(tempfile.mkdtemp(prefix="guestledger-test-", dir=place))
     directory.chmod(0o755)
     try:
         yield directory

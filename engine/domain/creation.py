@@ -155,6 +155,7 @@ def _record_created(state: Session, attempt: int, outcome: Created, now: datetim
         return [e.DuplicateCreated(at=now, channel_id=state.channel_id, attempt=attempt, session_id=outcome.session_id)]
     assert state.accepted_at is not None
     return [
+        *_overtaken(state, attempt, now),
         e.SessionCreated(
             at=now,
             channel_id=state.channel_id,
@@ -165,6 +166,28 @@ def _record_created(state: Session, attempt: int, outcome: Created, now: datetim
             status=outcome.status,
             attempt_latency_ms=outcome.latency_ms,
             latency_ms=whole_ms(now - state.accepted_at),
+        ),
+    ]
+
+
+def _overtaken(state: Session, attempt: int, now: datetime) -> list[e.Event]:
+    """The doubt about the current attempt, where the answer to an older one brings the session.
+
+    Nobody waits for the current one's answer from here on: should it never come, what that attempt made would be told nowhere.
+    """
+    if state.status is not Status.ATTEMPTING or attempt == state.attempts:
+        return []
+    return [
+        e.CreationFailed(
+            at=now,
+            channel_id=state.channel_id,
+            attempt=state.attempts,
+            kind=e.FailureKind.IN_DOUBT,
+            status=None,
+            message=f"attempt {attempt} has brought the session before this one was answered",
+            wait_ms=0,
+            reason="nothing is left to wait for",
+            retry_at=now,
         )
     ]
 

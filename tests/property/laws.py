@@ -83,7 +83,12 @@ class Life:
         self.history.append(event)
 
     def _check_answer(self, before: Session, command: RecordAttempt, decided: list[e.Event]) -> None:
-        for event in decided:
+        own, late = decided, before.status is Status.ATTEMPTING and command.attempt != before.attempts
+        if late and isinstance(command.outcome, Created) and decided:
+            overtaken, *own = decided
+            assert isinstance(overtaken, e.CreationFailed)
+            assert (overtaken.attempt, overtaken.kind) == (before.attempts, e.FailureKind.IN_DOUBT)
+        for event in own:
             if isinstance(event, e.CreationThrottled | e.CreationFailed | e.SessionCreated | e.DuplicateCreated):
                 assert event.attempt == command.attempt, "an answer belongs to its own attempt"
         was_made = 1 <= command.attempt <= before.attempts

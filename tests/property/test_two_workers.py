@@ -7,7 +7,7 @@ from engine.domain import events as e
 from engine.domain.commands import BeginAttempt, Command, OpenSession, RecordAttempt, RecordLookup
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Created, CreationOutcome
-from engine.domain.session import Session
+from engine.domain.session import Session, Status
 from tests.property.laws import Life
 from tests.property.strategies import (
     CONSENTING,
@@ -41,6 +41,12 @@ class Worker:
                 self.sent = event.attempt if isinstance(event, e.CreationAttempted) else self.sent
         self.read()
 
+    def die(self) -> int | None:
+        """Leave the answer untold, whatever CXone has made; the attempt that it was to."""
+        attempt, self.sent = self.sent, None
+        self.read()
+        return attempt
+
     def settle(self, outcome: CreationOutcome) -> str | None:
         """Record the answer, decided anew on what is recorded by then; CXone's id of what it made."""
         attempt, self.sent = self.sent, None
@@ -53,7 +59,9 @@ class Worker:
 
 
 moves = st.lists(
-    st.tuples(st.integers(0, 1), st.sampled_from(["read", "send", "send", "settle"]), creations | creation_outcomes),
+    st.tuples(
+        st.integers(0, 1), st.sampled_from(["read", "send", "send", "settle", "die"]), creations | creation_outcomes
+    ),
     min_size=10,
     max_size=40,
 )
@@ -70,7 +78,7 @@ def test_no_session_that_cxone_made_is_missing_from_the_history_however_two_work
     ]
     for command in first:
         life.take(command)
-    workers, made = (Worker(life), Worker(life)), set()
+    workers, made, untold = (Worker(life), Worker(life)), set(), set()
     workers[0].send()
     workers[1].read()
     for _ in range(2):  # the first finds the other's attempt lost, which it is not
@@ -81,6 +89,8 @@ def test_no_session_that_cxone_made_is_missing_from_the_history_however_two_work
                 workers[number].read()
             case "send":
                 workers[number].send()
+            case "die":
+                untold.add(workers[number].die())
             case _:
                 made.add(workers[number].settle(outcome))
     for number, worker in enumerate(workers):  # what is still in flight comes back at last
@@ -98,3 +108,6 @@ def test_no_session_that_cxone_made_is_missing_from_the_history_however_two_work
     ended = (e.SessionCreated, e.DuplicateCreated, e.DoubtLifted)
     certain = {event.attempt for event in life.history if isinstance(event, ended)}
     assert doubted - certain <= set(life.state.in_doubt) <= doubted
+    if life.state.status is Status.ATTEMPTING:  # somebody takes it on
+        life.take(BeginAttempt(request_sha256="ab", now=START, jitter=0.5))
+    assert untold - {None} <= {*life.state.in_doubt}, "what may have been made and is told nowhere is in doubt"

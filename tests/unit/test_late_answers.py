@@ -65,9 +65,21 @@ def test_a_session_that_a_late_answer_brings_is_adopted_while_the_guest_still_wa
     history: tuple[e.Event, ...],
 ) -> None:
     then = given(*history).when(answer(created(session_id="sess_late"), attempt=1, now=at(4)))
-    event = then.then_one(e.SessionCreated)
+    event = then.events[-1]
+    assert isinstance(event, e.SessionCreated)
     assert (event.attempt, event.session_id) == (1, "sess_late")
     assert (then.state.status, then.state.session_id) == (Status.ACTIVE, "sess_late")
+
+
+def test_an_attempt_that_is_under_way_when_an_older_one_brings_the_session_is_in_doubt_until_it_is_answered() -> None:
+    """Nobody asks after it any more: if its answer is lost, nothing else would tell of the session that it may have made."""
+    then = given(*SECOND_ATTEMPT).when(answer(created(session_id="sess_late"), attempt=1, now=at(4)))
+    then.then_kinds(e.CreationFailed, e.SessionCreated)
+    assert (then.state.status, then.state.in_doubt) == (Status.ACTIVE, (2,))
+    lost = given(*then.before, *then.events)
+    lost.when(answer(failed(FailureKind.IN_DOUBT), attempt=2)).then_nothing()
+    assert lost.when(answer(created(session_id="sess_second"), attempt=2)).state.in_doubt == ()
+    lost.when(answer(failed(FailureKind.REJECTED, 400), attempt=2)).then_kinds(e.DoubtLifted)
 
 
 @pytest.mark.parametrize("history", SETTLED.values(), ids=SETTLED)

@@ -10,22 +10,23 @@ import logging
 from typing import assert_never
 
 from engine.appends import HeldBack
-from engine.domain.commands import BeginAttempt, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
+from engine.domain.commands import BeginAttempt, BeginLookup, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
+from engine.domain.events import CreationAttempted, Event
 from engine.domain.hearing import heard, heard_of_webhook, unasked
 from engine.domain.lifecycle import AttemptCreation, ExpireToken, Policy, Step, SyncWebhook, ValidateChannel, decide
 from engine.domain.passing import Held, Hold, Passage
-from engine.domain.session import Session, Status
+from engine.domain.session import Session
 from engine.leases import LeaseLost, Leases
 from engine.lookups import LookUps
-from engine.ports import Clock, Gates, MessagingProvider, PreparedCreation, WebhookSender
+from engine.ports import Clock, Gates, MessagingProvider, WebhookSender
 from engine.recording import Recorder
 from engine.run import Run, StepKinds
 
 logger = logging.getLogger("guestledger")
 
-# How long a session rests when the service it needs cannot be used at all. Nothing happened to the session, so there is
-# no event, and none of its attempts is used up.
+# How long a session rests when the service it needs cannot be used at all, spread over half to one and a half of it. Nothing
+# happened to the session, so there is no event, and none of its attempts is used up.
 SERVICE_DOWN_DELAY_MS = 2_000
 
 
@@ -82,7 +83,7 @@ class Steps:
             logger.warning("session %s is given up here, nothing was sent: its lease has lapsed", run.state.id)
             return await self._recorder.recorded(run)
         except ServiceError:
-            await self._recorder.let_go(run, SERVICE_DOWN_DELAY_MS)
+            await self._recorder.let_go(run, round(SERVICE_DOWN_DELAY_MS * (0.5 + self._clock.jitter())))
             raise
         return run.state
 
@@ -106,6 +107,9 @@ class Steps:
             command = RecordLookup(outcome=known, now=self._clock.now(), jitter=self._clock.jitter())
             run.propose(decide(run.state, command, self._policy))
             return
+        if given_up := decide(run.state, BeginLookup(now=self._clock.now()), self._policy):
+            run.propose(given_up)
+            return
         await self._recorder.record(run, hold=True)
         passage = run.passage(self._provider.lookup_gate, ValidateChannel)
         async with self._calls:
@@ -117,12 +121,9 @@ class Steps:
         await self._recorder.settle(run, RecordLookup(outcome=outcome, now=now, jitter=jitter), None)
 
     async def _attempt_creation(self, run: Run) -> None:
-        if not self._provider.is_ready:
-            await self._recorder.record(run, hold=True)
-            await self._provider.ready()
         prepared = self._provider.prepare(run.state)
         passage = run.passage(self._provider.creation_gate, AttemptCreation)
-        if not await self._announce(run, prepared, passage):
+        if not await self._announce(run, prepared.sha256, passage):
             return
         attempt, began_at = run.state.attempts, run.recorded_at
         assert began_at is not None
@@ -138,12 +139,17 @@ class Steps:
             run, RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter), hearing
         )
 
-    async def _announce(self, run: Run, prepared: PreparedCreation, passage: Passage) -> bool:
+    async def _announce(self, run: Run, request_sha256: str, passage: Passage) -> bool:
         """Record that the attempt is about to be made; False where it is not to be made now."""
+        decided = self._begun(run, request_sha256)
+        # Only for an attempt: that the last one was lost, or that the deadline has passed, is recorded whatever can be sent.
+        if _is_announced(decided) and not self._provider.is_ready:
+            await self._recorder.record(run, hold=True)
+            await self._provider.ready()
+            decided = self._begun(run, request_sha256)
         before, proposed = run.state, list(run.proposed)
-        begin = BeginAttempt(request_sha256=prepared.sha256, now=self._clock.now(), jitter=self._clock.jitter())
-        run.propose(decide(run.state, begin, self._policy))
-        if run.state.status is not Status.ATTEMPTING:
+        run.propose(decided)
+        if not _is_announced(decided):
             return False
         # The attempt is committed before its POST: a crash from here on leaves an attempt that is known to be in doubt.
         try:
@@ -153,6 +159,10 @@ class Steps:
             self._defer(run, passage, back.held)
             return False
         return True
+
+    def _begun(self, run: Run, request_sha256: str) -> list[Event]:
+        begin = BeginAttempt(request_sha256=request_sha256, now=self._clock.now(), jitter=self._clock.jitter())
+        return decide(run.state, begin, self._policy)
 
     async def _sync_webhook(self, run: Run) -> None:
         run.propose(decide(run.state, Expire(now=self._clock.now()), self._policy))
@@ -174,3 +184,7 @@ class Steps:
         if run.claim is None or held.by is not Hold.PACE:
             run.propose(decide(run.state, Defer(gate=passage.gate, held=held, now=now, jitter=jitter), self._policy))
         run.kinds = frozenset()  # whatever this machine's clock says: a gate goes by the database's
+
+
+def _is_announced(decided: list[Event]) -> bool:
+    return any(isinstance(event, CreationAttempted) for event in decided)

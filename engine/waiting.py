@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from engine.domain import events as e
-from engine.domain.commands import BeginAttempt
+from engine.domain.commands import BeginAttempt, BeginLookup
 from engine.domain.gate import Gate, admit
 from engine.domain.lifecycle import (
     AttemptCreation,
@@ -251,9 +251,11 @@ def _meet_budget(queue: _Queue, state: Session, policy: Policy, row: DueRow, gat
 
 
 def _begun(queue: _Queue, state: Session, policy: Policy, row: DueRow | None) -> list[e.Event]:
-    """What a worker decides that takes up an attempt then."""
-    if row is None or row.step != AttemptCreation.__name__:
+    """What a worker decides that takes up a look-up or an attempt then."""
+    if row is None or row.step not in (ValidateChannel.__name__, AttemptCreation.__name__):
         return []
+    if row.step == ValidateChannel.__name__:
+        return decide(state, BeginLookup(now=queue.now), policy)
     return decide(state, BeginAttempt(request_sha256="", now=queue.now, jitter=0.0), policy)
 
 

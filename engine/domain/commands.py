@@ -19,6 +19,12 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
+class BeginLookup(msgspec.Struct, frozen=True, kw_only=True):
+    """CXone is about to be asked what the channel is."""
+
+    now: datetime
+
+
 class RecordLookup(msgspec.Struct, frozen=True, kw_only=True):
     """CXone was asked what the channel is."""
 
@@ -86,6 +92,7 @@ class Expire(msgspec.Struct, frozen=True, kw_only=True):
 
 Command = (
     OpenSession
+    | BeginLookup
     | RecordLookup
     | BeginAttempt
     | Defer

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from engine.domain import events as e
-from engine.domain.commands import BeginAttempt, Defer, RecordAttempt, RecordLookup
+from engine.domain.commands import BeginAttempt, BeginLookup, Defer, RecordAttempt, RecordLookup
 from engine.domain.doubt import lifted, parked
 from engine.domain.outcomes import Channel, Created, Failed, Throttled
 from engine.domain.passing import Hold
@@ -12,6 +12,11 @@ from engine.domain.retry import InDoubt, RetryPolicy, backoff_ms
 from engine.domain.session import Session, Status
 
 PROTOCOL = "web_chat"
+
+
+def begin_lookup(state: Session, command: BeginLookup, policy: RetryPolicy) -> list[e.Event]:
+    """That the session is given up, where its deadline has passed; else nothing: a look-up is not announced."""
+    return _give_up(state, 0, command.now, command.now, policy)
 
 
 def record_lookup(state: Session, command: RecordLookup, policy: RetryPolicy) -> list[e.Event]:

@@ -11,6 +11,7 @@ import msgspec
 from engine.domain import events as e
 from engine.domain.commands import (
     BeginAttempt,
+    BeginLookup,
     Command,
     Defer,
     Expire,
@@ -22,7 +23,7 @@ from engine.domain.commands import (
     Resolve,
 )
 from engine.domain.consent import Consent, fingerprint, refused_flags
-from engine.domain.creation import begin_attempt, defer, record_attempt, record_lookup, whole_ms
+from engine.domain.creation import begin_attempt, begin_lookup, defer, record_attempt, record_lookup, whole_ms
 from engine.domain.delivery import DeliveryPolicy, record_delivery, request_redelivery
 from engine.domain.doubt import resolve
 from engine.domain.passing import GatePolicy
@@ -70,7 +71,7 @@ Step = ValidateChannel | AttemptCreation | SyncWebhook | ExpireToken
 def next_step(state: Session, policy: Policy) -> Step | None:
     """What is to be done next, and not before when; `None` once nothing will ever be, or until a person has decided."""
     match state.status:
-        case Status.PENDING if not state.channel_validated:
+        case Status.PENDING if _is_unseen(state):
             return ValidateChannel(state.due_since)
         case Status.PENDING | Status.ATTEMPTING | Status.THROTTLED | Status.IN_DOUBT:
             return AttemptCreation(state.due_since)
@@ -112,9 +113,10 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
     match command:
         case OpenSession():
             return [_open(command)] if state.status is Status.NEW else []
+        case BeginLookup():
+            return begin_lookup(state, command, policy.creation) if _is_unseen(state) else []
         case RecordLookup():
-            waiting = state.status is Status.PENDING and not state.channel_validated
-            return record_lookup(state, command, policy.creation) if waiting else []
+            return record_lookup(state, command, policy.creation) if _is_unseen(state) else []
         case BeginAttempt():
             return begin_attempt(state, command, policy.creation)
         case Defer():
@@ -131,6 +133,11 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return _expire(state, command.now)
         case _:
             assert_never(command)
+
+
+def _is_unseen(state: Session) -> bool:
+    """Whether its channel is yet to be looked up."""
+    return state.status is Status.PENDING and not state.channel_validated
 
 
 def _open(command: OpenSession) -> e.Event:

@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -404,6 +405,30 @@ async def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_one_that_
         lifted = await event(ledger, row.id, e.DoubtLifted)
     assert (lifted.attempt, lifted.kind, lifted.retry_at) == (1, e.FailureKind.REJECTED, None)
     assert (await ledger.session(row.id)).session_id == row.session_id
+
+
+async def test_where_no_token_is_to_be_had_what_needs_no_request_is_recorded_all_the_same(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a deadline has passed, before the look-up or after it, and that an attempt is lost."""
+    unseen = await ledger.accept(request())
+    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+    throttled = await ledger.open_session(request(idempotency_key="throttled"))
+    await sql("DELETE FROM gates")
+    simulator.knobs = Knobs()
+    async with hanging(ledger, monkeypatch) as (held, opening):
+        opening.cancel()
+        await asyncio.wait([opening])
+        await held.lose_the_lease(sql)
+        await sql("UPDATE due_work SET due_at = now(), lease_until = NULL, owner = NULL")
+        async with new_ledger(cxone_client_secret="wrong") as other:
+            tomorrow = throttled.accepted_at + timedelta(days=1)
+            monkeypatch.setattr(other._steps._clock, "now", lambda: tomorrow)
+            done = await other.scheduler.run_once()
+        assert done == {"SessionAbandoned": 3, "CreationFailed": 1}
+        for session in (unseen, throttled):
+            assert (await ledger.session(session.id)).status is Status.ABANDONED
+    assert simulator.counts["token 401"] == 0, "nobody had to ask"
 
 
 async def test_who_is_turned_away_gives_the_claim_up_at_once(

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from engine.domain.commands import (
     BeginAttempt,
+    BeginLookup,
     Command,
     Defer,
     Expire,
@@ -68,6 +69,10 @@ class AnyCommand(RuleBasedStateMachine):
     @rule(request=requests)
     def open(self, request: GuestRequest) -> None:
         self.life.take(OpenSession(request=request, now=self.now))
+
+    @rule()
+    def begin_look_up(self) -> None:
+        self.life.take(BeginLookup(now=self.now))
 
     @rule(outcome=lookup_outcomes, jitter=jitters)
     def look_up(self, outcome: LookupOutcome, jitter: float) -> None:

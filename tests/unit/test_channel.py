@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from engine.domain import events as e
+from engine.domain.commands import BeginLookup
 from engine.domain.events import FailureKind
 from engine.domain.lifecycle import Policy, ValidateChannel
 from engine.domain.retry import RetryPolicy
@@ -137,6 +138,13 @@ def test_a_session_is_abandoned_when_the_next_lookup_would_come_after_the_deadli
     then.then_kinds(e.ChannelLookupFailed, e.SessionAbandoned)
     assert "deadline" in (then.state.reason or "")
     given(*OPEN).when(look_up(throttled(5_000), jitter=0.0), policy).then_kinds(e.ChannelLookupFailed)
+
+
+def test_a_lookup_whose_deadline_has_passed_while_it_waited_is_not_made() -> None:
+    policy = Policy(creation=RetryPolicy(deadline_ms=5_000))
+    given(*OPEN).when(BeginLookup(now=at(5)), policy).then_nothing()
+    then = given(*OPEN).when(BeginLookup(now=at(5.001)), policy).then_kinds(e.SessionAbandoned)
+    assert then.state.status is Status.ABANDONED
 
 
 @pytest.mark.parametrize(

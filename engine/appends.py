@@ -13,8 +13,8 @@ from engine.domain.passing import Hearing, Held, Passage
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The sole right to work on a session: `owner`'s, for `ms` by the database's clock.
 
-    An owner is one claim, not a process: a run that comes late can then neither renew nor give back what a newer run of the
-    same process holds.
+    An owner is one claim of a scheduler, not a process: a run that comes late can then neither renew nor give back what a newer
+    run of the same process holds. What a process opens itself has one owner.
     """
 
     owner: UUID

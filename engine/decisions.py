@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from engine.appends import Append
 from engine.domain.commands import Command
 from engine.domain.errors import GuestledgerError, WrongExpectedVersion
@@ -57,7 +59,8 @@ class Decisions:
                 expected_version=state.version,
                 events=tuple(decided),
                 # Whoever works on the session right now keeps it: that one learns of the decision by its next append.
-                due=due_after(after, self._policy, keep_lease=True),
+                # Whether there is a webhook, the workers know; whoever finds none owed takes the row for what is due then.
+                due=due_after(after, replace(self._policy, webhook_enabled=True), keep_lease=True),
                 actor=actor,
                 causation_id=self._clock.new_id(),
                 correlation_id=correlation_id,

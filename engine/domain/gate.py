@@ -5,15 +5,15 @@ whose clocks differ see the same gate. Four things may hold a request back, and 
 
 - the gate itself: a 429, or a `RateLimit` header with nothing left (draft-ietf-httpapi-ratelimit-headers), closes it for
   everybody until the server's time, never for less;
-- the pace: behind that it opens with a ramp, slots in time that are given out one by one. The rate rises by a step for each
-  answer that is no 429, falls by a factor (AIMD), and rests for a minute a little below what was too much the last time. A
-  rate that nobody makes use of does not rise;
+- the pace: behind that it opens with a ramp, slots in time that are given out one by one. The rate falls by a factor with a 429,
+  rises by the same step each second (AIMD), and rests for a minute a little below what was too much the last time; then it is
+  tried whether more can be had. All of that is counted in answers that are no 429: a rate that nobody makes use of does not rise;
 - the breaker: failures in a row, 5xx and timeouts, never 429, break the circuit; after a rest, one request at a time probes;
 - the budget: retries after failures are a share of all requests, so that an outage is not made worse.
 """
 
 from datetime import datetime, timedelta
-from math import exp, floor
+from math import exp, floor, sqrt
 
 import msgspec
 from msgspec.structs import replace
@@ -61,11 +61,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
             rate = policy.first_rate + self.well
             return rate if rate < policy.boundless_rate else None
         first, rest = policy.decrease * self.ceiling, policy.rest_share * self.ceiling
-        risen = first + policy.increase * self.well
+        # Of what rises by `step` each second, the square rises by twice that with each answer.
+        step = policy.increase * self.ceiling
+        risen = sqrt(first**2 + 2 * step * self.well)
         if risen <= rest:
             return risen
         # In seconds, counted in answers: how long ago the rise stopped, less how long it stops for.
-        seconds = max(0.0, (risen - rest) / policy.increase / rest - policy.rest_ms / 1_000)
+        answers = self.well - max(0.0, (rest**2 - first**2) / (2 * step))
+        seconds = max(0.0, answers / rest - policy.rest_ms / 1_000)
         # Slowly at first, for this is near what was too much, and then ever faster (as CUBIC does, RFC 9438).
         rate = rest * (1 + (seconds / policy.doubled_s) ** 3)
         return rate if rate < policy.boundless_rate else None

@@ -22,9 +22,9 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     cut_ms: int = 1_000
     """The rate is cut no more than once in so long: what was cut has to show first."""
     decrease: float = 0.8
-    """What a 429 leaves of the rate at which it came."""
+    """With what share of the rate that was too much the gate opens again."""
     increase: float = 0.2
-    """What each answer adds then: with so many requests a second as the rate is, the rise is a fifth of it a second."""
+    """By what it then rises each second, as a share of the rate that was too much."""
     rest_share: float = 0.95
     """Where the steep rise stops, as a share of the rate that was too much: what is counted together at the other end need
     not have been sent together."""

@@ -96,6 +96,19 @@ async def test_a_person_adopts_what_was_found_and_it_counts_as_made_with_no_late
         assert (metrics.counts["created"], metrics.pending, metrics.latency) == (1, 0, None)
 
 
+async def test_the_webhook_is_told_of_an_adoption_by_whoever_has_one_wherever_it_was_decided(
+    parking: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with parking() as without, parking(webhook_url=simulator.webhook_url) as worker:
+        for session_id in ("sess_one", "sess_two"):
+            session = await parked(without, simulator)
+            await without.resolve(session.id, adoption(session_id=session_id), **ASKED)
+            if session_id == "sess_one":
+                assert await worker.scheduler.run_once() == {"WebhookSynced": 1}
+        assert await without.scheduler.run_once() == {}
+        assert [row["step"] for row in await sql("SELECT step FROM due_work")] == ["ExpireToken"] * 2
+
+
 async def test_an_adopted_session_whose_time_has_passed_is_recorded_as_expired(
     parking: Any, simulator: Simulator
 ) -> None:

@@ -104,10 +104,11 @@ def _ledger(
     months = PostgresMonths(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_work, lease.ms)
+    recorder = Recorder(store=store, due_work=due_work, gates=gates, clock=clock, policy=policy, leases=leases)
     # In this order: no lease is given back before the last append is in, and the leases are kept until then.
     stack.push_async_callback(leases.close)
     stack.push_async_callback(store.close)
-    recorder = Recorder(store=store, due_work=due_work, gates=gates, clock=clock, policy=policy, leases=leases)
+    stack.push_async_callback(recorder.close)
     steps = Steps(
         recorder=recorder,
         provider=provider,

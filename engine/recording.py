@@ -1,16 +1,19 @@
 """Recording what runs have come to, with the work that is due after it, and giving back what they hold."""
 
+import asyncio
 import logging
 from contextlib import suppress
 from datetime import timedelta
+from itertools import count
 
 from engine.appends import Append, Due, Lease
 from engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
-from engine.domain.errors import ServiceError, WrongExpectedVersion
+from engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
 from engine.domain.events import FailureKind
 from engine.domain.lifecycle import Policy, decide, ends_at, next_step
-from engine.domain.outcomes import Failed
+from engine.domain.outcomes import Created, Failed
 from engine.domain.passing import Hearing, Passage
+from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.domain.session import Session
 from engine.domain.wire import wire_name
 from engine.leases import Leases
@@ -19,6 +22,9 @@ from engine.run import Run, of_history
 
 logger = logging.getLogger("guestledger")
 
+_BACKOFF = RetryPolicy(base_ms=200, cap_ms=1_000)
+# How long an end waits for a database that is away, for the sake of answers that nobody has recorded.
+_LAST_WAIT_SECONDS = 2.0
 # How long work rests that is none under this policy: a webhook that is still owed, and switched off.
 NOTHING_DUE_REST = timedelta(days=1)
 
@@ -56,6 +62,7 @@ class Recorder:
         self._clock = clock
         self._policy = policy
         self._leases = leases
+        self._untold: set[asyncio.Task[None]] = set()
 
     async def record(
         self, run: Run, *, hold: bool, passage: Passage | None = None, hearing: Hearing | None = None
@@ -72,7 +79,7 @@ class Recorder:
     async def settle(self, run: Run, command: Command, hearing: Hearing | None) -> None:
         """Record what came back, whatever has become of the stream since: an outcome is never dropped for a conflict.
 
-        Raises `WrongExpectedVersion` where there was one, and `ServiceError`.
+        Raises `WrongExpectedVersion` where there was one, and `ServiceError`: it is recorded then once the database is back.
         """
         run.propose(decide(run.state, command, self._policy))
         try:
@@ -80,11 +87,14 @@ class Recorder:
         except WrongExpectedVersion:
             await self._settle_late(run, command, hearing)
             raise
+        except ServiceUnreachable:
+            self._settle_once_back(run, command, hearing)
+            raise
 
     async def settle_unsent(self, run: Run, attempt: int, hearing: Hearing) -> None:
         """Record that an attempt that was announced was not sent.
 
-        Only its run knows: untold, the attempt would be in doubt, and maybe a person asked about it.
+        Only its run knows: untold, the attempt would be in doubt, and maybe a person asked about it. Raises `ServiceError`.
         """
         unsent = Failed(kind=FailureKind.UNSENT, status=None, message="the lease had lapsed before it could be sent")
         now, jitter = self._clock.now(), self._clock.jitter()
@@ -111,7 +121,44 @@ class Recorder:
         """The session as it is recorded, by whomever. Raises `ServiceError`."""
         return of_history(await self._store.read_stream(run.state.id))
 
+    async def close(self) -> None:
+        """Wait a moment for what is still to be recorded of what came back. To be called before the store is closed."""
+        if self._untold:
+            await asyncio.wait(self._untold, timeout=_LAST_WAIT_SECONDS)
+        for task in self._untold:
+            task.cancel()
+        if self._untold:
+            await asyncio.wait(self._untold)
+
     async def _settle_late(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+        try:
+            await self._settle_anew(run, command, hearing)
+        except ServiceUnreachable:
+            self._settle_once_back(run, command, hearing)
+            raise
+
+    def _settle_once_back(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+        # Untold, the attempt would be in doubt and made again, though it is known here what came of it.
+        task = asyncio.create_task(self._keep_settling(run, command, hearing))
+        self._untold.add(task)
+        task.add_done_callback(self._untold.discard)
+
+    async def _keep_settling(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+        answer = _answer(command)
+        for failures in count(1):
+            try:
+                await asyncio.sleep(backoff_ms(failures, _BACKOFF, self._clock.jitter()) / 1_000)
+                await self._settle_anew(run, command, hearing)
+            except ServiceUnreachable:
+                continue
+            except asyncio.CancelledError:
+                logger.warning("session %s: %s is lost: the database was away to the end", run.state.id, answer)
+                raise
+            except Exception:
+                logger.exception("session %s: %s could not be recorded", run.state.id, answer)
+            return
+
+    async def _settle_anew(self, run: Run, command: Command, hearing: Hearing | None) -> None:
         while True:
             history = await self._store.read_stream(run.state.id)
             late = Run.of(history, run.kinds, run.actor, run.lease)
@@ -119,7 +166,11 @@ class Recorder:
             if not late.proposed:
                 if hearing is not None:  # the history may have no need of it, but the API wants peace all the same
                     await self._gates.hear(hearing)
-                _trace(run.state, command)
+                logger.warning(
+                    "session %s: %s came late and tells nothing new: it is not recorded",
+                    late.state.id,
+                    _answer(command),
+                )
                 return
             with suppress(WrongExpectedVersion):
                 await self._append(late, due_after(late.state, self._policy, keep_lease=True), hearing=hearing)
@@ -151,15 +202,16 @@ class Recorder:
         run.proposed = []
 
 
-def _trace(state: Session, command: Command) -> None:
-    """Tell of an answer that came after others had gone on, and that the history has no need of."""
+def _answer(command: Command) -> str:
+    """What came back, in words."""
     match command:
+        case RecordAttempt(outcome=Created() as outcome):
+            return f"the answer to attempt {command.attempt} (created {outcome.session_id})"
         case RecordAttempt():
-            answer = f"the answer to attempt {command.attempt} ({type(command.outcome).__name__.lower()})"
+            return f"the answer to attempt {command.attempt} ({type(command.outcome).__name__.lower()})"
         case RecordLookup():
-            answer = f"the answer to its channel look-up ({type(command.outcome).__name__.lower()})"
+            return f"the answer to its channel look-up ({type(command.outcome).__name__.lower()})"
         case RecordDelivery(outcome=outcome):
-            answer = f"the webhook's answer ({f'HTTP {outcome.status}' if outcome.status else 'no answer'})"
+            return f"the webhook's answer ({f'HTTP {outcome.status}' if outcome.status else 'no answer'})"
         case _:
-            return
-    logger.warning("session %s: %s came late and tells nothing new: it is not recorded", state.id, answer)
+            return type(command).__name__

@@ -1,6 +1,7 @@
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,16 @@ from adapters.postgres.roles import runtime_login
 from adapters.settings import Settings
 from adapters.simulator import Knobs, Simulator
 from adapters.wiring import connect
+from engine.domain.errors import ServiceUnreachable
+from engine.domain.events import FailureKind
+from engine.domain.outcomes import CreationOutcome
+from engine.ledger import Ledger
+from engine.ports import PreparedCreation
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import environment
 from tests.integration.test_lost_connections import crash
+from tests.unit.samples import failed, request, throttled
 
 SESSIONS = 300
 LONG = 120
@@ -28,6 +35,68 @@ async def until(reached: Callable[[], bool], scheduling: asyncio.Task[None]) -> 
         while not reached():
             assert not scheduling.done(), "the scheduler has ended by itself"
             await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def settings(data_dir: Path) -> AsyncIterator[Settings]:
+    """Of a ledger on a server of its own, before a CXone with nothing in store."""
+    url = await start_embedded(data_dir)
+    await upgrade(url)
+    login = await runtime_login(url, "guestledger")
+    runtime = make_url(url).set(username=login).render_as_string(hide_password=False)
+    async with Simulator(Knobs()) as simulator:
+        yield Settings.from_env(environment(runtime, simulator))
+
+
+async def open_while_it_crashes(ledger: Ledger, data_dir: Path, outcome: CreationOutcome | None = None) -> None:
+    """Open a session; the database is gone when the answer comes, which is `outcome`, or what CXone says."""
+    whole = ledger._provider.create
+
+    async def create(prepared: PreparedCreation, key: str) -> CreationOutcome:
+        answer = await whole(prepared, key)
+        crash(data_dir)
+        return outcome or answer
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ledger._provider, "create", create)
+        patched.setattr(ledger._store, "_patience", 0.2)
+        with pytest.raises(ServiceUnreachable):
+            await ledger.open_session(request())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (None, "SessionCreated"),
+        (throttled(600_000), "CreationThrottled"),
+        (failed(FailureKind.REJECTED, 400), "CreationFailed"),
+    ],
+    ids=["created", "throttled", "rejected"],
+)
+async def test_an_answer_that_comes_while_the_database_is_away_is_recorded_once_it_is_back(
+    settings: Settings, data_dir: Path, outcome: CreationOutcome | None, told: str
+) -> None:
+    async with connect(settings, scheduler=False) as ledger, asyncio.timeout(LONG):
+        await open_while_it_crashes(ledger, data_dir, outcome)
+        await start_embedded(data_dir)
+        while ledger._steps._recorder._untold:
+            await asyncio.sleep(0.05)
+        counts = await raw_log.counts(settings.database_url)
+        assert counts == {"ConsentRecorded": 1, "ChannelValidated": 1, "CreationAttempted": 1, told: 1}
+        closed = [gate for gate in (await ledger.gates()).values() if gate.closed_until]
+        assert len(closed) == (told == "CreationThrottled")
+
+
+async def test_an_answer_that_cannot_be_recorded_to_the_end_leaves_a_trace_without_a_secret(
+    settings: Settings, data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asyncio.timeout(LONG):
+        async with connect(settings, scheduler=False) as ledger:
+            await open_while_it_crashes(ledger, data_dir)
+    assert re.search(
+        r"the answer to attempt 1 \(created sess_\w+\) is lost: the database was away to the end", caplog.text
+    )
+    assert "gt_" not in caplog.text
 
 
 async def test_a_scheduler_outlives_the_sudden_end_of_the_database_and_nothing_is_lost_nor_done_twice_unseen(

@@ -393,7 +393,7 @@ async def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_one_that_
         before = await sql("SELECT * FROM due_work")
         held.let_go.set()
         await opening
-        assert f"session {row.id}: the answer to attempt 1 (created) came late" in caplog.text
+        assert f"session {row.id}: the answer to attempt 1 (created {row.session_id}) came late" in caplog.text
         assert await sql("SELECT * FROM due_work") == before
 
         refused = Failed(kind=e.FailureKind.REJECTED, status=400, message="HTTP 400")

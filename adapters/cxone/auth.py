@@ -1,5 +1,6 @@
 """The access token: fetched once for all who wait, kept, replaced ahead of its end (contract, "OAuth token")."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -56,7 +57,7 @@ class TokenSource:
         self._decoder = answer_decoder(TokenAnswer, profile.token_fields)
         self._flight: SingleFlight[str] = SingleFlight()
         self._token = ""
-        self._not_before = 0.0  # what the endpoint's last 429 asked for
+        self._not_before = 0.0  # on the monotonic clock: what the endpoint's last 429 asked for
         self._good_until = 0.0  # on the monotonic clock: no change of the wall clock makes a token older or younger
 
     @property
@@ -96,6 +97,8 @@ class TokenSource:
         return await retrying(self._fetch)
 
     async def _fetch(self) -> str:
+        # Whoever comes anew while little is left of a wait that the endpoint asked for waits that out here.
+        await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
         asked_at = time.monotonic()
         token = self._read(await self._ask())
         # Ahead of the end by 60 s, but never by more than half the lifetime: a token that lives for less than a

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -103,11 +104,15 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: cl
 
 
 class RawServer:
-    """Answers each request with the next of `answers`, byte for byte, and closes the connection; the last one stays."""
+    """Answers each request with the next of `answers`, byte for byte, and closes the connection; the last one stays.
+
+    `times` are those of the requests, by this machine's monotonic clock.
+    """
 
     def __init__(self, *answers: bytes) -> None:
         self.answers = list(answers)
         self.requests: list[bytes] = []
+        self.times: list[float] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -117,6 +122,7 @@ class RawServer:
             _, _, rest = head.lower().partition(b"content-length: ")
             body = await reader.readexactly(int(rest.split(b"\r\n")[0])) if rest else b""
             self.requests.append(head + body)
+            self.times.append(time.monotonic())
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
             if answer == RESET:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import traceback
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -181,6 +182,20 @@ async def test_a_token_endpoint_that_asks_for_a_long_wait_is_not_asked_again_at_
             with pytest.raises(ServiceUnreachable, match="try again in 30 s"):
                 await client.ready()
     assert len(server.requests) == 1
+
+
+async def test_a_token_is_not_asked_for_before_the_last_retry_after_has_passed_whoever_comes_anew(
+    raw, client_of, monkeypatch
+):
+    monkeypatch.setattr(auth, "LONGEST_WAIT_S", 0.4)
+    throttled = raw.http(429, b"", "Retry-After: 1")
+    async with raw.server(throttled, raw.token) as server, client_of(server) as client:
+        while not client.is_ready:
+            with suppress(ServiceUnreachable):
+                await client.ready()
+            await asyncio.sleep(0.02)
+    first, second = server.times
+    assert second - first >= 1
 
 
 async def test_a_refused_connection_names_the_url_and_the_setting(nobody, client_of):

@@ -38,13 +38,18 @@ class Wire:
                 status=response.status,
                 retry_after=response.headers.get(self.profile.retry_after_header),
                 date=response.headers.get("Date"),
-                drained=read_drained(response.headers.get("RateLimit"), response.headers.get("RateLimit-Policy")),
+                drained=read_drained(_list_field(response, "RateLimit"), _list_field(response, "RateLimit-Policy")),
                 body=await _body(response.content),
             )
 
     async def close(self) -> None:
         """Close every connection."""
         await self._http.close()
+
+
+def _list_field(response: aiohttp.ClientResponse, name: str) -> str:
+    """A field whose value is a list: it may stand on several lines (RFC 9110, section 5.3), or on none."""
+    return ", ".join(response.headers.getall(name, ()))
 
 
 async def _body(content: aiohttp.StreamReader) -> bytes | None:

@@ -212,6 +212,13 @@ async def test_a_429_whose_body_is_cut_short_is_still_a_429(raw, client_of, sess
     assert (await answered_with(raw, client_of, session, answer)).retry_after.ms == 9_000
 
 
+async def test_a_drained_quota_is_read_also_where_others_stand_on_lines_before_it(raw, client_of, session):
+    policies = 'RateLimit-Policy: "second";q=10;w=1', 'RateLimit-Policy: "hour";q=3600;w=3600'
+    left = 'RateLimit: "second";r=3;t=1', 'RateLimit: "hour";r=0;t=90'
+    made = await answered_with(raw, client_of, session, raw.http(201, CREATED, *policies, *left))
+    assert (made.drained.ms, made.drained.per_second) == (90_000, 1.0)
+
+
 # 5xx and other refusals
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -306,7 +306,9 @@ class _NoProvider:
     def prepare(self, _session: Session) -> PreparedCreation:
         raise AssertionError
 
-    async def create(self, _prepared: PreparedCreation, _idempotency_key: str) -> CreationOutcome:
+    async def create(
+        self, _prepared: PreparedCreation, _idempotency_key: str, _check: Callable[[], None]
+    ) -> CreationOutcome:
         raise AssertionError
 
 

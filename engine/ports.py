@@ -245,8 +245,14 @@ class MessagingProvider(Protocol):
         """The creation request for the next attempt of `session`. Pure."""
         ...
 
-    async def create(self, prepared: PreparedCreation, idempotency_key: str) -> CreationOutcome:
-        """Send it. Never raises for what the wire does: every failure is an outcome."""
+    async def create(
+        self, prepared: PreparedCreation, idempotency_key: str, check: Callable[[], None]
+    ) -> CreationOutcome:
+        """Send it. `check` is called right before each time that it is sent, be it again with another token.
+
+        Whatever the wire does to it is an outcome. Raises what `check` raises, and `CredentialsRefused` or
+        `ServiceUnreachable` when no token is to be had; CXone has then made nothing.
+        """
         ...
 
 

@@ -7,14 +7,16 @@ is sent under a lease that was not renewed within its span, so that one who stoo
 
 import asyncio
 import logging
+from functools import partial
 from typing import assert_never
 
 from engine.appends import HeldBack
 from engine.domain.commands import BeginAttempt, BeginLookup, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, WrongExpectedVersion
-from engine.domain.events import CreationAttempted, Event
+from engine.domain.events import CreationAttempted, Event, FailureKind
 from engine.domain.hearing import heard, heard_of_webhook, unasked
 from engine.domain.lifecycle import AttemptCreation, ExpireToken, Policy, Step, SyncWebhook, ValidateChannel, decide
+from engine.domain.outcomes import Failed
 from engine.domain.passing import Held, Hold, Passage
 from engine.domain.session import Session
 from engine.leases import LeaseLost, Leases
@@ -127,14 +129,18 @@ class Steps:
             return
         attempt, began_at = run.state.attempts, run.recorded_at
         assert began_at is not None
+        check = partial(self._leases.check, run.lease, run.state.id)
         try:
-            self._leases.check(run.lease, run.state.id)
+            outcome = await self._provider.create(prepared, str(run.state.id), check)
+            hearing = heard(passage.gate, outcome, began_at)
         except LeaseLost:
             await self._recorder.settle_unsent(run, attempt, unasked(passage.gate, began_at))
             raise
-        outcome = await self._provider.create(prepared, str(run.state.id))
+        except ServiceError as error:
+            # No token: the API was not asked, or did no more than refuse the one before. Its circuit is not to break for that.
+            outcome = Failed(kind=FailureKind.UNAVAILABLE, status=None, message=str(error))
+            hearing = unasked(passage.gate, began_at)
         now, jitter = self._clock.now(), self._clock.jitter()
-        hearing = heard(passage.gate, outcome, began_at)
         await self._recorder.settle(
             run, RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter), hearing
         )

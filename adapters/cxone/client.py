@@ -29,7 +29,6 @@ from adapters.cxone.payload import creation_body
 from adapters.cxone.profile import Profile
 from adapters.cxone.wire import Wire
 from engine.domain.creation import PROTOCOL
-from engine.domain.errors import ServiceError
 from engine.domain.events import FailureKind
 from engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome
 from engine.domain.session import Session
@@ -126,6 +125,8 @@ class CXoneClient:
         """Ask CXone what the channel is; those who ask for the same one at once share the answer.
 
         Only a usable channel is remembered. Raises `CredentialsRefused` or `ServiceUnreachable` when no token is to be had.
+        Nobody's lease is looked at before it is asked again after a 401: those who share it have one each, and it changes
+        nothing there.
         """
         return await self._lookups.run(channel_id, lambda: self._look_up(channel_id))
 
@@ -134,15 +135,19 @@ class CXoneClient:
         body = creation_body(session)
         return PreparedCreation(body=body, sha256=sha256(body).hexdigest())
 
-    async def create(self, prepared: PreparedCreation, idempotency_key: str) -> CreationOutcome:
-        """Send it. Whatever the wire does is an outcome, never an exception; only cancellation passes."""
+    async def create(
+        self, prepared: PreparedCreation, idempotency_key: str, check: Callable[[], None]
+    ) -> CreationOutcome:
+        """Send it. `check` is called right before each time that it is sent, be it again after a 401.
+
+        Whatever the wire does to it is an outcome. Raises what `check` raises, and `CredentialsRefused` or
+        `ServiceUnreachable` when no token is to be had, be it before the first time or after a 401: either way CXone has
+        made nothing.
+        """
         began = time.perf_counter()
         headers = {"Content-Type": "application/json", self.profile.idempotency_header: idempotency_key}
         try:
-            answer, token = await self._authorized("POST", self._sessions_url, headers, prepared.body)
-        except ServiceError as error:
-            # No token, be it before the request or after a 401: either way CXone has made nothing.
-            return Failed(kind=FailureKind.UNAVAILABLE, status=None, message=str(error))
+            answer, token = await self._authorized("POST", self._sessions_url, headers, prepared.body, check)
         except WIRE_ERRORS as error:
             return no_answer(error, self._creation, self.profile)
         if not answer.ok:
@@ -192,23 +197,30 @@ class CXoneClient:
             self._known[channel.id] = (replace(channel, cached=True), good_until)
 
     async def _authorized(
-        self, method: str, url: URL, headers: dict[str, str], body: bytes | None
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        body: bytes | None,
+        check: Callable[[], None] = lambda: None,
     ) -> tuple[Answer, str]:
         """The answer and the token it was got with. A 401 is replayed once, with a fresh token; the second one stands.
 
-        That replay may be late: to fetch the token may take longer than the caller's lease is good for, and no gate is asked
-        anew. The server has refused the first request, so what is sent is still this attempt's only one.
+        No gate is asked anew for that replay: the server has refused the first request, so what is sent is still this
+        attempt's only one. To fetch the token may take long, so `check` is called when there is one.
         """
-        token = await self._tokens.token()
-        answer = await self._send(method, url, headers, body, token)
+
+        async def send() -> tuple[Answer, str]:
+            token = await self._tokens.token()
+            check()
+            authorized = {**headers, "Authorization": f"Bearer {token}"}
+            return await self._wire.send(method, url, authorized, body), token
+
+        answer, token = await send()
         if answer.status == 401:
             self._tokens.invalidate(token)
-            token = await self._tokens.token()
-            answer = await self._send(method, url, headers, body, token)
+            answer, token = await send()
         return answer, token
-
-    async def _send(self, method: str, url: URL, headers: dict[str, str], body: bytes | None, token: str) -> Answer:
-        return await self._wire.send(method, url, {**headers, "Authorization": f"Bearer {token}"}, body)
 
 
 def _api_root(url: str) -> str:

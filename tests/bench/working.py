@@ -72,7 +72,8 @@ class ProviderInMemory:
     def prepare(self, _session: Session) -> PreparedCreation:
         return PREPARED
 
-    async def create(self, _prepared: PreparedCreation, idempotency_key: str) -> Created:
+    async def create(self, _prepared: PreparedCreation, idempotency_key: str, check: Callable[[], None]) -> Created:
+        check()
         return created(idempotency_key, _clock.now() + AN_HOUR)
 
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from adapters.simulator import Knobs, Simulator
 from engine.domain.consent import fingerprint
+from engine.domain.errors import CredentialsRefused, ServiceUnreachable
 from engine.domain.events import FailureKind
 from engine.domain.outcomes import Created, Failed, Throttled
 from engine.domain.request import GuestRequest
@@ -22,8 +23,8 @@ CREATED = (
 )
 
 
-async def create(client, session, key=KEY):
-    return await client.create(client.prepare(session), key)
+async def create(client, session, key=KEY, check=lambda: None):
+    return await client.create(client.prepare(session), key, check)
 
 
 async def answered_with(raw, client_of, session, answer, **changes):
@@ -155,12 +156,33 @@ async def test_a_second_401_is_final(client_of, session):
     assert simulator.counts == {"token 200": 2, "session 401": 2}
 
 
-@pytest.mark.parametrize("refusal", [503, 401])
-async def test_a_refresh_that_fails_after_a_401_leaves_nothing_in_doubt(raw, client_of, session, refusal):
-    answers = raw.token, raw.http(401), raw.http(refusal)
+@pytest.mark.parametrize(
+    ("refusal", "error"), [(429, ServiceUnreachable), (503, ServiceUnreachable), (401, CredentialsRefused)]
+)
+async def test_a_refresh_that_fails_after_a_401_is_no_outcome_of_the_creation_which_has_made_nothing(
+    raw, client_of, session, refusal, error
+):
+    answers = raw.token, raw.http(401), raw.http(refusal, b"", "Retry-After: 30")
     async with raw.server(*answers) as server, client_of(server) as client:
-        failed = await create(client, session)
-    assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, None)
+        with pytest.raises(error):
+            await create(client, session)
+    assert len([sent for sent in server.requests if b"/sessions" in sent]) == 1
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+async def test_a_creation_is_checked_each_time_that_it_is_sent_when_there_is_a_token(
+    simulator, client_of, session, at_hand
+):
+    def check():
+        seen.append((simulator.counts["token 200"], simulator.counts["session 401"]))
+
+    seen = []
+    async with client_of(simulator) as client:
+        if at_hand:
+            await client.ready()
+            simulator.revoke_tokens()
+        await create(client, session, check=check)
+    assert seen == ([(1, 0), (2, 1)] if at_hand else [(1, 0)])
 
 
 async def test_a_403_names_the_scope_to_check(client_of, session):
@@ -446,10 +468,10 @@ async def test_a_success_whose_body_is_broken_is_in_doubt(raw, client_of, sessio
     assert kind is FailureKind.IN_DOUBT
 
 
-async def test_without_a_token_a_creation_fails_but_does_not_raise(nobody, client_of, session):
+async def test_without_a_token_a_creation_is_not_sent_which_is_no_outcome_of_it(nobody, client_of, session):
     async with client_of(nobody) as client:
-        failed = await create(client, session)
-    assert lost(failed) == (FailureKind.UNAVAILABLE, None)
+        with pytest.raises(ServiceUnreachable):
+            await create(client, session)
 
 
 async def test_cancellation_passes_and_leaves_the_client_in_order(client_of, session):

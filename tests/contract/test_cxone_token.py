@@ -125,7 +125,7 @@ async def test_sixty_four_refusals_of_one_token_make_one_refresh(simulator, clie
         await client.ready()
         simulator.revoke_tokens()
         prepared = client.prepare(make_session())
-        outcomes = await asyncio.gather(*(client.create(prepared, f"key-{n}") for n in range(64)))
+        outcomes = await asyncio.gather(*(client.create(prepared, f"key-{n}", lambda: None) for n in range(64)))
     assert all(isinstance(outcome, Created) for outcome in outcomes)
     assert simulator.counts["token 200"] == 2
     assert simulator.counts["session 401"] >= 1

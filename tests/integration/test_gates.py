@@ -419,6 +419,34 @@ async def test_retries_of_both_together_are_no_more_than_the_budget_and_first_at
             assert deferred.held_by is Hold.BUDGET
 
 
+@pytest.mark.parametrize("refused_to", ["itself", "another"])
+async def test_a_creation_that_gets_no_token_any_more_tells_nothing_against_the_api(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, refused_to: str
+) -> None:
+    wary = GatePolicy(failures_in_a_row=1)
+    async with new_ledger(policy=policy(wary, base_ms=600_000)) as ledger:
+        await ledger.open_session(request())
+        simulator.revoke_tokens()
+        simulator.knobs = Knobs(token_errors=3)
+        tokens, append = ledger._provider._tokens, ledger._store.append
+
+        async def append_while_another_learns_of_it(given: Any) -> Any:
+            appended = await append(given)
+            if refused_to == "another" and isinstance(given.events[-1], e.CreationAttempted):
+                tokens.invalidate(tokens._token)
+            return appended
+
+        monkeypatch.setattr(ledger._store, "append", append_while_another_learns_of_it)
+        session = await ledger.open_session(request())
+
+        assert simulator.counts["session 401"] == (refused_to == "itself")
+        assert simulator.counts["token 503"] == 3
+        failed = (await events(ledger, session))[-1]
+        assert isinstance(failed, e.CreationFailed)
+        assert (failed.kind, failed.wait_ms is None) == (e.FailureKind.UNAVAILABLE, False)
+        assert await sql("SELECT FROM gates WHERE broken_at IS NOT NULL OR failures > 0") == []
+
+
 # Calls in flight
 
 
@@ -429,12 +457,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger) -> list[int]:
     def count(ledger: Ledger) -> None:
         whole = ledger._provider.create
 
-        async def create(prepared: Any, key: str) -> Any:
+        async def create(prepared: Any, key: str, check: Any) -> Any:
             nonlocal in_flight
             in_flight += 1
             seen.append(in_flight)
             try:
-                return await whole(prepared, key)
+                return await whole(prepared, key, check)
             finally:
                 in_flight -= 1
 

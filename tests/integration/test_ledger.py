@@ -75,10 +75,10 @@ async def test_an_attempt_is_committed_before_its_request_is_sent(
     seen: list[list[str]] = []
     whole = ledger._provider.create
 
-    async def create(prepared: Any, key: str) -> Any:
+    async def create(prepared: Any, key: str, check: Any) -> Any:
         rows = await sql("SELECT event_type FROM events ORDER BY version")
         seen.append([row["event_type"] for row in rows])
-        return await whole(prepared, key)
+        return await whole(prepared, key, check)
 
     monkeypatch.setattr(ledger._provider, "create", create)
 
@@ -361,8 +361,8 @@ async def test_a_session_is_found_by_its_own_id_and_by_cxones_whatever_that_look
     plain = await ledger.open_session(request())
     whole = ledger._provider.create
 
-    async def create_with_a_uuid(prepared: Any, key: str) -> Any:
-        return replace(await whole(prepared, key), session_id=str(alike))
+    async def create_with_a_uuid(prepared: Any, key: str, check: Any) -> Any:
+        return replace(await whole(prepared, key, check), session_id=str(alike))
 
     alike = new_id()
     monkeypatch.setattr(ledger._provider, "create", create_with_a_uuid)
@@ -420,10 +420,10 @@ async def test_what_is_in_flight_when_a_ledger_is_closed_is_finished_first(
         async with new_ledger(scheduler=True) as closing:
             whole = closing._provider.create
 
-            async def create(prepared: Any, key: str) -> Any:
+            async def create(prepared: Any, key: str, check: Any) -> Any:
                 sent.set()
                 await answered.wait()
-                return await whole(prepared, key)
+                return await whole(prepared, key, check)
 
             monkeypatch.setattr(closing._provider, "create", create)
             await sent.wait()

@@ -10,7 +10,7 @@ import pytest
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.simulator import Knobs, Simulator
 from engine.appends import Append, Appended, Lease
-from engine.domain.events import DoubtLifted, FailureKind
+from engine.domain.events import CreationFailed, DoubtLifted, FailureKind
 from engine.domain.lifecycle import Policy
 from engine.domain.passing import GatePolicy
 from engine.domain.retry import RetryPolicy
@@ -106,6 +106,31 @@ async def test_who_has_sent_nothing_says_so_also_where_another_has_taken_its_att
     assert [(event.attempt, event.kind) for event in lifted] == [(1, FailureKind.UNSENT)]
     assert (session.status, session.attempts, session.in_doubt) == (Status.ACTIVE, 2, ())
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
+
+
+async def test_a_worker_that_stood_still_between_a_401_and_its_replay_sends_nothing_more_and_says_so(
+    ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    await ledger.open_session(request())
+    simulator.revoke_tokens()
+    whole = ledger._provider._tokens.token
+
+    async def token() -> str:
+        given = await whole()
+        if simulator.counts["session 401"]:
+            clock.ahead = SPAN
+        return given
+
+    monkeypatch.setattr(ledger._provider._tokens, "token", token)
+
+    given_up = await ledger.open_session(request())
+
+    assert (simulator.counts["session 401"], simulator.counts["token 200"]) == (1, 2)
+    assert str(given_up.id) not in simulator.sessions_by_key
+    failed = (await ledger.history(given_up.id))[-1].event
+    assert isinstance(failed, CreationFailed)
+    assert (failed.attempt, failed.kind) == (1, FailureKind.UNSENT)
+    assert (given_up.status, given_up.attempts, given_up.in_doubt) == (Status.PENDING, 1, ())
 
 
 async def test_a_probe_that_could_not_be_sent_any_more_is_given_back(

@@ -52,8 +52,8 @@ class Held:
         self._whole = ledger._provider.create
         self._ledger = ledger
 
-    async def create(self, prepared: Any, key: str) -> Any:
-        outcome = await self._whole(prepared, key)
+    async def create(self, prepared: Any, key: str, check: Any) -> Any:
+        outcome = await self._whole(prepared, key, check)
         self.answered.set()
         await self.let_go.wait()
         return outcome

@@ -78,9 +78,9 @@ async def connect(
         await check_current(engine, settings.schema)
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
         clock = SystemClock()
-        provider = await _provider(settings, profile, clock, stack)
-        webhook = await _webhook(settings, clock, stack)
         policy = _policy(policy, _told_of_doubt(profile, settings), settings)
+        provider = await _provider(settings, profile, policy.gate.calls_per_process, clock, stack)
+        webhook = await _webhook(settings, clock, stack)
         ledger = _ledger(engine, settings, provider, webhook, clock, policy, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
@@ -250,7 +250,9 @@ def _told_of_doubt(profile: Profile, settings: Settings) -> Profile:
     return replace(profile, in_doubt=wanted, honours_idempotency_key=honours)
 
 
-async def _provider(settings: Settings, profile: Profile, clock: Clock, stack: AsyncExitStack) -> MessagingProvider:
+async def _provider(
+    settings: Settings, profile: Profile, calls: int, clock: Clock, stack: AsyncExitStack
+) -> MessagingProvider:
     if settings.cxone_url is None:
         return _NoProvider()
     with _refused_settings():
@@ -260,6 +262,7 @@ async def _provider(settings: Settings, profile: Profile, clock: Clock, stack: A
             client_secret=settings.cxone_client_secret,
             profile=profile,
             now=clock.now,
+            connections=calls + 1,  # one of them for a token: a request that waited here in vain would count as failed
         )
     await stack.enter_async_context(client)
     return client

@@ -503,6 +503,25 @@ async def test_a_setting_limits_the_calls_in_flight_in_place_of_the_policy(
         assert (max(seen), len(seen)) == (2, 8)
 
 
+@pytest.mark.parametrize("given", [{"calls_per_process": 257}, {"policy": policy(GatePolicy(calls_per_process=257))}])
+async def test_each_call_that_may_be_in_flight_has_a_connection_and_so_has_the_request_for_a_token(
+    new_ledger: Any, simulator: Simulator, given: dict[str, Any]
+) -> None:
+    async with new_ledger(**given) as ledger, asyncio.timeout(LONG):
+        provider = ledger._provider
+        prepared = provider.prepare(await ledger.accept(request()))
+        await provider.ready()
+        simulator.knobs = Knobs(slow_ms=LONG * 1_000)
+        creations = [asyncio.create_task(provider.create(prepared, str(n), lambda: None)) for n in range(257)]
+        while simulator.counts["session 201"] < len(creations):
+            assert not any(creation.done() for creation in creations)
+            await asyncio.sleep(0.01)
+        provider._tokens.invalidate(provider._tokens._token)
+        await provider.ready()
+        for creation in creations:
+            creation.cancel()
+
+
 @pytest.mark.parametrize("name", ["GUESTLEDGER_CALLS", "GUESTLEDGER_CALLS_PER_PROCESS"])
 @pytest.mark.parametrize("given", ["0", "-1", "some", "1.5"])
 def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: str) -> None:

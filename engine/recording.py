@@ -96,7 +96,7 @@ class Recorder:
 
         Only its run knows: untold, the attempt would be in doubt, and maybe a person asked about it. Raises `ServiceError`.
         """
-        unsent = Failed(kind=FailureKind.UNSENT, status=None, message="the lease had lapsed before it could be sent")
+        unsent = Failed(kind=FailureKind.UNSENT, status=None, message="the lease had lapsed before CXone could take it")
         now, jitter = self._clock.now(), self._clock.jitter()
         await self._settle_late(run, RecordAttempt(attempt=attempt, outcome=unsent, now=now, jitter=jitter), hearing)
 

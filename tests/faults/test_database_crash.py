@@ -3,6 +3,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
@@ -18,7 +19,6 @@ from engine.domain.errors import ServiceUnreachable
 from engine.domain.events import FailureKind
 from engine.domain.outcomes import CreationOutcome
 from engine.ledger import Ledger
-from engine.ports import PreparedCreation
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import environment
@@ -52,8 +52,8 @@ async def open_while_it_crashes(ledger: Ledger, data_dir: Path, outcome: Creatio
     """Open a session; the database is gone when the answer comes, which is `outcome`, or what CXone says."""
     whole = ledger._provider.create
 
-    async def create(prepared: PreparedCreation, key: str) -> CreationOutcome:
-        answer = await whole(prepared, key)
+    async def create(*given: Any) -> CreationOutcome:
+        answer = await whole(*given)
         crash(data_dir)
         return outcome or answer
 

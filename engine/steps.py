@@ -7,8 +7,12 @@ is sent under a lease that was not renewed within its span, so that one who stoo
 
 import asyncio
 import logging
+from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from engine.appends import HeldBack
 from engine.domain.commands import BeginAttempt, BeginLookup, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
@@ -49,6 +53,7 @@ class Steps:
         self._recorder = recorder
         self._provider = provider
         self._webhook = webhook
+        self._gates = gates
         self._clock = clock
         self._policy = policy
         self._leases = leases
@@ -71,6 +76,7 @@ class Steps:
         recorded, and due again soon.
         """
         try:
+            self._end(run)
             # Once it is given back, a step that falls due meanwhile is for whoever has claimed it by then.
             while run.held and (step := run.due(self._clock.now(), self._policy)) is not None:
                 await self._take(run, step)
@@ -170,18 +176,48 @@ class Steps:
         begin = BeginAttempt(request_sha256=request_sha256, now=self._clock.now(), jitter=self._clock.jitter())
         return decide(run.state, begin, self._policy)
 
+    def _end(self, run: Run) -> None:
+        """Take it as happened that the token has expired, where that is what the session was claimed for."""
+        claim = run.claim
+        if claim is not None and claim.ended and claim.step == SyncWebhook.__name__:
+            # By a slow clock here it would not have expired yet, and be claimed again at once, until this clock says so.
+            now = max(self._clock.now(), claim.claimed_at)
+            run.propose(decide(run.state, Expire(now=now), self._policy))
+            run.kinds = frozenset()
+
     async def _sync_webhook(self, run: Run) -> None:
         run.propose(decide(run.state, Expire(now=self._clock.now()), self._policy))
-        if run.claim is not None and run.claim.ended:
-            run.kinds = frozenset()
+        await self._recorder.record(run, hold=True)  # the token's time has come, however long the receiver takes
+        began_at = await self._webhook_begins(run)
+        if began_at is None:
+            run.kinds = frozenset()  # it is given back, and stays behind its gate
             return
-        # Not this machine's time: a gate would take the answer for one of before it closed, or of after, by how wrong that is.
-        began_at = run.claim.claimed_at if run.claim is not None else self._clock.now()
-        self._leases.check(run.lease, run.state.id)
         delivered = await self._webhook.send(run.state)
         now, jitter = self._clock.now(), self._clock.jitter()
-        hearing = heard_of_webhook(self._webhook.gate, delivered, began_at)
+        hearing = heard_of_webhook(self._webhook.gate, delivered, began_at, self._policy.webhook.longest_wait_ms)
         await self._recorder.settle(run, RecordDelivery(outcome=delivered, now=now, jitter=jitter), hearing)
+
+    async def _webhook_begins(self, run: Run) -> datetime | None:
+        """When the call of the webhook that is now to be made begins, by the database's clock; `None`: its gate holds it back.
+
+        Only a gate that was known when the session was claimed is asked. Not this machine's time: a gate would take the answer
+        for one of before it closed, or of after, by how wrong that is.
+        """
+        claim, gate = run.claim, self._webhook.gate
+        if claim is None or claim.slot_ms is None:
+            self._leases.check(run.lease, run.state.id)
+            return claim.claimed_at if claim is not None else self._clock.now()
+        # Its retries have a schedule of their own, and no part in a gate's budget.
+        admitted = await self._gates.admit(replace(run.passage(gate, SyncWebhook), retry=False))
+        if isinstance(admitted, Held):
+            return None
+        try:
+            self._leases.check(run.lease, run.state.id)
+        except LeaseLost:
+            with suppress(ServiceError):
+                await self._gates.hear(unasked(gate, admitted.at))
+            raise
+        return admitted.at
 
     def _defer(self, run: Run, passage: Passage, held: Held) -> None:
         """Take it as happened that the request has to wait: the run then has nothing due, and gives the session back."""

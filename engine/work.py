@@ -18,7 +18,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     claimed_at: datetime
     """By the database's clock."""
     ended: bool = False
-    """Its gate lets nothing through, but its time has come: nothing is to be sent."""
+    """Its time has come, though its gate lets nothing through or others come first: nothing is to be sent."""
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,9 +41,10 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there is anything to do now, and when there will be, by the database's clock."""
 
     claimable: frozenset[str]
-    """The steps for which some row is due now, and free or with a lease that has lapsed."""
+    """The steps for which some row is due now, and free or with a lease that has lapsed; `ExpireToken` also where a token's
+    time has come whose webhook is still to be told."""
     next_due_ms: int | None
-    """How long until the next row falls due that is not due yet; `None` where there is none."""
+    """How long until the next row falls due that is not due yet, or ends; `None` where there is none."""
     unprojected: bool
     """Whether the projections lack something of the log."""
 

@@ -14,11 +14,11 @@ from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.statements import Statements
 from engine.appends import Lease
 from engine.domain.creation import whole_ms
-from engine.domain.lifecycle import SyncWebhook
+from engine.domain.lifecycle import ExpireToken, SyncWebhook
 from engine.domain.passing import GatePolicy, Held, Hold
 from engine.work import Backlog, Claim, Claimed, DueRow, Outlook, WorkStanding
 
-_WEBHOOK = SyncWebhook.__name__
+_EXPIRY, _WEBHOOK = ExpireToken.__name__, SyncWebhook.__name__
 
 
 class PostgresDueWork:
@@ -46,7 +46,8 @@ class PostgresDueWork:
         """Lease up to `limit` rows that are due now and are free or whose lease has lapsed.
 
         `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
-        lets through now, with a slot for each, before what has none: it has been waiting. And whatever ends now.
+        lets through now, with a slot for each, before what has none: it has been waiting. And whatever ends now; with
+        `ExpireToken`, that is also the tokens whose webhook is still to be told, however many are before it or hang.
         """
         claims: list[Claim] = []
         paced_ms: list[int] = []
@@ -59,21 +60,25 @@ class PostgresDueWork:
 
         known = self._gated & steps.keys()
         await behind_a_gate(known)
-        rows = await self._execute(
-            self._sql.claim,
-            lease.owner,
-            lease.ms,
-            limit - len(claims),
-            list(steps),
-            list(steps.values()),
-            self._limited,
-        )
-        claims += [
-            Claim(stream_id=row[1], step=row[2], due_at=row[3], claimed_at=row[4]) for row in rows if row[1] is not None
-        ]
-        self._gated = (self._gated - steps.keys()) | set(rows[0][0])
-        await behind_a_gate(set(rows[0][0]) - known)
+        gated, free = await self._claim_free(lease, steps, limit - len(claims))
+        claims += free
+        self._gated = (self._gated - steps.keys()) | gated
+        await behind_a_gate(gated - known)
         return Claimed(claims=claims, paced_ms=min(paced_ms, default=None))
+
+    async def _claim_free(
+        self, lease: Lease, steps: Mapping[str, str | None], limit: int
+    ) -> tuple[set[str], list[Claim]]:
+        """What has no gate that is to be asked first, and the steps that have one."""
+        wanted = (list(steps), list(steps.values()), self._limited)
+        with reported():
+            async with short_transaction(self._engine, durable=False) as driver:
+                rows = await driver.fetch(self._sql.claim, lease.owner, lease.ms, limit, *wanted)
+                claims = [_claim(row[1:]) for row in rows if row[1] is not None]
+                places = limit - len(claims) if _EXPIRY in steps else 0
+                ended = places and await driver.fetch(self._sql.claim_ended, lease.owner, lease.ms, places, _WEBHOOK)
+        claims += [_claim(row, ended=True) for row in ended or ()]
+        return set(rows[0][0]), claims
 
     async def _claim_gated(self, lease: Lease, step: str, gate: str, limit: int) -> Claimed:
         if not limit:
@@ -92,11 +97,8 @@ class PostgresDueWork:
                 wanted = (lease.owner, lease.ms, limit - len(rows), step)
                 ended = await driver.fetch(self._sql.claim_ended, *wanted) if more else ()
                 await self._gates.write(driver, book)
-        claims = [
-            Claim(stream_id=row[0], step=row[1], due_at=row[2], claimed_at=row[3], slot_ms=whole_ms(slot - book.now))
-            for row, slot in zip(rows, taken, strict=True)
-        ]
-        claims += [Claim(stream_id=row[0], step=row[1], due_at=row[2], claimed_at=row[3], ended=True) for row in ended]
+        claims = [_claim(row, slot_ms=whole_ms(slot - book.now)) for row, slot in zip(rows, taken, strict=True)]
+        claims += [_claim(row, ended=True) for row in ended]
         return Claimed(claims=claims, paced_ms=_paced_ms(held, book.now) if more else None)
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
@@ -149,6 +151,11 @@ class PostgresDueWork:
             async with short_transaction(self._engine, durable=False) as driver:
                 rows: Sequence[Sequence[Any]] = await driver.fetch(statement, *values)
                 return rows
+
+
+def _claim(row: Sequence[Any], *, slot_ms: int | None = None, ended: bool = False) -> Claim:
+    stream_id, step, due_at, claimed_at = row
+    return Claim(stream_id=stream_id, step=step, due_at=due_at, claimed_at=claimed_at, slot_ms=slot_ms, ended=ended)
 
 
 def _paced_ms(held: Held | None, now: datetime) -> int | None:

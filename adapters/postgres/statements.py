@@ -160,9 +160,11 @@ class Statements:
                                   WHERE owner = $1::uuid AND stream_id = ANY($3::uuid[]) FOR UPDATE SKIP LOCKED)
             RETURNING stream_id"""
 
+        # What has ended rests for as long too: by its end it is claimed whenever it is due.
         self.release = f"""
             UPDATE {s}.due_work
                SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::int * interval '1 ms'),
+                   ends_at = CASE WHEN ends_at <= now() THEN now() + $3::int * interval '1 ms' ELSE ends_at END,
                    step = coalesce($4::text, step)
              WHERE owner = $1::uuid AND stream_id = $2::uuid"""
 
@@ -222,6 +224,9 @@ class Statements:
             ), next AS (
                 SELECT due_at FROM wanted CROSS JOIN LATERAL (
                     {first.format(time="due_at")} > now() ORDER BY due_at LIMIT 1) AS first
+                 UNION ALL
+                SELECT ends_at FROM wanted CROSS JOIN LATERAL (
+                    {first.format(time="ends_at")} > now() ORDER BY ends_at LIMIT 1) AS first
                  UNION ALL SELECT min(shut_until) FROM wanted WHERE shut_until > now()
             )
             SELECT ARRAY(
@@ -229,7 +234,7 @@ class Statements:
                            {first.format(time="due_at")} <= now() AND {free} ORDER BY due_at LIMIT 1) AS first
                         WHERE shut_until IS NULL OR shut_until <= now()
                         UNION
-                       SELECT step FROM wanted CROSS JOIN LATERAL (
+                       SELECT CASE step WHEN 'SyncWebhook' THEN 'ExpireToken' ELSE step END FROM wanted CROSS JOIN LATERAL (
                            {first.format(time="ends_at")} <= now() AND {free} ORDER BY ends_at LIMIT 1) AS first),
                    (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {LONGEST_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),

@@ -35,7 +35,8 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     jitter_percent: int = 10
     """Up to so much of a wait comes on top of it."""
     longest_wait_ms: int = 7 * 24 * _HOUR
-    """A receiver that asks for more with `Retry-After` gets a dead letter: nothing is sent earlier than it asked for."""
+    """A notice whose receiver asks for more with `Retry-After` is a dead letter at once. No gate closes for so long: other
+    notices are sent all the same, and each hears for itself how it stands."""
 
     @property
     def most_failures(self) -> int:

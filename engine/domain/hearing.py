@@ -40,11 +40,15 @@ def unasked(gate: str, began_at: datetime) -> Hearing:
     return Hearing(gate=gate, answered=Answered.UNASKED, began_at=began_at)
 
 
-def heard_of_webhook(gate: str, outcome: Delivered, began_at: datetime) -> Hearing | None:
-    """What a call of the webhook tells; `None` where that is nothing. Its failures have a schedule of their own, hours long."""
+def heard_of_webhook(gate: str, outcome: Delivered, began_at: datetime, longest_ms: int) -> Hearing | None:
+    """What a call of the webhook tells; `None` where that is nothing. Its failures have a schedule of their own, hours long.
+
+    Who asks to be left in peace for longer than `longest_ms` closes no gate: behind it, notices would neither be sent nor
+    given up, and nobody would know. Each is to hear it for itself, and becomes a dead letter that is listed.
+    """
     if outcome.taken:
         return Hearing(gate=gate, answered=Answered.WELL, began_at=began_at)
     asked = outcome.retry_after
-    if asked is None:
+    if asked is None or asked.ms > longest_ms:
         return None
     return Hearing(gate=gate, answered=Answered.THROTTLED, began_at=began_at, closed_ms=asked.ms, why=asked.why)

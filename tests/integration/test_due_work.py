@@ -15,7 +15,7 @@ from engine.domain.errors import ServiceUnreachable
 from engine.leases import Leases
 from tests.integration.appends import HOUR_MS, a_lease, an_append, due_at, new_id
 
-CREATE, EXPIRE = "AttemptCreation", "ExpireToken"
+CREATE, SYNC, EXPIRE = "AttemptCreation", "SyncWebhook", "ExpireToken"
 HOUR = timedelta(hours=1)
 LONG = 30
 """Seconds. Nothing here takes as long, unless it hangs."""
@@ -158,6 +158,57 @@ async def test_a_claim_passes_over_rows_that_another_is_just_taking(
             assert await claimed(due_work, limit=1) == [younger]
 
     assert await claimed(due_work) == [older]
+
+
+# What ends before it is its turn
+
+
+async def test_a_token_that_expires_is_claimed_though_its_webhook_waits_and_once(
+    new_engine: Any, due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    ends = {await put(step=SYNC) for _ in range(20)}
+    await sql("UPDATE due_work SET ends_at = now() - interval '1 s'")
+    held, lasting = await put(step=SYNC, owner=uuid4(), leased_for=60), await put(step=SYNC)
+    await sql("UPDATE due_work SET ends_at = now() - interval '1 s' WHERE stream_id = $1", held)
+    await sql("UPDATE due_work SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", lasting)
+    expired = await put(step=EXPIRE)
+
+    claimers = [PostgresDueWork(new_engine(), "guestledger") for _ in range(4)]
+    found = await asyncio.gather(*(claimer.claim(a_lease(uuid4()), {EXPIRE: None}, 100) for claimer in claimers))
+
+    claims = [claim for some in found for claim in some.claims]
+    assert sorted(claim.stream_id for claim in claims) == sorted({*ends, expired})
+    assert {claim.stream_id for claim in claims if claim.ended} == ends
+    assert {claim.step for claim in claims if claim.ended} == {SYNC}
+    assert await claimed(due_work, SYNC) == [lasting]
+
+
+async def test_what_has_ended_takes_no_more_places_than_there_are(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    for step in (SYNC, EXPIRE) * 3:
+        await put(step=step)
+    await sql("UPDATE due_work SET ends_at = now() WHERE step = $1", SYNC)
+
+    assert [len(await claimed(due_work, EXPIRE, limit=4)) for _ in range(3)] == [4, 2, 0]
+
+
+async def test_what_has_ended_rests_too_when_it_is_given_back_for_a_while_and_what_has_not_still_ends_in_time(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    owner = uuid4()
+    ended, ends = [await put(step=SYNC, owner=owner, leased_for=60) for _ in range(2)]
+    await sql("UPDATE due_work SET ends_at = now() - interval '1 s' WHERE stream_id = $1", ended)
+    await sql("UPDATE due_work SET ends_at = now() + interval '1 min' WHERE stream_id = $1", ends)
+    before = await rows(sql)
+
+    for stream_id in (ended, ends):
+        await due_work.release(owner, stream_id, HOUR_MS)
+
+    after = await rows(sql)
+    assert after[ended]["ends_at"] > before[ended]["ends_at"] + HOUR
+    assert after[ends]["ends_at"] == before[ends]["ends_at"]
+    assert await claimed(due_work, EXPIRE) == []
 
 
 # Holding

@@ -371,7 +371,7 @@ async def test_a_webhooks_answer_that_is_no_news_leaves_a_trace_and_its_wish_for
         assert isinstance(settled[-1].event, e.WebhookSynced)
         late = Run.of(before, TOWARDS_CREATION, "late", Lease(owner=session.id, ms=1))
         outcome = delivered(status, None if status is None else 600_000)
-        hearing = heard_of_webhook("hooks", outcome, before[-1].recorded_at)
+        hearing = heard_of_webhook("hooks", outcome, before[-1].recorded_at, 600_000)
         command = RecordDelivery(outcome=outcome, now=before[-1].recorded_at, jitter=0)
 
         with pytest.raises(WrongExpectedVersion):

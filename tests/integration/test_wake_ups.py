@@ -12,10 +12,13 @@ from sqlalchemy import event
 
 from adapters.postgres import arrivals
 from adapters.postgres.due_work import PostgresDueWork
+from adapters.postgres.gates import PostgresGates
 from adapters.simulator import Knobs, Simulator
+from engine.domain.passing import Answered, GatePolicy, Hearing
 from engine.domain.session import Status
 from engine.ledger import Ledger
 from tests.integration.appends import HOUR_MS, a_lease, new_id
+from tests.integration.plain_sql import SCHEMA
 from tests.unit.samples import request
 
 NEVER_MS = 3_600_000
@@ -165,6 +168,21 @@ async def test_work_that_lies_ahead_is_taken_up_when_its_time_comes_with_no_hint
         await until(lambda: expired(ledger, session.id))
 
 
+async def test_a_token_whose_webhook_waits_behind_a_closed_gate_expires_when_its_time_comes_with_no_hint_and_no_poll(
+    new_ledger: Any, deaf: None, simulator: Simulator
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=2)
+    async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
+        session = await ledger.open_session(request())
+        [(now,)] = await ledger._due_work._execute("SELECT clock_timestamp()")
+        closing = {"answered": Answered.THROTTLED, "began_at": now, "closed_ms": HOUR_MS}
+        await ledger._gates.hear(Hearing(gate=ledger._steps._webhook.gate, **closing))
+        Looks(ledger, poll_ms=NEVER_MS)
+        async with working(ledger):
+            await until(lambda: expired(ledger, session.id))
+        assert not simulator.webhooks
+
+
 async def expired(ledger: Ledger, stream_id: UUID) -> bool:
     return await status(ledger, stream_id) is Status.EXPIRED
 
@@ -213,6 +231,26 @@ async def test_a_look_tells_whether_something_can_be_claimed_and_when_the_next_r
     assert not (await due_work.outlook(STEPS)).claimable, "it is in somebody's hands"
     await put(sql, timedelta(seconds=-1), leased_for=timedelta(seconds=-1))
     assert (await due_work.outlook(STEPS)).claimable
+
+
+async def test_a_look_tells_when_a_token_expires_whose_webhook_waits_and_that_it_has(
+    due_work: PostgresDueWork, sql: Any
+) -> None:
+    await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), NULL, NULL, now() + interval '30 min')", new_id())
+    gates = PostgresGates(due_work._engine, SCHEMA, GatePolicy())
+    [(now,)] = await sql("SELECT clock_timestamp()")
+    await gates.hear(Hearing(gate="hooks", answered=Answered.THROTTLED, began_at=now, closed_ms=HOUR_MS))
+
+    for passed in (STEPS, STEPS | {"SyncWebhook": "hooks"}):
+        ahead = await due_work.outlook(passed)
+        assert ahead.claimable == (frozenset() if passed["SyncWebhook"] else {"SyncWebhook"})
+        assert ahead.next_due_ms is not None
+        assert HOUR_MS / 2 - 60_000 < ahead.next_due_ms <= HOUR_MS / 2
+
+    await sql("UPDATE due_work SET ends_at = now()")
+    assert (await due_work.outlook(STEPS | {"SyncWebhook": "hooks"})).claimable == {"ExpireToken"}
+    await sql("UPDATE due_work SET lease_until = now() + interval '1 hour'")
+    assert (await due_work.outlook(STEPS | {"SyncWebhook": "hooks"})).claimable == frozenset()
 
 
 async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: PostgresDueWork, sql: Any) -> None:

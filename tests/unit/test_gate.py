@@ -11,6 +11,7 @@ from adapters.postgres.gates import GateBook
 from engine.domain import events as e
 from engine.domain.gate import Gate, admit, hear, slots
 from engine.domain.hearing import heard, heard_of_webhook
+from engine.domain.outcomes import Delivered
 from engine.domain.passing import Answered, GatePolicy, Hearing, Held, Hold, Passage
 from engine.domain.quota import Drained
 from tests.unit.samples import at, channel, created, delivered, failed, throttled
@@ -595,13 +596,27 @@ def test_of_retry_after_and_a_drained_quota_the_longer_counts(asked_ms: int, clo
     assert hearing.why == ("nothing left" if closed_ms == 7_000 else "Retry-After of 9 s")
 
 
+def of_webhook(outcome: Delivered, longest_ms: int = 60_000) -> Hearing | None:
+    return heard_of_webhook("hooks", outcome, at(1), longest_ms)
+
+
 def test_of_the_webhook_only_a_notice_taken_and_a_wish_for_peace_are_heard() -> None:
-    assert heard_of_webhook("hooks", delivered(204), at(1)) == replace(telling(Answered.WELL, 1), gate="hooks")
-    assert heard_of_webhook("hooks", delivered(500), at(1)) is None
-    assert heard_of_webhook("hooks", delivered(None), at(1)) is None
-    hearing = heard_of_webhook("hooks", delivered(429, 3_000), at(1))
+    assert of_webhook(delivered(204)) == replace(telling(Answered.WELL, 1), gate="hooks")
+    assert of_webhook(delivered(500)) is None
+    assert of_webhook(delivered(None)) is None
+    hearing = of_webhook(delivered(429, 3_000))
     assert hearing is not None
     assert (hearing.answered, hearing.closed_ms) == (Answered.THROTTLED, 3_000)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_receiver_closes_its_gate_for_as_long_as_a_notice_is_kept_and_by_asking_for_more_it_closes_none(
+    status: int,
+) -> None:
+    longest = of_webhook(delivered(status, 7_000), longest_ms=7_000)
+    assert longest is not None
+    assert longest.closed_ms == 7_000
+    assert of_webhook(delivered(status, 7_001), longest_ms=7_000) is None
 
 
 def test_ten_years_can_be_closed_for() -> None:

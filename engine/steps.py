@@ -20,7 +20,7 @@ from engine.domain.errors import ServiceError, WrongExpectedVersion
 from engine.domain.events import CreationAttempted, Event, FailureKind
 from engine.domain.hearing import heard, heard_of_webhook, unasked
 from engine.domain.lifecycle import AttemptCreation, ExpireToken, Policy, Step, SyncWebhook, ValidateChannel, decide
-from engine.domain.outcomes import Failed
+from engine.domain.outcomes import Delivered, Failed
 from engine.domain.passing import Held, Hold, Passage
 from engine.domain.session import Session
 from engine.leases import LeaseLost, Leases
@@ -192,7 +192,7 @@ class Steps:
         if began_at is None:
             run.kinds = frozenset()  # it is given back, and stays behind its gate
             return
-        delivered = await self._webhook.send(run.state)
+        delivered = await self._call_webhook(run)
         now, jitter = self._clock.now(), self._clock.jitter()
         hearing = heard_of_webhook(self._webhook.gate, delivered, began_at, self._policy.webhook.longest_wait_ms)
         await self._recorder.settle(run, RecordDelivery(outcome=delivered, now=now, jitter=jitter), hearing)
@@ -218,6 +218,21 @@ class Steps:
                 await self._gates.hear(unasked(gate, admitted.at))
             raise
         return admitted.at
+
+    async def _call_webhook(self, run: Run) -> Delivered:
+        """What comes of the call. A token whose time comes meanwhile is recorded as expired then, not with the answer."""
+        async with asyncio.TaskGroup() as calling:
+            call = calling.create_task(self._webhook.send(run.state))
+            expires_at = run.state.expires_at if run.state.status is Status.ACTIVE else None
+            left = None if expires_at is None else max(0.0, (expires_at - self._clock.now()).total_seconds())
+            await asyncio.wait((call,), timeout=left)
+            if expires_at is not None and not call.done():
+                now = max(self._clock.now(), expires_at)  # timers go by another clock
+                run.propose(decide(run.state, Expire(now=now), self._policy))
+                # Where that fails, it stays to be recorded with the answer, which must not be lost for it.
+                with suppress(WrongExpectedVersion, ServiceError):
+                    await self._recorder.record(run, hold=True)
+        return call.result()
 
     def _defer(self, run: Run, passage: Passage, held: Held) -> None:
         """Take it as happened that the request has to wait: the run then has nothing due, and gives the session back."""

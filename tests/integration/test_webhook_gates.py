@@ -4,11 +4,14 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from adapters.simulator import Knobs, Simulator
+from engine.appends import Append, Appended
 from engine.domain import events as e
+from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
 from engine.domain.lifecycle import SyncWebhook
 from engine.domain.passing import Answered, Hearing
 from engine.domain.session import Status
@@ -119,6 +122,69 @@ async def test_a_token_that_has_expired_before_its_webhook_is_called_is_recorded
         assert (await ledger.session(session.id)).status is Status.EXPIRED
         hanging.let_go.set()
         assert await running == {"TokenExpired": 1, "WebhookSynced": 1}
+
+
+async def test_a_token_that_expires_while_its_own_webhook_hangs_is_recorded_so_meanwhile_and_the_answer_then(
+    hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=1)
+    async with hooked() as ledger, asyncio.timeout(LONG):
+        hanging = Hanging(monkeypatch, ledger)
+        session = await ledger.open_session(request())
+        running = asyncio.create_task(ledger.scheduler.run_once())
+        while (await ledger.session(session.id)).status is not Status.EXPIRED:
+            await asyncio.sleep(0.01)
+        assert (hanging.calls, running.done()) == (1, False)
+        hanging.let_go.set()
+        assert await running == {"TokenExpired": 1, "WebhookSynced": 1}
+    assert len(simulator.webhooks) == 1
+
+
+@pytest.mark.parametrize("error", [ServiceUnreachable("away"), WrongExpectedVersion(uuid4(), 1, 2)])
+async def test_an_expiry_that_could_not_be_recorded_while_the_webhook_hangs_loses_neither_the_answer_nor_itself(
+    hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=1)
+    async with hooked() as ledger, asyncio.timeout(LONG):
+        hanging, refused, whole = Hanging(monkeypatch, ledger), [], ledger._store.append
+
+        async def append(given: Append) -> Appended:
+            if isinstance(given.events[-1], e.TokenExpired) and not refused:
+                refused.append(given)
+                hanging.let_go.set()
+                raise error
+            return await whole(given)
+
+        monkeypatch.setattr(ledger._store, "append", append)
+        session = await ledger.open_session(request())
+        assert await ledger.scheduler.run_once() == {"TokenExpired": 1, "WebhookSynced": 1}
+        assert refused
+        told = await told_of(ledger, session.id)
+        assert (told["TokenExpired"], told["WebhookSynced"]) == (1, 1)
+    assert len(simulator.webhooks) == 1
+
+
+async def test_what_another_recorded_while_the_webhook_hangs_does_not_lose_the_answer(
+    hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, sql: Any
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=1)
+    async with hooked() as ledger, hooked(webhook_url=None) as other, asyncio.timeout(LONG):
+        hanging, whole = Hanging(monkeypatch, ledger), ledger._store.append
+
+        async def append(given: Append) -> Appended:
+            if isinstance(given.events[-1], e.TokenExpired):
+                await sql("UPDATE due_work SET lease_until = now()")
+                while not await other.scheduler.run_once():  # the lane for webhooks may come first, and gives it back
+                    pass
+                hanging.let_go.set()
+            return await whole(given)
+
+        monkeypatch.setattr(ledger._store, "append", append)
+        session = await ledger.open_session(request())
+        assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
+        told = await told_of(other, session.id)
+        assert (told["TokenExpired"], told["WebhookSynced"]) == (1, 1)
+    assert len(simulator.webhooks) == 1
 
 
 async def test_a_token_that_ends_behind_a_closed_gate_is_recorded_at_the_first_claim_however_slow_the_workers_clock(

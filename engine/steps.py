@@ -22,7 +22,7 @@ from engine.domain.hearing import heard, heard_of_webhook, unasked
 from engine.domain.lifecycle import AttemptCreation, ExpireToken, Policy, Step, SyncWebhook, ValidateChannel, decide
 from engine.domain.outcomes import Delivered, Failed
 from engine.domain.passing import Held, Hold, Passage
-from engine.domain.session import Session
+from engine.domain.session import Session, Status
 from engine.leases import LeaseLost, Leases
 from engine.lookups import LookUps
 from engine.ports import Clock, Gates, MessagingProvider, WebhookSender

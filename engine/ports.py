@@ -142,7 +142,8 @@ class DueWork(Protocol):
         """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first.
 
         `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
-        lets through now, with a slot for each; and whatever has been due for so long that nothing is to be sent for it any more.
+        lets through now, with a slot for each; and whatever has been due for so long that nothing is to be sent for it any more:
+        with `ExpireToken`, that is also a token whose time has come before its webhook was told.
         """
         ...
 

@@ -103,7 +103,8 @@ async def _check(url: str, simulator: Simulator) -> None:
     """Nothing was lost and nothing done twice."""
     counts = await raw_log.counts(url)
     assert counts["SessionCreated"] == counts["CreationAttempted"] == SESSIONS + WARM_UP, counts
-    assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(url)
+    made, known = raw_log.remote_sessions(simulator), await raw_log.known_sessions(url)
+    assert made == known, f"{made - known} are not known, {known - made} were never made"
 
 
 def _request() -> GuestRequest:

@@ -10,6 +10,7 @@ from adapters.postgres.arrivals import Arrivals
 from adapters.settings import Settings
 from adapters.wiring import connect
 from engine.ledger import Ledger
+from engine.work import Claimed
 from tests.bench.figures import Figure
 from tests.bench.opening import REQUEST
 
@@ -38,10 +39,10 @@ async def _claimed_after_ms(worker: Ledger, other: Ledger) -> float:
     whole = worker.scheduler._due_work.claim
 
     async def claim(*given: Any) -> Any:
-        claims = await whole(*given)
-        if claims and not claimed.done():
+        claimed_now = await whole(*given)
+        if claimed_now.claims and not claimed.done():
             claimed.set_result(time.perf_counter())
-        return []  # it stays leased, and so out of the way of the next
+        return Claimed(claims=[])  # it stays leased, and so out of the way of the next
 
     with mock.patch.object(worker.scheduler._due_work, "claim", claim):
         await other.accept(REQUEST)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
+from unittest import mock
 
 from adapters import wiring
 from adapters.clock import SystemClock
@@ -110,10 +111,10 @@ async def ledger_in_memory(url: str) -> AsyncIterator[tuple[Ledger, WebhookInMem
     async def sender(*_: object) -> WebhookInMemory:
         return webhook
 
-    wiring._provider, wiring._webhook = provider, sender
     settings = Settings(database_url=url, cxone_url="http://in.memory", webhook_url="http://in.memory")
-    async with wiring.connect(settings, scheduler=False) as ledger:
-        yield ledger, webhook
+    with mock.patch.multiple(wiring, _provider=provider, _webhook=sender):  # the benches after this one have others
+        async with wiring.connect(settings, scheduler=False) as ledger:
+            yield ledger, webhook
 
 
 def history(*, delivered: bool, expires_at: datetime) -> Append:

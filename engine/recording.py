@@ -161,6 +161,8 @@ class Recorder:
     async def _settle_anew(self, run: Run, command: Command, hearing: Hearing | None) -> None:
         while True:
             history = await self._store.read_stream(run.state.id)
+            if any(recorded.causation_id == run.handed_in for recorded in history):
+                return  # it went in, though the database did not say so: again, it would tell of a second answer
             late = Run.of(history, run.kinds, run.actor, run.lease)
             late.propose(decide(late.state, command, self._policy))
             if not late.proposed:
@@ -173,14 +175,17 @@ class Recorder:
                 )
                 return
             with suppress(WrongExpectedVersion):
-                await self._append(late, due_after(late.state, self._policy, keep_lease=True), hearing=hearing)
+                try:
+                    await self._append(late, due_after(late.state, self._policy, keep_lease=True), hearing=hearing)
+                finally:
+                    run.handed_in = late.handed_in
                 run.tally.update(late.tally)
                 return
 
     async def _append(
         self, run: Run, due: Due | None, *, passage: Passage | None = None, hearing: Hearing | None = None
     ) -> None:
-        asked_at = self._leases.now()
+        asked_at, run.handed_in = self._leases.now(), self._clock.new_id()
         appended = await self._store.append(
             Append(
                 stream_id=run.state.id,
@@ -188,7 +193,7 @@ class Recorder:
                 events=tuple(run.proposed),
                 due=due,
                 actor=run.actor,
-                causation_id=self._clock.new_id(),
+                causation_id=run.handed_in,
                 correlation_id=run.correlation_id,
                 idempotency_key=None if run.recorded else run.idempotency_key,
                 passage=passage,
@@ -197,7 +202,7 @@ class Recorder:
         )
         if due is not None and due.lease is not None:
             self._leases.renewed(run.lease, run.state.id, asked_at)
-        run.recorded, run.recorded_at = appended.version, appended.recorded_at
+        run.recorded, run.recorded_at, run.handed_in = appended.version, appended.recorded_at, None
         run.tally.update(map(wire_name, run.proposed))
         run.proposed = []
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from uuid import UUID
 
 from engine.appends import Lease
 from engine.domain.events import Event
@@ -47,6 +48,8 @@ class Run:
         self.idempotency_key = idempotency_key
         self.recorded = state.version
         self.recorded_at: datetime | None = None
+        self.handed_in: UUID | None = None
+        """The causation of an append that was not answered: it alone tells whether that went in."""
         self.proposed: list[Event] = []
         self.held = True
         self.claim = claim

@@ -13,7 +13,7 @@ from adapters.simulator import Knobs, Simulator
 from engine.appends import Append, Appended
 from engine.domain import events as e
 from engine.domain.delivery import DeliveryPolicy
-from engine.domain.errors import InvalidRequest, RedeliveryRefused, SessionNotFound
+from engine.domain.errors import InvalidRequest, RedeliveryRefused, ServiceUnreachable, SessionNotFound
 from engine.domain.lifecycle import Policy, SyncWebhook
 from engine.domain.wire import wire_name
 from engine.leases import Leases
@@ -254,3 +254,24 @@ async def test_when_a_call_began_is_told_by_the_databases_clock_however_wrong_th
     assert len(simulator.webhooks) == 1
     [hearing] = heard
     assert hearing.began_at == now
+
+
+async def test_an_answer_that_went_in_though_the_database_did_not_say_so_is_recorded_once(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(webhook_url=simulator.webhook_url) as ledger, asyncio.timeout(60):
+        session = await ledger.open_session(request())
+        whole = ledger._store.append
+
+        async def append(given: Append) -> Appended:
+            await whole(given)
+            raise ServiceUnreachable("the database cannot be reached")
+
+        simulator.knobs = Knobs(webhook_status=500)
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger._store, "append", append)
+            await ledger.scheduler.run_once()
+        while ledger._steps._recorder._untold:
+            await asyncio.sleep(0.01)
+        told = [recorded.event for recorded in await ledger.history(session.id)]
+    assert [type(event) for event in told].count(e.WebhookFailed) == 1

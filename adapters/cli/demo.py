@@ -28,7 +28,7 @@ async def demo(sessions: int) -> int:
     """
     settings = Settings(data_dir=data_dir(Settings.from_env()) / "demo")
     channel = f"ch_demo_{uuid.uuid4().hex[:8]}"
-    console = Console()
+    console = show.console()
     console.print(
         f"Opening {sessions} guest sessions on channel {channel}; "
         f"the simulated CXone takes {_QUOTA} of them a second, and throttles more."
@@ -82,4 +82,4 @@ async def _show(console: Console, ledger: Ledger, channel: str, answers: list[An
     console.print("\n[bold]One audit entry[/bold]")
     console.print_json(msgspec.json.encode(contract_form(entry)).decode())
     console.print("\n[bold]Replay of that session[/bold]")
-    console.print(show.timeline(await ledger.replay(entry.id)))
+    console.print(show.timeline(await ledger.replay(entry.id), console.width))

@@ -107,7 +107,8 @@ def replay(
         if json:
             show.write_json(show.replay_json(wanted))
         else:
-            show.console().print(show.timeline(wanted))
+            console = show.console()
+            console.print(show.timeline(wanted, console.width))
 
     run(read())
 

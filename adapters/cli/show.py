@@ -108,20 +108,24 @@ def metrics_json(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def timeline(frames: Sequence[Frame]) -> Table:
-    """A session's history, one event a row: what happened, where it led, and what was next."""
+def timeline(frames: Sequence[Frame], width: int) -> Table:
+    """A session's history, one event a row: what happened, where it led, and what was next.
+
+    In a narrow terminal another day's date stands above its time, and the longest name takes a second line.
+    """
     table = _table("v", "recorded at", "event", "state", "next", "not before")
     day = frames[0].recorded.recorded_at.date()
     table.title = f"{frames[0].state.id}, {day} (UTC)"
+    between = " " if width >= _WIDE else "\n"
     for frame in frames:
         step, not_before = _next(frame)
         table.add_row(
             str(frame.recorded.version),
-            _time(frame.recorded.recorded_at, day),
+            _time(frame.recorded.recorded_at, day, between),
             wire_name(frame.recorded.event),
             frame.state.status,
             step,
-            _time(not_before, day),
+            _time(not_before, day, between),
         )
     return table
 
@@ -179,7 +183,7 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(
             column,
-            no_wrap=column not in ("reason", "channel"),
+            no_wrap=column not in ("reason", "channel", "event"),
             overflow="fold",
             justify="right" if column in ("ms", "attempts", "v") else "left",
         )
@@ -197,12 +201,12 @@ async def _filled(cells: Mapping[str, Callable[[Shown], object]], rows: AsyncIte
     return table
 
 
-def _time(moment: datetime | None, day: date | None = None) -> str | None:
-    """A time in UTC, to the millisecond; without its date where that is `day`."""
+def _time(moment: datetime | None, day: date | None = None, between: str = " ") -> str | None:
+    """A time in UTC, to the millisecond; without its date, and what goes between the two, where that is `day`."""
     if moment is None:
         return None
     text = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"
-    return text if moment.date() == day else f"{moment:%Y-%m-%d} {text}"
+    return text if moment.date() == day else f"{moment:%Y-%m-%d}{between}{text}"
 
 
 def _camel(name: str) -> str:

@@ -38,7 +38,7 @@ class Shown(NamedTuple):
 
 # What CXone does while the session is opened that is to end so.
 KNOBS = {
-    "active": Knobs(throttle_share=1, retry_after_s=0),
+    "active": Knobs(throttle_share=1, retry_after_s=0, session_lifetime_s=2 * 86_400),
     "expired": Knobs(session_lifetime_s=0),
     "refused": Knobs(),
     "rejected": Knobs(inactive_channels=frozenset({"ch_rejected"})),
@@ -219,7 +219,7 @@ async def test_an_id_that_nobody_has_is_told_in_one_line(command, unknown, shown
     assert not result.text
 
 
-async def test_tables_fit_a_terminal_of_80_columns_with_every_id_in_one_piece(shown: Shown):
+async def test_tables_fit_a_terminal_of_80_columns_with_every_id_event_and_time_in_one_piece(shown: Shown):
     env = shown.env | {"COLUMNS": "80", "TTY_COMPATIBLE": "1"}
     one = str(shown.sessions["active"].id)
 
@@ -233,6 +233,10 @@ async def test_tables_fit_a_terminal_of_80_columns_with_every_id_in_one_piece(sh
         assert max(map(len, lines)) <= 80
     for table in (sessions, audit):
         assert all(str(session.id) in table.text for session in shown.sessions.values())
+    [history] = (await shown.run("replay", one, "--json")).out
+    expiry = f"{shown.sessions['active'].expires_at:%Y-%m-%d %H:%M:%S}.000"
+    for whole in (*expiry.split(), *(frame["event"] for frame in history["frames"])):
+        assert re.search(rf"(?<!\S){whole}(?!\S)", ESCAPES.sub("", replay.text))
 
 
 async def test_a_replay_masks_what_is_personal_or_secret_and_the_tables_have_nothing_of_it(shown: Shown):

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,11 +12,11 @@ from msgspec.structs import replace
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.clock import SystemClock
+from adapters.clock import DatabaseClock
 from adapters.cxone.client import CXoneClient
 from adapters.cxone.profile import Profile
 from adapters.postgres.archive import Archive
-from adapters.postgres.connection import database_url, lent_engine, open_engine
+from adapters.postgres.connection import database_url, lent_engine, open_engine, read_time
 from adapters.postgres.consumers import PostgresConsumers
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.postgres.embedded import default_data_dir, start_embedded, stop_embedded
@@ -77,7 +78,7 @@ async def connect(
         engine = await _engine(settings, engine, stack)
         await check_current(engine, settings.schema)
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
-        clock = SystemClock()
+        clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _told_of_doubt(profile, settings), settings)
         provider = await _provider(settings, profile, policy.gate.calls_per_process, clock, stack)
         webhook = await _webhook(settings, clock, stack)
@@ -215,6 +216,18 @@ async def _locate_database(settings: Settings) -> str | URL:
     url = await start_embedded(data_dir(settings))
     await upgrade(url, settings.schema)
     return make_url(url).set(username=await runtime_login(url, settings.schema))
+
+
+@asynccontextmanager
+async def _clock(engine: AsyncEngine) -> AsyncIterator[Clock]:
+    clock = DatabaseClock(partial(read_time, engine))
+    await clock.set()
+    keeping = asyncio.create_task(clock.keep_set())
+    try:
+        yield clock
+    finally:
+        keeping.cancel()
+        await asyncio.wait((keeping,))
 
 
 @asynccontextmanager

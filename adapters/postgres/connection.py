@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -136,6 +137,14 @@ async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
         except BaseException:
             await connection.invalidate()
             raise
+
+
+async def read_time(engine: AsyncEngine) -> datetime:
+    """What the database's clock says (UTC). Raises `ServiceError`."""
+    with reported():
+        async with driver_connection(engine) as driver:
+            moment: datetime = await driver.fetchval("SELECT clock_timestamp()")
+            return moment
 
 
 @asynccontextmanager

@@ -1,0 +1,107 @@
+"""Time is the database's: however wrong the clock of a machine is, what is due, and what is over, is so for all."""
+
+import asyncio
+import datetime as real
+from datetime import UTC, timedelta
+from typing import Any
+
+import pytest
+
+import adapters.clock
+from adapters.clock import DatabaseClock
+from adapters.simulator import Knobs, Simulator
+from engine.domain.session import Status
+from tests.unit.samples import request
+
+HOUR = timedelta(hours=1)
+wrongly = pytest.mark.parametrize("wrong", [HOUR, -HOUR], ids=["an hour fast", "an hour slow"])
+
+
+def set_machine(monkeypatch: pytest.MonkeyPatch, wrong: timedelta) -> None:
+    """Let the machine's clock be so far ahead from now on."""
+
+    class Wrong(real.datetime):
+        @classmethod
+        def now(cls, tz: real.tzinfo | None = None) -> real.datetime:
+            return real.datetime.now(tz) + wrong
+
+    monkeypatch.setattr(adapters.clock, "datetime", Wrong)
+
+
+@wrongly
+async def test_what_a_machine_with_a_wrong_clock_accepts_is_due_at_once_and_dated_right(
+    ledger: Any, new_ledger: Any, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
+) -> None:
+    set_machine(monkeypatch, wrong)
+    async with new_ledger() as accepting:
+        session = await accepting.accept(request())
+
+    await ledger.scheduler.run_once()
+
+    [consent, *later] = await ledger.history(session.id)
+    assert abs(consent.event.at - consent.recorded_at) < timedelta(minutes=1)
+    assert (await ledger.session(session.id)).status is Status.ACTIVE
+    assert later
+
+
+@wrongly
+async def test_a_worker_with_a_wrong_clock_takes_on_what_is_due_and_neither_gives_up_nor_expires_anything_too_early(
+    ledger: Any,
+    new_ledger: Any,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: timedelta,
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=1_800)
+    session = await ledger.accept(request())
+    set_machine(monkeypatch, wrong)
+    async with new_ledger(webhook_url=simulator.webhook_url) as worker:
+        await worker.scheduler.run_until_idle()
+
+        found = await worker.session(session.id)
+
+    assert found.status is Status.ACTIVE
+    assert len(simulator.webhooks) == 1
+
+
+@wrongly
+async def test_a_worker_with_a_wrong_clock_records_an_expired_token_at_its_first_look(
+    ledger: Any, new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=1.2)
+    session = await ledger.open_session(request())
+    assert session.status is Status.ACTIVE
+    await asyncio.sleep(1.3)
+    set_machine(monkeypatch, wrong)
+    async with new_ledger() as worker:
+        assert await worker.scheduler.run_once() == {"TokenExpired": 1}
+    expired = (await ledger.history(session.id))[-1]
+    assert expired.event.expires_at <= expired.event.at <= expired.recorded_at + timedelta(seconds=1)
+
+
+async def test_a_database_that_comes_to_have_another_time_is_followed() -> None:
+    told = real.datetime(2026, 1, 1, tzinfo=UTC)
+
+    async def read() -> real.datetime:
+        return told
+
+    clock = DatabaseClock(read)
+    for told in (told, told + HOUR, told):  # noqa: B020 - what `read` gives
+        await clock.set()
+        assert abs(clock.now() - told) < timedelta(minutes=1)
+
+
+async def test_a_reading_that_takes_long_does_not_move_a_clock_that_may_be_right() -> None:
+    async def read() -> real.datetime:
+        told = real.datetime.now(UTC)
+        await asyncio.sleep(wait)
+        return told
+
+    wait = 0.0
+    clock = DatabaseClock(read)
+    await clock.set()
+    before = clock._zero
+    wait = 0.3
+    await clock.set()
+
+    assert clock._zero == before

@@ -89,16 +89,16 @@ class PostgresDueWork:
                 if limited:
                     await self._gates.lock_log(driver)
                 book = await self._gates.open(driver, [gate], asking=() if limited else None)
-                room, held = book.room(gate, limit)
+                # For these something is to be recorded now, and that needs no gate: whatever may yet be sent for one asks it
+                # then. First, since they would else use up slots, and the right to probe, and send nothing.
+                ended = await driver.fetch(self._sql.claim_ended, lease.owner, lease.ms, limit, step)
+                room, held = book.room(gate, limit - len(ended))
                 rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step)
                 taken = book.take(gate, len(rows))
                 more = held is not None and len(rows) == len(room)
-                # They end now, and that needs no gate: whatever may yet be sent for one asks it then.
-                wanted = (lease.owner, lease.ms, limit - len(rows), step)
-                ended = await driver.fetch(self._sql.claim_ended, *wanted) if more else ()
                 await self._gates.write(driver, book)
-        claims = [_claim(row, slot_ms=whole_ms(slot - book.now)) for row, slot in zip(rows, taken, strict=True)]
-        claims += [_claim(row, ended=True) for row in ended]
+        claims = [_claim(row, ended=True) for row in ended]
+        claims += [_claim(row, slot_ms=whole_ms(slot - book.now)) for row, slot in zip(rows, taken, strict=True)]
         return Claimed(claims=claims, paced_ms=_paced_ms(held, book.now) if more else None)
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:

@@ -86,10 +86,13 @@ def next_step(state: Session, policy: Policy) -> Step | None:
 def ends_at(state: Session, policy: Policy) -> datetime | None:
     """When something is to be recorded whether or not the next step could be taken by then; `None`: never.
 
-    A session that has come to nothing by its deadline is given up, and a token expires, be the webhook told or not.
+    A session that has come to nothing by its deadline is given up, and a token expires, be the webhook told or not. An attempt
+    that nobody works on any more is in doubt, and that is to be known, and perhaps decided by a person, at once.
     """
     match state.status:
-        case Status.PENDING | Status.ATTEMPTING | Status.THROTTLED | Status.IN_DOUBT:
+        case Status.ATTEMPTING:
+            return state.due_since
+        case Status.PENDING | Status.THROTTLED | Status.IN_DOUBT:
             assert state.deadline_from is not None
             return state.deadline_from + timedelta(milliseconds=policy.creation.deadline_ms + 1)  # at it, a try is made
         case Status.ACTIVE:

@@ -1,0 +1,81 @@
+"""Attempts whose process is gone: that they are in doubt is recorded at once, whatever their gate lets through."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from adapters.simulator import Simulator
+from engine.domain.events import CreationFailed, FailureKind
+from engine.domain.lifecycle import Policy
+from engine.domain.passing import Answered, GatePolicy, Hearing
+from engine.domain.retry import InDoubt, RetryPolicy
+from engine.domain.session import Session, Status
+from engine.ledger import Ledger
+from tests.unit.samples import request
+
+LATER = RetryPolicy(base_ms=3_600_000, cap_ms=3_600_000, deadline_ms=86_400_000)
+HOUR_MS = 3_600_000
+
+
+async def cut_off(ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> list[Session]:
+    """So many sessions with an attempt under way, whose process is then gone and whose leases have lapsed."""
+    under_way = asyncio.Semaphore(0)
+
+    async def hang(*_args: object) -> None:
+        under_way.release()
+        await asyncio.Event().wait()
+
+    sessions = [await ledger.accept(request()) for _ in range(number)]
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger._provider, "create", hang)
+        working = asyncio.create_task(ledger.scheduler.run_once())
+        for _ in range(number):
+            await under_way.acquire()
+        working.cancel()
+        await asyncio.wait((working,))
+    await sql("UPDATE due_work SET lease_until = now()")
+    return sessions
+
+
+async def hear(ledger: Ledger, sql: Any, answered: Answered, closed_ms: int | None = None) -> None:
+    [(now,)] = await sql("SELECT clock_timestamp()")
+    gate = ledger._provider.creation_gate
+    await ledger._gates.hear(Hearing(gate=gate, answered=answered, began_at=now, closed_ms=closed_ms))
+
+
+@pytest.mark.parametrize(
+    ("in_doubt", "status"), [(InDoubt.RETRY_AND_RECORD, Status.IN_DOUBT), (InDoubt.PARK, Status.PARKED)]
+)
+async def test_behind_a_closed_gate_it_is_in_doubt_at_once_and_a_person_can_decide(
+    new_ledger: Callable[..., Any], sql: Any, monkeypatch: pytest.MonkeyPatch, in_doubt: InDoubt, status: Status
+) -> None:
+    policy = Policy(creation=LATER)
+    async with new_ledger(policy=policy, cxone_in_doubt=in_doubt) as ledger, asyncio.timeout(60):
+        [session] = await cut_off(ledger, sql, monkeypatch, 1)
+        await hear(ledger, sql, Answered.THROTTLED, HOUR_MS)
+
+        await ledger.scheduler.run_once()
+
+        told = [recorded.event for recorded in await ledger.history(session.id)]
+        assert [event.kind for event in told if isinstance(event, CreationFailed)] == [FailureKind.IN_DOUBT]
+        assert (await ledger.session(session.id)).status is status
+
+
+async def test_it_takes_neither_slots_nor_the_right_to_probe_from_those_who_send_something(
+    new_ledger: Callable[..., Any], simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy(creation=LATER, gate=GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1))
+    async with new_ledger(policy=policy) as ledger, asyncio.timeout(60):
+        gone = await cut_off(ledger, sql, monkeypatch, 3)
+        fresh = await ledger.accept(request())
+        await hear(ledger, sql, Answered.FAILED)
+        await asyncio.sleep(0.01)
+
+        await ledger.scheduler.run_once()
+
+        assert (await ledger.session(fresh.id)).status is Status.ACTIVE, "it is the probe"
+        for session in gone:
+            assert (await ledger.session(session.id)).in_doubt
+        assert [sent for sent in simulator.requests if sent.path.endswith("/sessions")]

@@ -59,6 +59,8 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     position: int
     recorded_at: datetime
+    at: datetime
+    """When, too, but not held back to the log's last time where the clock was set back: as gates and leases have it."""
 
 
 class KeyTaken(Exception):

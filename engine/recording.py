@@ -202,7 +202,7 @@ class Recorder:
         )
         if due is not None and due.lease is not None:
             self._leases.renewed(run.lease, run.state.id, asked_at)
-        run.recorded, run.recorded_at, run.handed_in = appended.version, appended.recorded_at, None
+        run.recorded, run.recorded_at, run.handed_in = appended.version, appended.at, None
         run.tally.update(map(wire_name, run.proposed))
         run.proposed = []
 

@@ -47,7 +47,7 @@ class Run:
         self.correlation_id = correlation_id
         self.idempotency_key = idempotency_key
         self.recorded = state.version
-        self.recorded_at: datetime | None = None
+        self.recorded_at: datetime | None = None  # as the gates have it
         self.handed_in: UUID | None = None
         """The causation of an append that was not answered: it alone tells whether that went in."""
         self.proposed: list[Event] = []

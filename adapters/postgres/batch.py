@@ -24,6 +24,10 @@ class LogEnd(NamedTuple):
 
     position: int
     now: datetime
+    """By the database's clock; leases and gates go by it."""
+    recorded_at: datetime
+    """The same, but never before the last event's: a clock that is set back must not make the log's times run against its
+    positions."""
     versions: dict[UUID, int]
     keys: dict[str, UUID]
     """Those of the batch's idempotency keys that have opened a stream before."""
@@ -52,7 +56,7 @@ class BatchRows:
         events = _arrays(self._events, 10)
         return [
             *events[:5],
-            self._log.now,
+            self._log.recorded_at,
             *events[5:],
             *_arrays(self._keys, 2),
             *_arrays(self._due.values(), 6),
@@ -80,10 +84,10 @@ class BatchRows:
         self._take_events(proposal)
         self._take_due(append.stream_id, append.due)
         version = log.versions[append.stream_id] = actual + len(append.events)
-        return Appended(version=version, position=self._position, recorded_at=log.now)
+        return Appended(version=version, position=self._position, recorded_at=log.recorded_at, at=log.now)
 
     def _take_events(self, proposal: Proposal) -> None:
-        append, now = proposal.append, self._log.now
+        append = proposal.append
         for version, (event, data) in enumerate(
             zip(append.events, proposal.texts, strict=True), append.expected_version + 1
         ):
@@ -94,7 +98,7 @@ class BatchRows:
                 version=version,
                 event_type=event_type,
                 schema_version=schema_version,
-                recorded_at=now,
+                recorded_at=self._log.recorded_at,
                 correlation_id=append.correlation_id,
                 causation_id=append.causation_id,
                 actor=append.actor,

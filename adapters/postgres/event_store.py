@@ -180,8 +180,8 @@ class PostgresEventStore(LogReader):
         stale = [append for append in appends if versions[append.stream_id] > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
-            # A clock that was set back must not make the log's times run against its positions.
-            now=now if last_at is None else max(now, last_at),
+            now=now,
+            recorded_at=now if last_at is None else max(now, last_at),
             versions=versions,
             keys=dict(taken),
             known=await self._read_known(driver, stale) if stale else {},
@@ -208,7 +208,10 @@ class PostgresEventStore(LogReader):
             key = (stream_id, expected_version, causation_id)
             more = len(wanted[key].events)
             known[key] = Appended(
-                version=expected_version + more, position=position + more - 1, recorded_at=recorded_at
+                version=expected_version + more,
+                position=position + more - 1,
+                recorded_at=recorded_at,
+                at=recorded_at,
             )
         return known
 

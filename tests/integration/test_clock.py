@@ -1,7 +1,7 @@
 """Time is the database's: however wrong the clock of a machine is, what is due, and what is over, is so for all."""
 
 import asyncio
-import datetime as real
+import datetime as dt
 from datetime import UTC, timedelta
 from typing import Any
 
@@ -9,8 +9,12 @@ import pytest
 
 import adapters.clock
 from adapters.clock import DatabaseClock
+from adapters.postgres.event_store import PostgresEventStore
 from adapters.simulator import Knobs, Simulator
+from engine.domain.passing import Answered, Hearing
 from engine.domain.session import Status
+from tests import logs
+from tests.integration.appends import a_lease, an_append, due_at
 from tests.unit.samples import request
 
 HOUR = timedelta(hours=1)
@@ -20,10 +24,10 @@ wrongly = pytest.mark.parametrize("wrong", [HOUR, -HOUR], ids=["an hour fast", "
 def set_machine(monkeypatch: pytest.MonkeyPatch, wrong: timedelta) -> None:
     """Let the machine's clock be so far ahead from now on."""
 
-    class Wrong(real.datetime):
+    class Wrong(dt.datetime):
         @classmethod
-        def now(cls, tz: real.tzinfo | None = None) -> real.datetime:
-            return real.datetime.now(tz) + wrong
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
+            return dt.datetime.now(tz) + wrong
 
     monkeypatch.setattr(adapters.clock, "datetime", Wrong)
 
@@ -79,10 +83,30 @@ async def test_a_worker_with_a_wrong_clock_records_an_expired_token_at_its_first
     assert expired.event.expires_at <= expired.event.at <= expired.recorded_at + timedelta(seconds=1)
 
 
-async def test_a_database_that_comes_to_have_another_time_is_followed() -> None:
-    told = real.datetime(2026, 1, 1, tzinfo=UTC)
+async def test_leases_and_gates_keep_to_a_database_clock_that_was_set_back_though_the_logs_times_never_run_back(
+    store: PostgresEventStore, sql: Any
+) -> None:
+    await store.append(an_append())
+    await sql(
+        """
+        INSERT INTO events
+        SELECT gen_random_uuid(), 1, 1, event_type, schema_version, recorded_at + interval '1 hour', correlation_id,
+               causation_id, actor, data, leaf_hash FROM events"""
+    )
+    await sql(logs.END)
+    hearing = Hearing(gate="cxone", answered=Answered.THROTTLED, began_at=dt.datetime.now(UTC), closed_ms=60_000)
 
-    async def read() -> real.datetime:
+    appended = await store.append(an_append(due=due_at(lease=a_lease(ms=60_000)), hearing=hearing))
+
+    assert appended.recorded_at - appended.at > timedelta(minutes=59)
+    [(lease_until, closed_until)] = await sql("SELECT max(lease_until), max(closed_until) FROM due_work, gates")
+    assert max(lease_until, closed_until) < appended.at + timedelta(minutes=2)
+
+
+async def test_a_database_that_comes_to_have_another_time_is_followed() -> None:
+    told = dt.datetime(2026, 1, 1, tzinfo=UTC)
+
+    async def read() -> dt.datetime:
         return told
 
     clock = DatabaseClock(read)
@@ -92,8 +116,8 @@ async def test_a_database_that_comes_to_have_another_time_is_followed() -> None:
 
 
 async def test_a_reading_that_takes_long_does_not_move_a_clock_that_may_be_right() -> None:
-    async def read() -> real.datetime:
-        told = real.datetime.now(UTC)
+    async def read() -> dt.datetime:
+        told = dt.datetime.now(UTC)
         await asyncio.sleep(wait)
         return told
 

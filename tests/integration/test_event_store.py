@@ -52,7 +52,8 @@ async def test_what_was_appended_is_read_back_as_it_was(store: PostgresEventStor
 
     history = await store.read_stream(second)
 
-    assert appended == Appended(version=len(ONE_OF_EACH), position=len(ONE_OF_EACH), recorded_at=history[0].recorded_at)
+    moment = history[0].recorded_at
+    assert appended == Appended(version=len(ONE_OF_EACH), position=len(ONE_OF_EACH), recorded_at=moment, at=moment)
     assert [recorded.event for recorded in history] == list(ONE_OF_EACH)
     assert [type(recorded.event) for recorded in history] == list(EVENT_TYPES.values())
     assert [recorded.version for recorded in history] == list(range(1, len(ONE_OF_EACH) + 1))

@@ -132,7 +132,7 @@ def _meaning(status: int, purpose: Purpose) -> tuple[FailureKind, str]:
 def unreadable(answer: Answer, purpose: Purpose, why: str) -> Failed:
     """A success that cannot be read: whatever was asked for may have been done."""
     message = f"CXone answered the {purpose.name} with HTTP {answer.status}, but the answer cannot be read: {why}"
-    return Failed(kind=purpose.lost, status=answer.status, message=message)
+    return Failed(kind=purpose.lost, status=answer.status, message=message, drained=answer.drained)
 
 
 def no_answer(error: Exception, purpose: Purpose, profile: Profile) -> Failed:

@@ -241,6 +241,12 @@ async def test_a_drained_quota_is_read_also_where_others_stand_on_lines_before_i
     assert (made.drained.ms, made.drained.per_second) == (90_000, 1.0)
 
 
+@pytest.mark.parametrize("answer", [(201, b"{}"), (204, b""), (201, CREATED[:-1]), (400, b""), (429, b""), (503, b"")])
+async def test_a_drained_quota_is_heard_whatever_else_the_answer_is(raw, client_of, session, answer):
+    outcome = await answered_with(raw, client_of, session, raw.http(*answer, 'RateLimit: "hour";r=0;t=30'))
+    assert outcome.drained.ms == 30_000
+
+
 # 5xx and other refusals
 
 

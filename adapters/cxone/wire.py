@@ -8,7 +8,7 @@ from yarl import URL
 
 from adapters.cxone.answers import WIRE_ERRORS, Answer
 from adapters.cxone.profile import Profile
-from engine.domain.quota import read_drained
+from adapters.cxone.rate_limit import read_drained
 
 BODY_LIMIT = 64 * 1024
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.domain.quota import Drained, read_drained
+from adapters.cxone.rate_limit import LONGEST_FIELD, read_drained
+from engine.domain.quota import Drained
 from engine.domain.retry import LONGEST_RETRY_AFTER_MS
 
 
@@ -44,11 +45,29 @@ def test_of_several_quotas_the_drained_one_that_takes_longest_counts_with_its_ow
     assert read('"second";r=3;t=1, "hour";r=2;t=90', policy) is None
 
 
+def test_one_quota_may_be_used_up_in_one_of_its_partitions() -> None:
+    policy = '"d";q=10;w=1;pk=:YQ==:, "d";q=100;w=1;pk=:Yg==:'
+    assert read('"d";r=0;t=60, "d";r=5;t=10', '"d";q=10;w=1') == (60_000, 10.0)
+    assert read('"d";r=0;t=60;pk=:YQ==:, "d";r=0;t=10;pk=:Yg==:', policy) == (60_000, 10.0)
+    assert read('"d";r=5;t=60;pk=:YQ==:, "d";r=0;pk=:Yg==:', policy) == (1_000, 100.0)
+    assert read('"d";r=0;t=60;pk=:YQ==:', '"d";q=50;w=1') == (60_000, 50.0)
+
+
+def test_a_time_that_is_no_whole_number_holds_back_for_no_less_than_it_says() -> None:
+    assert read('"a";r=0;t=1.5') == (2_000, None)
+    assert read('"a";r=0;t=7.0') == (7_000, None)
+    assert read('"a";r=0;t="7"', '"a";q=100;w=20') == (20_000, 5.0)
+    assert read('"a";r=0;t=-1', '"a";q=100;w=20') == (20_000, 5.0)
+
+
 @pytest.mark.parametrize(
     "rate_limit",
     [
         '"a";t=7;r=0',
-        '"a" ; r=0 ;\tt=7',
+        '  "a"; r=0; t=7\t, "b"  ',
+        '"a";x;r=0;t=7',
+        '"a";x="\\"b;r=3";r=0;t=7',
+        '"a";r=1;r=0;t=7',
         '"a";r=0;pk=:dHJpYWwxMjEzMjM=:;t=7',
         '"a";r=0;x="a, b";t=7',
         '"quo\\"ted, too";r=9, "a";r=0;t=7',
@@ -60,23 +79,55 @@ def test_parameters_come_in_any_order_and_unknown_ones_are_passed_over(rate_limi
 
 
 @pytest.mark.parametrize(
-    "rate_limit", ["a;r=0;t=7", '"a";r=-1;t=7', '"a";r=0.0;t=7', '"a";r=?0;t=7', '"a;r=0;t=7', "100;r=0", '"a";R=0;T=7']
+    "rate_limit",
+    [
+        "a;r=0;t=7",
+        '("a" "b");r=0;t=7',
+        '"a";r=-1;t=7',
+        '"a";r=0.0;t=7',
+        '"a";r=?0;t=7',
+        '"a";r;t=7',
+        "100;r=0;t=7",
+        '"a";r=0;t=?1',
+    ],
 )
 def test_what_is_no_such_field_is_not_guessed_at(rate_limit: str) -> None:
     assert read(rate_limit) is None
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"a;r=0;t=7',
+        '"a";R=0;T=7',
+        '"a" ;r=0;t=7',
+        '"a";r=0;t=7,',
+        '"a";r=0;t=7, 7 7',
+        '"ä";r=0;t=7',
+        '"a";r=0;t=1234567890123456',
+        '"a";r=0;t=7' + " " * LONGEST_FIELD,
+    ],
+)
+def test_a_malformed_or_endless_field_is_ignored_as_a_whole(field: str) -> None:
+    assert read(field, '"a";q=100;w=20') is None
+    assert read('"a";r=0;t=9', field) == (9_000, None)
 
 
 def test_no_drained_quota_is_waited_for_longer_than_a_time_can_bear() -> None:
     assert read('"a";r=0;t=999999999999999') == (LONGEST_RETRY_AFTER_MS, None)
 
 
-fields = st.none() | st.text(max_size=200) | st.text('"\\;=,rtqw0123456789 a:?', max_size=3_000)
+fields = st.none() | st.text(max_size=200) | st.text('"\\;=,rtqw0123456789 a:?()@%.-', max_size=3_000)
 
 
 @given(rate_limit=fields, policy=fields)
 @example(rate_limit='"' * 4_000, policy=None)
 @example(rate_limit='"a"' + ";r=0" * 2_000, policy='"a"' + " ;" * 2_000)
 @example(rate_limit='"a";r=0;t=٣', policy=None)
+@example(rate_limit='"a";r=0;t=7;x=@999999999999999', policy=None)
+@example(rate_limit='"a";r=0;t=7;x=%"%ff"', policy=None)
+@example(rate_limit='"a";r=0;t=999999999999.999', policy=None)
+@example(rate_limit='"a";r=0;t=7', policy="\ud800")
 @example(rate_limit='"a";r=0', policy='"a";q=999999999999999;w=1')
 def test_junk_is_never_more_than_no_quota_or_a_wait_that_can_be_borne(
     rate_limit: str | None, policy: str | None

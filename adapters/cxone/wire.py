@@ -36,7 +36,7 @@ class Wire:
         async with self._http.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
             return Answer(
                 status=response.status,
-                retry_after=response.headers.get(self.profile.retry_after_header),
+                retry_after=_list_field(response, self.profile.retry_after_header),
                 date=response.headers.get("Date"),
                 drained=read_drained(_list_field(response, "RateLimit"), _list_field(response, "RateLimit-Policy")),
                 body=await _body(response.content),
@@ -47,9 +47,10 @@ class Wire:
         await self._http.close()
 
 
-def _list_field(response: aiohttp.ClientResponse, name: str) -> str:
-    """A field whose value is a list: it may stand on several lines (RFC 9110, section 5.3), or on none."""
-    return ", ".join(response.headers.getall(name, ()))
+def _list_field(response: aiohttp.ClientResponse, name: str) -> str | None:
+    """A field whose value is a list, or may come more than once: its lines are joined (RFC 9110, section 5.3)."""
+    lines = response.headers.getall(name, None)
+    return None if lines is None else ", ".join(lines)
 
 
 async def _body(content: aiohttp.StreamReader) -> bytes | None:

@@ -98,8 +98,8 @@ class HttpWebhook:
         except (aiohttp.ClientError, OSError) as error:
             return None, self._cause(error), None
         message = f"HTTP {status}" + (": redirects are not followed" if 300 <= status < 400 else "")
-        given = answered.get("Retry-After") if status in _CALL_LATER else None
-        asked = None if given is None else read_retry_after(given, answered.get("Date"), self._now())
+        given = answered.getall("Retry-After", None) if status in _CALL_LATER else None
+        asked = None if given is None else read_retry_after(", ".join(given), answered.get("Date"), self._now())
         return status, message, asked
 
     def _cause(self, error: Exception) -> str:

@@ -1,5 +1,6 @@
 """How long to wait before a request is sent again. Pure: jitter and time come in as arguments, all waits are whole ms."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -9,6 +10,9 @@ import msgspec
 DEFAULT_RETRY_AFTER_MS = 2_000
 # Above this a delay is as good as never, and adding it to a time must not overflow.
 LONGEST_RETRY_AFTER_MS = 10 * 365 * 24 * 3_600_000
+
+_SECONDS = re.compile(r"(?P<whole>[0-9]+)(?:\.(?P<parts>[0-9]+))?")
+_MOST_PARTS = 32
 
 
 class InDoubt(StrEnum):
@@ -56,22 +60,37 @@ def backoff_ms(tries: int, policy: RetryPolicy, jitter: float) -> int:
 def read_retry_after(given: str | None, date: str | None, now: datetime) -> RetryAfter:
     """Read `Retry-After` (RFC 9110, section 10.2.3): whole seconds, or an HTTP-date read against the response's own `Date`.
 
+    Of several, as on several lines that were joined by commas (section 5.3), the longest that can be read counts, and parts of a
+    second, though they may not be asked for, count as a whole one: it is never earlier than somebody asked.
     Absent, negative or nonsense values are read as 2 s (contract, "Answers that are not success").
     """
     if given is None:
         return RetryAfter(given=None, ms=DEFAULT_RETRY_AFTER_MS, why="no Retry-After, so 2 s")
     text = given.strip()
     shown = ascii(text)[1:-1][:64]
-    if text.isascii() and text.isdigit():
-        ms = LONGEST_RETRY_AFTER_MS if len(text) > 12 else min(int(text) * 1_000, LONGEST_RETRY_AFTER_MS)
-        return RetryAfter(given=shown, ms=ms, why=f"Retry-After of {ms} ms")
+    # The comma of a date ends the name of its day, which tells nothing that the rest does not.
+    read = [wait for part in text.split(",", _MOST_PARTS)[:_MOST_PARTS] if (wait := _wait(part.strip(), date, now))]
+    if not read:
+        return RetryAfter(given=shown, ms=DEFAULT_RETRY_AFTER_MS, why="Retry-After unreadable, so 2 s")
+    ms, why = max(read)
+    return RetryAfter(given=shown, ms=ms, why=why)
+
+
+def _wait(text: str, date: str | None, now: datetime) -> tuple[int, str] | None:
+    """How many ms, and why so; `None` where `text` is neither seconds nor a date."""
+    if seconds := _SECONDS.fullmatch(text):
+        whole = seconds["whole"].lstrip("0")
+        parts = 1 if (seconds["parts"] or "").strip("0") else 0
+        asked = LONGEST_RETRY_AFTER_MS if len(whole) > 12 else (int(whole or "0") + parts) * 1_000
+        ms = min(asked, LONGEST_RETRY_AFTER_MS)
+        return ms, f"Retry-After of {ms} ms"
     moment = _http_date(text)
     if moment is None:
-        return RetryAfter(given=shown, ms=DEFAULT_RETRY_AFTER_MS, why="Retry-After unreadable, so 2 s")
+        return None
     wait = moment - ((_http_date(date) if date else None) or now)
-    whole = -(-wait // timedelta(milliseconds=1))  # rounded up: never earlier than the server said
-    ms = max(0, min(whole, LONGEST_RETRY_AFTER_MS))
-    return RetryAfter(given=shown, ms=ms, why=f"Retry-After date, {ms} ms ahead")
+    whole_ms = -(-wait // timedelta(milliseconds=1))  # rounded up: never earlier than the server said
+    ms = max(0, min(whole_ms, LONGEST_RETRY_AFTER_MS))
+    return ms, f"Retry-After date, {ms} ms ahead"
 
 
 def _http_date(text: str) -> datetime | None:

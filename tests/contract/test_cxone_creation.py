@@ -205,7 +205,7 @@ async def test_a_403_names_the_scope_to_check(client_of, session):
         ("nonsense", 2_000),
         ("huge", 10 * 365 * 24 * 3_600_000),
         ("0", 0),
-        ("1.5", 2_000),
+        ("60.0", 60_000),
         (" 3 ", 3_000),
         ("Mon, 20 May 2024 14:22:00 GMT", 0),
     ],
@@ -220,6 +220,12 @@ async def test_every_form_of_retry_after_is_read(client_of, session, form, ms):
     assert isinstance(throttled, Throttled)
     assert (throttled.status, throttled.retry_after.ms) == (429, ms)
     assert isinstance(made, Created)
+
+
+async def test_of_several_lines_of_retry_after_the_longest_counts(raw, client_of, session):
+    later = "Retry-After: Mon, 20 May 2024 14:01:00 GMT", "Date: Mon, 20 May 2024 14:00:00 GMT"
+    answer = raw.http(429, b"", "Retry-After: 1", *later, "retry-after: 30")
+    assert (await answered_with(raw, client_of, session, answer)).retry_after.ms == 60_000
 
 
 async def test_a_retry_after_that_is_not_text_is_read_as_nonsense(raw, client_of, session):

@@ -198,10 +198,16 @@ async def test_a_receiver_may_say_when_it_wants_to_be_called_again(raw, started,
         raw.http(status, b"", "Retry-After: 7"),
         raw.http(status, b"", f"Date: {date}", f"Retry-After: {later}"),
         raw.http(status, b"", "Retry-After: soon"),
+        raw.http(status, b"", "Retry-After: 1", "Retry-After: 60"),
     ]
     async with raw.server(*answers) as server, a_webhook(url=server.url) as webhook:
         asked = [(await webhook.send(started)).retry_after for _ in answers]
-    assert [(one.given, one.ms) for one in asked] == [("7", 7_000), (later, 120_000), ("soon", 2_000)]
+    assert [(one.given, one.ms) for one in asked] == [
+        ("7", 7_000),
+        (later, 120_000),
+        ("soon", 2_000),
+        ("1, 60", 60_000),
+    ]
 
 
 @pytest.mark.parametrize("answer", [(429,), (503,), (500, b"", "Retry-After: 7"), (302, b"", "Retry-After: 7")])

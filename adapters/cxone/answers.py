@@ -97,12 +97,15 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
 def failure(answer: Answer, purpose: Purpose, profile: Profile, token: str, now: datetime) -> Throttled | Failed:
     """What an answer other than success means (contract, "Answers that are not success")."""
     status = answer.status
+    asked = read_retry_after(answer.retry_after, answer.date, now)
     if status == 429:
-        asked = read_retry_after(answer.retry_after, answer.date, now)
         return Throttled(status=status, retry_after=asked, drained=answer.drained)
     kind, text = _meaning(status, purpose)
     said = said_by_server(answer.body, profile, token)
-    return Failed(kind=kind, status=status, message=f"{text}: {said}" if said else text, drained=answer.drained)
+    # Absent, it leaves the wait to the retry policy; and what is final is not waited for.
+    heeded = None if kind.is_final or asked.given is None else asked
+    message = f"{text}: {said}" if said else text
+    return Failed(kind=kind, status=status, message=message, retry_after=heeded, drained=answer.drained)
 
 
 def _meaning(status: int, purpose: Purpose) -> tuple[FailureKind, str]:

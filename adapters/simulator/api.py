@@ -137,10 +137,10 @@ class SimulatedApi:
             return self._throttled()
         fails = self._met_by("server_error", knobs.server_error_share, key, knobs.fault_times)
         if fails and not knobs.error_after_processing:
-            return _error(500, "the session service is down")
+            return self._down("the session service is down")
         reply = self._process(creation, key)
         if fails:
-            return _error(500, "the session service went down")
+            return self._down("the session service went down")
         if self._met_by("hang", knobs.hang_share, key, knobs.fault_times):
             return reply._replace(delay_s=knobs.hang_s)
         if self._met_by("drop", knobs.drop_share, key, knobs.fault_times):
@@ -203,6 +203,10 @@ class SimulatedApi:
         if form != "absent":
             headers.append(("Retry-After", forms.get(form, form)))
         return _error(429, "too many requests")._replace(headers=tuple(headers))
+
+    def _down(self, message: str) -> Reply:
+        asked = self.knobs.error_retry_after
+        return _error(500, message)._replace(headers=() if asked is None else (("Retry-After", asked),))
 
     def _met_by(self, fault: str, share: float, key: str, times: int) -> bool:
         return self.knobs.meets(fault, share, key) and self._is_among_first(fault, key, times)

@@ -255,16 +255,16 @@ def _give_up(
 
 def _wait_ms(outcome: Throttled | Failed, tries: int, policy: RetryPolicy, jitter: float) -> int | None:
     """How long to wait before the next try; `None` when there is to be none. Never less than the server asked for."""
-    if isinstance(outcome, Failed):
-        return None if outcome.kind.is_final else backoff_ms(tries, policy, jitter)
-    return outcome.retry_after.ms + backoff_ms(tries, policy, jitter)
+    if isinstance(outcome, Failed) and outcome.kind.is_final:
+        return None
+    asked_ms = outcome.retry_after.ms if outcome.retry_after else 0
+    return asked_ms + backoff_ms(tries, policy, jitter)
 
 
 def _why(outcome: Throttled | Failed, wait_ms: int) -> str:
     """Why it waits just so long."""
-    if isinstance(outcome, Failed):
-        return f"{wait_ms} ms backoff"
-    return f"{_words(outcome)}, plus {wait_ms - outcome.retry_after.ms} ms backoff"
+    asked = outcome.retry_after
+    return f"{asked.why}, plus {wait_ms - asked.ms} ms backoff" if asked else f"{wait_ms} ms backoff"
 
 
 def _words(outcome: Throttled | Failed) -> str:

@@ -60,11 +60,8 @@ def lifted(state: Session, command: RecordAttempt, outcome: Throttled | Failed) 
     doubtful = isinstance(outcome, Failed) and outcome.kind is e.FailureKind.IN_DOUBT
     if command.attempt not in state.in_doubt or doubtful:
         return None
-    kind, message, rest_ms = (
-        (outcome.kind, outcome.message, 0)
-        if isinstance(outcome, Failed)
-        else (None, outcome.retry_after.why, outcome.retry_after.ms)
-    )
+    kind, message = (outcome.kind, outcome.message) if isinstance(outcome, Failed) else (None, outcome.retry_after.why)
+    rest_ms = outcome.retry_after.ms if outcome.retry_after else 0
     waits = command.attempt == state.attempts and state.status in (Status.IN_DOUBT, Status.PARKED)
     earliest = command.now + timedelta(milliseconds=rest_ms)
     return e.DoubtLifted(

@@ -3,8 +3,8 @@
 One for each host and quota scope, kept in the database. Pure: it is asked and told with the database's time, so that processes
 whose clocks differ see the same gate. Four things may hold a request back, and each says why and until when:
 
-- the gate itself: a 429, or a `RateLimit` header with nothing left (draft-ietf-httpapi-ratelimit-headers), closes it for
-  everybody until the server's time, never for less;
+- the gate itself: a 429, a failure with `Retry-After`, or a `RateLimit` header with nothing left
+  (draft-ietf-httpapi-ratelimit-headers) closes it for everybody until the server's time, never for less;
 - the pace: behind that it opens with a ramp, slots in time that are given out one by one. The rate falls by a factor with a 429,
   rises by the same step each second (AIMD), and rests for a minute a little below what was too much the last time; then it is
   tried whether more can be had. All of that is counted in answers that are no 429: a rate that nobody makes use of does not rise;
@@ -246,6 +246,9 @@ def _exceeded(gate: Gate, hearing: Hearing, now: datetime, policy: GatePolicy) -
     if hearing.quota is not None:
         return max(policy.least_rate, hearing.quota)
     rate = gate.rate(now, policy)
+    if hearing.answered is Answered.FAILED:
+        # It is down, and that tells nothing of the rate: it goes on with what it was known to bear.
+        return None if rate is None or gate.ceiling is None else max(gate.ceiling, rate)
     return None if rate is None else max(policy.least_rate, _too_much(gate, rate, policy))
 
 

@@ -10,29 +10,31 @@ from engine.domain.passing import Answered, Hearing
 def heard(gate: str, outcome: Channel | Created | Throttled | Failed, began_at: datetime) -> Hearing:
     """What the answer to a request to CXone tells. `began_at` is when it was about to be made, by the database's clock."""
     drained = outcome.drained
-    quota = drained.per_second if drained else None
-    closed_ms, closed_why = (drained.ms, drained.why) if drained else (None, "")
+    asked = outcome.retry_after if isinstance(outcome, Throttled | Failed) else None
+    # The first of two that are as long.
+    longest = max((one for one in (asked, drained) if one), key=lambda one: one.ms, default=None)
+    return Hearing(
+        gate=gate,
+        answered=_answered(outcome),
+        began_at=began_at,
+        closed_ms=(longest.ms or None) if longest else None,  # who asks for no wait closes nothing
+        why=longest.why if longest else "",
+        quota=drained.per_second if drained else None,
+    )
+
+
+def _answered(outcome: Channel | Created | Throttled | Failed) -> Answered:
     match outcome:
         case Throttled():
-            asked = outcome.retry_after
-            ms, why = (drained.ms, drained.why) if drained and drained.ms > asked.ms else (asked.ms, asked.why)
-            return Hearing(
-                gate=gate, answered=Answered.THROTTLED, began_at=began_at, closed_ms=ms, why=why, quota=quota
-            )
+            return Answered.THROTTLED
+        case Failed() if not outcome.kind.is_final:
+            return Answered.FAILED
+        case Failed(status=None):
+            return Answered.UNASKED  # it was rejected here
         case Channel() | Created() | Failed():
-            answered = _answered(outcome) if isinstance(outcome, Failed) else Answered.WELL
-            return Hearing(
-                gate=gate, answered=answered, began_at=began_at, closed_ms=closed_ms, why=closed_why, quota=quota
-            )
+            return Answered.WELL  # what the API rejects, it has answered
         case _:
             assert_never(outcome)
-
-
-def _answered(failed: Failed) -> Answered:
-    if not failed.kind.is_final:
-        return Answered.FAILED
-    # What the API rejects, it has answered; what is rejected here has no status, for nothing was asked.
-    return Answered.UNASKED if failed.status is None else Answered.WELL
 
 
 def unasked(gate: str, began_at: datetime) -> Hearing:

@@ -26,6 +26,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     kind: FailureKind
     status: int | None
     message: str
+    retry_after: RetryAfter | None = None
+    """When it is to be tried again, if the server said so (RFC 9110, section 10.2.3)."""
     drained: Drained | None = None
 
 

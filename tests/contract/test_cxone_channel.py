@@ -160,6 +160,12 @@ async def test_a_429_tells_how_long_to_wait(client_of):
     assert isinstance(found, Channel)
 
 
+async def test_a_look_up_that_fails_tells_how_long_to_wait_too(raw, client_of):
+    async with raw.server(raw.token, raw.http(503, b"", "Retry-After: 60")) as server, client_of(server) as client:
+        failed = await client.look_up_channel("ch_1")
+    assert (failed.kind, failed.retry_after.ms) == (FailureKind.UNAVAILABLE, 60_000)
+
+
 async def test_a_server_fault_may_be_tried_again(client_of):
     async with Simulator(Knobs(channel_errors=1)) as simulator, client_of(simulator) as client:
         failed = await client.look_up_channel("ch_1")

@@ -262,6 +262,26 @@ async def test_a_5xx_leaves_the_session_in_doubt(client_of, session):
     assert (failed.kind, failed.status) == (FailureKind.IN_DOUBT, 500)
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"), [(408, "in_doubt"), (425, "unavailable"), (500, "in_doubt"), (503, "in_doubt")]
+)
+@pytest.mark.parametrize(("given", "ms"), [("60", 60_000), ("Mon, 20 May 2024 14:01:00 GMT", 60_000), ("soon", 2_000)])
+async def test_a_failure_that_may_pass_says_when_it_is_to_be_tried_again(
+    raw, client_of, session, status, kind, given, ms
+):
+    answer = raw.http(status, b"", f"Retry-After: {given}", "Date: Mon, 20 May 2024 14:00:00 GMT")
+    failed = await answered_with(raw, client_of, session, answer)
+    assert (failed.kind, failed.status) == (kind, status)
+    assert (failed.retry_after.given, failed.retry_after.ms) == (given, ms)
+
+
+@pytest.mark.parametrize("answer", [(503,), (400, b"", "Retry-After: 60"), (302, b"", "Retry-After: 60")])
+async def test_without_retry_after_and_where_all_is_over_nothing_is_said_of_a_next_time(
+    raw, client_of, session, answer
+):
+    assert (await answered_with(raw, client_of, session, raw.http(*answer))).retry_after is None
+
+
 async def test_a_5xx_leaves_nothing_in_doubt_where_the_profile_says_so(client_of, session, patient):
     profile = replace(patient, server_error_in_doubt=False)
     async with Simulator(Knobs(server_error_share=1)) as simulator, client_of(simulator, profile) as client:

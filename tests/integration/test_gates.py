@@ -136,6 +136,28 @@ async def test_a_session_that_is_opened_behind_a_closed_gate_is_pending_with_its
         assert len(asked(simulator)) == 1
 
 
+async def test_a_failure_that_says_when_to_come_again_holds_everybody_back_until_then(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    simulator.knobs = Knobs(server_error_share=1.0, error_retry_after="1")
+    async with two(new_ledger, policy()) as (one, other):
+        failed = await one.open_session(request())
+        (met,) = asked(simulator)
+        last = (await events(one, failed))[-1]
+        assert isinstance(last, e.CreationFailed)
+        assert (last.wait_ms, last.reason) == (1_000, "Retry-After of 1000 ms, plus 0 ms backoff")
+        held_back = await other.open_session(request())
+        assert (held_back.status, held_back.attempts) == (Status.PENDING, 0)
+        assert held_back.reason == "the gate is closed: Retry-After of 1000 ms"
+
+        simulator.knobs = Knobs()
+        await all_done(one, other)
+
+        assert min(asked(simulator)[1:]) >= met + 1
+        for session in (failed, held_back):
+            assert (await other.session(session.id)).status is Status.ACTIVE
+
+
 async def test_what_is_behind_a_closed_gate_is_skipped_and_webhooks_and_other_hosts_go_on(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:

@@ -95,18 +95,22 @@ requests = st.builds(
 # What comes back from outside
 
 waits_ms = st.sampled_from([0, 1, 999, 2_000, 60_000, LONGEST_RETRY_AFTER_MS]) | st.integers(0, 120_000)
-throttles = st.builds(
-    Throttled,
-    status=st.just(429),
-    retry_after=st.builds(RetryAfter, given=st.none() | short_texts, ms=waits_ms, why=short_texts),
-)
+wishes = st.builds(RetryAfter, given=st.none() | short_texts, ms=waits_ms, why=short_texts)
+throttles = st.builds(Throttled, status=st.just(429), retry_after=wishes)
 statuses = st.none() | st.sampled_from([400, 401, 403, 404, 409, 422, 500, 503])
-failures = st.builds(Failed, kind=st.sampled_from(FailureKind), status=statuses, message=short_texts)
+failures = st.builds(
+    Failed,
+    kind=st.sampled_from(FailureKind),
+    status=statuses,
+    message=short_texts,
+    retry_after=st.none() | wishes,
+)
 passing_failures = st.builds(
     Failed,
     kind=st.sampled_from([kind for kind in FailureKind if not kind.is_final]),
     status=st.none() | st.just(503),
     message=short_texts,
+    retry_after=st.none() | wishes,
 )
 usable_channels = st.builds(
     Channel,

@@ -7,13 +7,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.domain.delivery import DeliveryPolicy
-from engine.domain.events import WebhookAbandoned, WebhookFailed
+from engine.domain.events import CreationFailed, CreationThrottled, WebhookAbandoned, WebhookFailed
 from engine.domain.lifecycle import Policy, decide
-from engine.domain.outcomes import Delivered
+from engine.domain.outcomes import Delivered, Failed, Throttled
 from engine.domain.retry import LONGEST_RETRY_AFTER_MS, RetryPolicy, backoff_ms, read_retry_after
 from engine.domain.session import fold
-from tests.property.strategies import deliveries, delivery_policies, jitters, moments, retry_policies
-from tests.unit.samples import ACTIVE, SESSION, deliver, webhook_failed
+from tests.property.strategies import (
+    deliveries,
+    delivery_policies,
+    jitters,
+    moments,
+    passing_failures,
+    retry_policies,
+    throttles,
+)
+from tests.unit.samples import ACTIVE, ATTEMPTING, SESSION, answer, deliver, webhook_failed
 
 # Header values as an HTTP client may hand them over, bytes that are no UTF-8 included.
 headers = st.text(st.characters(max_codepoint=0x3000) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -65,6 +73,18 @@ def test_backoff_lies_between_nothing_and_its_ceiling(tries: int, policy: RetryP
     assert 0 <= wait <= policy.cap_ms
     assert wait <= policy.base_ms * 2 ** (tries - 1)
     assert wait <= backoff_ms(tries + 1, policy, jitter)
+
+
+@given(outcome=throttles | passing_failures, policy=retry_policies, jitter=jitters)
+def test_no_attempt_is_planned_earlier_than_the_server_asked(
+    outcome: Throttled | Failed, policy: RetryPolicy, jitter: float
+) -> None:
+    event, *_ = decide(fold(SESSION, ATTEMPTING), answer(outcome, jitter=jitter), Policy(creation=policy))
+    assert isinstance(event, CreationThrottled | CreationFailed)
+    asked_ms = outcome.retry_after.ms if outcome.retry_after else 0
+    assert event.wait_ms is not None
+    assert asked_ms <= event.wait_ms <= asked_ms + policy.cap_ms
+    assert event.retry_at == event.at + timedelta(milliseconds=event.wait_ms)
 
 
 @given(policy=delivery_policies, failures=st.integers(0, 5), outcome=deliveries, jitter=jitters)

@@ -93,8 +93,11 @@ def throttled(retry_after_ms: int = 2_000) -> Throttled:
     )
 
 
-def failed(kind: e.FailureKind = e.FailureKind.UNAVAILABLE, status: int | None = None) -> Failed:
-    return Failed(kind=kind, status=status, message=f"it is {kind}")
+def failed(
+    kind: e.FailureKind = e.FailureKind.UNAVAILABLE, status: int | None = None, retry_after_ms: int | None = None
+) -> Failed:
+    asked = None if retry_after_ms is None else throttled(retry_after_ms).retry_after
+    return Failed(kind=kind, status=status, message=f"it is {kind}", retry_after=asked)
 
 
 def delivered(status: int | None = 200, retry_after_ms: int | None = None) -> Delivered:

@@ -174,6 +174,23 @@ def test_a_failure_that_may_pass_is_retried_after_a_backoff(kind: FailureKind) -
     assert then.state.reason == f"it is {kind}"
 
 
+@pytest.mark.parametrize("kind", RETRIED)
+@pytest.mark.parametrize("asked_ms", [0, 1_000, 60_000])
+def test_after_a_failure_the_wait_is_at_least_what_the_server_asked_for_and_its_event_says_so(
+    kind: FailureKind, asked_ms: int
+) -> None:
+    then = given(*ATTEMPTING).when(answer(failed(kind, 503, asked_ms), now=at(1)))
+    event = then.then_one(e.CreationFailed)
+    assert (event.wait_ms, event.retry_at) == (asked_ms + 250, at(1 + asked_ms / 1_000 + 0.25))
+    assert event.reason == f"Retry-After of {asked_ms // 1_000} s, plus 250 ms backoff"
+    assert then.state.failures == (kind is not FailureKind.UNSENT), "and it counts as a failure all the same"
+
+
+def test_a_failure_whose_wait_would_last_past_the_deadline_ends_the_session_as_a_throttle_does() -> None:
+    outcome = failed(FailureKind.UNAVAILABLE, 503, LONGEST_RETRY_AFTER_MS)
+    given(*ATTEMPTING).when(answer(outcome)).then_kinds(e.CreationFailed, e.SessionAbandoned)
+
+
 def test_an_attempt_that_was_never_sent_is_not_held_against_the_session_but_waits_longer_each_time() -> None:
     history: list[e.Event] = list(ATTEMPTING)
     waits = []

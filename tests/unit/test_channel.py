@@ -83,6 +83,13 @@ def test_a_failed_lookup_is_asked_again_after_a_backoff(kind: FailureKind) -> No
     assert given(*OPEN, *then.events).next_step() == ValidateChannel(at(1.25))
 
 
+def test_after_a_failed_look_up_the_wait_is_at_least_what_the_server_asked_for() -> None:
+    then = given(*OPEN).when(look_up(failed(status=503, retry_after_ms=60_000), now=at(1)))
+    event = then.then_one(e.ChannelLookupFailed)
+    assert (event.wait_ms, event.retry_at) == (60_250, at(61.25))
+    assert event.reason == "Retry-After of 60 s, plus 250 ms backoff"
+
+
 @pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind.is_final])
 def test_a_lookup_that_would_only_fail_again_ends_the_session(kind: FailureKind) -> None:
     then = given(*OPEN).when(look_up(failed(kind, status=403)))

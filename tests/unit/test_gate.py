@@ -1,6 +1,7 @@
 """The gate before an API: what it has been told, and what it then lets through."""
 
 from datetime import datetime, timedelta
+from functools import partial
 from math import exp
 from typing import Any
 
@@ -152,6 +153,30 @@ def test_a_quota_that_a_failure_says_is_used_up_closes_the_gate_too() -> None:
     gate = told().failed(0, closed_ms=2_000, why="RateLimit says so")
     assert gate.held_by(Hold.GATE, 1.999).until == at(2)
     assert gate.gate.failures == 1
+
+
+def test_a_failure_that_asks_for_a_wait_closes_the_gate_and_the_breaker_counts_it_all_the_same() -> None:
+    gate = told(failures_in_a_row=2, break_ms=1_000).failed(0, closed_ms=5_000, why="Retry-After of 5000 ms")
+    assert gate.held_by(Hold.GATE, 4.999).reason == "the gate is closed: Retry-After of 5000 ms"
+    assert (gate.gate.failures, gate.gate.broken_at) == (1, None)
+    gate.failed(0.1, began=-1, closed_ms=2_000)
+    assert (gate.gate.failures, gate.gate.broken_at) == (2, at(0.1))
+    gate.held_by(Hold.GATE, 4.999)
+    gate.let_through(5).held_by(Hold.BREAKER, 5)
+
+
+def test_a_failure_that_asks_for_a_wait_says_nothing_against_the_rate_that_was_borne() -> None:
+    down = {"closed_ms": 5_000, "why": "Retry-After of 5000 ms"}
+    assert known(100).failed(1, **down).gate.ceiling == 100
+    rising = known(100).well(1, 9_000)
+    borne = rising.rate(1)
+    assert borne is not None
+    assert borne > 100
+    assert rising.failed(1, **down).gate.ceiling == borne
+    assert rising.failed(2, began=1.5, **down).gate.ceiling == borne
+    assert known(100).failed(1, quota=50.0, **down).gate.ceiling == 50, "unless the server says what it bears"
+    unknown = told(first_rate=10).failed(0, **down)
+    assert (unknown.gate.ceiling, unknown.rate(5)) == (None, 10), "but whatever waits does not come all at once"
 
 
 # The pace
@@ -589,11 +614,20 @@ def test_whatever_the_answer_a_drained_quota_is_heard(outcome: Any) -> None:
     assert heard(NAME, outcome, at(1)).closed_ms is None
 
 
+@pytest.mark.parametrize("outcome", [throttled, partial(failed, e.FailureKind.UNAVAILABLE, 503)])
 @pytest.mark.parametrize(("asked_ms", "closed_ms"), [(2_000, 7_000), (9_000, 9_000)])
-def test_of_retry_after_and_a_drained_quota_the_longer_counts(asked_ms: int, closed_ms: int) -> None:
-    hearing = heard(NAME, replace(throttled(asked_ms), drained=DRAINED), at(1))
-    assert (hearing.answered, hearing.closed_ms) == (Answered.THROTTLED, closed_ms)
+def test_of_retry_after_and_a_drained_quota_the_longer_counts(outcome: Any, asked_ms: int, closed_ms: int) -> None:
+    hearing = heard(NAME, replace(outcome(retry_after_ms=asked_ms), drained=DRAINED), at(1))
+    assert hearing.answered is (Answered.THROTTLED if outcome is throttled else Answered.FAILED)
+    assert (hearing.closed_ms, hearing.quota) == (closed_ms, 50.0)
     assert hearing.why == ("nothing left" if closed_ms == 7_000 else "Retry-After of 9 s")
+
+
+def test_a_failure_that_asks_for_a_wait_is_heard_as_both_and_one_that_asks_for_none_closes_nothing() -> None:
+    down = partial(failed, e.FailureKind.IN_DOUBT, 503)
+    hearing = heard(NAME, down(9_000), at(1))
+    assert hearing == telling(Answered.FAILED, 1, closed_ms=9_000, why="Retry-After of 9 s")
+    assert heard(NAME, down(0), at(1)).closed_ms is None
 
 
 def of_webhook(outcome: Delivered, longest_ms: int = 60_000) -> Hearing | None:

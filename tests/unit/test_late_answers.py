@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from engine.domain import events as e
 from engine.domain.events import FailureKind
-from engine.domain.outcomes import CreationOutcome, Throttled
+from engine.domain.outcomes import CreationOutcome, Failed, Throttled
 from engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import (
@@ -53,8 +53,9 @@ DOUBTED: dict[str, tuple[e.Event, ...]] = {
 }
 """Attempt 1 is in doubt, and the session does not wait on it."""
 FAILURES: list[CreationOutcome] = [throttled(), *(failed(kind) for kind in FailureKind)]
-DEFINITE: list[CreationOutcome] = [
+DEFINITE: list[Throttled | Failed] = [
     throttled(),
+    failed(status=425, retry_after_ms=2_000),
     *(failed(kind) for kind in FailureKind if kind is not FailureKind.IN_DOUBT),
 ]
 """Of which it is sure that nothing was made."""
@@ -127,10 +128,10 @@ def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_changes_nothing
 
 @pytest.mark.parametrize("outcome", DEFINITE, ids=lambda outcome: getattr(outcome, "kind", "throttled"))
 def test_a_doubt_that_the_session_waits_on_is_lifted_and_it_goes_on_no_earlier_than_planned_or_than_cxone_wishes(
-    outcome: CreationOutcome,
+    outcome: Throttled | Failed,
 ) -> None:
     then = given(*IN_DOUBT).when(answer(outcome, attempt=1))
-    wished = 2 if isinstance(outcome, Throttled) else 0.25
+    wished = 2 if outcome.retry_after else 0.25
     assert then.then_one(e.DoubtLifted).retry_at == at(wished)
     assert (then.state.status, then.state.retry_at, then.state.in_doubt) == (Status.PENDING, at(wished), ())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from engine.domain.retry import InDoubt
 from engine.domain.session import Session
 from engine.leases import Leases
 from engine.ledger import Ledger
-from engine.ports import Clock, MessagingProvider, PreparedCreation, WebhookSender
+from engine.ports import Clock, Gates, MessagingProvider, PreparedCreation, WebhookSender
 from engine.recording import Recorder
 from engine.scheduler import Scheduler
 from engine.steps import Steps
@@ -80,9 +80,10 @@ async def connect(
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
         clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _told_of_doubt(profile, settings), settings)
-        provider = await _provider(settings, profile, policy.gate.calls_per_process, clock, stack)
+        gates = PostgresGates(engine, settings.schema, policy.gate)
+        provider = await _provider(settings, profile, gates, policy.gate.calls_per_process, clock, stack)
         webhook = await _webhook(settings, clock, stack)
-        ledger = _ledger(engine, settings, provider, webhook, clock, policy, stack)
+        ledger = _ledger(engine, settings, provider, webhook, gates, clock, policy, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
@@ -93,6 +94,7 @@ def _ledger(
     settings: Settings,
     provider: MessagingProvider,
     webhook: WebhookSender,
+    gates: Gates,
     clock: Clock,
     policy: Policy,
     stack: AsyncExitStack,
@@ -101,7 +103,6 @@ def _ledger(
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
     store = PostgresEventStore(engine, schema, gates=policy.gate)
     due_work = PostgresDueWork(engine, schema, policy.gate)
-    gates = PostgresGates(engine, schema, policy.gate)
     months = PostgresMonths(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_work, lease.ms)
@@ -264,7 +265,7 @@ def _told_of_doubt(profile: Profile, settings: Settings) -> Profile:
 
 
 async def _provider(
-    settings: Settings, profile: Profile, calls: int, clock: Clock, stack: AsyncExitStack
+    settings: Settings, profile: Profile, gates: Gates, calls: int, clock: Clock, stack: AsyncExitStack
 ) -> MessagingProvider:
     if settings.cxone_url is None:
         return _NoProvider()
@@ -273,6 +274,7 @@ async def _provider(
             url=settings.cxone_url,
             client_id=settings.cxone_client_id,
             client_secret=settings.cxone_client_secret,
+            gates=gates,
             profile=profile,
             now=clock.now,
             connections=calls + 1,  # one of them for a token: a request that waited here in vain would count as failed
@@ -315,7 +317,7 @@ class _NoProvider:
     async def ready(self) -> None:
         raise ServiceUnreachable("no CXone is set: set GUESTLEDGER_CXONE_URL and its credentials")
 
-    async def look_up_channel(self, _channel_id: str) -> LookupOutcome:
+    async def look_up_channel(self, _channel_id: str, _again: Callable[[], Awaitable[None]]) -> LookupOutcome:
         await self.ready()
         raise AssertionError
 
@@ -323,7 +325,7 @@ class _NoProvider:
         raise AssertionError
 
     async def create(
-        self, _prepared: PreparedCreation, _idempotency_key: str, _check: Callable[[], None]
+        self, _prepared: PreparedCreation, _idempotency_key: str, _check: Callable[[], Awaitable[None]]
     ) -> CreationOutcome:
         raise AssertionError
 

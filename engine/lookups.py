@@ -2,10 +2,13 @@
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from engine.appends import Lease
-from engine.domain.errors import ServiceError
+from engine.domain.errors import ServiceError, Withheld
 from engine.domain.hearing import heard, unasked
 from engine.domain.outcomes import LookupOutcome
 from engine.domain.passing import Admitted, Held, Passage
@@ -26,8 +29,8 @@ class LookUps:
     async def ask(self, channel_id: str, passage: Passage, lease: Lease, stream_id: UUID) -> LookupOutcome | Held:
         """What CXone says of the channel, or what holds the request back.
 
-        Raises `LeaseLost` when the lease on the session may have lapsed, and `ServiceError`; the gate has then been told
-        that nothing was asked.
+        Raises `LeaseLost` when the lease on the session may have lapsed, and `ServiceError`, also where a gate holds back
+        the request for a token or the second one after a 401 (`Withheld`); the gate has then been told that nothing was asked.
         """
         if not self._provider.is_ready:
             await self._provider.ready()
@@ -36,13 +39,18 @@ class LookUps:
             return admitted
         try:
             self._leases.check(lease, stream_id)
-            outcome = await self._provider.look_up_channel(channel_id)
+            outcome = await self._provider.look_up_channel(channel_id, partial(self._again, passage))
         except (LeaseLost, ServiceError):
             with suppress(ServiceError):
                 await self._gates.hear(unasked(passage.gate, admitted.at))
             raise
         await self._tell(passage.gate, outcome, admitted)
         return outcome
+
+    async def _again(self, passage: Passage) -> None:
+        admitted = await self._gates.admit(replace(passage, retry=False, slotted=True))
+        if isinstance(admitted, Held):
+            raise Withheld("the channel is not asked for again", passage.gate, admitted)
 
     async def _tell(self, gate: str, outcome: LookupOutcome, admitted: Admitted) -> None:
         """Let the gate hear an answer.

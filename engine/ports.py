@@ -4,7 +4,7 @@ An event is proposed as an `Event` and comes back as a `RecordedEvent`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Protocol
 from uuid import UUID
@@ -235,11 +235,18 @@ class MessagingProvider(Protocol):
         ...
 
     async def ready(self) -> None:
-        """See that a request can be sent now. Raises `CredentialsRefused` or `ServiceUnreachable`."""
+        """See that a request can be sent now.
+
+        Raises `CredentialsRefused`, `Withheld` where the gate that requests for tokens pass holds one back, or
+        `ServiceUnreachable`.
+        """
         ...
 
-    async def look_up_channel(self, channel_id: str) -> LookupOutcome:
-        """Ask what the channel is. Raises `CredentialsRefused` or `ServiceUnreachable` when no token is to be had."""
+    async def look_up_channel(self, channel_id: str, again: Callable[[], Awaitable[None]]) -> LookupOutcome:
+        """Ask what the channel is. `again` is called right before it is asked again with another token.
+
+        Raises what `again` raises, and as `ready` does when no token is to be had.
+        """
         ...
 
     def prepare(self, session: Session) -> PreparedCreation:
@@ -247,12 +254,12 @@ class MessagingProvider(Protocol):
         ...
 
     async def create(
-        self, prepared: PreparedCreation, idempotency_key: str, check: Callable[[], None]
+        self, prepared: PreparedCreation, idempotency_key: str, check: Callable[[], Awaitable[None]]
     ) -> CreationOutcome:
-        """Send it. `check` is called right before each time that it is sent, be it again with another token.
+        """Send it. `check` is called right before each time that it is sent: again only after a 401, with another token.
 
-        Whatever the wire does to it is an outcome. Raises what `check` raises, and `CredentialsRefused` or
-        `ServiceUnreachable` when no token is to be had; CXone has then made nothing.
+        Whatever the wire does to it is an outcome. Raises what `check` raises, and as `ready` does when no token is to be
+        had; CXone has then made nothing.
         """
         ...
 

@@ -7,11 +7,10 @@ from datetime import timedelta
 from itertools import count
 
 from engine.appends import Append, Due, Lease
-from engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
+from engine.domain.commands import Command, Defer, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
-from engine.domain.events import FailureKind
 from engine.domain.lifecycle import Policy, decide, ends_at, next_step
-from engine.domain.outcomes import Created, Failed
+from engine.domain.outcomes import Created
 from engine.domain.passing import Hearing, Passage
 from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.domain.session import Session
@@ -76,29 +75,25 @@ class Recorder:
             await self._append(run, due, passage=passage, hearing=hearing)
             run.held = hold
 
-    async def settle(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+    async def settle(
+        self, run: Run, command: Command, hearing: Hearing | None, *, deferral: Defer | None = None
+    ) -> None:
         """Record what came back, whatever has become of the stream since: an outcome is never dropped for a conflict.
 
+        `deferral` is recorded with it, if what it waits for comes after the time that was chosen for the next try.
         Raises `WrongExpectedVersion` where there was one, and `ServiceError`: it is recorded then once the database is back.
         """
         run.propose(decide(run.state, command, self._policy))
+        if deferral is not None and run.state.retry_at is not None and run.state.retry_at < deferral.held.until:
+            run.propose(decide(run.state, deferral, self._policy))
         try:
             await self.record(run, hold=run.due(self._clock.now(), self._policy) is not None, hearing=hearing)
         except WrongExpectedVersion:
-            await self._settle_late(run, command, hearing)
+            await self.settle_late(run, command, hearing)
             raise
         except ServiceUnreachable:
             self._settle_once_back(run, command, hearing)
             raise
-
-    async def settle_unsent(self, run: Run, attempt: int, hearing: Hearing) -> None:
-        """Record that an attempt that was announced was not sent.
-
-        Only its run knows: untold, the attempt would be in doubt, and maybe a person asked about it. Raises `ServiceError`.
-        """
-        unsent = Failed(kind=FailureKind.UNSENT, status=None, message="the lease had lapsed before CXone could take it")
-        now, jitter = self._clock.now(), self._clock.jitter()
-        await self._settle_late(run, RecordAttempt(attempt=attempt, outcome=unsent, now=now, jitter=jitter), hearing)
 
     async def give_back(self, run: Run) -> None:
         """Record what is left to be recorded and free the session for whoever takes the next step."""
@@ -130,7 +125,8 @@ class Recorder:
         if self._untold:
             await asyncio.wait(self._untold)
 
-    async def _settle_late(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+    async def settle_late(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+        """Record what only this run knows, though others may have taken the session on by now. Raises as `settle` does."""
         try:
             await self._settle_anew(run, command, hearing)
         except ServiceUnreachable:

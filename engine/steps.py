@@ -9,18 +9,17 @@ import asyncio
 import logging
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from typing import assert_never
 
 from msgspec.structs import replace
 
 from engine.appends import HeldBack
 from engine.domain.commands import BeginAttempt, BeginLookup, Defer, Expire, RecordAttempt, RecordDelivery, RecordLookup
-from engine.domain.errors import ServiceError, WrongExpectedVersion
-from engine.domain.events import CreationAttempted, Event, FailureKind
-from engine.domain.hearing import heard, heard_of_webhook, unasked
+from engine.domain.errors import ServiceError, Withheld, WrongExpectedVersion
+from engine.domain.events import CreationAttempted, Event
+from engine.domain.hearing import heard_of_webhook, unasked
 from engine.domain.lifecycle import AttemptCreation, ExpireToken, Policy, Step, SyncWebhook, ValidateChannel, decide
-from engine.domain.outcomes import Delivered, Failed
+from engine.domain.outcomes import CreationOutcome, Delivered
 from engine.domain.passing import Held, Hold, Passage
 from engine.domain.session import Session, Status
 from engine.leases import LeaseLost, Leases
@@ -28,6 +27,7 @@ from engine.lookups import LookUps
 from engine.ports import Clock, Gates, MessagingProvider, WebhookSender
 from engine.recording import Recorder
 from engine.run import Run, StepKinds
+from engine.sending import Sending
 
 logger = logging.getLogger("guestledger")
 
@@ -79,7 +79,10 @@ class Steps:
             self._end(run)
             # Once it is given back, a step that falls due meanwhile is for whoever has claimed it by then.
             while run.held and (step := run.due(self._clock.now(), self._policy)) is not None:
-                await self._take(run, step)
+                try:
+                    await self._take(run, step)
+                except Withheld as back:
+                    self._put_off(run, self._deferral(back.gate, back.held))
             await self._recorder.give_back(run)
         except WrongExpectedVersion:
             # Another worker took the session on, since this one's lease had lapsed, or a person decided. What they recorded
@@ -88,7 +91,7 @@ class Steps:
             return await self._recorder.recorded(run)
         except LeaseLost:
             # Nothing is given back: it lapses any moment, and who is too slow to use a lease must not be back at once.
-            logger.warning("session %s is given up here, nothing was sent: its lease has lapsed", run.state.id)
+            logger.warning("session %s is given up here, and nothing more is sent: its lease has lapsed", run.state.id)
             return await self._recorder.recorded(run)
         except ServiceError:
             await self._recorder.let_go(run, round(SERVICE_DOWN_DELAY_MS * (0.5 + self._clock.jitter())))
@@ -133,23 +136,23 @@ class Steps:
         passage = run.passage(self._provider.creation_gate, AttemptCreation)
         if not await self._announce(run, prepared.sha256, passage):
             return
-        attempt, began_at = run.state.attempts, run.recorded_at
-        assert began_at is not None
-        check = partial(self._leases.check, run.lease, run.state.id)
+        attempt, deferral = run.state.attempts, None
+        sending = Sending(run, passage, self._leases, self._gates)
         try:
-            outcome = await self._provider.create(prepared, str(run.state.id), check)
-            hearing = heard(passage.gate, outcome, began_at)
-        except LeaseLost:
-            await self._recorder.settle_unsent(run, attempt, unasked(passage.gate, began_at))
+            outcome = await self._provider.create(prepared, str(run.state.id), sending.check)
+            hearing = sending.heard(outcome)
+        except LeaseLost as lost:
+            # Only this run knows: untold, the attempt would be in doubt, and maybe a person asked about it.
+            unsent, hearing = sending.not_sent(lost)
+            await self._recorder.settle_late(run, self._came_of(attempt, unsent), hearing)
             raise
         except ServiceError as error:
-            # No token: the API was not asked, or did no more than refuse the one before. Its circuit is not to break for that.
-            outcome = Failed(kind=FailureKind.UNAVAILABLE, status=None, message=str(error))
-            hearing = unasked(passage.gate, began_at)
-        now, jitter = self._clock.now(), self._clock.jitter()
-        await self._recorder.settle(
-            run, RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter), hearing
-        )
+            outcome, hearing = sending.not_sent(error)
+            deferral = self._deferral(error.gate, error.held) if isinstance(error, Withheld) else None
+        await self._recorder.settle(run, self._came_of(attempt, outcome), hearing, deferral=deferral)
+
+    def _came_of(self, attempt: int, outcome: CreationOutcome) -> RecordAttempt:
+        return RecordAttempt(attempt=attempt, outcome=outcome, now=self._clock.now(), jitter=self._clock.jitter())
 
     async def _announce(self, run: Run, request_sha256: str, passage: Passage) -> bool:
         """Record that the attempt is about to be made; False where it is not to be made now."""
@@ -236,11 +239,17 @@ class Steps:
 
     def _defer(self, run: Run, passage: Passage, held: Held) -> None:
         """Take it as happened that the request has to wait: the run then has nothing due, and gives the session back."""
-        now, jitter = self._clock.now(), self._clock.jitter()
         # Where others only come first, a claimed session just goes back among them: the next claim comes with a slot.
-        if run.claim is None or held.by is not Hold.PACE:
-            run.propose(decide(run.state, Defer(gate=passage.gate, held=held, now=now, jitter=jitter), self._policy))
+        by_turns = run.claim is not None and held.by is Hold.PACE
+        self._put_off(run, None if by_turns else self._deferral(passage.gate, held))
+
+    def _put_off(self, run: Run, deferral: Defer | None) -> None:
+        if deferral is not None:
+            run.propose(decide(run.state, deferral, self._policy))
         run.kinds = frozenset()  # whatever this machine's clock says: a gate goes by the database's
+
+    def _deferral(self, gate: str, held: Held) -> Defer:
+        return Defer(gate=gate, held=held, now=self._clock.now(), jitter=self._clock.jitter())
 
 
 def _is_announced(decided: list[Event]) -> bool:

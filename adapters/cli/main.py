@@ -22,7 +22,7 @@ from adapters.cli.opening import Opening, count_lines, numbered_lines
 from adapters.cli.running import fail, run, say
 from adapters.settings import Settings
 from adapters.wiring import connect
-from engine.domain.errors import ServiceError
+from engine.domain.errors import ServiceError, Withheld
 from engine.ledger import Ledger
 
 app = typer.Typer(
@@ -96,7 +96,8 @@ async def _work(*, until_idle: bool) -> None:
     settings = Settings.from_env()
     settings.require_cxone()
     async with connect(settings, scheduler=False) as ledger:
-        await ledger.check()
+        with suppress(Withheld):  # CXone is there, and wants to be left in peace: that is what a worker waits for
+            await ledger.check()
         await (
             ledger.unfinished()
         )  # who may not even see the work is told so here, and not over and over by the scheduler

@@ -3,39 +3,40 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from urllib.parse import urlencode
 
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exception, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 from yarl import URL
 
 from adapters.cxone.answers import WIRE_ERRORS, Answer, TokenAnswer, answer_decoder, cause
 from adapters.cxone.flight import SingleFlight
 from adapters.cxone.wire import Wire
-from engine.domain.errors import CredentialsRefused, ServiceUnreachable
+from engine.domain.errors import CredentialsRefused, ServiceError, ServiceUnreachable, Withheld
+from engine.domain.hearing import told
+from engine.domain.passing import Answered, Hearing, Held, Passage
 from engine.domain.retry import read_retry_after
+from engine.ports import Gates
 
 TRIES = 3
 LONGEST_WAIT_S = 2.0
-"""A token endpoint that asks for a longer wait gets it from the scheduler, not from a caller held up here."""
+"""A longer wait than this at the gate is the scheduler's business, not that of a caller held up here."""
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 class _TryAgain(ServiceUnreachable):
-    """No token this time, but perhaps the next, `wait_s` seconds from now at the earliest."""
-
-    def __init__(self, message: str, wait_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
-
-
-def _asked_wait_s(error: BaseException) -> float:
-    return error.wait_s if isinstance(error, _TryAgain) else 0.0
+    """No token this time, but perhaps the next."""
 
 
 class TokenSource:
-    """The one place that holds the client secret and the token."""
+    """The one place that holds the client secret and the token.
+
+    Each request for a token passes `gate`, which is asked before it and told of the answer: so a 429 is kept by every process.
+    What is told there is only whether the endpoint throttles, and so the gate is never broken by failures: whoever
+    needs a token and gets none rests by itself, and a worker is to learn soon that CXone cannot be reached.
+    """
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class TokenSource:
         url: URL,
         client_id: str,
         client_secret: str,
+        gates: Gates,
         now: Callable[[], datetime],
     ) -> None:
         profile = wire.profile
@@ -53,11 +55,13 @@ class TokenSource:
         self._url = url
         self._form = urlencode(form).encode()
         self._profile = profile
+        self._passage = Passage(gate=f"{url.authority} {profile.token_quota}", retry=False, slotted=False)
+        self._gates = gates
+        self._untold: Hearing | None = None
         self._now = now
         self._decoder = answer_decoder(TokenAnswer, profile.token_fields)
         self._flight: SingleFlight[str] = SingleFlight()
         self._token = ""
-        self._not_before = 0.0  # on the monotonic clock: what the endpoint's last 429 asked for
         self._good_until = 0.0  # on the monotonic clock: no change of the wall clock makes a token older or younger
 
     @property
@@ -69,12 +73,10 @@ class TokenSource:
         """A token that is good to use: the one kept, else a new one.
 
         However many ask at once, one request goes out, and whoever stops waiting does not stop it for the rest.
-        Raises `CredentialsRefused` or `ServiceUnreachable`.
+        Raises `CredentialsRefused`, `Withheld` or `ServiceUnreachable`.
         """
         if self.is_fresh:
             return self._token
-        if (wait_s := self._not_before - time.monotonic()) > LONGEST_WAIT_S:
-            raise ServiceUnreachable(f"no access token from {self._url}: throttled; try again in {wait_s:.0f} s")
         return await self._flight.run("token", self._fetch_with_retries)
 
     def invalidate(self, token: str) -> None:
@@ -90,23 +92,51 @@ class TokenSource:
         backoff_s = self._profile.token_backoff_ms / 1_000
         retrying = AsyncRetrying(
             stop=stop_after_attempt(TRIES),
-            wait=wait_exponential_jitter(multiplier=backoff_s, jitter=backoff_s) + wait_exception(_asked_wait_s),
+            wait=wait_exponential_jitter(multiplier=backoff_s, jitter=backoff_s),
             retry=retry_if_exception_type(_TryAgain),
             reraise=True,
         )
         return await retrying(self._fetch)
 
     async def _fetch(self) -> str:
-        # Whoever comes anew while little is left of a wait that the endpoint asked for waits that out here.
-        await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
+        await self._tell()
+        began_at = await self._let_through()
         asked_at = time.monotonic()
-        token = self._read(await self._ask())
+        answer = await self._ask()
+        self._untold = self._heard(answer, began_at)
+        with suppress(ServiceError):  # then it is told before the next request, at the latest
+            await self._tell()
+        token = self._read(answer)
         # Ahead of the end by 60 s, but never by more than half the lifetime: a token that lives for less than a
         # minute would otherwise count as stale from the first, and every call would fetch another.
         early_s = min(self._profile.token_early_ms / 1_000, token.expires_in / 2)
         self._good_until = asked_at + token.expires_in - early_s
         self._token = token.access_token
         return token.access_token
+
+    async def _let_through(self) -> datetime:
+        """When the request for a token that is now to be made begins, by the database's clock. Raises `Withheld`."""
+        waits = 0
+        while isinstance(admitted := await self._gates.admit(self._passage), Held):
+            wait_s = (admitted.until - self._now()).total_seconds()
+            if wait_s > LONGEST_WAIT_S or waits == TRIES:
+                raise Withheld(f"no access token from {self._url}", self._passage.gate, admitted)
+            await asyncio.sleep(max(0.0, wait_s))
+            waits += 1
+        return admitted.at
+
+    def _heard(self, answer: Answer, began_at: datetime) -> Hearing:
+        asked = read_retry_after(answer.retry_after, answer.date, self._now())
+        if answer.status == 429:
+            return told(self._passage.gate, Answered.THROTTLED, began_at, asked, answer.drained)
+        heeded = asked if answer.status >= 500 and asked.given is not None else None
+        return told(self._passage.gate, Answered.WELL, began_at, heeded, answer.drained)
+
+    async def _tell(self) -> None:
+        """Let the gate hear the last answer, if it has not yet."""
+        if self._untold is not None:
+            await self._gates.hear(self._untold)
+            self._untold = None
 
     async def _ask(self) -> Answer:
         try:
@@ -124,18 +154,12 @@ class TokenSource:
                 "check GUESTLEDGER_CXONE_CLIENT_ID and GUESTLEDGER_CXONE_CLIENT_SECRET"
             )
         if status == 429:
-            raise self._throttled(answer)
+            raise _TryAgain(f"no access token from {self._url}: throttled (HTTP 429)")
         if status >= 500:
             raise _TryAgain(f"no access token from {self._url}: CXone is failing (HTTP {status}); try again later")
         if not answer.ok:
             raise ServiceUnreachable(f"no access token from {self._url}: HTTP {status}; check GUESTLEDGER_CXONE_URL")
         return self._decode(answer)
-
-    def _throttled(self, answer: Answer) -> ServiceUnreachable:
-        wait_s = read_retry_after(answer.retry_after, answer.date, self._now()).ms / 1_000
-        self._not_before = time.monotonic() + wait_s
-        message = f"no access token from {self._url}: throttled (HTTP 429); try again in {wait_s:g} s"
-        return _TryAgain(message, wait_s) if wait_s <= LONGEST_WAIT_S else ServiceUnreachable(message)
 
     def _decode(self, answer: Answer) -> TokenAnswer:
         try:

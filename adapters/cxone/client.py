@@ -1,7 +1,7 @@
 """CXone as the engine sees it: channels and sessions over HTTP."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from types import TracebackType
@@ -30,9 +30,16 @@ from adapters.cxone.profile import Profile
 from adapters.cxone.wire import Wire
 from engine.domain.creation import PROTOCOL
 from engine.domain.events import FailureKind
-from engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome
+from engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome, Throttled
+from engine.domain.quota import Drained
 from engine.domain.session import Session
-from engine.ports import PreparedCreation
+from engine.ports import Gates, PreparedCreation
+
+Check = Callable[[], Awaitable[None]]
+
+
+async def _unchecked() -> None: ...
+
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError)
 
@@ -40,7 +47,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, Recursion
 class CXoneClient:
     """A `MessagingProvider` that speaks to CXone. Use it as an async context manager, once.
 
-    `url` is the API's root (`https://host[:port][/prefix]`); `now` gives the time in UTC; `connections` is the most
+    `url` is the API's root (`https://host[:port][/prefix]`); requests for a token pass one of the `gates`; `now` gives the time in UTC; `connections` is the most
     that are open at once. Raises `ValueError` when `url` is not such a root.
     """
 
@@ -50,6 +57,7 @@ class CXoneClient:
         url: str,
         client_id: str,
         client_secret: str,
+        gates: Gates,
         profile: Profile | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         connections: int = 256,
@@ -60,6 +68,7 @@ class CXoneClient:
         self._creation_gate = f"{host} {profile.session_quota}"
         self._lookup_gate = f"{host} {profile.channel_quota}"
         self._credentials = (client_id, client_secret)
+        self._gates = gates
         self._now = now
         self._connections = connections
         self._sessions_url = URL(self._root + profile.session_path, encoded=True)
@@ -81,7 +90,7 @@ class CXoneClient:
     async def __aenter__(self) -> Self:
         self._wire = Wire(self.profile, self._connections)
         token_url = URL(self._root + self.profile.token_path, encoded=True)
-        self._tokens = TokenSource(self._wire, token_url, *self._credentials, self._now)
+        self._tokens = TokenSource(self._wire, token_url, *self._credentials, self._gates, self._now)
         return self
 
     async def __aexit__(
@@ -118,40 +127,37 @@ class CXoneClient:
         return self._tokens.is_fresh
 
     async def ready(self) -> None:
-        """See that a token is at hand. Raises `CredentialsRefused` or `ServiceUnreachable`."""
+        """See that a token is at hand. Raises `CredentialsRefused`, `Withheld` or `ServiceUnreachable`."""
         await self._tokens.token()
 
-    async def look_up_channel(self, channel_id: str) -> LookupOutcome:
+    async def look_up_channel(self, channel_id: str, again: Check = _unchecked) -> LookupOutcome:
         """Ask CXone what the channel is; those who ask for the same one at once share the answer.
 
-        Only a usable channel is remembered. Raises `CredentialsRefused` or `ServiceUnreachable` when no token is to be had.
-        Nobody's lease is looked at before it is asked again after a 401: those who share it have one each, and it changes
-        nothing there.
+        Only a usable channel is remembered. `again`, of whoever asked first, is called right before it is asked again after
+        a 401. Raises what that raises, and `CredentialsRefused`, `Withheld` or `ServiceUnreachable` when no token is to be had.
+        Nobody's lease is to be looked at there: those who share it have one each, and it changes nothing at CXone.
         """
-        return await self._lookups.run(channel_id, lambda: self._look_up(channel_id))
+        return await self._lookups.run(channel_id, lambda: self._look_up(channel_id, again))
 
     def prepare(self, session: Session) -> PreparedCreation:
         """The creation request for the next attempt of `session`. Pure."""
         body = creation_body(session)
         return PreparedCreation(body=body, sha256=sha256(body).hexdigest())
 
-    async def create(
-        self, prepared: PreparedCreation, idempotency_key: str, check: Callable[[], None]
-    ) -> CreationOutcome:
+    async def create(self, prepared: PreparedCreation, idempotency_key: str, check: Check) -> CreationOutcome:
         """Send it. `check` is called right before each time that it is sent, be it again after a 401.
 
-        Whatever the wire does to it is an outcome. Raises what `check` raises, and `CredentialsRefused` or
+        Whatever the wire does to it is an outcome. Raises what `check` raises, and `CredentialsRefused`, `Withheld` or
         `ServiceUnreachable` when no token is to be had, be it before the first time or after a 401: either way CXone has
         made nothing.
         """
         began = time.perf_counter()
         headers = {"Content-Type": "application/json", self.profile.idempotency_header: idempotency_key}
-        try:
-            answer, token = await self._authorized("POST", self._sessions_url, headers, prepared.body, check)
-        except WIRE_ERRORS as error:
-            return no_answer(error, self._creation, self.profile)
-        if not answer.ok:
-            return failure(answer, self._creation, self.profile, token, self._now())
+        answer = await self._asked(
+            self._creation, "POST", self._sessions_url, headers, prepared.body, check=check, again=check
+        )
+        if not isinstance(answer, Answer):
+            return answer
         return self._created(answer, round((time.perf_counter() - began) * 1_000))
 
     def _created(self, answer: Answer, latency_ms: int) -> Created | Failed:
@@ -169,19 +175,16 @@ class CXoneClient:
             drained=answer.drained,
         )
 
-    async def _look_up(self, channel_id: str) -> LookupOutcome:
+    async def _look_up(self, channel_id: str, again: Check) -> LookupOutcome:
         if channel_id in {".", ".."}:
             # Dots are never percent-encoded (RFC 3986, section 2.3): these two would climb to another path.
             return Failed(
                 kind=FailureKind.REJECTED, status=None, message=f"{channel_id!r} is no channel id: check the id"
             )
         path = self.profile.channel_path.replace("{channel_id}", quote(channel_id, safe=""))
-        try:
-            answer, token = await self._authorized("GET", URL(self._root + path, encoded=True), {}, None)
-        except WIRE_ERRORS as error:
-            return no_answer(error, self._lookup, self.profile)
-        if not answer.ok:
-            return failure(answer, self._lookup, self.profile, token, self._now())
+        answer = await self._asked(self._lookup, "GET", URL(self._root + path, encoded=True), {}, None, again=again)
+        if not isinstance(answer, Answer):
+            return answer
         try:
             found = self._channel_decoder.decode(answer.body or b"")
         except _UNREADABLE as error:
@@ -196,31 +199,46 @@ class CXoneClient:
             good_until = time.monotonic() + self.profile.channel_ttl_ms / 1_000
             self._known[channel.id] = (replace(channel, cached=True), good_until)
 
-    async def _authorized(
+    async def _asked(
         self,
+        purpose: Purpose,
         method: str,
         url: URL,
         headers: dict[str, str],
         body: bytes | None,
-        check: Callable[[], None] = lambda: None,
-    ) -> tuple[Answer, str]:
-        """The answer and the token it was got with. A 401 is replayed once, with a fresh token; the second one stands.
+        *,
+        check: Check = _unchecked,
+        again: Check,
+    ) -> Answer | Throttled | Failed:
+        """The answer where it is a success, else what it means. A 401 is replayed once, with a fresh token; the second one stands.
 
-        No gate is asked anew for that replay: the server has refused the first request, so what is sent is still this
-        attempt's only one. To fetch the token may take long, so `check` is called when there is one.
+        To fetch a token may take long, so `check` and, for the replay, `again` are called when there is one. An API that
+        with its 401 wants to be left in peace gets no replay.
         """
 
-        async def send() -> tuple[Answer, str]:
+        async def send(check: Check) -> tuple[Answer, str]:
             token = await self._tokens.token()
-            check()
+            await check()
             authorized = {**headers, "Authorization": f"Bearer {token}"}
             return await self._wire.send(method, url, authorized, body), token
 
-        answer, token = await send()
-        if answer.status == 401:
-            self._tokens.invalidate(token)
-            answer, token = await send()
-        return answer, token
+        try:
+            answer, token = await send(check)
+            if answer.status == 401:
+                self._tokens.invalidate(token)
+                if answer.drained is not None:
+                    return _left_in_peace(purpose, answer.drained)
+                answer, token = await send(again)
+        except WIRE_ERRORS as error:
+            return no_answer(error, purpose, self.profile)
+        return answer if answer.ok else failure(answer, purpose, self.profile, token, self._now())
+
+
+def _left_in_peace(purpose: Purpose, drained: Drained) -> Failed:
+    message = (
+        f"CXone refused the token of the {purpose.name} (HTTP 401), which is not sent again at once: {drained.why}"
+    )
+    return Failed(kind=FailureKind.UNAVAILABLE, status=401, message=message, drained=drained)
 
 
 def _api_root(url: str) -> str:

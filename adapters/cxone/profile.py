@@ -50,6 +50,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     session_quota: str = "sessions"
     channel_quota: str = "channels"
+    token_quota: str = "token"
     """What limits are shared by, at one host: requests of one quota are throttled together. The same word makes it one."""
 
     idempotency_header: str = "Idempotency-Key"

@@ -56,6 +56,8 @@ class SimulatedApi:
             return _error(400, "unsupported_grant_type")
         if (form.get("client_id"), form.get("client_secret")) != self._client:
             return _error(401, "invalid_client")
+        if self._is_among_first("token throttle", "", self.knobs.token_throttle_times):
+            return self._throttled()
         if self._is_among_first("token", "", self.knobs.token_errors):
             return _error(503, "the token endpoint is down")
         token = f"eyJ{secrets.token_urlsafe(24)}"

@@ -43,8 +43,10 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How long every look-up and creation takes."""
 
     token_lifetime_s: float = 3_600.0
+    token_throttle_times: int = 0
+    """So many token requests are throttled first, counted from the start."""
     token_errors: int = 0
-    """So many token requests are answered 503 first, counted from the start."""
+    """So many token requests, after the throttled ones, are answered 503."""
     refuse_tokens: bool = False
     """Every token is answered with 401, however fresh."""
     missing_scopes: frozenset[str] = frozenset()

@@ -5,6 +5,8 @@ from datetime import date
 from traceback import walk_tb
 from uuid import UUID
 
+from engine.domain.passing import Held
+
 
 class GuestledgerError(Exception):
     """Anything this engine raises on purpose."""
@@ -163,6 +165,19 @@ class ServiceError(GuestledgerError):
 
 class ServiceUnreachable(ServiceError):
     """CXone or the database does not answer, or answers only with faults."""
+
+
+class Withheld(ServiceUnreachable):
+    """A request to CXone may not be made now: `gate` holds it back, as `held` says. `what` is lacking for that, in words."""
+
+    def __init__(self, what: str, gate: str, held: Held) -> None:
+        super().__init__(what, gate, held)
+        self.what = what
+        self.gate = gate
+        self.held = held
+
+    def __str__(self) -> str:
+        return f"{self.what}: gate {self.gate!r} holds it back until {self.held.until:%Y-%m-%dT%H:%M:%SZ}: {self.held.reason}"
 
 
 class CredentialsRefused(ServiceError):

@@ -5,17 +5,25 @@ from typing import assert_never
 
 from engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
 from engine.domain.passing import Answered, Hearing
+from engine.domain.quota import Drained
+from engine.domain.retry import RetryAfter
 
 
 def heard(gate: str, outcome: Channel | Created | Throttled | Failed, began_at: datetime) -> Hearing:
     """What the answer to a request to CXone tells. `began_at` is when it was about to be made, by the database's clock."""
-    drained = outcome.drained
     asked = outcome.retry_after if isinstance(outcome, Throttled | Failed) else None
+    return told(gate, _answered(outcome), began_at, asked, outcome.drained)
+
+
+def told(
+    gate: str, answered: Answered, began_at: datetime, asked: RetryAfter | None, drained: Drained | None
+) -> Hearing:
+    """What an answer tells with which the server `asked` to be left in peace, or that said that a quota is `drained`."""
     # The first of two that are as long.
     longest = max((one for one in (asked, drained) if one), key=lambda one: one.ms, default=None)
     return Hearing(
         gate=gate,
-        answered=_answered(outcome),
+        answered=answered,
         began_at=began_at,
         closed_ms=(longest.ms or None) if longest else None,  # who asks for no wait closes nothing
         why=longest.why if longest else "",
@@ -27,6 +35,8 @@ def _answered(outcome: Channel | Created | Throttled | Failed) -> Answered:
     match outcome:
         case Throttled():
             return Answered.THROTTLED
+        case Failed(status=401):
+            return Answered.WELL  # the token was not to its liking, and it said so at once: that is no fault of the API
         case Failed() if not outcome.kind.is_final:
             return Answered.FAILED
         case Failed(status=None):

@@ -67,14 +67,16 @@ class ProviderInMemory:
     async def ready(self) -> None:
         """It is."""
 
-    async def look_up_channel(self, _channel_id: str) -> Channel:
+    async def look_up_channel(self, _channel_id: str, _again: Callable[[], Awaitable[None]]) -> Channel:
         return channel()
 
     def prepare(self, _session: Session) -> PreparedCreation:
         return PREPARED
 
-    async def create(self, _prepared: PreparedCreation, idempotency_key: str, check: Callable[[], None]) -> Created:
-        check()
+    async def create(
+        self, _prepared: PreparedCreation, idempotency_key: str, check: Callable[[], Awaitable[None]]
+    ) -> Created:
+        await check()
         return created(idempotency_key, _clock.now() + AN_HOUR)
 
 

@@ -17,6 +17,8 @@ from adapters.cxone import CXoneClient, Profile
 from adapters.simulator import Simulator
 from engine.domain.consent import Consent
 from engine.domain.events import Guest
+from engine.domain.gate import Gate, admit, hear
+from engine.domain.passing import Admitted, GatePolicy, Hearing, Held, Passage
 from engine.domain.session import Session, Status
 
 FINGERPRINT = "5d41402abc4b2a76b9719d911017c592ae1f0b1d5d41402abc4b2a76b9719d91"
@@ -56,6 +58,25 @@ def pending_session(**changes) -> Session:
     return replace(session, **changes)
 
 
+class GatesInMemory:
+    """The gates of one process, by its own clock."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Gate] = {}
+        self.asked: list[Passage] = []
+        self.policy = GatePolicy(least_closed_ms=0)
+
+    async def admit(self, passage: Passage) -> Admitted | Held:
+        now = datetime.now(UTC)
+        self.asked.append(passage)
+        self.known[passage.gate], held = admit(self.known.get(passage.gate, Gate()), passage, now, self.policy)
+        return held or Admitted(at=now, probes=False)
+
+    async def hear(self, hearing: Hearing) -> None:
+        known = self.known.get(hearing.gate, Gate())
+        self.known[hearing.gate] = hear(known, hearing, datetime.now(UTC), self.policy)
+
+
 @pytest.fixture
 def session() -> Session:
     return pending_session()
@@ -81,6 +102,7 @@ def client_of():
             "url": server.url,
             "client_id": getattr(server, "client_id", "client-of-a-raw-server"),
             "client_secret": getattr(server, "client_secret", "secret-of-a-raw-server"),
+            "gates": GatesInMemory(),
         }
         return CXoneClient(**(given | changes), profile=profile)
 

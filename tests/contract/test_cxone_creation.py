@@ -23,7 +23,10 @@ CREATED = (
 )
 
 
-async def create(client, session, key=KEY, check=lambda: None):
+async def nothing() -> None: ...
+
+
+async def create(client, session, key=KEY, check=nothing):
     return await client.create(client.prepare(session), key, check)
 
 
@@ -173,7 +176,7 @@ async def test_a_refresh_that_fails_after_a_401_is_no_outcome_of_the_creation_wh
 async def test_a_creation_is_checked_each_time_that_it_is_sent_when_there_is_a_token(
     simulator, client_of, session, at_hand
 ):
-    def check():
+    async def check():
         seen.append((simulator.counts["token 200"], simulator.counts["session 401"]))
 
     seen = []

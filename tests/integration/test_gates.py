@@ -46,6 +46,9 @@ async def two(new_ledger: Any, policy: Policy, **given: Any) -> AsyncIterator[tu
             yield one, other
 
 
+async def unchecked() -> None: ...
+
+
 async def all_done(*ledgers: Ledger) -> None:
     await asyncio.gather(*(ledger.scheduler.run_until_idle() for ledger in ledgers))
 
@@ -328,15 +331,15 @@ async def test_a_look_up_that_many_share_fails_once_however_many_wait_for_it(
         provider, all_wait = ledger._provider, asyncio.Barrier(21)
         ask, answer = provider.look_up_channel, provider._look_up
 
-        async def look_up_channel(channel_id: str) -> Any:
+        async def look_up_channel(channel_id: str, again: Any) -> Any:
             waiting = asyncio.create_task(all_wait.wait())
-            outcome = await ask(channel_id)
+            outcome = await ask(channel_id, again)
             await waiting
             return outcome
 
-        async def look_up(channel_id: str) -> Any:
+        async def look_up(channel_id: str, again: Any) -> Any:
             await all_wait.wait()
-            return await answer(channel_id)
+            return await answer(channel_id, again)
 
         monkeypatch.setattr(provider, "look_up_channel", look_up_channel)
         monkeypatch.setattr(provider, "_look_up", look_up)
@@ -353,18 +356,19 @@ async def test_of_those_who_share_an_answer_another_tells_it_where_the_first_is_
 ) -> None:
     simulator.knobs = Knobs(channel_throttle_times=1, retry_after_s=600)
     async with new_ledger(policy=policy()) as ledger:
+        await ledger.check()  # a token's request is told to a gate of its own
         provider, all_ask, told = ledger._provider, asyncio.Barrier(4), []
         ask, answer, hear = provider.look_up_channel, provider._look_up, ledger._gates.hear
 
-        async def look_up_channel(channel_id: str) -> Any:
+        async def look_up_channel(channel_id: str, again: Any) -> Any:
             waiting = asyncio.create_task(all_ask.wait())
-            outcome = await ask(channel_id)
+            outcome = await ask(channel_id, again)
             await waiting
             return outcome
 
-        async def look_up(channel_id: str) -> Any:
+        async def look_up(channel_id: str, again: Any) -> Any:
             await all_ask.wait()
-            return await answer(channel_id)
+            return await answer(channel_id, again)
 
         async def hear_but_first(hearing: Any) -> None:
             told.append(hearing)
@@ -389,13 +393,14 @@ async def test_who_joins_another_in_a_look_up_gives_its_own_probe_back(
 ) -> None:
     patient = GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1, probe_ms=86_400_000)
     async with new_ledger(policy=policy(patient)) as ledger:
+        await ledger.check()
         provider, asked, goes_on = ledger._provider, asyncio.Event(), asyncio.Event()
         answer, admit, joined = provider._look_up, ledger._gates.admit, asyncio.Event()
 
-        async def look_up(channel_id: str) -> Any:
+        async def look_up(channel_id: str, again: Any) -> Any:
             asked.set()
             await goes_on.wait()
-            return await answer(channel_id)
+            return await answer(channel_id, again)
 
         async def admit_and_say_so(passage: Passage) -> Any:
             admitted = await admit(passage)
@@ -534,7 +539,7 @@ async def test_each_call_that_may_be_in_flight_has_a_connection_and_so_has_the_r
         prepared = provider.prepare(await ledger.accept(request()))
         await provider.ready()
         simulator.knobs = Knobs(slow_ms=LONG * 1_000)
-        creations = [asyncio.create_task(provider.create(prepared, str(n), lambda: None)) for n in range(257)]
+        creations = [asyncio.create_task(provider.create(prepared, str(n), unchecked)) for n in range(257)]
         while simulator.counts["session 201"] < len(creations):
             assert not any(creation.done() for creation in creations)
             await asyncio.sleep(0.01)
@@ -555,6 +560,7 @@ async def test_a_look_up_is_let_through_only_when_the_process_has_a_place_for_it
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy(GatePolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
+        await ledger.check()
         admit, admitted, places = ledger._gates.admit, [], ledger._steps._calls
 
         async def admit_and_say_so(passage: Passage) -> Any:

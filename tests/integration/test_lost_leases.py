@@ -129,7 +129,9 @@ async def test_a_worker_that_stood_still_between_a_401_and_its_replay_sends_noth
     assert str(given_up.id) not in simulator.sessions_by_key
     failed = (await ledger.history(given_up.id))[-1].event
     assert isinstance(failed, CreationFailed)
-    assert (failed.attempt, failed.kind) == (1, FailureKind.UNSENT)
+    assert (failed.attempt, failed.kind, failed.status) == (1, FailureKind.UNAVAILABLE, 401)
+    lapsed = "it was not sent again: the lease had lapsed before it could be sent"
+    assert failed.message == f"CXone refused its token (HTTP 401), and {lapsed}"
     assert (given_up.status, given_up.attempts, given_up.in_doubt) == (Status.PENDING, 1, ())
 
 

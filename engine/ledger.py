@@ -135,7 +135,11 @@ class Ledger:
         return session
 
     async def check(self) -> None:
-        """See that CXone can be used now. Raises `CredentialsRefused` or `ServiceUnreachable`."""
+        """See that CXone can be used now.
+
+        Raises `CredentialsRefused` or `ServiceUnreachable`; that is `Withheld` where only a gate holds back the request for a
+        token, for a time.
+        """
         await self._provider.ready()
 
     async def unfinished(self) -> int:

@@ -37,3 +37,18 @@ async def test_a_gate_that_nothing_is_known_against_is_said_to_be_so(database_ur
 
     assert opened.code == 2
     assert "guestledger gates" in opened.err
+
+
+async def test_a_worker_that_starts_while_no_token_may_be_asked_for_waits_until_one_may(database_url: str):
+    async with Simulator(Knobs(token_throttle_times=1, retry_after_s=6)) as simulator:
+        env = environment(database_url, simulator)
+        opened = await run("open", "-", "--no-wait", env=env, stdin=guests.as_lines([guests.guest(1)]))
+        assert [answer["status"] for answer in opened.out] == ["pending"]
+        assert simulator.counts == {"token 429": 1}
+
+        worked = await run("worker", "--until-idle", env=env)
+
+        assert worked.code == 0, worked.err
+        first, second = (sent.time for sent in simulator.requests if sent.path == "/oauth/token")
+        assert second >= first + 6
+        assert simulator.counts["session 201"] == 1

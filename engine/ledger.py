@@ -97,7 +97,8 @@ class Ledger:
 
         Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` when the request's key was used for
         another request, and `ServiceError` when CXone or the database cannot be used: its `accepted` names the session,
-        which stays pending, if it came to one.
+        which stays pending, if it came to one. Besides, as any `GuestledgerError`: `MonthDetached` or `UnknownEvent` when the
+        key's session cannot be read now, and `EventTooLarge` when the request is more than the log can keep.
         """
         return await self._open(request, TOWARDS_CREATION, correlation_id)
 

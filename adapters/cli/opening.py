@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from uuid import UUID
 
 from adapters.cli.show import progress
-from engine.domain.errors import InvalidRequest, ServiceError
+from engine.domain.errors import GuestledgerError, InvalidRequest, ServiceError
 from engine.domain.request import GuestRequest, parse_request
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
@@ -39,7 +39,7 @@ class Opening:
         tokens: bool = False,
         answered: Callable[[], None] = lambda: None,
     ) -> None:
-        self.trouble: ServiceError | None = None
+        self.trouble: GuestledgerError | None = None
         self.short = 0
         self._ledger = ledger
         self._places = asyncio.Semaphore(concurrency)
@@ -96,6 +96,8 @@ class Opening:
         except ServiceError as error:
             self.trouble = self.trouble or error
             answer = {"line": number, "error": {"field": "", "reason": f"may not have been accepted: {error}"}}
+        except GuestledgerError as error:
+            answer = {"line": number, "error": {"field": "", "reason": str(error)}}
         else:
             answer = {"line": number, **self._told(session)}
         self.short += answer.get("status") != Status.ACTIVE
@@ -134,7 +136,7 @@ class Opening:
                 wanted = SessionFilter(ids=tuple(self._waiting), statuses=_SETTLED)
                 try:
                     done = [row.id async for row in self._ledger.sessions(wanted)]
-                except ServiceError as error:
+                except GuestledgerError as error:
                     self.trouble = error
                     continue
             else:

@@ -1,0 +1,51 @@
+"""`guestledger open`, from within: what becomes of lines that the ledger itself cannot answer."""
+
+from datetime import UTC, date, datetime
+from io import BytesIO
+from typing import Any
+
+import msgspec
+import pytest
+
+from adapters.cli.opening import Answer, Opening, numbered_lines
+from adapters.settings import Settings
+from adapters.wiring import open_archive
+from engine.domain.request import parse_request
+from engine.domain.session import Session
+from engine.ledger import Ledger
+from tests import logs
+from tests.e2e import guests
+from tests.integration.test_unknown_events import newer_release_writes
+from tests.postgres import as_administrator
+
+PERSON = guests.guest(1)
+
+
+async def opened(ledger: Ledger, request: guests.Request) -> Session:
+    return await ledger.open_session(parse_request(msgspec.json.encode(request)))
+
+
+async def test_a_key_whose_session_cannot_be_read_is_answered_in_its_place_and_the_lines_after_it_go_on(
+    database_url: str, ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [PERSON | {"idempotencyKey": key} for key in ("detached", "newer", "fresh")]
+    monkeypatch.setattr(ledger._clock, "new_id", lambda: logs.new_stream(datetime(2024, 3, 31, tzinfo=UTC)))
+    old = await opened(ledger, requests[0])
+    monkeypatch.undo()
+    newer = await opened(ledger, requests[1])
+    await ledger.catch_up()
+    await sql("DELETE FROM due_work")
+    async with open_archive(Settings(migration_url=as_administrator(database_url), allow_owner=True)) as archive:
+        await archive.settle()
+        await archive.detach(date(2024, 3, 1))
+    await newer_release_writes(database_url, newer.id)
+    answers: list[Answer] = []
+
+    opening = Opening(ledger, concurrency=1, wait=True)
+    await opening.run(numbered_lines(BytesIO(guests.as_lines(requests))), answers.append)
+
+    assert [answer["line"] for answer in answers] == [1, 2, 3]
+    assert f"session {old.id} began in 2024-03, a month that is detached" in answers[0]["error"]["reason"]
+    assert "upgrade guestledger here" in answers[1]["error"]["reason"]
+    assert answers[2]["status"] == "active"
+    assert (opening.short, opening.trouble) == (2, None)

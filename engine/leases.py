@@ -18,6 +18,7 @@ from engine.domain.errors import ServiceError
 from engine.ports import DueWork
 
 logger = logging.getLogger("guestledger")
+waiting = logging.getLogger("guestledger.waiting")
 
 # A database that is away must not hold up an end.
 _GIVE_BACK_SECONDS = 2.0
@@ -114,7 +115,7 @@ class Leases:
                     for stream_id in await self._due_work.heartbeat(lease, stream_ids):
                         self.renewed(lease, stream_id, asked_at)
             except ServiceError as error:
-                logger.warning("leases could not be renewed, others may take these sessions on: %s", error)
+                waiting.warning("leases could not be renewed, others may take these sessions on: %s", error)
             except Exception:
                 # Whatever it is, the next beat may get through; no beat ever would if this ended here.
                 logger.exception("leases could not be renewed, others may take these sessions on")

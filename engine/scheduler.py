@@ -22,6 +22,8 @@ from engine.watch import Watch, wait_for_any
 from engine.work import Claim
 
 logger = logging.getLogger("guestledger")
+# Of a service that has to be waited for. Apart, for a command that tells of that in its own words, and of nothing else.
+waiting = logging.getLogger("guestledger.waiting")
 
 # While work is in flight, free places are filled again at most this often: claims then come in batches. Where the last claim
 # found less than there were places for, there is less hurry.
@@ -205,7 +207,7 @@ class Scheduler:
     def _has_to_wait(self, error: ServiceError) -> None:
         # Told once, not once a session and try, until something has gone well again.
         if str(error) != str(self.trouble):
-            logger.warning("the scheduler has to wait: %s", error)
+            waiting.warning("the scheduler has to wait: %s", error)
         self.trouble = error
 
     async def _woken(self, event: asyncio.Event, rest_ms: int = 0) -> None:

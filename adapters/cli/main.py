@@ -61,7 +61,7 @@ async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) ->
     settings = Settings.from_env()
     settings.require_cxone()
     # A service that cannot be used is told of in one line, at the end, and not as it is met by the scheduler besides.
-    logging.getLogger("guestledger").setLevel(logging.ERROR)
+    logging.getLogger("guestledger.waiting").setLevel(logging.ERROR)
     async with connect(settings) as ledger:
         with show.progress(count_lines(source), "opening") as bar:
             answered = partial(bar.advance, bar.task_ids[0])

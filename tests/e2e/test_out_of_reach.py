@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from adapters.simulator import Knobs, Simulator
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
-from tests.e2e.command import LIMIT_S, assert_one_line, ended, environment, run, started
+from tests.e2e.command import LIMIT_S, Result, assert_one_line, ended, environment, run, started
 
 REQUESTS = [guests.guest(number) for number in range(100)]
 PASSWORD = "correct-horse-battery-staple"
@@ -82,7 +82,7 @@ async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and
                     await asyncio.sleep(0.001)
                 async with gone(postgres_server, database_url):
                     opened = await ended(process)
-            assert_one_line(opened, "database", "GUESTLEDGER_DATABASE_URL")
+            assert_one_line(but_for_losses(opened), "database", "GUESTLEDGER_DATABASE_URL")
             assert [answer["line"] for answer in opened.out] == list(range(1, 101))
             while await raw_log.open_ended(database_url):
                 await asyncio.sleep(0.1)
@@ -91,6 +91,28 @@ async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and
         assert worked.code == 0
         assert "Traceback" not in worked.err
         assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
+
+
+def but_for_losses(result: Result) -> Result:
+    """A command's result without the lines that tell which answers could not be recorded any more."""
+    told = [line for line in result.err.splitlines(keepends=True) if " is lost: the database was away" not in line]
+    return result._replace(err="".join(told))
+
+
+async def test_an_answer_that_open_could_not_record_any_more_is_told_with_the_session_that_cxone_has_made(
+    postgres_server: str, database_url: str, tmp_path: Path
+):
+    async with Simulator(Knobs(slow_ms=1_500)) as simulator, asyncio.timeout(LIMIT_S):
+        env = environment(database_url, simulator)
+        async with started("open", guests.write_file(tmp_path, REQUESTS[:1]), env=env) as process:
+            while not raw_log.remote_sessions(simulator):
+                await asyncio.sleep(0.01)
+            async with gone(postgres_server, database_url):
+                opened = await ended(process)
+        [(stream_id, session_id)] = raw_log.remote_sessions(simulator)
+    [lost] = [line for line in opened.err.splitlines() if " is lost: " in line]
+    assert lost.startswith(f"guestledger: session {stream_id}: the answer to attempt 1 (created {session_id}) is lost")
+    assert_one_line(but_for_losses(opened), "database", "GUESTLEDGER_DATABASE_URL")
 
 
 async def test_a_database_out_of_reach_is_told_in_one_line_without_its_password(

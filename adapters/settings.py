@@ -38,8 +38,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
     cxone_client_id: str = ""
     cxone_client_secret: Personal = ""
     cxone_in_doubt: InDoubt | None = None
-    """What follows an attempt whose answer was lost, in place of what the profile says; `retry_with_key` says besides that CXone
-    honours the key."""
+    """What follows an attempt whose answer was lost, in place of what the policy and the profile say; `retry_with_key` says besides
+    that CXone honours the key."""
     calls: Annotated[int, Meta(ge=1)] | None = None
     """The most creations in flight over all processes, in place of `GatePolicy.calls`: the same for each of them."""
     calls_per_process: Annotated[int, Meta(ge=1)] | None = None

@@ -68,6 +68,8 @@ async def connect(
     handler; only `sessions` and `audit` keep one, with the snapshot that they read, until they have been read to the end.
     The scheduler has one more, outside the pool, to hear of work that other processes record.
 
+    What follows an attempt in doubt, `settings.cxone_in_doubt` says, else `policy.creation.in_doubt`, else `profile.in_doubt`.
+
     The database user has to be one who cannot change the log, a member of the ledger's runtime role; without `scheduler`, the
     auditor's will do for whatever only reads. With `settings.allow_owner` it may be any.
 
@@ -79,7 +81,7 @@ async def connect(
         await check_current(engine, settings.schema)
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
         clock = await stack.enter_async_context(_clock(engine))
-        policy = _policy(policy, _told_of_doubt(profile, settings), settings)
+        policy = _policy(policy, _told_of_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         gates = PostgresGates(engine, settings.schema, policy.gate)
         provider = await _provider(settings, profile, gates, policy.gate.calls_per_process, clock, stack)
         webhook = await _webhook(settings, clock, stack)
@@ -256,8 +258,7 @@ def _policy(policy: Policy, profile: Profile, settings: Settings) -> Policy:
     )
 
 
-def _told_of_doubt(profile: Profile, settings: Settings) -> Profile:
-    wanted = settings.cxone_in_doubt
+def _told_of_doubt(profile: Profile, wanted: InDoubt | None) -> Profile:
     if wanted is None:
         return profile
     honours = profile.honours_idempotency_key or wanted is InDoubt.RETRY_WITH_KEY

@@ -37,7 +37,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     cap_ms: int = 60_000
     most_failures: int = 8
     deadline_ms: int = 3_600_000
-    in_doubt: InDoubt = InDoubt.RETRY_AND_RECORD
+    in_doubt: InDoubt | None = None
+    """What follows an attempt whose answer was lost. `None`: what the profile says of CXone, else another attempt."""
 
 
 class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):

@@ -203,7 +203,11 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
     """
 
     def new(
-        *, policy: Policy = AT_ONCE, scheduler: bool = False, **given: Any
+        *,
+        policy: Policy = AT_ONCE,
+        profile: Profile = Profile(token_backoff_ms=1),
+        scheduler: bool = False,
+        **given: Any,
     ) -> contextlib.AbstractAsyncContextManager[Ledger]:
         plain = {
             "database_url": ledger_url,
@@ -212,7 +216,6 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
             "cxone_client_secret": simulator.client_secret,
             "webhook_allow_private": True,
         }
-        profile = Profile(token_backoff_ms=1)
         return connect(Settings(**{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler)
 
     return new

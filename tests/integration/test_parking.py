@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from adapters.cxone.profile import Profile
 from adapters.simulator import Knobs, Simulator
 from engine.domain.errors import InvalidRequest, ResolutionRefused, SessionNotFound
 from engine.domain.outcomes import Adoption, Verdict
@@ -15,6 +17,7 @@ from engine.domain.session import Session, Status
 from engine.ledger import Ledger
 from engine.projections.audit import AuditFilter
 from engine.projections.sessions import SessionFilter
+from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import request
 
 LOST = Knobs(drop_share=1)
@@ -59,6 +62,34 @@ async def test_a_parked_session_is_no_due_work_and_every_reading_knows_of_it(
         assert (frame.state.status, frame.next) == (Status.PARKED, None)
         for name in ("sessions", "session_metrics", "audit_log"):
             assert (await ledger.verify_projection(name)).is_same
+
+
+@pytest.mark.parametrize(
+    ("setting", "policy", "profile", "is_parked"),
+    [
+        (None, None, InDoubt.PARK, True),
+        (None, InDoubt.PARK, InDoubt.RETRY_AND_RECORD, True),
+        (None, InDoubt.RETRY_AND_RECORD, InDoubt.PARK, False),
+        (InDoubt.RETRY_AND_RECORD, InDoubt.PARK, InDoubt.PARK, False),
+        (InDoubt.PARK, InDoubt.RETRY_AND_RECORD, InDoubt.RETRY_AND_RECORD, True),
+    ],
+)
+async def test_what_follows_a_doubt_is_for_the_setting_to_say_else_for_the_hosts_policy_else_for_the_profile(
+    new_ledger: Any,
+    simulator: Simulator,
+    setting: InDoubt | None,
+    policy: InDoubt | None,
+    profile: InDoubt,
+    is_parked: bool,
+) -> None:
+    given = {
+        "cxone_in_doubt": setting,
+        "policy": replace(AT_ONCE, creation=replace(AT_ONCE.creation, in_doubt=policy)),
+        "profile": Profile(in_doubt=profile),
+    }
+    simulator.knobs = LOST
+    async with new_ledger(**given) as ledger:
+        assert ((await ledger.open_session(request())).status is Status.PARKED) is is_parked
 
 
 async def test_a_person_has_it_retried_and_a_worker_does_it(parking: Any, simulator: Simulator) -> None:

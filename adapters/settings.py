@@ -15,7 +15,6 @@ from engine.domain.retry import InDoubt
 PREFIX = "GUESTLEDGER_"
 
 SchemaName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")]
-HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]")]
 SecretHttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]", extra={"personal": True})]
 
 
@@ -34,7 +33,7 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """Whether a database user will do that could change the log, so that nothing but triggers guards it."""
     data_dir: Path | None = None
     schema: SchemaName = "guestledger"
-    cxone_url: HttpUrl | None = None
+    cxone_url: SecretHttpUrl | None = None
     cxone_client_id: str = ""
     cxone_client_secret: Personal = ""
     cxone_in_doubt: InDoubt | None = None

@@ -15,6 +15,7 @@ from engine.appends import Append, Appended, Lease
 from engine.domain.gate import Gate
 from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
 from engine.domain.passing import Admitted, Hearing, Held, Passage
+from engine.domain.personal import Guarded, Personal, PersonalBytes
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.session import Session
 from engine.projections.audit import AuditEntry, AuditFilter
@@ -205,11 +206,11 @@ class Gates(Protocol):
         ...
 
 
-class PreparedCreation(msgspec.Struct, frozen=True, kw_only=True):
+class PreparedCreation(Guarded, frozen=True, kw_only=True):
     """A creation request, ready to be sent: the body's bytes and their SHA-256 (hex)."""
 
-    body: bytes
-    sha256: str
+    body: PersonalBytes
+    sha256: Personal
 
 
 class MessagingProvider(Protocol):

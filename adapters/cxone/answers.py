@@ -11,7 +11,7 @@ from msgspec import Meta
 from adapters.cxone.profile import Profile
 from engine.domain.events import FailureKind
 from engine.domain.outcomes import Failed, Throttled
-from engine.domain.personal import Guarded
+from engine.domain.personal import Guarded, PersonalBytes
 from engine.domain.quota import Drained
 from engine.domain.retry import read_retry_after
 
@@ -68,13 +68,13 @@ def answer_decoder(kind: type[AnswerT], names: msgspec.Struct) -> msgspec.json.D
     return msgspec.json.Decoder(renamed)
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(Guarded, frozen=True, kw_only=True):
     """An HTTP answer. `body` is `None` when it could not be had in full, or is larger than any real answer."""
 
     status: int
     retry_after: str | None
     date: str | None
-    body: bytes | None
+    body: PersonalBytes | None
     drained: Drained | None = None
 
     @property

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from engine.domain.personal import Guarded, Personal
 from engine.domain.session import Session
 
 
@@ -25,8 +26,8 @@ class _Guest(msgspec.Struct):
     consent: _Consent
 
 
-class _Attributes(msgspec.Struct, rename="camel"):
-    visitor_fingerprint: str
+class _Attributes(Guarded, frozen=True, rename="camel"):
+    visitor_fingerprint: Personal
     initialization_latency: int
     retry_count: int
 

@@ -18,6 +18,7 @@ from engine.appends import Append, Appended
 from engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
 from engine.domain.events import Event
 from engine.domain.passing import GatePolicy
+from engine.domain.personal import Secret
 from engine.domain.retry import RetryPolicy, backoff_ms
 from engine.domain.wire import encode, wire_name
 
@@ -70,7 +71,7 @@ class PostgresEventStore(LogReader):
                 f"the database does not keep up: {self._most_waiting} appends wait; slow down and retry"
             )
         outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting[outcome] = Proposal(append, tuple(_text(event) for event in append.events))
+        self._waiting[outcome] = Proposal(append, tuple(Secret(_text(event)) for event in append.events))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
         try:

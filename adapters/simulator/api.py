@@ -12,6 +12,7 @@ import msgspec
 
 from adapters.simulator.knobs import Knobs
 from adapters.simulator.payload import Creation, read_creation
+from engine.domain.personal import SecretBytes
 
 DROPPED = 0
 """The status that stands for a connection dropped without an answer."""
@@ -155,14 +156,16 @@ class SimulatedApi:
         if made and self.knobs.honour_idempotency_key:
             return Reply(200, made[0].answer, delay_s=delay_s)
         session_id = f"sess_{secrets.token_hex(8)}"
-        answer = msgspec.json.encode(
-            {
-                "sessionId": session_id,
-                "token": f"gt_{secrets.token_hex(12)}",
-                "expiresAt": self._expiry(),
-                "channelId": creation.channel_id,
-                "status": "active",
-            }
+        answer = SecretBytes(
+            msgspec.json.encode(
+                {
+                    "sessionId": session_id,
+                    "token": f"gt_{secrets.token_hex(12)}",
+                    "expiresAt": self._expiry(),
+                    "channelId": creation.channel_id,
+                    "status": "active",
+                }
+            )
         )
         made.append(Made(session_id, answer))
         return Reply(201, answer, delay_s=delay_s)
@@ -222,7 +225,7 @@ class SimulatedApi:
 
 
 def _json(status: int, body: Any, delay_s: float = 0.0) -> Reply:
-    return Reply(status, msgspec.json.encode(body), delay_s=delay_s)
+    return Reply(status, SecretBytes(msgspec.json.encode(body)), delay_s=delay_s)
 
 
 def _error(status: int, message: str) -> Reply:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from engine.domain.personal import Guarded
+
 _Text = Annotated[str, Meta(min_length=1)]
 
 
@@ -27,8 +29,8 @@ class _Guest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     consent: _Consent
 
 
-class _Attributes(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    visitor_fingerprint: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+class _Attributes(Guarded, frozen=True, rename="camel", forbid_unknown_fields=True):
+    visitor_fingerprint: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", extra={"personal": True})]
     initialization_latency: Literal[0]
     retry_count: Annotated[int, Meta(ge=0)]
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from adapters.simulator.api import DROPPED, Made, Reply, SimulatedApi
 from adapters.simulator.knobs import Knobs
+from engine.domain.personal import SecretBytes
 
 _CHANNELS = "/api/v2/channels/"
 
@@ -101,7 +102,7 @@ class Simulator:
         self._api.revoke_tokens()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read()
+        body = SecretBytes(await request.read())
         method, path, key = request.method, request.raw_path, request.headers.get("Idempotency-Key")
         if path.startswith("/_simulator/"):
             return _response(self._control(method, path, body))

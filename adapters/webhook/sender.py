@@ -14,6 +14,7 @@ from yarl import URL
 from adapters.webhook.addresses import AddressRefused, open_public_socket
 from adapters.webhook.signing import Signer
 from engine.domain.outcomes import Delivered
+from engine.domain.personal import Guarded, Personal
 from engine.domain.retry import RetryAfter, read_retry_after
 from engine.domain.session import Session
 
@@ -23,11 +24,11 @@ logger = logging.getLogger("guestledger")
 _CALL_LATER = frozenset({429, 503})
 
 
-class _Notice(msgspec.Struct, rename="camel"):
+class _Notice(Guarded, frozen=True, rename="camel"):
     event: str
     session_id: str
     channel_id: str
-    fingerprint: str
+    fingerprint: Personal
     consent_timestamp: datetime
     timestamp: datetime
 

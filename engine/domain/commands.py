@@ -9,6 +9,7 @@ import msgspec
 
 from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
 from engine.domain.passing import Held
+from engine.domain.personal import Guarded, Personal
 from engine.domain.request import GuestRequest
 
 
@@ -33,10 +34,10 @@ class RecordLookup(msgspec.Struct, frozen=True, kw_only=True):
     jitter: float
 
 
-class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True):
+class BeginAttempt(Guarded, frozen=True, kw_only=True):
     """A creation request with this digest is about to be sent."""
 
-    request_sha256: str
+    request_sha256: Personal
     now: datetime
     jitter: float
 

@@ -12,6 +12,33 @@ Personal = Annotated[str, Meta(extra={"personal": True})]
 MASK = "•••"
 
 
+PersonalBytes = Annotated[bytes, Meta(extra={"personal": True})]
+
+
+class Secret(str):
+    """A string that shows itself in no `repr`: for one that goes through many hands, as a local variable or in a tuple."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __rich_repr__(self) -> list[str]:
+        return [MASK]
+
+
+class SecretBytes(bytes):
+    """As `Secret`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __rich_repr__(self) -> list[str]:
+        return [MASK]
+
+
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
     """An immutable value whose `repr` masks the fields marked `Personal`.
 

@@ -17,6 +17,7 @@ from adapters.cxone.wire import Wire
 from engine.domain.errors import CredentialsRefused, ServiceError, ServiceUnreachable, Withheld
 from engine.domain.hearing import told
 from engine.domain.passing import Answered, Hearing, Held, Passage
+from engine.domain.personal import Secret, SecretBytes
 from engine.domain.retry import read_retry_after
 from engine.ports import Gates
 
@@ -53,7 +54,7 @@ class TokenSource:
             form["scope"] = profile.token_scope
         self._wire = wire
         self._url = url
-        self._form = urlencode(form).encode()
+        self._form = SecretBytes(urlencode(form).encode())
         self._profile = profile
         self._passage = Passage(gate=f"{url.authority} {profile.token_quota}", retry=False, slotted=False)
         self._gates = gates
@@ -111,8 +112,8 @@ class TokenSource:
         # minute would otherwise count as stale from the first, and every call would fetch another.
         early_s = min(self._profile.token_early_ms / 1_000, token.expires_in / 2)
         self._good_until = asked_at + token.expires_in - early_s
-        self._token = token.access_token
-        return token.access_token
+        self._token = Secret(token.access_token)
+        return self._token
 
     async def _let_through(self) -> datetime:
         """When the request for a token that is now to be made begins, by the database's clock. Raises `Withheld`."""

@@ -31,6 +31,7 @@ from adapters.cxone.wire import Wire
 from engine.domain.creation import PROTOCOL
 from engine.domain.events import FailureKind
 from engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome, Throttled
+from engine.domain.personal import Secret, SecretBytes
 from engine.domain.quota import Drained
 from engine.domain.session import Session
 from engine.ports import Gates, PreparedCreation
@@ -67,7 +68,7 @@ class CXoneClient:
         host = URL(self._root).authority
         self._creation_gate = f"{host} {profile.session_quota}"
         self._lookup_gate = f"{host} {profile.channel_quota}"
-        self._credentials = (client_id, client_secret)
+        self._credentials = (client_id, Secret(client_secret))
         self._gates = gates
         self._now = now
         self._connections = connections
@@ -141,7 +142,7 @@ class CXoneClient:
 
     def prepare(self, session: Session) -> PreparedCreation:
         """The creation request for the next attempt of `session`. Pure."""
-        body = creation_body(session)
+        body = SecretBytes(creation_body(session))
         return PreparedCreation(body=body, sha256=sha256(body).hexdigest())
 
     async def create(self, prepared: PreparedCreation, idempotency_key: str, check: Check) -> CreationOutcome:
@@ -219,7 +220,7 @@ class CXoneClient:
         async def send(check: Check) -> tuple[Answer, str]:
             token = await self._tokens.token()
             await check()
-            authorized = {**headers, "Authorization": f"Bearer {token}"}
+            authorized = {**headers, "Authorization": Secret(f"Bearer {token}")}
             return await self._wire.send(method, url, authorized, body), token
 
         try:

@@ -1,6 +1,7 @@
 """The HTTP under the client: one pool of connections, one request and its answer at a time."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from math import inf
 
 import aiohttp
@@ -9,6 +10,7 @@ from yarl import URL
 from adapters.cxone.answers import WIRE_ERRORS, Answer
 from adapters.cxone.profile import Profile
 from adapters.cxone.rate_limit import read_drained
+from engine.domain.personal import SecretBytes
 
 BODY_LIMIT = 64 * 1024
 
@@ -55,12 +57,12 @@ def _list_field(response: aiohttp.ClientResponse, name: str) -> str | None:
 
 async def _body(content: aiohttp.StreamReader) -> bytes | None:
     """The body, or `None` when it is cut short or too large: the status alone tells most of what there is to know."""
-    body = b""
+    body = BytesIO()  # which shows nothing of what is in it
     try:
-        while chunk := await content.readany():
-            body += chunk
-            if len(body) > BODY_LIMIT:
+        while not content.at_eof():
+            body.write(await content.readany())
+            if body.tell() > BODY_LIMIT:
                 return None
     except WIRE_ERRORS:
         return None
-    return body
+    return SecretBytes(body.getvalue())

@@ -14,7 +14,7 @@ from yarl import URL
 from adapters.webhook.addresses import AddressRefused, open_public_socket
 from adapters.webhook.signing import Signer
 from engine.domain.outcomes import Delivered
-from engine.domain.personal import Guarded, Personal
+from engine.domain.personal import Guarded, Personal, SecretBytes
 from engine.domain.retry import RetryAfter, read_retry_after
 from engine.domain.session import Session
 
@@ -84,7 +84,7 @@ class HttpWebhook:
 
     async def send(self, session: Session) -> Delivered:
         """Tell that `session` has started. Whatever the wire does is in what comes back; only cancellation passes."""
-        body = _encoder.encode(_notice(session))
+        body = SecretBytes(_encoder.encode(_notice(session)))
         # The id is the session's own, so that a receiver knows a retry or a redelivery for what it is.
         headers = {} if self._signer is None else self._signer.headers(f"msg_{session.id.hex}", self._now(), body)
         began = time.perf_counter()

@@ -266,9 +266,9 @@ async def test_one_at_a_time_is_the_consumer_and_the_next_stands_by(
 
     sinks = [Sink(count) for _ in range(3)]
     async with (
-        running(store, checkpoints, sinks[0], pace=SHORT_LEASE) as first,
-        running(store, checkpoints, sinks[1], pace=SHORT_LEASE) as second,
-        running(store, checkpoints, sinks[2], pace=SHORT_LEASE),
+        running(store, checkpoints, sinks[0], pace=PACE) as first,
+        running(store, checkpoints, sinks[1], pace=PACE) as second,
+        running(store, checkpoints, sinks[2], pace=PACE),
     ):
         await asyncio.sleep(0.1)
         first.cancel()
@@ -283,14 +283,15 @@ async def test_a_lease_is_kept_for_as_long_as_the_handler_takes(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 5)
+    pace = replace(PACE, lease_ms=2_000)  # renewed each third of it, also where the machine is slow
 
     async def linger(_events: Sequence[RecordedEvent]) -> None:
-        await asyncio.sleep(3 * SHORT_LEASE.lease_ms / 1_000)
+        await asyncio.sleep(1.5 * pace.lease_ms / 1_000)
 
     slow, other = Sink(linger), Sink()
-    async with running(store, checkpoints, slow, pace=SHORT_LEASE):
+    async with running(store, checkpoints, slow, pace=pace):
         await asyncio.sleep(0.1)
-        async with running(store, checkpoints, other, pace=SHORT_LEASE):
+        async with running(store, checkpoints, other, pace=pace):
             await slow.has(4)
     assert other.positions == []
 

@@ -22,6 +22,7 @@ from adapters.postgres.months import PostgresMonths
 from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.read_models import PostgresReadModels
 from engine.domain.errors import MonthDetached, MonthRefused
+from engine.domain.recorded import month_of
 from engine.ledger import Ledger
 from engine.projections.audit import AuditFilter
 from tests import logs
@@ -96,24 +97,22 @@ async def months_of(months: PostgresMonths) -> dict[date | None, bool]:
 
 
 @pytest.mark.parametrize(
-    ("began", "table"),
-    [
-        (IN_MARCH, "events_2024_03"),
-        (IN_APRIL, "events_2024_04"),
-        (None, f"events_{datetime.now(UTC):%Y_%m}"),
-    ],
+    ("began", "month"),
+    [(IN_MARCH, "2024_03"), (IN_APRIL, "2024_04"), (None, None)],
+    ids=["March", "April", "now"],
 )
 async def test_a_stream_lies_in_the_month_in_which_it_began(
-    began: datetime | None, table: str, store: Any, archive: Archive, by_owner: asyncpg.Connection
+    began: datetime | None, month: str | None, store: Any, archive: Archive, by_owner: asyncpg.Connection
 ) -> None:
     stream_id = logs.new_stream(began)
+    month = month or f"{month_of(stream_id):%Y_%m}"  # a month may have ended since the tests were collected
     await store.append(an_append(stream_id))
     await archive.settle()
     await store.append(an_append(stream_id, expected=1))
 
     found = await by_owner.fetch("SELECT DISTINCT tableoid::regclass::text FROM events")
 
-    assert [name for (name,) in found] == [table]
+    assert [name for (name,) in found] == [f"events_{month}"]
 
 
 async def test_the_months_that_come_are_made_by_whoever_looks_after_the_ledger_and_once_only(

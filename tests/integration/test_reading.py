@@ -205,8 +205,11 @@ async def test_listening_takes_none_of_the_pools_places(ledger_url: str) -> None
     await store.close()
     await engine.dispose()
     connection = await logs.connect(ledger_url)
-    while await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'guestledger'"):
-        await asyncio.sleep(0.01)  # nothing is left behind
+    left = """
+        SELECT count(*) FROM pg_stat_activity WHERE application_name = 'guestledger' AND datname = current_database()"""
+    async with asyncio.timeout(PATIENCE):
+        while await connection.fetchval(left):
+            await asyncio.sleep(0.01)  # nothing is left behind
     await connection.close()
 
 

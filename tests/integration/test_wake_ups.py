@@ -161,17 +161,18 @@ async def test_work_whose_hint_is_lost_is_taken_up_by_the_poll(
 async def test_work_that_lies_ahead_is_taken_up_when_its_time_comes_with_no_hint_and_no_poll(
     ledger: Ledger, deaf: None, simulator: Simulator
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=2)
+    simulator.knobs = Knobs(session_lifetime_s=2.5)
     session = await ledger.open_session(request())
     Looks(ledger, poll_ms=NEVER_MS)
     async with working(ledger):
+        assert await active(ledger, session.id)
         await until(lambda: expired(ledger, session.id))
 
 
 async def test_a_token_whose_webhook_waits_behind_a_closed_gate_expires_when_its_time_comes_with_no_hint_and_no_poll(
     new_ledger: Any, deaf: None, simulator: Simulator
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=2)
+    simulator.knobs = Knobs(session_lifetime_s=2.5)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
         [(now,)] = await ledger._due_work._execute("SELECT clock_timestamp()")
@@ -179,6 +180,7 @@ async def test_a_token_whose_webhook_waits_behind_a_closed_gate_expires_when_its
         await ledger._gates.hear(Hearing(gate=ledger._steps._webhook.gate, **closing))
         Looks(ledger, poll_ms=NEVER_MS)
         async with working(ledger):
+            assert await active(ledger, session.id)
             await until(lambda: expired(ledger, session.id))
         assert not simulator.webhooks
 

@@ -87,7 +87,7 @@ async def test_a_token_whose_webhook_waits_behind_calls_that_hang_is_recorded_as
         working = [asyncio.create_task(ledger.scheduler.run_forever()) for ledger in (one, other)]
         while hanging.calls < len(first):
             await asyncio.sleep(0.01)
-        simulator.knobs = Knobs(session_lifetime_s=1)
+        simulator.knobs = Knobs(session_lifetime_s=1.5)
         queued = [await one.open_session(request()) for _ in range(10)]
 
         for session in queued:
@@ -128,11 +128,14 @@ async def test_a_token_that_has_expired_before_its_webhook_is_called_is_recorded
 async def test_a_token_that_expires_while_its_own_webhook_hangs_is_recorded_so_meanwhile_and_the_answer_then(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=1)
+    simulator.knobs = Knobs(session_lifetime_s=1.5)
     async with hooked() as ledger, asyncio.timeout(LONG):
         hanging = Hanging(monkeypatch, ledger)
         session = await ledger.open_session(request())
         running = asyncio.create_task(ledger.scheduler.run_once())
+        while not hanging.calls:
+            await asyncio.sleep(0.01)
+        assert (await ledger.session(session.id)).status is Status.ACTIVE
         while (await ledger.session(session.id)).status is not Status.EXPIRED:
             await asyncio.sleep(0.01)
         assert not running.done()
@@ -145,7 +148,7 @@ async def test_a_token_that_expires_while_its_own_webhook_hangs_is_recorded_so_m
 async def test_an_expiry_that_could_not_be_recorded_while_the_webhook_hangs_loses_neither_the_answer_nor_itself(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=1)
+    simulator.knobs = Knobs(session_lifetime_s=1.5)
     async with hooked() as ledger, asyncio.timeout(LONG):
         hanging, refused, whole = Hanging(monkeypatch, ledger), [], ledger._store.append
 
@@ -168,7 +171,7 @@ async def test_an_expiry_that_could_not_be_recorded_while_the_webhook_hangs_lose
 async def test_what_another_recorded_while_the_webhook_hangs_does_not_lose_the_answer(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=1)
+    simulator.knobs = Knobs(session_lifetime_s=1.5)
     async with hooked() as ledger, asyncio.timeout(LONG):
         hanging, whole = Hanging(monkeypatch, ledger), ledger._store.append
 

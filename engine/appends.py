@@ -46,7 +46,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     """Unique to this append. By it the store knows an append again that is handed in twice: the answer is the first one's."""
     correlation_id: str
     idempotency_key: str | None = None
-    """The caller's key, for an append that opens a stream: at most one stream is ever opened under one key."""
+    """The caller's key, for an append that opens a stream, or what stands for a remote session that is adopted: at most one
+    append ever goes in under one key."""
     passage: Passage | None = None
     """Of the request that these events announce: they go in if its gate lets it through at that very moment."""
     hearing: Hearing | None = None
@@ -64,10 +65,10 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyTaken(Exception):
-    """The append's idempotency key already opened `stream_id`. Nothing of the append was recorded."""
+    """The append's key is already taken by `stream_id`. Nothing of the append was recorded."""
 
     def __init__(self, stream_id: UUID) -> None:
-        super().__init__(f"the idempotency key already opened stream {stream_id}")
+        super().__init__(f"the key is already taken by stream {stream_id}")
         self.stream_id = stream_id
 
 

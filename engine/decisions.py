@@ -5,7 +5,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from engine.appends import Append
+from engine.appends import Append, KeyTaken
 from engine.domain.commands import Command
 from engine.domain.errors import GuestledgerError, WrongExpectedVersion
 from engine.domain.events import Event
@@ -32,11 +32,12 @@ class Decisions:
         *,
         actor: str,
         refused: Callable[[Session], GuestledgerError],
+        key: str | None = None,
     ) -> Session:
         """Record what `command` (of a time) comes to for the session with this history; the session as it is then.
 
         Where others were quicker, the session is judged anew. Raises what `refused` says of a session for which nothing is
-        to be recorded, and `ServiceError`.
+        to be recorded, `KeyTaken` where another session's decision has gone in under `key`, and `ServiceError`.
         """
         stream_id, correlation_id = history[0].stream_id, history[0].correlation_id
         while True:
@@ -45,11 +46,15 @@ class Decisions:
             if not decided:
                 raise refused(state)
             try:
-                return await self._append(state, decided, actor, correlation_id)
-            except WrongExpectedVersion:
+                return await self._append(state, decided, actor, correlation_id, key)
+            except (WrongExpectedVersion, KeyTaken) as quicker:
+                if quicker.stream_id != stream_id:
+                    raise
                 history = await self._store.read_stream(stream_id)
 
-    async def _append(self, state: Session, decided: list[Event], actor: str, correlation_id: str) -> Session:
+    async def _append(
+        self, state: Session, decided: list[Event], actor: str, correlation_id: str, key: str | None
+    ) -> Session:
         after = state
         for event in decided:
             after = evolve(after, event)
@@ -64,6 +69,7 @@ class Decisions:
                 actor=actor,
                 causation_id=self._clock.new_id(),
                 correlation_id=correlation_id,
+                idempotency_key=key,
             )
         )
         return after

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from engine.appends import KeyTaken
 from engine.decisions import Decisions
 from engine.domain.commands import Resolve
 from engine.domain.errors import InvalidRequest, ResolutionRefused
@@ -15,6 +16,8 @@ from engine.domain.request import checked_text
 from engine.domain.session import Session, Status
 from engine.ports import ReadModels
 
+# Of those who adopt one remote session at once, the ledger's lock lets one in. No caller's key has such a character.
+_ADOPTED = "adopted\x1f"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
 
@@ -33,20 +36,29 @@ class Parking:
         Raises `ResolutionRefused`, `InvalidRequest`, `ServiceError`.
         """
         decided_by, reason = checked_text("decidedBy", decided_by), checked_text("reason", reason)
+        stream_id, key = history[0].stream_id, None
         if isinstance(resolution, Adoption):
             resolution = _checked(resolution)
-            await self._see_that_it_is_free(history[0].stream_id, resolution.session_id)
+            await self._see_that_it_is_free(stream_id, resolution.session_id)
+            key = f"{_ADOPTED}{resolution.session_id}"
 
         def command(now: datetime) -> Resolve:
             return Resolve(resolution=resolution, decided_by=decided_by, reason=reason, now=now)
 
-        return await self._decisions.record(history, command, actor=decided_by, refused=_not_parked)
+        try:
+            return await self._decisions.record(history, command, actor=decided_by, refused=_not_parked, key=key)
+        except KeyTaken as taken:
+            raise _not_free(stream_id, taken.stream_id) from None
 
     async def _see_that_it_is_free(self, stream_id: UUID, session_id: str) -> None:
         await self._read_models.catch_up()
         holder = await self._read_models.stream_of(session_id)
         if holder is not None:
-            raise ResolutionRefused(stream_id, f"the session id given is already that of session {holder}")
+            raise _not_free(stream_id, holder)
+
+
+def _not_free(stream_id: UUID, holder: UUID) -> ResolutionRefused:
+    return ResolutionRefused(stream_id, f"the session id given is already that of session {holder}")
 
 
 def _not_parked(state: Session) -> ResolutionRefused:

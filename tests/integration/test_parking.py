@@ -162,6 +162,24 @@ async def test_of_many_who_decide_at_once_one_is_heard(parking: Any, simulator: 
     assert Counter(map(type, answers)) == {Session: 1, ResolutionRefused: 5}
 
 
+async def test_of_many_sessions_that_adopt_one_remote_session_at_once_one_gets_it(
+    parking: Any, simulator: Simulator
+) -> None:
+    async with parking() as ledger, parking() as other:
+        sessions = [await parked(ledger, simulator) for _ in range(4)]
+        deciding = [
+            who.resolve(session.id, adoption(guest_token=None), **ASKED)
+            for session, who in zip(sessions, (ledger, other) * 2, strict=True)
+        ]
+        answers = await asyncio.gather(*deciding, return_exceptions=True)
+        [adopted] = [answer for answer in answers if isinstance(answer, Session)]
+        told = [str(answer) for answer in answers if isinstance(answer, ResolutionRefused)]
+        assert len(told) == 3
+        assert all(f"already that of session {adopted.id}" in text for text in told)
+        now = [(await ledger.session(session.id)).status for session in sessions]
+    assert Counter(now) == {Status.ACTIVE: 1, Status.PARKED: 3}
+
+
 async def test_what_cannot_be_decided_so_is_refused_and_nothing_is_recorded(parking: Any, simulator: Simulator) -> None:
     async with parking() as ledger:
         active = await ledger.open_session(request())

@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import count
 
 from engine.appends import Append, Due, Lease
-from engine.domain.commands import Command, Defer, RecordAttempt, RecordDelivery, RecordLookup
+from engine.domain.commands import Defer, Record, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
 from engine.domain.lifecycle import Policy, decide, ends_at, next_step
 from engine.domain.outcomes import Created
@@ -76,7 +76,7 @@ class Recorder:
             run.held = hold
 
     async def settle(
-        self, run: Run, command: Command, hearing: Hearing | None, *, deferral: Defer | None = None
+        self, run: Run, command: Record, hearing: Hearing | None, *, deferral: Defer | None = None
     ) -> None:
         """Record what came back, whatever has become of the stream since: an outcome is never dropped for a conflict.
 
@@ -125,7 +125,7 @@ class Recorder:
         if self._untold:
             await asyncio.wait(self._untold)
 
-    async def settle_late(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+    async def settle_late(self, run: Run, command: Record, hearing: Hearing | None) -> None:
         """Record what only this run knows, though others may have taken the session on by now. Raises as `settle` does."""
         try:
             await self._settle_anew(run, command, hearing)
@@ -133,13 +133,13 @@ class Recorder:
             self._settle_once_back(run, command, hearing)
             raise
 
-    def _settle_once_back(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+    def _settle_once_back(self, run: Run, command: Record, hearing: Hearing | None) -> None:
         # Untold, the attempt would be in doubt and made again, though it is known here what came of it.
         task = asyncio.create_task(self._keep_settling(run, command, hearing))
         self._untold.add(task)
         task.add_done_callback(self._untold.discard)
 
-    async def _keep_settling(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+    async def _keep_settling(self, run: Run, command: Record, hearing: Hearing | None) -> None:
         answer = _answer(command)
         for failures in count(1):
             try:
@@ -154,7 +154,7 @@ class Recorder:
                 logger.exception("session %s: %s could not be recorded", run.state.id, answer)
             return
 
-    async def _settle_anew(self, run: Run, command: Command, hearing: Hearing | None) -> None:
+    async def _settle_anew(self, run: Run, command: Record, hearing: Hearing | None) -> None:
         while True:
             history = await self._store.read_stream(run.state.id)
             if any(recorded.causation_id == run.handed_in for recorded in history):
@@ -203,7 +203,7 @@ class Recorder:
         run.proposed = []
 
 
-def _answer(command: Command) -> str:
+def _answer(command: Record) -> str:
     """What came back, in words."""
     match command:
         case RecordAttempt(outcome=Created() as outcome):
@@ -214,5 +214,3 @@ def _answer(command: Command) -> str:
             return f"the answer to its channel look-up ({type(command.outcome).__name__.lower()})"
         case RecordDelivery(outcome=outcome):
             return f"the webhook's answer ({f'HTTP {outcome.status}' if outcome.status else 'no answer'})"
-        case _:
-            return type(command).__name__

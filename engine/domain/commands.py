@@ -91,15 +91,7 @@ class Expire(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
-Command = (
-    OpenSession
-    | BeginLookup
-    | RecordLookup
-    | BeginAttempt
-    | Defer
-    | RecordAttempt
-    | RecordDelivery
-    | RequestRedelivery
-    | Resolve
-    | Expire
-)
+Record = RecordLookup | RecordAttempt | RecordDelivery
+"""What came back from outside."""
+
+Command = Record | OpenSession | BeginLookup | BeginAttempt | Defer | RequestRedelivery | Resolve | Expire

@@ -1,5 +1,6 @@
 """What all tests share: a PostgreSQL server, fresh databases on it, and Hypothesis' settings."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests import postgres
 # on a shared machine the time of an example, or of its making, says nothing
 hypothesis.settings.register_profile("ci", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("ci")
+
+
+for name in [name for name in os.environ if name.startswith("PGSSL")]:
+    del os.environ[name]  # the tests' servers have no certificates
 
 
 def pytest_report_header() -> str:

@@ -93,11 +93,18 @@ def open_engine(
             "timeout": 10,
             # A server that is gone without a word must not hold an append, and all behind it, until TCP gives up.
             "command_timeout": command_timeout,
+            **({"ssl": False} if _is_socket(url) else {}),
             **(_UNPREPARED if url.query.get(_STATEMENT_CACHE) == "0" else {}),
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_if_lost)
     return engine.execution_options(schema_translate_map={None: schema})
+
+
+def _is_socket(url: URL) -> bool:
+    # There is no TLS through a socket, and libpq passes over what the environment says of it (`PGSSLMODE`); the driver does not.
+    host = url.query.get("host", url.host)
+    return isinstance(host, str) and host.startswith("/") and "ssl" not in url.query
 
 
 def _refuse_if_lost(adapted: Any, _record: object, _proxy: object) -> None:
@@ -231,6 +238,12 @@ def _in_clear(error: BaseException, setting: str) -> Exception:
         return ServiceUnreachable(
             "prepared statements are lost on the way to the database, as by a pgbouncer in transaction mode: "
             f"add {_STATEMENT_CACHE}=0 to the parameters of {setting}"
+        )
+    misfit = error if isinstance(error, asyncpg.ClientConfigurationError) else error.__cause__
+    if isinstance(misfit, asyncpg.ClientConfigurationError):
+        why = str(misfit).partition("\n")[0][:200]
+        return ServiceUnreachable(
+            f"the database is not connected to as it is set up ({why}): check {setting} and the PG… variables of the environment"
         )
     if not state:
         return ServiceUnreachable(f"the connection to the database was lost: {_look(setting)}")

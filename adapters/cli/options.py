@@ -8,12 +8,15 @@ import typer
 
 
 def moment(text: str) -> datetime:
-    """A time, UTC where it does not say. Raises `typer.BadParameter`."""
+    """A time in UTC, which it is in where it does not say. Raises `typer.BadParameter`."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a time such as 2024-05-20T14:22:00Z") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    try:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is not a time of the years 1 to 9999 in UTC") from None
 
 
 def login() -> str:

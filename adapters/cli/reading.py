@@ -24,7 +24,7 @@ commands = typer.Typer()
 
 
 def _version_or_moment(text: str) -> int | datetime:
-    return int(text) if text.isdigit() else moment(text)
+    return int(text) if text.isdecimal() else moment(text)
 
 
 @commands.command()
@@ -115,7 +115,7 @@ def replay(
 
 @commands.command()
 def events(
-    after: Annotated[int, typer.Option(min=-1, help="Begin after this position.")] = -1,
+    after: Annotated[int, typer.Option(min=-1, max=2**62, help="Begin after this position.")] = -1,
     type_: Annotated[
         list[str] | None, typer.Option("--type", help="Only these event types; may be given more than once.")
     ] = None,

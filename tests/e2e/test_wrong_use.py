@@ -18,6 +18,10 @@ WRONG_USE = {
     ("teleport",): "teleport",
     ("audit", "--since", "yesterday"): "2024-05-20T14:22:00Z",
     ("replay", "sess_1", "--at", "noon"): "--at",
+    ("replay", "sess_1", "--at", "²"): "--at",
+    ("events", "--after", "99999999999999999999"): "--after",
+    ("events", "--since", "0001-01-01T00:00:00+14:00"): "--since",
+    ("metrics", "--until", "9999-12-31T23:59:59-14:00"): "--until",
 }
 
 # Settings that are missing or no good, each with a command that needs them.

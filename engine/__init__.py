@@ -7,9 +7,11 @@ from engine.consumers import Handler, Pace
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.errors import (
     CredentialsRefused,
+    EventTooLarge,
     GuestledgerError,
     IdempotencyConflict,
     InvalidRequest,
+    MonthDetached,
     ProjectionStopped,
     RebuildInterrupted,
     RedeliveryRefused,
@@ -20,19 +22,21 @@ from engine.domain.errors import (
     UnknownEvent,
     UnknownProjection,
 )
+from engine.domain.gate import Gate
 from engine.domain.lifecycle import Policy
 from engine.domain.outcomes import Adoption, Resolution, Verdict
-from engine.domain.passing import Hold
+from engine.domain.passing import GatePolicy, Hold
 from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import InDoubt, RetryPolicy
 from engine.domain.session import Session, Status
 from engine.ledger import Ledger
-from engine.ports import ConsumerRow
+from engine.ports import ConsumerRow, Month
 from engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus
 from engine.projections.metrics import Metrics, MetricsFilter
 from engine.projections.sessions import SessionFilter, SessionRow
 from engine.projections.standing import Standing, Verification
+from engine.replay import Frame
 from engine.waiting import HeldUp, Wait, Waiting
 from engine.webhooks import DeadLetter
 
@@ -47,6 +51,10 @@ __all__ = [
     "DeadLetter",
     "DeliveryPolicy",
     "EventFilter",
+    "EventTooLarge",
+    "Frame",
+    "Gate",
+    "GatePolicy",
     "GuestConsent",
     "GuestRequest",
     "GuestledgerError",
@@ -59,6 +67,8 @@ __all__ = [
     "Ledger",
     "Metrics",
     "MetricsFilter",
+    "Month",
+    "MonthDetached",
     "Pace",
     "Policy",
     "ProjectionStopped",

@@ -66,7 +66,7 @@ async def connect(
     never disposed of. The ledger works in transactions of its own, so what it records stays, whatever the host rolls back.
     It takes a connection for as long as a statement or a batch takes, and has none while it waits for CXone, a webhook or a
     handler; only `sessions` and `audit` keep one, with the snapshot that they read, until they have been read to the end.
-    The scheduler has one more, outside the pool, to hear of work that other processes record.
+    The scheduler, `tail` and `consume` share one more, outside the pool, to hear of what other processes record.
 
     What follows an attempt in doubt, `settings.cxone_in_doubt` says, else `policy.creation.in_doubt`, else `profile.in_doubt`.
 

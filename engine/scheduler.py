@@ -113,7 +113,7 @@ class Scheduler:
         return done
 
     async def run_until_idle(self) -> Counter[str]:
-        """Run until nothing is left but token expiries ahead and webhooks due in a minute or later, or `stop` is called.
+        """Run until nothing is left but token expiries ahead, parked sessions, and webhooks due in a minute or later; or `stop`.
 
         Returns as `run_once` does.
 

@@ -80,7 +80,8 @@ def worker(
     until_idle: Annotated[
         bool,
         typer.Option(
-            "--until-idle", help="End once all that is left waits for a token's expiry, or for a webhook's later retry."
+            "--until-idle",
+            help="End once all that is left waits for a token's expiry, for a person, or for a webhook's later retry.",
         ),
     ] = False,
 ) -> None:

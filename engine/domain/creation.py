@@ -153,6 +153,9 @@ def _record_nothing_made(
 
 
 def _record_created(state: Session, attempt: int, outcome: Created, now: datetime) -> list[e.Event]:
+    if outcome.session_id == state.session_id and state.guest_token is None and state.status is Status.ACTIVE:
+        token = outcome.guest_token
+        return [e.GuestTokenFound(at=now, channel_id=state.channel_id, attempt=attempt, guest_token=token)]
     known = {state.session_id, *state.duplicates}
     if outcome.session_id in known:
         return []

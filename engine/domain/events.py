@@ -223,6 +223,13 @@ class SessionAdopted(Event, frozen=True, kw_only=True):
     expires_at: datetime
 
 
+class GuestTokenFound(Event, frozen=True, kw_only=True):
+    """A late answer brings the token of the very session that a person adopted without it."""
+
+    attempt: int
+    guest_token: Personal
+
+
 class WebhookSynced(Event, frozen=True, kw_only=True):
     """The analytics webhook took the notice (2xx)."""
 

@@ -164,6 +164,8 @@ def _apply(state: Session, event: e.Event) -> Session:
             return replace(known, status=Status.PENDING, reason=event.message, retry_at=event.retry_at)
         case e.SessionParked() | e.RetryDecided() | e.AbandonmentDecided() | e.SessionAdopted():
             return _parked(state, event)
+        case e.GuestTokenFound():
+            return replace(state, guest_token=event.guest_token, in_doubt=_without(state.in_doubt, event.attempt))
         case e.WebhookSynced() | e.WebhookFailed() | e.WebhookAbandoned():
             return _notified(state, event)
         case e.WebhookRedeliveryRequested():

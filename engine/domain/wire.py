@@ -31,6 +31,7 @@ EVENT_TYPES: Mapping[str, type[e.Event]] = {
     "RetryDecided": e.RetryDecided,
     "AbandonmentDecided": e.AbandonmentDecided,
     "SessionAdopted": e.SessionAdopted,
+    "GuestTokenFound": e.GuestTokenFound,
     "WebhookSynced": e.WebhookSynced,
     "WebhookFailed": e.WebhookFailed,
     "WebhookAbandoned": e.WebhookAbandoned,

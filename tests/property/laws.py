@@ -65,6 +65,9 @@ class Life:
                 assert before.status.is_settled
                 assert event.session_id not in {before.session_id, *before.duplicates}
                 assert after.session_id == before.session_id
+            case e.GuestTokenFound():
+                assert (before.status, before.guest_token) == (Status.ACTIVE, None)
+                assert before.session_id is not None
             case e.DoubtLifted():
                 assert event.attempt in before.in_doubt
                 assert event.retry_at is None or event.attempt == before.attempts

@@ -298,6 +298,10 @@ def was_adopted(attempt: int = 1, **given: Any) -> e.SessionAdopted:
     return _event(e.SessionAdopted, {**DECIDED, **plain}, given)
 
 
+def token_found(attempt: int = 1, **given: Any) -> e.GuestTokenFound:
+    return _event(e.GuestTokenFound, {"attempt": attempt, "guest_token": TOKEN}, given)
+
+
 def was_synced(**given: Any) -> e.WebhookSynced:
     return _event(e.WebhookSynced, {"attempt": 1, "status": 204, "latency_ms": 30}, given)
 
@@ -366,6 +370,7 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     retry_decided(),
     abandonment_decided(),
     was_adopted(),
+    token_found(),
     was_synced(),
     webhook_failed(),
     webhook_abandoned(),

@@ -28,9 +28,11 @@ from tests.unit.samples import (
     created,
     expire,
     failed,
+    has_expired,
     resolve,
     retry_decided,
     throttled,
+    token_found,
     was_adopted,
     was_attempted,
     was_created,
@@ -124,6 +126,15 @@ def test_a_session_that_comes_to_light_after_the_decision_is_a_duplicate_unless_
     given(*PARKED, abandonment_decided()).when(late).then(was_duplicated(1, "sess_found"))
     given(*PARKED, was_adopted(session_id="sess_other")).when(late).then(was_duplicated(1, "sess_found"))
     given(*PARKED, was_adopted()).when(late).then_nothing()
+
+
+def test_a_late_answer_brings_the_token_of_a_session_that_was_adopted_without_it_once() -> None:
+    late = answer(created(session_id="sess_found"))
+    without = (*PARKED, was_adopted(guest_token=None))
+    then = given(*without).when(late).then(token_found())
+    assert (then.state.status, then.state.guest_token, then.state.expires_at) == (Status.ACTIVE, TOKEN, EXPIRY)
+    given(*without, token_found()).when(late).then_nothing()
+    given(*without, has_expired()).when(late).then_nothing()
 
 
 @pytest.mark.parametrize("resolution", [*Verdict, adoption()], ids=["retry", "abandon", "adopt"])

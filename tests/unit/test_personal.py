@@ -153,6 +153,7 @@ def test_values_inside_values_are_masked() -> None:
         (e.Guest, {"fingerprint", "ip_address", "user_agent", "request_sha256"}),
         (e.CreationAttempted, {"request_sha256"}),
         (e.SessionCreated, {"guest_token"}),
+        (e.GuestTokenFound, {"guest_token"}),
         (Created, {"guest_token"}),
         (Session, {"guest_token"}),
         (RecordedEvent, {"data"}),

@@ -7,7 +7,7 @@ from engine.domain import events as e
 from engine.domain.commands import BeginAttempt, BeginLookup, Defer, RecordAttempt, RecordLookup
 from engine.domain.doubt import lifted, parked
 from engine.domain.outcomes import Channel, Created, Failed, Throttled
-from engine.domain.passing import Hold
+from engine.domain.passing import Held, Hold
 from engine.domain.retry import InDoubt, RetryPolicy, backoff_ms
 from engine.domain.session import Session, Status
 
@@ -102,6 +102,10 @@ def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) ->
 
 # So that those who are held back by the same thing do not all come again at once. Slots are given out one by one anyway.
 _SPREAD_MS = {Hold.BUDGET: 15_000, Hold.CALLS: 500}
+# Nobody knows how many wait for the budget: each time that one of them finds it spent again, they are more than it had taken
+# them for. By half as much again, each then asks a few times, and the budget is made use of almost to the end; doubled, the
+# last ones would wait for long where nobody else wants it any more.
+_SPREAD_GROWS = 1.5
 
 
 def defer(state: Session, command: Defer, policy: RetryPolicy) -> list[e.Event]:
@@ -109,7 +113,7 @@ def defer(state: Session, command: Defer, policy: RetryPolicy) -> list[e.Event]:
     if state.status not in (Status.PENDING, Status.THROTTLED, Status.IN_DOUBT):
         return []
     held, now = command.held, command.now
-    spread_ms = int(_SPREAD_MS.get(held.by, 0) * command.jitter)
+    spread_ms = int(most_spread_ms(state, held, policy) * command.jitter)
     retry_at = held.until + timedelta(milliseconds=spread_ms)
     deferred = e.CreationDeferred(
         at=now,
@@ -121,6 +125,13 @@ def defer(state: Session, command: Defer, policy: RetryPolicy) -> list[e.Event]:
         retry_at=retry_at,
     )
     return [deferred, *_give_up(state, 0, retry_at, now, policy)]
+
+
+def most_spread_ms(state: Session, held: Held, policy: RetryPolicy) -> int:
+    """Over how long they are spread whom this holds back; never beyond the deadline, where the time itself lies before it."""
+    waits = state.budget_waits if held.by is Hold.BUDGET else 0
+    spread_ms = int(_SPREAD_MS.get(held.by, 0) * _SPREAD_GROWS ** min(waits, 32))
+    return min(spread_ms, max(0, (_deadline(state, policy) - held.until) // timedelta(milliseconds=1)))
 
 
 def record_attempt(state: Session, command: RecordAttempt, policy: RetryPolicy) -> list[e.Event]:
@@ -244,16 +255,20 @@ def _give_up(
     state: Session, failures: int, retry_at: datetime | None, now: datetime, policy: RetryPolicy
 ) -> list[e.Event]:
     """`SessionAbandoned` when the retry just planned must not be made; nothing when it may, or when none was planned."""
-    assert state.deadline_from is not None
     if retry_at is None:
         return []
     if failures >= policy.most_failures:
         reason = f"given up after {failures} failures"
-    elif retry_at > state.deadline_from + timedelta(milliseconds=policy.deadline_ms):
+    elif retry_at > _deadline(state, policy):
         reason = f"given up: the next try would come after the deadline of {policy.deadline_ms} ms"
     else:
         return []
     return [e.SessionAbandoned(at=now, channel_id=state.channel_id, reason=reason, attempts=state.attempts)]
+
+
+def _deadline(state: Session, policy: RetryPolicy) -> datetime:
+    assert state.deadline_from is not None
+    return state.deadline_from + timedelta(milliseconds=policy.deadline_ms)
 
 
 def _wait_ms(outcome: Throttled | Failed, tries: int, policy: RetryPolicy, jitter: float) -> int | None:

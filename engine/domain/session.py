@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from engine.domain import events as e
 from engine.domain.consent import Consent
+from engine.domain.passing import Hold
 from engine.domain.personal import Guarded, Personal
 
 
@@ -63,6 +64,8 @@ class Session(Guarded, frozen=True, kw_only=True):
     deadline_from: datetime | None = None
     """From when on the policy's deadline counts: the acceptance, or a person's decision to have a parked session retried."""
     retry_at: datetime | None = None
+    budget_waits: int = 0
+    """How often it was put off for a spent budget since a request was last made for it."""
     in_doubt: tuple[int, ...] = ()
     """The attempts of which it is not known whether a session at CXone came of them."""
 
@@ -122,7 +125,7 @@ def _apply(state: Session, event: e.Event) -> Session:
             reason = f"consent refused: {' and '.join(event.failed)} must be exactly true"
             return replace(state, status=Status.REFUSED, channel_id=event.channel_id, guest=event.guest, reason=reason)
         case e.ChannelValidated():
-            return replace(state, channel_validated=True, retry_at=None, reason=None)
+            return replace(state, channel_validated=True, retry_at=None, budget_waits=0, reason=None)
         case e.ChannelRejected():
             return replace(state, status=Status.REJECTED, reason=event.reason)
         case e.ChannelLookupFailed():
@@ -132,13 +135,22 @@ def _apply(state: Session, event: e.Event) -> Session:
                 status=status,
                 reason=event.message,
                 retry_at=event.retry_at,
+                budget_waits=0,
                 lookups=event.lookup,
                 lookups_failed=state.lookups_failed + (event.kind is not None and event.kind.counts),
             )
         case e.CreationDeferred():
-            return replace(state, reason=event.reason, retry_at=event.retry_at)
+            waits = state.budget_waits + (event.held_by is Hold.BUDGET)
+            return replace(state, reason=event.reason, retry_at=event.retry_at, budget_waits=waits)
         case e.CreationAttempted():
-            return replace(state, status=Status.ATTEMPTING, attempts=event.attempt, retry_at=event.at, reason=None)
+            return replace(
+                state,
+                status=Status.ATTEMPTING,
+                attempts=event.attempt,
+                retry_at=event.at,
+                budget_waits=0,
+                reason=None,
+            )
         case e.CreationThrottled():
             return replace(
                 state,

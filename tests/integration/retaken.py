@@ -18,6 +18,7 @@ from engine.domain.commands import (
     RecordLookup,
     RequestRedelivery,
 )
+from engine.domain.creation import most_spread_ms
 from engine.domain.delivery import DeliveryPolicy
 from engine.domain.lifecycle import (
     AttemptCreation,
@@ -29,7 +30,7 @@ from engine.domain.lifecycle import (
     next_step,
 )
 from engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
-from engine.domain.passing import Held, Hold
+from engine.domain.passing import Held
 from engine.domain.recorded import RecordedEvent
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import RetryAfter, RetryPolicy
@@ -114,8 +115,8 @@ def _behind(event: e.Event, state: Session, policy: Policy) -> Command:
             why, _, spread = event.reason.partition(", plus ")
             spread_ms = int(spread.partition(" ")[0] or 0)
             until = event.retry_at - timedelta(milliseconds=spread_ms)
-            most = {Hold.BUDGET: 15_000, Hold.CALLS: 500}.get(event.held_by)
             held = Held(by=event.held_by, until=until, reason=why)
+            most = most_spread_ms(state, held, policy.creation)
             return Defer(gate=event.gate, held=held, now=now, jitter=(spread_ms + 0.5) / most if most else 0.0)
         case e.CreationThrottled():
             why = event.reason.rpartition(", plus ")[0]

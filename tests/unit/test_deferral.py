@@ -1,14 +1,17 @@
 """An attempt that its gate holds back: put off with a reason, and given up where it would come too late."""
 
+from heapq import heapify, heappop, heappush
+from random import Random
 from typing import Any
 
 import pytest
 
 from engine.domain import events as e
-from engine.domain.lifecycle import AttemptCreation, Policy, ValidateChannel
-from engine.domain.passing import Held, Hold
+from engine.domain.gate import Gate, admit
+from engine.domain.lifecycle import AttemptCreation, Policy, ValidateChannel, decide
+from engine.domain.passing import Held, Hold, Passage
 from engine.domain.retry import RetryPolicy
-from engine.domain.session import Status
+from engine.domain.session import Status, evolve
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,
@@ -26,12 +29,16 @@ from tests.unit.samples import (
     at,
     begin,
     deferred,
+    has_failed,
+    lookup_failed,
     retry_decided,
     was_attempted,
     was_deferred,
     was_throttled,
+    was_validated,
 )
 
+PATIENT = Policy(creation=RetryPolicy(deadline_ms=10**10))
 DEADLINE = Policy(creation=RetryPolicy(deadline_ms=60_000))
 WAITING = {"open": OPEN, "validated": VALIDATED, "throttled": THROTTLED, "in_doubt": IN_DOUBT, "failed": FAILED}
 
@@ -88,6 +95,67 @@ def test_those_whom_the_same_shortage_holds_back_do_not_all_come_again_at_once(b
     half = wait(0.5)
     assert (half.retry_at, half.wait_ms) == (at(9 + spread_ms / 2_000), 1_000 + spread_ms // 2)
     assert half.reason == f"{held().reason}, plus {spread_ms // 2} ms spread"
+
+
+def of_budget(until: float = 9) -> e.CreationDeferred:
+    return was_deferred(held_by=Hold.BUDGET, retry_at=at(until))
+
+
+def spread(history: tuple[e.Event, ...], by: Hold = Hold.BUDGET, policy: Policy = PATIENT) -> int:
+    """Over how many milliseconds those are spread who have this history and are held back until 9 s."""
+    event = given(*history).when(deferred(held(9, by), now=at(8), jitter=1.0), policy).events[0]
+    assert isinstance(event, e.CreationDeferred)
+    return round((event.retry_at - at(9)).total_seconds() * 1_000)
+
+
+def test_whom_a_spent_budget_holds_back_again_and_again_waits_longer_each_time() -> None:
+    history = FAILED
+    spreads = []
+    for _ in range(4):
+        spreads.append(spread(history))
+        history = (*history, of_budget())
+    assert spreads == [15_000, 22_500, 33_750, 50_625]
+    assert spread((*FAILED, *(of_budget() for _ in range(1_000)))) > 0
+
+
+def test_only_the_budget_counts_for_its_wait_and_a_request_that_was_made_begins_it_anew() -> None:
+    waited = (*FAILED, of_budget(), was_deferred(), of_budget())
+    assert spread(waited) == 33_750
+    assert spread(waited, Hold.CALLS) == 500
+    assert spread((*waited, was_attempted(2), has_failed(2))) == 15_000
+    unseen = (*OPEN, lookup_failed(), of_budget(), of_budget())
+    assert spread(unseen) == 33_750
+    assert spread((*unseen, lookup_failed(lookup=2))) == 15_000
+    assert spread((*unseen, was_validated())) == 15_000
+
+
+@pytest.mark.parametrize("by", [Hold.BUDGET, Hold.CALLS])
+def test_nobody_is_given_up_for_the_spread_whose_turn_may_come_before_the_deadline(by: Hold) -> None:
+    for until in (59.9, 60):
+        event = given(*VALIDATED).when(deferred(held(until, by), jitter=0.999), DEADLINE).then_one(e.CreationDeferred)
+        assert at(until) <= event.retry_at <= at(60)
+
+
+def test_however_many_wait_for_a_spent_budget_each_asks_a_few_times_and_it_is_made_use_of() -> None:
+    number, policy, chance = 1_000, PATIENT, Random(1)
+    gate = Gate(retries=0.0, retries_at=at(0))
+    waiting = [(at(1 + chance.random()), n, given(*FAILED).state) for n in range(number)]
+    heapify(waiting)
+    deferrals, made = 0, []
+    while waiting:
+        now, n, state = heappop(waiting)
+        gate, back = admit(gate, Passage(gate="", retry=state.is_retried, slotted=True), now, policy.gate)
+        if back is None:
+            made.append(now)
+            continue
+        [event] = decide(state, deferred(back, now=now, jitter=chance.random()), policy)
+        assert isinstance(event, e.CreationDeferred)
+        heappush(waiting, (event.retry_at, n, evolve(state, event)))
+        deferrals += 1
+    assert deferrals < 5 * number
+    best = number / policy.gate.retries_per_second
+    assert made[number * 9 // 10] < at(1.1 * best)
+    assert made[-1] < at(2 * best)
 
 
 @pytest.mark.parametrize("by", [Hold.GATE, Hold.PACE, Hold.BREAKER])

@@ -163,8 +163,8 @@ class Statements:
         # What has ended rests for as long too: by its end it is claimed whenever it is due.
         self.release = f"""
             UPDATE {s}.due_work
-               SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::int * interval '1 ms'),
-                   ends_at = CASE WHEN ends_at <= now() THEN now() + $3::int * interval '1 ms' ELSE ends_at END,
+               SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::bigint * interval '1 ms'),
+                   ends_at = CASE WHEN ends_at <= now() THEN now() + $3::bigint * interval '1 ms' ELSE ends_at END,
                    step = coalesce($4::text, step)
              WHERE owner = $1::uuid AND stream_id = $2::uuid"""
 

@@ -312,6 +312,24 @@ async def test_work_released_with_a_delay_rests_for_so_long(due_work: PostgresDu
     assert await claimed(due_work) == []
 
 
+@pytest.mark.parametrize("days", [30, 365 * 7_900])
+async def test_work_can_rest_for_as_long_as_a_token_may_live(
+    due_work: PostgresDueWork, put: Put, sql: Any, days: int
+) -> None:
+    lease, span = a_lease(), timedelta(days=days)
+    waits, ended = await put(), await put()
+    await sql("UPDATE due_work SET ends_at = now() WHERE stream_id = $1", ended)
+    assert set(await claimed(due_work, lease=lease)) == {waits, ended}
+
+    (began,) = (await sql("SELECT clock_timestamp()"))[0]
+    for stream_id in (waits, ended):
+        await due_work.release(lease.owner, stream_id, span // timedelta(milliseconds=1), EXPIRE)
+
+    found = await rows(sql)
+    assert found[waits]["due_at"] >= began + span
+    assert found[ended]["ends_at"] >= began + span
+
+
 async def test_a_release_never_makes_work_due_earlier(due_work: PostgresDueWork, put: Put, sql: Any) -> None:
     owner = uuid4()
     stream_id = await put(3_600, owner=owner, leased_for=60)

@@ -14,6 +14,8 @@ from engine.domain.retry import InDoubt
 
 PREFIX = "GUESTLEDGER_"
 
+_LIMITS = ("calls", "calls_per_process")
+
 SchemaName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")]
 SecretHttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]", extra={"personal": True})]
 
@@ -23,7 +25,10 @@ class InvalidSettings(GuestledgerError):
 
 
 class Settings(Guarded, frozen=True, kw_only=True):
-    """Where the database, CXone and the webhook are. Each field is the variable `GUESTLEDGER_<FIELD>`."""
+    """Where the database, CXone and the webhook are. Each field is the variable `GUESTLEDGER_<FIELD>`.
+
+    Raises `InvalidSettings` for a limit on calls that would let none through.
+    """
 
     database_url: Personal | None = None
     """PostgreSQL; unset: the embedded one, with its data under `data_dir`."""
@@ -54,6 +59,13 @@ class Settings(Guarded, frozen=True, kw_only=True):
     drain_seconds: Annotated[float, Meta(ge=0)] = 10.0
     """How long a scheduler that is told to stop may take to finish what is in flight. The rest is cut off and given back."""
 
+    def __post_init__(self) -> None:
+        # Where they are set from code too: a limit of 0 would be taken for none.
+        for field in _LIMITS:
+            number = getattr(self, field)
+            if number is not None and number < 1:
+                raise InvalidSettings(f"{PREFIX}{field.upper()} cannot be used: {_expected(field)}")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """The settings in the environment. An empty variable counts as unset. Raises `InvalidSettings`."""
@@ -79,7 +91,7 @@ def _expected(field: str) -> str:
         return f"it is to be one of {', '.join(InDoubt)}"
     if field in ("allow_owner", "webhook_allow_private"):
         return "it is to be 1 or 0"
-    if field in ("calls", "calls_per_process"):
+    if field in _LIMITS:
         return "it is to be a whole number, 1 or more"
     if field == "drain_seconds":
         return "it is to be a number of seconds, 0 or more"

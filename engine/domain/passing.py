@@ -5,11 +5,14 @@ from enum import StrEnum
 
 import msgspec
 
+from engine.domain.retry import LONGEST_RETRY_AFTER_MS
+
 
 class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How carefully an API is treated. Rates are requests a second.
 
-    Raises `ValueError` for a number by which nothing would ever pass, or no rate could be reckoned; the text names the field.
+    Raises `ValueError` for a number by which nothing would ever pass, or no rate or time could be reckoned; the text names the
+    field. A retry needs one whole one of the budget, so `retries_kept` is 1 or more.
     """
 
     first_rate: float = 10.0
@@ -63,22 +66,46 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The most creations in flight, over all processes; `None`: no limit."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "first_rate",
-            "least_rate",
-            "decrease",
-            "increase",
-            "rest_share",
-            "eased",
-            "doubled_s",
-            "retries_per_second",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"GatePolicy.{name} must be more than 0")
-        for name in ("failures_in_a_row", "calls_per_process", "calls"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"GatePolicy.{name} must be at least 1")
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                number = getattr(self, name)
+                if number is not None and not (least <= number <= _MOST):
+                    raise ValueError(f"GatePolicy.{name} must be {least:g} or more, and at most {_MOST:g}")
+
+
+# A rate of less is as good as none, and the time until the next request no number. As shares of a rate, likewise.
+_LEAST_RATE = 0.001
+# Ten years in milliseconds: beyond that, times overflow.
+_MOST = LONGEST_RETRY_AFTER_MS
+_AT_LEAST: dict[float, tuple[str, ...]] = {
+    _LEAST_RATE: (
+        "first_rate",
+        "boundless_rate",
+        "least_rate",
+        "decrease",
+        "increase",
+        "rest_share",
+        "eased",
+        "doubled_s",
+        "retries_per_second",
+    ),
+    0: (
+        "least_closed_ms",
+        "cut_ms",
+        "rest_ms",
+        "proven_ms",
+        "forgotten_ms",
+        "ahead_ms",
+        "spare_slots",
+        "at_once",
+        "together_ms",
+        "break_ms",
+        "longest_break_ms",
+        "probe_ms",
+        "retries_per_request",
+    ),
+    1: ("failures_in_a_row", "retries_kept", "calls_per_process", "calls"),
+}
 
 
 class Hold(StrEnum):

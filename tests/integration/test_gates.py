@@ -556,6 +556,15 @@ def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: 
         Settings.from_env({name: given})
 
 
+@pytest.mark.parametrize("field", ["calls", "calls_per_process"])
+@pytest.mark.parametrize("given", [0, -1])
+def test_a_limit_on_calls_that_is_none_is_refused_where_it_is_set_from_code_too(field: str, given: int) -> None:
+    with pytest.raises(
+        InvalidSettings, match=f"GUESTLEDGER_{field.upper()} cannot be used: it is to be a whole number"
+    ):
+        Settings(**{field: given})
+
+
 async def test_a_look_up_is_let_through_only_when_the_process_has_a_place_for_it(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

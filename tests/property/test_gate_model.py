@@ -47,7 +47,7 @@ policies: SearchStrategy[GatePolicy] = st.builds(
     break_ms=st.integers(501, 2_000),
     longest_break_ms=st.integers(2_000, 60_000),
     probe_ms=st.integers(1, 60_000),
-    retries_kept=st.floats(0, 5),
+    retries_kept=st.floats(1, 5),
     retries_per_second=st.floats(0.001, 100),
 )
 passing = st.floats(0, 0.4) | st.floats(0, 5) | st.floats(0, 100_000)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from adapters.postgres.gates import GateBook
 from engine.domain import events as e
+from engine.domain import passing
 from engine.domain.gate import Gate, admit, hear, slots
 from engine.domain.hearing import heard, heard_of_webhook
 from engine.domain.outcomes import Delivered
@@ -661,9 +662,24 @@ def test_ten_years_can_be_closed_for() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"first_rate": 0.0}, {"increase": -1.0}, {"decrease": float("nan")}, {"calls_per_process": 0}, {"calls": 0}],
+    [
+        *({name: 0} for name in ("first_rate", "boundless_rate", "least_rate", "decrease", "increase", "rest_share")),
+        *({name: 1e-18} for name in ("eased", "doubled_s", "retries_per_second")),
+        *({name: -1} for name in ("ahead_ms", "spare_slots", "at_once", "together_ms", "retries_per_request")),
+        *({name: -1} for name in ("least_closed_ms", "cut_ms", "rest_ms", "proven_ms", "forgotten_ms")),
+        *({name: -1} for name in ("break_ms", "longest_break_ms", "probe_ms")),
+        *({name: 0.999} for name in ("retries_kept", "failures_in_a_row", "calls_per_process", "calls")),
+        *({name: wrong} for name in ("decrease", "first_rate") for wrong in (float("nan"), float("inf"))),
+        {"break_ms": 10**18},
+    ],
+    ids=str,
 )
 def test_a_policy_by_which_nothing_would_ever_pass_is_refused_by_name(wrong: dict[str, Any]) -> None:
     [name] = wrong
     with pytest.raises(ValueError, match=rf"GatePolicy\.{name} must be"):
         GatePolicy(**wrong)
+
+
+def test_each_number_of_a_policy_has_a_least_one() -> None:
+    given = [name for names in passing._AT_LEAST.values() for name in names]
+    assert sorted(given) == sorted(GatePolicy.__struct_fields__)

@@ -225,7 +225,7 @@ class Scheduler:
         running: set[asyncio.Task[Counter[str]]] = set()
         try:
             while True:
-                places = lane.most_in_flight - len(running)
+                places = max(0, self._most(lane) - len(running))
                 started, paced_ms = await self._start(lane, places)
                 running |= started
                 if not running and paced_ms is None:
@@ -243,6 +243,14 @@ class Scheduler:
                 task.cancel()
             if running:
                 await asyncio.wait(running)
+
+    def _most(self, lane: Lane) -> int:
+        # What only waited here for a place, another process could have served.
+        return (
+            min(lane.most_in_flight, self._steps.most_claimed)
+            if lane.kinds == TOWARDS_CREATION
+            else lane.most_in_flight
+        )
 
     async def _wait(self, running: _Running, paced_ms: int | None, *, more: bool) -> tuple[_Running, _Running]:
         """Wait until it is time to claim again, soon where there is `more`; returns the runs that have ended, and the others."""

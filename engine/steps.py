@@ -7,7 +7,8 @@ is sent under a lease that was not renewed within its span, so that one who stoo
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import assert_never
 
@@ -58,6 +59,7 @@ class Steps:
         self._policy = policy
         self._leases = leases
         self._calls = asyncio.Semaphore(policy.gate.calls_per_process)
+        self._unclaimed_calls = 0
         self._lookups = LookUps(provider, gates, leases)
 
     def gates(self, kinds: StepKinds) -> dict[str, str | None]:
@@ -68,6 +70,25 @@ class Steps:
             SyncWebhook: self._webhook.gate,
         }
         return {kind.__name__: passed.get(kind) for kind in kinds}
+
+    @property
+    def most_claimed(self) -> int:
+        """How many sessions that are claimed towards creation can be served at once: more would only wait here for a place.
+
+        One, where those who open sessions here have all places: what is claimed gets its turn among them.
+        """
+        return max(1, self._policy.gate.calls_per_process - self._unclaimed_calls)
+
+    @asynccontextmanager
+    async def _place(self, run: Run) -> AsyncIterator[None]:
+        """A place for a call, from when there is one."""
+        unclaimed = run.claim is None
+        self._unclaimed_calls += unclaimed
+        try:
+            async with self._calls:
+                yield
+        finally:
+            self._unclaimed_calls -= unclaimed
 
     async def carry_on(self, run: Run) -> Session:
         """Take every step of the run's kinds that is due, then give the session back for what is due later.
@@ -103,7 +124,7 @@ class Steps:
             case ValidateChannel():
                 await self._validate_channel(run)
             case AttemptCreation():
-                async with self._calls:
+                async with self._place(run):
                     await self._attempt_creation(run)
             case SyncWebhook():
                 await self._sync_webhook(run)
@@ -113,23 +134,30 @@ class Steps:
                 assert_never(step)
 
     async def _validate_channel(self, run: Run) -> None:
-        known = self._provider.known_channel(run.state.channel_id)
-        if known is not None:
-            command = RecordLookup(outcome=known, now=self._clock.now(), jitter=self._clock.jitter())
-            run.propose(decide(run.state, command, self._policy))
+        if self._knows_channel(run):
             return
         if given_up := decide(run.state, BeginLookup(now=self._clock.now()), self._policy):
             run.propose(given_up)
             return
         await self._recorder.record(run, hold=True)
         passage = run.passage(self._provider.lookup_gate, ValidateChannel)
-        async with self._calls:
+        async with self._place(run):
+            if self._knows_channel(run):  # others have asked while this one waited
+                return
             outcome = await self._lookups.ask(run.state.channel_id, passage, run.lease, run.state.id)
         if isinstance(outcome, Held):
             self._defer(run, passage, outcome)
             return
         now, jitter = self._clock.now(), self._clock.jitter()
         await self._recorder.settle(run, RecordLookup(outcome=outcome, now=now, jitter=jitter), None)
+
+    def _knows_channel(self, run: Run) -> bool:
+        """Take a recent answer about its channel for the look-up, if one is remembered."""
+        known = self._provider.known_channel(run.state.channel_id)
+        if known is not None:
+            command = RecordLookup(outcome=known, now=self._clock.now(), jitter=self._clock.jitter())
+            run.propose(decide(run.state, command, self._policy))
+        return known is not None
 
     async def _attempt_creation(self, run: Run) -> None:
         prepared = self._provider.prepare(run.state)

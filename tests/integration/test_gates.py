@@ -586,6 +586,67 @@ async def test_a_look_up_is_let_through_only_when_the_process_has_a_place_for_it
         assert len(admitted) == 1
 
 
+class Hanging:
+    """Creations of a ledger that hang until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+        self.begun, self.go = 0, asyncio.Event()
+        whole = ledger._provider.create
+
+        async def create(*given: Any) -> Any:
+            self.begun += 1
+            await self.go.wait()
+            return await whole(*given)
+
+        monkeypatch.setattr(ledger._provider, "create", create)
+
+    async def until(self, number: int) -> None:
+        while self.begun < number:
+            await asyncio.sleep(0.01)
+
+
+async def test_who_has_no_place_for_a_call_leaves_the_work_to_another(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, sql: Any
+) -> None:
+    async with two(new_ledger, policy(GatePolicy(calls_per_process=2))) as (one, other):
+        accepted = [await one.accept(request()) for _ in range(6)]
+        hanging = Hanging(monkeypatch, one)
+        busy = asyncio.create_task(one.scheduler.run_once())
+        await hanging.until(2)
+
+        await other.scheduler.run_once()
+
+        made = [await one.session(session.id) for session in accepted]
+        assert sum(session.status is Status.ACTIVE for session in made) == 4
+        hanging.go.set()
+        await busy
+        assert await one.unfinished() == 0
+
+
+async def test_those_who_open_sessions_here_take_places_from_what_is_claimed_but_the_last(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=policy(GatePolicy(calls_per_process=3))) as ledger, asyncio.timeout(LONG):
+        hanging = Hanging(monkeypatch, ledger)
+        opening = []
+        for number, left in ((1, 2), (2, 1), (3, 1), (4, 1)):
+            opening.append(asyncio.create_task(ledger.open_session(request())))
+            await hanging.until(min(number, 3))
+            assert ledger._steps.most_claimed == left
+        hanging.go.set()
+        await asyncio.gather(*opening)
+        assert ledger._steps.most_claimed == 3
+
+
+async def test_who_has_waited_for_a_place_does_not_ask_what_others_have_learnt_meanwhile(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with new_ledger(policy=policy(GatePolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
+        opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(5)))
+        assert {session.status for session in opened} == {Status.ACTIVE}
+        assert simulator.counts["channel 200"] == 1
+
+
 async def test_sessions_that_are_only_about_to_ask_take_no_place_from_each_other(
     new_ledger: Any, simulator: Simulator
 ) -> None:

@@ -45,7 +45,7 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """What follows an attempt whose answer was lost, in place of what the policy and the profile say; `retry_with_key` says besides
     that CXone honours the key."""
     calls: Annotated[int, Meta(ge=1)] | None = None
-    """The most creations in flight over all processes, in place of `GatePolicy.calls`: the same for each of them."""
+    """The most look-ups and creations in flight over all processes, in place of `GatePolicy.calls`: the same for each of them."""
     calls_per_process: Annotated[int, Meta(ge=1)] | None = None
     """The most requests to CXone in flight from this process, in place of `GatePolicy.calls_per_process`."""
     webhook_url: SecretHttpUrl | None = None

@@ -17,12 +17,15 @@ from engine.ports import Gates, MessagingProvider
 
 
 class LookUps:
-    """Asks CXone what channels are."""
+    """Asks CXone what channels are. `limited` says whether the number of calls in flight is, over all processes."""
 
-    def __init__(self, provider: MessagingProvider, gates: Gates, leases: Leases) -> None:
+    def __init__(self, provider: MessagingProvider, gates: Gates, leases: Leases, *, limited: bool) -> None:
         self._provider = provider
         self._gates = gates
         self._leases = leases
+        self._limited = limited
+        self._asking: set[UUID] = set()
+        self._admitting = asyncio.Lock()
         self._telling = asyncio.Lock()
         self._told: LookupOutcome | None = None
 
@@ -34,7 +37,7 @@ class LookUps:
         """
         if not self._provider.is_ready:
             await self._provider.ready()
-        admitted = await self._gates.admit(passage)
+        admitted = await self._admit(passage, stream_id)
         if isinstance(admitted, Held):
             return admitted
         try:
@@ -46,6 +49,18 @@ class LookUps:
             raise
         await self._tell(passage.gate, outcome, admitted)
         return outcome
+
+    async def _admit(self, passage: Passage, stream_id: UUID) -> Admitted | Held:
+        if passage.slotted or not self._limited:
+            return await self._gates.admit(passage)
+        # One by one: those who only ask take no place from each other, and who was let through before has one. Others may
+        # come to ask until it is counted, so what is handed in is the set itself.
+        self._asking.add(stream_id)
+        try:
+            async with self._admitting:
+                return await self._gates.admit(passage, self._asking)
+        finally:
+            self._asking.discard(stream_id)
 
     async def _again(self, passage: Passage) -> None:
         admitted = await self._gates.admit(replace(passage, retry=False, slotted=True))

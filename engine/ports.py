@@ -4,7 +4,7 @@ An event is proposed as an `Event` and comes back as a `RecordedEvent`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Protocol
 from uuid import UUID
@@ -189,8 +189,12 @@ class DueWork(Protocol):
 class Gates(Protocol):
     """What all processes know together of the APIs that they call."""
 
-    async def admit(self, passage: Passage) -> Admitted | Held:
-        """Let a request through now, or say what holds it back: for one that no append announces."""
+    async def admit(self, passage: Passage, asking: Collection[UUID] | None = None) -> Admitted | Held:
+        """Let a request through now, or say what holds it back: for one that no append announces.
+
+        `asking` are the sessions that are leased for a call and have not been let through yet, this one's among them; `None`:
+        the request needs no place among the calls whose number is limited, or has one with its slot.
+        """
         ...
 
     async def hear(self, hearing: Hearing) -> None:

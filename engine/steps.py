@@ -60,7 +60,7 @@ class Steps:
         self._leases = leases
         self._calls = asyncio.Semaphore(policy.gate.calls_per_process)
         self._unclaimed_calls = 0
-        self._lookups = LookUps(provider, gates, leases)
+        self._lookups = LookUps(provider, gates, leases, limited=policy.gate.calls is not None)
 
     def gates(self, kinds: StepKinds) -> dict[str, str | None]:
         """The steps of these kinds, each with the gate that its request passes."""

@@ -29,11 +29,14 @@ from engine.domain.recorded import RecordedEvent
 from engine.domain.room import full, room
 from engine.domain.session import Session, Status
 from engine.ports import DueWork, EventStore, Gates
-from engine.run import of_history
+from engine.run import TOWARDS_CREATION, of_history
 from engine.steps import Steps
 from engine.work import DueRow, WorkStanding
 
 STEPS: frozenset[type[Step]] = frozenset({ValidateChannel, AttemptCreation, SyncWebhook, ExpireToken})
+
+# Where the number of calls in flight is limited, these take a place.
+_LIMITED = frozenset(kind.__name__ for kind in TOWARDS_CREATION)
 
 _DONE = {
     ValidateChannel.__name__: "CXone is asked for the channel",
@@ -215,7 +218,7 @@ def _reasons(events: Sequence[e.Event], until: datetime) -> Iterator[str]:
 
 def _meet_gate(queue: _Queue, policy: Policy, work: WorkStanding, row: DueRow, known: Gate | None) -> None:
     """Ask the gate as a claim does, again and again until it lets one through."""
-    limited = policy.gate.calls is not None and row.step == AttemptCreation.__name__
+    limited = policy.gate.calls is not None and row.step in _LIMITED
     asked = policy.gate if limited else msgspec.structs.replace(policy.gate, calls=None)
     gate = known or Gate()
     while known is not None or limited:

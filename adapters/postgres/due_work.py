@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.arrivals import channel
 from adapters.postgres.connection import driver_connection, reported, short_transaction
-from adapters.postgres.gates import CREATION, PostgresGates
+from adapters.postgres.gates import LIMITED, PostgresGates
 from adapters.postgres.projections import PROJECTIONS
 from adapters.postgres.statements import Statements
 from engine.appends import Lease
@@ -40,7 +40,7 @@ class PostgresDueWork:
         self._policy = gates
         self._gates = PostgresGates(engine, schema, gates)
         self._gated: set[str] = set()  # the steps that a gate was to be asked for, when it was looked last
-        self._limited = [CREATION] if gates.calls is not None else []
+        self._limited = LIMITED if gates.calls is not None else []
 
     async def claim(self, lease: Lease, steps: Mapping[str, str | None], limit: int) -> Claimed:
         """Lease up to `limit` rows that are due now and are free or whose lease has lapsed.
@@ -85,7 +85,7 @@ class PostgresDueWork:
             return Claimed(claims=[])
         with reported():
             async with short_transaction(self._engine, durable=False) as driver:
-                limited = step == CREATION and self._policy.calls is not None
+                limited = step in self._limited
                 if limited:
                     await self._gates.lock_log(driver)
                 book = await self._gates.open(driver, [gate], asking=() if limited else None)

@@ -12,12 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
 from adapters.postgres.statements import quoted
 from engine.domain.gate import Gate, admit, hear, slots
-from engine.domain.lifecycle import AttemptCreation
 from engine.domain.passing import Admitted, GatePolicy, Hearing, Held, Passage
 from engine.domain.room import full, room
+from engine.run import TOWARDS_CREATION
 
-CREATION = AttemptCreation.__name__
-"""The step whose calls are counted where their number is limited."""
+LIMITED = sorted(kind.__name__ for kind in TOWARDS_CREATION)
+"""The steps whose calls are counted where their number is limited: each row that is leased for one has a place."""
 _FIELDS = Gate.__struct_fields__
 
 
@@ -84,19 +84,23 @@ class PostgresGates:
         self._alone = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
         self._in_flight = f"""
             SELECT count(*) FROM {s}.due_work
-             WHERE step = '{CREATION}' AND lease_until > now() AND stream_id <> ALL($1::uuid[])"""
+             WHERE step = ANY($1::text[]) AND lease_until > now() AND stream_id <> ALL($2::uuid[])"""
         values = ", ".join(f"${number}" for number in range(2, len(_FIELDS) + 2))
         renewed = ", ".join(f"{field} = excluded.{field}" for field in _FIELDS)
         self._write = f"""
             INSERT INTO {s}.gates (name, {columns}) VALUES ($1, {values}) ON CONFLICT (name) DO UPDATE SET {renewed}"""
         self._drop = f"DELETE FROM {s}.gates WHERE name = ANY($1::text[])"
 
-    async def admit(self, passage: Passage) -> Admitted | Held:
-        """Let a request through now, or say what holds it back."""
+    async def admit(self, passage: Passage, asking: Collection[UUID] | None = None) -> Admitted | Held:
+        """Let a request through now, or say what holds it back.
+
+        `asking` are the sessions that are leased for a call and have not been let through yet, this one's among them; `None`:
+        the request needs no place among the calls whose number is limited, or has one with its slot.
+        """
         with reported():
             async with short_transaction(self._engine, durable=False) as driver:
                 await self.lock_log(driver)
-                book = await self.open(driver, [passage.gate])
+                book = await self.open(driver, [passage.gate], asking=asking)
                 held = book.admit(passage)
                 await self.write(driver, book)
                 return held or Admitted(at=book.now, probes=book.is_broken(passage.gate))
@@ -141,13 +145,13 @@ class PostgresGates:
         """The gates of these names, locked until the transaction ends. `clean` says that there is no row to be locked.
 
         `now` is the time by the database's clock; without it, it is asked for when the locks are had. `asking` are the sessions
-        whose creation is to be let through, which is not in flight yet though they are leased; `None`: it is no creation.
+        whose call is to be let through, which is not in flight yet though they are leased; `None`: no call that is counted.
         """
         found = {} if clean else dict(map(_gate, await driver.fetch(self._lock, list(names))))
         now = now or await driver.fetchval("SELECT clock_timestamp()")
         if asking is None or self._policy.calls is None:
             return GateBook(found, now, replace(self._policy, calls=None))
-        return GateBook(found, now, self._policy, await driver.fetchval(self._in_flight, list(asking)))
+        return GateBook(found, now, self._policy, await driver.fetchval(self._in_flight, LIMITED, list(asking)))
 
     async def write(self, driver: Driver, book: GateBook) -> None:
         """Write what has become of the gates in `book`."""

@@ -63,7 +63,8 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True):
     calls_per_process: int = 256
     """The most requests to CXone that one process has in flight."""
     calls: int | None = None
-    """The most creations in flight, over all processes; `None`: no limit."""
+    """The most sessions that are worked on towards creation, each with at most one request to CXone in flight, look-ups and
+    creations alike, over all processes; `None`: no limit."""
 
     def __post_init__(self) -> None:
         for least, names in _AT_LEAST.items():

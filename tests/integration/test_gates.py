@@ -477,26 +477,27 @@ async def test_a_creation_that_gets_no_token_any_more_tells_nothing_against_the_
 # Calls in flight
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger) -> list[int]:
-    """How many creations were in flight as each began, over all these ledgers."""
+def counted(monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger, calls: tuple[str, ...] = ("create",)) -> list[int]:
+    """How many such calls were in flight as each began, over all these ledgers."""
     in_flight, seen = 0, []
 
-    def count(ledger: Ledger) -> None:
-        whole = ledger._provider.create
+    def count(ledger: Ledger, name: str) -> None:
+        whole = getattr(ledger._provider, name)
 
-        async def create(prepared: Any, key: str, check: Any) -> Any:
+        async def call(*given: Any) -> Any:
             nonlocal in_flight
             in_flight += 1
             seen.append(in_flight)
             try:
-                return await whole(prepared, key, check)
+                return await whole(*given)
             finally:
                 in_flight -= 1
 
-        monkeypatch.setattr(ledger._provider, "create", create)
+        monkeypatch.setattr(ledger._provider, name, call)
 
     for ledger in ledgers:
-        count(ledger)
+        for name in calls:
+            count(ledger, name)
     return seen
 
 
@@ -516,6 +517,45 @@ async def test_no_more_calls_are_in_flight_than_allowed_whoever_makes_them(
         assert len(seen) == 25
         for session in (*accepted, *opened):
             assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_look_ups_take_the_same_places_as_creations(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.knobs = Knobs(slow_ms=20)
+    async with two(new_ledger, policy(GatePolicy(calls=3))) as (one, other):
+        seen = counted(monkeypatch, one, other, calls=("look_up_channel", "create"))
+        accepted = [await one.accept(request(channel_id=f"ch_{number}")) for number in range(12)]
+        wanted = [request(channel_id=f"ch_other_{number}") for number in range(6)]
+        opening = [(one, other)[number % 2].open_session(given) for number, given in enumerate(wanted)]
+
+        opened, _ = await asyncio.gather(asyncio.gather(*opening), all_done(one, other))
+        await all_done(one, other)
+
+        assert max(seen) == 3
+        assert len(seen) == 2 * 18
+        for session in (*accepted, *opened):
+            assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_of_those_who_open_sessions_at_once_as_many_are_served_as_there_are_places(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=policy(GatePolicy(calls=3))) as ledger, asyncio.timeout(LONG):
+        hanging = Hanging(monkeypatch, ledger, "look_up_channel")
+        opening = [asyncio.create_task(ledger.open_session(request(channel_id=f"ch_{n}"))) for n in range(5)]
+        while sum(task.done() for task in opening) < 2:
+            await asyncio.sleep(0.01)
+        hanging.go.set()
+
+        opened = await asyncio.gather(*opening)
+
+        assert hanging.begun == 3
+        assert [session.status for session in opened] == [Status.ACTIVE] * 3 + [Status.PENDING] * 2
+        for session in opened[3:]:
+            deferred = (await events(ledger, session))[-1]
+            assert isinstance(deferred, e.CreationDeferred)
+            assert deferred.held_by is Hold.CALLS
 
 
 @pytest.mark.parametrize("limit", ["calls", "calls_per_process"])
@@ -587,18 +627,18 @@ async def test_a_look_up_is_let_through_only_when_the_process_has_a_place_for_it
 
 
 class Hanging:
-    """Creations of a ledger that hang until they are let go."""
+    """Calls of a ledger that hang until they are let go."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ledger: Ledger, name: str = "create") -> None:
         self.begun, self.go = 0, asyncio.Event()
-        whole = ledger._provider.create
+        whole = getattr(ledger._provider, name)
 
-        async def create(*given: Any) -> Any:
+        async def call(*given: Any) -> Any:
             self.begun += 1
             await self.go.wait()
             return await whole(*given)
 
-        monkeypatch.setattr(ledger._provider, "create", create)
+        monkeypatch.setattr(ledger._provider, name, call)
 
     async def until(self, number: int) -> None:
         while self.begun < number:
@@ -655,14 +695,14 @@ async def test_sessions_that_are_only_about_to_ask_take_no_place_from_each_other
 
 
 async def test_those_who_claim_at_once_never_take_more_than_there_are_places(new_engine: Any, sql: Any) -> None:
+    steps = {"AttemptCreation": "a", "ValidateChannel": "b"}
     claimers = [PostgresDueWork(new_engine(), SCHEMA, GatePolicy(calls=3)) for _ in range(4)]
     for _ in range(10):
         await sql("DELETE FROM due_work")
-        for _ in range(12):
-            await sql("INSERT INTO due_work VALUES ($1, 'AttemptCreation', now(), NULL, NULL)", new_id())
-        claimed = await asyncio.gather(
-            *(claimer.claim(a_lease(uuid4(), HOUR_MS), {"AttemptCreation": "a"}, 12) for claimer in claimers)
-        )
+        for number in range(12):
+            step = ["AttemptCreation", "ValidateChannel"][number % 2]
+            await sql("INSERT INTO due_work VALUES ($1, $2, now(), NULL, NULL)", new_id(), step)
+        claimed = await asyncio.gather(*(claimer.claim(a_lease(uuid4(), HOUR_MS), steps, 12) for claimer in claimers))
         assert sum(len(found.claims) for found in claimed) == 3
 
 

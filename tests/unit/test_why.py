@@ -214,6 +214,8 @@ def test_calls_in_flight_hold_it_where_their_number_is_limited() -> None:
     assert held(waits(VALIDATED, at(3), policy=limited, in_flight=1)) == []
     assert held(waits(VALIDATED, at(3), policy=limited, in_flight=1, ahead=1)) == [(Hold.CALLS, at(4))]
     assert held(waits(THROTTLED, at(0), policy=limited, in_flight=2)) == [(Wait.DUE, at(2.25))]
+    assert held(waits(OPEN, at(3), policy=limited, in_flight=2)) == [(Hold.CALLS, at(4))]
+    assert held(waits(ACTIVE, at(3), policy=limited, in_flight=2)) == []
 
 
 def test_a_spent_budget_holds_retries_and_no_first_attempts() -> None:

@@ -244,8 +244,10 @@ def _meet_held(queue: _Queue, held: Held, ahead: int, beyond: int, rate: float |
 
 
 def _meet_budget(queue: _Queue, state: Session, policy: Policy, row: DueRow, gate: Gate) -> None:
-    """Ask the gate as the append of an attempt does, once it is about to be made."""
-    if not any(isinstance(event, e.CreationAttempted) for event in _begun(queue, state, policy, row)):
+    """Ask the gate as the append of an attempt does, once it is about to be made, and a look-up."""
+    begun = _begun(queue, state, policy, row)
+    looked_up = row.step == ValidateChannel.__name__ and not begun
+    if not looked_up and not any(isinstance(event, e.CreationAttempted) for event in begun):
         return
     passage = Passage(gate="", retry=state.is_retried, slotted=True)
     _, held = admit(gate, passage, queue.now, policy.gate)

@@ -226,6 +226,14 @@ def test_a_spent_budget_holds_retries_and_no_first_attempts() -> None:
     assert held(waits(THROTTLED, at(10), gates={API: SPENT})) == []
 
 
+def test_a_spent_budget_holds_a_look_up_after_one_that_failed() -> None:
+    failed = (*OPEN, lookup_failed(retry_at=at(9)))
+    assert held(waits(failed, at(10), gates={API: SPENT})) == [(Hold.BUDGET, at(10.2))]
+    assert held(waits(failed, at(10.3), gates={API: SPENT})) == []
+    assert held(waits(OPEN, at(10), gates={API: SPENT})) == []
+    assert held(waits(failed, at(4_000), gates={API: replace(SPENT, retries_at=at(4_000))})) == [], "it is given up"
+
+
 def test_an_attempt_without_an_answer_is_recorded_before_any_budget_is_asked() -> None:
     waiting = waits(ATTEMPTING, at(10), gates={API: SPENT})
     assert waiting.holds == ()

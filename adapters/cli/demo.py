@@ -76,10 +76,10 @@ def _requests(channel: str, sessions: int) -> io.BytesIO:
 async def _show(console: Console, ledger: Ledger, channel: str, answers: list[Answer]) -> None:
     outcomes = Counter(answer.get("status", "not accepted") for answer in answers)
     console.print("Answered: " + ", ".join(f"{number} {status}" for status, number in outcomes.items()))
-    console.print("\n[bold]Metrics[/bold]")
+    console.print("\nMetrics", style="bold")
     console.print(show.metrics_table(await ledger.metrics(MetricsFilter(channel_id=channel))))
     entry = [entry async for entry in ledger.audit(AuditFilter(channel_id=channel))][-1]
-    console.print("\n[bold]One audit entry[/bold]")
+    console.print("\nOne audit entry", style="bold")
     console.print_json(msgspec.json.encode(contract_form(entry)).decode())
-    console.print("\n[bold]Replay of that session[/bold]")
+    console.print("\nReplay of that session", style="bold")
     console.print(show.timeline(await ledger.replay(entry.id), console.width))

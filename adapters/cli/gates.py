@@ -1,12 +1,11 @@
 """`guestledger gates`: what is known against the APIs, and opening a gate by hand."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from adapters.cli import show
 from adapters.cli.options import Json, login
@@ -45,7 +44,9 @@ async def _gates(*, json: bool) -> None:
         for name, gate in found.items():
             show.write_json({"gate": name, **msgspec.structs.asdict(gate)})
     else:
-        show.console().print(_table(found))
+        console = show.console()
+        for line in _lines(found):
+            console.print(line, soft_wrap=True)
 
 
 async def _open(name: str) -> None:
@@ -58,37 +59,25 @@ async def _open(name: str) -> None:
     )
 
 
-def _table(found: dict[str, Gate]) -> Table:
-    """What is known, as it stands: no clock and no policy of this machine's goes into it."""
-    table = Table(
-        *(
-            "gate",
-            "closed until",
-            "why",
-            "failures",
-            "broken until",
-            "probed until",
-            "paced from",
-            "last 429 at, a second",
-        ),
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-        caption="UTC, by the database's clock",
-        caption_justify="left",
-    )
+def _lines(found: dict[str, Gate]) -> Iterator[str]:
+    """What is known, as it stands: no clock and no policy of this machine's goes into it.
+
+    No table: so much about one gate would leave no room for its name, which `--open` needs as it is.
+    """
     for name, gate in found.items():
-        table.add_row(
-            escape(name),
-            _time(gate.closed_until),
-            escape(gate.why),
-            str(gate.failures or ""),
-            _time(gate.broken_until),
-            _time(gate.probe_until),
-            _time(gate.paced_from),
-            "" if gate.ceiling is None else f"{gate.ceiling:.3g}",
-        )
-    return table
+        yield name
+        yield from (f"  {what} {known}" for what, known in _facts(gate) if known)
+    yield "all times are UTC, by the database's clock" if found else "nothing is known against any API"
+
+
+def _facts(gate: Gate) -> Iterator[tuple[str, str]]:
+    yield "closed until", _time(gate.closed_until)
+    yield "because", gate.why
+    yield "failures in a row:", str(gate.failures or "")
+    yield "broken until", _time(gate.broken_until)
+    yield "probed until", _time(gate.probe_until)
+    yield "paced from", _time(gate.paced_from)
+    yield "last 429 at, a second:", "" if gate.ceiling is None else f"{gate.ceiling:.3g}"
 
 
 def _time(moment: datetime | None) -> str:

@@ -81,9 +81,9 @@ class _Lines:
 
 def _table(rows: Iterable[ConsumerRow]) -> Table:
     """The named consumers, one a row."""
-    table = Table("consumer", "position", "lag", "running", box=None, header_style="bold", pad_edge=False)
+    table = show.table("consumer", "position", "lag", "running", wraps=("consumer",))
     for row in rows:
-        table.add_row(row.name, str(row.position), str(row.lag), "yes" if row.running else "no")
+        show.add_row(table, row.name, row.position, row.lag, "yes" if row.running else "no")
     return table
 
 

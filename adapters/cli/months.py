@@ -87,16 +87,14 @@ def settle() -> None:
 
 
 def _table(found: list[Month]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("month", no_wrap=True)
-    for column in ("first position", "last", "size"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("state")
+    table = show.table("month", "first position", "last", "size", "state", wraps=("state",))
     for month in found:
-        table.add_row(
+        show.add_row(
+            table,
             f"{month.month:%Y-%m}" if month.month else "none",
-            *("" if value is None else str(value) for value in (month.first_position, month.last_position)),
-            "" if month.bytes is None else decimal(month.bytes),
+            month.first_position,
+            month.last_position,
+            None if month.bytes is None else decimal(month.bytes),
             _state(month),
         )
     return table

@@ -56,7 +56,7 @@ async def _rebuild(names: list[str], *, json: bool) -> None:
         if json:
             show.write_json({"projection": name, "rowsDiffered": differed})
         else:
-            show.console().print(f"{name}: made anew from the log; {differed} rows were different")
+            show.console().print(f"{name}: made anew from the log; {differed} rows were different", soft_wrap=True)
 
     async with connect(Settings.from_env(), scheduler=False) as ledger:
         for name in names or await _all(ledger):
@@ -73,7 +73,7 @@ async def _verify(names: list[str], *, json: bool) -> int:
             if json:
                 show.write_json(_verification_json(found))
             else:
-                show.console().print(_verification_text(found), highlight=False)
+                show.console().print(_verification_text(found), soft_wrap=True)
     return 0 if same else 1
 
 
@@ -90,19 +90,10 @@ async def _all(ledger: Ledger) -> list[str]:
 
 
 def _standing_table(found: list[Standing]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("projection", no_wrap=True)
-    for column in ("position", "behind", "for s"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("state", overflow="fold")
+    table = show.table("projection", "position", "behind", "for s", "state", wraps=("state",))
     for standing in found:
-        table.add_row(
-            standing.name,
-            str(standing.position),
-            str(standing.lag_events),
-            f"{standing.lag_seconds:.1f}",
-            _state(standing),
-        )
+        lag = f"{standing.lag_seconds:.1f}"
+        show.add_row(table, standing.name, standing.position, standing.lag_events, lag, _state(standing))
     return table
 
 

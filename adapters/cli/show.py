@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from engine.domain.personal import public
 from engine.domain.wire import wire_name
@@ -20,7 +21,9 @@ from engine.projections.sessions import SessionRow
 from engine.replay import Frame
 
 MOST_IN_TABLE = 1_000
-_WIDE = 120
+WIDE = 160
+_NARROWEST, _PIPED = 80, 240
+_NUMBERS = {"ms", "attempts", "v", "position", "behind", "for s", "lag", "first position", "last", "size"}
 
 Shown = TypeVar("Shown")
 
@@ -32,9 +35,37 @@ def write_json(value: Any) -> None:
 
 
 def console() -> Console:
-    """Stdout for a person; where it is no terminal, wide enough for every row to stay on its line."""
-    found = Console()
-    return found if found.is_terminal else Console(width=2 * _WIDE)
+    """Stdout for a person: what is printed comes out as it stands, for it holds what guests and servers chose.
+
+    Where it is no terminal, it is wide enough for most rows to stay on their line. No table is made for less than 80 columns: a
+    terminal that has less wraps it by itself.
+    """
+    found = Console(markup=False, emoji=False, highlight=False)
+    width = max(found.width, _NARROWEST) if found.is_terminal else _PIPED
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
+def table(*columns: str, wraps: Container[str] = ()) -> Table:
+    """A table that cuts nothing off, to be filled by `add_row`.
+
+    Where it is too narrow, the columns of `wraps` go on in a next line; as all those are to whose texts others set the length,
+    for the others keep theirs.
+    """
+    made = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left")
+    for column in columns:
+        made.add_column(
+            Text(column, no_wrap=False),
+            no_wrap=column not in wraps,
+            overflow="fold",
+            justify="right" if column in _NUMBERS else "left",
+        )
+    return made
+
+
+def add_row(to: Table, *values: object) -> None:
+    """Add a row of these values, each as it stands; `None` is shown as nothing."""
+    # A plain string in a column that does not wrap would be cut where there is no room even for those.
+    to.add_row(*(Text("" if value is None else str(value), no_wrap=False) for value in values))
 
 
 async def session_table(rows: AsyncIterator[SessionRow], width: int) -> Table:
@@ -45,7 +76,7 @@ async def session_table(rows: AsyncIterator[SessionRow], width: int) -> Table:
         "channel": lambda row: row.channel_id,
         "ms": lambda row: row.latency_ms,
     }
-    if width >= _WIDE:
+    if width >= WIDE:
         cells |= {
             "CXone's session": lambda row: row.session_id,
             "opened": lambda row: _time(row.opened_at),
@@ -62,7 +93,7 @@ async def audit_table(entries: AsyncIterator[AuditEntry], width: int) -> Table:
         "compliance": lambda entry: entry.compliance_status,
         "time": lambda entry: _time(entry.timestamp),
     }
-    if width >= _WIDE:
+    if width >= WIDE:
         cells |= {
             "channel": lambda entry: entry.channel_id,
             "CXone's session": lambda entry: entry.session_id,
@@ -80,18 +111,18 @@ def session_json(row: SessionRow) -> dict[str, Any]:
 
 def metrics_table(metrics: Metrics) -> Table:
     """The metrics, one figure a row."""
-    table = _table("metric", "value")
-    table.add_row("success rate", f"{metrics.success_rate:.2f}")
-    table.add_row("sessions tracked", str(metrics.tracked))
+    made = table("metric", "value")
+    add_row(made, "success rate", f"{metrics.success_rate:.2f}")
+    add_row(made, "sessions tracked", metrics.tracked)
     if metrics.pending is not None:
-        table.add_row("still pending", str(metrics.pending))
+        add_row(made, "still pending", metrics.pending)
     if metrics.latency is not None:
-        table.add_row("average latency", f"{metrics.latency.average:.0f} ms")
+        add_row(made, "average latency", f"{metrics.latency.average:.0f} ms")
         for name in ("p50", "p95", "p99"):
-            table.add_row(f"{name} latency", f"{getattr(metrics.latency, name)} ms")
+            add_row(made, f"{name} latency", f"{getattr(metrics.latency, name)} ms")
     for name, count in metrics.counts.items():
-        table.add_row(name.replace("_", " "), str(count))
-    return table
+        add_row(made, name.replace("_", " "), count)
+    return made
 
 
 def metrics_json(metrics: Metrics) -> dict[str, Any]:
@@ -113,21 +144,22 @@ def timeline(frames: Sequence[Frame], width: int) -> Table:
 
     In a narrow terminal another day's date stands above its time, and the longest name takes a second line.
     """
-    table = _table("v", "recorded at", "event", "state", "next", "not before")
+    made = table("v", "recorded at", "event", "state", "next", "not before", wraps=("event",))
     day = frames[0].recorded.recorded_at.date()
-    table.title = f"{frames[0].state.id}, {day} (UTC)"
-    between = " " if width >= _WIDE else "\n"
+    made.title = f"{frames[0].state.id}, {day} (UTC)"
+    between = " " if width >= WIDE else "\n"
     for frame in frames:
         step, not_before = _next(frame)
-        table.add_row(
-            str(frame.recorded.version),
+        add_row(
+            made,
+            frame.recorded.version,
             _time(frame.recorded.recorded_at, day, between),
             wire_name(frame.recorded.event),
             frame.state.status,
             step,
             _time(not_before, day, between),
         )
-    return table
+    return made
 
 
 def replay_json(frames: Sequence[Frame]) -> dict[str, Any]:
@@ -166,7 +198,7 @@ def progress(total: int | None, what: str) -> Iterator[Progress]:
 
     Needs a running event loop.
     """
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     bar.add_task(what, total=total)
@@ -178,27 +210,14 @@ def progress(total: int | None, what: str) -> Iterator[Progress]:
         bar.stop()
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(
-            column,
-            no_wrap=column not in ("reason", "channel", "event"),
-            overflow="fold",
-            justify="right" if column in ("ms", "attempts", "v") else "left",
-        )
-    return table
-
-
 async def _filled(cells: Mapping[str, Callable[[Shown], object]], rows: AsyncIterator[Shown]) -> Table:
-    table = _table(*cells)
+    made = table(*cells, wraps=("channel", "CXone's session", "reason"))
     async for row in rows:
-        if table.row_count == MOST_IN_TABLE:
-            table.caption = f"the first {MOST_IN_TABLE}: filter, or use --json for all"
+        if made.row_count == MOST_IN_TABLE:
+            made.caption = f"the first {MOST_IN_TABLE}: filter, or use --json for all"
             break
-        values = (cell(row) for cell in cells.values())
-        table.add_row(*("" if value is None else str(value) for value in values))
-    return table
+        add_row(made, *(cell(row) for cell in cells.values()))
+    return made
 
 
 def _time(moment: datetime | None, day: date | None = None, between: str = " ") -> str | None:

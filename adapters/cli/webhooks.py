@@ -48,7 +48,8 @@ async def _list_all(*, json: bool) -> None:
         for letter in letters:
             show.write_json(_letter_json(letter))
     else:
-        show.console().print(_table(letters))
+        console = show.console()
+        console.print(_table(letters, console.width))
 
 
 async def _redeliver(sessions: list[str], requested_by: str, reason: str, *, json: bool) -> int:
@@ -79,11 +80,13 @@ async def _asked(ledger: Ledger, session: str, requested_by: str, reason: str, *
     return True
 
 
-def _table(letters: list[DeadLetter]) -> Table:
-    table = Table("id", "channel", "given up", "attempts", "reason", box=None, header_style="bold", pad_edge=False)
+def _table(letters: list[DeadLetter], width: int) -> Table:
+    more = ("channel", "attempts") if width >= show.WIDE else ()
+    table = show.table("id", "given up", *more, "reason", wraps=("channel", "reason"))
     for letter in letters[: show.MOST_IN_TABLE]:
         given_up = f"{letter.abandoned_at:%Y-%m-%d %H:%M:%S}"
-        table.add_row(str(letter.id), letter.channel_id, given_up, str(letter.attempts), letter.reason)
+        values = (letter.channel_id, letter.attempts) if more else ()
+        show.add_row(table, letter.id, given_up, *values, letter.reason)
     if len(letters) > show.MOST_IN_TABLE:
         table.caption = f"the first {show.MOST_IN_TABLE}: use --json for all"
     return table

@@ -58,8 +58,7 @@ def _tell(waiting: Waiting, console: Console) -> None:
     if waiting.deadline is not None:
         lines.append(f"deadline {_time(waiting.deadline)}")
     for line in (*lines, waiting.outlook):
-        # As it stands: a reason may hold what the console would take for markup.
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _time(moment: datetime) -> str:

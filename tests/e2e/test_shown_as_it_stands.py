@@ -1,0 +1,124 @@
+"""What guests and servers chose is shown as it stands: no text of theirs is markup, and in 80 columns nothing of it is cut."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from msgspec.structs import replace
+
+from engine.domain import events as e
+from tests import logs, postgres
+from tests.e2e import raw_log
+from tests.e2e.command import environment, run
+
+# A closing tag that nothing opened ends rich with an error, an opening one vanishes, and the last is a picture.
+CHANNEL = "ch_[/x][consent]:key:" + "c" * 60
+MESSAGE = "CXone said [/x] [red]no[consent] :key: " + "m" * 90
+GATE = "chat-api.customer-engagement.example.com:443 sessions [/x] :key:"
+CONSUMER = "warehouse [/x] :key: " + "w" * 80
+BROKEN = "stopped at [/x] :key: " + "b" * 90
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+AT = datetime(2025, 5, 20, tzinfo=UTC)
+
+
+class Awkward(NamedTuple):
+    """A ledger of awkward texts: how to reach it, and its sessions."""
+
+    env: dict[str, str]
+    failed: UUID
+    given_up: UUID
+
+    async def lines(self, *arguments: str, columns: int | None = 80) -> list[str]:
+        """What a command prints in a terminal of so many columns; `None`: into a pipe."""
+        terminal = {"COLUMNS": str(columns), "TTY_COMPATIBLE": "1"} if columns else {}
+        result = await run(*arguments, env=self.env | terminal)
+        assert result.code == 0, result.err
+        return ESCAPES.sub("", result.text).splitlines()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def awkward(runtime_server: str, migrated_template: str) -> AsyncIterator[Awkward]:
+    consented, validated, attempted, created, _ = (replace(event, channel_id=CHANNEL) for event in logs.lifecycle(0))
+    failed = e.CreationFailed(
+        at=AT,
+        channel_id=CHANNEL,
+        attempt=1,
+        kind=e.FailureKind.REJECTED,
+        status=400,
+        message=MESSAGE,
+        wait_ms=None,
+        reason=None,
+        retry_at=None,
+    )
+    given_up = e.WebhookAbandoned(at=AT, channel_id=CHANNEL, attempts=1, status=410, reason=MESSAGE)
+    async with postgres.new_database(runtime_server, migrated_template) as url:
+        failing = await logs.write_events(url, (consented, validated, attempted, failed), after=-1)
+        active = await logs.write_events(url, (consented, validated, attempted, created, given_up), after=3)
+        gate = "INSERT INTO gates (name, closed_at, closed_until, why, well, failures, breaks) VALUES ($1, $2, $2, $3, 0, 3, 0)"
+        await raw_log.query(url, gate, GATE, AT, MESSAGE)
+        await raw_log.query(url, "INSERT INTO consumers (name, position) VALUES ($1, 1)", CONSUMER)
+        yield Awkward(environment(url), failing, active)
+
+
+def letters(lines: list[str]) -> str:
+    """All that is printed, without what comes between the parts of a text that goes on in a next line."""
+    return "".join("".join(lines).split())
+
+
+@pytest.mark.parametrize("columns", [80, None], ids=["terminal", "pipe"])
+@pytest.mark.parametrize("command", ["sessions", "audit", "metrics", "webhooks list", "gates", "consumers"])
+async def test_no_text_that_a_guest_or_a_server_chose_is_taken_for_markup(command, columns, awkward: Awkward):
+    printed = letters(await awkward.lines(*command.split(), columns=columns))
+
+    assert printed.count("[/x]") == printed.count(":key:")
+    assert ("[/x]" in printed) == (command != "metrics" and (command, columns) != ("audit", 80))
+    assert ("[/x][consent]:key:" in printed) >= (command == "audit" and columns is None)
+
+
+async def test_why_replay_and_a_verification_show_what_stands_there(awkward: Awkward):
+    why, replay, verified = await asyncio.gather(
+        awkward.lines("why", str(awkward.failed)),
+        awkward.lines("replay", str(awkward.failed)),
+        awkward.lines("projections", "verify", "sessions"),
+    )
+
+    assert str(awkward.failed) in why[0]
+    assert str(awkward.failed) in replay[0]
+    assert len(verified) == 1, "a digest stays in one piece, to be compared"
+
+
+async def test_in_80_columns_what_another_command_needs_is_in_one_piece_and_nothing_is_cut(awkward: Awkward):
+    dead_letters, gates, consumers, sessions = await asyncio.gather(
+        awkward.lines("webhooks", "list"),
+        awkward.lines("gates"),
+        awkward.lines("consumers"),
+        awkward.lines("sessions"),
+    )
+
+    assert dead_letters[1].startswith(f"{awkward.given_up} ")
+    assert letters([MESSAGE]) in letters([line[-23:] for line in dead_letters])
+    assert gates[0] == GATE
+    assert f"  because {MESSAGE}" in gates
+    assert letters(consumers).count("w") >= CONSUMER.count("w")
+    assert letters(sessions).count("c") >= 2 * CHANNEL.count("c")
+    assert letters(sessions).count("m") >= MESSAGE.count("m")
+    for stream_id in (awkward.failed, awkward.given_up):
+        assert str(stream_id) in "".join(sessions)
+    assert max(map(len, (*dead_letters, *consumers, *sessions))) <= 80
+
+
+async def test_a_projection_that_has_stopped_shows_the_whole_of_why(awkward: Awkward):
+    await awkward.lines("sessions")  # it has a checkpoint then
+    url, stop = awkward.env["GUESTLEDGER_DATABASE_URL"], "UPDATE checkpoints SET error = $1, stopped_at = now()"
+    await raw_log.query(url, stop, BROKEN)
+
+    lines = await awkward.lines("projections", "list")
+
+    assert letters(lines).count("b") >= 3 * BROKEN.count("b")
+    assert letters(lines).count("[/x]:key:") == 3
+    assert max(map(len, lines)) <= 80

@@ -10,7 +10,7 @@ from adapters.cli.options import Json, login
 from adapters.cli.running import run, say
 from adapters.settings import InvalidSettings, Settings
 from adapters.wiring import connect
-from engine.domain.errors import RedeliveryRefused
+from engine.domain.errors import RedeliveryRefused, SessionNotFound, UnknownEvent
 from engine.ledger import Ledger
 from engine.webhooks import DeadLetter
 
@@ -72,7 +72,7 @@ async def _redeliver(sessions: list[str], requested_by: str, reason: str, *, jso
 async def _asked(ledger: Ledger, session: str, requested_by: str, reason: str, *, json: bool) -> bool:
     try:
         found = await ledger.redeliver_webhook(session, requested_by=requested_by, reason=reason)
-    except RedeliveryRefused as error:
+    except (RedeliveryRefused, SessionNotFound, UnknownEvent) as error:  # of this one: the others are to be asked for
         say(str(error))
         return False
     if json:

@@ -44,12 +44,27 @@ async def test_dead_letters_are_listed_and_redelivered_by_name_and_all_at_once(d
     assert (await raw_log.counts(database_url))["WebhookRedeliveryRequested"] == 3
 
 
+async def test_an_id_that_nobody_has_is_refused_and_those_after_it_are_asked_for_all_the_same(
+    database_url: str, tmp_path: Path
+):
+    file = guests.write_file(tmp_path, [guests.guest(number) for number in range(2)])
+    async with Simulator(Knobs(webhook_status=410)) as simulator:
+        env = environment(database_url, simulator)
+        first, last = [answer["id"] for answer in (await run("open", file, env=env)).out]
+        await run("worker", "--until-idle", env=env)
+
+        asked = await run("webhooks", "redeliver", first, "sess_nobody", str(uuid4()), last, "--json", env=env)
+
+    assert asked.code == 1
+    assert [answer["id"] for answer in asked.out] == [first, last]
+    assert [line.partition(":")[2][:24] for line in asked.err.splitlines()] == [" no session has the id '"] * 2
+
+
 async def test_wrong_use_is_told_in_one_line(database_url: str):
     async with Simulator() as simulator:
         env = environment(database_url, simulator)
         assert_one_line(await run("webhooks", "redeliver", env=env), "name sessions, or give --all")
         assert_one_line(await run("webhooks", "redeliver", "--all", str(uuid4()), env=env), "--all")
-        assert_one_line(await run("webhooks", "redeliver", str(uuid4()), env=env), "no session has the id")
         assert_one_line(
             await run("webhooks", "redeliver", "--all", env=env | {"GUESTLEDGER_WEBHOOK_URL": ""}), "WEBHOOK_URL"
         )

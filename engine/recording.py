@@ -6,10 +6,12 @@ from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 
+from msgspec.structs import replace
+
 from engine.appends import Append, Due, Lease
 from engine.domain.commands import Defer, Record, RecordAttempt, RecordDelivery, RecordLookup
 from engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
-from engine.domain.lifecycle import Policy, decide, ends_at, next_step
+from engine.domain.lifecycle import Policy, SyncWebhook, decide, ends_at, next_step
 from engine.domain.outcomes import Created
 from engine.domain.passing import Hearing, Passage
 from engine.domain.retry import RetryPolicy, backoff_ms
@@ -24,7 +26,7 @@ logger = logging.getLogger("guestledger")
 _BACKOFF = RetryPolicy(base_ms=200, cap_ms=1_000)
 # How long an end waits for a database that is away, for the sake of answers that nobody has recorded.
 _LAST_WAIT_SECONDS = 2.0
-# How long work rests that is none under this policy: a webhook that is still owed, and switched off.
+# How long work rests that is none by what is recorded.
 NOTHING_DUE_REST = timedelta(days=1)
 
 
@@ -71,7 +73,7 @@ class Recorder:
         Raises `WrongExpectedVersion`, `HeldBack` (by the gate that `passage` names), and `ServiceError`.
         """
         if run.proposed:
-            due = due_after(run.state, self._policy, lease=run.lease if hold else None)
+            due = due_after(run.state, self._left_by(run), lease=run.lease if hold else None)
             await self._append(run, due, passage=passage, hearing=hearing)
             run.held = hold
 
@@ -103,9 +105,14 @@ class Recorder:
             step = next_step(run.state, self._policy)
             rest = step.not_before - self._clock.now() if step else NOTHING_DUE_REST
             delay_ms = max(0, -(-rest // timedelta(milliseconds=1)))
-            # Another step may have been due where the row was written: the webhook has been switched on or off since. Left
-            # as it was, the row would be claimed for that step without end.
+            # Another step may have been due where the row was written: the webhook has been switched on since. Left as it
+            # was, the row would be claimed for that step without end.
             await self._due_work.release(run.lease.owner, run.state.id, delay_ms, type(step).__name__ if step else None)
+
+    def _left_by(self, run: Run) -> Policy:
+        """By what it goes which work the run leaves behind: a notice that was owed stays owed, though it is not sent from here."""
+        owed = run.claim is not None and run.claim.step == SyncWebhook.__name__
+        return replace(self._policy, webhook_enabled=True) if owed else self._policy
 
     async def let_go(self, run: Run, delay_ms: int) -> None:
         """Free the session after `delay_ms`, as it is recorded. Where that fails, the lease lapses by itself."""

@@ -265,11 +265,12 @@ class Scheduler:
 
     async def _start(self, lane: Lane, places: int) -> tuple[_Running, int | None]:
         """Claim and begin; returns the runs that have begun, and in what time more may be claimed where a pace holds it back."""
-        if not places or self._stopping.is_set():
+        wanted = self._steps.gates(lane.kinds)
+        if not places or not wanted or self._stopping.is_set():
             return set(), None
         lease = Lease(owner=self._clock.new_id(), ms=self._lease.ms)
         with self._leases.claiming(lease) as asked_at:
-            claimed = await self._due_work.claim(lease, self._steps.gates(lane.kinds), places)
+            claimed = await self._due_work.claim(lease, wanted, places)
             claims = claimed.claims
             if not claims:
                 return set(), claimed.paced_ms

@@ -63,13 +63,17 @@ class Steps:
         self._lookups = LookUps(provider, gates, leases, limited=policy.gate.calls is not None)
 
     def gates(self, kinds: StepKinds) -> dict[str, str | None]:
-        """The steps of these kinds, each with the gate that its request passes."""
+        """Those of these steps that are taken here, each with the gate that its request passes.
+
+        Where the webhook is off, a notice that is owed is left, as it is, to whoever has it on.
+        """
         passed = {
             ValidateChannel: self._provider.lookup_gate,
             AttemptCreation: self._provider.creation_gate,
             SyncWebhook: self._webhook.gate,
         }
-        return {kind.__name__: passed.get(kind) for kind in kinds}
+        taken = kinds if self._policy.webhook_enabled else kinds - {SyncWebhook}
+        return {kind.__name__: passed.get(kind) for kind in taken}
 
     @property
     def most_claimed(self) -> int:

@@ -96,7 +96,7 @@ class Waits:
         self._store = store
         self._due_work = due_work
         self._gates = gates
-        self._passed = steps.gates(STEPS)
+        self._passed: dict[str, str | None] = {SyncWebhook.__name__: "", **steps.gates(STEPS)}
         self._policy = policy
 
     async def why(self, history: Sequence[RecordedEvent]) -> Waiting:
@@ -186,7 +186,9 @@ def _meet(
     if any(held.by is Wait.LEASE for held in queue.holds):
         return  # whoever has it is past its gate, or asks there with what it has
     name = passed.get(row.step)
-    if name == "" and gates:
+    if row.step == SyncWebhook.__name__ and not policy.webhook_enabled:
+        queue.meet(Wait.SETTINGS, None, "no webhook is set here: a worker that has one sends it")
+    elif name == "" and gates:
         reason = f"its gate cannot be told: set here what the workers have for {_service(row)}"
         queue.meet(Wait.SETTINGS, None, reason)
     elif name is not None:

@@ -34,7 +34,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 
     unfinished: int
     """Sessions with work that will be done without anybody's help; not counted are token expiries that lie ahead, and calls
-    of the webhook that are more than a minute away."""
+    of the webhook that are more than a minute away, or not made from here."""
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):

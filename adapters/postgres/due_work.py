@@ -119,11 +119,12 @@ class PostgresDueWork:
 
     async def backlog(self, steps: Mapping[str, str | None]) -> Backlog:
         """How much is left."""
-        return Backlog(unfinished=(await self._execute(self._sql.backlog, steps.get(_WEBHOOK)))[0][0])
+        rows = await self._execute(self._sql.backlog, steps.get(_WEBHOOK), _WEBHOOK in steps)
+        return Backlog(unfinished=rows[0][0])
 
     async def is_idle(self, steps: Mapping[str, str | None]) -> bool:
         """Whether nothing is left that `backlog` would count."""
-        return not (await self._execute(self._sql.is_unfinished, steps.get(_WEBHOOK)))[0][0]
+        return not (await self._execute(self._sql.is_unfinished, steps.get(_WEBHOOK), _WEBHOOK in steps))[0][0]
 
     async def outlook(self, steps: Mapping[str, str | None]) -> Outlook:
         """What there is to do now, and when to look again: one statement, in no transaction of its own."""

@@ -208,7 +208,8 @@ class Statements:
         unfinished = f"""
               FROM {s}.due_work
              WHERE step NOT IN ('ExpireToken', 'SyncWebhook') OR (step = 'ExpireToken' AND due_at <= now())
-                OR (step = 'SyncWebhook' AND due_at <= now() + interval '1 min'
+                OR (step = 'SyncWebhook' AND ends_at <= now())
+                OR (step = 'SyncWebhook' AND $2::bool AND due_at <= now() + interval '1 min'
                     AND NOT EXISTS (SELECT FROM {s}.gates WHERE name = $1::text AND closed_until > now() + interval '1 min'))"""
         self.backlog = f"SELECT count(*) {unfinished}"
         self.is_unfinished = f"SELECT EXISTS (SELECT {unfinished})"
@@ -221,11 +222,13 @@ class Statements:
             WITH wanted AS (
                 SELECT wanted.step, greatest(closed_until, broken_until, probe_until) AS shut_until
                   FROM unnest($2::text[], $3::text[]) AS wanted(step, gate) LEFT JOIN {s}.gates ON name = gate
+            ), ending AS (
+                SELECT step FROM wanted UNION SELECT 'SyncWebhook'
             ), next AS (
                 SELECT due_at FROM wanted CROSS JOIN LATERAL (
                     {first.format(time="due_at")} > now() ORDER BY due_at LIMIT 1) AS first
                  UNION ALL
-                SELECT ends_at FROM wanted CROSS JOIN LATERAL (
+                SELECT ends_at FROM ending AS wanted CROSS JOIN LATERAL (
                     {first.format(time="ends_at")} > now() ORDER BY ends_at LIMIT 1) AS first
                  UNION ALL SELECT min(shut_until) FROM wanted WHERE shut_until > now()
             )
@@ -234,7 +237,8 @@ class Statements:
                            {first.format(time="due_at")} <= now() AND {free} ORDER BY due_at LIMIT 1) AS first
                         WHERE shut_until IS NULL OR shut_until <= now()
                         UNION
-                       SELECT CASE step WHEN 'SyncWebhook' THEN 'ExpireToken' ELSE step END FROM wanted CROSS JOIN LATERAL (
+                       SELECT CASE step WHEN 'SyncWebhook' THEN 'ExpireToken' ELSE step END
+                         FROM ending AS wanted CROSS JOIN LATERAL (
                            {first.format(time="ends_at")} <= now() AND {free} ORDER BY ends_at LIMIT 1) AS first),
                    (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {LONGEST_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),

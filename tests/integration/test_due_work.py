@@ -405,13 +405,18 @@ async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead_and_far_c
     await put(-1, owner=uuid4(), leased_for=60)
     assert (await due_work.backlog({})).unfinished == 4
 
+    hooked = {"SyncWebhook": "hooks"}
     await put(3_600, "SyncWebhook")
-    assert (await due_work.backlog({})).unfinished == 4
+    assert (await due_work.backlog(hooked)).unfinished == 4
     await put(30, "SyncWebhook")
-    assert (await due_work.backlog({})).unfinished == 5
+    assert (await due_work.backlog(hooked)).unfinished == 5
+    assert (await due_work.backlog({})).unfinished == 4, "nobody waits for notices that are not sent from here"
 
     await sql("UPDATE due_work SET due_at = now()")
-    assert (await due_work.backlog({})).unfinished == 7
+    assert (await due_work.backlog(hooked)).unfinished == 7
+    assert (await due_work.backlog({})).unfinished == 5
+    await sql("UPDATE due_work SET ends_at = now() WHERE step = 'SyncWebhook'")
+    assert (await due_work.backlog({})).unfinished == 7, "an expiry is recorded here all the same"
 
 
 # Together with the log

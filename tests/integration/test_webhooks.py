@@ -19,6 +19,7 @@ from engine.domain.wire import wire_name
 from engine.leases import Leases
 from engine.ledger import Ledger
 from engine.run import Run
+from engine.waiting import STEPS
 from engine.work import Claim
 from tests.integration.appends import a_lease
 from tests.unit.samples import consent, request
@@ -89,22 +90,47 @@ async def test_a_webhook_that_was_switched_on_or_off_since_the_session_was_opene
         claims.clear()
 
 
-async def test_a_webhook_still_owed_that_was_switched_off_rests_once_the_token_has_expired(
+async def test_a_process_without_a_webhook_leaves_a_notice_that_is_owed_to_one_that_has_it(
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=0.05, webhook_status=503)
-    async with hooked(policy=Policy(webhook=DeliveryPolicy(waits_ms=(200,), jitter_percent=0))) as ledger:
+    async with hooked() as ledger, hooked(webhook_url=None) as without:
         session = await ledger.open_session(request())
-        await asyncio.sleep(0.1)
-        await ledger.scheduler.run_once()
-        await ledger.scheduler.run_once()
-        assert await kinds(ledger, session.id) >= Counter({"WebhookFailed": 1, "TokenExpired": 1})
-    await asyncio.sleep(0.2)
-    async with hooked(webhook_url=None) as ledger:
+        owed = await sql("SELECT * FROM due_work")
         async with asyncio.timeout(10):
-            await ledger.scheduler.run_once()
-        assert await ledger.unfinished() == 0
-    assert await sql("SELECT FROM due_work WHERE due_at > now() + interval '1 hour' AND owner IS NULL")
+            assert await without.scheduler.run_until_idle() == {}
+        assert await without.unfinished() == 0
+        outlook = await without._due_work.outlook(without._steps.gates(STEPS))
+        assert (outlook.claimable, outlook.next_due_ms is None) == (frozenset(), False), "its token's end wakes it"
+        waiting = await without.why(session.id)
+        assert (waiting.step, waiting.moves_at) == ("SyncWebhook", None)
+        assert [held.reason for held in waiting.holds] == ["no webhook is set here: a worker that has one sends it"]
+
+        assert await sql("SELECT * FROM due_work") == owed
+        assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
+
+
+async def test_a_process_without_a_webhook_records_the_end_of_a_token_and_leaves_the_notice_as_it_is(
+    hooked: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=0.3)
+    async with hooked() as ledger, hooked(webhook_url=None) as without:
+        session = await ledger.open_session(request())
+        await asyncio.sleep(0.4)
+        assert (await without._due_work.outlook(without._steps.gates(STEPS))).claimable == {"ExpireToken"}
+        assert await without.unfinished() == 1
+
+        async with asyncio.timeout(10):
+            assert await without.scheduler.run_until_idle() == {"TokenExpired": 1}
+            assert await without.scheduler.run_until_idle() == {}
+        assert await without.unfinished() == 0
+        outlook = await without._due_work.outlook(without._steps.gates(STEPS))
+        assert (outlook.claimable, outlook.next_due_ms) == (frozenset(), None), "nothing is left to wake it"
+        [left] = await sql("SELECT step, owner, ends_at FROM due_work")
+        assert tuple(left) == ("SyncWebhook", None, None)
+
+        assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
+        assert (await ledger.session(session.id)).status == "expired"
+    assert len(simulator.webhooks) == 1
 
 
 async def test_a_redelivery_is_in_the_history_and_goes_out_by_a_worker_under_the_id_it_had(

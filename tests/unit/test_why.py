@@ -276,7 +276,7 @@ def test_where_the_gate_is_not_known_for_want_of_settings_it_says_so_rather_than
 def test_what_was_left_is_told_even_when_the_settings_here_are_not_the_workers() -> None:
     without = Policy(webhook_enabled=False)
     waiting = waits(ACTIVE, at(3), policy=without, step="SyncWebhook", due_at=at(60))
-    assert (waiting.step, held(waiting)) == ("SyncWebhook", [(Wait.DUE, at(60))])
+    assert (waiting.step, held(waiting)) == ("SyncWebhook", [(Wait.DUE, at(60)), (Wait.SETTINGS, None)])
     nothing_left = waits(EXPIRED, EXPIRY, there=False)
     assert held(nothing_left) == [(Wait.SETTINGS, None)]
     assert (nothing_left.moves_at, nothing_left.outlook) == (None, "no worker comes by it")

@@ -17,7 +17,8 @@ PREFIX = "GUESTLEDGER_"
 _LIMITS = ("calls", "calls_per_process")
 
 SchemaName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")]
-SecretHttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]", extra={"personal": True})]
+# A scheme is the same in capitals (RFC 3986, section 3.1).
+SecretHttpUrl = Annotated[str, Meta(pattern=r"^(?i:https?)://[^\s/]", extra={"personal": True})]
 
 
 class InvalidSettings(GuestledgerError):

@@ -338,7 +338,10 @@ class Ledger:
             yield row
 
     async def expiring_in(self, span: timedelta) -> list[SessionRow]:
-        """The active sessions whose token has not expired yet and will within `span`, the next to expire first."""
+        """The active sessions whose token has not expired yet and will within `span`, the next to expire first.
+
+        Raises `ValueError` for a `span` of nothing or less.
+        """
         return await expiring_in(self._read_models, self._clock, span)
 
     def expiry_warnings(self, ahead: timedelta) -> AsyncIterator[SessionRow]:
@@ -347,7 +350,7 @@ class Ledger:
         It may come late by 15 % of `ahead`, but never by more than 90 s; an `ahead` of less than 10 s, by 1.5 s or 75 % of it,
         whichever is less. A token that lives for less than that may expire untold, and so may one while the database is away;
         the `sessions` have them all. What was told is remembered by this iterator alone: another one, or the next after a
-        restart, tells again of what is still ahead.
+        restart, tells again of what is still ahead. Raises `ValueError` for an `ahead` of nothing or less.
         """
         return expiry_warnings(self._read_models, self._clock, ahead)
 

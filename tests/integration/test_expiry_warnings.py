@@ -66,6 +66,24 @@ async def test_the_sessions_that_expire_within_a_span_are_told_the_next_one_firs
     assert [row.id for row in await ledger.expiring_in(timedelta(seconds=700))] == [sooner]
 
 
+@pytest.mark.parametrize("span", [timedelta.max, timedelta(days=3_650_000)])
+async def test_a_span_that_reaches_beyond_the_end_of_the_calendar_holds_every_active_session(
+    ledger: Ledger, simulator: Simulator, span: timedelta
+) -> None:
+    session = await opened(ledger, simulator, 5_000)
+
+    assert [row.id for row in await ledger.expiring_in(span)] == [session]
+    assert (await anext(ledger.expiry_warnings(span))).id == session
+
+
+@pytest.mark.parametrize("span", [timedelta(0), timedelta(seconds=-1), timedelta.min])
+async def test_a_span_of_nothing_or_less_is_refused_by_its_name(ledger: Ledger, span: timedelta) -> None:
+    with pytest.raises(ValueError, match="span must be longer"):
+        await ledger.expiring_in(span)
+    with pytest.raises(ValueError, match="ahead must be longer"):
+        ledger.expiry_warnings(span)
+
+
 async def test_each_session_is_told_of_once_while_the_database_comes_and_goes(
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,8 @@
 
 Whether a lease still holds is judged here by this process's own monotonic clock, from a moment before the database was
 asked for it: a process that stood still, or could not reach the database, so knows its lease for lost no later than the
-database lets anybody else have it.
+database lets anybody else have it. But for one thing: an expiry that a lease holds up is recorded over it. What was decided
+under that lease then fails on its version, as under one that has lapsed.
 """
 
 import asyncio

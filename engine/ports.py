@@ -144,7 +144,8 @@ class DueWork(Protocol):
 
         `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
         lets through now, with a slot for each; and whatever has been due for so long that nothing is to be sent for it any more:
-        with `ExpireToken`, that is also a token whose time has come before its webhook was told.
+        with `ExpireToken`, that is also a token whose time has come before its webhook was told, and one whose expiry somebody
+        else has leased and not recorded in time.
         """
         ...
 

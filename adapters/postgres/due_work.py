@@ -47,7 +47,8 @@ class PostgresDueWork:
 
         `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
         lets through now, with a slot for each, before what has none: it has been waiting. And whatever ends now; with
-        `ExpireToken`, that is also the tokens whose webhook is still to be told, however many are before it or hang.
+        `ExpireToken`, that is also the tokens whose webhook is still to be told, however many are before it or hang, and those
+        whose expiry another has leased and not recorded: it is gone, or finds that somebody else has recorded it.
         """
         claims: list[Claim] = []
         paced_ms: list[int] = []
@@ -76,7 +77,7 @@ class PostgresDueWork:
                 rows = await driver.fetch(self._sql.claim, lease.owner, lease.ms, limit, *wanted)
                 claims = [_claim(row[1:]) for row in rows if row[1] is not None]
                 places = limit - len(claims) if _EXPIRY in steps else 0
-                ended = places and await driver.fetch(self._sql.claim_ended, lease.owner, lease.ms, places, _WEBHOOK)
+                ended = places and await driver.fetch(self._sql.claim_expired, lease.owner, lease.ms, places)
         claims += [_claim(row, ended=True) for row in ended or ()]
         return set(rows[0][0]), claims
 

@@ -11,6 +11,11 @@ END = 2**63 - 1
 LONGEST_MS = 24 * 3_600_000
 """What lies further ahead is not waited for in one piece; a due time may be so far off that its distance is no number."""
 
+# Whoever has a session leased when its token's time comes records that at once. Where it has not been after so long, and the
+# lease is older than so much, its owner is taken to be gone: to wait for the lease's end would make the expiry late by that.
+_EXPIRY_LATE = "interval '500 ms'"
+_LEASE_OLD = "interval '1 s'"
+
 RECORDED = (
     "position, stream_id, version, event_type, schema_version, recorded_at, "
     "correlation_id, causation_id, actor, data::text, leaf_hash"
@@ -120,11 +125,12 @@ class Statements:
         # MATERIALIZED: as a mere subquery it may be run once for each row of the join, and each run takes further rows,
         # so that the limit does not hold. Step by step, each from the index's part for it: whatever is due for another,
         # behind its gate, is not looked at.
+        free = "(lease_until IS NULL OR lease_until <= now())"
         claim = f"""
             due AS MATERIALIZED (
                 SELECT d.* FROM {{steps}} CROSS JOIN LATERAL (
                     SELECT stream_id, {{time}} FROM {s}.due_work
-                     WHERE due_work.step = wanted.step AND {{time}} <= now() AND (lease_until IS NULL OR lease_until <= now())
+                     WHERE due_work.step = wanted.step AND {{time}} <= now() AND {{free}}
                      ORDER BY {{time}} LIMIT $3::int FOR UPDATE SKIP LOCKED) AS d
                  ORDER BY {{time}} LIMIT $3::int
             ), claimed AS (
@@ -141,16 +147,25 @@ class Statements:
                  WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.gates WHERE name = gate)
             ), free AS (
                 SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM gated)
-            ), {claim.format(steps="free AS wanted", time="due_at")}
+            ), {claim.format(steps="free AS wanted", time="due_at", free=free)}
             SELECT ARRAY(SELECT step FROM gated) AS gated, claimed.*
               FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
         """What is due and has no gate that is to be asked first; at least one row, which names the steps that have one."""
 
         self.claim_gated = f"""
-            WITH {claim.format(steps=one, time="due_at")} SELECT * FROM claimed ORDER BY due_at"""
+            WITH {claim.format(steps=one, time="due_at", free=free)} SELECT * FROM claimed ORDER BY due_at"""
 
         self.claim_ended = f"""
-            WITH {claim.format(steps=one, time="ends_at")} SELECT * FROM claimed ORDER BY due_at"""
+            WITH {claim.format(steps=one, time="ends_at", free=free)} SELECT * FROM claimed ORDER BY due_at"""
+
+        # Of a lease that was just taken, the end is `$2` ahead. Not all that is late, whoever has it: when much is, workers would
+        # take it from each other without end.
+        left = f"ends_at <= now() - {_EXPIRY_LATE} AND lease_until <= now() + $2::int * interval '1 ms' - {_LEASE_OLD}"
+        both = "(VALUES ('ExpireToken'), ('SyncWebhook')) AS wanted(step)"
+        self.claim_expired = f"""
+            WITH {claim.format(steps=both, time="ends_at", free=f"({free} OR ({left}))")}
+            SELECT * FROM claimed ORDER BY due_at"""
+        """The tokens whose time has come, also under the lease of one who should have recorded that."""
 
         # A row that is locked is being appended to, released or claimed, which settles its lease anyway. To wait for it
         # with other rows locked would be to wait in a circle with an append that wants those.
@@ -217,7 +232,7 @@ class Statements:
         # Each part is one look into an index. Leases that lapse later are left to the next poll: to find the first of them
         # would take reading all that is due.
         first = f"SELECT {{time}} FROM {s}.due_work WHERE due_work.step = wanted.step AND {{time}}"
-        free = "(lease_until IS NULL OR lease_until <= now())"
+        expires = "wanted.step IN ('ExpireToken', 'SyncWebhook')"
         self.outlook = f"""
             WITH wanted AS (
                 SELECT wanted.step, greatest(closed_until, broken_until, probe_until) AS shut_until
@@ -230,6 +245,10 @@ class Statements:
                  UNION ALL
                 SELECT ends_at FROM ending AS wanted CROSS JOIN LATERAL (
                     {first.format(time="ends_at")} > now() ORDER BY ends_at LIMIT 1) AS first
+                 UNION ALL
+                SELECT ends_at + {_EXPIRY_LATE} FROM ending AS wanted CROSS JOIN LATERAL (
+                    {first.format(time="ends_at")} > now() - {_EXPIRY_LATE} AND ends_at <= now() AND {expires}
+                     ORDER BY ends_at LIMIT 1) AS first
                  UNION ALL SELECT min(shut_until) FROM wanted WHERE shut_until > now()
             )
             SELECT ARRAY(
@@ -239,7 +258,9 @@ class Statements:
                         UNION
                        SELECT CASE step WHEN 'SyncWebhook' THEN 'ExpireToken' ELSE step END
                          FROM ending AS wanted CROSS JOIN LATERAL (
-                           {first.format(time="ends_at")} <= now() AND {free} ORDER BY ends_at LIMIT 1) AS first),
+                           {first.format(time="ends_at")} <= now()
+                              AND ({free} OR ({expires} AND ends_at <= now() - {_EXPIRY_LATE}))
+                            ORDER BY ends_at LIMIT 1) AS first),
                    (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {LONGEST_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),
                    EXISTS (SELECT FROM {s}.checkpoints

@@ -168,7 +168,7 @@ async def test_a_token_that_expires_is_claimed_though_its_webhook_waits_and_once
 ) -> None:
     ends = {await put(step=SYNC) for _ in range(20)}
     await sql("UPDATE due_work SET ends_at = now() - interval '1 s'")
-    held, lasting = await put(step=SYNC, owner=uuid4(), leased_for=60), await put(step=SYNC)
+    held, lasting = await put(step=SYNC, owner=uuid4(), leased_for=3_600), await put(step=SYNC)
     await sql("UPDATE due_work SET ends_at = now() - interval '1 s' WHERE stream_id = $1", held)
     await sql("UPDATE due_work SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", lasting)
     expired = await put(step=EXPIRE)
@@ -181,6 +181,40 @@ async def test_a_token_that_expires_is_claimed_though_its_webhook_waits_and_once
     assert {claim.stream_id for claim in claims if claim.ended} == ends
     assert {claim.step for claim in claims if claim.ended} == {SYNC}
     assert await claimed(due_work, SYNC) == [lasting]
+
+
+async def test_what_should_have_been_recorded_of_a_token_is_claimed_under_anothers_lease_and_no_other_step_is(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    old, new = 3_590, 3_600
+    late = {await put(step=step, owner=uuid4(), leased_for=old) for step in (SYNC, EXPIRE)}
+    await put(step=SYNC, owner=uuid4(), leased_for=new)
+    attempted = await put(step=CREATE, owner=uuid4(), leased_for=old)
+    await sql("UPDATE due_work SET ends_at = now() - interval '2 s'")
+    in_time = await put(step=SYNC, owner=uuid4(), leased_for=old)
+    await sql("UPDATE due_work SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", in_time)
+
+    outlook = await due_work.outlook({EXPIRE: None, CREATE: None})
+    assert (outlook.claimable, await claimed(due_work, CREATE)) == ({EXPIRE}, [])
+    found = await due_work.claim(a_lease(), {EXPIRE: None}, 100)
+    assert {claim.stream_id for claim in found.claims} == late
+    assert all(claim.ended for claim in found.claims)
+    assert (await due_work.claim(a_lease(), {EXPIRE: None}, 100)).claims == []
+    assert attempted in await rows(sql)
+
+
+async def test_a_look_at_a_token_that_somebody_is_about_to_record_is_soon_followed_by_another(
+    due_work: PostgresDueWork, put: Put, sql: Any
+) -> None:
+    await put(step=SYNC, owner=uuid4(), leased_for=3_590)
+    async with asyncio.timeout(30):
+        while True:  # the machine may be too slow for the half second that it lasts
+            await sql("UPDATE due_work SET ends_at = now()")
+            outlook = await due_work.outlook({EXPIRE: None})
+            if not outlook.claimable:
+                break
+    assert outlook.next_due_ms is not None
+    assert outlook.next_due_ms <= 500
 
 
 async def test_what_has_ended_takes_no_more_places_than_there_are(

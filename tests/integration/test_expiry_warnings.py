@@ -13,6 +13,8 @@ from adapters.postgres.arrivals import Arrivals
 from adapters.simulator import Knobs, Simulator
 from engine.domain.errors import ServiceUnreachable
 from engine.ledger import Ledger
+from engine.run import Run
+from engine.scheduler import LANES
 from tests.unit.samples import request
 
 LONG = 30
@@ -54,6 +56,55 @@ async def test_whatever_expired_while_nobody_was_at_work_is_recorded_at_the_star
 
     assert done == {"TokenExpired": 250}
     assert not await sql("SELECT FROM due_work")
+
+
+@pytest.mark.parametrize("webhook", ["owed", "off"])
+async def test_a_lease_that_a_dead_worker_left_does_not_hold_up_an_expiry(
+    new_ledger: Any, simulator: Simulator, sql: Any, webhook: str
+) -> None:
+    hooked = {"webhook_url": simulator.webhook_url} if webhook == "owed" else {}
+    async with new_ledger(**hooked) as ledger, asyncio.timeout(LONG):
+        session_id = await opened(ledger, simulator, 1)
+        lease = (
+            "UPDATE due_work SET owner = gen_random_uuid(), lease_until = now() + interval '10 s' RETURNING lease_until"
+        )
+        [[lapses_at]] = await sql(lease)
+        async with new_ledger(**hooked, scheduler=True):
+            while (await ledger.session(session_id)).status != "expired":
+                await asyncio.sleep(0.05)
+
+    expired = await sql("SELECT recorded_at FROM events WHERE event_type = 'TokenExpired'")
+    assert [row["recorded_at"] < lapses_at - timedelta(seconds=5) for row in expired] == [True]
+
+
+async def test_an_expiry_that_its_holder_cannot_record_in_time_is_recorded_once_and_so_is_what_the_webhook_answered(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.knobs = Knobs(session_lifetime_s=1, webhook_hang_s=2.5)
+    hooked = {"webhook_url": simulator.webhook_url}
+    async with new_ledger(**hooked) as holder, new_ledger(**hooked) as other, asyncio.timeout(LONG):
+        session = await holder.open_session(request())
+        recorder = holder._steps._recorder
+        whole = recorder.record
+
+        async def record(run: Run, *, hold: bool, **given: Any) -> None:
+            if run.proposed and hold:
+                raise ServiceUnreachable("the database cannot be reached")
+            await whole(run, hold=hold, **given)
+
+        monkeypatch.setattr(recorder, "record", record)
+        calling = asyncio.create_task(holder.scheduler.run_once())
+        while (await other.session(session.id)).status != "expired":
+            await asyncio.sleep(0.05)
+            if simulator.webhooks:
+                await other.scheduler._drain(LANES[2])
+        assert not calling.done(), "it was recorded with the answer, and not before it"
+        await calling
+        await other.scheduler.run_until_idle()
+
+    kinds = Counter(row["event_type"] for row in await sql("SELECT event_type FROM events"))
+    assert (kinds["TokenExpired"], kinds["WebhookSynced"]) == (1, 1)
+    assert len({call.body for call in simulator.webhooks}) == 1
 
 
 async def test_the_sessions_that_expire_within_a_span_are_told_the_next_one_first(

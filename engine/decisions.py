@@ -64,7 +64,7 @@ class Decisions:
                 expected_version=state.version,
                 events=tuple(decided),
                 # Whoever works on the session right now keeps it: that one learns of the decision by its next append.
-                # Whether there is a webhook, the workers know; whoever finds none owed takes the row for what is due then.
+                # Whether there is a webhook, the workers know; those without one record the token's end all the same.
                 due=due_after(after, replace(self._policy, webhook_enabled=True), keep_lease=True),
                 actor=actor,
                 causation_id=self._clock.new_id(),

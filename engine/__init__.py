@@ -21,6 +21,7 @@ from engine.domain.errors import (
     SessionNotFound,
     UnknownEvent,
     UnknownProjection,
+    Withheld,
 )
 from engine.domain.gate import Gate
 from engine.domain.lifecycle import Policy
@@ -92,4 +93,5 @@ __all__ = [
     "Verification",
     "Wait",
     "Waiting",
+    "Withheld",
 ]

@@ -108,9 +108,13 @@ class Scheduler:
         Returns how many events of each type were recorded. Raises `ServiceUnreachable` when the database is gone; when
         CXone cannot be used, the sessions rest for a while and a warning is logged.
         """
-        done = await self._drain_all()
-        await self._months.upkeep()
+        done: Counter[str] = Counter()
+        await self._finish_all(done)
         return done
+
+    async def _finish_all(self, done: Counter[str]) -> None:
+        await self._drain_all(done)
+        await self._months.upkeep()
 
     async def run_until_idle(self) -> Counter[str]:
         """Run until nothing is left but token expiries ahead, parked sessions, and webhooks due in a minute or later; or `stop`.
@@ -124,15 +128,24 @@ class Scheduler:
         return done
 
     async def _run_until_idle(self, done: Counter[str]) -> None:
-        done.update(await self.run_once())
-        progressed_at = self._clock.now()
-        while not self._stopping.is_set() and not await self._due_work.is_idle(self._wanted):
-            await self._pause(_SOON_MS)
-            done.update(passed := await self._drain_all())
-            if passed or self.trouble is None:
+        progressed_at, failures, work = self._clock.now(), 0, self._finish_all
+        while not self._stopping.is_set():
+            before = done.total()
+            try:
+                await work(done)
+                if failures:
+                    failures, self.trouble = 0, None
+                if await self._due_work.is_idle(self._wanted):
+                    return
+                work = self._drain_all
+            except ServiceError as error:
+                failures += 1
+                self._has_to_wait(error)
+            if done.total() > before or self.trouble is None:
                 progressed_at = self._clock.now()
             elif isinstance(self.trouble, CredentialsRefused) or self._clock.now() - progressed_at > _PATIENCE:
                 raise self.trouble
+            await self._pause(self._rest_ms(failures))
 
     async def run_forever(self) -> None:
         """Run until `stop` is called. When cancelled instead, what is in flight is cut off at once."""
@@ -163,22 +176,19 @@ class Scheduler:
             for lane in LANES:
                 due = asyncio.Event()
                 self._watch.due |= {kind.__name__: due for kind in lane.kinds}
-                tasks.create_task(self._tick(partial(self._drain, lane), partial(self._woken, due)))
+                tasks.create_task(self._tick(partial(self._drain, lane, Counter()), partial(self._woken, due)))
             behind = partial(self._woken, self._watch.behind, _SOON_MS)
             tasks.create_task(self._tick(self._read_models.catch_up, behind))
             tasks.create_task(self._tick(self._months.upkeep, partial(self._pause, _UPKEEP_MS)))
             tasks.create_task(self._tick(partial(self._watch.look, self._stopping)))
 
-    async def _drain_all(self) -> Counter[str]:
-        done: Counter[str] = Counter()
+    async def _drain_all(self, done: Counter[str]) -> None:
         # To their ends, all of them, also where one fails: what they have in flight may yet record its answer.
-        drained = await asyncio.gather(*map(self._drain, LANES), return_exceptions=True)
-        for lane_done in drained:
-            if isinstance(lane_done, BaseException):
-                raise lane_done
-            done.update(lane_done)
+        drained = await asyncio.gather(*(self._drain(lane, done) for lane in LANES), return_exceptions=True)
+        for failed in drained:
+            if failed is not None:
+                raise failed
         await self._read_models.catch_up()
-        return done
 
     async def _tick(
         self, task: Callable[[], Awaitable[object]], wait: Callable[[], Awaitable[object]] | None = None
@@ -202,7 +212,10 @@ class Scheduler:
             if wait is not None:
                 await wait()
             elif failures:
-                await self._pause(_SOON_MS + backoff_ms(failures, _BACKOFF, self._clock.jitter()))
+                await self._pause(self._rest_ms(failures))
+
+    def _rest_ms(self, failures: int) -> int:
+        return _SOON_MS + (backoff_ms(failures, _BACKOFF, self._clock.jitter()) if failures else 0)
 
     def _has_to_wait(self, error: ServiceError) -> None:
         # Told once, not once a session and try, until something has gone well again.
@@ -220,8 +233,8 @@ class Scheduler:
         # Spread over half to one and a half of the interval, so that many workers do not ask in step.
         await wait_for_any(self._stopping, seconds=interval_ms * (0.5 + self._clock.jitter()) / 1_000)
 
-    async def _drain(self, lane: Lane) -> Counter[str]:
-        done: Counter[str] = Counter()
+    async def _drain(self, lane: Lane, done: Counter[str]) -> None:
+        """Take the lane's steps until none is due, and count in `done` what that recorded, however it ends."""
         running: set[asyncio.Task[Counter[str]]] = set()
         try:
             while True:
@@ -229,14 +242,16 @@ class Scheduler:
                 started, paced_ms = await self._start(lane, places)
                 running |= started
                 if not running and paced_ms is None:
-                    return done
+                    return
                 finished, running = await self._wait(running, paced_ms, more=len(started) == places)
                 for task in finished:
                     done.update(task.result())
         except ServiceError:
             # The database has to be waited for. What is in flight may yet record its answer; cut off, it would be in doubt.
             if running:
-                await asyncio.wait(running)
+                finished, running = await asyncio.wait(running)
+                for task in finished:
+                    done.update(task.result())
             raise
         finally:
             for task in running:

@@ -2,6 +2,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from adapters.postgres.roles import runtime_login
 from adapters.settings import Settings
 from adapters.simulator import Knobs, Simulator
 from adapters.wiring import connect
+from engine import scheduler
 from engine.domain.errors import ServiceUnreachable
 from engine.domain.events import FailureKind
 from engine.domain.outcomes import CreationOutcome
 from engine.ledger import Ledger
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
-from tests.e2e.command import environment
+from tests.e2e.command import ended, environment, started
 from tests.integration.test_lost_connections import crash
 from tests.unit.samples import failed, request, throttled
 
@@ -135,3 +137,39 @@ async def test_a_scheduler_outlives_the_sudden_end_of_the_database_and_nothing_i
         doubts = Counter(str(row[0]) for row in await raw_log.query(url, in_doubt))
         assert not Counter(key for key, _session_id in unknown) - doubts
     assert "Traceback" not in caplog.text
+
+
+async def test_a_worker_that_runs_until_it_is_idle_waits_for_a_database_that_comes_back_and_ends_its_work(
+    settings: Settings, data_dir: Path
+) -> None:
+    assert settings.database_url is not None
+    accepted = await accept(settings.database_url, map(guests.guest, range(SESSIONS)))
+    async with Simulator(Knobs(slow_ms=50)) as simulator, asyncio.timeout(LONG):
+        env = environment(settings.database_url, simulator)
+        async with started("worker", "--until-idle", env=env) as process:
+            while len(simulator.sessions_by_key) < SESSIONS / 4:
+                assert process.returncode is None
+                await asyncio.sleep(0.005)
+            crash(data_dir)
+            assert process.stderr is not None
+            while b"has to wait" not in (line := await process.stderr.readline()):
+                assert line, "it has ended"
+            await start_embedded(data_dir)
+            result = await ended(process)
+
+        assert result.code == 0, result.err
+        assert "Traceback" not in result.err
+        assert await raw_log.accepted(settings.database_url) == set(accepted)
+        assert not await raw_log.open_ended(settings.database_url)
+
+
+async def test_running_until_idle_tells_of_a_database_that_does_not_come_back_once_its_patience_is_over(
+    settings: Settings, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_PATIENCE", timedelta(seconds=2))
+    async with connect(settings, scheduler=False) as ledger, asyncio.timeout(LONG):
+        crash(data_dir)
+        began = ledger._clock.now()
+        with pytest.raises(ServiceUnreachable):
+            await ledger.scheduler.run_until_idle()
+        assert ledger._clock.now() - began > scheduler._PATIENCE

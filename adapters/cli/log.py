@@ -1,7 +1,6 @@
 """`guestledger events` and `consumers`: the log itself, and who feeds something else from it."""
 
 import asyncio
-import signal
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
@@ -47,10 +46,6 @@ async def consumers(*, json: bool, forget: str | None) -> None:
 
 async def _until_signalled(batches: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
     """What `batches` give, until SIGINT or SIGTERM: to end what goes on for ever is no failure."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with suppress(asyncio.CancelledError):
         async for batch in batches:
             yield batch

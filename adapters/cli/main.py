@@ -1,12 +1,12 @@
 """`guestledger`: the commands. Each reads its settings, wires a ledger, does one thing, and says how it went.
 
 Exit codes: 0 all went well; 1 some requests did not end active, a projection is not what the log says, or a redelivery or a
-resolution was refused; 2 the command was used wrongly or a service cannot be reached, and one line on stderr says what to do.
+resolution was refused; 2 the command was used wrongly or a service cannot be reached, and one line on stderr says what to do;
+130 or 143 it was told to stop by SIGINT or SIGTERM, except for `worker`, which ends with 0 then.
 """
 
 import asyncio
 import logging
-import signal
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -20,6 +20,7 @@ from adapters.cli import database, gates, months, projections, reading, resolvin
 from adapters.cli.demo import demo as run_demo
 from adapters.cli.opening import Opening, count_lines, numbered_lines
 from adapters.cli.running import fail, run, say
+from adapters.cli.stopping import stopping
 from adapters.settings import Settings
 from adapters.wiring import connect
 from engine.domain.errors import ServiceError, Withheld
@@ -96,33 +97,25 @@ def worker(
 async def _work(*, until_idle: bool) -> None:
     settings = Settings.from_env()
     settings.require_cxone()
+    try:
+        await _work_until_stopped(settings, until_idle=until_idle)
+    except asyncio.CancelledError:  # told to stop before it had begun
+        if stopping.signal is None:
+            raise
+
+
+async def _work_until_stopped(settings: Settings, *, until_idle: bool) -> None:
     async with connect(settings, scheduler=False) as ledger:
         with suppress(Withheld):  # CXone is there, and wants to be left in peace: that is what a worker waits for
             await ledger.check()
-        await (
-            ledger.unfinished()
-        )  # who may not even see the work is told so here, and not over and over by the scheduler
-        _stop_on_signals(ledger)
+        # Who may not even see the work is told so here, and not over and over by the scheduler.
+        await ledger.unfinished()
+        stopping.then(ledger.scheduler.stop)
         if not until_idle:
             await ledger.scheduler.run_forever()
             return
         done = await _until_idle(ledger)
         say("idle; " + (", ".join(f"{number} {name}" for name, number in sorted(done.items())) or "nothing was due"))
-
-
-def _stop_on_signals(ledger: Ledger) -> None:
-    """The first signal drains. A second one ends the process there and then, as `kill -9` would: that loses nothing."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def stop() -> None:
-        ledger.scheduler.stop()
-        for number in numbers:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-
-    for number in numbers:
-        loop.add_signal_handler(number, stop)
 
 
 async def _until_idle(ledger: Ledger) -> Counter[str]:
@@ -146,7 +139,8 @@ def demo(
 
 
 def main() -> None:
-    """The command's entry."""
+    """The command, once it is read in."""
+    stopping.heed()
     logging.basicConfig(level=logging.WARNING, format="guestledger: %(message)s")
     try:
         code = app(standalone_mode=False)

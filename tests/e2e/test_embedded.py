@@ -2,13 +2,15 @@
 
 import asyncio
 import re
+import signal
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from adapters.simulator import Simulator
 from tests.e2e import guests
-from tests.e2e.command import environment, run
+from tests.e2e.command import ended, environment, run, started
 
 HAS_PROC = Path("/proc/self").exists()
 
@@ -26,6 +28,19 @@ async def test_the_demo_shows_metrics_an_audit_entry_and_a_timeline_and_leaves_n
     assert re.search(r"^1 +\S+ +ConsentRecorded +pending +ValidateChannel", demo.text, re.MULTILINE)
     assert re.search(r"^\d+ +\S+ +SessionCreated +active", demo.text, re.MULTILINE)
     assert not (data_dir / "demo" / "postgres" / "postmaster.pid").exists()
+    assert not processes_in(data_dir)
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="it takes /proc to see the server")
+async def test_the_demo_leaves_no_server_behind_when_it_is_told_to_stop(data_dir: Path):
+    async with started("demo", env=environment(data_dir=str(data_dir))) as process:
+        while len(processes_in(data_dir)) < 3:  # it has begun to serve
+            assert process.returncode is None
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        result = await ended(process)
+
+    assert result.code == 128 + signal.SIGTERM, result.err
     assert not processes_in(data_dir)
 
 

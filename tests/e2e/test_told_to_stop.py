@@ -1,0 +1,109 @@
+"""Commands that are told to stop, by SIGTERM or SIGINT, at whatever moment."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from adapters.simulator import Knobs, Simulator
+from tests.e2e import guests, raw_log
+from tests.e2e.backlog import accept
+from tests.e2e.command import LIMIT_S, ROOT, ended, environment, started
+
+HANGING = Knobs(hang_share=1.0, hang_s=120, honour_idempotency_key=True)
+OWN_NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child")
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A database that takes connections and never says a word: its URL, and an event that is set once one has come."""
+    come = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        come.set()
+        await reader.read()
+
+    server = await asyncio.start_server(listen, "127.0.0.1")
+    try:
+        yield f"postgresql://ledger@127.0.0.1:{server.sockets[0].getsockname()[1]}/ledger", come
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("module", ["adapters.cli.main", "adapters.cli.entry"])
+async def test_a_worker_that_is_told_to_stop_while_it_starts_ends_as_one_that_was_told_later(module: str):
+    async with (
+        asyncio.timeout(LIMIT_S),
+        Simulator() as simulator,
+        silent_server() as (database_url, come),
+        started("worker", env=environment(database_url, simulator), module=module) as process,
+    ):
+        await come.wait()
+        process.send_signal(signal.SIGTERM)
+        result = await ended(process)
+    assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_command_that_is_told_to_stop_says_so_in_one_line_and_ends_as_shells_count(
+    number: signal.Signals, code: int
+):
+    async with (
+        asyncio.timeout(LIMIT_S),
+        Simulator() as simulator,
+        silent_server() as (database_url, come),
+        started("sessions", env=environment(database_url, simulator)) as process,
+    ):
+        await come.wait()
+        process.send_signal(number)
+        result = await ended(process)
+    assert result.code == code
+    [line] = result.err.splitlines()
+    assert "interrupted" in line
+
+
+def can_have_a_namespace() -> bool:
+    return sys.platform == "linux" and os.geteuid() == 0 and shutil.which("unshare") is not None
+
+
+@pytest.mark.skipif(not can_have_a_namespace(), reason="it takes root on Linux to be the first process of a namespace")
+async def test_a_second_signal_ends_a_worker_at_once_also_where_it_is_the_first_process_of_a_container(
+    database_url: str,
+):
+    async with asyncio.timeout(LIMIT_S), Simulator(HANGING) as simulator:
+        env = environment(database_url, simulator, drain_seconds="600")
+        await accept(database_url, map(guests.guest, range(5)))
+        async with first_process("worker", env=env) as (outside, worker):
+            while (await raw_log.counts(database_url))["CreationAttempted"] < 5:
+                assert outside.returncode is None
+                await asyncio.sleep(0.02)
+            while outside.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGTERM)
+                await asyncio.sleep(0.05)
+        assert outside.returncode == 128 + signal.SIGTERM
+
+
+@asynccontextmanager
+async def first_process(*arguments: str, env: dict[str, str]) -> AsyncIterator[tuple[Process, int]]:
+    """A command that is process 1 where it runs: the process around it, and the number that it has out here."""
+    command = (*OWN_NAMESPACE, sys.executable, "-m", "adapters.cli.main", *arguments)
+    around = await asyncio.create_subprocess_exec(*command, env=env, cwd=ROOT, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
+    children = Path(f"/proc/{around.pid}/task/{around.pid}/children")
+    try:
+        while not (found := children.read_text().split()):  # noqa: ASYNC240 - it is no disk
+            if around.returncode is not None:
+                pytest.skip("no namespace of its own can be had here")
+            await asyncio.sleep(0.01)
+        yield around, int(found[0])
+    finally:
+        if around.returncode is None:
+            around.kill()
+        await around.wait()

@@ -7,6 +7,7 @@ resolution was refused; 2 the command was used wrongly or a service cannot be re
 
 import asyncio
 import logging
+import os
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -19,7 +20,7 @@ import typer
 from adapters.cli import database, gates, months, projections, reading, resolving, show, webhooks, why
 from adapters.cli.demo import demo as run_demo
 from adapters.cli.opening import Opening, count_lines, numbered_lines
-from adapters.cli.running import fail, run, say
+from adapters.cli.running import fail, run, say, stopped
 from adapters.cli.stopping import stopping
 from adapters.settings import Settings
 from adapters.wiring import connect
@@ -49,13 +50,17 @@ def open_file(
     wait: Annotated[bool, typer.Option(help="Wait for those that are throttled or in doubt.")] = True,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show each guest's token. It is a secret.")] = False,
 ) -> None:
-    """Open a session for each guest request. One JSON answer a line, in the order of the requests."""
+    """Open a session for each guest request. One JSON answer a line, in the order of the requests.
+
+    SIGTERM and SIGINT end it: no more is read, what is in flight is finished for GUESTLEDGER_DRAIN_SECONDS, and each line that was
+    read is answered. A second signal ends it at once.
+    """
     try:
-        source = sys.stdin.buffer if str(file) == "-" else file.open("rb")
+        # Not by sys.stdin, and not closed: a thread may be reading it when the command ends, and both would wait for that.
+        source = os.fdopen(os.dup(0), "rb") if str(file) == "-" else file.open("rb")
     except OSError as error:
         fail(f"{file} cannot be read: {error.strerror}")
-    with source:
-        raise typer.Exit(run(_open(source, concurrency, wait, tokens)))
+    raise typer.Exit(run(_open(source, concurrency, wait, tokens)))
 
 
 async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) -> int:
@@ -67,13 +72,29 @@ async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) ->
         with show.progress(count_lines(source), "opening") as bar:
             answered = partial(bar.advance, bar.task_ids[0])
             opening = Opening(ledger, concurrency=concurrency, wait=wait, tokens=tokens, answered=answered)
+            stopping.then(partial(_stop_opening, ledger, opening, settings.drain_seconds))
             await opening.run(numbered_lines(source), show.write_json)
+        if stopping.signal is not None:
+            say(_left(opening))
+            raise stopped()
         if opening.trouble is not None:
             pending = await ledger.unfinished()
             say(f"{opening.trouble}. {pending} accepted requests stay pending: `guestledger worker` goes on with them.")
             return 2
         await opening.finish()
     return 1 if opening.short else 0
+
+
+def _stop_opening(ledger: Ledger, opening: Opening, seconds: float) -> None:
+    ledger.scheduler.stop()  # beside it: both have these seconds, and not one after the other
+    opening.stop(seconds)
+
+
+def _left(opening: Opening) -> str:
+    return (
+        f"told to stop after line {opening.read}: {opening.left} of the lines up to there are not accepted, {opening.cut_off} may "
+        "be; what is accepted and not settled stays pending, `guestledger worker` goes on with it"
+    )
 
 
 @app.command()

@@ -69,6 +69,76 @@ async def test_a_command_that_is_told_to_stop_says_so_in_one_line_and_ends_as_sh
     assert "interrupted" in line
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_open_that_is_told_to_stop_ends_what_is_in_flight_and_answers_every_line_that_it_has_read(
+    number: signal.Signals, code: int, database_url: str, tmp_path: Path
+):
+    # Whatever was cut off would be in doubt, and this server would make a second session of it.
+    async with asyncio.timeout(LIMIT_S), Simulator(Knobs(slow_ms=1_000, honour_idempotency_key=False)) as simulator:
+        file = guests.write_file(tmp_path, map(guests.guest, range(200)))
+        async with started("open", file, "--concurrency", "20", env=environment(database_url, simulator)) as process:
+            await attempted(database_url, 40, process)
+            process.send_signal(number)
+            result = await ended(process)
+
+        assert result.code == code
+        [line] = result.err.splitlines()
+        assert "guestledger worker" in line
+        active = [answer for answer in result.out if answer.get("status") == "active"]
+        left = [answer for answer in result.out if "not accepted" in answer.get("error", {}).get("reason", "")]
+        assert len(active) + len(left) == len(result.out) == 200
+        assert f"{len(left)} of the lines" in line
+        counts = await raw_log.counts(database_url)
+        assert counts["ConsentRecorded"] == counts["CreationAttempted"] == counts["SessionCreated"] == len(active)
+        assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
+
+
+async def test_open_that_is_told_to_stop_gives_back_what_it_cannot_end_in_time_and_says_which_lines_those_are(
+    database_url: str, tmp_path: Path
+):
+    async with asyncio.timeout(LIMIT_S), Simulator(HANGING) as simulator:
+        file = guests.write_file(tmp_path, map(guests.guest, range(20)))
+        env = environment(database_url, simulator, drain_seconds="0.2")
+        async with started("open", file, "--concurrency", "5", env=env) as process:
+            await attempted(database_url, 5, process)
+            process.send_signal(signal.SIGTERM)
+            result = await ended(process)
+
+        assert result.code == 128 + signal.SIGTERM
+        [line] = result.err.splitlines()
+        assert "15 of the lines up to there are not accepted, 5 may be" in line
+        assert [answer["error"]["reason"].split(":")[0] for answer in result.out] == [
+            *["may have been accepted"] * 5,
+            *["not accepted"] * 15,
+        ]
+        assert not await raw_log.query(database_url, "SELECT FROM due_work WHERE lease_until > now()")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_open_that_is_told_to_stop_ends_though_more_lines_may_come(
+    number: signal.Signals, code: int, database_url: str
+):
+    async with asyncio.timeout(LIMIT_S), Simulator() as simulator:
+        env = environment(database_url, simulator)
+        async with started("open", "-", env=env, stdin=PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(guests.as_lines([guests.guest(1)]))
+            assert b'"active"' in await process.stdout.readline()
+            process.send_signal(number)
+            assert await process.wait() == code
+            assert process.stderr is not None
+            [line] = (await process.stderr.read()).splitlines()
+        assert b"told to stop after line 1: 0 of" in line
+
+
+async def attempted(database_url: str, attempts: int, process: Process) -> None:
+    """Return as soon as so many attempts are recorded."""
+    while (await raw_log.counts(database_url))["CreationAttempted"] < attempts:
+        assert process.returncode is None, "it ended too early to be stopped"
+        await asyncio.sleep(0.02)
+
+
 def can_have_a_namespace() -> bool:
     return sys.platform == "linux" and os.geteuid() == 0 and shutil.which("unshare") is not None
 
@@ -81,9 +151,7 @@ async def test_a_second_signal_ends_a_worker_at_once_also_where_it_is_the_first_
         env = environment(database_url, simulator, drain_seconds="600")
         await accept(database_url, map(guests.guest, range(5)))
         async with first_process("worker", env=env) as (outside, worker):
-            while (await raw_log.counts(database_url))["CreationAttempted"] < 5:
-                assert outside.returncode is None
-                await asyncio.sleep(0.02)
+            await attempted(database_url, 5, outside)
             while outside.returncode is None:
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGTERM)

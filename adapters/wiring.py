@@ -16,7 +16,7 @@ from adapters.clock import DatabaseClock
 from adapters.cxone.client import CXoneClient
 from adapters.cxone.profile import Profile
 from adapters.postgres.archive import Archive
-from adapters.postgres.connection import database_url, lent_engine, open_engine, read_time
+from adapters.postgres.connection import close_engine, database_url, lent_engine, open_engine, read_time
 from adapters.postgres.consumers import PostgresConsumers
 from adapters.postgres.due_work import PostgresDueWork
 from adapters.postgres.embedded import default_data_dir, start_embedded, stop_embedded
@@ -202,7 +202,7 @@ async def _engine(settings: Settings, lent: AsyncEngine | None, stack: AsyncExit
     if lent is not None:
         return lent_engine(lent, settings.schema)
     engine = open_engine(await _locate_database(settings), settings.schema)
-    stack.push_async_callback(engine.dispose)
+    stack.push_async_callback(close_engine, engine)
     return engine
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
+from rich.progress import Progress
 
 from adapters.cli import database, gates, months, projections, reading, resolving, show, webhooks, why
 from adapters.cli.demo import demo as run_demo
@@ -130,25 +131,32 @@ async def _work_until_stopped(settings: Settings, *, until_idle: bool) -> None:
         with suppress(Withheld):  # CXone is there, and wants to be left in peace: that is what a worker waits for
             await ledger.check()
         # Who may not even see the work is told so here, and not over and over by the scheduler.
-        await ledger.unfinished()
+        total = await ledger.unfinished()
         stopping.then(ledger.scheduler.stop)
         if not until_idle:
             await ledger.scheduler.run_forever()
             return
-        done = await _until_idle(ledger)
+        done = await _until_idle(ledger, total)
         say("idle; " + (", ".join(f"{number} {name}" for name, number in sorted(done.items())) or "nothing was due"))
 
 
-async def _until_idle(ledger: Ledger) -> Counter[str]:
-    total = await ledger.unfinished()
+async def _until_idle(ledger: Ledger, total: int) -> Counter[str]:
     with show.progress(total, "working") as bar:
-        working = asyncio.create_task(ledger.scheduler.run_until_idle())
-        while not working.done():
-            with suppress(ServiceError):  # what comes of that, the work itself will tell
-                left = await ledger.unfinished()
-                bar.update(bar.task_ids[0], completed=max(0, total - left), total=max(total, left))
-            await asyncio.wait([working], timeout=0.5)
-    return working.result()
+        showing = [] if bar.disable else [asyncio.create_task(_show_progress(ledger, bar, total))]
+        try:
+            return await ledger.scheduler.run_until_idle()
+        finally:
+            for task in showing:
+                task.cancel()
+            await asyncio.gather(*showing, return_exceptions=True)
+
+
+async def _show_progress(ledger: Ledger, bar: Progress, total: int) -> None:
+    while True:
+        await asyncio.sleep(0.5)
+        with suppress(ServiceError):  # what comes of that, the work itself will tell
+            left = await ledger.unfinished()
+            bar.update(bar.task_ids[0], completed=max(0, total - left), total=max(total, left))
 
 
 @app.command()

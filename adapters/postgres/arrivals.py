@@ -100,7 +100,10 @@ class Arrivals:
             driver: Any = raw.driver_connection
             # It is held for good, so it must not take one of the pool's places. Detached, it is closed with this block.
             raw.detach()
-            driver.add_termination_listener(lambda _driver: lost.set())
-            await driver.add_listener(self._channel, lambda *_notification: self._wake())
-            self._wake()  # for whatever was sent before
-            await lost.wait()
+            try:
+                driver.add_termination_listener(lambda _driver: lost.set())
+                await driver.add_listener(self._channel, lambda *_notification: self._wake())
+                self._wake()  # for whatever was sent before
+                await lost.wait()
+            finally:
+                driver.terminate()  # closed by the block's end alone, a server that hangs would be waited for

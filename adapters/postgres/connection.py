@@ -1,16 +1,19 @@
 """Reaching the database: the pool, what its failures mean to a person, and whether the ledger in it is ready."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import asyncpg
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import Pool
 
 from engine.domain.errors import GuestledgerError, ServiceError, ServiceUnreachable
 
@@ -23,6 +26,8 @@ _UNREACHABLE = ("08", "57", "53", "28", "3D", "40", "55P03", "25006", "25P03", "
 # Data exceptions: their texts quote the value.
 _QUOTES = "22"
 _STATEMENT_SECONDS = 120
+# How long a server that may hang is waited for where a connection is only to be got rid of.
+_GOODBYE_SECONDS = 2.0
 _STANDING_STILL = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 # Since PostgreSQL 17, which is asked for its version at each time: another server may stand behind the same address.
 NOBODY_WAITS_FOR_LONG = f"""{_STANDING_STILL};
@@ -97,7 +102,10 @@ def open_engine(
             **(_UNPREPARED if url.query.get(_STATEMENT_CACHE) == "0" else {}),
         },
     )
+    opened: WeakSet[Driver] = WeakSet()
+    event.listen(engine.sync_engine, "connect", lambda adapted, _record: opened.add(adapted.driver_connection))
     event.listen(engine.sync_engine, "checkout", _refuse_if_lost)
+    _opened[engine.pool] = opened
     return engine.execution_options(schema_translate_map={None: schema})
 
 
@@ -105,6 +113,17 @@ def _is_socket(url: URL) -> bool:
     # There is no TLS through a socket, and libpq passes over what the environment says of it (`PGSSLMODE`); the driver does not.
     host = url.query.get("host", url.host)
     return isinstance(host, str) and host.startswith("/") and "ssl" not in url.query
+
+
+_opened: WeakKeyDictionary[Pool, WeakSet[Driver]] = WeakKeyDictionary()
+"""The connections of each pool of `open_engine`."""
+
+
+async def close_engine(engine: AsyncEngine) -> None:
+    """Close the pool of an `open_engine`, all connections at once: of a server that hangs, each is dropped after a moment."""
+    closing = (driver.close(timeout=_GOODBYE_SECONDS) for driver in list(_opened[engine.pool]))
+    await asyncio.gather(*closing, return_exceptions=True)
+    await engine.dispose()  # which finds them closed; alone, it would wait for each of them in turn, without end
 
 
 def _refuse_if_lost(adapted: Any, _record: object, _proxy: object) -> None:
@@ -168,8 +187,8 @@ async def transaction(driver: Driver, *, unhurried: bool = False, durable: bool 
     try:
         yield
     except BaseException:
-        with suppress(Exception):  # the connection may be what failed
-            await driver.execute("ROLLBACK")
+        with suppress(Exception):  # the connection may be what failed, or its server hangs
+            await driver.execute("ROLLBACK", timeout=_GOODBYE_SECONDS)
         raise
     await driver.execute("COMMIT")
 

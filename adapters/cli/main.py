@@ -25,8 +25,10 @@ from adapters.cli.running import fail, run, say, stopped
 from adapters.cli.stopping import stopping
 from adapters.settings import Settings
 from adapters.wiring import connect
-from engine.domain.errors import ServiceError, Withheld
+from engine.domain.errors import ServiceError, ServiceUnreachable
 from engine.ledger import Ledger
+
+logger = logging.getLogger("guestledger")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -110,8 +112,8 @@ def worker(
 ) -> None:
     """Take due work forward: replay pending attempts, send webhooks, expire tokens, keep the projections up.
 
-    SIGTERM and SIGINT end it: what is in flight is finished for GUESTLEDGER_DRAIN_SECONDS, the rest is given back. A second
-    signal ends it at once.
+    It begins while CXone cannot be reached, too, with all that needs none. SIGTERM and SIGINT end it: what is in flight is
+    finished for GUESTLEDGER_DRAIN_SECONDS, the rest is given back. A second signal ends it at once.
     """
     run(_work(until_idle=until_idle))
 
@@ -121,15 +123,19 @@ async def _work(*, until_idle: bool) -> None:
     settings.require_cxone()
     try:
         await _work_until_stopped(settings, until_idle=until_idle)
-    except asyncio.CancelledError:  # told to stop before it had begun
+    except asyncio.CancelledError:
         if stopping.signal is None:
             raise
+        if until_idle:
+            say("told to stop before it had begun")
 
 
 async def _work_until_stopped(settings: Settings, *, until_idle: bool) -> None:
     async with connect(settings, scheduler=False) as ledger:
-        with suppress(Withheld):  # CXone is there, and wants to be left in peace: that is what a worker waits for
+        try:
             await ledger.check()
+        except ServiceUnreachable as error:  # expiries and webhooks need no CXone
+            logger.warning("the worker begins all the same: %s", error)
         # Who may not even see the work is told so here, and not over and over by the scheduler.
         total = await ledger.unfinished()
         stopping.then(ledger.scheduler.stop)
@@ -137,7 +143,8 @@ async def _work_until_stopped(settings: Settings, *, until_idle: bool) -> None:
             await ledger.scheduler.run_forever()
             return
         done = await _until_idle(ledger, total)
-        say("idle; " + (", ".join(f"{number} {name}" for name, number in sorted(done.items())) or "nothing was due"))
+        how, none = ("idle", "nothing was due") if stopping.signal is None else ("told to stop", "nothing was done")
+        say(f"{how}; " + (", ".join(f"{number} {name}" for name, number in sorted(done.items())) or none))
 
 
 async def _until_idle(ledger: Ledger, total: int) -> Counter[str]:

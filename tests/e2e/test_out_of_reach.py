@@ -52,10 +52,14 @@ async def test_where_cxone_cannot_be_used_every_request_is_accepted_and_a_worker
     broken_env = env | environment(**{name: text.format(closed_port=closed_port) for name, text in broken.items()})
     earlier = await accept(database_url, [guests.guest(number) for number in range(1_000, 1_050)])
 
-    opened, worked = await asyncio.gather(run("open", file, env=broken_env), run("worker", env=broken_env))
+    opened, worked = await asyncio.gather(
+        run("open", file, env=broken_env), run("worker", "--until-idle", env=broken_env)
+    )
 
     assert_one_line(opened, *words, "150 accepted requests stay pending", "guestledger worker")
-    assert_one_line(worked, *words)
+    assert worked.code == 2
+    for word in words:
+        assert word in worked.err.splitlines()[-1]
     assert [(answer["line"], answer["status"]) for answer in opened.out] == [
         (line, "pending") for line in range(1, 101)
     ]
@@ -67,6 +71,32 @@ async def test_where_cxone_cannot_be_used_every_request_is_accepted_and_a_worker
     assert finished.code == 0, finished.err
     assert await raw_log.accepted(database_url) >= set(earlier)
     assert (await raw_log.counts(database_url))["SessionCreated"] == 150
+
+
+async def test_a_worker_that_is_started_with_wrong_credentials_ends_at_once(database_url: str, simulator: Simulator):
+    worked = await run("worker", env=environment(database_url, simulator, cxone_client_secret=PASSWORD))
+
+    assert_one_line(worked, "credentials", "GUESTLEDGER_CXONE_CLIENT_SECRET")
+
+
+async def test_a_worker_that_is_started_while_cxone_cannot_be_reached_warns_and_does_what_needs_none(
+    database_url: str, simulator: Simulator, file: str, closed_port: int
+):
+    simulator.knobs = Knobs(session_lifetime_s=2)
+    env = environment(database_url, simulator)
+    opened = await run("open", file, env=env)
+    assert opened.code == 0, opened.err
+
+    async with started("worker", env=env | environment(cxone_url=f"http://127.0.0.1:{closed_port}")) as process:
+        async with asyncio.timeout(LIMIT_S):
+            while (await raw_log.counts(database_url))["TokenExpired"] < len(REQUESTS):
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        worked = await ended(process)
+
+    assert worked.code == 0
+    assert "refused" in worked.err.splitlines()[0]
 
 
 async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and_a_worker_when_it_is_back_loses_nothing(

@@ -26,9 +26,10 @@ async def silent_server() -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A database that takes connections and never says a word: its URL, and an event that is set once one has come."""
     come = asyncio.Event()
 
-    async def listen(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         come.set()
         await reader.read()
+        writer.close()
 
     server = await asyncio.start_server(listen, "127.0.0.1")
     try:
@@ -130,6 +131,22 @@ async def test_open_that_is_told_to_stop_ends_though_more_lines_may_come(
             assert process.stderr is not None
             [line] = (await process.stderr.read()).splitlines()
         assert b"told to stop after line 1: 0 of" in line
+
+
+async def test_a_worker_that_is_told_to_stop_before_it_is_idle_says_so(database_url: str):
+    async with asyncio.timeout(LIMIT_S), Simulator(Knobs(throttle_share=1, retry_after_s=600)) as simulator:
+        env = environment(database_url, simulator)
+        await accept(database_url, map(guests.guest, range(5)))
+        async with started("worker", "--until-idle", env=env) as process:
+            while (await raw_log.counts(database_url))["CreationThrottled"] < 1:
+                assert process.returncode is None
+                await asyncio.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            result = await ended(process)
+    assert result.code == 0
+    [line] = result.err.splitlines()
+    assert "told to stop; " in line
+    assert "CreationThrottled" in line
 
 
 async def attempted(database_url: str, attempts: int, process: Process) -> None:

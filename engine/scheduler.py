@@ -128,16 +128,20 @@ class Scheduler:
         return done
 
     async def _run_until_idle(self, done: Counter[str]) -> None:
-        progressed_at, failures, work = self._clock.now(), 0, self._finish_all
+        progressed_at, failures, work, due = self._clock.now(), 0, self._finish_all, True
         while not self._stopping.is_set():
             before = done.total()
             try:
-                await work(done)
+                if due:
+                    await work(done)
+                    work = self._drain_all
+                due = True  # also where what follows fails
                 if failures:
                     failures, self.trouble = 0, None
                 if await self._due_work.is_idle(self._wanted):
+                    await self._read_models.catch_up()
                     return
-                work = self._drain_all
+                due = await self._watch.finds_work(self._stopping)
             except ServiceError as error:
                 failures += 1
                 self._has_to_wait(error)
@@ -145,7 +149,8 @@ class Scheduler:
                 progressed_at = self._clock.now()
             elif isinstance(self.trouble, CredentialsRefused) or self._clock.now() - progressed_at > _PATIENCE:
                 raise self.trouble
-            await self._pause(self._rest_ms(failures))
+            if due:
+                await self._pause(self._rest_ms(failures))
 
     async def run_forever(self) -> None:
         """Run until `stop` is called. When cancelled instead, what is in flight is cut off at once."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from engine.ports import Clock, DueWork, EventStore
+from engine.work import Outlook
 
 POLL_MS = 1_000
 # Where hints rain in, as while sessions are opened, one look serves all that came meanwhile.
@@ -52,12 +53,25 @@ class Watch:
 
     async def look(self, stopping: asyncio.Event) -> None:
         """Look once, and wait until there is reason to look again, or `stopping` is set. Raises `ServiceError`."""
-        hint = self._store.arrival()  # before the look: what comes while it is under way must not be waited for
-        outlook = await self._due_work.outlook(self._steps)
+        hint, outlook = await self._look()
         for step in outlook.claimable & self.due.keys():
             self.due[step].set()
         if outlook.unprojected:
             self.behind.set()
+        await self._rest(stopping, hint, outlook)
+
+    async def finds_work(self, stopping: asyncio.Event) -> bool:
+        """Look once: whether some step is due now. If not, wait as `look` does before it is told. Raises `ServiceError`."""
+        hint, outlook = await self._look()
+        if not outlook.claimable:
+            await self._rest(stopping, hint, outlook)
+        return bool(outlook.claimable)
+
+    async def _look(self) -> tuple[asyncio.Event, Outlook]:
+        hint = self._store.arrival()  # before the look: what comes while it is under way must not be waited for
+        return hint, await self._due_work.outlook(self._steps)
+
+    async def _rest(self, stopping: asyncio.Event, hint: asyncio.Event, outlook: Outlook) -> None:
         # Never sooner than the interval, and spread over as much again, so that many workers do not ask in step.
         poll_ms = self._poll_ms * (1 + self._clock.jitter())
         due_ms = poll_ms if outlook.next_due_ms is None else outlook.next_due_ms

@@ -125,7 +125,9 @@ class PostgresDueWork:
 
     async def is_idle(self, steps: Mapping[str, str | None]) -> bool:
         """Whether nothing is left that `backlog` would count."""
-        return not (await self._execute(self._sql.is_unfinished, steps.get(_WEBHOOK), _WEBHOOK in steps))[0][0]
+        with reported():
+            async with driver_connection(self._engine) as driver:
+                return not await driver.fetchval(self._sql.is_unfinished, steps.get(_WEBHOOK), _WEBHOOK in steps)
 
     async def outlook(self, steps: Mapping[str, str | None]) -> Outlook:
         """What there is to do now, and when to look again: one statement, in no transaction of its own."""

@@ -96,6 +96,28 @@ async def test_an_idle_worker_asks_the_database_one_thing_a_look_and_nothing_bes
     assert len(told) <= counted + 1
 
 
+async def test_a_run_until_idle_that_waits_for_a_due_time_asks_two_things_a_look_and_claims_nothing(
+    ledger: Ledger, simulator: Simulator
+) -> None:
+    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+    await ledger.open_session(request())
+    told: list[str] = []
+    looks, sql = Looks(ledger, poll_ms=1), ledger._due_work._sql
+    event.listen(ledger._due_work._engine.sync_engine, "checkout", told_by(told))
+    async with asyncio.timeout(LONG):
+        running = asyncio.create_task(ledger.scheduler.run_until_idle())
+        while set(told) != {sql.outlook, sql.is_unfinished}:  # it may still be about what it found when it began
+            told.clear()
+            before = looks.number
+            while looks.number < before + 10:
+                await looks.nothing_found()
+        counted = looks.number - before
+        ledger.scheduler.stop()
+        await running
+
+    assert len(told) <= 2 * (counted + 1)
+
+
 def told_by(told: list[str]) -> Callable[..., None]:
     """Write down every statement of the connections that are taken out from now on."""
     known: set[Any] = set()

@@ -31,6 +31,7 @@ from engine.domain.recorded import Batch, EventFilter, RecordedEvent
 from engine.domain.request import GuestConsent, GuestRequest
 from engine.domain.retry import InDoubt, RetryPolicy
 from engine.domain.session import Session, Status
+from engine.health import Health
 from engine.ledger import Ledger
 from engine.ports import ConsumerRow, Month
 from engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus
@@ -60,6 +61,7 @@ __all__ = [
     "GuestRequest",
     "GuestledgerError",
     "Handler",
+    "Health",
     "HeldUp",
     "Hold",
     "IdempotencyConflict",

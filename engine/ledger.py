@@ -21,6 +21,7 @@ from engine.domain.recorded import Batch, EventFilter, RecordedEvent, month_of
 from engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
 from engine.domain.session import Session
 from engine.expiry import expiring_in, expiry_warnings
+from engine.health import Health, health
 from engine.leases import Leases
 from engine.parking import Parking
 from engine.ports import (
@@ -142,6 +143,13 @@ class Ledger:
         token, for a time.
         """
         await self._provider.ready()
+
+    async def health(self) -> Health:
+        """Whether the database answers, within a few seconds, and how this process's scheduler fares. Raises nothing for that.
+
+        CXone is not asked; `check` does.
+        """
+        return await health(self._store, scheduler_runs=self.scheduler.runs, trouble=self.scheduler.trouble)
 
     async def unfinished(self) -> int:
         """How many sessions still have work ahead that needs nobody's help.

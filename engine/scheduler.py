@@ -93,6 +93,8 @@ class Scheduler:
         self._stopping = asyncio.Event()
         self.trouble: ServiceError | None = None
         """The service that could not be used when it was needed last."""
+        self.runs = False
+        """Whether it runs now, be it that it drains."""
 
     def stop(self) -> None:
         """Claim nothing more. What is in flight is finished first, for as long as `drain_seconds` allow.
@@ -160,6 +162,7 @@ class Scheduler:
         """Run `work` to its end; once `stop` was called, for at most as long as the drain may take."""
         task = asyncio.create_task(work)
         stopping = asyncio.create_task(self._stopping.wait())
+        self.runs = True
         try:
             await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
             _, late = await asyncio.wait((task,), timeout=self._drain_seconds)
@@ -173,6 +176,7 @@ class Scheduler:
             if not task.done():
                 task.cancel()
                 await asyncio.wait((task,))
+            self.runs = False
         if not task.cancelled():
             task.result()
 

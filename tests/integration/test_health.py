@@ -1,0 +1,50 @@
+"""Health: what a ledger says of itself, whatever state its database is in."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import make_url
+
+from adapters.postgres.embedded import start_embedded, stop_embedded
+from adapters.postgres.migrate import upgrade
+from adapters.postgres.roles import runtime_login
+from adapters.settings import Settings
+from adapters.wiring import connect
+from engine.health import Health
+
+LONG = 60
+WELL = Health(database=None, scheduler_runs=False, scheduler=None)
+
+
+async def test_a_ledger_whose_database_answers_is_well_and_says_whether_a_scheduler_runs_here(new_ledger: Any) -> None:
+    async with new_ledger() as ledger:
+        assert await ledger.health() == WELL
+    async with new_ledger(scheduler=True) as ledger:
+        async with asyncio.timeout(LONG):
+            while not (await ledger.health()).scheduler_runs:
+                await asyncio.sleep(0.01)
+        ledger.scheduler.stop()
+        async with asyncio.timeout(LONG):
+            while await ledger.health() != WELL:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_ledger_whose_database_is_gone_says_so_and_what_its_scheduler_waits_for_until_it_is_back(
+    data_dir: Path,
+) -> None:
+    url = await start_embedded(data_dir)
+    await upgrade(url)
+    login = await runtime_login(url, "guestledger")
+    runtime = make_url(url).set(username=login).render_as_string(hide_password=False)
+    async with connect(Settings(database_url=runtime)) as ledger, asyncio.timeout(LONG):
+        await stop_embedded(data_dir)
+        while (ill := await ledger.health()).scheduler is None:
+            await asyncio.sleep(0.01)
+        assert ill.scheduler_runs
+        assert "database" in (ill.database or "")
+        assert "database" in ill.scheduler
+
+        await start_embedded(data_dir)
+        while await ledger.health() != Health(database=None, scheduler_runs=True, scheduler=None):
+            await asyncio.sleep(0.01)

@@ -171,7 +171,7 @@ async def open_archive(settings: Settings) -> AsyncIterator[Archive]:
         await check_current(engine, settings.schema)
         yield Archive(engine, settings.schema)
     finally:
-        await engine.dispose()
+        await close_engine(engine)
 
 
 async def stop_database(settings: Settings) -> bool:

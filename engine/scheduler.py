@@ -93,6 +93,8 @@ class Scheduler:
         self._stopping = asyncio.Event()
         self.trouble: ServiceError | None = None
         """The service that could not be used when it was needed last."""
+        self._missed: ServiceError | None = None  # when the database was needed last
+        self._told = ""
         self.runs = False
         """Whether it runs now, be it that it drains."""
 
@@ -138,14 +140,16 @@ class Scheduler:
                     await work(done)
                     work = self._drain_all
                 due = True  # also where what follows fails
+                self._database_answered()
                 if failures:
-                    failures, self.trouble = 0, None
+                    failures, self._told = 0, ""
                 if await self._due_work.is_idle(self._wanted):
                     await self._read_models.catch_up()
                     return
                 due = await self._watch.finds_work(self._stopping)
             except ServiceError as error:
                 failures += 1
+                self._missed = error
                 self._has_to_wait(error)
             if done.total() > before or self.trouble is None:
                 progressed_at = self._clock.now()
@@ -207,10 +211,12 @@ class Scheduler:
         while not self._stopping.is_set():
             try:
                 await task()
+                self._database_answered()
                 if failures:
-                    failures, self.trouble = 0, None
+                    failures, self._told = 0, ""
             except ServiceError as error:
                 failures += 1
+                self._missed = error
                 self._has_to_wait(error)
             except Exception as error:
                 # A fault in one lane or projection must not stop the rest, nor end unseen, nor be told at each try.
@@ -228,9 +234,14 @@ class Scheduler:
 
     def _has_to_wait(self, error: ServiceError) -> None:
         # Told once, not once a session and try, until something has gone well again.
-        if str(error) != str(self.trouble):
+        if str(error) != self._told:
             waiting.warning("the scheduler has to wait: %s", error)
-        self.trouble = error
+        self._told, self.trouble = str(error), error
+
+    def _database_answered(self) -> None:
+        # Be it to another task than the one that missed it: that may not need it again for long.
+        if self.trouble is self._missed:
+            self.trouble = None
 
     async def _woken(self, event: asyncio.Event, rest_ms: int = 0) -> None:
         await wait_for_any(event, self._stopping)
@@ -329,7 +340,7 @@ class Scheduler:
                 if claim.slot_ms is not None:
                     await asyncio.sleep(claim.slot_ms / 1_000)
                 await self._steps.carry_on(run)
-                self.trouble = None
+                self.trouble, self._told = None, ""
             except ServiceError as error:
                 self._has_to_wait(error)
             except Exception:

@@ -19,7 +19,6 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
     Told to stop, it is cancelled, unless it has said otherwise by `stopping.then`.
     """
-    stopping.heed()
     try:
         return asyncio.run(_cancellable(work))
     except GuestledgerError as error:

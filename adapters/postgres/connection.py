@@ -121,8 +121,11 @@ _opened: WeakKeyDictionary[Pool, WeakSet[Driver]] = WeakKeyDictionary()
 
 async def close_engine(engine: AsyncEngine) -> None:
     """Close the pool of an `open_engine`, all connections at once: of a server that hangs, each is dropped after a moment."""
-    closing = (driver.close(timeout=_GOODBYE_SECONDS) for driver in list(_opened[engine.pool]))
-    await asyncio.gather(*closing, return_exceptions=True)
+    drivers = list(_opened[engine.pool])
+    await asyncio.gather(*(driver.close(timeout=_GOODBYE_SECONDS) for driver in drivers), return_exceptions=True)
+    for driver in drivers:
+        if not driver.is_closed():  # something was still under way on it
+            driver.terminate()
     await engine.dispose()  # which finds them closed; alone, it would wait for each of them in turn, without end
 
 

@@ -97,7 +97,7 @@ async def test_an_expiry_that_its_holder_cannot_record_in_time_is_recorded_once_
         while (await other.session(session.id)).status != "expired":
             await asyncio.sleep(0.05)
             if simulator.webhooks:
-                await other.scheduler._drain(LANES[2])
+                await other.scheduler._drain(LANES[2], Counter())
         assert not calling.done(), "it was recorded with the answer, and not before it"
         await calling
         await other.scheduler.run_until_idle()

@@ -1,6 +1,7 @@
 """An event that this release cannot read is reported where it is met, and never passed over."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
@@ -148,7 +149,7 @@ async def test_one_unreadable_session_does_not_stop_the_schedulers_other_claims(
     await newer_release_writes(ledger_url, unreadable)
     with pytest.raises(UnknownEvent, match=str(unreadable)):
         await ledger.session(unreadable)
-    await ledger.scheduler._drain(scheduler.LANES[0])
+    await ledger.scheduler._drain(scheduler.LANES[0], Counter())
     for session in sessions:
         if session.id != unreadable:
             assert (await ledger.session(session.id)).status == "active"
@@ -160,7 +161,7 @@ async def test_an_unreadable_session_is_given_back_for_a_worker_of_the_newer_rel
 ) -> None:
     session = await ledger.accept(request())
     await newer_release_writes(ledger_url, session.id)
-    await ledger.scheduler._drain(scheduler.LANES[0])
+    await ledger.scheduler._drain(scheduler.LANES[0], Counter())
     connection = await logs.connect(ledger_url)
     (row,) = await connection.fetch("SELECT owner, due_at > now() AS later FROM guestledger.due_work")
     await connection.close()

@@ -60,7 +60,7 @@ class SimulatedApi:
         if self._is_among_first("token throttle", "", self.knobs.token_throttle_times):
             return self._throttled()
         if self._is_among_first("token", "", self.knobs.token_errors):
-            return _error(503, "the token endpoint is down")
+            return self._down("the token endpoint is down", 503)
         token = f"eyJ{secrets.token_urlsafe(24)}"
         lifetime_s = self.knobs.token_lifetime_s
         self._tokens[token] = time.monotonic() + lifetime_s
@@ -209,9 +209,9 @@ class SimulatedApi:
             headers.append(("Retry-After", forms.get(form, form)))
         return _error(429, "too many requests")._replace(headers=tuple(headers))
 
-    def _down(self, message: str) -> Reply:
+    def _down(self, message: str, status: int = 500) -> Reply:
         asked = self.knobs.error_retry_after
-        return _error(500, message)._replace(headers=() if asked is None else (("Retry-After", asked),))
+        return _error(status, message)._replace(headers=() if asked is None else (("Retry-After", asked),))
 
     def _met_by(self, fault: str, share: float, key: str, times: int) -> bool:
         return self.knobs.meets(fault, share, key) and self._is_among_first(fault, key, times)

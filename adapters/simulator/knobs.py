@@ -33,7 +33,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     error_after_processing: bool = False
     """Whether the session was made before the 500."""
     error_retry_after: str | None = None
-    """What goes with that 500 in `Retry-After`, as it is."""
+    """What goes in `Retry-After` with that 500, and with the 503 of `token_errors`, as it is."""
     hang_share: float = 0.0
     """The request is processed, and its answer comes `hang_s` late."""
     hang_s: float = 60.0

@@ -41,10 +41,15 @@ async def deferral(ledger: Ledger, session: Session) -> e.CreationDeferred:
 # Tokens
 
 
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [(LONG_REST, "token 429"), (Knobs(token_errors=1, error_retry_after="600"), "token 503")],
+    ids=["429", "503"],
+)
 async def test_a_throttled_request_for_a_token_holds_back_every_process_and_those_that_start_later(
-    new_ledger: Any, simulator: Simulator, sql: Any
+    new_ledger: Any, simulator: Simulator, sql: Any, knobs: Knobs, told: str
 ) -> None:
-    simulator.knobs = LONG_REST
+    simulator.knobs = knobs
     async with two(new_ledger, policy()) as (one, other):
         behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
     async with new_ledger(policy=policy()) as later:
@@ -53,7 +58,7 @@ async def test_a_throttled_request_for_a_token_holds_back_every_process_and_thos
         await later.scheduler.run_once()
         behind.append(await later.session(accepted.id))
 
-        assert simulator.counts == {"token 429": 1}
+        assert simulator.counts == {told: 1}
         ((name, until),) = await sql("SELECT name, closed_until FROM gates")
         assert name.endswith(" token")
         for session in behind:

@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 READY = .venv/ready
+# Most of a test is waiting for processes; each of the two has a PostgreSQL of its own.
+AT_ONCE = --numprocesses 2 --dist loadfile
 
 .PHONY: help
 help: ## This list
@@ -25,11 +27,11 @@ demo: $(READY) ## See guest sessions opened, throttled, replayed and audited aga
 
 .PHONY: test
 test: $(READY) ## Run the tests (all but the slow ones)
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest $(AT_ONCE)
 
 .PHONY: test-all
 test-all: $(READY) ## Run every test
-	@.venv/bin/python -m pytest -m ""
+	@.venv/bin/python -m pytest $(AT_ONCE) -m ""
 
 .PHONY: check
 check: $(READY) ## Check style, types and the direction of imports

@@ -80,4 +80,5 @@ def _lies_in_the_events(error: Exception) -> bool:
         return str(error.sqlstate).startswith(_REFUSED_ROW)
     if isinstance(error, GuestledgerError):
         return isinstance(error, UnknownEvent)
-    return not isinstance(error, (asyncpg.InterfaceError, OSError, MemoryError))
+    # The driver's internal error is what a statement meets after the server said goodbye between two of them.
+    return not isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, MemoryError))

@@ -195,7 +195,7 @@ async def test_a_projector_that_stands_still_does_not_keep_the_checkpoints_for_e
 
 
 @pytest.mark.parametrize("name", ["sessions", "session_metrics", "audit_log"])
-@pytest.mark.parametrize("how", ["a cancellation", "a lost connection"])
+@pytest.mark.parametrize("how", ["a cancellation", "a lost connection", "one that was lost between two statements"])
 async def test_a_crash_in_the_middle_of_a_batch_leaves_rows_and_checkpoints_as_they_were(
     how: str,
     name: str,
@@ -214,6 +214,8 @@ async def test_a_crash_in_the_middle_of_a_batch_leaves_rows_and_checkpoints_as_t
         await whole.apply(rows, events)
         if how == "a cancellation":
             raise asyncio.CancelledError
+        if how != "a lost connection":
+            raise asyncpg.InternalClientError("got result for unknown protocol state")
         await outsider.execute(
             "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND state = 'idle in transaction'"

@@ -22,7 +22,7 @@ from engine.watch import Watch, wait_for_any
 from engine.work import Claim
 
 logger = logging.getLogger("guestledger")
-# Of a service that has to be waited for. Apart, for a command that tells of that in its own words, and of nothing else.
+# Of a service that has to be waited for, and what comes of the wait. Apart, for a command that tells of that in its own words, and of nothing else.
 waiting = logging.getLogger("guestledger.waiting")
 
 # While work is in flight, free places are filled again at most this often: claims then come in batches. Where the last claim
@@ -171,7 +171,7 @@ class Scheduler:
             await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
             _, late = await asyncio.wait((task,), timeout=self._drain_seconds)
             if late:
-                logger.warning(
+                waiting.warning(
                     "told to stop, and not done after %g s: what is in flight is cut off and given back",
                     self._drain_seconds,
                 )

@@ -30,7 +30,7 @@ from engine.recording import Recorder
 from engine.run import Run, StepKinds
 from engine.sending import Sending
 
-logger = logging.getLogger("guestledger")
+waiting = logging.getLogger("guestledger.waiting")
 
 # How long a session rests when the service it needs cannot be used at all, spread over half to one and a half of it. Nothing
 # happened to the session, so there is no event, and none of its attempts is used up.
@@ -116,7 +116,7 @@ class Steps:
             return await self._recorder.recorded(run)
         except LeaseLost:
             # Nothing is given back: it lapses any moment, and who is too slow to use a lease must not be back at once.
-            logger.warning("session %s is given up here, and nothing more is sent: its lease has lapsed", run.state.id)
+            waiting.warning("session %s is given up here, and nothing more is sent: its lease has lapsed", run.state.id)
             return await self._recorder.recorded(run)
         except ServiceError:
             await self._recorder.let_go(run, round(SERVICE_DOWN_DELAY_MS * (0.5 + self._clock.jitter())))

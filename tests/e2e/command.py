@@ -99,7 +99,9 @@ async def killed(process: Process) -> Result:
 def assert_one_line(result: Result, *words: str) -> None:
     """A service that is out of reach, or wrong use: exit code 2, and one line on stderr with all these words."""
     assert result.code == 2, result
-    [line] = result.err.splitlines()
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    [line] = lines
     assert line.startswith("guestledger: ")
     for word in words:
         assert word in line

@@ -1,7 +1,7 @@
-"""What all tests share: a PostgreSQL server, fresh databases on it, and Hypothesis' settings."""
+"""What all tests share: a PostgreSQL server, fresh databases on it, Hypothesis' settings, and what is told at the end."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +19,31 @@ hypothesis.settings.load_profile("ci")
 
 for name in [name for name in os.environ if name.startswith("PGSSL")]:
     del os.environ[name]  # the tests' servers have no certificates
+
+
+_TOLD = "fault suite"
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """`tell(line)`: show this line at the end of the test run."""
+
+    def tell(line: str) -> None:
+        print(line)  # noqa: T201 - pytest shows it with a failure
+        record_property(_TOLD, line)
+
+    return tell
+
+
+# Here and not beside the fault suite: where tests run in other processes, this one reads no further conftest.
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """At how many points what was ended, and by which seed."""
+    reports = [report for ended in ("passed", "failed") for report in terminalreporter.stats.get(ended, ())]
+    lines = [line for report in reports for name, line in report.user_properties if name == _TOLD]
+    if lines:
+        terminalreporter.section(_TOLD)
+    for line in lines:
+        terminalreporter.line(line)
 
 
 def pytest_report_header() -> str:

@@ -107,7 +107,9 @@ async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and
         async with asyncio.timeout(LIMIT_S), started("worker", env=env) as worker:
             while not simulator.counts["token 200"]:  # it is past its beginning then
                 await asyncio.sleep(0.01)
-            hurried = env | {"GUESTLEDGER_DRAIN_SECONDS": "0.1"}  # whatever the wait cuts off: it is all told in that line
+            hurried = env | {
+                "GUESTLEDGER_DRAIN_SECONDS": "0.1"
+            }  # whatever the wait cuts off: it is all told in that line
             async with started("open", file, env=hurried) as process:
                 while len(simulator.sessions_by_key) < 20:
                     await asyncio.sleep(0.001)

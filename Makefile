@@ -37,7 +37,7 @@ test-all: $(READY) ## Run every test
 check: $(READY) ## Check style, types and the direction of imports
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy -p engine -p adapters
+	.venv/bin/mypy -p guestledger
 	.venv/bin/lint-imports --no-logo
 
 .PHONY: bench

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from engine.domain.errors import ServiceError
+from guestledger.engine.domain.errors import ServiceError
 
 logger = logging.getLogger("guestledger")
 

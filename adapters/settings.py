@@ -8,9 +8,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from engine.domain.errors import GuestledgerError
-from engine.domain.personal import Guarded, Personal
-from engine.domain.retry import InDoubt
+from guestledger.engine.domain.errors import GuestledgerError
+from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.limits.retry import InDoubt
 
 PREFIX = "GUESTLEDGER_"
 
@@ -46,9 +46,9 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """What follows an attempt whose answer was lost, in place of what the policy and the profile say; `retry_with_key` says besides
     that CXone honours the key."""
     calls: Annotated[int, Meta(ge=1)] | None = None
-    """The most look-ups and creations in flight over all processes, in place of `GatePolicy.calls`: the same for each of them."""
+    """The most look-ups and creations in flight over all processes, in place of `LimiterPolicy.calls`: the same for each of them."""
     calls_per_process: Annotated[int, Meta(ge=1)] | None = None
-    """The most requests to CXone in flight from this process, in place of `GatePolicy.calls_per_process`."""
+    """The most requests to CXone in flight from this process, in place of `LimiterPolicy.calls_per_process`."""
     webhook_url: SecretHttpUrl | None = None
     """Unset: no webhook is sent."""
     webhook_secret: Personal | None = None

@@ -12,36 +12,36 @@ from msgspec.structs import replace
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.clock import DatabaseClock
-from adapters.cxone.client import CXoneClient
-from adapters.cxone.profile import Profile
-from adapters.postgres.archive import Archive
-from adapters.postgres.connection import close_engine, database_url, lent_engine, open_engine, read_time
-from adapters.postgres.consumers import PostgresConsumers
-from adapters.postgres.due_work import PostgresDueWork
-from adapters.postgres.embedded import default_data_dir, start_embedded, stop_embedded
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.postgres.gates import PostgresGates
-from adapters.postgres.migrate import check_current, upgrade, upgrade_through
-from adapters.postgres.months import PostgresMonths
-from adapters.postgres.privileges import check_privileges
-from adapters.postgres.read_models import PostgresReadModels
-from adapters.postgres.roles import runtime_login
-from adapters.settings import InvalidSettings, Settings
-from adapters.simulator import Knobs, Simulator
-from adapters.webhook import HttpWebhook
-from engine.appends import Lease
-from engine.domain.errors import ServiceUnreachable
-from engine.domain.lifecycle import Policy
-from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
-from engine.domain.retry import InDoubt
-from engine.domain.session import Session
-from engine.leases import Leases
-from engine.ledger import Ledger
-from engine.ports import Clock, Gates, MessagingProvider, PreparedCreation, WebhookSender
-from engine.recording import Recorder
-from engine.scheduler import Scheduler
-from engine.steps import Steps
+from guestledger.adapters.clock import DatabaseClock
+from guestledger.adapters.cxone.client import CXoneClient
+from guestledger.adapters.cxone.profile import Profile
+from guestledger.adapters.postgres.admin.archive import Archive
+from guestledger.adapters.postgres.admin.embedded import default_data_dir, start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.migrate import check_current, upgrade, upgrade_through
+from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
+from guestledger.adapters.postgres.admin.privileges import check_privileges
+from guestledger.adapters.postgres.admin.roles import runtime_login
+from guestledger.adapters.postgres.connection import close_engine, database_url, lent_engine, open_engine, read_time
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
+from guestledger.adapters.postgres.log.consumers import PostgresConsumers
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
+from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.adapters.settings import InvalidSettings, Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.webhook import HttpWebhook
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
+from guestledger.engine.domain.session import Session
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import InDoubt
+from guestledger.engine.log.appends import Lease
+from guestledger.engine.ports import Clock, PreparedCreation, Provider, RateLimiter, WebhookSender
+from guestledger.engine.worker.leases import Leases
+from guestledger.engine.worker.recorder import Recorder
+from guestledger.engine.worker.scheduler import Scheduler
+from guestledger.engine.worker.steps import Steps
 
 LEASE_MS = 10_000
 
@@ -66,7 +66,7 @@ async def connect(
     never disposed of. The ledger works in transactions of its own, so what it records stays, whatever the host rolls back.
     It takes a connection for as long as a statement or a batch takes, and has none while it waits for CXone, a webhook or a
     handler; only `sessions` and `audit` keep one, with the snapshot that they read, until they have been read to the end.
-    The scheduler, `tail` and `consume` share one more, outside the pool, to hear of what other processes record.
+    The scheduler, `tail` and `consume` share one more, outside the pool, to observe of what other processes record.
 
     What follows an attempt in doubt, `settings.cxone_in_doubt` says, else `policy.creation.in_doubt`, else `profile.in_doubt`.
 
@@ -82,10 +82,10 @@ async def connect(
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
         clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _told_of_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
-        gates = PostgresGates(engine, settings.schema, policy.gate)
-        provider = await _provider(settings, profile, gates, policy.gate.calls_per_process, clock, stack)
+        limiters = PostgresRateLimiter(engine, settings.schema, policy.limiter)
+        provider = await _provider(settings, profile, limiters, policy.limiter.calls_per_process, clock, stack)
         webhook = await _webhook(settings, clock, stack)
-        ledger = _ledger(engine, settings, provider, webhook, gates, clock, policy, stack)
+        ledger = _ledger(engine, settings, provider, webhook, limiters, clock, policy, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
@@ -94,21 +94,21 @@ async def connect(
 def _ledger(
     engine: AsyncEngine,
     settings: Settings,
-    provider: MessagingProvider,
+    provider: Provider,
     webhook: WebhookSender,
-    gates: Gates,
+    limiters: RateLimiter,
     clock: Clock,
     policy: Policy,
     stack: AsyncExitStack,
 ) -> Ledger:
     schema = settings.schema
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    store = PostgresEventStore(engine, schema, gates=policy.gate)
-    due_work = PostgresDueWork(engine, schema, policy.gate)
-    months = PostgresMonths(engine, schema)
+    store = PostgresEventStore(engine, schema, limiters=policy.limiter)
+    due_work = PostgresDueSteps(engine, schema, policy.limiter)
+    months = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_work, lease.ms)
-    recorder = Recorder(store=store, due_work=due_work, gates=gates, clock=clock, policy=policy, leases=leases)
+    recorder = Recorder(store=store, due_work=due_work, limiters=limiters, clock=clock, policy=policy, leases=leases)
     # In this order: no lease is given back before the last append is in, and the leases are kept until then.
     stack.push_async_callback(leases.close)
     stack.push_async_callback(store.close)
@@ -117,7 +117,7 @@ def _ledger(
         recorder=recorder,
         provider=provider,
         webhook=webhook,
-        gates=gates,
+        limiters=limiters,
         clock=clock,
         policy=policy,
         leases=leases,
@@ -140,7 +140,7 @@ def _ledger(
         months=months,
         read_models=read_models,
         provider=provider,
-        gates=gates,
+        limiters=limiters,
         steps=steps,
         scheduler=scheduler,
         leases=leases,
@@ -185,9 +185,9 @@ def data_dir(settings: Settings) -> Path:
 
 
 @asynccontextmanager
-async def simulated(settings: Settings, knobs: Knobs) -> AsyncIterator[Settings]:
+async def simulated(settings: Settings, config: SimulatorConfig) -> AsyncIterator[Settings]:
     """These settings, with a simulated CXone and webhook receiver that live as long as the block."""
-    async with Simulator(knobs) as simulator:
+    async with Simulator(config) as simulator:
         yield replace(
             settings,
             cxone_url=simulator.url,
@@ -245,15 +245,15 @@ async def _running(scheduler: Scheduler) -> AsyncIterator[None]:
 
 def _policy(policy: Policy, profile: Profile, settings: Settings) -> Policy:
     """The host's policy, with what the profile and the settings say in its place."""
-    gate = replace(
-        policy.gate,
-        calls=settings.calls or policy.gate.calls,
-        calls_per_process=settings.calls_per_process or policy.gate.calls_per_process,
+    limiter = replace(
+        policy.limiter,
+        calls=settings.calls or policy.limiter.calls,
+        calls_per_process=settings.calls_per_process or policy.limiter.calls_per_process,
     )
     return replace(
         policy,
         creation=replace(policy.creation, in_doubt=profile.in_doubt),
-        gate=gate,
+        limiter=limiter,
         webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
     )
 
@@ -266,8 +266,8 @@ def _told_of_doubt(profile: Profile, wanted: InDoubt | None) -> Profile:
 
 
 async def _provider(
-    settings: Settings, profile: Profile, gates: Gates, calls: int, clock: Clock, stack: AsyncExitStack
-) -> MessagingProvider:
+    settings: Settings, profile: Profile, limiters: RateLimiter, calls: int, clock: Clock, stack: AsyncExitStack
+) -> Provider:
     if settings.cxone_url is None:
         return _NoProvider()
     with _refused_settings():
@@ -275,7 +275,7 @@ async def _provider(
             url=settings.cxone_url,
             client_id=settings.cxone_client_id,
             client_secret=settings.cxone_client_secret,
-            gates=gates,
+            limiters=limiters,
             profile=profile,
             now=clock.now,
             connections=calls + 1,  # one of them for a token: a request that waited here in vain would count as failed
@@ -310,7 +310,7 @@ class _NoProvider:
     """Stands where no CXone is set: the ledger can be read, and requests can be accepted, but nothing be opened."""
 
     is_ready = False
-    creation_gate = lookup_gate = ""
+    creation_limiter = lookup_limiter = ""
 
     def known_channel(self, _channel_id: str) -> Channel | None:
         return None
@@ -334,7 +334,7 @@ class _NoProvider:
 class _NoWebhook:
     """Stands where no webhook is set: the policy then never asks for one."""
 
-    gate = ""
+    limiter = ""
 
     async def send(self, _session: Session) -> Delivered:
         raise AssertionError

@@ -9,44 +9,50 @@ from datetime import timedelta
 from typing import NoReturn
 from uuid import UUID
 
-from engine.appends import KeyTaken, Lease
-from engine.consumers import Consumer, Handler, Pace
-from engine.decisions import Decisions
-from engine.domain.commands import OpenSession
-from engine.domain.errors import IdempotencyConflict, MonthDetached, ProjectionStopped, ServiceError, SessionNotFound
-from engine.domain.gate import Gate
-from engine.domain.lifecycle import Policy, decide
-from engine.domain.outcomes import Resolution
-from engine.domain.recorded import Batch, EventFilter, RecordedEvent, month_of
-from engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
-from engine.domain.session import Session
-from engine.expiry import expiring_in, expiry_warnings
-from engine.health import Health, health
-from engine.leases import Leases
-from engine.parking import Parking
-from engine.ports import (
+from guestledger.engine.domain.commands import OpenSession
+from guestledger.engine.domain.errors import (
+    IdempotencyConflict,
+    PartitionDetached,
+    ProjectionStopped,
+    ServiceError,
+    SessionNotFound,
+)
+from guestledger.engine.domain.lifecycle import Policy, decide
+from guestledger.engine.domain.outcomes import Resolution
+from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.limiter import LimiterState
+from guestledger.engine.log.appends import KeyTaken, Lease
+from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent, month_of
+from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
+from guestledger.engine.operations.decisions import Decisions
+from guestledger.engine.operations.expiring import expiring_in, expiry_warnings
+from guestledger.engine.operations.explain import STEPS, Explainer, Explanation
+from guestledger.engine.operations.health import Health, health
+from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
+from guestledger.engine.operations.replay import Frame, replay
+from guestledger.engine.operations.resolve import Parking
+from guestledger.engine.operations.tail import tail
+from guestledger.engine.ports import (
     Clock,
     ConsumerCheckpoints,
     ConsumerRow,
-    DueWork,
+    DueSteps,
     EventStore,
-    Gates,
-    MessagingProvider,
-    Month,
-    Months,
+    Partition,
+    Partitions,
+    Provider,
+    RateLimiter,
     ReadModels,
 )
-from engine.projections.audit import AuditEntry, AuditFilter
-from engine.projections.metrics import Metrics, MetricsFilter
-from engine.projections.sessions import SessionFilter, SessionRow
-from engine.projections.standing import Standing, Verification
-from engine.replay import Frame, replay
-from engine.run import TOWARDS_CREATION, Run, StepKinds, of_history
-from engine.scheduler import Scheduler
-from engine.steps import Steps
-from engine.tailing import tail
-from engine.waiting import STEPS, Waiting, Waits
-from engine.webhooks import DeadLetter, Webhooks
+from guestledger.engine.projections.audit import AuditEntry, AuditFilter
+from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.sessions import SessionFilter, SessionRow
+from guestledger.engine.projections.status import ProjectionStatus, Verification
+from guestledger.engine.worker.leases import Leases
+from guestledger.engine.worker.scheduler import Scheduler
+from guestledger.engine.worker.session_work import TOWARDS_CREATION, Run, StepKinds, of_history
+from guestledger.engine.worker.steps import Steps
 
 logger = logging.getLogger("guestledger")
 
@@ -58,12 +64,12 @@ class Ledger:
         self,
         *,
         store: EventStore,
-        due_work: DueWork,
+        due_work: DueSteps,
         consumers: ConsumerCheckpoints,
-        months: Months,
+        months: Partitions,
         read_models: ReadModels,
-        provider: MessagingProvider,
-        gates: Gates,
+        provider: Provider,
+        limiters: RateLimiter,
         steps: Steps,
         scheduler: Scheduler,
         leases: Leases,
@@ -87,8 +93,8 @@ class Ledger:
         decisions = Decisions(store=store, clock=clock, policy=policy)
         self._parking = Parking(decisions=decisions, read_models=read_models)
         self._webhooks = Webhooks(store=store, decisions=decisions, policy=policy)
-        self._gates = gates
-        self._waits = Waits(store=store, due_work=due_work, gates=gates, steps=steps, policy=policy)
+        self._gates = limiters
+        self._waits = Explainer(store=store, due_work=due_work, limiters=limiters, steps=steps, policy=policy)
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
         """Accept `request` and go as far towards a session as can be gone at once.
@@ -98,7 +104,7 @@ class Ledger:
 
         Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` when the request's key was used for
         another request, and `ServiceError` when CXone or the database cannot be used: its `accepted` names the session,
-        which stays pending, if it came to one. Besides, as any `GuestledgerError`: `MonthDetached` or `UnknownEvent` when the
+        which stays pending, if it came to one. Besides, as any `GuestledgerError`: `PartitionDetached` or `UnknownEvent` when the
         key's session cannot be read now, and `EventTooLarge` when the request is more than the log can keep.
         """
         return await self._open(request, TOWARDS_CREATION, correlation_id)
@@ -139,7 +145,7 @@ class Ledger:
     async def check(self) -> None:
         """See that CXone can be used now.
 
-        Raises `CredentialsRefused` or `ServiceUnreachable`; that is `Withheld` where only a gate holds back the request for a
+        Raises `CredentialsRefused` or `ServiceUnreachable`; that is `RequestDenied` where only a limiter holds back the request for a
         token, for a time.
         """
         await self._provider.ready()
@@ -156,7 +162,7 @@ class Ledger:
 
         Not counted are token expiries that lie ahead, and calls of the webhook that are more than a minute away.
         """
-        return (await self._due_work.backlog(self._steps.gates(STEPS))).unfinished
+        return (await self._due_work.backlog(self._steps.limiters(STEPS))).unfinished
 
     async def session(self, wanted: UUID | str) -> Session:
         """The session with this id, the engine's own or CXone's, as it is now. Raises `SessionNotFound`."""
@@ -176,26 +182,26 @@ class Ledger:
         return history
 
     async def _history_of(self, stream_id: UUID) -> list[RecordedEvent]:
-        """The events of a stream that is known to have begun. Raises `MonthDetached`."""
+        """The events of a stream that is known to have begun. Raises `PartitionDetached`."""
         history = await self._store.read_stream(stream_id)
         if not history:
-            raise MonthDetached(stream_id, month_of(stream_id))
+            raise PartitionDetached(stream_id, month_of(stream_id))
         return history
 
     async def replay(self, wanted: UUID | str) -> list[Frame]:
         """The session with this id run again, moment by moment, with no I/O. Raises `SessionNotFound`."""
         return replay(await self.history(wanted), self._policy)
 
-    async def gates(self) -> dict[str, Gate]:
-        """What is known against the APIs, by gate: a host and a quota scope. One that nothing is known against is left out.
+    async def limits(self) -> dict[str, LimiterState]:
+        """What is known against the APIs, by limiter: a host and a quota scope. One that nothing is known against is left out.
 
         As it was noted, by the database's clock: a time that has passed by that holds nothing back any more. What pace it comes
-        to, `Gate.rate` tells for a time and the workers' own policy, which is not kept with it.
+        to, `LimiterState.rate` tells for a time and the workers' own policy, which is not kept with it.
         """
         return await self._gates.all()
 
-    async def open_gate(self, name: str, *, opened_by: str) -> bool:
-        """Forget what is known against this gate, also until when its server wants to be left in peace.
+    async def reset_limiter(self, name: str, *, opened_by: str) -> bool:
+        """Forget what is known against this limiter, also until when its server wants to be left in peace.
 
         For a person who knows better, as where a server has asked for a wait of years. New sessions, and what is due behind
         it, go on with a worker's next look. Sessions that it has put off, or that were throttled, keep the time that they were
@@ -204,10 +210,12 @@ class Ledger:
         """
         opened = await self._gates.forget(name)
         if opened:
-            logger.warning("gate %r is opened by hand, by %r: what was known against it is forgotten", name, opened_by)
+            logger.warning(
+                "limiter %r is opened by hand, by %r: what was known against it is forgotten", name, opened_by
+            )
         return opened
 
-    async def why(self, wanted: UUID | str) -> Waiting:
+    async def why(self, wanted: UUID | str) -> Explanation:
         """What the session with this id, the engine's own or CXone's, waits for now, and when that will move.
 
         It is told by the data that workers go by, and by this ledger's own settings. Raises `SessionNotFound`, and
@@ -249,7 +257,7 @@ class Ledger:
         return await self._store.head()
 
     def tail(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[Batch]:
-        """The log after a position, in order, for ever: what is there, then what comes. See `engine.tailing.tail`."""
+        """The log after a position, in order, for ever: what is there, then what comes. See `guestledger.engine.operations.tail.tail`."""
         return tail(self._store, self._clock, after=after, wanted=wanted)
 
     async def consume(
@@ -259,7 +267,7 @@ class Ledger:
         *,
         wanted: EventFilter = EventFilter(),
         after: int = -1,
-        pace: Pace = Pace(),
+        pace: ConsumerOptions = ConsumerOptions(),
     ) -> NoReturn:
         """Feed `handler` from the log, batch by batch, until cancelled: at least once, from the checkpoint kept for `name`.
 
@@ -277,7 +285,7 @@ class Ledger:
             pace=pace,
         ).run()
 
-    async def months(self) -> list[Month]:
+    async def months(self) -> list[Partition]:
         """The months that the log is stored in, oldest first; last what no month was made for, which is to be empty."""
         return await self._months.all()
 
@@ -317,7 +325,7 @@ class Ledger:
                 raise ProjectionStopped(f"{standing.name} stands still: {standing.error}")
         return not behind
 
-    async def projections(self) -> list[Standing]:
+    async def projections(self) -> list[ProjectionStatus]:
         """Every projection: how far behind the log it is, and what it has stopped at. Nothing is caught up for it."""
         return await self._read_models.standing()
 
@@ -333,7 +341,7 @@ class Ledger:
     async def verify_projection(
         self, name: str, advanced: Callable[[int], None] = lambda _position: None
     ) -> Verification:
-        """Hold a projection's rows against those that the log gives anew, and leave both as they are.
+        """DenialReason a projection's rows against those that the log gives anew, and leave both as they are.
 
         Raises as `rebuild_projection` does, and `RebuildInterrupted` while a rebuild is unfinished.
         """

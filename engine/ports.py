@@ -11,18 +11,18 @@ from uuid import UUID
 
 import msgspec
 
-from engine.appends import Append, Appended, Lease
-from engine.domain.gate import Gate
-from engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
-from engine.domain.passing import Admitted, Hearing, Held, Passage
-from engine.domain.personal import Guarded, Personal, PersonalBytes
-from engine.domain.recorded import Batch, EventFilter, RecordedEvent
-from engine.domain.session import Session
-from engine.projections.audit import AuditEntry, AuditFilter
-from engine.projections.metrics import Metrics, MetricsFilter
-from engine.projections.sessions import SessionFilter, SessionRow
-from engine.projections.standing import Standing, Verification
-from engine.work import Backlog, Claimed, Outlook, WorkStanding
+from guestledger.engine.domain.outcomes import Channel, CreationOutcome, Delivered, LookupOutcome
+from guestledger.engine.domain.personal import Guarded, Personal, PersonalBytes
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.limiter import LimiterState
+from guestledger.engine.limits.policy import AdmissionRequest, Admitted, Denied, Feedback
+from guestledger.engine.log.appends import Append, Appended, Lease
+from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+from guestledger.engine.projections.audit import AuditEntry, AuditFilter
+from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.sessions import SessionFilter, SessionRow
+from guestledger.engine.projections.status import ProjectionStatus, Verification
+from guestledger.engine.work import Backlog, Claimed, Outlook, WorkStatus
 
 
 class EventStore(Protocol):
@@ -32,7 +32,7 @@ class EventStore(Protocol):
         """Record the events of `append`, all or none, durably.
 
         Raises `WrongExpectedVersion` when the stream has moved on, `KeyTaken` when its key has opened another stream,
-        `HeldBack` when its gate is not open, `EventTooLarge`, or `ServiceUnreachable` when the database does not answer; the append may have gone in then, and
+        `AppendDenied` when its limiter is not open, `EventTooLarge`, or `ServiceUnreachable` when the database does not answer; the append may have gone in then, and
         handing in the very same one again tells.
         """
         ...
@@ -71,7 +71,7 @@ class EventStore(Protocol):
         ...
 
 
-class Month(msgspec.Struct, frozen=True, kw_only=True):
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
     """A part of the log: the streams that began in one month (UTC)."""
 
     month: date | None
@@ -84,14 +84,14 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
     """On disk, indexes included; `None` where a detached month's table is no longer in the database."""
 
 
-class Months(Protocol):
+class Partitions(Protocol):
     """The parts that the log is stored in."""
 
-    async def all(self) -> list[Month]:
+    async def all(self) -> list[Partition]:
         """Every part, oldest first, what is detached among them; last what no month was made for."""
         ...
 
-    async def upkeep(self) -> None:
+    async def ensure_partitions(self) -> None:
         """Make the months that come, and say (log) where events lie that no month was made for."""
         ...
 
@@ -116,7 +116,7 @@ class ConsumerCheckpoints(Protocol):
         ...
 
     async def keep(self, name: str, lease: Lease) -> bool:
-        """Hold it for another `lease.ms`; False when it was lost to somebody else."""
+        """DenialReason it for another `lease.ms`; False when it was lost to somebody else."""
         ...
 
     async def move(self, name: str, owner: UUID, position: int) -> bool:
@@ -136,13 +136,13 @@ class ConsumerCheckpoints(Protocol):
         ...
 
 
-class DueWork(Protocol):
+class DueSteps(Protocol):
     """The work that sessions still need: one row a session, written with the events that make it so."""
 
     async def claim(self, lease: Lease, steps: Mapping[str, str | None], limit: int) -> Claimed:
         """Lease up to `limit` rows that are due now and are free or whose lease has lapsed, longest due first.
 
-        `steps` are those wanted, each with the gate that its request passes. Of what is behind a gate, as much is leased as it
+        `steps` are those wanted, each with the limiter that its request passes. Of what is behind a limiter, as much is leased as it
         lets through now, with a slot for each; and whatever has been due for so long that nothing is to be sent for it any more:
         with `ExpireToken`, that is also a token whose time has come before its webhook was told, and one whose expiry somebody
         else has leased and not recorded in time.
@@ -150,7 +150,7 @@ class DueWork(Protocol):
         ...
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
-        """Hold the leases of its owner on these rows for another `lease.ms`.
+        """DenialReason the leases of its owner on these rows for another `lease.ms`.
 
         Returns the rows for which that was done. The others are lost, or somebody is just writing to them.
         """
@@ -170,7 +170,7 @@ class DueWork(Protocol):
     async def outlook(self, steps: Mapping[str, str | None]) -> Outlook:
         """What there is to do now, and when to look again: one statement, and a cheap one, for whoever has nothing to do.
 
-        `steps` are as `claim` has them: what is behind a closed gate is not there to be claimed before it opens.
+        `steps` are as `claim` has them: what is behind a closed limiter is not there to be claimed before it opens.
         """
         ...
 
@@ -182,15 +182,15 @@ class DueWork(Protocol):
         """Whether nothing is left that `backlog` would count."""
         ...
 
-    async def standing(self, stream_id: UUID) -> WorkStanding:
+    async def standing(self, stream_id: UUID) -> WorkStatus:
         """How this session stands among the work now. Holds nothing up."""
         ...
 
 
-class Gates(Protocol):
+class RateLimiter(Protocol):
     """What all processes know together of the APIs that they call."""
 
-    async def admit(self, passage: Passage, asking: Collection[UUID] | None = None) -> Admitted | Held:
+    async def admit(self, passage: AdmissionRequest, asking: Collection[UUID] | None = None) -> Admitted | Denied:
         """Let a request through now, or say what holds it back: for one that no append announces.
 
         `asking` are the sessions that are leased for a call and have not been let through yet, this one's among them; `None`:
@@ -198,12 +198,12 @@ class Gates(Protocol):
         """
         ...
 
-    async def hear(self, hearing: Hearing) -> None:
+    async def observe(self, hearing: Feedback) -> None:
         """Take in what an answer tells: of one that no append records."""
         ...
 
-    async def all(self) -> dict[str, Gate]:
-        """Every gate that anything is known against, by name."""
+    async def all(self) -> dict[str, LimiterState]:
+        """Every limiter that anything is known against, by name."""
         ...
 
     async def forget(self, name: str) -> bool:
@@ -218,17 +218,17 @@ class PreparedCreation(Guarded, frozen=True, kw_only=True):
     sha256: Personal
 
 
-class MessagingProvider(Protocol):
+class Provider(Protocol):
     """CXone, or what speaks like it."""
 
     @property
-    def creation_gate(self) -> str:
-        """The gate that creations pass: the API's host and the scope of its quota."""
+    def creation_limiter(self) -> str:
+        """The limiter that creations pass: the API's host and the scope of its quota."""
         ...
 
     @property
-    def lookup_gate(self) -> str:
-        """The gate that channel look-ups pass."""
+    def lookup_limiter(self) -> str:
+        """The limiter that channel look-ups pass."""
         ...
 
     def known_channel(self, channel_id: str) -> Channel | None:
@@ -243,7 +243,7 @@ class MessagingProvider(Protocol):
     async def ready(self) -> None:
         """See that a request can be sent now.
 
-        Raises `CredentialsRefused`, `Withheld` where the gate that requests for tokens pass holds one back, or
+        Raises `CredentialsRefused`, `RequestDenied` where the limiter that requests for tokens pass holds one back, or
         `ServiceUnreachable`.
         """
         ...
@@ -274,8 +274,8 @@ class WebhookSender(Protocol):
     """The analytics webhook."""
 
     @property
-    def gate(self) -> str:
-        """The gate that its calls pass: the receiver's host."""
+    def limiter(self) -> str:
+        """The limiter that its calls pass: the receiver's host."""
         ...
 
     async def send(self, session: Session) -> Delivered:
@@ -309,7 +309,7 @@ class ReadModels(Protocol):
         """
         ...
 
-    async def standing(self) -> list[Standing]:
+    async def standing(self) -> list[ProjectionStatus]:
         """Every projection, and how far behind the log it is."""
         ...
 
@@ -322,7 +322,7 @@ class ReadModels(Protocol):
         ...
 
     async def verify(self, name: str, advanced: Callable[[int], None]) -> Verification:
-        """Hold a projection's rows against those that the log gives anew. Raises as `rebuild` does."""
+        """DenialReason a projection's rows against those that the log gives anew. Raises as `rebuild` does."""
         ...
 
     def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:

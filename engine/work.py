@@ -18,7 +18,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     claimed_at: datetime
     """By the database's clock."""
     ended: bool = False
-    """Its time has come, though its gate lets nothing through or others come first: nothing is to be sent."""
+    """Its time has come, though its limiter lets nothing through or others come first: nothing is to be sent."""
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the projections lack something of the log."""
 
 
-class DueRow(msgspec.Struct, frozen=True, kw_only=True):
+class DueStepRow(msgspec.Struct, frozen=True, kw_only=True):
     """What a session still needs, as a claim meets it. Times are the database's."""
 
     step: str
@@ -58,12 +58,12 @@ class DueRow(msgspec.Struct, frozen=True, kw_only=True):
     lease_until: datetime | None
     """Until when its owner holds it; a time that has passed: nobody does any more."""
     ends_at: datetime | None
-    """From when on it is claimed whatever its gate says."""
+    """From when on it is claimed whatever its limiter says."""
     ahead: int
     """How many sessions that nobody holds were due for the same step before it."""
 
 
-class WorkStanding(msgspec.Struct, frozen=True, kw_only=True):
+class WorkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a session stands among the work, at one moment."""
 
     now: datetime
@@ -72,5 +72,5 @@ class WorkStanding(msgspec.Struct, frozen=True, kw_only=True):
     """Of the session's stream; 0 where the log has none of it."""
     in_flight: int
     """The calls of other sessions that count where their number is limited; 0 where it is not."""
-    row: DueRow | None
+    row: DueStepRow | None
     """`None`: nothing is to be done for it."""

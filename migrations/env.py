@@ -1,6 +1,6 @@
 """Alembic's entry: runs the migrations of one ledger, in the ledger's own schema, `alembic_version` included.
 
-`adapters.postgres.migrate` hands over a connection and the schema; from the `alembic` command they come from the
+`guestledger.adapters.postgres.admin.migrate` hands over a connection and the schema; from the `alembic` command they come from the
 environment (`GUESTLEDGER_MIGRATION_URL` or else `GUESTLEDGER_DATABASE_URL`, `GUESTLEDGER_SCHEMA`).
 """
 
@@ -11,10 +11,10 @@ import re
 from alembic import context
 from sqlalchemy import Connection, MetaData, text
 
-from adapters.postgres import roles
-from adapters.postgres.connection import open_engine
-from adapters.postgres.statements import quoted
-from adapters.postgres.tables import metadata
+from guestledger.adapters.postgres.admin import roles
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.tables import metadata
 
 given = context.config.attributes
 schema: str = given.get("schema") or os.environ.get("GUESTLEDGER_SCHEMA", "guestledger")
@@ -51,7 +51,7 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
-        roles.put_right(connection, schema)
+        roles.reconcile_grants(connection, schema)
 
 
 async def run_from_environment() -> None:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import make_url
 
-from adapters.postgres import migrate
+from guestledger.adapters.postgres.admin import migrate
 from tests import postgres
 
 # on a shared machine the time of an example, or of its making, says nothing

@@ -11,11 +11,11 @@ import asyncpg
 from sqlalchemy import make_url
 from uuid_utils.compat import uuid7
 
-from adapters.postgres.tables import events as events_table
-from engine.domain import events as e
-from engine.domain.consent import Consent
-from engine.domain.wire import encode, wire_name
-from engine.merkle import leaf_hash
+from guestledger.adapters.postgres.tables import events as events_table
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.consent import Consent
+from guestledger.engine.log.codec import encode, wire_name
+from guestledger.engine.log.merkle import leaf_hash
 from tests.postgres import as_administrator
 from tests.unit import samples
 

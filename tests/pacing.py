@@ -8,11 +8,11 @@ from uuid import UUID
 
 import asyncpg
 
-from adapters.clock import SystemClock
-from adapters.postgres.connection import open_engine
-from adapters.postgres.event_store import PostgresEventStore
-from engine.appends import Append, Appended, Due
-from engine.domain.events import CreationAttempted
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.log.appends import Append, Appended, Due
 from tests.postgres import as_administrator
 from tests.sequence_store import SequenceStore
 
@@ -53,7 +53,7 @@ class Paced:
     """Put before a store class: each round trip of its writing waits to be let through."""
 
     pid: int | None = None
-    gate: asyncio.Future[None] | None = None
+    limiter: asyncio.Future[None] | None = None
     statement = ""
 
     async def _write(self, driver: Any, batch: Any) -> Any:
@@ -65,11 +65,11 @@ class Paced:
 
     async def wait(self, statement: str) -> None:
         self.statement = statement
-        self.gate = asyncio.get_running_loop().create_future()
+        self.limiter = asyncio.get_running_loop().create_future()
         try:
-            await self.gate
+            await self.limiter
         finally:
-            self.gate = None
+            self.limiter = None
 
 
 class _Gated:
@@ -118,15 +118,15 @@ class Writer:
 
     def let_through(self) -> bool:
         """Let the next round trip through; False where none waits."""
-        if self.store.gate is None or self.store.gate.done():
+        if self.store.limiter is None or self.store.limiter.done():
             return False
-        self.store.gate.set_result(None)
+        self.store.limiter.set_result(None)
         return True
 
     @property
     def before_commit(self) -> bool:
         """Whether all is written and only the COMMIT is held back."""
-        return self.store.gate is not None and self.store.statement == "COMMIT"
+        return self.store.limiter is not None and self.store.statement == "COMMIT"
 
     @property
     def at_rest(self) -> bool:
@@ -136,7 +136,7 @@ class Writer:
             error = self.task.exception()
             self.told.append((self.append, error or self.task.result()))
             self.task = None
-        return self.idle or (self.store.gate is not None and not self.store.gate.done())
+        return self.idle or (self.store.limiter is not None and not self.store.limiter.done())
 
 
 class Stores:

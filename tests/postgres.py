@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.config import testcontainers_config
 
-from adapters.postgres.embedded import start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
 
 _ROOM = 4 * 2**30
 

@@ -7,8 +7,8 @@ never sees the other. The tests of order must find that.
 
 from typing import Any
 
-from adapters.postgres.batch import BatchRows
-from adapters.postgres.event_store import PostgresEventStore
+from guestledger.adapters.postgres.log.batch import BatchRows
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 
 MAKE_SEQUENCE = """
     CREATE SEQUENCE guestledger.positions MINVALUE 0;
@@ -22,7 +22,7 @@ class SequenceStore(PostgresEventStore):
     async def _write(self, driver: Any, batch: Any) -> Any:
         await driver.execute("BEGIN")
         log = await self._read_log(driver, batch)
-        rows = BatchRows(log, await self._open_gates(driver, batch, log))
+        rows = BatchRows(log, await self._open_limiters(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
         columns = rows.columns()
         # As a BIGSERIAL column would, with the insert.

@@ -1,6 +1,6 @@
 """How one status may lead to another: the table that the properties and the README's diagram are held to."""
 
-from engine.domain.session import Status
+from guestledger.engine.domain.session import Status
 
 LEGAL: set[tuple[Status, Status]] = {
     (Status.NEW, Status.PENDING),

@@ -2,9 +2,9 @@
 
 import typer
 
-from adapters.cli.running import run, say
-from adapters.settings import Settings
-from adapters.wiring import stop_database, upgrade_database
+from guestledger.adapters.cli.running import run, say
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import stop_database, upgrade_database
 
 commands = typer.Typer(no_args_is_help=True, help="The database.")
 

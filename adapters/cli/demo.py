@@ -9,14 +9,14 @@ from functools import partial
 import msgspec
 from rich.console import Console
 
-from adapters.cli import show
-from adapters.cli.opening import Answer, Opening, numbered_lines
-from adapters.settings import Settings
-from adapters.simulator import Knobs
-from adapters.wiring import connect, data_dir, simulated, stop_database
-from engine.ledger import Ledger
-from engine.projections.audit import AuditFilter, contract_form
-from engine.projections.metrics import MetricsFilter
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import SimulatorConfig
+from guestledger.adapters.wiring import connect, data_dir, simulated, stop_database
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.projections.audit import AuditFilter, contract_form
+from guestledger.engine.projections.metrics import MetricsFilter
 
 _QUOTA = 50
 
@@ -35,7 +35,7 @@ async def demo(sessions: int) -> int:
     )
     try:
         async with (
-            simulated(settings, Knobs(quota=_QUOTA, retry_after_s=1)) as simulation,
+            simulated(settings, SimulatorConfig(quota=_QUOTA, retry_after_s=1)) as simulation,
             connect(simulation) as ledger,
         ):
             answers = await _open(ledger, channel, sessions)
@@ -75,7 +75,7 @@ def _requests(channel: str, sessions: int) -> io.BytesIO:
 
 async def _show(console: Console, ledger: Ledger, channel: str, answers: list[Answer]) -> None:
     outcomes = Counter(answer.get("status", "not accepted") for answer in answers)
-    console.print("Answered: " + ", ".join(f"{number} {status}" for status, number in outcomes.items()))
+    console.print("Observation: " + ", ".join(f"{number} {status}" for status, number in outcomes.items()))
     console.print("\nMetrics", style="bold")
     console.print(show.metrics_table(await ledger.metrics(MetricsFilter(channel_id=channel))))
     entry = [entry async for entry in ledger.audit(AuditFilter(channel_id=channel))][-1]

@@ -1,12 +1,12 @@
 """Where the command `guestledger` begins: signals are heeded first, for to read in all the rest takes a second or two."""
 
-from adapters.cli.stopping import stopping
+from guestledger.adapters.cli.stopping import stopping
 
 
 def main() -> None:
     """The command's entry."""
-    stopping.heed()
-    from adapters.cli.main import main as run_command  # noqa: PLC0415 - after the signals
+    stopping.install()
+    from guestledger.adapters.cli.main import main as run_command  # noqa: PLC0415 - after the signals
 
     run_command()
 

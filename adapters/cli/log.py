@@ -9,14 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
-from adapters.cli import show
-from adapters.cli.running import fail
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.domain.personal import public
-from engine.domain.recorded import Batch, EventFilter, RecordedEvent
-from engine.domain.wire import wire_name
-from engine.ports import ConsumerRow
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.running import fail
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.personal import public
+from guestledger.engine.log.codec import wire_name
+from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+from guestledger.engine.ports import ConsumerRow
 
 
 async def events(after: int, wanted: EventFilter, *, follow: bool, json: bool) -> None:

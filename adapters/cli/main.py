@@ -18,15 +18,15 @@ from typing import Annotated, BinaryIO
 import typer
 from rich.progress import Progress
 
-from adapters.cli import database, gates, months, projections, reading, resolving, show, webhooks, why
-from adapters.cli.demo import demo as run_demo
-from adapters.cli.opening import Opening, count_lines, numbered_lines
-from adapters.cli.running import fail, run, say, stopped
-from adapters.cli.stopping import stopping
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.domain.errors import ServiceError, ServiceUnreachable
-from engine.ledger import Ledger
+from guestledger.adapters.cli import database, limits, partitions, projections, reading, resolving, show, webhooks, why
+from guestledger.adapters.cli.demo import demo as run_demo
+from guestledger.adapters.cli.opening import Opening, count_lines, numbered_lines
+from guestledger.adapters.cli.running import fail, run, say, stopped
+from guestledger.adapters.cli.stopping import stopping
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable
+from guestledger.engine.ledger import Ledger
 
 logger = logging.getLogger("guestledger")
 
@@ -39,9 +39,9 @@ app = typer.Typer(
 app.add_typer(reading.commands)
 app.add_typer(resolving.commands)
 app.add_typer(why.commands)
-app.add_typer(gates.commands)
+app.add_typer(limits.commands)
 app.add_typer(projections.commands, name="projections")
-app.add_typer(months.commands, name="months")
+app.add_typer(partitions.commands, name="partitions")
 app.add_typer(webhooks.commands, name="webhooks")
 app.add_typer(database.commands, name="db")
 
@@ -176,7 +176,7 @@ def demo(
 
 def main() -> None:
     """The command, once it is read in."""
-    stopping.heed()
+    stopping.install()
     logging.basicConfig(level=logging.WARNING, format="guestledger: %(message)s")
     try:
         code = app(standalone_mode=False)

@@ -8,16 +8,16 @@ from threading import Thread
 from typing import Any, BinaryIO
 from uuid import UUID
 
-from adapters.cli.show import progress
-from engine.domain.errors import GuestledgerError, InvalidRequest, ServiceError
-from engine.domain.request import GuestRequest, parse_request
-from engine.domain.session import Session, Status
-from engine.ledger import Ledger
-from engine.projections.sessions import SessionFilter
+from guestledger.adapters.cli.show import progress
+from guestledger.engine.domain.errors import GuestledgerError, InvalidRequest, ServiceError
+from guestledger.engine.domain.request import GuestRequest, parse_request
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.projections.sessions import SessionFilter
 
-LONGEST_LINE = 64 * 1024
+MAX_LINE = 64 * 1024
 # So many answers are kept back at most while the oldest of them is still waited for.
-MOST_UNANSWERED = 10_000
+MAX_UNANSWERED = 10_000
 _POLL_SECONDS = 0.2
 _FINISH_SECONDS = 5
 _SETTLED = (*(status for status in Status if status.is_settled), Status.PARKED)  # which waits for a person
@@ -54,7 +54,7 @@ class Opening:
         self._tokens = tokens
         self._answered = answered
         self._waiting: dict[UUID, asyncio.Event] = {}
-        self._unanswered = asyncio.Semaphore(MOST_UNANSWERED)
+        self._unanswered = asyncio.Semaphore(MAX_UNANSWERED)
         self._reading: asyncio.Task[None] | None = None
         self._in_flight: set[asyncio.Timeout] = set()
         self._stop_at: float | None = None
@@ -213,8 +213,8 @@ class Opening:
 
 
 def _parse(line: bytes) -> GuestRequest:
-    if len(line) > LONGEST_LINE:
-        raise InvalidRequest("", f"is longer than {LONGEST_LINE} bytes")
+    if len(line) > MAX_LINE:
+        raise InvalidRequest("", f"is longer than {MAX_LINE} bytes")
     return parse_request(line)
 
 
@@ -230,11 +230,11 @@ def _field(session: Session) -> str:
 async def numbered_lines(file: BinaryIO) -> AsyncIterator[Line]:
     """The lines of `file` with their numbers, from 1 on; blank ones are passed over, over-long ones are cut short."""
     number = 0
-    while line := await _aside(partial(file.readline, LONGEST_LINE + 1)):
+    while line := await _aside(partial(file.readline, MAX_LINE + 1)):
         number += 1
         rest = line
-        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
-            rest = await _aside(partial(file.readline, LONGEST_LINE + 1))
+        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+            rest = await _aside(partial(file.readline, MAX_LINE + 1))
         line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if line.strip():
             yield number, line

@@ -6,13 +6,13 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.table import Table
 
-from adapters.cli import show
-from adapters.cli.options import Json
-from adapters.cli.running import run
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.ledger import Ledger
-from engine.projections.standing import Standing, Verification
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.options import Json
+from guestledger.adapters.cli.running import run
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.projections.status import ProjectionStatus, Verification
 
 commands = typer.Typer(no_args_is_help=True, help="What is derived from the log: sessions, metrics, audit log.")
 
@@ -34,7 +34,7 @@ def rebuild(names: Names = None, json: Json = False) -> None:
 
 @commands.command("verify")
 def verify(names: Names = None, json: Json = False) -> None:
-    """Hold projections against the log. Exit code 1 when one is not what the log says."""
+    """DenialReason projections against the log. Exit code 1 when one is not what the log says."""
     raise typer.Exit(run(_verify(names or [], json=json)))
 
 
@@ -64,7 +64,7 @@ async def _rebuild(names: list[str], *, json: bool) -> None:
 
 
 async def _verify(names: list[str], *, json: bool) -> int:
-    """Hold these projections, or all of them, against the log; one line each. Returns 1 when any differs, else 0."""
+    """DenialReason these projections, or all of them, against the log; one line each. Returns 1 when any differs, else 0."""
     same = True
     async with connect(Settings.from_env(), scheduler=False) as ledger:
         for name in names or await _all(ledger):
@@ -89,7 +89,7 @@ async def _all(ledger: Ledger) -> list[str]:
     return [standing.name for standing in await ledger.projections()]
 
 
-def _standing_table(found: list[Standing]) -> Table:
+def _standing_table(found: list[ProjectionStatus]) -> Table:
     table = show.table("projection", "position", "behind", "for s", "state", wraps=("state",))
     for standing in found:
         lag = f"{standing.lag_seconds:.1f}"
@@ -97,13 +97,13 @@ def _standing_table(found: list[Standing]) -> Table:
     return table
 
 
-def _state(standing: Standing) -> str:
+def _state(standing: ProjectionStatus) -> str:
     if standing.error is not None:
         return f"stopped: {standing.error}"
     return "goes on" if standing.rebuilt_to is None else f"goes on; rebuilt up to {standing.rebuilt_to}"
 
 
-def _standing_json(standing: Standing) -> dict[str, Any]:
+def _standing_json(standing: ProjectionStatus) -> dict[str, Any]:
     return {
         "projection": standing.name,
         "position": standing.position,

@@ -7,18 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters.cli import log, show
-from adapters.cli.options import Channel, Json, Since, Until, moment
-from adapters.cli.running import fail, run
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.domain.recorded import EventFilter
-from engine.domain.session import Status
-from engine.ledger import Ledger
-from engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
-from engine.projections.metrics import MetricsFilter
-from engine.projections.sessions import SessionFilter
-from engine.replay import until as frames_until
+from guestledger.adapters.cli import log, show
+from guestledger.adapters.cli.options import Channel, Json, Since, Until, moment
+from guestledger.adapters.cli.running import fail, run
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.session import Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.log.recorded import EventFilter
+from guestledger.engine.operations.replay import until as frames_until
+from guestledger.engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
+from guestledger.engine.projections.metrics import MetricsFilter
+from guestledger.engine.projections.sessions import SessionFilter
 
 commands = typer.Typer()
 

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import show
-from adapters.cli.options import Json, login, moment
-from adapters.cli.running import fail, run, say
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.domain.errors import ResolutionRefused
-from engine.domain.outcomes import Adoption, Resolution, Verdict
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.options import Json, login, moment
+from guestledger.adapters.cli.running import fail, run, say
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.errors import ResolutionRefused
+from guestledger.engine.domain.outcomes import Adoption, Resolution, Verdict
 
-_LONGEST_TOKEN = 64 * 1024
+_MAX_TOKEN = 64 * 1024
 
 Expiry = Annotated[
     datetime | None,
@@ -88,10 +88,10 @@ def _token(file: Path) -> str:
     """The first line of a file or of stdin. What is wrong with it is told without it."""
     try:
         if str(file) == "-":
-            given = sys.stdin.buffer.read(_LONGEST_TOKEN)
+            given = sys.stdin.buffer.read(_MAX_TOKEN)
         else:
             with file.open("rb") as opened:
-                given = opened.read(_LONGEST_TOKEN)
+                given = opened.read(_MAX_TOKEN)
         return given.decode("ascii").strip()
     except UnicodeDecodeError:
         fail("the token is not ASCII text")

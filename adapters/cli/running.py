@@ -8,8 +8,8 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from adapters.cli.stopping import stopping
-from engine.domain.errors import GuestledgerError
+from guestledger.adapters.cli.stopping import stopping
+from guestledger.engine.domain.errors import GuestledgerError
 
 Result = TypeVar("Result")
 

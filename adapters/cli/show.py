@@ -13,14 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from engine.domain.personal import public
-from engine.domain.wire import wire_name
-from engine.projections.audit import AuditEntry
-from engine.projections.metrics import Metrics
-from engine.projections.sessions import SessionRow
-from engine.replay import Frame
+from guestledger.engine.domain.personal import public
+from guestledger.engine.log.codec import wire_name
+from guestledger.engine.operations.replay import Frame
+from guestledger.engine.projections.audit import AuditEntry
+from guestledger.engine.projections.metrics import Metrics
+from guestledger.engine.projections.sessions import SessionRow
 
-MOST_IN_TABLE = 1_000
+MAX_IN_TABLE = 1_000
 WIDE = 160
 _NARROWEST, _PIPED = 80, 240
 _NUMBERS = {"ms", "attempts", "v", "position", "behind", "for s", "lag", "first position", "last", "size"}
@@ -213,8 +213,8 @@ def progress(total: int | None, what: str) -> Iterator[Progress]:
 async def _filled(cells: Mapping[str, Callable[[Shown], object]], rows: AsyncIterator[Shown]) -> Table:
     made = table(*cells, wraps=("channel", "CXone's session", "reason"))
     async for row in rows:
-        if made.row_count == MOST_IN_TABLE:
-            made.caption = f"the first {MOST_IN_TABLE}: filter, or use --json for all"
+        if made.row_count == MAX_IN_TABLE:
+            made.caption = f"the first {MAX_IN_TABLE}: filter, or use --json for all"
             break
         add_row(made, *(cell(row) for cell in cells.values()))
     return made

@@ -22,7 +22,7 @@ class Stopping:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: Callable[[], object] | None = None
 
-    def heed(self) -> None:
+    def install(self) -> None:
         """Take notice of signals from now on. A SIGINT that whoever started the process wants ignored is ignored."""
         signal.signal(signal.SIGTERM, self._came)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from adapters.cli import show
-from adapters.cli.options import Json, login
-from adapters.cli.running import run, say
-from adapters.settings import InvalidSettings, Settings
-from adapters.wiring import connect
-from engine.domain.errors import RedeliveryRefused, SessionNotFound, UnknownEvent
-from engine.ledger import Ledger
-from engine.webhooks import DeadLetter
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.options import Json, login
+from guestledger.adapters.cli.running import run, say
+from guestledger.adapters.settings import InvalidSettings, Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.errors import RedeliveryRefused, SessionNotFound, UnknownEvent
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.operations.redeliver import DeadLetter
 
 commands = typer.Typer(no_args_is_help=True, help="The analytics webhook: its dead letters, and redelivery.")
 
@@ -83,12 +83,12 @@ async def _asked(ledger: Ledger, session: str, requested_by: str, reason: str, *
 def _table(letters: list[DeadLetter], width: int) -> Table:
     more = ("channel", "attempts") if width >= show.WIDE else ()
     table = show.table("id", "given up", *more, "reason", wraps=("channel", "reason"))
-    for letter in letters[: show.MOST_IN_TABLE]:
+    for letter in letters[: show.MAX_IN_TABLE]:
         given_up = f"{letter.abandoned_at:%Y-%m-%d %H:%M:%S}"
         values = (letter.channel_id, letter.attempts) if more else ()
         show.add_row(table, letter.id, given_up, *values, letter.reason)
-    if len(letters) > show.MOST_IN_TABLE:
-        table.caption = f"the first {show.MOST_IN_TABLE}: use --json for all"
+    if len(letters) > show.MAX_IN_TABLE:
+        table.caption = f"the first {show.MAX_IN_TABLE}: use --json for all"
     return table
 
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from adapters.cli import show
-from adapters.cli.options import Json
-from adapters.cli.running import run
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.waiting import Waiting
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.options import Json
+from guestledger.adapters.cli.running import run
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.operations.explain import Explanation
 
 commands = typer.Typer()
 
@@ -34,7 +34,7 @@ async def _why(session: str, *, json: bool) -> None:
         _tell(waiting, show.console())
 
 
-def _waiting_json(waiting: Waiting) -> dict[str, Any]:
+def _waiting_json(waiting: Explanation) -> dict[str, Any]:
     return {
         "id": waiting.id,
         "status": waiting.status,
@@ -47,7 +47,7 @@ def _waiting_json(waiting: Waiting) -> dict[str, Any]:
     }
 
 
-def _tell(waiting: Waiting, console: Console) -> None:
+def _tell(waiting: Explanation, console: Console) -> None:
     """A line on where it stands, one for each thing that holds it, then what comes next. Times are UTC."""
     lines = [f"session {waiting.id} is {waiting.status}, at {_time(waiting.now)} (all times are UTC)"]
     for held in waiting.holds:

@@ -8,12 +8,12 @@ import aiohttp
 import msgspec
 from msgspec import Meta
 
-from adapters.cxone.profile import Profile
-from engine.domain.events import FailureKind
-from engine.domain.outcomes import Failed, Throttled
-from engine.domain.personal import Guarded, PersonalBytes
-from engine.domain.quota import Drained
-from engine.domain.retry import read_retry_after
+from guestledger.adapters.cxone.profile import Profile
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.outcomes import Failed, Throttled
+from guestledger.engine.domain.personal import Guarded, PersonalBytes
+from guestledger.engine.limits.quota import ExhaustedQuota
+from guestledger.engine.limits.retry import read_retry_after
 
 MESSAGE_LIMIT = 200
 # What may go wrong between handing a request over and having its answer. `TimeoutError` is an `OSError`.
@@ -75,7 +75,7 @@ class Answer(Guarded, frozen=True, kw_only=True):
     retry_after: str | None
     date: str | None
     body: PersonalBytes | None
-    drained: Drained | None = None
+    drained: ExhaustedQuota | None = None
 
     @property
     def ok(self) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 from yarl import URL
 
-from adapters.cxone.answers import (
+from guestledger.adapters.cxone.answers import (
     WIRE_ERRORS,
     Answer,
     ChannelAnswer,
@@ -23,18 +23,18 @@ from adapters.cxone.answers import (
     no_answer,
     unreadable,
 )
-from adapters.cxone.auth import TokenSource
-from adapters.cxone.flight import SingleFlight
-from adapters.cxone.payload import creation_body
-from adapters.cxone.profile import Profile
-from adapters.cxone.wire import Wire
-from engine.domain.creation import PROTOCOL
-from engine.domain.events import FailureKind
-from engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome, Throttled
-from engine.domain.personal import Secret, SecretBytes
-from engine.domain.quota import Drained
-from engine.domain.session import Session
-from engine.ports import Gates, PreparedCreation
+from guestledger.adapters.cxone.payload import creation_body
+from guestledger.adapters.cxone.profile import Profile
+from guestledger.adapters.http.single_flight import SingleFlight
+from guestledger.adapters.http.token_source import TokenSource
+from guestledger.adapters.http.transport import Transport
+from guestledger.engine.domain.creation import PROTOCOL
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome, Throttled
+from guestledger.engine.domain.personal import Secret, SecretBytes
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.quota import ExhaustedQuota
+from guestledger.engine.ports import PreparedCreation, RateLimiter
 
 Check = Callable[[], Awaitable[None]]
 
@@ -46,9 +46,9 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, Recursion
 
 
 class CXoneClient:
-    """A `MessagingProvider` that speaks to CXone. Use it as an async context manager, once.
+    """A `Provider` that speaks to CXone. Use it as an async context manager, once.
 
-    `url` is the API's root (`https://host[:port][/prefix]`); requests for a token pass one of the `gates`; `now` gives the time in UTC; `connections` is the most
+    `url` is the API's root (`https://host[:port][/prefix]`); requests for a token pass one of the `limiters`; `now` gives the time in UTC; `connections` is the most
     that are open at once. Raises `ValueError` when `url` is not such a root.
     """
 
@@ -58,7 +58,7 @@ class CXoneClient:
         url: str,
         client_id: str,
         client_secret: str,
-        gates: Gates,
+        limiters: RateLimiter,
         profile: Profile | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         connections: int = 256,
@@ -66,10 +66,10 @@ class CXoneClient:
         self.profile = profile = profile or Profile()
         self._root = _api_root(url)
         host = URL(self._root).authority
-        self._creation_gate = f"{host} {profile.session_quota}"
-        self._lookup_gate = f"{host} {profile.channel_quota}"
+        self._creation_limiter = f"{host} {profile.session_quota}"
+        self._lookup_limiter = f"{host} {profile.channel_quota}"
         self._credentials = (client_id, Secret(client_secret))
-        self._gates = gates
+        self._gates = limiters
         self._now = now
         self._connections = connections
         self._sessions_url = URL(self._root + profile.session_path, encoded=True)
@@ -89,7 +89,7 @@ class CXoneClient:
         self._known: dict[str, tuple[Channel, float]] = {}
 
     async def __aenter__(self) -> Self:
-        self._wire = Wire(self.profile, self._connections)
+        self._wire = Transport(self.profile, self._connections)
         token_url = URL(self._root + self.profile.token_path, encoded=True)
         self._tokens = TokenSource(self._wire, token_url, *self._credentials, self._gates, self._now)
         return self
@@ -102,14 +102,14 @@ class CXoneClient:
         await self._wire.close()
 
     @property
-    def creation_gate(self) -> str:
-        """The gate that creations pass."""
-        return self._creation_gate
+    def creation_limiter(self) -> str:
+        """The limiter that creations pass."""
+        return self._creation_limiter
 
     @property
-    def lookup_gate(self) -> str:
-        """The gate that channel look-ups pass."""
-        return self._lookup_gate
+    def lookup_limiter(self) -> str:
+        """The limiter that channel look-ups pass."""
+        return self._lookup_limiter
 
     def known_channel(self, channel_id: str) -> Channel | None:
         """A usable channel that was looked up less than `channel_ttl_ms` ago, marked as cached."""
@@ -128,14 +128,14 @@ class CXoneClient:
         return self._tokens.is_fresh
 
     async def ready(self) -> None:
-        """See that a token is at hand. Raises `CredentialsRefused`, `Withheld` or `ServiceUnreachable`."""
+        """See that a token is at hand. Raises `CredentialsRefused`, `RequestDenied` or `ServiceUnreachable`."""
         await self._tokens.token()
 
     async def look_up_channel(self, channel_id: str, again: Check = _unchecked) -> LookupOutcome:
         """Ask CXone what the channel is; those who ask for the same one at once share the answer.
 
         Only a usable channel is remembered. `again`, of whoever asked first, is called right before it is asked again after
-        a 401. Raises what that raises, and `CredentialsRefused`, `Withheld` or `ServiceUnreachable` when no token is to be had.
+        a 401. Raises what that raises, and `CredentialsRefused`, `RequestDenied` or `ServiceUnreachable` when no token is to be had.
         Nobody's lease is to be looked at there: those who share it have one each, and it changes nothing at CXone.
         """
         return await self._lookups.run(channel_id, lambda: self._look_up(channel_id, again))
@@ -148,7 +148,7 @@ class CXoneClient:
     async def create(self, prepared: PreparedCreation, idempotency_key: str, check: Check) -> CreationOutcome:
         """Send it. `check` is called right before each time that it is sent, be it again after a 401.
 
-        Whatever the wire does to it is an outcome. Raises what `check` raises, and `CredentialsRefused`, `Withheld` or
+        Whatever the wire does to it is an outcome. Raises what `check` raises, and `CredentialsRefused`, `RequestDenied` or
         `ServiceUnreachable` when no token is to be had, be it before the first time or after a 401: either way CXone has
         made nothing.
         """
@@ -235,7 +235,7 @@ class CXoneClient:
         return answer if answer.ok else failure(answer, purpose, self.profile, token, self._now())
 
 
-def _left_in_peace(purpose: Purpose, drained: Drained) -> Failed:
+def _left_in_peace(purpose: Purpose, drained: ExhaustedQuota) -> Failed:
     message = (
         f"CXone refused the token of the {purpose.name} (HTTP 401), which is not sent again at once: {drained.why}"
     )

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from engine.domain.personal import Guarded, Personal
-from engine.domain.session import Session
+from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.session import Session
 
 
 class _Metadata(msgspec.Struct, rename="camel"):

@@ -4,7 +4,7 @@
 
 import msgspec
 
-from engine.domain.retry import InDoubt
+from guestledger.engine.limits.retry import InDoubt
 
 
 class TokenFields(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import Pool
 
-from engine.domain.errors import GuestledgerError, ServiceError, ServiceUnreachable
+from guestledger.engine.domain.errors import GuestledgerError, ServiceError, ServiceUnreachable
 
 Driver = Any
 """An `asyncpg.Connection`; asyncpg brings no types."""

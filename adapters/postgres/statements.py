@@ -2,13 +2,13 @@
 
 from uuid import UUID
 
-from adapters.postgres.connection import NOBODY_WAITS_FOR_LONG
-from engine.domain.recorded import month_bounds, month_of
+from guestledger.adapters.postgres.connection import NOBODY_WAITS_FOR_LONG
+from guestledger.engine.log.recorded import month_bounds, month_of
 
 END = 2**63 - 1
 """Behind every position."""
 
-LONGEST_MS = 24 * 3_600_000
+MAX_MS = 24 * 3_600_000
 """What lies further ahead is not waited for in one piece; a due time may be so far off that its distance is no number."""
 
 # Whoever has a session leased when its token's time comes records that at once. Where it has not been after so long, and the
@@ -45,7 +45,7 @@ class Statements:
         """
 
         self._read_log = f"""
-            SELECT clock_timestamp(), EXISTS (SELECT FROM {s}.gates), last.position, last.recorded_at, ARRAY(
+            SELECT clock_timestamp(), EXISTS (SELECT FROM {s}.limits), last.position, last.recorded_at, ARRAY(
                        SELECT coalesce((SELECT version FROM {s}.events AS e
                                          WHERE e.stream_id = wanted.stream_id {{month}} ORDER BY version DESC LIMIT 1), 0)
                          FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number)
@@ -124,7 +124,7 @@ class Statements:
 
         # MATERIALIZED: as a mere subquery it may be run once for each row of the join, and each run takes further rows,
         # so that the limit does not hold. Step by step, each from the index's part for it: whatever is due for another,
-        # behind its gate, is not looked at.
+        # behind its limiter, is not looked at.
         free = "(lease_until IS NULL OR lease_until <= now())"
         claim = f"""
             due AS MATERIALIZED (
@@ -142,15 +142,15 @@ class Statements:
         one = "(VALUES ($4::text)) AS wanted(step)"
 
         self.claim = f"""
-            WITH gated AS MATERIALIZED (
-                SELECT step FROM unnest($4::text[], $5::text[]) AS wanted(step, gate)
-                 WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.gates WHERE name = gate)
+            WITH limited_ AS MATERIALIZED (
+                SELECT step FROM unnest($4::text[], $5::text[]) AS wanted(step, limiter)
+                 WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.limits WHERE name = limiter)
             ), free AS (
-                SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM gated)
+                SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM limited_)
             ), {claim.format(steps="free AS wanted", time="due_at", free=free)}
-            SELECT ARRAY(SELECT step FROM gated) AS gated, claimed.*
+            SELECT ARRAY(SELECT step FROM limited_) AS limited_, claimed.*
               FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
-        """What is due and has no gate that is to be asked first; at least one row, which names the steps that have one."""
+        """What is due and has no limiter that is to be asked first; at least one row, which names the steps that have one."""
 
         self.claim_gated = f"""
             WITH {claim.format(steps=one, time="due_at", free=free)} SELECT * FROM claimed ORDER BY due_at"""
@@ -225,7 +225,7 @@ class Statements:
              WHERE step NOT IN ('ExpireToken', 'SyncWebhook') OR (step = 'ExpireToken' AND due_at <= now())
                 OR (step = 'SyncWebhook' AND ends_at <= now())
                 OR (step = 'SyncWebhook' AND $2::bool AND due_at <= now() + interval '1 min'
-                    AND NOT EXISTS (SELECT FROM {s}.gates WHERE name = $1::text AND closed_until > now() + interval '1 min'))"""
+                    AND NOT EXISTS (SELECT FROM {s}.limits WHERE name = $1::text AND closed_until > now() + interval '1 min'))"""
         self.backlog = f"SELECT count(*) {unfinished}"
         self.is_unfinished = f"SELECT EXISTS (SELECT {unfinished})"
 
@@ -236,7 +236,7 @@ class Statements:
         self.outlook = f"""
             WITH wanted AS (
                 SELECT wanted.step, greatest(closed_until, broken_until, probe_until) AS shut_until
-                  FROM unnest($2::text[], $3::text[]) AS wanted(step, gate) LEFT JOIN {s}.gates ON name = gate
+                  FROM unnest($2::text[], $3::text[]) AS wanted(step, limiter) LEFT JOIN {s}.limits ON name = limiter
             ), ending AS (
                 SELECT step FROM wanted UNION SELECT 'SyncWebhook'
             ), next AS (
@@ -261,7 +261,7 @@ class Statements:
                            {first.format(time="ends_at")} <= now()
                               AND ({free} OR ({expires} AND ends_at <= now() - {_EXPIRY_LATE}))
                             ORDER BY ends_at LIMIT 1) AS first),
-                   (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {LONGEST_MS})::bigint
+                   (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {MAX_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),
                    EXISTS (SELECT FROM {s}.checkpoints
                             WHERE projection = ANY($1::text[])
@@ -308,7 +308,7 @@ class Statements:
              WHERE live.projection = ANY($1::text[]) ORDER BY live.projection"""
 
     def read_log(self, low: UUID, high: UUID) -> str:
-        """One row: the clock, whether there is any gate, the log's last position and time, and the versions of the streams $1 in their order.
+        """One row: the clock, whether there is any limiter, the log's last position and time, and the versions of the streams $1 in their order.
 
         All of them lie from `low` to `high`. Where that is one month, no other is looked at, not even to be left out: an
         append would otherwise get dearer with every month there is.

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON
 
-from engine.projections.metrics import COUNTS
+from guestledger.engine.projections.metrics import COUNTS
 
 metadata = MetaData()
 _Time = DateTime(timezone=True)
@@ -99,8 +99,8 @@ due_work = Table(
     Index("due_work_ends", "step", "ends_at", postgresql_where=text("ends_at IS NOT NULL")),
 )
 
-gates = Table(
-    "gates",
+limiters = Table(
+    "limiters",
     metadata,
     Column("name", Text, primary_key=True),
     Column("closed_at", _Time),

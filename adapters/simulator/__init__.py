@@ -3,7 +3,7 @@
 It speaks the wire contract by itself and shares no code with the client, so that the two check each other.
 """
 
-from adapters.simulator.knobs import Knobs
-from adapters.simulator.server import Simulator
+from guestledger.adapters.simulator.config import SimulatorConfig
+from guestledger.adapters.simulator.server import Simulator
 
-__all__ = ["Knobs", "Simulator"]
+__all__ = ["Simulator", "SimulatorConfig"]

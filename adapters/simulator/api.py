@@ -10,9 +10,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from adapters.simulator.knobs import Knobs
-from adapters.simulator.payload import Creation, read_creation
-from engine.domain.personal import SecretBytes
+from guestledger.adapters.simulator.config import SimulatorConfig
+from guestledger.adapters.simulator.payload import Creation, read_creation
+from guestledger.engine.domain.personal import SecretBytes
 
 DROPPED = 0
 """The status that stands for a connection dropped without an answer."""
@@ -36,10 +36,10 @@ class Made(NamedTuple):
 
 
 class SimulatedApi:
-    """Tokens, channels and sessions. `knobs` may be replaced at any time."""
+    """Tokens, channels and sessions. `config` may be replaced at any time."""
 
-    def __init__(self, knobs: Knobs, client_id: str, client_secret: str) -> None:
-        self.knobs = knobs
+    def __init__(self, config: SimulatorConfig, client_id: str, client_secret: str) -> None:
+        self.config = config
         self.sessions_by_key: dict[str, list[Made]] = {}
         self._client = (client_id, client_secret)
         self._tokens: dict[str, float] = {}
@@ -57,24 +57,24 @@ class SimulatedApi:
             return _error(400, "unsupported_grant_type")
         if (form.get("client_id"), form.get("client_secret")) != self._client:
             return _error(401, "invalid_client")
-        if self._is_among_first("token throttle", "", self.knobs.token_throttle_times):
+        if self._is_among_first("token throttle", "", self.config.token_throttle_times):
             return self._throttled()
-        if self._is_among_first("token", "", self.knobs.token_errors):
+        if self._is_among_first("token", "", self.config.token_errors):
             return self._down("the token endpoint is down", 503)
         token = f"eyJ{secrets.token_urlsafe(24)}"
-        lifetime_s = self.knobs.token_lifetime_s
+        lifetime_s = self.config.token_lifetime_s
         self._tokens[token] = time.monotonic() + lifetime_s
         shown = int(lifetime_s) if lifetime_s == int(lifetime_s) else lifetime_s
         return _json(200, {"access_token": token, "token_type": "Bearer", "expires_in": shown})
 
     def show_channel(self, channel_id: str, authorization: str) -> Reply:
         """`GET /api/v2/channels/{channelId}`."""
-        knobs, delay_s = self.knobs, self.knobs.slow_ms / 1_000
+        config, delay_s = self.config, self.config.slow_ms / 1_000
         if refusal := self._refusal(authorization, "channels:read"):
             return refusal
-        if self._is_among_first("channel throttle", channel_id, knobs.channel_throttle_times):
+        if self._is_among_first("channel throttle", channel_id, config.channel_throttle_times):
             return self._throttled()
-        if self._is_among_first("channel error", channel_id, knobs.channel_errors):
+        if self._is_among_first("channel error", channel_id, config.channel_errors):
             return _error(500, "the channel service is down")
         status, protocols = self._channel(channel_id)
         if status is None:
@@ -93,10 +93,10 @@ class SimulatedApi:
 
     def create_session(self, body: bytes, key: str | None, content_type: str, authorization: str) -> Reply:
         """`POST /api/v1/chat/sessions`, with whatever faults are in store for `key`."""
-        knobs = self.knobs
+        config = self.config
         if not key:
             return _error(400, "the header Idempotency-Key is missing")
-        if self._met_by("drop_before", knobs.drop_before_share, key, knobs.fault_times):
+        if self._met_by("drop_before", config.drop_before_share, key, config.fault_times):
             return Reply(DROPPED)
         if refusal := self._refusal(authorization, "chat:write"):
             return refusal
@@ -114,12 +114,12 @@ class SimulatedApi:
         return self._create(creation, key)
 
     def _create(self, creation: Creation, key: str) -> Reply:
-        if not self.knobs.quota:
+        if not self.config.quota:
             return self._made_or_met(creation, key)
         left = self._left_of_quota()
         if left:
             self._let_through.append(time.monotonic())
-        late = self._throttled()._replace(delay_s=self.knobs.slow_ms / 1_000)
+        late = self._throttled()._replace(delay_s=self.config.slow_ms / 1_000)
         reply = self._made_or_met(creation, key) if left else late
         return reply._replace(headers=(*reply.headers, *self._rate_limit(max(0, left - 1))))
 
@@ -127,33 +127,33 @@ class SimulatedApi:
         """Of this second, which ends now."""
         while self._let_through and self._let_through[0] <= time.monotonic() - 1:
             self._let_through.popleft()
-        return max(0, self.knobs.quota - len(self._let_through))
+        return max(0, self.config.quota - len(self._let_through))
 
     def _rate_limit(self, left: int) -> list[tuple[str, str]]:
-        if not self.knobs.rate_limit_headers:
+        if not self.config.rate_limit_headers:
             return []
-        return [("RateLimit-Policy", f'"second";q={self.knobs.quota};w=1'), ("RateLimit", f'"second";r={left};t=1')]
+        return [("RateLimit-Policy", f'"second";q={self.config.quota};w=1'), ("RateLimit", f'"second";r={left};t=1')]
 
     def _made_or_met(self, creation: Creation, key: str) -> Reply:
-        knobs = self.knobs
-        if self._met_by("throttle", knobs.throttle_share, key, knobs.throttle_times):
+        config = self.config
+        if self._met_by("throttle", config.throttle_share, key, config.throttle_times):
             return self._throttled()
-        fails = self._met_by("server_error", knobs.server_error_share, key, knobs.fault_times)
-        if fails and not knobs.error_after_processing:
+        fails = self._met_by("server_error", config.server_error_share, key, config.fault_times)
+        if fails and not config.error_after_processing:
             return self._down("the session service is down")
         reply = self._process(creation, key)
         if fails:
             return self._down("the session service went down")
-        if self._met_by("hang", knobs.hang_share, key, knobs.fault_times):
-            return reply._replace(delay_s=knobs.hang_s)
-        if self._met_by("drop", knobs.drop_share, key, knobs.fault_times):
+        if self._met_by("hang", config.hang_share, key, config.fault_times):
+            return reply._replace(delay_s=config.hang_s)
+        if self._met_by("drop", config.drop_share, key, config.fault_times):
             return Reply(DROPPED)
         return reply
 
     def _process(self, creation: Creation, key: str) -> Reply:
         made = self.sessions_by_key.setdefault(key, [])
-        delay_s = self.knobs.slow_ms / 1_000
-        if made and self.knobs.honour_idempotency_key:
+        delay_s = self.config.slow_ms / 1_000
+        if made and self.config.honour_idempotency_key:
             return Reply(200, made[0].answer, delay_s=delay_s)
         session_id = f"sess_{secrets.token_hex(8)}"
         answer = SecretBytes(
@@ -172,30 +172,30 @@ class SimulatedApi:
 
     def _expiry(self) -> datetime:
         """In whole seconds as the contract shows it; with a fraction when the lifetime has one."""
-        lifetime_s = self.knobs.session_lifetime_s
+        lifetime_s = self.config.session_lifetime_s
         expires_at = datetime.now(UTC) + timedelta(seconds=lifetime_s)
         return expires_at.replace(microsecond=0) if lifetime_s == int(lifetime_s) else expires_at
 
     def _channel(self, channel_id: str) -> tuple[str | None, list[str]]:
-        knobs = self.knobs
+        config = self.config
         if not channel_id.startswith("ch_") or channel_id.startswith("ch_unknown"):
             return None, []
-        if channel_id in knobs.unknown_channels:
+        if channel_id in config.unknown_channels:
             return None, []
-        status = "inactive" if channel_id in knobs.inactive_channels else "active"
-        return status, ["sms"] if channel_id in knobs.channels_without_web_chat else ["web_chat", "sms"]
+        status = "inactive" if channel_id in config.inactive_channels else "active"
+        return status, ["sms"] if channel_id in config.channels_without_web_chat else ["web_chat", "sms"]
 
     def _refusal(self, authorization: str, scope: str) -> Reply | None:
         scheme, _, token = authorization.partition(" ")
         good = scheme == "Bearer" and self._tokens.get(token, 0.0) > time.monotonic()
-        if not good or self.knobs.refuse_tokens:
+        if not good or self.config.refuse_tokens:
             return _error(401, "the access token is expired, revoked or unknown")
-        if scope in self.knobs.missing_scopes:
+        if scope in self.config.missing_scopes:
             return _error(403, "the client may not do this")
         return None
 
     def _throttled(self) -> Reply:
-        form, now, wait_s = self.knobs.retry_after, int(time.time()), self.knobs.retry_after_s
+        form, now, wait_s = self.config.retry_after, int(time.time()), self.config.retry_after_s
         forms = {
             "seconds": str(wait_s),
             "date": formatdate(now + wait_s, usegmt=True),
@@ -210,11 +210,11 @@ class SimulatedApi:
         return _error(429, "too many requests")._replace(headers=tuple(headers))
 
     def _down(self, message: str, status: int = 500) -> Reply:
-        asked = self.knobs.error_retry_after
+        asked = self.config.error_retry_after
         return _error(status, message)._replace(headers=() if asked is None else (("Retry-After", asked),))
 
     def _met_by(self, fault: str, share: float, key: str, times: int) -> bool:
-        return self.knobs.meets(fault, share, key) and self._is_among_first(fault, key, times)
+        return self.config.meets(fault, share, key) and self._is_among_first(fault, key, times)
 
     def _is_among_first(self, fault: str, key: str, times: int) -> bool:
         """Whether this is one of the first `times` requests of `key` that `fault` is to meet."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from engine.domain.personal import Guarded
+from guestledger.engine.domain.personal import Guarded
 
 _Text = Annotated[str, Meta(min_length=1)]
 

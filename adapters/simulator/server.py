@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from adapters.simulator.api import DROPPED, Made, Reply, SimulatedApi
-from adapters.simulator.knobs import Knobs
-from engine.domain.personal import SecretBytes
+from guestledger.adapters.simulator.api import DROPPED, Made, Reply, SimulatedApi
+from guestledger.adapters.simulator.config import SimulatorConfig
+from guestledger.engine.domain.personal import SecretBytes
 
 _CHANNELS = "/api/v2/channels/"
 
@@ -44,12 +44,12 @@ class Simulator:
     """A CXone look-alike and a webhook receiver on 127.0.0.1. Use it as an async context manager, once.
 
     `port` 0 takes any free one. `keep_requests` bounds how many requests and webhooks are remembered (`None`: all).
-    `knobs` may be replaced at any time; what has been met before counts on.
+    `config` may be replaced at any time; what has been met before counts on.
     """
 
     def __init__(
         self,
-        knobs: Knobs | None = None,
+        config: SimulatorConfig | None = None,
         *,
         port: int = 0,
         client_id: str = "simulated-client",
@@ -63,7 +63,7 @@ class Simulator:
         self.counts: Counter[str] = Counter()
         """Requests by what they asked for and the status they got: `"session 429"`; `token`, `channel`, `session`, `webhook`."""
         self.url = ""
-        self._api = SimulatedApi(knobs or Knobs(), self.client_id, self.client_secret)
+        self._api = SimulatedApi(config or SimulatorConfig(), self.client_id, self.client_secret)
         self._port = port
 
     async def __aenter__(self) -> Self:
@@ -84,13 +84,13 @@ class Simulator:
         return f"{self.url}/webhook"
 
     @property
-    def knobs(self) -> Knobs:
+    def config(self) -> SimulatorConfig:
         """How it behaves now."""
-        return self._api.knobs
+        return self._api.config
 
-    @knobs.setter
-    def knobs(self, knobs: Knobs) -> None:
-        self._api.knobs = knobs
+    @config.setter
+    def config(self, config: SimulatorConfig) -> None:
+        self._api.config = config
 
     @property
     def sessions_by_key(self) -> dict[str, list[Made]]:
@@ -130,9 +130,9 @@ class Simulator:
             case "POST", "/webhook":
                 named = {name.lower(): value for name, value in headers.items()}
                 self.webhooks.append(SentWebhook(time.time(), named, body))
-                asked = self.knobs.webhook_retry_after
+                asked = self.config.webhook_retry_after
                 later = () if asked is None else (("Retry-After", asked),)
-                return "webhook", Reply(self.knobs.webhook_status, headers=later, delay_s=self.knobs.webhook_hang_s)
+                return "webhook", Reply(self.config.webhook_status, headers=later, delay_s=self.config.webhook_hang_s)
             case _:
                 return "other", Reply(404, b'{"message":"no such path"}')
 
@@ -141,9 +141,9 @@ class Simulator:
         match method, path:
             case "GET", "/_simulator/state":
                 return Reply(200, msgspec.json.encode(self._state()))
-            case "PUT", "/_simulator/knobs":
+            case "PUT", "/_simulator/config":
                 try:
-                    self.knobs = msgspec.json.decode(body, type=Knobs)
+                    self.config = msgspec.json.decode(body, type=SimulatorConfig)
                 except msgspec.DecodeError as error:
                     return Reply(400, msgspec.json.encode({"message": str(error)}))
                 return Reply(204)

@@ -1,5 +1,5 @@
 """The analytics webhook: what is sent, how it is signed, and where it may go."""
 
-from adapters.webhook.sender import HttpWebhook
+from guestledger.adapters.webhook.sender import HttpWebhook
 
 __all__ = ["HttpWebhook"]

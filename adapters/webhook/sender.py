@@ -11,12 +11,12 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from adapters.webhook.addresses import AddressRefused, open_public_socket
-from adapters.webhook.signing import Signer
-from engine.domain.outcomes import Delivered
-from engine.domain.personal import Guarded, Personal, SecretBytes
-from engine.domain.retry import RetryAfter, read_retry_after
-from engine.domain.session import Session
+from guestledger.adapters.webhook.addresses import AddressRefused, open_public_socket
+from guestledger.adapters.webhook.signing import Signer
+from guestledger.engine.domain.outcomes import Delivered
+from guestledger.engine.domain.personal import Guarded, Personal, SecretBytes
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.retry import RetryAfter, read_retry_after
 
 logger = logging.getLogger("guestledger")
 
@@ -78,8 +78,8 @@ class HttpWebhook:
         await self._http.close()
 
     @property
-    def gate(self) -> str:
-        """The gate that its calls pass: the receiver's host. The path may be secret, and is not in it."""
+    def limiter(self) -> str:
+        """The limiter that its calls pass: the receiver's host. The path may be secret, and is not in it."""
         return f"{self._url.host}:{self._url.port} webhook"
 
     async def send(self, session: Session) -> Delivered:

@@ -7,10 +7,10 @@ from datetime import datetime
 
 import msgspec
 
-from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
-from engine.domain.passing import Held
-from engine.domain.personal import Guarded, Personal
-from engine.domain.request import GuestRequest
+from guestledger.engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
+from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.request import GuestRequest
+from guestledger.engine.limits.policy import Denied
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,10 +43,10 @@ class BeginAttempt(Guarded, frozen=True, kw_only=True):
 
 
 class Defer(msgspec.Struct, frozen=True, kw_only=True):
-    """The attempt that is due may not be made now: `gate` holds it back."""
+    """The attempt that is due may not be made now: `limiter` holds it back."""
 
-    gate: str
-    held: Held
+    limiter: str
+    held: Denied
     now: datetime
     jitter: float
 

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import msgspec
 
-from engine.domain.request import GuestConsent, GuestRequest
+from guestledger.engine.domain.request import GuestConsent, GuestRequest
 
 _GIVEN_LIMIT = 64
 

@@ -3,13 +3,13 @@
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from engine.domain import events as e
-from engine.domain.commands import BeginAttempt, BeginLookup, Defer, RecordAttempt, RecordLookup
-from engine.domain.doubt import lifted, parked
-from engine.domain.outcomes import Channel, Created, Failed, Throttled
-from engine.domain.passing import Held, Hold
-from engine.domain.retry import InDoubt, RetryPolicy, backoff_ms
-from engine.domain.session import Session, Status
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import BeginAttempt, BeginLookup, Defer, RecordAttempt, RecordLookup
+from guestledger.engine.domain.doubt import lifted, parked
+from guestledger.engine.domain.outcomes import Channel, Created, Failed, Throttled
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.limits.policy import DenialReason, Denied
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy, backoff_ms
 
 PROTOCOL = "web_chat"
 
@@ -86,7 +86,7 @@ def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) ->
             )
             return _record_failure(state, lost, command.now, command.jitter, policy)
         case Status.PENDING | Status.THROTTLED | Status.IN_DOUBT if state.channel_validated:
-            # It may have waited behind a gate for longer than anybody planned.
+            # It may have waited behind a limiter for longer than anybody planned.
             return _give_up(state, 0, command.now, command.now, policy) or [
                 e.CreationAttempted(
                     at=command.now,
@@ -101,7 +101,7 @@ def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) ->
 
 
 # So that those who are held back by the same thing do not all come again at once. Slots are given out one by one anyway.
-_SPREAD_MS = {Hold.BUDGET: 15_000, Hold.CALLS: 500}
+_SPREAD_MS = {DenialReason.BUDGET: 15_000, DenialReason.CALLS: 500}
 # Nobody knows how many wait for the budget: each time that one of them finds it spent again, they are more than it had taken
 # them for. By half as much again, each then asks a few times, and the budget is made use of almost to the end; doubled, the
 # last ones would wait for long where nobody else wants it any more.
@@ -113,12 +113,12 @@ def defer(state: Session, command: Defer, policy: RetryPolicy) -> list[e.Event]:
     if state.status not in (Status.PENDING, Status.THROTTLED, Status.IN_DOUBT):
         return []
     held, now = command.held, command.now
-    spread_ms = int(most_spread_ms(state, held, policy) * command.jitter)
+    spread_ms = int(max_spread_ms(state, held, policy) * command.jitter)
     retry_at = held.until + timedelta(milliseconds=spread_ms)
     deferred = e.CreationDeferred(
         at=now,
         channel_id=state.channel_id,
-        gate=command.gate,
+        limiter=command.limiter,
         held_by=held.by,
         reason=f"{held.reason}, plus {spread_ms} ms spread" if spread_ms else held.reason,
         wait_ms=whole_ms(retry_at - now),
@@ -127,9 +127,9 @@ def defer(state: Session, command: Defer, policy: RetryPolicy) -> list[e.Event]:
     return [deferred, *_give_up(state, 0, retry_at, now, policy)]
 
 
-def most_spread_ms(state: Session, held: Held, policy: RetryPolicy) -> int:
+def max_spread_ms(state: Session, held: Denied, policy: RetryPolicy) -> int:
     """Over how long they are spread whom this holds back; never beyond the deadline, where the time itself lies before it."""
-    waits = state.budget_waits if held.by is Hold.BUDGET else 0
+    waits = state.budget_waits if held.by is DenialReason.BUDGET else 0
     spread_ms = int(_SPREAD_MS.get(held.by, 0) * _SPREAD_GROWS ** min(waits, 32))
     return min(spread_ms, max(0, (_deadline(state, policy) - held.until) // timedelta(milliseconds=1)))
 
@@ -257,7 +257,7 @@ def _give_up(
     """`SessionAbandoned` when the retry just planned must not be made; nothing when it may, or when none was planned."""
     if retry_at is None:
         return []
-    if failures >= policy.most_failures:
+    if failures >= policy.max_failures:
         reason = f"given up after {failures} failures"
     elif retry_at > _deadline(state, policy):
         reason = f"given up: the next try would come after the deadline of {policy.deadline_ms} ms"

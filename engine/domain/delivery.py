@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import msgspec
 
-from engine.domain import events as e
-from engine.domain.commands import RecordDelivery, RequestRedelivery
-from engine.domain.retry import RetryAfter
-from engine.domain.session import Session
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import RecordDelivery, RequestRedelivery
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.retry import RetryAfter
 
 _SECOND, _MINUTE, _HOUR = 1_000, 60_000, 3_600_000
 
@@ -34,12 +34,12 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Before the second try, the third and so on; when they are used up, the notice is a dead letter."""
     jitter_percent: int = 10
     """Up to so much of a wait comes on top of it."""
-    longest_wait_ms: int = 7 * 24 * _HOUR
-    """A notice whose receiver asks for more with `Retry-After` is a dead letter at once. No gate closes for so long: other
+    max_wait_ms: int = 7 * 24 * _HOUR
+    """A notice whose receiver asks for more with `Retry-After` is a dead letter at once. No limiter closes for so long: other
     notices are sent all the same, and each hears for itself how it stands."""
 
     @property
-    def most_failures(self) -> int:
+    def max_failures(self) -> int:
         """How many tries in a row may fail before the notice is given up."""
         return len(self.waits_ms) + 1
 
@@ -75,11 +75,11 @@ def _why_given_up(state: Session, command: RecordDelivery, policy: DeliveryPolic
     outcome = command.outcome
     if outcome.status == GONE:
         return f"{outcome.message}: the receiver wants no more of it"
-    if state.webhook_failures + 1 >= policy.most_failures:
+    if state.webhook_failures + 1 >= policy.max_failures:
         return outcome.message
     asked = outcome.retry_after
-    if asked is not None and asked.ms > policy.longest_wait_ms:
-        return f"{outcome.message}: {asked.why}, and no notice is kept longer than {policy.longest_wait_ms} ms"
+    if asked is not None and asked.ms > policy.max_wait_ms:
+        return f"{outcome.message}: {asked.why}, and no notice is kept longer than {policy.max_wait_ms} ms"
     return None
 
 

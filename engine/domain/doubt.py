@@ -8,10 +8,10 @@ with a reason. Until then it is listed as parked, and counts as pending.
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from engine.domain import events as e
-from engine.domain.commands import RecordAttempt, Resolve
-from engine.domain.outcomes import Adoption, Failed, Throttled, Verdict
-from engine.domain.session import Session, Status
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import RecordAttempt, Resolve
+from guestledger.engine.domain.outcomes import Adoption, Failed, Throttled, Verdict
+from guestledger.engine.domain.session import Session, Status
 
 
 def parked(state: Session, message: str, now: datetime) -> e.SessionParked:

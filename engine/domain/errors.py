@@ -5,7 +5,7 @@ from datetime import date
 from traceback import walk_tb
 from uuid import UUID
 
-from engine.domain.passing import Held
+from guestledger.engine.limits.policy import Denied
 
 
 class GuestledgerError(Exception):
@@ -57,18 +57,18 @@ class SessionNotFound(GuestledgerError):
         super().__init__(f"no session has the id {wanted!r}: `guestledger sessions` lists them")
 
 
-class MonthDetached(SessionNotFound):
+class PartitionDetached(SessionNotFound):
     """The session is known, but its events lie in a month that has been taken out of the log."""
 
     def __init__(self, stream_id: UUID, month: date) -> None:
         GuestledgerError.__init__(
             self,
             f"session {stream_id} began in {month:%Y-%m}, a month that is detached from the log: "
-            f"`guestledger months attach {month:%Y-%m}` brings it back",
+            f"`guestledger partitions attach {month:%Y-%m}` brings it back",
         )
 
 
-class MonthRefused(GuestledgerError):
+class PartitionRefused(GuestledgerError):
     """A month of the log cannot be detached or attached now; the text says why. Nothing was changed."""
 
 
@@ -167,17 +167,17 @@ class ServiceUnreachable(ServiceError):
     """CXone or the database does not answer, or answers only with faults."""
 
 
-class Withheld(ServiceUnreachable):
-    """A request to CXone may not be made now: `gate` holds it back, as `held` says. `what` is lacking for that, in words."""
+class RequestDenied(ServiceUnreachable):
+    """A request to CXone may not be made now: `limiter` holds it back, as `held` says. `what` is lacking for that, in words."""
 
-    def __init__(self, what: str, gate: str, held: Held) -> None:
-        super().__init__(what, gate, held)
+    def __init__(self, what: str, limiter: str, held: Denied) -> None:
+        super().__init__(what, limiter, held)
         self.what = what
-        self.gate = gate
+        self.limiter = limiter
         self.held = held
 
     def __str__(self) -> str:
-        return f"{self.what}: gate {self.gate!r} holds it back until {self.held.until:%Y-%m-%dT%H:%M:%SZ}: {self.held.reason}"
+        return f"{self.what}: limiter {self.limiter!r} holds it back until {self.held.until:%Y-%m-%dT%H:%M:%SZ}: {self.held.reason}"
 
 
 class CredentialsRefused(ServiceError):

@@ -1,6 +1,6 @@
 """The events of a guest session: past tense, frozen, each with a schema version.
 
-Times are UTC, durations are whole milliseconds (`_ms`), and no number is a float (`engine.domain.wire`). Every event names
+Times are UTC, durations are whole milliseconds (`_ms`), and no number is a float (`guestledger.engine.log.codec`). Every event names
 its channel, so that each can be read, counted and projected by itself.
 """
 
@@ -8,9 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
-from engine.domain.consent import Consent
-from engine.domain.passing import Hold
-from engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.limits.policy import DenialReason
 
 
 class FailureKind(StrEnum):
@@ -114,9 +114,9 @@ class ChannelLookupFailed(Event, frozen=True, kw_only=True):
 class CreationDeferred(Event, frozen=True, kw_only=True):
     """An attempt, or the look-up before it, was due and has not been made: what is known of the API held it back."""
 
-    gate: str
+    limiter: str
     """Whose: the API's host and quota scope."""
-    held_by: Hold
+    held_by: DenialReason
     reason: str
     wait_ms: int
     retry_at: datetime

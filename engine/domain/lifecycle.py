@@ -8,8 +8,8 @@ from typing import assert_never
 
 import msgspec
 
-from engine.domain import events as e
-from engine.domain.commands import (
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import (
     BeginAttempt,
     BeginLookup,
     Command,
@@ -22,14 +22,21 @@ from engine.domain.commands import (
     RequestRedelivery,
     Resolve,
 )
-from engine.domain.consent import Consent, fingerprint, refused_flags
-from engine.domain.creation import begin_attempt, begin_lookup, defer, record_attempt, record_lookup, whole_ms
-from engine.domain.delivery import DeliveryPolicy, record_delivery, request_redelivery
-from engine.domain.doubt import resolve
-from engine.domain.passing import GatePolicy
-from engine.domain.request import request_digest
-from engine.domain.retry import RetryPolicy
-from engine.domain.session import Session, Status
+from guestledger.engine.domain.consent import Consent, fingerprint, refused_flags
+from guestledger.engine.domain.creation import (
+    begin_attempt,
+    begin_lookup,
+    defer,
+    record_attempt,
+    record_lookup,
+    whole_ms,
+)
+from guestledger.engine.domain.delivery import DeliveryPolicy, record_delivery, request_redelivery
+from guestledger.engine.domain.doubt import resolve
+from guestledger.engine.domain.request import request_digest
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.limits.retry import RetryPolicy
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +44,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     creation: RetryPolicy = RetryPolicy()
     webhook: DeliveryPolicy = DeliveryPolicy()
-    gate: GatePolicy = GatePolicy()
+    limiter: LimiterPolicy = LimiterPolicy()
     webhook_enabled: bool = True
 
 

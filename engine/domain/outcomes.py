@@ -5,10 +5,10 @@ from enum import StrEnum
 
 import msgspec
 
-from engine.domain.events import FailureKind
-from engine.domain.personal import Guarded, Personal
-from engine.domain.quota import Drained
-from engine.domain.retry import RetryAfter
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.limits.quota import ExhaustedQuota
+from guestledger.engine.limits.retry import RetryAfter
 
 
 class Throttled(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +16,7 @@ class Throttled(msgspec.Struct, frozen=True, kw_only=True):
 
     status: int
     retry_after: RetryAfter
-    drained: Drained | None = None
+    drained: ExhaustedQuota | None = None
     """A quota that is used up, here and below, if the server says so."""
 
 
@@ -28,7 +28,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     retry_after: RetryAfter | None = None
     """When it is to be tried again, if the server said so (RFC 9110, section 10.2.3)."""
-    drained: Drained | None = None
+    drained: ExhaustedQuota | None = None
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     protocols: tuple[str, ...]
     looked_up_at: datetime
     cached: bool = False
-    drained: Drained | None = None
+    drained: ExhaustedQuota | None = None
 
 
 class Created(Guarded, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ class Created(Guarded, frozen=True, kw_only=True):
     expires_at: datetime
     status: str
     latency_ms: int
-    drained: Drained | None = None
+    drained: ExhaustedQuota | None = None
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True):

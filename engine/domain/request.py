@@ -11,8 +11,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from engine.domain.errors import InvalidRequest
-from engine.domain.personal import Guarded
+from guestledger.engine.domain.errors import InvalidRequest
+from guestledger.engine.domain.personal import Guarded
 
 # No control characters (PostgreSQL cannot read U+0000 back out of JSON) and no lone surrogates (not UTF-8).
 _PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*\Z"

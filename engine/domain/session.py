@@ -8,10 +8,10 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from engine.domain import events as e
-from engine.domain.consent import Consent
-from engine.domain.passing import Hold
-from engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.limits.policy import DenialReason
 
 
 class Status(StrEnum):
@@ -92,7 +92,7 @@ class Session(Guarded, frozen=True, kw_only=True):
 
     @property
     def is_retried(self) -> bool:
-        """Whether a request for it failed, otherwise than by a 429: the next one then is a retry, which a gate has a budget for."""
+        """Whether a request for it failed, otherwise than by a 429: the next one then is a retry, which a limiter has a budget for."""
         return self.attempts > self.throttles or self.lookups_failed > 0
 
 
@@ -140,7 +140,7 @@ def _apply(state: Session, event: e.Event) -> Session:
                 lookups_failed=state.lookups_failed + (event.kind is not None and event.kind.counts),
             )
         case e.CreationDeferred():
-            waits = state.budget_waits + (event.held_by is Hold.BUDGET)
+            waits = state.budget_waits + (event.held_by is DenialReason.BUDGET)
             return replace(state, reason=event.reason, retry_at=event.retry_at, budget_waits=waits)
         case e.CreationAttempted():
             return replace(

@@ -9,9 +9,9 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from engine.domain import events as e
-from engine.domain.personal import Guarded, Personal
-from engine.domain.recorded import RecordedEvent
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.log.recorded import RecordedEvent
 
 NAME = "audit_log"
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.domain import events as e
-from engine.domain.recorded import RecordedEvent, month_of
+from guestledger.engine.domain import events as e
+from guestledger.engine.log.recorded import RecordedEvent, month_of
 
 NAME = "session_metrics"
 

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from engine.domain.recorded import RecordedEvent
-from engine.domain.session import Session, Status, evolve
+from guestledger.engine.domain.session import Session, Status, evolve
+from guestledger.engine.log.recorded import RecordedEvent
 
 NAME = "sessions"
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.statements import quoted
 
 revision = "0001"
 down_revision = None

@@ -6,7 +6,7 @@ The shadows are there for good, so that a rebuild needs no right to create or dr
 import sqlalchemy as sa
 from alembic import op
 
-from adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.statements import quoted
 
 revision = "0002"
 down_revision = "0001"

@@ -7,7 +7,7 @@ projections: what they hold is made anew from the log, by the next catch-up.
 import sqlalchemy as sa
 from alembic import op
 
-from adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.statements import quoted
 
 revision = "0004"
 down_revision = "0003"

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.statements import quoted
 
 revision = "0005"
 down_revision = "0004"

@@ -1,4 +1,4 @@
-"""Gates: what is known against an API, shared by all processes. Work is found by its step: what a gate holds back is passed by."""
+"""RateLimiter: what is known against an API, shared by all processes. Work is found by its step: what a limiter holds back is passed by."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,7 +17,7 @@ def upgrade() -> None:
     ends = {"postgresql_where": sa.text("ends_at IS NOT NULL")}
     op.create_index("due_work_ends", "due_work", ["step", "ends_at"], schema=schema, **ends)
     op.create_table(
-        "gates",
+        "limiters",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("closed_at", time),
         sa.Column("closed_until", time),

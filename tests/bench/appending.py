@@ -8,11 +8,11 @@ import sys
 import time
 from uuid import UUID
 
-from adapters.clock import SystemClock
-from adapters.postgres.connection import open_engine
-from adapters.postgres.event_store import PostgresEventStore
-from engine.appends import Append, Due
-from engine.domain.events import CreationAttempted
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.log.appends import Append, Due
 from tests.bench.peers.rounds import answer, at_once
 
 _clock = SystemClock()

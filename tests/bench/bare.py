@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from itertools import count, islice
 from typing import Any
 
-from adapters.clock import SystemClock
-from engine.domain.events import CreationAttempted
-from engine.domain.wire import encode
-from engine.merkle import leaf_hash
+from guestledger.adapters.clock import SystemClock
+from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.log.codec import encode
+from guestledger.engine.log.merkle import leaf_hash
 from tests.bench.peers.rounds import answer
 from tests.logs import connect
 

@@ -15,13 +15,13 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.clock import SystemClock
-from adapters.postgres.connection import open_engine
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.postgres.migrate import upgrade
-from engine.domain.recorded import RecordedEvent
-from engine.merkle import leaf_hash
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.log.merkle import leaf_hash
+from guestledger.engine.log.recorded import RecordedEvent
 from tests.bench.appending import append_of
 from tests.bench.figures import Figure
 from tests.logs import connect

@@ -17,10 +17,10 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.domain.request import GuestConsent, GuestRequest
-from engine.ledger import Ledger
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.request import GuestConsent, GuestRequest
+from guestledger.engine.ledger import Ledger
 from tests.bench.figures import Figure
 
 SESSIONS = 2_000
@@ -147,7 +147,7 @@ async def _bare_client(http: aiohttp.ClientSession, place: dict[str, str]) -> Ca
 
 @asynccontextmanager
 async def _simulator() -> AsyncIterator[dict[str, str]]:
-    command = (sys.executable, "-m", "adapters.simulator", "--keep-requests", "100")
+    command = (sys.executable, "-m", "guestledger.adapters.simulator", "--keep-requests", "100")
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:

@@ -12,12 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from adapters.postgres.embedded import start_embedded, stop_embedded
-from adapters.settings import Settings
-from adapters.simulator import Simulator
-from adapters.wiring import connect
-from engine.domain.request import GuestConsent, GuestRequest
-from engine.ledger import Ledger
+from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.request import GuestConsent, GuestRequest
+from guestledger.engine.ledger import Ledger
 from tests.bench.figures import Figure
 from tests.e2e import raw_log
 from tests.postgres import crash

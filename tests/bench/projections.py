@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from adapters.postgres.connection import open_engine
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.migrate import upgrade
-from adapters.postgres.projections import PROJECTIONS
-from adapters.postgres.read_models import PostgresReadModels
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
+from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from tests import logs
 from tests.bench.figures import Figure
 

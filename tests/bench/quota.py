@@ -1,8 +1,8 @@
-"""Eight worker processes before an API that takes 50 creations a second and throttles more: what the shared gate makes of it.
+"""Eight worker processes before an API that takes 50 creations a second and throttles more: what the shared limiter makes of it.
 
 The simulator counts the creations of any one second, whoever asks, and its 429 asks for a second's wait. It does not tell its
 quota: the workers have to find it. The figures are of `SPAN_S` from `SETTLED_S` after the first request on; that is longer than
-the gate rests before it tries whether more can be had.
+the limiter rests before it tries whether more can be had.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.migrate import upgrade
-from adapters.postgres.roles import runtime_login
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.admin.roles import runtime_login
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.bench.figures import Figure
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
@@ -32,7 +32,7 @@ async def run(data_dir: Path) -> list[Figure]:
     url = await start_embedded(data_dir)
     await upgrade(url)
     url = make_url(url).set(username=await runtime_login(url, "guestledger")).render_as_string(hide_password=False)
-    async with Simulator(Knobs(quota=QUOTA, retry_after_s=RETRY_AFTER_S)) as simulator:
+    async with Simulator(SimulatorConfig(quota=QUOTA, retry_after_s=RETRY_AFTER_S)) as simulator:
         env = environment(url, simulator)
         await accept(url, map(guests.guest, range(int((SETTLED_S + SPAN_S) * QUOTA))))
         async with AsyncExitStack() as stack:

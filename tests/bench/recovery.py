@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID
 
-from adapters.postgres.embedded import start_embedded, stop_embedded
-from adapters.postgres.migrate import upgrade
-from adapters.simulator import Knobs, Simulator
-from adapters.wiring import LEASE_MS
-from engine.watch import POLL_MS
+from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.wiring import LEASE_MS
+from guestledger.engine.worker.wakeups import POLL_MS
 from tests.bench.figures import Figure
 from tests.e2e import guests, raw_log
 from tests.e2e.command import environment, started
@@ -37,7 +37,7 @@ async def run(data_dir: Path) -> list[Figure]:
     url = await _server(data_dir)
     async with AsyncExitStack() as stack:
         # Each session is made at once, and its answer does not come.
-        simulator = await stack.enter_async_context(Simulator(Knobs(hang_share=1)))
+        simulator = await stack.enter_async_context(Simulator(SimulatorConfig(hang_share=1)))
         env = environment(None, simulator, data_dir=str(data_dir))
         workers = []
         for part in range(WORKERS):

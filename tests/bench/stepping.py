@@ -12,7 +12,7 @@ over those of the same round.
 3. `SessionCreated`: the session is given back.
 4. `WebhookSynced`, after another claim; the token's expiry is left for later.
 
-Held against a DBOS workflow of three empty steps, which records its start, each step and its end. 64 workflows at a time
+Denied against a DBOS workflow of three empty steps, which records its start, each step and its end. 64 workflows at a time
 are started directly, which served DBOS a little better than its queue. (Callers and lanes together may have three times
 64 sessions under way; so many workflows at a time gave DBOS a few per cent more, if anything.) Beside that: *opened by their callers*, who make the
 appends 1 and 2 as one, and 3, themselves, so that there is one claim (`open_session`); and *nothing projected*, which is
@@ -20,7 +20,7 @@ what the scheduler and the store cost alone.
 
 Read the ratio on a machine that nothing else uses: with others at work on its two cores, it was seen to fall by a third.
 
-*Empty steps.* One claimed row, one append: the webhook of sessions that were recorded beforehand. Held against an empty
+*Empty steps.* One claimed row, one append: the webhook of sessions that were recorded beforehand. Denied against an empty
 task of procrastinate, one worker with 64 at a time, its jobs deferred beforehand.
 
 *A step alone.* The expiry of a token, which does nothing outside: claim, read, decide, append, one after the other by one.
@@ -37,13 +37,13 @@ from typing import Any
 
 from sqlalchemy import make_url
 
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.migrate import upgrade
-from adapters.postgres.roles import runtime_login
-from engine.appends import Lease
-from engine.domain.lifecycle import ExpireToken
-from engine.ledger import Ledger
-from engine.run import Run
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.admin.roles import runtime_login
+from guestledger.engine.domain.lifecycle import ExpireToken
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.log.appends import Lease
+from guestledger.engine.worker.session_work import Run
 from tests.bench.figures import Figure
 from tests.bench.store import CONCURRENCY, Side, peer, side
 from tests.bench.working import ledger_in_memory, new_id, prepare

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import make_url
 
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.migrate import upgrade
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
 from tests.bench.figures import Figure
 from tests.logs import connect
 

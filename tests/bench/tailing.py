@@ -12,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-from adapters.clock import SystemClock
-from adapters.postgres.connection import open_engine
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.postgres.migrate import upgrade
-from engine.tailing import tail
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.operations.tail import tail
 from tests.bench.appending import append_of
 from tests.bench.figures import Figure
 

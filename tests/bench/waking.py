@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from adapters.postgres.arrivals import Arrivals
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.ledger import Ledger
-from engine.work import Claimed
+from guestledger.adapters.postgres.log.notifier import LogNotifier
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.work import Claimed
 from tests.bench.figures import Figure
 from tests.bench.opening import REQUEST
 
@@ -23,7 +23,7 @@ async def run(data_dir: Path) -> list[Figure]:
     settings = Settings(data_dir=data_dir)
     async with connect(settings) as worker, connect(settings, scheduler=False) as other:
         hinted = [await _claimed_after_ms(worker, other) for _ in range(HINTED)]
-        with mock.patch.object(Arrivals, "announce"):
+        with mock.patch.object(LogNotifier, "announce"):
             unhinted = [await _claimed_after_ms(worker, other) for _ in range(UNHINTED)]
     hinted.sort()
     return [

@@ -13,18 +13,18 @@ from datetime import datetime, timedelta
 from typing import Any
 from unittest import mock
 
-from adapters import wiring
-from adapters.clock import SystemClock
-from adapters.settings import Settings
-from engine.appends import Append, Due
-from engine.domain.commands import BeginAttempt, OpenSession, RecordAttempt, RecordDelivery, RecordLookup
-from engine.domain.events import Event
-from engine.domain.lifecycle import Policy, decide, next_step
-from engine.domain.outcomes import Channel, Created, Delivered
-from engine.domain.request import GuestConsent, GuestRequest
-from engine.domain.session import Session, evolve
-from engine.ledger import Ledger
-from engine.ports import PreparedCreation
+from guestledger.adapters import wiring
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.settings import Settings
+from guestledger.engine.domain.commands import BeginAttempt, OpenSession, RecordAttempt, RecordDelivery, RecordLookup
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.lifecycle import Policy, decide, next_step
+from guestledger.engine.domain.outcomes import Channel, Created, Delivered
+from guestledger.engine.domain.request import GuestConsent, GuestRequest
+from guestledger.engine.domain.session import Session, evolve
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.log.appends import Append, Due
+from guestledger.engine.ports import PreparedCreation
 from tests.bench.peers.rounds import answer, at_once
 
 AN_HOUR = timedelta(hours=1)
@@ -59,7 +59,7 @@ class ProviderInMemory:
     """A CXone that knows the channel, has a token and makes every session at once."""
 
     is_ready = True
-    creation_gate = lookup_gate = "in.memory sessions"
+    creation_limiter = lookup_limiter = "in.memory sessions"
 
     def known_channel(self, _channel_id: str) -> Channel:
         return channel()
@@ -83,7 +83,7 @@ class ProviderInMemory:
 class WebhookInMemory:
     """A receiver that takes every notice at once, and counts them."""
 
-    gate = "in.memory webhook"
+    limiter = "in.memory webhook"
 
     def __init__(self) -> None:
         self.taken = 0

@@ -13,13 +13,13 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from adapters.cxone import CXoneClient, Profile
-from adapters.simulator import Simulator
-from engine.domain.consent import Consent
-from engine.domain.events import Guest
-from engine.domain.gate import Gate, admit, hear
-from engine.domain.passing import Admitted, GatePolicy, Hearing, Held, Passage
-from engine.domain.session import Session, Status
+from guestledger.adapters.cxone import CXoneClient, Profile
+from guestledger.adapters.simulator import Simulator
+from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.events import Guest
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.limits.limiter import LimiterState, admit, observe
+from guestledger.engine.limits.policy import AdmissionRequest, Admitted, Denied, Feedback, LimiterPolicy
 
 FINGERPRINT = "5d41402abc4b2a76b9719d911017c592ae1f0b1d5d41402abc4b2a76b9719d91"
 QUICK = Profile(connect_ms=150, total_ms=250, token_backoff_ms=1)
@@ -59,22 +59,24 @@ def pending_session(**changes) -> Session:
 
 
 class GatesInMemory:
-    """The gates of one process, by its own clock."""
+    """The limiters of one process, by its own clock."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Gate] = {}
-        self.asked: list[Passage] = []
-        self.policy = GatePolicy(least_closed_ms=0)
+        self.known: dict[str, LimiterState] = {}
+        self.asked: list[AdmissionRequest] = []
+        self.policy = LimiterPolicy(min_closed_ms=0)
 
-    async def admit(self, passage: Passage) -> Admitted | Held:
+    async def admit(self, passage: AdmissionRequest) -> Admitted | Denied:
         now = datetime.now(UTC)
         self.asked.append(passage)
-        self.known[passage.gate], held = admit(self.known.get(passage.gate, Gate()), passage, now, self.policy)
+        self.known[passage.limiter], held = admit(
+            self.known.get(passage.limiter, LimiterState()), passage, now, self.policy
+        )
         return held or Admitted(at=now, probes=False)
 
-    async def hear(self, hearing: Hearing) -> None:
-        known = self.known.get(hearing.gate, Gate())
-        self.known[hearing.gate] = hear(known, hearing, datetime.now(UTC), self.policy)
+    async def observe(self, hearing: Feedback) -> None:
+        known = self.known.get(hearing.limiter, LimiterState())
+        self.known[hearing.limiter] = observe(known, hearing, datetime.now(UTC), self.policy)
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def client_of():
             "url": server.url,
             "client_id": getattr(server, "client_id", "client-of-a-raw-server"),
             "client_secret": getattr(server, "client_secret", "secret-of-a-raw-server"),
-            "gates": GatesInMemory(),
+            "limiters": GatesInMemory(),
         }
         return CXoneClient(**(given | changes), profile=profile)
 

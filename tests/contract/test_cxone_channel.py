@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
-from adapters.cxone import client as client_module
-from adapters.simulator import Knobs, Simulator
-from engine.domain.errors import CredentialsRefused, ServiceUnreachable
-from engine.domain.events import FailureKind
-from engine.domain.outcomes import Channel, Failed, Throttled
+from guestledger.adapters.cxone import client as client_module
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.errors import CredentialsRefused, ServiceUnreachable
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.outcomes import Channel, Failed, Throttled
 
 NOW = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 
@@ -84,14 +84,14 @@ async def test_a_channel_is_forgotten_after_its_time(simulator, client_of, monke
 
 
 @pytest.mark.parametrize(
-    ("knobs", "status", "protocols"),
+    ("config", "status", "protocols"),
     [
-        (Knobs(inactive_channels=frozenset({"ch_1"})), "inactive", ("web_chat", "sms")),
-        (Knobs(channels_without_web_chat=frozenset({"ch_1"})), "active", ("sms",)),
+        (SimulatorConfig(inactive_channels=frozenset({"ch_1"})), "inactive", ("web_chat", "sms")),
+        (SimulatorConfig(channels_without_web_chat=frozenset({"ch_1"})), "active", ("sms",)),
     ],
 )
-async def test_a_channel_that_is_not_usable_is_told_but_not_remembered(client_of, knobs, status, protocols):
-    async with Simulator(knobs) as simulator, client_of(simulator) as client:
+async def test_a_channel_that_is_not_usable_is_told_but_not_remembered(client_of, config, status, protocols):
+    async with Simulator(config) as simulator, client_of(simulator) as client:
         found = await client.look_up_channel("ch_1")
         assert isinstance(found, Channel)
         assert (found.status, found.protocols) == (status, protocols)
@@ -134,7 +134,7 @@ async def test_a_revoked_token_is_replaced_and_the_look_up_replayed(simulator, c
 
 
 async def test_a_second_401_is_final(client_of):
-    async with Simulator(Knobs(refuse_tokens=True)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(refuse_tokens=True)) as simulator, client_of(simulator) as client:
         found = await client.look_up_channel("ch_1")
     assert (found.kind, found.status) == (FailureKind.UNAUTHORIZED, 401)
     assert simulator.counts == {"token 200": 2, "channel 401": 2}
@@ -142,7 +142,7 @@ async def test_a_second_401_is_final(client_of):
 
 async def test_a_403_names_the_scope_to_check(client_of):
     async with (
-        Simulator(Knobs(missing_scopes=frozenset({"channels:read"}))) as simulator,
+        Simulator(SimulatorConfig(missing_scopes=frozenset({"channels:read"}))) as simulator,
         client_of(simulator) as client,
     ):
         found = await client.look_up_channel("ch_1")
@@ -152,7 +152,10 @@ async def test_a_403_names_the_scope_to_check(client_of):
 
 
 async def test_a_429_tells_how_long_to_wait(client_of):
-    async with Simulator(Knobs(channel_throttle_times=1, retry_after_s=7)) as simulator, client_of(simulator) as client:
+    async with (
+        Simulator(SimulatorConfig(channel_throttle_times=1, retry_after_s=7)) as simulator,
+        client_of(simulator) as client,
+    ):
         throttled = await client.look_up_channel("ch_1")
         found = await client.look_up_channel("ch_1")
     assert isinstance(throttled, Throttled)
@@ -167,7 +170,7 @@ async def test_a_look_up_that_fails_tells_how_long_to_wait_too(raw, client_of):
 
 
 async def test_a_server_fault_may_be_tried_again(client_of):
-    async with Simulator(Knobs(channel_errors=1)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(channel_errors=1)) as simulator, client_of(simulator) as client:
         failed = await client.look_up_channel("ch_1")
         found = await client.look_up_channel("ch_1")
     assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 500)
@@ -219,7 +222,7 @@ async def test_a_refused_connection_is_unsent(nobody, client_of, with_token):
 
 
 async def test_a_look_up_without_answer_may_be_tried_again(client_of, quick):
-    async with Simulator(Knobs(slow_ms=60_000)) as simulator, client_of(simulator, quick) as client:
+    async with Simulator(SimulatorConfig(slow_ms=60_000)) as simulator, client_of(simulator, quick) as client:
         found = await client.look_up_channel("ch_1")
     assert (found.kind, found.status) == (FailureKind.UNAVAILABLE, None)
     assert "250 ms" in found.message

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
-from adapters.simulator import Knobs, Simulator
-from engine.domain.consent import fingerprint
-from engine.domain.errors import CredentialsRefused, ServiceUnreachable
-from engine.domain.events import FailureKind
-from engine.domain.outcomes import Created, Failed, Throttled
-from engine.domain.request import GuestRequest
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.consent import fingerprint
+from guestledger.engine.domain.errors import CredentialsRefused, ServiceUnreachable
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.outcomes import Created, Failed, Throttled
+from guestledger.engine.domain.request import GuestRequest
 
 KEY = "018f9661-6b8e-7c3a-9d4e-8f1a2b3c4d5e"
 CREATED = (
@@ -152,7 +152,7 @@ async def test_a_revoked_token_is_replaced_and_the_attempt_replayed_once(simulat
 
 
 async def test_a_second_401_is_final(client_of, session):
-    async with Simulator(Knobs(refuse_tokens=True)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(refuse_tokens=True)) as simulator, client_of(simulator) as client:
         failed = await create(client, session)
     assert (failed.kind, failed.status) == (FailureKind.UNAUTHORIZED, 401)
     assert failed.message.startswith("Authentication token expired. Refresh required.")
@@ -189,7 +189,10 @@ async def test_a_creation_is_checked_each_time_that_it_is_sent_when_there_is_a_t
 
 
 async def test_a_403_names_the_scope_to_check(client_of, session):
-    async with Simulator(Knobs(missing_scopes=frozenset({"chat:write"}))) as simulator, client_of(simulator) as client:
+    async with (
+        Simulator(SimulatorConfig(missing_scopes=frozenset({"chat:write"}))) as simulator,
+        client_of(simulator) as client,
+    ):
         failed = await create(client, session)
     assert (failed.kind, failed.status) == (FailureKind.FORBIDDEN, 403)
     assert "chat:write" in failed.message
@@ -214,10 +217,10 @@ async def test_a_403_names_the_scope_to_check(client_of, session):
     ],
 )
 async def test_every_form_of_retry_after_is_read(client_of, session, form, ms):
-    knobs = Knobs(throttle_share=1, retry_after=form, retry_after_s=7)
+    config = SimulatorConfig(throttle_share=1, retry_after=form, retry_after_s=7)
     # The engine's clock is days off: a date is read against the server's own.
     clock = datetime(2020, 1, 1, tzinfo=UTC)
-    async with Simulator(knobs) as simulator, client_of(simulator, now=lambda: clock) as client:
+    async with Simulator(config) as simulator, client_of(simulator, now=lambda: clock) as client:
         throttled = await create(client, session)
         made = await create(client, session)
     assert isinstance(throttled, Throttled)
@@ -260,7 +263,7 @@ async def test_a_drained_quota_is_heard_whatever_else_the_answer_is(raw, client_
 
 
 async def test_a_5xx_leaves_the_session_in_doubt(client_of, session):
-    async with Simulator(Knobs(server_error_share=1)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(server_error_share=1)) as simulator, client_of(simulator) as client:
         failed = await create(client, session)
     assert (failed.kind, failed.status) == (FailureKind.IN_DOUBT, 500)
 
@@ -287,7 +290,7 @@ async def test_without_retry_after_and_where_all_is_over_nothing_is_said_of_a_ne
 
 async def test_a_5xx_leaves_nothing_in_doubt_where_the_profile_says_so(client_of, session, patient):
     profile = replace(patient, server_error_in_doubt=False)
-    async with Simulator(Knobs(server_error_share=1)) as simulator, client_of(simulator, profile) as client:
+    async with Simulator(SimulatorConfig(server_error_share=1)) as simulator, client_of(simulator, profile) as client:
         failed = await create(client, session)
     assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 500)
 
@@ -326,14 +329,14 @@ async def test_a_redirect_is_not_followed(raw, client_of, session):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "changes", "status"),
+    ("config", "changes", "status"),
     [
-        (Knobs(), {"channel_id": "ch_unknown"}, 404),
-        (Knobs(inactive_channels=frozenset({"ch_8f3a9b2c"})), {}, 422),
+        (SimulatorConfig(), {"channel_id": "ch_unknown"}, 404),
+        (SimulatorConfig(inactive_channels=frozenset({"ch_8f3a9b2c"})), {}, 422),
     ],
 )
-async def test_a_channel_that_takes_no_session_is_a_rejection(client_of, make_session, knobs, changes, status):
-    async with Simulator(knobs) as simulator, client_of(simulator) as client:
+async def test_a_channel_that_takes_no_session_is_a_rejection(client_of, make_session, config, changes, status):
+    async with Simulator(config) as simulator, client_of(simulator) as client:
         failed = await create(client, make_session(**changes))
     assert (failed.kind, failed.status) == (FailureKind.REJECTED, status)
 
@@ -408,7 +411,10 @@ async def test_a_tls_handshake_that_fails_is_unsent(raw, client_of, session, wit
 
 
 async def test_waiting_in_vain_for_a_free_connection_is_unsent(client_of, session, quick):
-    async with Simulator(Knobs(hang_share=1)) as simulator, client_of(simulator, quick, connections=1) as client:
+    async with (
+        Simulator(SimulatorConfig(hang_share=1)) as simulator,
+        client_of(simulator, quick, connections=1) as client,
+    ):
         await client.ready()
         first = asyncio.create_task(create(client, session, "first"))
         await asyncio.sleep(0)
@@ -419,14 +425,14 @@ async def test_waiting_in_vain_for_a_free_connection_is_unsent(client_of, sessio
 
 
 async def test_a_connection_dropped_after_processing_is_in_doubt(client_of, session):
-    async with Simulator(Knobs(drop_share=1)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(drop_share=1)) as simulator, client_of(simulator) as client:
         failed = await create(client, session)
     assert lost(failed) == (FailureKind.IN_DOUBT, None)
     assert len(simulator.sessions_by_key[KEY]) == 1
 
 
 async def test_a_connection_dropped_before_processing_looks_the_same_from_here(client_of, session):
-    async with Simulator(Knobs(drop_before_share=1)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(drop_before_share=1)) as simulator, client_of(simulator) as client:
         failed = await create(client, session)
     assert lost(failed) == (FailureKind.IN_DOUBT, None)
     assert KEY not in simulator.sessions_by_key
@@ -440,13 +446,13 @@ async def test_a_connection_reset_after_the_request_is_in_doubt(raw, client_of, 
 
 
 async def test_a_creation_is_never_sent_again_by_the_http_library(client_of, session):
-    async with Simulator(Knobs(drop_share=1, fault_times=9)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(drop_share=1, fault_times=9)) as simulator, client_of(simulator) as client:
         await create(client, session)
     assert simulator.counts["session 0"] == 1
 
 
 async def test_an_answer_that_never_comes_is_in_doubt(client_of, session, quick):
-    async with Simulator(Knobs(hang_share=1)) as simulator, client_of(simulator, quick) as client:
+    async with Simulator(SimulatorConfig(hang_share=1)) as simulator, client_of(simulator, quick) as client:
         failed = await create(client, session)
     assert lost(failed) == (FailureKind.IN_DOUBT, None)
     assert "250 ms" in failed.message
@@ -510,7 +516,7 @@ async def test_without_a_token_a_creation_is_not_sent_which_is_no_outcome_of_it(
 
 
 async def test_cancellation_passes_and_leaves_the_client_in_order(client_of, session):
-    async with Simulator(Knobs(hang_share=1)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(hang_share=1)) as simulator, client_of(simulator) as client:
         creating = asyncio.create_task(create(client, session))
         await until(lambda: simulator.sessions_by_key)
         creating.cancel()
@@ -523,7 +529,7 @@ async def test_cancellation_passes_and_leaves_the_client_in_order(client_of, ses
 
 
 async def test_the_same_key_gives_the_same_session_where_the_server_honours_it(client_of, session):
-    async with Simulator(Knobs(drop_share=1)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(drop_share=1)) as simulator, client_of(simulator) as client:
         await create(client, session)
         made = await create(client, session)
     assert [one.session_id for one in simulator.sessions_by_key[KEY]] == [made.session_id]
@@ -531,7 +537,7 @@ async def test_the_same_key_gives_the_same_session_where_the_server_honours_it(c
 
 async def test_the_same_key_gives_a_second_session_where_the_server_does_not(client_of, session):
     async with (
-        Simulator(Knobs(drop_share=1, honour_idempotency_key=False)) as simulator,
+        Simulator(SimulatorConfig(drop_share=1, honour_idempotency_key=False)) as simulator,
         client_of(simulator) as client,
     ):
         await create(client, session)

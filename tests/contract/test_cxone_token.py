@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
-from adapters.cxone import auth
-from adapters.simulator import Knobs, Simulator
-from engine.domain.errors import CredentialsRefused, ServiceUnreachable
-from engine.domain.outcomes import Created
+from guestledger.adapters.http import token_source as auth
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.errors import CredentialsRefused, ServiceUnreachable
+from guestledger.engine.domain.outcomes import Created
 
 
 async def nothing() -> None: ...
@@ -94,7 +94,7 @@ async def test_closing_the_client_stops_a_token_request_under_way(raw, client_of
 
 
 async def test_a_failed_request_is_not_remembered(client_of):
-    async with Simulator(Knobs(token_errors=3)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(token_errors=3)) as simulator, client_of(simulator) as client:
         with pytest.raises(ServiceUnreachable):
             await client.ready()
         await client.ready()
@@ -113,7 +113,7 @@ async def test_a_token_is_replaced_60_s_before_its_end(simulator, client_of, clo
 
 
 async def test_a_token_that_lives_for_less_than_a_minute_is_used_for_half_its_life(client_of, clock):
-    async with Simulator(Knobs(token_lifetime_s=20)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(token_lifetime_s=20)) as simulator, client_of(simulator) as client:
         await client.ready()
         clock.now += 9.9
         await client.ready()
@@ -161,7 +161,7 @@ async def test_wrong_credentials_are_refused_by_the_simulator(simulator, client_
 
 
 async def test_a_failing_token_endpoint_is_tried_three_times(client_of):
-    async with Simulator(Knobs(token_errors=2)) as simulator, client_of(simulator) as client:
+    async with Simulator(SimulatorConfig(token_errors=2)) as simulator, client_of(simulator) as client:
         await client.ready()
     assert simulator.counts == {"token 503": 2, "token 200": 1}
 
@@ -190,7 +190,7 @@ async def test_a_token_endpoint_that_asks_for_a_long_wait_is_not_asked_again_at_
 async def test_a_token_is_not_asked_for_before_the_last_retry_after_has_passed_whoever_comes_anew(
     raw, client_of, monkeypatch
 ):
-    monkeypatch.setattr(auth, "LONGEST_WAIT_S", 0.4)
+    monkeypatch.setattr(auth, "MAX_WAIT_S", 0.4)
     throttled = raw.http(429, b"", "Retry-After: 1")
     async with raw.server(throttled, raw.token) as server, client_of(server) as client:
         while not client.is_ready:

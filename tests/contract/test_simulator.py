@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 
 SESSIONS = "/api/v1/chat/sessions"
 BODY = {
@@ -109,9 +109,9 @@ async def test_a_creation_out_of_order_is_a_400_that_says_why(simulator, post, p
 
 
 async def test_a_token_ends_with_its_lifetime_and_when_revoked(post, http):
-    async with Simulator(Knobs(token_lifetime_s=0)) as simulator:
+    async with Simulator(SimulatorConfig(token_lifetime_s=0)) as simulator:
         assert (await post(simulator))[0] == 401
-        simulator.knobs = Knobs()
+        simulator.config = SimulatorConfig()
         token = await token_of(http, simulator)
         assert (await post(simulator, token=token))[0] == 201
         simulator.revoke_tokens()
@@ -120,7 +120,7 @@ async def test_a_token_ends_with_its_lifetime_and_when_revoked(post, http):
 
 async def test_the_share_of_throttled_keys_is_a_matter_of_the_seed_alone(post, http):
     async def throttled_keys(order):
-        async with Simulator(Knobs(throttle_share=0.3, retry_after="date")) as simulator:
+        async with Simulator(SimulatorConfig(throttle_share=0.3, retry_after="date")) as simulator:
             token = await token_of(http, simulator)
             await asyncio.gather(*(post(simulator, key, token=token) for key in order))
             return {sent.key for sent in simulator.requests if sent.status == 429}
@@ -132,14 +132,14 @@ async def test_the_share_of_throttled_keys_is_a_matter_of_the_seed_alone(post, h
 
 
 async def test_a_throttled_key_passes_after_its_times(post):
-    async with Simulator(Knobs(throttle_share=1, throttle_times=2)) as simulator:
+    async with Simulator(SimulatorConfig(throttle_share=1, throttle_times=2)) as simulator:
         statuses = [(await post(simulator))[0] for _ in range(3)]
     assert statuses == [429, 429, 201]
     assert len(simulator.sessions_by_key["key"]) == 1
 
 
 async def test_a_fault_after_processing_leaves_the_session_behind(post):
-    async with Simulator(Knobs(server_error_share=1, error_after_processing=True)) as simulator:
+    async with Simulator(SimulatorConfig(server_error_share=1, error_after_processing=True)) as simulator:
         assert (await post(simulator))[0] == 500
         (made,) = simulator.sessions_by_key["key"]
         status, answer = await post(simulator)
@@ -147,7 +147,7 @@ async def test_a_fault_after_processing_leaves_the_session_behind(post):
 
 
 async def test_a_fault_before_processing_leaves_nothing_behind(post):
-    async with Simulator(Knobs(server_error_share=1)) as simulator:
+    async with Simulator(SimulatorConfig(server_error_share=1)) as simulator:
         assert (await post(simulator))[0] == 500
         assert not simulator.sessions_by_key
 
@@ -164,13 +164,13 @@ async def test_what_is_remembered_is_bounded_where_asked(post):
 @pytest.mark.parametrize("change", [{"throttle_share": 1.1}, {"drop_share": -0.1}, {"slow_ms": -1}, {"hang_s": -1}])
 def test_a_knob_out_of_range_is_refused_by_name(change):
     with pytest.raises(ValueError, match=next(iter(change))):
-        Knobs(**change)
+        SimulatorConfig(**change)
     with pytest.raises(ValueError, match=next(iter(change))):
-        replace(Knobs(), **change)
+        replace(SimulatorConfig(), **change)
 
 
 async def test_it_runs_as_a_process_of_its_own_and_is_steered_over_http(http, post):
-    command = [sys.executable, "-m", "adapters.simulator", "--knobs", '{"throttle_share": 1}']
+    command = [sys.executable, "-m", "guestledger.adapters.simulator", "--config", '{"throttle_share": 1}']
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
     try:
         ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
@@ -180,8 +180,8 @@ async def test_it_runs_as_a_process_of_its_own_and_is_steered_over_http(http, po
         )
         control = f"{ready['url']}/_simulator"
         assert (await post(remote))[0] == 429
-        assert (await http.put(f"{control}/knobs", data=b'{"throttle_share": 7}')).status == 400
-        assert (await http.put(f"{control}/knobs", data=b"{}")).status == 204
+        assert (await http.put(f"{control}/config", data=b'{"throttle_share": 7}')).status == 400
+        assert (await http.put(f"{control}/config", data=b"{}")).status == 204
         token = await token_of(http, remote)
         status, answer = await post(remote, token=token)
         assert status == 201

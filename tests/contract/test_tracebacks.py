@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from rich.traceback import Traceback
 
-from adapters.cxone import wire
-from adapters.webhook import HttpWebhook
-from engine.domain.session import Status
+from guestledger.adapters.http import transport as wire
+from guestledger.adapters.webhook import HttpWebhook
+from guestledger.engine.domain.session import Status
 from tests.contract.conftest import FINGERPRINT
 
 KEY = "018f9661-6b8e-7c3a-9d4e-8f1a2b3c4d5e"

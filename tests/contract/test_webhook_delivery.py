@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from adapters.simulator import Knobs, Simulator
-from adapters.webhook import HttpWebhook
-from adapters.webhook.addresses import why_refused
-from engine.domain.session import Status
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.webhook import HttpWebhook
+from guestledger.adapters.webhook.addresses import why_refused
+from guestledger.engine.domain.session import Status
 
 # The receivers here are on loopback.
 a_webhook = partial(HttpWebhook, allow_private=True)
@@ -73,7 +73,7 @@ async def test_a_clock_in_another_zone_signs_the_same_instant(simulator, started
 async def test_the_id_is_stable_over_retries_and_the_timestamp_is_the_attempts_own(started, make_session):
     moments = iter([datetime(2024, 5, 20, 14, 22, 1, 999_999, tzinfo=UTC), datetime(2024, 5, 20, 15, 0, tzinfo=UTC)])
     async with (
-        Simulator(Knobs(webhook_status=500)) as simulator,
+        Simulator(SimulatorConfig(webhook_status=500)) as simulator,
         a_webhook(url=simulator.webhook_url, secret=SECRET, now=lambda: next(moments)) as webhook,
     ):
         await webhook.send(started)
@@ -89,7 +89,10 @@ async def test_the_id_is_stable_over_retries_and_the_timestamp_is_the_attempts_o
     [(204, "HTTP 204"), (400, "HTTP 400"), (500, "HTTP 500"), (302, "HTTP 302: redirects are not followed")],
 )
 async def test_any_answer_is_told_by_its_status(started, status, message):
-    async with Simulator(Knobs(webhook_status=status)) as simulator, a_webhook(url=simulator.webhook_url) as webhook:
+    async with (
+        Simulator(SimulatorConfig(webhook_status=status)) as simulator,
+        a_webhook(url=simulator.webhook_url) as webhook,
+    ):
         delivered = await webhook.send(started)
     assert (delivered.status, delivered.message) == (status, message)
     assert delivered.taken == (status == 204)
@@ -106,7 +109,7 @@ async def test_a_redirect_is_not_followed(raw, started):
 
 async def test_a_receiver_that_hangs_is_given_up_after_the_timeout(started):
     async with (
-        Simulator(Knobs(webhook_hang_s=60)) as simulator,
+        Simulator(SimulatorConfig(webhook_hang_s=60)) as simulator,
         a_webhook(url=simulator.webhook_url, timeout_ms=100) as webhook,
     ):
         delivered = await webhook.send(started)
@@ -298,7 +301,7 @@ async def test_of_a_name_with_several_addresses_only_the_public_ones_are_tried(
         judged.append(address)
         return None if address == "127.0.0.1" else why_refused(address)
 
-    monkeypatch.setattr("adapters.webhook.addresses.why_refused", judge)
+    monkeypatch.setattr("guestledger.adapters.webhook.addresses.why_refused", judge)
     resolve("10.0.0.1", "192.168.0.1", "127.0.0.1")
     async with HttpWebhook(url=simulator.webhook_url.replace("127.0.0.1", "both.example")) as webhook:
         assert (await webhook.send(started)).taken

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import msgspec
 
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.domain.request import parse_request
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.request import parse_request
 from tests.e2e.guests import Request
 
 

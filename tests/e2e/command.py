@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from adapters.simulator import Simulator
+from guestledger.adapters.simulator import Simulator
 
 ROOT = Path(__file__).parents[2]
 # Only so that a hang ends the test: far above what any command takes, even where the machine is slow.
@@ -54,7 +54,11 @@ def _heed_interrupts() -> None:
 
 @asynccontextmanager
 async def started(
-    *arguments: str, env: Mapping[str, str], stdin: int = DEVNULL, stdout: int = PIPE, module: str = "adapters.cli.main"
+    *arguments: str,
+    env: Mapping[str, str],
+    stdin: int = DEVNULL,
+    stdout: int = PIPE,
+    module: str = "guestledger.adapters.cli.main",
 ) -> AsyncIterator[Process]:
     """A command that runs; it does not outlive the block. `module` runs it in another way."""
     process = await asyncio.create_subprocess_exec(

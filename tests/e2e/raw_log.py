@@ -8,8 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
-from adapters.simulator import Simulator
-from adapters.simulator.server import SentRequest
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.simulator.server import SentRequest
 from tests.postgres import as_administrator
 
 SESSIONS_PATH = "/api/v1/chat/sessions"

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.command import environment, run
 
 WITHOUT_CONSENT = {3, 33, 66}
 INACTIVE = {7, 77}
 # The server makes a session for every request it lets through: a request sent once too often shows as a second session.
-KNOBS = Knobs(
+KNOBS = SimulatorConfig(
     quota=120,
     retry_after_s=1,
     slow_ms=200,

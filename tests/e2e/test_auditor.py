@@ -7,9 +7,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from adapters.settings import Settings
-from adapters.simulator import Simulator
-from adapters.wiring import connect
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.wiring import connect
 from tests import logs, postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.command import assert_one_line, environment, run

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from adapters.simulator import Simulator
+from guestledger.adapters.simulator import Simulator
 from tests.e2e import guests
 from tests.e2e.command import ended, environment, run, started
 
@@ -19,7 +19,7 @@ async def test_the_demo_shows_metrics_an_audit_entry_and_a_timeline_and_leaves_n
     demo = await run("demo", env=environment(data_dir=str(data_dir)))
 
     assert demo.code == 0, demo.err
-    assert "Answered: 250 active\n" in demo.text
+    assert "Observation: 250 active\n" in demo.text
     figures = dict(re.findall(r"^(\w[\w ]+?)  +(\S+)", demo.text, re.MULTILINE))
     assert (figures["success rate"], figures["created"]) == ("1.00", "250")
     assert 0 < int(figures["throttled"]) <= 90, "as many as were under way when the quota was first exceeded"

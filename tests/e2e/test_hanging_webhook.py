@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.settings import Settings
-from adapters.simulator import Knobs, Simulator
-from adapters.wiring import connect
-from engine.domain.request import parse_request
-from engine.domain.session import Status
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.request import parse_request
+from guestledger.engine.domain.session import Status
 from tests.e2e import guests, raw_log
 from tests.e2e.command import environment, started
 
@@ -18,7 +18,7 @@ REQUESTS = [guests.guest(number) for number in range(100)]
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     """Its webhook takes a call and says nothing, longer than anybody waits."""
-    async with Simulator(Knobs(webhook_hang_s=60)) as running:
+    async with Simulator(SimulatorConfig(webhook_hang_s=60)) as running:
         yield running
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.clock import SystemClock
-from adapters.postgres.connection import open_engine
-from adapters.postgres.consumers import PostgresConsumers
-from adapters.postgres.event_store import PostgresEventStore
-from engine.appends import Lease
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.consumers import PostgresConsumers
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.log.appends import Lease
 from tests import logs
 from tests.pacing import proposed
 from tests.unit import samples
@@ -25,7 +25,7 @@ PATIENCE = 60.0  # seconds until a test that hangs fails
 
 async def start(url: str, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "adapters.cli.main", *arguments),
+        *(sys.executable, "-m", "guestledger.adapters.cli.main", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[2],

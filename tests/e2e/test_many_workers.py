@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import LIMIT_S, environment, started
@@ -16,8 +16,8 @@ WORKERS = 3
 
 async def test_workers_on_one_backlog_take_every_step_of_every_session_once(database_url: str):
     # This server makes a session for each request, and nothing fails: whatever is done twice, shows.
-    knobs = Knobs(honour_idempotency_key=False, slow_ms=50, session_lifetime_s=2.5)
-    async with asyncio.timeout(LIMIT_S), Simulator(knobs) as simulator, AsyncExitStack() as stack:
+    config = SimulatorConfig(honour_idempotency_key=False, slow_ms=50, session_lifetime_s=2.5)
+    async with asyncio.timeout(LIMIT_S), Simulator(config) as simulator, AsyncExitStack() as stack:
         env = environment(database_url, simulator)
         processes = [await stack.enter_async_context(started("worker", env=env)) for _ in range(WORKERS)]
         while simulator.counts["token 200"] < WORKERS:  # each fetches one as it begins

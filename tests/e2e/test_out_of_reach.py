@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import LIMIT_S, Result, assert_one_line, ended, environment, run, started
@@ -82,7 +82,7 @@ async def test_a_worker_that_is_started_with_wrong_credentials_ends_at_once(data
 async def test_a_worker_that_is_started_while_cxone_cannot_be_reached_warns_and_does_what_needs_none(
     database_url: str, simulator: Simulator, file: str, closed_port: int
 ):
-    simulator.knobs = Knobs(session_lifetime_s=2)
+    simulator.config = SimulatorConfig(session_lifetime_s=2)
     env = environment(database_url, simulator)
     opened = await run("open", file, env=env)
     assert opened.code == 0, opened.err
@@ -102,7 +102,7 @@ async def test_a_worker_that_is_started_while_cxone_cannot_be_reached_warns_and_
 async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and_a_worker_when_it_is_back_loses_nothing(
     postgres_server: str, database_url: str, file: str
 ):
-    async with Simulator(Knobs(slow_ms=20, server_error_share=0.2)) as simulator:
+    async with Simulator(SimulatorConfig(slow_ms=20, server_error_share=0.2)) as simulator:
         env = environment(database_url, simulator)
         async with asyncio.timeout(LIMIT_S), started("worker", env=env) as worker:
             while not simulator.counts["token 200"]:  # it is past its beginning then
@@ -135,7 +135,7 @@ def but_for_losses(result: Result) -> Result:
 async def test_an_answer_that_open_could_not_record_any_more_is_told_with_the_session_that_cxone_has_made(
     postgres_server: str, database_url: str, tmp_path: Path
 ):
-    async with Simulator(Knobs(slow_ms=1_500)) as simulator, asyncio.timeout(LIMIT_S):
+    async with Simulator(SimulatorConfig(slow_ms=1_500)) as simulator, asyncio.timeout(LIMIT_S):
         env = environment(database_url, simulator)
         async with started("open", guests.write_file(tmp_path, REQUESTS[:1]), env=env) as process:
             while not raw_log.remote_sessions(simulator):

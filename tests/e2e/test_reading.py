@@ -9,20 +9,20 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from adapters.settings import Settings
-from adapters.simulator import Knobs, Simulator
-from adapters.wiring import connect
-from engine.domain.delivery import DeliveryPolicy
-from engine.domain.lifecycle import Policy
-from engine.domain.request import parse_request
-from engine.domain.retry import RetryPolicy
-from engine.domain.session import Session
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.request import parse_request
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.retry import RetryPolicy
 from tests import postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.command import Result, assert_one_line, environment, run
-from tests.gates import BRISK
+from tests.limits import BRISK
 
-SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=DeliveryPolicy(waits_ms=(1,)), gate=BRISK)
+SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=DeliveryPolicy(waits_ms=(1,)), limiter=BRISK)
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -38,12 +38,12 @@ class Shown(NamedTuple):
 
 # What CXone does while the session is opened that is to end so.
 KNOBS = {
-    "active": Knobs(throttle_share=1, retry_after_s=0, session_lifetime_s=2 * 86_400),
-    "expired": Knobs(session_lifetime_s=0),
-    "refused": Knobs(),
-    "rejected": Knobs(inactive_channels=frozenset({"ch_rejected"})),
-    "abandoned": Knobs(throttle_share=1, retry_after="huge"),
-    "throttled": Knobs(throttle_share=1, retry_after_s=3_000),
+    "active": SimulatorConfig(throttle_share=1, retry_after_s=0, session_lifetime_s=2 * 86_400),
+    "expired": SimulatorConfig(session_lifetime_s=0),
+    "refused": SimulatorConfig(),
+    "rejected": SimulatorConfig(inactive_channels=frozenset({"ch_rejected"})),
+    "abandoned": SimulatorConfig(throttle_share=1, retry_after="huge"),
+    "throttled": SimulatorConfig(throttle_share=1, retry_after_s=3_000),
 }
 REQUESTS = {
     status: guests.guest(number, channelId=f"ch_{status}", subjectId=f"subject-{number}")
@@ -58,9 +58,9 @@ async def shown(runtime_server: str, migrated_template: str) -> AsyncIterator[Sh
         settings = Settings.from_env(environment(database_url, simulator))
         sessions = {}
         async with connect(settings, policy=SOON, scheduler=False) as ledger:
-            for status, knobs in KNOBS.items():
-                simulator.knobs = replace(knobs, webhook_status=503 if status == "expired" else 200)
-                await raw_log.query(database_url, "DELETE FROM gates")  # what one is told is to hold no other back
+            for status, config in KNOBS.items():
+                simulator.config = replace(config, webhook_status=503 if status == "expired" else 200)
+                await raw_log.query(database_url, "DELETE FROM limiters")  # what one is told is to hold no other back
                 session = await ledger.open_session(parse_request(guests.as_lines([REQUESTS[status]])))
                 if status != "throttled":
                     await ledger.scheduler.run_until_idle()

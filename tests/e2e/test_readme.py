@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import typer
 
-from adapters.cli.main import app
-from adapters.settings import PREFIX, Settings
-from adapters.simulator import Simulator
-from engine.domain.request import parse_request
+from guestledger.adapters.cli.main import app
+from guestledger.adapters.settings import PREFIX, Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.engine.domain.request import parse_request
 from tests.transitions import LEGAL
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.command import ended, environment, run, started
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LONGEST_LINE = 64 * 1024
+MAX_LINE = 64 * 1024
 
 
 def line(number: int, **changes: Any) -> bytes:
@@ -43,13 +43,13 @@ BAD_LINES = [
     (line(13, campaign="Rumpelstilzchen\x07"), "campaign", "contains control characters"),
     (line(14, fullName="Rumpelstilzchen"), "fullName", "is not a field of a guest request"),
     (line(15, **{"Rumpelstilzchen, Jr.": 1}), "", "has a field that a guest request does not have"),
-    (line(16, campaign="Rumpelstilzchen" * LONGEST_LINE), "", f"is longer than {LONGEST_LINE} bytes"),
+    (line(16, campaign="Rumpelstilzchen" * MAX_LINE), "", f"is longer than {MAX_LINE} bytes"),
 ]
 
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator(Knobs(inactive_channels=frozenset({"ch_closed"}))) as running:
+    async with Simulator(SimulatorConfig(inactive_channels=frozenset({"ch_closed"}))) as running:
         yield running
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from uuid import uuid4
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.command import assert_one_line, environment, run
 
@@ -14,7 +14,7 @@ TOKEN = "gt_found_7x2k9m4p"
 
 async def test_parked_sessions_are_listed_and_retried_given_up_or_adopted(database_url: str, tmp_path: Path):
     file = guests.write_file(tmp_path, [guests.guest(number) for number in range(4)])
-    async with Simulator(Knobs(drop_share=1)) as simulator:
+    async with Simulator(SimulatorConfig(drop_share=1)) as simulator:
         env = environment(database_url, simulator, cxone_in_doubt="park")
         opened = await run("open", file, env=env)  # which does not wait for a person
         ids = [answer["id"] for answer in opened.out]

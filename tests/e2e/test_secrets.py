@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import LIMIT_S, ended, environment, run, started
@@ -19,7 +19,7 @@ WEBHOOK_KEY = base64.b64encode(b"webhook-secret-of-nobody").decode()
 WEBHOOK_PASS = "pass-in-the-webhooks-url"
 # Whatever begins so in an output is a token, CXone's own or a guest's.
 TOKENS = re.compile(r"eyJ[\w-]{8,}|gt_[0-9a-f]{8,}")
-ROUGH = Knobs(
+ROUGH = SimulatorConfig(
     quota=20,
     retry_after_s=0,
     server_error_share=0.2,
@@ -47,9 +47,9 @@ async def test_nothing_that_goes_wrong_brings_a_secret_or_anything_personal_into
 
         results = [await run("open", file, env=env)]
         assert results[0].code == 1
-        simulator.knobs = replace(ROUGH, refuse_tokens=True)
+        simulator.config = replace(ROUGH, refuse_tokens=True)
         results.append(await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(70, channelId="ch_other")])))
-        simulator.knobs = ROUGH
+        simulator.config = ROUGH
         [left] = await accept(database_url, [guests.guest(71)])
         failed = "SELECT FROM events WHERE event_type = 'WebhookFailed' AND stream_id = $1"
         async with asyncio.timeout(LIMIT_S), started("worker", env=env) as process:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from engine.domain import events as e
+from guestledger.engine.domain import events as e
 from tests import logs, postgres
 from tests.e2e import raw_log
 from tests.e2e.command import environment, run
@@ -59,8 +59,8 @@ async def awkward(runtime_server: str, migrated_template: str) -> AsyncIterator[
     async with postgres.new_database(runtime_server, migrated_template) as url:
         failing = await logs.write_events(url, (consented, validated, attempted, failed), after=-1)
         active = await logs.write_events(url, (consented, validated, attempted, created, given_up), after=3)
-        gate = "INSERT INTO gates (name, closed_at, closed_until, why, well, failures, breaks) VALUES ($1, $2, $2, $3, 0, 3, 0)"
-        await raw_log.query(url, gate, GATE, AT, MESSAGE)
+        limiter = "INSERT INTO limiters (name, closed_at, closed_until, why, well, failures, breaks) VALUES ($1, $2, $2, $3, 0, 3, 0)"
+        await raw_log.query(url, limiter, GATE, AT, MESSAGE)
         await raw_log.query(url, "INSERT INTO consumers (name, position) VALUES ($1, 1)", CONSUMER)
         yield Awkward(environment(url), failing, active)
 
@@ -71,7 +71,7 @@ def letters(lines: list[str]) -> str:
 
 
 @pytest.mark.parametrize("columns", [80, None], ids=["terminal", "pipe"])
-@pytest.mark.parametrize("command", ["sessions", "audit", "metrics", "webhooks list", "gates", "consumers"])
+@pytest.mark.parametrize("command", ["sessions", "audit", "metrics", "webhooks list", "limiters", "consumers"])
 async def test_no_text_that_a_guest_or_a_server_chose_is_taken_for_markup(command, columns, awkward: Awkward):
     printed = letters(await awkward.lines(*command.split(), columns=columns))
 
@@ -93,17 +93,17 @@ async def test_why_replay_and_a_verification_show_what_stands_there(awkward: Awk
 
 
 async def test_in_80_columns_what_another_command_needs_is_in_one_piece_and_nothing_is_cut(awkward: Awkward):
-    dead_letters, gates, consumers, sessions = await asyncio.gather(
+    dead_letters, limiters, consumers, sessions = await asyncio.gather(
         awkward.lines("webhooks", "list"),
-        awkward.lines("gates"),
+        awkward.lines("limiters"),
         awkward.lines("consumers"),
         awkward.lines("sessions"),
     )
 
     assert dead_letters[1].startswith(f"{awkward.given_up} ")
     assert letters([MESSAGE]) in letters([line[-23:] for line in dead_letters])
-    assert gates[0] == GATE
-    assert f"  because {MESSAGE}" in gates
+    assert limiters[0] == GATE
+    assert f"  because {MESSAGE}" in limiters
     assert letters(consumers).count("w") >= CONSUMER.count("w")
     assert letters(sessions).count("c") >= 2 * CHANNEL.count("c")
     assert letters(sessions).count("m") >= MESSAGE.count("m")

@@ -3,21 +3,21 @@
 from pathlib import Path
 from uuid import uuid4
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.command import assert_one_line, environment, run
 
 
 async def test_dead_letters_are_listed_and_redelivered_by_name_and_all_at_once(database_url: str, tmp_path: Path):
     file = guests.write_file(tmp_path, [guests.guest(number) for number in range(3)])
-    async with Simulator(Knobs(webhook_status=410)) as simulator:
+    async with Simulator(SimulatorConfig(webhook_status=410)) as simulator:
         env = environment(database_url, simulator)
         opened = {answer["id"]: answer["sessionId"] for answer in (await run("open", file, env=env)).out}
         await run("worker", "--until-idle", env=env)
 
         listed = await run("webhooks", "list", "--json", env=env)
         shown = await run("webhooks", "list", env=env)
-        simulator.knobs = Knobs()
+        simulator.config = SimulatorConfig()
         by_name = [listed.out[0]["id"], opened[listed.out[1]["id"]]]
         why = ("--reason", "the receiver is up again", "--by", "ops")
         named = await run("webhooks", "redeliver", *by_name, *why, "--json", env=env)
@@ -48,7 +48,7 @@ async def test_an_id_that_nobody_has_is_refused_and_those_after_it_are_asked_for
     database_url: str, tmp_path: Path
 ):
     file = guests.write_file(tmp_path, [guests.guest(number) for number in range(2)])
-    async with Simulator(Knobs(webhook_status=410)) as simulator:
+    async with Simulator(SimulatorConfig(webhook_status=410)) as simulator:
         env = environment(database_url, simulator)
         first, last = [answer["id"] for answer in (await run("open", file, env=env)).out]
         await run("worker", "--until-idle", env=env)

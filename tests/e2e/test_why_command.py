@@ -3,7 +3,7 @@
 from pathlib import Path
 from uuid import uuid4
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests
 from tests.e2e.command import assert_one_line, environment, run
 
@@ -13,7 +13,7 @@ async def test_a_person_and_a_program_are_told_what_holds_a_session_and_when_it_
 ):
     asked = [guests.guest(0), guests.guest(1, consent=guests.NO_CONSENT)]
     file = guests.write_file(tmp_path, asked)
-    async with Simulator(Knobs(throttle_share=1, retry_after_s=600)) as simulator:
+    async with Simulator(SimulatorConfig(throttle_share=1, retry_after_s=600)) as simulator:
         env = environment(database_url, simulator)
         opened = (await run("open", "--no-wait", file, env=env)).out
         waiting, refused = (answer["id"] for answer in opened)

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from adapters.simulator import Knobs, Simulator
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import raw_log
 from tests.e2e.command import environment
 
@@ -14,9 +14,9 @@ class Server(NamedTuple):
     honours_keys: bool
     in_doubt: str
 
-    def knobs(self, **more: Any) -> Knobs:
+    def config(self, **more: Any) -> SimulatorConfig:
         """How a simulator of this kind behaves."""
-        return Knobs(honour_idempotency_key=self.honours_keys, **more)
+        return SimulatorConfig(honour_idempotency_key=self.honours_keys, **more)
 
 
 SERVERS = (

@@ -3,8 +3,8 @@
 python -m tests.faults.short_leases ARGUMENTS
 """
 
-from adapters import wiring
-from adapters.cli.main import main
+from guestledger.adapters import wiring
+from guestledger.adapters.cli.main import main
 
 LEASE_MS = 1_000
 

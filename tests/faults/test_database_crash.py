@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from adapters import wiring
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.migrate import upgrade
-from adapters.postgres.roles import runtime_login
-from adapters.settings import Settings
-from adapters.simulator import Knobs, Simulator
-from adapters.wiring import connect
-from engine import scheduler
-from engine.domain.errors import ServiceUnreachable
-from engine.domain.events import FailureKind
-from engine.domain.outcomes import CreationOutcome
-from engine.ledger import Ledger
+from guestledger.adapters import wiring
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.admin.roles import runtime_login
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.outcomes import CreationOutcome
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.worker import scheduler
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import ended, environment, started
@@ -46,7 +46,7 @@ async def settings(data_dir: Path) -> AsyncIterator[Settings]:
     await upgrade(url)
     login = await runtime_login(url, "guestledger")
     runtime = make_url(url).set(username=login).render_as_string(hide_password=False)
-    async with Simulator(Knobs()) as simulator:
+    async with Simulator(SimulatorConfig()) as simulator:
         yield Settings.from_env(environment(runtime, simulator))
 
 
@@ -85,7 +85,7 @@ async def test_an_answer_that_comes_while_the_database_is_away_is_recorded_once_
             await asyncio.sleep(0.05)
         counts = await raw_log.counts(settings.database_url)
         assert counts == {"ConsentRecorded": 1, "ChannelValidated": 1, "CreationAttempted": 1, told: 1}
-        closed = [gate for gate in (await ledger.gates()).values() if gate.closed_until]
+        closed = [limiter for limiter in (await ledger.limits()).values() if limiter.closed_until]
         assert len(closed) == (told == "CreationThrottled")
 
 
@@ -109,7 +109,7 @@ async def test_a_scheduler_outlives_the_sudden_end_of_the_database_and_nothing_i
     await upgrade(url)
     login = await runtime_login(url, "guestledger")
     runtime = make_url(url).set(username=login).render_as_string(hide_password=False)
-    async with Simulator(Knobs(slow_ms=50, honour_idempotency_key=False)) as simulator:
+    async with Simulator(SimulatorConfig(slow_ms=50, honour_idempotency_key=False)) as simulator:
         settings = Settings.from_env(environment(runtime, simulator))
         backlog = await accept(runtime, map(guests.guest, range(SESSIONS)))
         async with connect(settings, scheduler=False) as ledger:
@@ -144,7 +144,7 @@ async def test_a_worker_that_runs_until_it_is_idle_waits_for_a_database_that_com
 ) -> None:
     assert settings.database_url is not None
     accepted = await accept(settings.database_url, map(guests.guest, range(SESSIONS)))
-    async with Simulator(Knobs(slow_ms=50)) as simulator, asyncio.timeout(LONG):
+    async with Simulator(SimulatorConfig(slow_ms=50)) as simulator, asyncio.timeout(LONG):
         env = environment(settings.database_url, simulator)
         async with started("worker", "--until-idle", env=env) as process:
             while len(simulator.sessions_by_key) < SESSIONS / 4:

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.migrate import upgrade
-from adapters.postgres.roles import runtime_login
-from adapters.settings import Settings
-from adapters.simulator import Knobs, Simulator
-from adapters.wiring import connect
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.admin.roles import runtime_login
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.wiring import connect
 from tests.e2e import guests
 from tests.e2e.backlog import accept
 from tests.e2e.command import ended, environment, started
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="it take
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator(Knobs(slow_ms=20)) as running:
+    async with Simulator(SimulatorConfig(slow_ms=20)) as running:
         yield running
 
 

@@ -8,10 +8,10 @@ from itertools import count
 
 import pytest
 
-from adapters.settings import Settings
-from adapters.simulator import Simulator
-from adapters.wiring import connect
-from engine.domain.request import parse_request
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.request import parse_request
 from tests import postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.command import ended, killed, started
@@ -52,7 +52,7 @@ async def test_workers_that_are_killed_at_random_moments_under_load_lose_nothing
         moments = iter([chance.uniform(0.1, 1.5) for _ in range(kills)])
         async with (
             postgres.new_database(runtime_server, migrated_template) as database_url,
-            Simulator(server.knobs(**ROUGH)) as simulator,
+            Simulator(server.config(**ROUGH)) as simulator,
         ):
             env = environment_at(server, simulator, database_url)
             await work_and_kill(env, simulator, moments)

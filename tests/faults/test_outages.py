@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from adapters.postgres.embedded import start_embedded
-from adapters.postgres.migrate import upgrade
-from adapters.settings import Settings
-from adapters.simulator import Simulator
-from adapters.wiring import connect
-from engine.domain.errors import ServiceUnreachable
-from engine.domain.request import GuestRequest, parse_request
-from engine.ledger import Ledger
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.request import GuestRequest, parse_request
+from guestledger.engine.ledger import Ledger
 from tests.e2e import guests, raw_log
 from tests.e2e.command import LIMIT_S, ended, started
 from tests.faults.servers import SERVERS, environment_at
 from tests.postgres import crash
 
 CALLERS = 32
-MOST_AHEAD = 200
+MAX_AHEAD = 200
 """So many sessions at most are accepted and not yet made: acceptances then go on to the end of the run."""
 _, NO_KEYS = SERVERS
 
@@ -32,7 +32,7 @@ async def test_a_run_goes_on_whenever_postgres_is_stopped_at_once_and_nothing_is
     url = await start_embedded(data_dir)
     await upgrade(url)
     # This server makes a session for each request: whatever is sent twice, shows.
-    async with Simulator(NO_KEYS.knobs(slow_ms=50)) as simulator:
+    async with Simulator(NO_KEYS.config(slow_ms=50)) as simulator:
         env = environment_at(NO_KEYS, simulator, data_dir=str(data_dir))
         async with started("worker", env=env) as worker, connect(Settings.from_env(env), scheduler=False) as ledger:
             accepting = asyncio.create_task(accept_all(ledger, simulator, sessions))
@@ -62,7 +62,7 @@ async def accept_all(ledger: Ledger, simulator: Simulator, sessions: int) -> Non
 
     async def caller() -> None:
         for number in numbers:
-            while number - len(simulator.sessions_by_key) > MOST_AHEAD:
+            while number - len(simulator.sessions_by_key) > MAX_AHEAD:
                 await asyncio.sleep(0.01)
             request = parse_request(guests.as_lines([guests.guest(number, idempotencyKey=f"guest-{number}")]))
             await accept(ledger, request)

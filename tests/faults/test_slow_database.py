@@ -3,16 +3,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapters.clock import SystemClock
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.settings import Settings
-from adapters.simulator import Knobs, Simulator
-from adapters.wiring import connect
-from engine.appends import Append, Appended
-from engine.domain.lifecycle import Policy
-from engine.domain.request import parse_request
-from engine.domain.retry import RetryPolicy
-from engine.domain.session import Status
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.request import parse_request
+from guestledger.engine.domain.session import Status
+from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.log.appends import Append, Appended
 from tests.e2e import guests, raw_log
 from tests.e2e.command import environment
 
@@ -32,7 +32,7 @@ async def test_a_session_that_was_given_back_is_left_to_whoever_takes_it_on_next
 
     monkeypatch.setattr(PostgresEventStore, "append", append)
     monkeypatch.setattr(SystemClock, "jitter", lambda _clock: 0.5)
-    async with Simulator(Knobs(server_error_share=1)) as simulator:
+    async with Simulator(SimulatorConfig(server_error_share=1)) as simulator:
         settings = Settings.from_env(environment(database_url, simulator))
         policy = Policy(creation=RetryPolicy(base_ms=100))
         async with connect(settings, policy=policy, scheduler=False) as ledger:

@@ -11,8 +11,8 @@ import asyncpg
 import rfc8785
 from uuid_utils.compat import uuid7
 
-from engine.appends import Append, Due, Lease
-from engine.domain.events import Event
+from guestledger.engine.domain.events import Event
+from guestledger.engine.log.appends import Append, Due, Lease
 from tests.unit.samples import START, was_attempted, was_recorded, was_validated
 
 HOUR_MS = 3_600_000

@@ -8,9 +8,9 @@ from uuid import UUID
 
 import asyncpg
 
-from engine.domain.session import fold
-from engine.domain.wire import decode
-from engine.projections.metrics import COUNTS
+from guestledger.engine.domain.session import fold
+from guestledger.engine.log.codec import decode
+from guestledger.engine.projections.metrics import COUNTS
 from tests.integration.appends import rfc3339
 
 ENDED_BY = {

@@ -10,30 +10,30 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.cxone.profile import Profile
-from adapters.postgres.connection import open_engine
-from adapters.postgres.due_work import PostgresDueWork
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.postgres.read_models import PostgresReadModels
-from adapters.settings import Settings
-from adapters.simulator import Simulator
-from adapters.wiring import connect
-from engine.domain.delivery import DeliveryPolicy
-from engine.domain.lifecycle import Policy
-from engine.domain.retry import RetryPolicy
-from engine.ledger import Ledger
+from guestledger.adapters.cxone.profile import Profile
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
+from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import RetryPolicy
 from tests import postgres
-from tests.gates import BRISK
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
+from tests.limits import BRISK
 
-pytest.register_assert_rewrite("tests.integration.by_hand", "tests.integration.retaken")
+pytest.register_assert_rewrite("tests.integration.by_hand", "tests.integration.decision_replay")
 
 OpenEngine = Callable[..., AsyncEngine]
 Sql = Callable[..., Awaitable[list[asyncpg.Record]]]
 NewLogin = Callable[..., Awaitable[str]]
 NewLedger = Callable[..., contextlib.AbstractAsyncContextManager[Ledger]]
 
-AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_ms=(0, 0)), gate=BRISK)
+AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_ms=(0, 0)), limiter=BRISK)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -139,8 +139,8 @@ def store(new_store: Callable[[], PostgresEventStore]) -> PostgresEventStore:
 
 
 @pytest.fixture
-def due_work(new_engine: OpenEngine) -> PostgresDueWork:
-    return PostgresDueWork(new_engine(), SCHEMA)
+def due_work(new_engine: OpenEngine) -> PostgresDueSteps:
+    return PostgresDueSteps(new_engine(), SCHEMA)
 
 
 @pytest.fixture

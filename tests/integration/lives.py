@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from msgspec.structs import replace
 
-from engine.domain.commands import (
+from guestledger.engine.domain.commands import (
     BeginAttempt,
     Command,
     Expire,
@@ -17,11 +17,11 @@ from engine.domain.commands import (
     RecordDelivery,
     RecordLookup,
 )
-from engine.domain.events import Event
-from engine.domain.lifecycle import Policy, decide
-from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome
-from engine.domain.request import GuestRequest
-from engine.domain.session import Session, Status, fold
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.lifecycle import Policy, decide
+from guestledger.engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome
+from guestledger.engine.domain.request import GuestRequest
+from guestledger.engine.domain.session import Session, Status, fold
 from tests.property.strategies import (
     CONSENTING,
     START,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-import adapters.clock
-from adapters.clock import DatabaseClock
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.simulator import Knobs, Simulator
-from engine.domain.passing import Answered, Hearing
-from engine.domain.session import Status
+import guestledger.adapters.clock
+from guestledger.adapters.clock import DatabaseClock
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.session import Status
+from guestledger.engine.limits.policy import Feedback, Observation
 from tests import logs
 from tests.integration.appends import a_lease, an_append, due_at
 from tests.unit.samples import request
@@ -29,7 +29,7 @@ def set_machine(monkeypatch: pytest.MonkeyPatch, wrong: timedelta) -> None:
         def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
             return dt.datetime.now(tz) + wrong
 
-    monkeypatch.setattr(adapters.clock, "datetime", Wrong)
+    monkeypatch.setattr(guestledger.adapters.clock, "datetime", Wrong)
 
 
 @wrongly
@@ -56,7 +56,7 @@ async def test_a_worker_with_a_wrong_clock_takes_on_what_is_due_and_neither_give
     monkeypatch: pytest.MonkeyPatch,
     wrong: timedelta,
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=1_800)
+    simulator.config = SimulatorConfig(session_lifetime_s=1_800)
     session = await ledger.accept(request())
     set_machine(monkeypatch, wrong)
     async with new_ledger(webhook_url=simulator.webhook_url) as worker:
@@ -72,7 +72,7 @@ async def test_a_worker_with_a_wrong_clock_takes_on_what_is_due_and_neither_give
 async def test_a_worker_with_a_wrong_clock_records_an_expired_token_at_its_first_look(
     ledger: Any, new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=1.2)
+    simulator.config = SimulatorConfig(session_lifetime_s=1.2)
     session = await ledger.open_session(request())
     assert session.status is Status.ACTIVE
     await asyncio.sleep(1.3)
@@ -94,12 +94,12 @@ async def test_leases_and_gates_keep_to_a_database_clock_that_was_set_back_thoug
                causation_id, actor, data, leaf_hash FROM events"""
     )
     await sql(logs.END)
-    hearing = Hearing(gate="cxone", answered=Answered.THROTTLED, began_at=dt.datetime.now(UTC), closed_ms=60_000)
+    hearing = Feedback(limiter="cxone", answered=Observation.THROTTLED, began_at=dt.datetime.now(UTC), closed_ms=60_000)
 
     appended = await store.append(an_append(due=due_at(lease=a_lease(ms=60_000)), hearing=hearing))
 
     assert appended.recorded_at - appended.at > timedelta(minutes=59)
-    [(lease_until, closed_until)] = await sql("SELECT max(lease_until), max(closed_until) FROM due_work, gates")
+    [(lease_until, closed_until)] = await sql("SELECT max(lease_until), max(closed_until) FROM due_work, limiters")
     assert max(lease_until, closed_until) < appended.at + timedelta(minutes=2)
 
 

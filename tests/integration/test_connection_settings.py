@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from adapters.postgres.connection import open_engine, reported
-from adapters.postgres.embedded import start_embedded
-from engine.domain.errors import ServiceUnreachable
+from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.connection import open_engine, reported
+from guestledger.engine.domain.errors import ServiceUnreachable
 
 
 @pytest.fixture(autouse=True)

@@ -15,23 +15,23 @@ from aiohttp import web
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.clock import SystemClock
-from adapters.postgres.connection import open_engine
-from adapters.postgres.consumers import PostgresConsumers
-from adapters.postgres.event_store import PostgresEventStore
-from engine.appends import Lease
-from engine.consumers import Consumer, Handler, Pace
-from engine.domain.errors import ServiceUnreachable
-from engine.domain.recorded import EventFilter, RecordedEvent
-from engine.domain.retry import RetryPolicy
-from engine.ports import ConsumerRow
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.consumers import PostgresConsumers
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.log.appends import Lease
+from guestledger.engine.log.recorded import EventFilter, RecordedEvent
+from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
+from guestledger.engine.ports import ConsumerRow
 from tests import logs
 from tests.pacing import proposed
 
 PATIENCE = 60.0  # seconds until a test that hangs fails
 AT_ONCE = RetryPolicy(base_ms=1, cap_ms=20)
-PACE = Pace(batch=10, poll_ms=20, backoff=AT_ONCE)
-SHORT_LEASE = Pace(batch=10, poll_ms=20, lease_ms=300, backoff=AT_ONCE)
+PACE = ConsumerOptions(batch=10, poll_ms=20, backoff=AT_ONCE)
+SHORT_LEASE = ConsumerOptions(batch=10, poll_ms=20, lease_ms=300, backoff=AT_ONCE)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def running(
     handler: Handler,
     *,
     name: str = "warehouse",
-    pace: Pace = PACE,
+    pace: ConsumerOptions = PACE,
     **more: Any,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """A consumer that runs beside the block, and is cancelled at its end."""
@@ -211,11 +211,11 @@ async def test_a_cancelled_handler_gets_its_batch_again(
 
 KILLED = """
 import asyncio, os, signal, sys
-from adapters.clock import SystemClock
-from adapters.postgres.connection import open_engine
-from adapters.postgres.consumers import PostgresConsumers
-from adapters.postgres.event_store import PostgresEventStore
-from engine.consumers import Consumer, Pace
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.consumers import PostgresConsumers
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.operations.consume import Consumer, ConsumerOptions
 
 async def main():
     engine = open_engine(sys.argv[1], "guestledger")
@@ -226,7 +226,7 @@ async def main():
             os.kill(os.getpid(), signal.SIGKILL)
     await Consumer(
         "warehouse", handle, store=PostgresEventStore(engine, "guestledger"),
-        checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), pace=Pace(batch=5, lease_ms=300),
+        checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), pace=ConsumerOptions(batch=5, lease_ms=300),
     ).run()
 
 asyncio.run(main())

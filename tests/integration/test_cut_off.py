@@ -1,4 +1,4 @@
-"""Attempts whose process is gone: that they are in doubt is recorded at once, whatever their gate lets through."""
+"""Attempts whose process is gone: that they are in doubt is recorded at once, whatever their limiter lets through."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from adapters.simulator import Simulator
-from engine.domain.events import CreationFailed, FailureKind
-from engine.domain.lifecycle import Policy
-from engine.domain.passing import Answered, GatePolicy, Hearing
-from engine.domain.retry import InDoubt, RetryPolicy
-from engine.domain.session import Session, Status
-from engine.ledger import Ledger
+from guestledger.adapters.simulator import Simulator
+from guestledger.engine.domain.events import CreationFailed, FailureKind
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import Feedback, LimiterPolicy, Observation
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from tests.unit.samples import request
 
 LATER = RetryPolicy(base_ms=3_600_000, cap_ms=3_600_000, deadline_ms=86_400_000)
@@ -39,10 +39,10 @@ async def cut_off(ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch, num
     return sessions
 
 
-async def hear(ledger: Ledger, sql: Any, answered: Answered, closed_ms: int | None = None) -> None:
+async def observe(ledger: Ledger, sql: Any, answered: Observation, closed_ms: int | None = None) -> None:
     [(now,)] = await sql("SELECT clock_timestamp()")
-    gate = ledger._provider.creation_gate
-    await ledger._gates.hear(Hearing(gate=gate, answered=answered, began_at=now, closed_ms=closed_ms))
+    limiter = ledger._provider.creation_limiter
+    await ledger._gates.observe(Feedback(limiter=limiter, answered=answered, began_at=now, closed_ms=closed_ms))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ async def test_behind_a_closed_gate_it_is_in_doubt_at_once_and_a_person_can_deci
     policy = Policy(creation=LATER)
     async with new_ledger(policy=policy, cxone_in_doubt=in_doubt) as ledger, asyncio.timeout(60):
         [session] = await cut_off(ledger, sql, monkeypatch, 1)
-        await hear(ledger, sql, Answered.THROTTLED, HOUR_MS)
+        await observe(ledger, sql, Observation.THROTTLED, HOUR_MS)
 
         await ledger.scheduler.run_once()
 
@@ -66,11 +66,11 @@ async def test_behind_a_closed_gate_it_is_in_doubt_at_once_and_a_person_can_deci
 async def test_it_takes_neither_slots_nor_the_right_to_probe_from_those_who_send_something(
     new_ledger: Callable[..., Any], simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = Policy(creation=LATER, gate=GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1))
+    policy = Policy(creation=LATER, limiter=LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1))
     async with new_ledger(policy=policy) as ledger, asyncio.timeout(60):
         gone = await cut_off(ledger, sql, monkeypatch, 3)
         fresh = await ledger.accept(request())
-        await hear(ledger, sql, Answered.FAILED)
+        await observe(ledger, sql, Observation.FAILED)
         await asyncio.sleep(0.01)
 
         await ledger.scheduler.run_once()

@@ -12,14 +12,14 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from adapters.postgres import embedded
-from adapters.postgres.embedded import default_data_dir, start_embedded, stop_embedded
-from engine.domain.errors import ServiceUnreachable
+from guestledger.adapters.postgres.admin import embedded
+from guestledger.adapters.postgres.admin.embedded import default_data_dir, start_embedded, stop_embedded
+from guestledger.engine.domain.errors import ServiceUnreachable
 from tests import postgres
 
 START = """
 import asyncio, concurrent.futures.thread, pathlib, sys
-from adapters.postgres.embedded import start_embedded
+from guestledger.adapters.postgres.admin.embedded import start_embedded
 {first}
 print(asyncio.run(start_embedded(pathlib.Path(sys.argv[1]))), flush=True)
 {then}

@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, insert, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from adapters.postgres.connection import LedgerNotReady, UnfitEngine, lent_engine, short_transaction
-from adapters.postgres.due_work import PostgresDueWork
-from adapters.settings import Settings
-from adapters.simulator import Knobs
-from adapters.wiring import connect, simulated, upgrade_database
-from engine.appends import Lease
-from engine.domain.recorded import RecordedEvent
-from engine.ledger import Ledger
+from guestledger.adapters.postgres.connection import LedgerNotReady, UnfitEngine, lent_engine, short_transaction
+from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import SimulatorConfig
+from guestledger.adapters.wiring import connect, simulated, upgrade_database
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.log.appends import Lease
+from guestledger.engine.log.recorded import RecordedEvent
 from tests import logs
 from tests.integration.conftest import NewLogin
 from tests.postgres import as_administrator
@@ -70,9 +70,11 @@ async def made_for(host: AsyncEngine, schema: str = "guestledger") -> Settings:
 
 
 @asynccontextmanager
-async def ledger_of(host: AsyncEngine, schema: str = "guestledger", knobs: Knobs = Knobs()) -> AsyncIterator[Ledger]:
+async def ledger_of(
+    host: AsyncEngine, schema: str = "guestledger", config: SimulatorConfig = SimulatorConfig()
+) -> AsyncIterator[Ledger]:
     plain = await made_for(host, schema)
-    async with simulated(plain, knobs) as settings, connect(settings, engine=host) as ledger:
+    async with simulated(plain, config) as settings, connect(settings, engine=host) as ledger:
         yield ledger
 
 
@@ -161,7 +163,7 @@ async def test_a_hosts_database_url_need_not_be_told_twice_and_no_embedded_serve
     def refuse(*_given: object) -> None:
         raise AssertionError("no server is to be started")
 
-    monkeypatch.setattr("adapters.wiring.start_embedded", refuse)
+    monkeypatch.setattr("guestledger.adapters.wiring.start_embedded", refuse)
     async with ledger_of(host) as ledger:
         assert await ledger.unfinished() == 0
 
@@ -202,7 +204,7 @@ async def test_a_host_databases_stricter_isolation_does_not_get_in_the_way_of_a_
 
 async def _contend(engine: AsyncEngine) -> None:
     """Workers claim, keep and give back the same few rows at once; at a stricter level most of them would be turned away."""
-    work = PostgresDueWork(engine, "guestledger")
+    work = PostgresDueSteps(engine, "guestledger")
     async with short_transaction(engine) as driver:
         await driver.execute(
             "INSERT INTO guestledger.due_work SELECT gen_random_uuid(), 'AttemptCreation', now() FROM generate_series(1, 5)"
@@ -245,7 +247,7 @@ async def test_no_connection_is_held_while_the_ledger_waits_for_cxone_or_for_the
         await host_works()
         handled.set()
 
-    async with ledger_of(engine, knobs=Knobs(slow_ms=300)) as ledger, asyncio.timeout(PATIENCE):
+    async with ledger_of(engine, config=SimulatorConfig(slow_ms=300)) as ledger, asyncio.timeout(PATIENCE):
         opening = asyncio.create_task(ledger.open_session(request()))
         await asyncio.sleep(0.1)  # CXone takes its time by now
         assert not opening.done()

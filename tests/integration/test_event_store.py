@@ -14,11 +14,11 @@ import pytest
 import rfc8785
 from sqlalchemy import make_url
 
-from adapters.postgres.connection import DatabaseFault, open_engine
-from adapters.postgres.event_store import MOST_IN_BATCH, PostgresEventStore
-from engine.appends import Appended, KeyTaken
-from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
-from engine.domain.wire import EVENT_TYPES, encode, wire_name
+from guestledger.adapters.postgres.connection import DatabaseFault, open_engine
+from guestledger.adapters.postgres.log.event_store import MAX_IN_BATCH, PostgresEventStore
+from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
+from guestledger.engine.log.appends import Appended, KeyTaken
+from guestledger.engine.log.codec import EVENT_TYPES, encode, wire_name
 from tests.integration.appends import a_lease, an_append, due_at, leaf_of, new_id, some_events
 from tests.unit.samples import ONE_OF_EACH, START, was_abandoned, was_recorded, was_validated
 
@@ -192,9 +192,9 @@ async def test_appends_that_come_while_a_batch_commits_go_in_together_with_the_n
 
 
 async def test_more_appends_than_fit_a_batch_all_go_in_in_the_order_they_came(store: PostgresEventStore) -> None:
-    appended = await asyncio.gather(*(store.append(an_append()) for _ in range(2 * MOST_IN_BATCH + 1)))
+    appended = await asyncio.gather(*(store.append(an_append()) for _ in range(2 * MAX_IN_BATCH + 1)))
 
-    assert [done.position for done in appended] == list(range(2 * MOST_IN_BATCH + 1))
+    assert [done.position for done in appended] == list(range(2 * MAX_IN_BATCH + 1))
     assert len({done.recorded_at for done in appended}) == 3
 
 

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from adapters.postgres.arrivals import Arrivals
-from adapters.simulator import Knobs, Simulator
-from engine.domain.errors import ServiceUnreachable
-from engine.ledger import Ledger
-from engine.run import Run
-from engine.scheduler import LANES
+from guestledger.adapters.postgres.log.notifier import LogNotifier
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.worker.scheduler import LANES
+from guestledger.engine.worker.session_work import Run
 from tests.unit.samples import request
 
 LONG = 30
@@ -22,7 +22,7 @@ LONG = 30
 
 
 async def opened(ledger: Ledger, simulator: Simulator, lifetime_s: int) -> UUID:
-    simulator.knobs = Knobs(session_lifetime_s=lifetime_s)
+    simulator.config = SimulatorConfig(session_lifetime_s=lifetime_s)
     return (await ledger.open_session(request())).id
 
 
@@ -31,8 +31,8 @@ async def test_tokens_that_expire_while_several_schedulers_are_at_work_are_recor
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, hints: str
 ) -> None:
     if hints == "lost":
-        monkeypatch.setattr(Arrivals, "announce", lambda _self: None)
-    simulator.knobs = Knobs(session_lifetime_s=1)
+        monkeypatch.setattr(LogNotifier, "announce", lambda _self: None)
+    simulator.config = SimulatorConfig(session_lifetime_s=1)
     async with AsyncExitStack() as stack:
         for _ in range(3):
             await stack.enter_async_context(new_ledger(scheduler=True))
@@ -48,7 +48,7 @@ async def test_tokens_that_expire_while_several_schedulers_are_at_work_are_recor
 async def test_whatever_expired_while_nobody_was_at_work_is_recorded_at_the_start(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=0)
+    simulator.config = SimulatorConfig(session_lifetime_s=0)
     await asyncio.gather(*(ledger.open_session(request()) for _ in range(250)))
 
     async with new_ledger() as other:
@@ -80,7 +80,7 @@ async def test_a_lease_that_a_dead_worker_left_does_not_hold_up_an_expiry(
 async def test_an_expiry_that_its_holder_cannot_record_in_time_is_recorded_once_and_so_is_what_the_webhook_answered(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=1, webhook_hang_s=2.5)
+    simulator.config = SimulatorConfig(session_lifetime_s=1, webhook_hang_s=2.5)
     hooked = {"webhook_url": simulator.webhook_url}
     async with new_ledger(**hooked) as holder, new_ledger(**hooked) as other, asyncio.timeout(LONG):
         session = await holder.open_session(request())

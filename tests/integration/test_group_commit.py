@@ -7,12 +7,12 @@ import asyncpg
 import pytest
 from msgspec import structs
 
-from adapters.postgres.connection import DatabaseFault, LedgerNotReady
-from adapters.postgres.event_store import MOST_BYTES, MOST_IN_BATCH, PostgresEventStore
-from engine.appends import Append, Appended, KeyTaken
-from engine.domain.errors import EventTooLarge, ServiceUnreachable, WrongExpectedVersion
-from engine.domain.events import CreationFailed, FailureKind
-from engine.domain.wire import encode
+from guestledger.adapters.postgres.connection import DatabaseFault, LedgerNotReady
+from guestledger.adapters.postgres.log.event_store import MAX_BYTES, MAX_IN_BATCH, PostgresEventStore
+from guestledger.engine.domain.errors import EventTooLarge, ServiceUnreachable, WrongExpectedVersion
+from guestledger.engine.domain.events import CreationFailed, FailureKind
+from guestledger.engine.log.appends import Append, Appended, KeyTaken
+from guestledger.engine.log.codec import encode
 from tests.pacing import PacedLockStore, Stores, proposed, watching
 
 
@@ -68,7 +68,7 @@ async def test_a_stale_version_a_taken_key_and_an_oversize_event_are_each_turned
         store.append(proposed(first.stream_id)),
         store.append(proposed(key="order-1")),
         store.append(proposed(events=3)),
-        store.append(carrying(of_size(MOST_BYTES + 1))),
+        store.append(carrying(of_size(MAX_BYTES + 1))),
         store.append(proposed(first.stream_id, version=1)),
         return_exceptions=True,
     )
@@ -104,10 +104,10 @@ async def test_what_postgresql_cannot_store_is_turned_away_alone_and_the_rest_of
 
 
 async def test_an_event_may_be_as_large_as_the_limit_and_no_larger(store: PostgresEventStore) -> None:
-    await store.append(carrying(of_size(MOST_BYTES)))
+    await store.append(carrying(of_size(MAX_BYTES)))
     with pytest.raises(EventTooLarge, match="a CreationFailed of 262145 bytes is too large for the log") as refused:
-        await store.append(carrying(of_size(MOST_BYTES + 1)))
-    assert (refused.value.size, refused.value.limit) == (MOST_BYTES + 1, MOST_BYTES)
+        await store.append(carrying(of_size(MAX_BYTES + 1)))
+    assert (refused.value.size, refused.value.limit) == (MAX_BYTES + 1, MAX_BYTES)
 
 
 async def test_the_same_append_handed_in_again_gets_the_first_answer_and_goes_in_once(
@@ -129,7 +129,7 @@ async def test_another_append_at_the_same_version_is_not_taken_for_the_first(sto
         await store.append(proposed(append.stream_id))
 
 
-class Held(PacedLockStore):
+class Denied(PacedLockStore):
     """A store before a database that is slow: nothing gets through until it is let."""
 
     async def open_up(self) -> None:
@@ -138,16 +138,16 @@ class Held(PacedLockStore):
         async def nothing(_statement: str) -> None:
             return
 
-        while self.gate is None:
+        while self.limiter is None:
             await asyncio.sleep(0)
         self.wait = nothing  # type: ignore[method-assign]
-        self.gate.set_result(None)
+        self.limiter.set_result(None)
 
 
-async def begun(store: Held, number: int) -> list[asyncio.Task[Appended]]:
+async def begun(store: Denied, number: int) -> list[asyncio.Task[Appended]]:
     """So many appends, the first of them in a batch of its own that is under way."""
     tasks = [asyncio.create_task(store.append(proposed())) for _ in range(number)]
-    while store.gate is None:
+    while store.limiter is None:
         await asyncio.sleep(0)
     return tasks
 
@@ -155,10 +155,10 @@ async def begun(store: Held, number: int) -> list[asyncio.Task[Appended]]:
 async def test_past_the_bound_a_slow_database_refuses_at_once_and_says_why(
     stores: Stores, watch: asyncpg.Connection
 ) -> None:
-    store = stores.open(Held, most_waiting=300)
+    store = stores.open(Denied, max_waiting=300)
     tasks = await begun(store, 300)
-    assert len(store._waiting) == 300 - MOST_IN_BATCH
-    tasks += [asyncio.create_task(store.append(proposed())) for _ in range(MOST_IN_BATCH)]
+    assert len(store._waiting) == 300 - MAX_IN_BATCH
+    tasks += [asyncio.create_task(store.append(proposed())) for _ in range(MAX_IN_BATCH)]
     await asyncio.sleep(0)
     with pytest.raises(
         ServiceUnreachable, match="the database does not keep up: 300 appends wait; slow down and retry"
@@ -170,9 +170,9 @@ async def test_past_the_bound_a_slow_database_refuses_at_once_and_says_why(
 
 
 async def test_an_append_cancelled_before_its_batch_is_taken_back(stores: Stores, watch: asyncpg.Connection) -> None:
-    store = stores.open(Held, most_waiting=300)
+    store = stores.open(Denied, max_waiting=300)
     tasks = await begun(store, 300)
-    waiting = [asyncio.create_task(store.append(proposed())) for _ in range(MOST_IN_BATCH)]
+    waiting = [asyncio.create_task(store.append(proposed())) for _ in range(MAX_IN_BATCH)]
     await asyncio.sleep(0)
     for task in waiting:
         task.cancel()
@@ -186,7 +186,7 @@ async def test_an_append_cancelled_before_its_batch_is_taken_back(stores: Stores
 async def test_an_append_cancelled_within_its_batch_harms_nobody_else(
     stores: Stores, watch: asyncpg.Connection
 ) -> None:
-    store = stores.open(Held)
+    store = stores.open(Denied)
     tasks = await begun(store, 20)
     tasks[0].cancel()
     tasks[7].cancel()
@@ -198,7 +198,7 @@ async def test_an_append_cancelled_within_its_batch_harms_nobody_else(
 
 
 async def test_whoever_stops_waiting_for_the_close_stops_nothing(stores: Stores, watch: asyncpg.Connection) -> None:
-    store = stores.open(Held)
+    store = stores.open(Denied)
     tasks = await begun(store, 20)
     closing = asyncio.create_task(store.close())
     await asyncio.sleep(0)
@@ -208,7 +208,7 @@ async def test_whoever_stops_waiting_for_the_close_stops_nothing(stores: Stores,
 
 
 async def test_no_waiter_is_left_behind_when_the_loop_ends_the_committing_itself(stores: Stores) -> None:
-    store = stores.open(Held)
+    store = stores.open(Denied)
     tasks = await begun(store, 300)
     assert store._committing is not None
     store._committing.cancel()

@@ -6,27 +6,27 @@ from typing import Any
 
 from sqlalchemy import make_url
 
-from adapters.postgres.embedded import start_embedded, stop_embedded
-from adapters.postgres.migrate import upgrade
-from adapters.postgres.roles import runtime_login
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.health import Health
+from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.admin.roles import runtime_login
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.operations.health import Health
 
 LONG = 60
-WELL = Health(database=None, scheduler_runs=False, scheduler=None)
+SUCCESS = Health(database=None, scheduler_runs=False, scheduler=None)
 
 
 async def test_a_ledger_whose_database_answers_is_well_and_says_whether_a_scheduler_runs_here(new_ledger: Any) -> None:
     async with new_ledger() as ledger:
-        assert await ledger.health() == WELL
+        assert await ledger.health() == SUCCESS
     async with new_ledger(scheduler=True) as ledger:
         async with asyncio.timeout(LONG):
             while not (await ledger.health()).scheduler_runs:
                 await asyncio.sleep(0.01)
         ledger.scheduler.stop()
         async with asyncio.timeout(LONG):
-            while await ledger.health() != WELL:
+            while await ledger.health() != SUCCESS:
                 await asyncio.sleep(0.01)
 
 

@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from adapters.postgres.connection import LedgerNotReady
-from adapters.simulator import Knobs, Simulator
-from engine.domain import events as e
-from engine.domain.errors import (
+from guestledger.adapters.postgres.connection import LedgerNotReady
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.errors import (
     CredentialsRefused,
     IdempotencyConflict,
     InvalidRequest,
@@ -22,10 +22,10 @@ from engine.domain.errors import (
     ServiceUnreachable,
     SessionNotFound,
 )
-from engine.domain.session import Session, Status
-from engine.ledger import Ledger
-from engine.projections.audit import AuditFilter, ComplianceStatus
-from engine.projections.sessions import SessionFilter
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.projections.audit import AuditFilter, ComplianceStatus
+from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration.appends import new_id
 from tests.unit.samples import CHANNEL, consent, request
 
@@ -90,7 +90,7 @@ async def test_an_attempt_is_committed_before_its_request_is_sent(
 async def test_a_throttled_session_is_returned_pending_with_the_time_of_the_next_try(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
 
     session = await ledger.open_session(request())
 
@@ -129,7 +129,7 @@ async def test_a_session_without_consent_is_refused_and_recorded_and_nothing_is_
 async def test_a_channel_that_can_take_no_session_rejects_it_by_name(
     channel_id: str, reason: str, ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.knobs = Knobs(
+    simulator.config = SimulatorConfig(
         inactive_channels=frozenset({"ch_inactive"}), channels_without_web_chat=frozenset({"ch_sms"})
     )
 
@@ -261,7 +261,7 @@ async def test_a_refused_request_keeps_its_key_too(ledger: Ledger) -> None:
 async def test_every_event_keeps_the_correlation_id_and_says_who_brought_it(
     ledger: Ledger, new_ledger: Any, simulator: Simulator
 ) -> None:
-    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=0, session_lifetime_s=0)
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0, session_lifetime_s=0)
     session = await ledger.accept(request(), correlation_id="visit 17")
     async with new_ledger() as elsewhere:
         await elsewhere.scheduler.run_until_idle()
@@ -402,7 +402,7 @@ async def test_a_ledger_with_a_scheduler_takes_accepted_sessions_forward_beside_
 
 
 async def test_a_webhook_is_no_part_of_opening_a_session(new_ledger: Any, simulator: Simulator) -> None:
-    simulator.knobs = Knobs(webhook_hang_s=600)
+    simulator.config = SimulatorConfig(webhook_hang_s=600)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
 

@@ -10,13 +10,13 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from adapters.postgres import connection
-from adapters.postgres.connection import NOBODY_WAITS_FOR_LONG, reported, short_transaction
-from adapters.postgres.embedded import start_embedded, stop_embedded
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.postgres.migrate import upgrade
-from engine.appends import Append, Appended
-from engine.domain.errors import ServiceUnreachable
+from guestledger.adapters.postgres import connection
+from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.connection import NOBODY_WAITS_FOR_LONG, reported, short_transaction
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.log.appends import Append, Appended
 from tests.pacing import Stores, proposed, watching
 from tests.postgres import crash
 

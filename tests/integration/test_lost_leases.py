@@ -7,16 +7,16 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.postgres.due_work import PostgresDueWork
-from adapters.simulator import Knobs, Simulator
-from engine.appends import Append, Appended, Lease
-from engine.domain.events import CreationFailed, DoubtLifted, FailureKind
-from engine.domain.lifecycle import Policy
-from engine.domain.passing import GatePolicy
-from engine.domain.retry import RetryPolicy
-from engine.domain.session import Status
-from engine.leases import LeaseLost, Leases
-from engine.ledger import Ledger
+from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.events import CreationFailed, DoubtLifted, FailureKind
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.session import Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.log.appends import Append, Appended, Lease
+from guestledger.engine.worker.leases import LeaseLost, Leases
 from tests.integration.appends import a_lease, new_id
 from tests.unit.samples import request
 
@@ -138,36 +138,36 @@ async def test_a_worker_that_stood_still_between_a_401_and_its_replay_sends_noth
 async def test_a_probe_that_could_not_be_sent_any_more_is_given_back(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    patient = GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1, probe_ms=86_400_000)
-    simulator.knobs = Knobs(server_error_share=1.0, fault_times=1)
-    async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), gate=patient)) as ledger:
+    patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
+    simulator.config = SimulatorConfig(server_error_share=1.0, fault_times=1)
+    async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), limiter=patient)) as ledger:
         await ledger.open_session(request())
-        await sql("UPDATE gates SET broken_until = now()")
+        await sql("UPDATE limiters SET broken_until = now()")
         whole = ledger._store.append
 
         async def append(given: Append) -> Appended:
             appended = await whole(given)
             if type(given.events[-1]).__name__ == "CreationAttempted":
                 clock.ahead = SPAN
-                [gate] = await sql("SELECT probe_until > now() + interval '1 hour' AS probes FROM gates")
-                assert gate["probes"]
+                [limiter] = await sql("SELECT probe_until > now() + interval '1 hour' AS probes FROM limiters")
+                assert limiter["probes"]
             return appended
 
         monkeypatch.setattr(ledger._store, "append", append)
         await ledger.open_session(request())
 
-        [gate] = await sql("SELECT broken_at, probe_until FROM gates")
-        assert (gate["broken_at"] is None, gate["probe_until"]) == (False, None)
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
 async def test_a_worker_that_stood_still_before_a_look_up_asks_nothing_and_gives_its_probe_back(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    patient = GatePolicy(failures_in_a_row=1, break_ms=1, longest_break_ms=1, probe_ms=86_400_000)
-    simulator.knobs = Knobs(channel_errors=1)
-    async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), gate=patient)) as ledger:
+    patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
+    simulator.config = SimulatorConfig(channel_errors=1)
+    async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), limiter=patient)) as ledger:
         await ledger.open_session(request())
-        await sql("UPDATE gates SET broken_until = now()")
+        await sql("UPDATE limiters SET broken_until = now()")
         whole = ledger._gates.admit
 
         async def admit(passage: Any) -> Any:
@@ -181,8 +181,8 @@ async def test_a_worker_that_stood_still_before_a_look_up_asks_nothing_and_gives
 
         assert given_up.status is Status.PENDING
         assert (simulator.counts["channel 500"], simulator.counts["channel 200"]) == (1, 0)
-        [gate] = await sql("SELECT broken_at, probe_until FROM gates")
-        assert (gate["broken_at"] is None, gate["probe_until"]) == (False, None)
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
 async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_send_it(
@@ -204,7 +204,7 @@ async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_sen
 
 
 async def test_what_was_cut_off_is_given_back_at_the_end_and_what_a_newer_run_of_the_process_has_taken_is_not(
-    due_work: PostgresDueWork, sql: Any
+    due_work: PostgresDueSteps, sql: Any
 ) -> None:
     late, newer, unseen = a_lease(), a_lease(), a_lease()
     cut, taken, claimed = new_id(), new_id(), new_id()
@@ -224,7 +224,7 @@ async def test_what_was_cut_off_is_given_back_at_the_end_and_what_a_newer_run_of
     assert {row["stream_id"]: row["owner"] for row in rows} == {cut: None, taken: newer.owner, claimed: None}
 
 
-async def test_an_owner_that_still_has_a_run_under_way_gives_nothing_back(due_work: PostgresDueWork, sql: Any) -> None:
+async def test_an_owner_that_still_has_a_run_under_way_gives_nothing_back(due_work: PostgresDueSteps, sql: Any) -> None:
     lease, cut, under_way = a_lease(), new_id(), new_id()
     await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), $2, 'infinity')", under_way, lease.owner)
     leases = Leases(due_work, LEASE.ms)

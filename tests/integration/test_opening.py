@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.cli.opening import Answer, Opening, numbered_lines
-from adapters.settings import Settings
-from adapters.wiring import open_archive
-from engine.domain.request import parse_request
-from engine.domain.session import Session
-from engine.ledger import Ledger
+from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import open_archive
+from guestledger.engine.domain.request import parse_request
+from guestledger.engine.domain.session import Session
+from guestledger.engine.ledger import Ledger
 from tests import logs
 from tests.e2e import guests
 from tests.integration.test_unknown_events import newer_release_writes

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from engine.appends import Appended
+from guestledger.engine.log.appends import Appended
 from tests import logs
 from tests.pacing import PacedLockStore, PacedSequenceStore, PacedStore, Scene, Stores, Tail, Writer, proposed, watching
 from tests.sequence_store import MAKE_SEQUENCE

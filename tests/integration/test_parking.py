@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from adapters.cxone.profile import Profile
-from adapters.simulator import Knobs, Simulator
-from engine.domain.errors import InvalidRequest, ResolutionRefused, SessionNotFound
-from engine.domain.outcomes import Adoption, Verdict
-from engine.domain.retry import InDoubt
-from engine.domain.session import Session, Status
-from engine.ledger import Ledger
-from engine.projections.audit import AuditFilter
-from engine.projections.sessions import SessionFilter
+from guestledger.adapters.cxone.profile import Profile
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.errors import InvalidRequest, ResolutionRefused, SessionNotFound
+from guestledger.engine.domain.outcomes import Adoption, Verdict
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import InDoubt
+from guestledger.engine.projections.audit import AuditFilter
+from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import request
 
-LOST = Knobs(drop_share=1)
+LOST = SimulatorConfig(drop_share=1)
 ASKED: dict[str, Any] = {"decided_by": "ops", "reason": "looked into CXone"}
 EXPIRY = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
 
@@ -32,10 +32,10 @@ def parking(new_ledger: Any) -> Any:
 
 
 async def parked(ledger: Ledger, simulator: Simulator) -> Session:
-    simulator.knobs = LOST
+    simulator.config = LOST
     session = await ledger.open_session(request())
     assert session.status is Status.PARKED
-    simulator.knobs = Knobs()
+    simulator.config = SimulatorConfig()
     return session
 
 
@@ -87,7 +87,7 @@ async def test_what_follows_a_doubt_is_for_the_setting_to_say_else_for_the_hosts
         "policy": replace(AT_ONCE, creation=replace(AT_ONCE.creation, in_doubt=policy)),
         "profile": Profile(in_doubt=profile),
     }
-    simulator.knobs = LOST
+    simulator.config = LOST
     async with new_ledger(**given) as ledger:
         assert ((await ledger.open_session(request())).status is Status.PARKED) is is_parked
 

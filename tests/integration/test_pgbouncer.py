@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from adapters.clock import SystemClock
-from adapters.postgres import migrate
-from adapters.postgres.connection import open_engine
-from adapters.postgres.consumers import PostgresConsumers
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.settings import Settings
-from adapters.simulator import Knobs
-from adapters.wiring import connect, simulated
-from engine.consumers import Consumer, Pace
-from engine.tailing import tail
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.admin import migrate
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.consumers import PostgresConsumers
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import SimulatorConfig
+from guestledger.adapters.wiring import connect, simulated
+from guestledger.engine.operations.consume import Consumer, ConsumerOptions
+from guestledger.engine.operations.tail import tail
 from tests import logs
 from tests.pacing import proposed
 from tests.postgres import as_administrator
@@ -124,7 +124,7 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
         if len(seen) == 100:
             done.set()
 
-    pace = Pace(batch=10, poll_ms=20)
+    pace = ConsumerOptions(batch=10, poll_ms=20)
     task = asyncio.create_task(
         Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), pace=pace).run()
     )
@@ -140,7 +140,7 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
 async def test_a_whole_ledger_works_and_can_be_made_there(pooled_url: str) -> None:
     await migrate.upgrade(pooled_url, "another")
     async with (
-        simulated(Settings(database_url=pooled_url, schema="another", allow_owner=True), Knobs()) as settings,
+        simulated(Settings(database_url=pooled_url, schema="another", allow_owner=True), SimulatorConfig()) as settings,
         connect(settings) as ledger,
     ):
         opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(40)))

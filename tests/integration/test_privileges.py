@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from adapters.postgres import migrate
-from adapters.postgres.connection import NotAllowed
-from adapters.postgres.privileges import TooManyPrivileges
-from adapters.settings import InvalidSettings, Settings
-from adapters.wiring import connect, upgrade_database
+from guestledger.adapters.postgres.admin import migrate
+from guestledger.adapters.postgres.admin.privileges import TooManyPrivileges
+from guestledger.adapters.postgres.connection import NotAllowed
+from guestledger.adapters.settings import InvalidSettings, Settings
+from guestledger.adapters.wiring import connect, upgrade_database
 from tests.e2e.command import assert_one_line, environment, run
 from tests.integration.conftest import NewLogin, Sql
 from tests.integration.plain_sql import connect_plainly

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapters.postgres import projector
-from adapters.postgres import read_models as reading
-from adapters.postgres.read_models import PostgresReadModels
-from engine.domain.errors import ServiceUnreachable
-from engine.domain.events import Event, FailureKind
-from engine.domain.session import Status
-from engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
-from engine.projections.metrics import Metrics, MetricsFilter
-from engine.projections.sessions import SessionFilter
+from guestledger.adapters.postgres.projections import projector
+from guestledger.adapters.postgres.projections import read_models as reading
+from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.events import Event, FailureKind
+from guestledger.engine.domain.session import Status
+from guestledger.engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
+from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration import by_hand
 from tests.integration.appends import an_append, new_id, rfc3339
 from tests.integration.lives import CHANNELS, Life, lives

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.postgres.projections import PROJECTIONS
+from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from tests import logs
 
 EVENTS = 300
@@ -24,7 +24,7 @@ async def run(database_url: str) -> Run:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "adapters.cli.main",
+            "guestledger.adapters.cli.main",
             "projections",
             *arguments,
             stdout=asyncio.subprocess.PIPE,

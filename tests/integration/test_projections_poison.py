@@ -10,17 +10,17 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres import projections
-from adapters.postgres.connection import open_engine
-from adapters.postgres.projections import PROJECTIONS, Projection, RowChanges
-from adapters.postgres.read_models import PostgresReadModels
-from adapters.settings import Settings
-from adapters.wiring import connect
-from engine.domain import events as e
-from engine.domain.errors import GuestledgerError, ProjectionStopped, ServiceUnreachable
-from engine.domain.recorded import RecordedEvent
-from engine.domain.wire import wire_name
-from engine.projections.standing import Standing
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.projections import registry as projections
+from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
+from guestledger.adapters.postgres.projections.registry import PROJECTIONS, Projection, RowChanges
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.errors import GuestledgerError, ProjectionStopped, ServiceUnreachable
+from guestledger.engine.log.codec import wire_name
+from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.projections.status import ProjectionStatus
 from tests import logs
 
 BEFORE = 3_000
@@ -40,7 +40,7 @@ def read_models(engine: AsyncEngine) -> PostgresReadModels:
     return PostgresReadModels(engine, "guestledger")
 
 
-async def standing(read_models: PostgresReadModels) -> dict[str, Standing]:
+async def standing(read_models: PostgresReadModels) -> dict[str, ProjectionStatus]:
     return {found.name: found for found in await read_models.standing()}
 
 
@@ -146,7 +146,7 @@ async def test_a_fault_in_one_projection_stops_it_alone_and_after_the_fix_it_goe
     assert {other: found[other].position for other in found} == {**dict.fromkeys(PROJECTIONS, BEFORE - 1), name: 2_344}
     error = found[name].error or ""
     assert error.startswith("event 2345 (")
-    assert ": ValueError in adapters.postgres." in error
+    assert ": ValueError in guestledger.adapters.postgres." in error
     assert "203.0.113" not in error
 
     monkeypatch.undo()

@@ -10,12 +10,12 @@ from alembic import command
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.postgres import poison, rebuild
-from adapters.postgres.connection import open_engine
-from adapters.postgres.migrate import config
-from adapters.postgres.projections import PROJECTIONS
-from adapters.postgres.read_models import PostgresReadModels
-from engine.domain.errors import RebuildInterrupted, UnknownProjection
+from guestledger.adapters.postgres.admin.migrate import config
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.projections import poison, rebuild
+from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
+from guestledger.adapters.postgres.projections.registry import PROJECTIONS
+from guestledger.engine.domain.errors import RebuildInterrupted, UnknownProjection
 from tests import logs
 
 EVENTS = 1_000

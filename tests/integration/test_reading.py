@@ -9,14 +9,16 @@ from uuid import UUID
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.clock import SystemClock
-from adapters.postgres import arrivals, log_reader, migrate
-from adapters.postgres.connection import open_engine
-from adapters.postgres.embedded import start_embedded, stop_embedded
-from adapters.postgres.event_store import PostgresEventStore
-from engine.domain.recorded import Batch, EventFilter
-from engine.domain.wire import wire_name
-from engine.tailing import tail
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.admin import migrate
+from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log import notifier as arrivals
+from guestledger.adapters.postgres.log import reader as log_reader
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.log.codec import wire_name
+from guestledger.engine.log.recorded import Batch, EventFilter
+from guestledger.engine.operations.tail import tail
 from tests import logs
 from tests.pacing import proposed
 
@@ -138,7 +140,7 @@ async def test_a_tail_gives_what_is_there_and_then_what_comes(ledger_url: str, o
 async def test_a_tail_hears_of_an_append_in_its_own_process_without_the_database(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrivals.Arrivals, "_listen_once", asyncio.Event().wait)
+    monkeypatch.setattr(arrivals.LogNotifier, "_listen_once", asyncio.Event().wait)
     store = opened()
     following = followed(store)
     waiting = asyncio.create_task(following.up_to(0))
@@ -161,7 +163,7 @@ async def test_a_tail_hears_of_an_append_by_another_process_without_polling(open
 
 
 async def test_a_tail_that_hears_nothing_polls(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals.Arrivals, "_wake", lambda _self: None)
+    monkeypatch.setattr(arrivals.LogNotifier, "_wake", lambda _self: None)
     writer, reader = opened(), opened()
     following = followed(reader, poll_ms=20)
     for position in range(5):

@@ -8,29 +8,29 @@ import asyncpg
 import msgspec
 from msgspec.structs import replace
 
-from adapters.simulator import Knobs, Simulator
-from engine.domain.delivery import DeliveryPolicy
-from engine.domain.events import CreationFailed
-from engine.domain.lifecycle import Policy, next_step
-from engine.domain.retry import RetryPolicy
-from engine.domain.session import Status
-from engine.domain.wire import EVENT_TYPES
-from engine.ledger import Ledger
-from engine.replay import until
-from tests.gates import BRISK
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.events import CreationFailed
+from guestledger.engine.domain.lifecycle import Policy, next_step
+from guestledger.engine.domain.session import Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.log.codec import EVENT_TYPES
+from guestledger.engine.operations.replay import until
 from tests.integration import by_hand
-from tests.integration.retaken import (
+from tests.integration.decision_replay import (
     assert_each_attempt_was_committed_before_it_was_sent,
     assert_every_decision_is_taken_again,
 )
+from tests.limits import BRISK
 from tests.unit.samples import consent, request
 
 POLICY = Policy(
-    creation=RetryPolicy(base_ms=4, cap_ms=20, most_failures=3),
+    creation=RetryPolicy(base_ms=4, cap_ms=20, max_failures=3),
     webhook=DeliveryPolicy(waits_ms=(2,)),
-    gate=BRISK,
+    limiter=BRISK,
 )
-FAULTS = Knobs(
+FAULTS = SimulatorConfig(
     seed=3,
     fault_times=3,
     throttle_share=0.3,
@@ -54,7 +54,7 @@ CHANNELS = ["ch_1", "ch_2", "ch_3", "ch_inactive", "ch_sms", "ch_unknown_1"]
 
 async def live_through_everything(ledger: Ledger, simulator: Simulator) -> None:
     """A hundred sessions, most of which meet something."""
-    simulator.knobs = FAULTS
+    simulator.config = FAULTS
     asked = [
         request(
             channel_id=CHANNELS[number % 30] if number % 30 < len(CHANNELS) else CHANNELS[number % 3],
@@ -65,7 +65,7 @@ async def live_through_everything(ledger: Ledger, simulator: Simulator) -> None:
     ]
     await asyncio.gather(*map(ledger.open_session, asked[:50]))
     await ledger.scheduler.run_until_idle()
-    simulator.knobs = replace(FAULTS, webhook_status=204)
+    simulator.config = replace(FAULTS, webhook_status=204)
     for letter in (await ledger.dead_letters())[:10]:
         await ledger.redeliver_webhook(letter.id, requested_by="ops", reason="the receiver is up again")
     await asyncio.gather(*map(ledger.accept, asked[50:]))
@@ -126,7 +126,7 @@ async def test_due_work_can_be_made_again_from_the_log(
 ) -> None:
     """It is a projection of `next_step`: each row is what the folded session needs next."""
     for throttled in (0.0, 1.0):
-        simulator.knobs = Knobs(
+        simulator.config = SimulatorConfig(
             throttle_share=throttled, retry_after_s=600, inactive_channels=frozenset({"ch_inactive"})
         )
         channels = ("ch_1", "ch_inactive", "ch_2")

@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from adapters.postgres import tables
-from adapters.postgres.roles import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, role_name
-from adapters.simulator import Simulator
-from engine.appends import KeyTaken
+from guestledger.adapters.postgres import tables
+from guestledger.adapters.postgres.admin.roles import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, role_name
+from guestledger.adapters.simulator import Simulator
+from guestledger.engine.log.appends import KeyTaken
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLedger, Sql
 from tests.integration.plain_sql import CATALOGUE

@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from adapters.postgres import migrate
-from adapters.postgres.connection import NotAllowed, open_engine
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.postgres.roles import ROLES, RUNTIME, role_name
-from adapters.settings import Settings
-from adapters.wiring import connect
+from guestledger.adapters.postgres.admin import migrate
+from guestledger.adapters.postgres.admin.roles import ROLES, RUNTIME, role_name
+from guestledger.adapters.postgres.connection import NotAllowed, open_engine
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
 from tests.e2e.command import environment, run
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLogin, Sql

@@ -12,21 +12,21 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from adapters.simulator import Knobs, Simulator
-from engine.appends import Append, Appended, Lease
-from engine.domain import events as e
-from engine.domain.commands import RecordAttempt, RecordDelivery
-from engine.domain.delivery import DeliveryPolicy
-from engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
-from engine.domain.hearing import heard_of_webhook
-from engine.domain.lifecycle import Policy
-from engine.domain.outcomes import Failed
-from engine.domain.retry import RetryPolicy
-from engine.domain.session import Session, Status
-from engine.ledger import Ledger
-from engine.run import TOWARDS_CREATION, Run
-from engine.scheduler import LANES
-from engine.work import Claimed
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import RecordAttempt, RecordDelivery
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
+from guestledger.engine.domain.feedback import heard_of_webhook
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.outcomes import Failed
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.log.appends import Append, Appended, Lease
+from guestledger.engine.work import Claimed
+from guestledger.engine.worker.scheduler import LANES
+from guestledger.engine.worker.session_work import TOWARDS_CREATION, Run
 from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import delivered, request
 
@@ -43,7 +43,7 @@ async def event(ledger: Ledger, stream_id: UUID, kind: type[Any]) -> Any:
     return found
 
 
-class Held:
+class Denied:
     """Requests for a session whose answers are held back, once they have come."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -65,9 +65,11 @@ class Held:
 
 
 @contextlib.asynccontextmanager
-async def hanging(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Held, asyncio.Task[Session]]]:
+async def hanging(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Denied, asyncio.Task[Session]]]:
     """A session that `ledger` is opening, its answer held back."""
-    held = Held(ledger)
+    held = Denied(ledger)
     monkeypatch.setattr(ledger._provider, "create", held.create)
     async with asyncio.timeout(60):
         opening = asyncio.create_task(ledger.open_session(request()))
@@ -102,7 +104,7 @@ async def claims_nothing_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -
 async def test_a_throttled_session_is_tried_again_when_its_time_has_come_and_not_before(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=1)
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
     session = await ledger.open_session(request())
     assert session.status is Status.THROTTLED
     assert session.retry_at is not None
@@ -127,10 +129,10 @@ async def test_a_wait_that_cxone_asked_for_is_kept_even_when_the_due_work_says_o
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     """Due work can be rebuilt or tampered with; what was decided stands in the log."""
-    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     session = await ledger.open_session(request())
     await sql("UPDATE due_work SET due_at = now()")
-    await sql("DELETE FROM gates")
+    await sql("DELETE FROM limiters")
 
     assert await ledger.scheduler.run_once() == {}
 
@@ -143,7 +145,7 @@ async def test_a_wait_that_cxone_asked_for_is_kept_even_when_the_due_work_says_o
 async def test_whatever_goes_wrong_for_a_while_every_session_is_made_in_the_end_and_once(
     ledger: Ledger, simulator: Simulator
 ) -> None:
-    simulator.knobs = Knobs(
+    simulator.config = SimulatorConfig(
         throttle_share=0.3,
         throttle_times=2,
         retry_after_s=0,
@@ -172,7 +174,7 @@ async def test_whatever_goes_wrong_for_a_while_every_session_is_made_in_the_end_
 
 
 async def test_two_schedulers_on_one_ledger_do_nothing_twice(new_ledger: Any, simulator: Simulator) -> None:
-    simulator.knobs = Knobs(throttle_share=0.3, retry_after_s=0, session_lifetime_s=0)
+    simulator.config = SimulatorConfig(throttle_share=0.3, retry_after_s=0, session_lifetime_s=0)
     given = {"webhook_url": simulator.webhook_url}
     async with new_ledger(**given) as one, new_ledger(**given) as other, asyncio.timeout(60):
         accepted = await asyncio.gather(*(one.accept(request()) for _ in range(50)))
@@ -215,7 +217,7 @@ async def test_a_session_that_was_given_back_is_left_to_whoever_claims_it_even_w
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its lease, a next step would be taken beside somebody else's."""
-    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=1)
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
     whole = ledger._store.append
 
     async def append(given: Append) -> Appended:
@@ -282,7 +284,7 @@ async def test_a_late_answer_that_names_the_session_already_known_is_no_news(
 async def test_a_late_answer_that_names_another_session_is_recorded_as_a_duplicate_and_never_put_first(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator.knobs = Knobs(honour_idempotency_key=False)
+    simulator.config = SimulatorConfig(honour_idempotency_key=False)
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
         await held.lose_the_lease(sql)
         assert (await other.scheduler.run_once())["SessionCreated"] == 1
@@ -326,9 +328,9 @@ async def test_a_late_run_neither_renews_nor_gives_back_what_a_newer_run_of_the_
     ledger: Ledger, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await ledger.accept(request())
-    older = Held(ledger)
+    older = Denied(ledger)
     monkeypatch.setattr(ledger._provider, "create", older.create)
-    newer = Held(ledger)
+    newer = Denied(ledger)
     newer._whole = older._whole
     async with asyncio.timeout(30):
         running = asyncio.create_task(ledger.scheduler.run_once())
@@ -379,8 +381,8 @@ async def test_a_webhooks_answer_that_is_no_news_leaves_a_trace_and_its_wish_for
 
         assert await ledger.history(session.id) == settled
         assert f"session {session.id}: the webhook's answer ({told}) came late and tells nothing new" in caplog.text
-        closed = await sql("SELECT name FROM gates WHERE closed_until > now()")
-        assert [gate["name"] for gate in closed] == ([] if status is None else ["hooks"])
+        closed = await sql("SELECT name FROM limiters WHERE closed_until > now()")
+        assert [limiter["name"] for limiter in closed] == ([] if status is None else ["hooks"])
 
 
 async def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_one_that_is_no_news_leaves_a_trace(
@@ -412,10 +414,10 @@ async def test_where_no_token_is_to_be_had_what_needs_no_request_is_recorded_all
 ) -> None:
     """That a deadline has passed, before the look-up or after it, and that an attempt is lost."""
     unseen = await ledger.accept(request())
-    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     throttled = await ledger.open_session(request(idempotency_key="throttled"))
-    await sql("DELETE FROM gates")
-    simulator.knobs = Knobs()
+    await sql("DELETE FROM limiters")
+    simulator.config = SimulatorConfig()
     async with hanging(ledger, monkeypatch) as (held, opening):
         opening.cancel()
         await asyncio.wait([opening])
@@ -435,10 +437,10 @@ async def test_who_is_turned_away_gives_the_claim_up_at_once(
     ledger: Ledger, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whatever the other's append left due would wait for a lease that nobody has a use for."""
-    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     session = await ledger.open_session(request())
     await sql("UPDATE due_work SET due_at = now()")
-    await sql("DELETE FROM gates")
+    await sql("DELETE FROM limiters")
     whole = ledger._store.read_streams
 
     async def overtaken(stream_ids: Any) -> Any:
@@ -459,7 +461,7 @@ async def test_a_late_answer_leaves_the_lease_to_whoever_works_on_the_session_by
 ) -> None:
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
         await held.lose_the_lease(sql)
-        held_too = Held(other)
+        held_too = Denied(other)
         monkeypatch.setattr(other._provider, "create", held_too.create)
         running = asyncio.create_task(other.scheduler.run_once())
         await held_too.answered.wait()
@@ -483,10 +485,10 @@ async def test_a_late_answer_leaves_the_lease_to_whoever_works_on_the_session_by
 async def test_answers_that_come_when_the_session_has_been_given_up_are_recorded_as_duplicates(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator.knobs = Knobs(honour_idempotency_key=False)
+    simulator.config = SimulatorConfig(honour_idempotency_key=False)
     async with new_ledger() as second, new_ledger() as third, hanging(ledger, monkeypatch) as (held, opening):
         await held.lose_the_lease(sql)
-        held_too = Held(second)
+        held_too = Denied(second)
         monkeypatch.setattr(second._provider, "create", held_too.create)
         running = asyncio.create_task(second.scheduler.run_once())
         await held_too.answered.wait()
@@ -511,7 +513,7 @@ async def test_a_database_that_is_away_for_a_moment_costs_no_attempt_in_flight(
 ) -> None:
     """Else its answer would be lost, and the attempt in doubt."""
     session = await ledger.accept(request())
-    held = Held(ledger)
+    held = Denied(ledger)
     monkeypatch.setattr(ledger._provider, "create", held.create)
     running = asyncio.create_task(ledger.scheduler.run_once())
     async with asyncio.timeout(30):
@@ -539,7 +541,7 @@ async def test_a_token_is_recorded_as_expired_once_its_time_has_passed_and_not_b
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     lasting = await ledger.open_session(request())
-    simulator.knobs = Knobs(session_lifetime_s=0)
+    simulator.config = SimulatorConfig(session_lifetime_s=0)
     short = await ledger.open_session(request())
     await sql("UPDATE due_work SET due_at = now()")
 
@@ -570,7 +572,7 @@ async def test_a_webhook_is_sent_once_and_says_what_the_contract_says(new_ledger
 async def test_a_webhook_that_nobody_takes_is_tried_again_and_then_kept_and_the_session_stays_active(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.knobs = Knobs(webhook_status=503)
+    simulator.config = SimulatorConfig(webhook_status=503)
     given = {"webhook_url": simulator.webhook_url, "webhook_secret": "whsec_c2VjcmV0"}
     async with new_ledger(**given) as ledger:
         session = await ledger.open_session(request())
@@ -589,13 +591,13 @@ async def test_a_webhook_that_nobody_takes_is_tried_again_and_then_kept_and_the_
 async def test_a_webhook_that_fails_once_is_taken_the_next_time(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator.knobs = Knobs(webhook_status=500)
+    simulator.config = SimulatorConfig(webhook_status=500)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         whole = ledger._steps._webhook.send
 
         async def send(session: Session) -> Any:
             delivered = await whole(session)
-            simulator.knobs = Knobs()
+            simulator.config = SimulatorConfig()
             return delivered
 
         monkeypatch.setattr(ledger._steps._webhook, "send", send)
@@ -609,7 +611,7 @@ async def test_a_webhook_that_fails_once_is_taken_the_next_time(
 async def test_a_webhook_waits_for_its_next_try_as_long_as_was_decided(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator.knobs = Knobs(webhook_status=500)
+    simulator.config = SimulatorConfig(webhook_status=500)
     policy = Policy(webhook=DeliveryPolicy(waits_ms=(600_000,)))
     async with new_ledger(webhook_url=simulator.webhook_url, policy=policy) as ledger:
         monkeypatch.setattr(ledger._steps._clock, "jitter", lambda: 0.5)

@@ -1,8 +1,8 @@
 """What an installation sets, from its environment to what is made of it."""
 
-from adapters.settings import Settings
-from adapters.simulator import Simulator
-from adapters.wiring import connect
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.wiring import connect
 from tests.unit.samples import request
 
 

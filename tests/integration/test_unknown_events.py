@@ -7,23 +7,23 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from adapters.clock import SystemClock
-from adapters.postgres.connection import open_engine
-from adapters.postgres.consumers import PostgresConsumers
-from adapters.postgres.event_store import PostgresEventStore
-from adapters.settings import Settings
-from adapters.simulator import Knobs
-from adapters.wiring import connect, simulated
-from engine import scheduler
-from engine.consumers import Consumer, Pace
-from engine.domain import upcast
-from engine.domain.errors import UnknownEvent
-from engine.domain.events import CreationAttempted
-from engine.domain.recorded import EventFilter, RecordedEvent
-from engine.domain.retry import RetryPolicy
-from engine.ledger import Ledger
-from engine.merkle import leaf_hash
-from engine.tailing import tail
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.consumers import PostgresConsumers
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import SimulatorConfig
+from guestledger.adapters.wiring import connect, simulated
+from guestledger.engine.domain.errors import UnknownEvent
+from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.log import upcasting as upcast
+from guestledger.engine.log.merkle import leaf_hash
+from guestledger.engine.log.recorded import EventFilter, RecordedEvent
+from guestledger.engine.operations.consume import Consumer, ConsumerOptions
+from guestledger.engine.operations.tail import tail
+from guestledger.engine.worker import scheduler
 from tests import logs
 from tests.pacing import proposed
 from tests.unit.samples import request
@@ -43,7 +43,7 @@ async def store(ledger_url: str) -> AsyncIterator[PostgresEventStore]:
 @pytest.fixture
 async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
     async with (
-        simulated(Settings(database_url=ledger_url), Knobs()) as settings,
+        simulated(Settings(database_url=ledger_url), SimulatorConfig()) as settings,
         connect(settings, scheduler=False) as ledger,
     ):
         yield ledger
@@ -117,7 +117,7 @@ async def test_a_consumer_stands_before_it_and_says_so_while_others_go_on(
     engine = open_engine(ledger_url, "guestledger")
     checkpoints = PostgresConsumers(engine, "guestledger")
     seen: dict[str, list[int]] = {"all": [], "attempts": []}
-    pace = Pace(poll_ms=20, backoff=RetryPolicy(base_ms=1, cap_ms=20))
+    pace = ConsumerOptions(poll_ms=20, backoff=RetryPolicy(base_ms=1, cap_ms=20))
 
     def consumer(name: str, wanted: EventFilter) -> Consumer:
         async def handle(events: Sequence[RecordedEvent]) -> None:

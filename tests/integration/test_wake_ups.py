@@ -10,13 +10,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event
 
-from adapters.postgres import arrivals
-from adapters.postgres.due_work import PostgresDueWork
-from adapters.postgres.gates import PostgresGates
-from adapters.simulator import Knobs, Simulator
-from engine.domain.passing import Answered, GatePolicy, Hearing
-from engine.domain.session import Status
-from engine.ledger import Ledger
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
+from guestledger.adapters.postgres.log import notifier as arrivals
+from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.session import Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import Feedback, LimiterPolicy, Observation
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.plain_sql import SCHEMA
 from tests.unit.samples import request
@@ -71,7 +71,7 @@ async def until(reached: Callable[[], Awaitable[bool]]) -> None:
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """No hint is ever sent, nor given within a process."""
-    monkeypatch.setattr(arrivals.Arrivals, "announce", lambda _self: None)
+    monkeypatch.setattr(arrivals.LogNotifier, "announce", lambda _self: None)
 
 
 async def status(ledger: Ledger, stream_id: UUID) -> Status:
@@ -99,7 +99,7 @@ async def test_an_idle_worker_asks_the_database_one_thing_a_look_and_nothing_bes
 async def test_a_run_until_idle_that_waits_for_a_due_time_asks_two_things_a_look_and_claims_nothing(
     ledger: Ledger, simulator: Simulator
 ) -> None:
-    simulator.knobs = Knobs(throttle_share=1.0, retry_after_s=600)
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     await ledger.open_session(request())
     told: list[str] = []
     looks, sql = Looks(ledger, poll_ms=1), ledger._due_work._sql
@@ -139,7 +139,7 @@ async def test_a_worker_looks_again_no_sooner_than_its_interval_where_nothing_ha
         waits.append(seconds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.watch.wait_for_any", wait_for_any)
+        patch.setattr("guestledger.engine.worker.wakeups.wait_for_any", wait_for_any)
         for _ in range(3):
             await watch.look(asyncio.Event())
 
@@ -183,7 +183,7 @@ async def test_work_whose_hint_is_lost_is_taken_up_by_the_poll(
 async def test_work_that_lies_ahead_is_taken_up_when_its_time_comes_with_no_hint_and_no_poll(
     ledger: Ledger, deaf: None, simulator: Simulator
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=2.5)
+    simulator.config = SimulatorConfig(session_lifetime_s=2.5)
     session = await ledger.open_session(request())
     Looks(ledger, poll_ms=NEVER_MS)
     async with working(ledger):
@@ -194,12 +194,12 @@ async def test_work_that_lies_ahead_is_taken_up_when_its_time_comes_with_no_hint
 async def test_a_token_whose_webhook_waits_behind_a_closed_gate_expires_when_its_time_comes_with_no_hint_and_no_poll(
     new_ledger: Any, deaf: None, simulator: Simulator
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=2.5)
+    simulator.config = SimulatorConfig(session_lifetime_s=2.5)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
         [(now,)] = await ledger._due_work._execute("SELECT clock_timestamp()")
-        closing = {"answered": Answered.THROTTLED, "began_at": now, "closed_ms": HOUR_MS}
-        await ledger._gates.hear(Hearing(gate=ledger._steps._webhook.gate, **closing))
+        closing = {"answered": Observation.THROTTLED, "began_at": now, "closed_ms": HOUR_MS}
+        await ledger._gates.observe(Feedback(limiter=ledger._steps._webhook.limiter, **closing))
         Looks(ledger, poll_ms=NEVER_MS)
         async with working(ledger):
             assert await active(ledger, session.id)
@@ -239,7 +239,7 @@ async def put(sql: Any, due_in: timedelta, *, leased_for: timedelta | None = Non
 
 
 async def test_a_look_tells_whether_something_can_be_claimed_and_when_the_next_row_falls_due(
-    due_work: PostgresDueWork, sql: Any
+    due_work: PostgresDueSteps, sql: Any
 ) -> None:
     nothing = await due_work.outlook(STEPS)
     assert (nothing.claimable, nothing.next_due_ms, nothing.unprojected) == (frozenset(), None, False)
@@ -258,12 +258,12 @@ async def test_a_look_tells_whether_something_can_be_claimed_and_when_the_next_r
 
 
 async def test_a_look_tells_when_a_token_expires_whose_webhook_waits_and_that_it_has(
-    due_work: PostgresDueWork, sql: Any
+    due_work: PostgresDueSteps, sql: Any
 ) -> None:
     await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), NULL, NULL, now() + interval '30 min')", new_id())
-    gates = PostgresGates(due_work._engine, SCHEMA, GatePolicy())
+    limiters = PostgresRateLimiter(due_work._engine, SCHEMA, LimiterPolicy())
     [(now,)] = await sql("SELECT clock_timestamp()")
-    await gates.hear(Hearing(gate="hooks", answered=Answered.THROTTLED, began_at=now, closed_ms=HOUR_MS))
+    await limiters.observe(Feedback(limiter="hooks", answered=Observation.THROTTLED, began_at=now, closed_ms=HOUR_MS))
 
     for passed in (STEPS, STEPS | {"SyncWebhook": "hooks"}):
         ahead = await due_work.outlook(passed)
@@ -277,7 +277,7 @@ async def test_a_look_tells_when_a_token_expires_whose_webhook_waits_and_that_it
     assert (await due_work.outlook(STEPS | {"SyncWebhook": "hooks"})).claimable == frozenset()
 
 
-async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: PostgresDueWork, sql: Any) -> None:
+async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: PostgresDueSteps, sql: Any) -> None:
     await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', 'infinity')", new_id())
     await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', '9999-12-31')", new_id())
 
@@ -293,7 +293,7 @@ async def test_a_look_tells_whether_the_projections_lack_something(ledger: Ledge
     assert not (await ledger._due_work.outlook(STEPS)).unprojected
 
 
-async def test_a_ledger_is_idle_just_when_its_backlog_counts_nothing(due_work: PostgresDueWork, sql: Any) -> None:
+async def test_a_ledger_is_idle_just_when_its_backlog_counts_nothing(due_work: PostgresDueSteps, sql: Any) -> None:
     assert await due_work.is_idle({})
     await put(sql, timedelta(hours=1))
     assert not await due_work.is_idle({})

@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from adapters.simulator import Knobs, Simulator
-from engine.appends import Append, Appended
-from engine.domain import events as e
-from engine.domain.delivery import DeliveryPolicy
-from engine.domain.errors import InvalidRequest, RedeliveryRefused, ServiceUnreachable, SessionNotFound
-from engine.domain.lifecycle import Policy, SyncWebhook
-from engine.domain.wire import wire_name
-from engine.leases import Leases
-from engine.ledger import Ledger
-from engine.run import Run
-from engine.waiting import STEPS
-from engine.work import Claim
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.errors import InvalidRequest, RedeliveryRefused, ServiceUnreachable, SessionNotFound
+from guestledger.engine.domain.lifecycle import Policy, SyncWebhook
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.log.appends import Append, Appended
+from guestledger.engine.log.codec import wire_name
+from guestledger.engine.operations.explain import STEPS
+from guestledger.engine.work import Claim
+from guestledger.engine.worker.leases import Leases
+from guestledger.engine.worker.session_work import Run
 from tests.integration.appends import a_lease
 from tests.unit.samples import consent, request
 
 SECRET = "whsec_c2VjcmV0LW9mLW5vYm9keS1hdC1hbGw="
-GONE = Knobs(webhook_status=410)
+GONE = SimulatorConfig(webhook_status=410)
 ASKED = {"requested_by": "ops", "reason": "the receiver is up again"}
 
 
@@ -44,10 +44,10 @@ async def kinds(ledger: Ledger, session: Any) -> Counter[str]:
 
 
 async def one_dead_letter(ledger: Ledger, simulator: Simulator, **asked: Any) -> Any:
-    simulator.knobs = GONE
+    simulator.config = GONE
     session = await ledger.open_session(request(**asked))
     assert await ledger.scheduler.run_once() == {"WebhookAbandoned": 1}
-    simulator.knobs = Knobs()
+    simulator.config = SimulatorConfig()
     return session
 
 
@@ -75,7 +75,7 @@ async def test_a_webhook_that_was_switched_on_or_off_since_the_session_was_opene
         return claimed
 
     monkeypatch.setattr(type(due_work), "claim", claim)
-    simulator.knobs = Knobs(session_lifetime_s=0.3)
+    simulator.config = SimulatorConfig(session_lifetime_s=0.3)
     for opened_with, goes_on_with, wanted in (({"webhook_url": None}, {}, 2), ({}, {"webhook_url": None}, 1)):
         async with hooked(**opened_with) as ledger:
             session = await ledger.open_session(request())
@@ -99,7 +99,7 @@ async def test_a_process_without_a_webhook_leaves_a_notice_that_is_owed_to_one_t
         async with asyncio.timeout(10):
             assert await without.scheduler.run_until_idle() == {}
         assert await without.unfinished() == 0
-        outlook = await without._due_work.outlook(without._steps.gates(STEPS))
+        outlook = await without._due_work.outlook(without._steps.limiters(STEPS))
         assert (outlook.claimable, outlook.next_due_ms is None) == (frozenset(), False), "its token's end wakes it"
         waiting = await without.why(session.id)
         assert (waiting.step, waiting.moves_at) == ("SyncWebhook", None)
@@ -112,18 +112,18 @@ async def test_a_process_without_a_webhook_leaves_a_notice_that_is_owed_to_one_t
 async def test_a_process_without_a_webhook_records_the_end_of_a_token_and_leaves_the_notice_as_it_is(
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.knobs = Knobs(session_lifetime_s=0.3)
+    simulator.config = SimulatorConfig(session_lifetime_s=0.3)
     async with hooked() as ledger, hooked(webhook_url=None) as without:
         session = await ledger.open_session(request())
         await asyncio.sleep(0.4)
-        assert (await without._due_work.outlook(without._steps.gates(STEPS))).claimable == {"ExpireToken"}
+        assert (await without._due_work.outlook(without._steps.limiters(STEPS))).claimable == {"ExpireToken"}
         assert await without.unfinished() == 1
 
         async with asyncio.timeout(10):
             assert await without.scheduler.run_until_idle() == {"TokenExpired": 1}
             assert await without.scheduler.run_until_idle() == {}
         assert await without.unfinished() == 0
-        outlook = await without._due_work.outlook(without._steps.gates(STEPS))
+        outlook = await without._due_work.outlook(without._steps.limiters(STEPS))
         assert (outlook.claimable, outlook.next_due_ms) == (frozenset(), None), "nothing is left to wake it"
         [left] = await sql("SELECT step, owner, ends_at FROM due_work")
         assert tuple(left) == ("SyncWebhook", None, None)
@@ -160,11 +160,11 @@ async def test_a_session_whose_token_has_expired_has_work_again_once_a_redeliver
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with hooked() as ledger:
-        simulator.knobs = Knobs(webhook_status=410, session_lifetime_s=0)
+        simulator.config = SimulatorConfig(webhook_status=410, session_lifetime_s=0)
         session = await ledger.open_session(request())
         await ledger.scheduler.run_until_idle()
         assert await sql("SELECT * FROM due_work") == []
-        simulator.knobs = Knobs()
+        simulator.config = SimulatorConfig()
 
         await ledger.redeliver_webhook(session.id, **ASKED)
         assert [row["step"] for row in await sql("SELECT step FROM due_work")] == ["SyncWebhook"]
@@ -176,7 +176,7 @@ async def test_a_session_whose_token_has_expired_has_work_again_once_a_redeliver
 async def test_a_redelivery_that_fails_again_is_a_dead_letter_again(hooked: Any, simulator: Simulator) -> None:
     async with hooked() as ledger:
         session = await one_dead_letter(ledger, simulator)
-        simulator.knobs = Knobs(webhook_status=500)
+        simulator.config = SimulatorConfig(webhook_status=500)
         await ledger.redeliver_webhook(session.id, **ASKED)
         assert await ledger.scheduler.run_until_idle() == {"WebhookFailed": 2, "WebhookAbandoned": 1}
         [letter] = await ledger.dead_letters()
@@ -225,7 +225,7 @@ async def test_a_redelivery_where_no_webhook_is_set_is_refused(hooked: Any, simu
 async def test_a_receiver_is_not_called_before_the_time_that_it_asked_for(
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.knobs = Knobs(webhook_status=503, webhook_retry_after="120")
+    simulator.config = SimulatorConfig(webhook_status=503, webhook_retry_after="120")
     async with hooked() as ledger:
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_until_idle() == {"WebhookFailed": 1}
@@ -293,7 +293,7 @@ async def test_an_answer_that_went_in_though_the_database_did_not_say_so_is_reco
             await whole(given)
             raise ServiceUnreachable("the database cannot be reached")
 
-        simulator.knobs = Knobs(webhook_status=500)
+        simulator.config = SimulatorConfig(webhook_status=500)
         with monkeypatch.context() as patched:
             patched.setattr(ledger._store, "append", append)
             await ledger.scheduler.run_once()

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 OFFLINE = ("--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation")
 UPGRADE = """
 import asyncio, pathlib, sys
-import engine
-from adapters.postgres import migrate
+import guestledger
+from guestledger.adapters.postgres.admin import migrate
 url, unpacked = sys.argv[1:]
-for found in (engine.__file__, migrate.__file__, migrate._SCRIPTS):
+for found in (guestledger.__file__, migrate.__file__, migrate._SCRIPTS):
     assert pathlib.Path(found).is_relative_to(unpacked), found
 asyncio.run(migrate.upgrade(url))
 """

@@ -8,32 +8,32 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from adapters.simulator import Knobs, Simulator
-from engine.domain import events as e
-from engine.domain.delivery import DeliveryPolicy
-from engine.domain.errors import SessionNotFound
-from engine.domain.lifecycle import Policy
-from engine.domain.outcomes import Verdict
-from engine.domain.passing import Hold
-from engine.domain.retry import InDoubt, RetryPolicy
-from engine.domain.session import Session, Status
-from engine.ledger import Ledger
-from engine.waiting import STEPS, Wait, Waiting
-from tests.gates import BRISK
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.errors import SessionNotFound
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.outcomes import Verdict
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import DenialReason
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy
+from guestledger.engine.operations.explain import STEPS, Explanation, Wait
 from tests.integration.appends import a_lease
+from tests.limits import BRISK
 from tests.unit.samples import FINGERPRINT, IP, USER_AGENT, consent, request
 
 SOON = RetryPolicy(base_ms=100, cap_ms=100)
-DOWN = Knobs(server_error_share=1.0, fault_times=1_000)
-BUSY = Knobs(throttle_share=1.0, throttle_times=1_000, retry_after_s=600)
-OPEN_NOW = "UPDATE gates SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
+DOWN = SimulatorConfig(server_error_share=1.0, fault_times=1_000)
+BUSY = SimulatorConfig(throttle_share=1.0, throttle_times=1_000, retry_after_s=600)
+OPEN_NOW = "UPDATE limiters SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
 
 
-def a_policy(**gate: Any) -> Policy:
-    return Policy(creation=SOON, gate=replace(BRISK, **gate))
+def a_policy(**limiter: Any) -> Policy:
+    return Policy(creation=SOON, limiter=replace(BRISK, **limiter))
 
 
-async def told(ledger: Ledger, session: Session | UUID) -> Waiting:
+async def told(ledger: Ledger, session: Session | UUID) -> Explanation:
     """Why the session waits; whatever it is, it tells nothing personal."""
     waiting = await ledger.why(session if isinstance(session, UUID) else session.id)
     shown = msgspec.json.encode(waiting).decode()
@@ -48,14 +48,14 @@ async def by(ledger: Ledger, session: Session) -> list[str]:
 
 async def claimed(ledger: Ledger, limit: int = 100) -> list[UUID]:
     """What a worker's claim gets now; nobody gives it back."""
-    found = await ledger._due_work.claim(a_lease(), ledger._steps.gates(STEPS), limit)
+    found = await ledger._due_work.claim(a_lease(), ledger._steps.limiters(STEPS), limit)
     return [claim.stream_id for claim in found.claims]
 
 
 async def failing(ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, number: int) -> list[Session]:
     """Sessions whose first attempt has failed and that are due again now, longest due first."""
     monkeypatch.setattr(ledger._clock, "jitter", lambda: 0.9)
-    simulator.knobs = DOWN
+    simulator.config = DOWN
     sessions = [await ledger.open_session(request()) for _ in range(number)]
     assert {session.attempts for session in sessions} == {1}
     await due(ledger, sessions[-1])
@@ -70,11 +70,11 @@ async def due(ledger: Ledger, session: Session) -> None:
 
 
 async def throttled(ledger: Ledger, simulator: Simulator, retry_after_s: int = 600) -> Session:
-    """A session that was answered 429, so that the gate is closed for everybody."""
-    simulator.knobs = replace(BUSY, retry_after_s=retry_after_s)
+    """A session that was answered 429, so that the limiter is closed for everybody."""
+    simulator.config = replace(BUSY, retry_after_s=retry_after_s)
     session = await ledger.open_session(request())
     assert session.status is Status.THROTTLED
-    simulator.knobs = Knobs()
+    simulator.config = SimulatorConfig()
     return session
 
 
@@ -112,7 +112,7 @@ async def test_it_is_told_without_waiting_for_whoever_has_the_rows_locked(
     async with outsider.transaction(), asyncio.timeout(30):
         await outsider.execute("SELECT FROM head FOR UPDATE")
         await outsider.execute("SELECT FROM due_work FOR UPDATE")
-        await outsider.execute("SELECT FROM gates FOR UPDATE")
+        await outsider.execute("SELECT FROM limiters FOR UPDATE")
         assert Wait.DUE in await by(ledger, session)
 
 
@@ -143,9 +143,9 @@ async def test_a_throttled_session_waits_for_its_time_and_for_the_gate_that_its_
 async def test_an_active_session_waits_for_its_webhooks_retry_and_then_for_its_tokens_expiry(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
-    policy = Policy(webhook=DeliveryPolicy(waits_ms=(60_000,)), gate=BRISK)
+    policy = Policy(webhook=DeliveryPolicy(waits_ms=(60_000,)), limiter=BRISK)
     async with new_ledger(policy=policy, webhook_url=simulator.webhook_url) as ledger:
-        simulator.knobs = Knobs(webhook_status=500)
+        simulator.config = SimulatorConfig(webhook_status=500)
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_once() == {"WebhookFailed": 1}
         waiting = await told(ledger, session)
@@ -161,7 +161,7 @@ async def test_an_active_session_waits_for_its_webhooks_retry_and_then_for_its_t
         assert (held.until, waiting.moves_at, waiting.deadline) == (session.expires_at, session.expires_at, None)
 
 
-# Gates
+# RateLimiter
 
 
 async def test_behind_a_closed_gate_it_waits_until_the_gate_opens_and_no_claim_gets_it(
@@ -170,12 +170,16 @@ async def test_behind_a_closed_gate_it_waits_until_the_gate_opens_and_no_claim_g
     async with new_ledger(policy=a_policy()) as ledger:
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         await throttled(ledger, simulator)
-        [gate] = await sql("SELECT closed_until, why FROM gates")
+        [limiter] = await sql("SELECT closed_until, why FROM limiters")
 
         waiting = await told(ledger, session)
         [held] = waiting.holds
-        assert (held.by, held.until, waiting.moves_at) == (Hold.GATE, gate["closed_until"], gate["closed_until"])
-        assert gate["why"] in held.reason
+        assert (held.by, held.until, waiting.moves_at) == (
+            DenialReason.GATE,
+            limiter["closed_until"],
+            limiter["closed_until"],
+        )
+        assert limiter["why"] in held.reason
         assert await ledger.scheduler.run_once() == {}
 
         await sql(OPEN_NOW)
@@ -186,13 +190,13 @@ async def test_behind_a_closed_gate_it_waits_until_the_gate_opens_and_no_claim_g
 async def test_behind_a_pace_a_claim_gets_those_of_whom_nothing_is_said_and_the_others_move_one_after_the_other(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger(policy=a_policy(first_rate=0.001, least_rate=0.001)) as ledger:
+    async with new_ledger(policy=a_policy(first_rate=0.001, min_rate=0.001)) as ledger:
         sessions = await failing(ledger, simulator, monkeypatch, 3)
         await throttled(ledger, simulator, retry_after_s=0)
 
         first, second, third = [await told(ledger, session) for session in sessions]
         assert first.holds == ()
-        assert [held.by for held in (*second.holds, *third.holds)] == [Hold.PACE, Hold.PACE]
+        assert [held.by for held in (*second.holds, *third.holds)] == [DenialReason.PACE, DenialReason.PACE]
         assert first.moves_at < second.moves_at < third.moves_at
         assert third.holds[0].reason.endswith("due before it: 2")
         assert await claimed(ledger) == [sessions[0].id]
@@ -202,22 +206,24 @@ async def test_behind_a_pace_a_claim_gets_those_of_whom_nothing_is_said_and_the_
 async def test_a_broken_circuit_holds_all_and_then_lets_one_probe(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger(policy=a_policy(failures_in_a_row=2, break_ms=600_000, longest_break_ms=600_000)) as ledger:
+    async with new_ledger(policy=a_policy(failures_in_a_row=2, break_ms=600_000, max_break_ms=600_000)) as ledger:
         first, second = await failing(ledger, simulator, monkeypatch, 2)
-        [gate] = await sql("SELECT broken_until FROM gates")
+        [limiter] = await sql("SELECT broken_until FROM limiters")
         for session in (first, second):
             [held] = (await told(ledger, session)).holds
-            assert (held.by, held.until) == (Hold.BREAKER, gate["broken_until"])
+            assert (held.by, held.until) == (DenialReason.BREAKER, limiter["broken_until"])
         assert await claimed(ledger) == []
 
-        await sql("UPDATE gates SET broken_until = now()")
-        assert (await by(ledger, first), await by(ledger, second)) == ([], [Hold.BREAKER])
+        await sql("UPDATE limiters SET broken_until = now()")
+        assert (await by(ledger, first), await by(ledger, second)) == ([], [DenialReason.BREAKER])
         assert await claimed(ledger) == [first.id]
 
         # For a moment only, by itself; here for as long as the test takes.
-        [gate] = await sql("UPDATE gates SET probe_until = probe_until + interval '10 minutes' RETURNING probe_until")
+        [limiter] = await sql(
+            "UPDATE limiters SET probe_until = probe_until + interval '10 minutes' RETURNING probe_until"
+        )
         [held] = (await told(ledger, second)).holds
-        assert (held.by, held.until) == (Hold.BREAKER, gate["probe_until"])
+        assert (held.by, held.until) == (DenialReason.BREAKER, limiter["probe_until"])
         assert await by(ledger, first) == [Wait.LEASE]
 
 
@@ -228,16 +234,16 @@ async def test_a_spent_budget_is_told_before_the_append_meets_it_and_then_as_the
     async with new_ledger(policy=spare) as ledger:
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         assert await by(ledger, session) == []
-        await sql("UPDATE gates SET retries = 0, retries_at = now()")
+        await sql("UPDATE limiters SET retries = 0, retries_at = now()")
         before = await told(ledger, session)
         [budget] = before.holds
-        assert budget.by is Hold.BUDGET
+        assert budget.by is DenialReason.BUDGET
 
         await ledger.scheduler.run_once()
 
         deferred = (await ledger.history(session.id))[-1].event
         assert isinstance(deferred, e.CreationDeferred)
-        assert deferred.held_by is Hold.BUDGET
+        assert deferred.held_by is DenialReason.BUDGET
         assert deferred.retry_at > budget.until
         [held] = (await told(ledger, session)).holds
         assert (held.by, held.until, held.reason) == (Wait.DUE, deferred.retry_at, deferred.reason)
@@ -249,35 +255,35 @@ async def test_calls_in_flight_hold_what_would_be_one_too_many(
 ) -> None:
     async with new_ledger(policy=a_policy(calls=2)) as ledger:
         sessions = await failing(ledger, simulator, monkeypatch, 3)
-        assert [await by(ledger, session) for session in sessions] == [[], [], [Hold.CALLS]]
+        assert [await by(ledger, session) for session in sessions] == [[], [], [DenialReason.CALLS]]
         assert await claimed(ledger) == [session.id for session in sessions[:2]]
-        assert [await by(ledger, session) for session in sessions] == [[Wait.LEASE], [Wait.LEASE], [Hold.CALLS]]
+        assert [await by(ledger, session) for session in sessions] == [[Wait.LEASE], [Wait.LEASE], [DenialReason.CALLS]]
         assert await claimed(ledger) == []
 
 
-async def test_who_does_not_know_the_apis_says_so_instead_of_seeing_no_gate(
+async def test_who_does_not_know_the_apis_says_so_instead_of_seeing_no_limiter(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=a_policy()) as ledger, new_ledger(cxone_url=None) as ignorant:
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         await throttled(ledger, simulator)
-        assert await by(ledger, session) == [Hold.GATE]
+        assert await by(ledger, session) == [DenialReason.GATE]
         assert await by(ignorant, session) == [Wait.SETTINGS]
 
 
 # Ends
 
 
-async def test_past_its_deadline_it_is_said_to_be_given_up_and_is_even_behind_a_closed_gate(
+async def test_past_its_deadline_it_is_said_to_be_given_up_and_is_even_behind_a_closed_limiter(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=a_policy()) as ledger, new_ledger(policy=hasty(400)) as hurried:
         [session] = await failing(hurried, simulator, monkeypatch, 1)
         await throttled(ledger, simulator)
-        [gate] = await sql("SELECT closed_until FROM gates")
+        [limiter] = await sql("SELECT closed_until FROM limiters")
         async with asyncio.timeout(30):
             while (waiting := await told(hurried, session)).holds:
-                assert waiting.moves_at < gate["closed_until"]
+                assert waiting.moves_at < limiter["closed_until"]
                 await asyncio.sleep(0.02)
         assert waiting.deadline < waiting.now
         assert "given up" in waiting.outlook
@@ -295,14 +301,14 @@ async def test_a_parked_session_waits_for_a_person_and_goes_on_when_one_has_deci
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with new_ledger(cxone_in_doubt=InDoubt.PARK) as ledger:
-        simulator.knobs = Knobs(drop_share=1)
+        simulator.config = SimulatorConfig(drop_share=1)
         session = await ledger.open_session(request())
         waiting = await told(ledger, session)
         assert ([held.by for held in waiting.holds], waiting.moves_at) == ([Wait.PERSON], None)
         assert "guestledger resolve" in waiting.outlook
         assert await ledger.scheduler.run_once() == {}
 
-        simulator.knobs = Knobs()
+        simulator.config = SimulatorConfig()
         await ledger.resolve(session.id, Verdict.RETRY, decided_by="ops", reason="looked into CXone")
         assert await by(ledger, session) == []
         assert (await ledger.scheduler.run_once())["SessionCreated"] == 1

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from msgspec import inspect
 
-from engine.domain.delivery import DeliveryPolicy
-from engine.domain.events import Event, FailureKind
-from engine.domain.lifecycle import Policy
-from engine.domain.outcomes import Adoption, Channel, Created, Delivered, Failed, Throttled, Verdict
-from engine.domain.passing import Held, Hold
-from engine.domain.request import GuestConsent, GuestRequest
-from engine.domain.retry import LONGEST_RETRY_AFTER_MS, InDoubt, RetryAfter, RetryPolicy
-from engine.domain.wire import EVENT_TYPES
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.events import Event, FailureKind
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.outcomes import Adoption, Channel, Created, Delivered, Failed, Throttled, Verdict
+from guestledger.engine.domain.request import GuestConsent, GuestRequest
+from guestledger.engine.limits.policy import DenialReason, Denied
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, InDoubt, RetryAfter, RetryPolicy
+from guestledger.engine.log.codec import EVENT_TYPES
 
 START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 HIGHEST = 2**53 - 1  # RFC 8785 takes integers up to here
@@ -94,7 +94,7 @@ requests = st.builds(
 
 # What comes back from outside
 
-waits_ms = st.sampled_from([0, 1, 999, 2_000, 60_000, LONGEST_RETRY_AFTER_MS]) | st.integers(0, 120_000)
+waits_ms = st.sampled_from([0, 1, 999, 2_000, 60_000, MAX_RETRY_AFTER_MS]) | st.integers(0, 120_000)
 wishes = st.builds(RetryAfter, given=st.none() | short_texts, ms=waits_ms, why=short_texts)
 throttles = st.builds(Throttled, status=st.just(429), retry_after=wishes)
 statuses = st.none() | st.sampled_from([400, 401, 403, 404, 409, 422, 500, 503])
@@ -150,8 +150,8 @@ resolutions = st.sampled_from(Verdict) | st.builds(
     guest_token=st.none() | st.just("gt_found"),
 )
 holds = st.builds(
-    Held,
-    by=st.sampled_from(Hold),
+    Denied,
+    by=st.sampled_from(DenialReason),
     until=st.integers(-10, 20_000).map(lambda seconds: START + timedelta(seconds=seconds)),
     reason=short_texts,
 )
@@ -162,7 +162,7 @@ retry_policies = st.builds(
     RetryPolicy,
     base_ms=st.integers(0, 2_000),
     cap_ms=st.integers(0, 60_000),
-    most_failures=st.integers(1, 6),
+    max_failures=st.integers(1, 6),
     deadline_ms=st.integers(0, 30_000),
     in_doubt=st.sampled_from(InDoubt),
 )
@@ -170,12 +170,12 @@ delivery_policies = st.builds(
     DeliveryPolicy,
     waits_ms=st.lists(st.integers(0, 100_000_000), max_size=5).map(tuple),
     jitter_percent=st.integers(0, 100),
-    longest_wait_ms=st.integers(0, 100_000_000),
+    max_wait_ms=st.integers(0, 100_000_000),
 )
 patient_policies = st.builds(
     Policy,
     creation=st.builds(
-        RetryPolicy, most_failures=st.just(50), deadline_ms=st.just(2**40), in_doubt=st.sampled_from(InDoubt)
+        RetryPolicy, max_failures=st.just(50), deadline_ms=st.just(2**40), in_doubt=st.sampled_from(InDoubt)
     ),
     webhook=delivery_policies,
     webhook_enabled=st.booleans(),

@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from engine.domain.commands import (
+from guestledger.engine.domain.commands import (
     BeginAttempt,
     BeginLookup,
     Command,
@@ -18,13 +18,13 @@ from engine.domain.commands import (
     RequestRedelivery,
     Resolve,
 )
-from engine.domain.events import Event
-from engine.domain.lifecycle import Policy
-from engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
-from engine.domain.passing import Held
-from engine.domain.request import GuestRequest
-from engine.domain.session import Status
-from tests.property.laws import Life
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
+from guestledger.engine.domain.request import GuestRequest
+from guestledger.engine.domain.session import Status
+from guestledger.engine.limits.policy import Denied
+from tests.property.invariants import Life
 from tests.property.strategies import (
     CONSENTING,
     START,
@@ -83,8 +83,8 @@ class AnyCommand(RuleBasedStateMachine):
         self.life.take(BeginAttempt(request_sha256="ab", now=self.now, jitter=jitter))
 
     @rule(held=holds, jitter=jitters)
-    def hold_back(self, held: Held, jitter: float) -> None:
-        self.life.take(Defer(gate="api.example.com sessions", held=held, now=self.now, jitter=jitter))
+    def hold_back(self, held: Denied, jitter: float) -> None:
+        self.life.take(Defer(limiter="api.example.com sessions", held=held, now=self.now, jitter=jitter))
 
     @rule(outcome=creation_outcomes, jitter=jitters)
     def answer(self, outcome: CreationOutcome, jitter: float) -> None:

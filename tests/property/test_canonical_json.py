@@ -7,10 +7,10 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.domain.events import Event
-from engine.domain.session import Session, evolve, fold
-from engine.domain.wire import EVENT_TYPES, decode, encode, wire_name
-from tests.property.laws import SESSION
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.session import Session, evolve, fold
+from guestledger.engine.log.codec import EVENT_TYPES, decode, encode, wire_name
+from tests.property.invariants import SESSION
 from tests.property.strategies import EVENTS_BY_NAME, events
 
 

@@ -18,12 +18,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from adapters.postgres.connection import open_engine
-from adapters.postgres.due_work import PostgresDueWork
-from adapters.postgres.event_store import PostgresEventStore
-from engine.appends import Append, Appended, Due, KeyTaken, Lease
-from engine.domain.errors import WrongExpectedVersion
-from engine.domain.wire import encode
+from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.engine.domain.errors import WrongExpectedVersion
+from guestledger.engine.log.appends import Append, Appended, Due, KeyTaken, Lease
+from guestledger.engine.log.codec import encode
 from tests.integration.appends import HOUR_MS, an_append, new_id, some_events
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
 from tests.unit.samples import START
@@ -138,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
         self,
         runner: asyncio.Runner,
         stores: list[PostgresEventStore],
-        due_work: PostgresDueWork,
+        due_work: PostgresDueSteps,
         sql: asyncpg.Connection,
     ) -> None:
         super().__init__()
@@ -306,7 +306,7 @@ def test_the_store_behaves_as_its_model_does_whoever_writes_and_reads(database_u
     with asyncio.Runner() as runner:
         engines = [open_engine(database_url, SCHEMA, pool_size=2) for _ in STORES]
         stores = [PostgresEventStore(engine, SCHEMA) for engine in engines]
-        due_work = PostgresDueWork(engines[-1], SCHEMA)
+        due_work = PostgresDueSteps(engines[-1], SCHEMA)
         sql = runner.run(connect_plainly(database_url))
         try:
             run_state_machine_as_test(

@@ -12,8 +12,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from engine.appends import Appended
-from engine.domain.errors import WrongExpectedVersion
+from guestledger.engine.domain.errors import WrongExpectedVersion
+from guestledger.engine.log.appends import Appended
 from tests.pacing import PacedLockStore, PacedSequenceStore, PacedStore, Scene, Stores, Tail, proposed, watching
 from tests.sequence_store import MAKE_SEQUENCE
 

@@ -7,14 +7,14 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.domain.commands import OpenSession
-from engine.domain.errors import InvalidRequest
-from engine.domain.events import ConsentRecorded, ConsentRefused
-from engine.domain.lifecycle import Policy, decide
-from engine.domain.request import GuestRequest, checked, parse_request, request_digest
-from engine.domain.session import Session
-from engine.domain.wire import decode, encode, wire_name
-from tests.property.laws import SESSION
+from guestledger.engine.domain.commands import OpenSession
+from guestledger.engine.domain.errors import InvalidRequest
+from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
+from guestledger.engine.domain.lifecycle import Policy, decide
+from guestledger.engine.domain.request import GuestRequest, checked, parse_request, request_digest
+from guestledger.engine.domain.session import Session
+from guestledger.engine.log.codec import decode, encode, wire_name
+from tests.property.invariants import SESSION
 from tests.property.strategies import START, flags, json_values, moments, requests
 
 any_text = st.text()  # lone surrogates too

@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.domain import events as e
-from engine.domain.commands import BeginAttempt, Command, OpenSession, RecordAttempt, RecordLookup
-from engine.domain.lifecycle import Policy
-from engine.domain.outcomes import Created, CreationOutcome
-from engine.domain.session import Session, Status
-from tests.property.laws import Life
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import BeginAttempt, Command, OpenSession, RecordAttempt, RecordLookup
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.outcomes import Created, CreationOutcome
+from guestledger.engine.domain.session import Session, Status
+from tests.property.invariants import Life
 from tests.property.strategies import (
     CONSENTING,
     START,

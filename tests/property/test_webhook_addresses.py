@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapters.webhook.addresses import why_refused
+from guestledger.adapters.webhook.addresses import why_refused
 
 addresses = (
     st.ip_addresses(v=4) | st.ip_addresses(v=4, network="10.0.0.0/8") | st.ip_addresses(v=4, network="127.0.0.0/8")

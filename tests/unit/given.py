@@ -4,10 +4,10 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.domain.commands import Command
-from engine.domain.events import Event
-from engine.domain.lifecycle import Policy, Step, decide, next_step
-from engine.domain.session import Session, fold
+from guestledger.engine.domain.commands import Command
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.lifecycle import Policy, Step, decide, next_step
+from guestledger.engine.domain.session import Session, fold
 from tests.unit.samples import SESSION
 
 E = TypeVar("E", bound=Event)

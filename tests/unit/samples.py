@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from engine.domain import events as e
-from engine.domain.commands import (
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import (
     BeginAttempt,
     Defer,
     Expire,
@@ -16,8 +16,8 @@ from engine.domain.commands import (
     RequestRedelivery,
     Resolve,
 )
-from engine.domain.consent import Consent
-from engine.domain.outcomes import (
+from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.outcomes import (
     Adoption,
     Channel,
     Created,
@@ -28,9 +28,9 @@ from engine.domain.outcomes import (
     Resolution,
     Throttled,
 )
-from engine.domain.passing import Held, Hold
-from engine.domain.request import GuestConsent, GuestRequest
-from engine.domain.retry import RetryAfter
+from guestledger.engine.domain.request import GuestConsent, GuestRequest
+from guestledger.engine.limits.policy import DenialReason, Denied
+from guestledger.engine.limits.retry import RetryAfter
 
 E = TypeVar("E", bound=e.Event)
 
@@ -125,8 +125,8 @@ def answer(outcome: CreationOutcome, attempt: int = 1, now: datetime = START, ji
     return RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter)
 
 
-def deferred(held: Held, now: datetime = START, jitter: float = 0.5) -> Defer:
-    return Defer(gate="api.example.com sessions", held=held, now=now, jitter=jitter)
+def deferred(held: Denied, now: datetime = START, jitter: float = 0.5) -> Defer:
+    return Defer(limiter="api.example.com sessions", held=held, now=now, jitter=jitter)
 
 
 def deliver(outcome: Delivered, now: datetime = START, jitter: float = 0.5) -> RecordDelivery:
@@ -214,9 +214,9 @@ def was_attempted(attempt: int = 1, **given: Any) -> e.CreationAttempted:
 
 def was_deferred(**given: Any) -> e.CreationDeferred:
     plain = {
-        "gate": "api.example.com sessions",
-        "held_by": Hold.GATE,
-        "reason": "the gate is closed: Retry-After of 2000 ms",
+        "limiter": "api.example.com sessions",
+        "held_by": DenialReason.GATE,
+        "reason": "the limiter is closed: Retry-After of 2000 ms",
         "wait_ms": 1_500,
         "retry_at": at(1.5),
     }

@@ -2,12 +2,12 @@
 
 import pytest
 
-from engine.domain import events as e
-from engine.domain.events import FailureKind
-from engine.domain.lifecycle import AttemptCreation, Policy
-from engine.domain.outcomes import Throttled
-from engine.domain.retry import LONGEST_RETRY_AFTER_MS, RetryPolicy, read_retry_after
-from engine.domain.session import Status
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.lifecycle import AttemptCreation, Policy
+from guestledger.engine.domain.outcomes import Throttled
+from guestledger.engine.domain.session import Status
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryPolicy, read_retry_after
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,
@@ -77,7 +77,7 @@ def test_an_attempt_whose_sender_is_gone_is_recorded_as_in_doubt_before_another_
 
 
 def test_a_lost_attempt_counts_as_a_failure() -> None:
-    policy = Policy(creation=RetryPolicy(most_failures=1))
+    policy = Policy(creation=RetryPolicy(max_failures=1))
     then = given(*ATTEMPTING).when(begin(now=at(30)), policy)
     then.then_kinds(e.CreationFailed, e.SessionAbandoned)
     assert then.state.status is Status.ABANDONED
@@ -147,7 +147,7 @@ def test_backoff_on_top_grows_with_every_throttle_up_to_the_cap() -> None:
 
 
 def test_throttles_do_not_count_as_failures() -> None:
-    policy = Policy(creation=RetryPolicy(most_failures=1))
+    policy = Policy(creation=RetryPolicy(max_failures=1))
     history = (*THROTTLED, was_attempted(2), was_throttled(2), was_attempted(3))
     then = given(*history).when(answer(throttled(), 3), policy)
     then.then_kinds(e.CreationThrottled)
@@ -156,7 +156,7 @@ def test_throttles_do_not_count_as_failures() -> None:
 
 
 def test_a_session_is_abandoned_when_the_server_asks_for_a_wait_beyond_the_deadline() -> None:
-    then = given(*ATTEMPTING).when(answer(throttled(LONGEST_RETRY_AFTER_MS)))
+    then = given(*ATTEMPTING).when(answer(throttled(MAX_RETRY_AFTER_MS)))
     then.then_kinds(e.CreationThrottled, e.SessionAbandoned)
     assert then.state.status is Status.ABANDONED
     assert given(*ATTEMPTING, *then.events).next_step() is None
@@ -187,7 +187,7 @@ def test_after_a_failure_the_wait_is_at_least_what_the_server_asked_for_and_its_
 
 
 def test_a_failure_whose_wait_would_last_past_the_deadline_ends_the_session_as_a_throttle_does() -> None:
-    outcome = failed(FailureKind.UNAVAILABLE, 503, LONGEST_RETRY_AFTER_MS)
+    outcome = failed(FailureKind.UNAVAILABLE, 503, MAX_RETRY_AFTER_MS)
     given(*ATTEMPTING).when(answer(outcome)).then_kinds(e.CreationFailed, e.SessionAbandoned)
 
 
@@ -239,7 +239,7 @@ def test_throttles_do_not_lengthen_the_backoff_of_failures() -> None:
 
 
 def test_a_session_is_abandoned_after_as_many_failures_as_the_policy_allows() -> None:
-    policy = Policy(creation=RetryPolicy(most_failures=2))
+    policy = Policy(creation=RetryPolicy(max_failures=2))
     given(*ATTEMPTING).when(answer(failed()), policy).then_kinds(e.CreationFailed)
     then = given(*FAILED, was_attempted(2)).when(answer(failed(), 2, now=at(2)), policy)
     then.then_kinds(e.CreationFailed, e.SessionAbandoned)
@@ -265,5 +265,5 @@ def test_a_try_at_the_very_deadline_is_still_made() -> None:
 
 
 def test_a_final_failure_is_not_called_abandoned() -> None:
-    policy = Policy(creation=RetryPolicy(most_failures=1))
+    policy = Policy(creation=RetryPolicy(max_failures=1))
     given(*ATTEMPTING).when(answer(failed(FailureKind.REJECTED)), policy).then_kinds(e.CreationFailed)

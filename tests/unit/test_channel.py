@@ -4,12 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from engine.domain import events as e
-from engine.domain.commands import BeginLookup
-from engine.domain.events import FailureKind
-from engine.domain.lifecycle import Policy, ValidateChannel
-from engine.domain.retry import RetryPolicy
-from engine.domain.session import Status
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import BeginLookup
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.lifecycle import Policy, ValidateChannel
+from guestledger.engine.domain.session import Status
+from guestledger.engine.limits.retry import RetryPolicy
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,
@@ -124,7 +124,7 @@ def test_backoff_doubles_from_one_lookup_to_the_next() -> None:
 
 
 def test_a_session_is_abandoned_when_lookups_have_failed_often_enough() -> None:
-    policy = Policy(creation=RetryPolicy(most_failures=2))
+    policy = Policy(creation=RetryPolicy(max_failures=2))
     then = given(*OPEN, lookup_failed()).when(look_up(failed(), now=at(1)), policy)
     then.then_kinds(e.ChannelLookupFailed, e.SessionAbandoned)
     assert then.state.status is Status.ABANDONED
@@ -133,7 +133,7 @@ def test_a_session_is_abandoned_when_lookups_have_failed_often_enough() -> None:
 
 
 def test_a_throttled_lookup_does_not_count_as_a_failure() -> None:
-    policy = Policy(creation=RetryPolicy(most_failures=2))
+    policy = Policy(creation=RetryPolicy(max_failures=2))
     throttles = [lookup_failed(lookup=number, kind=None, status=429) for number in (1, 2, 3)]
     given(*OPEN, *throttles).when(look_up(throttled()), policy).then_kinds(e.ChannelLookupFailed)
     given(*OPEN, *throttles).when(look_up(failed()), policy).then_kinds(e.ChannelLookupFailed)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from engine.domain import events as e
-from engine.domain.consent import fingerprint
-from engine.domain.request import GuestConsent, GuestRequest, parse_request, request_digest
-from engine.domain.session import Status
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.consent import fingerprint
+from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request, request_digest
+from guestledger.engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import ATTEMPTING, CHANNEL, EXPIRED, IP, START, USER_AGENT, at, consent, open_session, request
 

@@ -1,4 +1,4 @@
-"""An attempt that its gate holds back: put off with a reason, and given up where it would come too late."""
+"""An attempt that its limiter holds back: put off with a reason, and given up where it would come too late."""
 
 from heapq import heapify, heappop, heappush
 from random import Random
@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from engine.domain import events as e
-from engine.domain.gate import Gate, admit
-from engine.domain.lifecycle import AttemptCreation, Policy, ValidateChannel, decide
-from engine.domain.passing import Held, Hold, Passage
-from engine.domain.retry import RetryPolicy
-from engine.domain.session import Status, evolve
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.lifecycle import AttemptCreation, Policy, ValidateChannel, decide
+from guestledger.engine.domain.session import Status, evolve
+from guestledger.engine.limits.limiter import LimiterState, admit
+from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, Denied
+from guestledger.engine.limits.retry import RetryPolicy
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,
@@ -43,8 +43,8 @@ DEADLINE = Policy(creation=RetryPolicy(deadline_ms=60_000))
 WAITING = {"open": OPEN, "validated": VALIDATED, "throttled": THROTTLED, "in_doubt": IN_DOUBT, "failed": FAILED}
 
 
-def held(until: float = 9, by: Hold = Hold.GATE) -> Held:
-    return Held(by=by, until=at(until), reason="the gate is closed: Retry-After of 2 s")
+def held(until: float = 9, by: DenialReason = DenialReason.GATE) -> Denied:
+    return Denied(by=by, until=at(until), reason="the limiter is closed: Retry-After of 2 s")
 
 
 waiting = pytest.mark.parametrize("history", WAITING.values(), ids=WAITING)
@@ -54,8 +54,8 @@ waiting = pytest.mark.parametrize("history", WAITING.values(), ids=WAITING)
 def test_what_is_held_back_is_put_off_until_it_may_be_made_and_says_by_what(history: tuple[e.Event, ...]) -> None:
     event = given(*history).when(deferred(held(9), now=at(3.5))).then_one(e.CreationDeferred)
     assert (event.at, event.retry_at, event.wait_ms) == (at(3.5), at(9), 5_500)
-    assert (event.gate, event.held_by) == ("api.example.com sessions", Hold.GATE)
-    assert event.reason == "the gate is closed: Retry-After of 2 s"
+    assert (event.limiter, event.held_by) == ("api.example.com sessions", DenialReason.GATE)
+    assert event.reason == "the limiter is closed: Retry-After of 2 s"
 
 
 @waiting
@@ -67,7 +67,7 @@ def test_a_session_that_is_put_off_stands_where_it_stood_and_takes_the_same_step
     assert (then.state.status, then.state.attempts) == (before.state.status, before.state.attempts)
     assert (then.state.failures, then.state.throttles) == (before.state.failures, before.state.throttles)
     assert then.state.in_doubt == before.state.in_doubt
-    assert (then.state.retry_at, then.state.reason) == (at(9), "the gate is closed: Retry-After of 2 s")
+    assert (then.state.retry_at, then.state.reason) == (at(9), "the limiter is closed: Retry-After of 2 s")
     step = ValidateChannel if history == OPEN else AttemptCreation
     assert given(*then.before, *then.events).next_step() == step(at(9))
 
@@ -85,8 +85,10 @@ def test_nothing_is_put_off_where_nothing_is_to_be_made(history: tuple[e.Event, 
     given(*history).when(deferred(held())).then_nothing()
 
 
-@pytest.mark.parametrize(("by", "spread_ms"), [(Hold.BUDGET, 15_000), (Hold.CALLS, 500)])
-def test_those_whom_the_same_shortage_holds_back_do_not_all_come_again_at_once(by: Hold, spread_ms: int) -> None:
+@pytest.mark.parametrize(("by", "spread_ms"), [(DenialReason.BUDGET, 15_000), (DenialReason.CALLS, 500)])
+def test_those_whom_the_same_shortage_holds_back_do_not_all_come_again_at_once(
+    by: DenialReason, spread_ms: int
+) -> None:
     def wait(jitter: float) -> Any:
         return given(*VALIDATED).when(deferred(held(9, by), now=at(8), jitter=jitter)).then_one(e.CreationDeferred)
 
@@ -98,10 +100,10 @@ def test_those_whom_the_same_shortage_holds_back_do_not_all_come_again_at_once(b
 
 
 def of_budget(until: float = 9) -> e.CreationDeferred:
-    return was_deferred(held_by=Hold.BUDGET, retry_at=at(until))
+    return was_deferred(held_by=DenialReason.BUDGET, retry_at=at(until))
 
 
-def spread(history: tuple[e.Event, ...], by: Hold = Hold.BUDGET, policy: Policy = PATIENT) -> int:
+def spread(history: tuple[e.Event, ...], by: DenialReason = DenialReason.BUDGET, policy: Policy = PATIENT) -> int:
     """Over how many milliseconds those are spread who have this history and are held back until 9 s."""
     event = given(*history).when(deferred(held(9, by), now=at(8), jitter=1.0), policy).events[0]
     assert isinstance(event, e.CreationDeferred)
@@ -121,7 +123,7 @@ def test_whom_a_spent_budget_holds_back_again_and_again_waits_longer_each_time()
 def test_only_the_budget_counts_for_its_wait_and_a_request_that_was_made_begins_it_anew() -> None:
     waited = (*FAILED, of_budget(), was_deferred(), of_budget())
     assert spread(waited) == 33_750
-    assert spread(waited, Hold.CALLS) == 500
+    assert spread(waited, DenialReason.CALLS) == 500
     assert spread((*waited, was_attempted(2), has_failed(2))) == 15_000
     unseen = (*OPEN, lookup_failed(), of_budget(), of_budget())
     assert spread(unseen) == 33_750
@@ -129,8 +131,8 @@ def test_only_the_budget_counts_for_its_wait_and_a_request_that_was_made_begins_
     assert spread((*unseen, was_validated())) == 15_000
 
 
-@pytest.mark.parametrize("by", [Hold.BUDGET, Hold.CALLS])
-def test_nobody_is_given_up_for_the_spread_whose_turn_may_come_before_the_deadline(by: Hold) -> None:
+@pytest.mark.parametrize("by", [DenialReason.BUDGET, DenialReason.CALLS])
+def test_nobody_is_given_up_for_the_spread_whose_turn_may_come_before_the_deadline(by: DenialReason) -> None:
     for until in (59.9, 60):
         event = given(*VALIDATED).when(deferred(held(until, by), jitter=0.999), DEADLINE).then_one(e.CreationDeferred)
         assert at(until) <= event.retry_at <= at(60)
@@ -138,13 +140,15 @@ def test_nobody_is_given_up_for_the_spread_whose_turn_may_come_before_the_deadli
 
 def test_however_many_wait_for_a_spent_budget_each_asks_a_few_times_and_it_is_made_use_of() -> None:
     number, policy, chance = 1_000, PATIENT, Random(1)
-    gate = Gate(retries=0.0, retries_at=at(0))
+    limiter = LimiterState(retries=0.0, retries_at=at(0))
     waiting = [(at(1 + chance.random()), n, given(*FAILED).state) for n in range(number)]
     heapify(waiting)
     deferrals, made = 0, []
     while waiting:
         now, n, state = heappop(waiting)
-        gate, back = admit(gate, Passage(gate="", retry=state.is_retried, slotted=True), now, policy.gate)
+        limiter, back = admit(
+            limiter, AdmissionRequest(limiter="", retry=state.is_retried, slotted=True), now, policy.limiter
+        )
         if back is None:
             made.append(now)
             continue
@@ -153,13 +157,13 @@ def test_however_many_wait_for_a_spent_budget_each_asks_a_few_times_and_it_is_ma
         heappush(waiting, (event.retry_at, n, evolve(state, event)))
         deferrals += 1
     assert deferrals < 5 * number
-    best = number / policy.gate.retries_per_second
+    best = number / policy.limiter.retries_per_second
     assert made[number * 9 // 10] < at(1.1 * best)
     assert made[-1] < at(2 * best)
 
 
-@pytest.mark.parametrize("by", [Hold.GATE, Hold.PACE, Hold.BREAKER])
-def test_a_wait_that_ends_with_slots_or_a_probe_is_not_spread(by: Hold) -> None:
+@pytest.mark.parametrize("by", [DenialReason.GATE, DenialReason.PACE, DenialReason.BREAKER])
+def test_a_wait_that_ends_with_slots_or_a_probe_is_not_spread(by: DenialReason) -> None:
     event = given(*VALIDATED).when(deferred(held(9, by), jitter=0.999)).then_one(e.CreationDeferred)
     assert event.retry_at == at(9)
 

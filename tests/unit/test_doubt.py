@@ -2,13 +2,13 @@
 
 import pytest
 
-from adapters.cxone.profile import Profile
-from engine.domain import events as e
-from engine.domain.events import FailureKind
-from engine.domain.lifecycle import AttemptCreation, ExpireToken, Policy, SyncWebhook
-from engine.domain.outcomes import Adoption, Verdict
-from engine.domain.retry import InDoubt, RetryPolicy
-from engine.domain.session import Status
+from guestledger.adapters.cxone.profile import Profile
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.lifecycle import AttemptCreation, ExpireToken, Policy, SyncWebhook
+from guestledger.engine.domain.outcomes import Adoption, Verdict
+from guestledger.engine.domain.session import Status
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from tests.unit.given import given
 from tests.unit.samples import (
     ATTEMPTING,
@@ -82,7 +82,7 @@ def test_a_parked_session_has_no_next_step_and_knows_no_deadline() -> None:
     parked.when(begin(LATE), PARKING).then_nothing()
     parked.when(expire(LATE), PARKING).then_nothing()
     assert given(*ATTEMPTING).when(answer(LOST, now=LATE), PARKING).state.status is Status.PARKED
-    once = Policy(creation=RetryPolicy(in_doubt=InDoubt.PARK, most_failures=1))
+    once = Policy(creation=RetryPolicy(in_doubt=InDoubt.PARK, max_failures=1))
     assert given(*ATTEMPTING).when(answer(LOST), once).state.status is Status.PARKED
 
 

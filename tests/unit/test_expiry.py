@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.domain import events as e
-from engine.domain.session import Status
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.domain.errors import UnknownEvent
-from engine.domain.events import Event
-from engine.domain.wire import EVENT_TYPES, decode, encode, wire_name
+from guestledger.engine.domain.errors import UnknownEvent
+from guestledger.engine.domain.events import Event
+from guestledger.engine.log.codec import EVENT_TYPES, decode, encode, wire_name
 from tests.unit.samples import ONE_OF_EACH
 
 GOLDEN = Path(__file__).parent.parent / "golden"

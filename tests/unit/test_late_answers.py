@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from engine.domain import events as e
-from engine.domain.events import FailureKind
-from engine.domain.outcomes import CreationOutcome, Failed, Throttled
-from engine.domain.session import Status
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.outcomes import CreationOutcome, Failed, Throttled
+from guestledger.engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,

@@ -14,23 +14,23 @@ from rich.pretty import pretty_repr
 
 import adapters
 import engine
-from adapters.cxone import payload
-from adapters.cxone.answers import Answer, SessionAnswer, TokenAnswer
-from adapters.cxone.payload import creation_body
-from adapters.postgres.batch import Proposal
-from adapters.settings import Settings
-from adapters.simulator import Simulator
-from adapters.webhook.sender import _notice
-from engine.appends import Append
-from engine.domain import events as e
-from engine.domain.commands import BeginAttempt
-from engine.domain.outcomes import Adoption, Created
-from engine.domain.personal import MASK, Guarded, Personal, Secret, SecretBytes, masked, personal_fields
-from engine.domain.recorded import RecordedEvent
-from engine.domain.request import GuestRequest
-from engine.domain.session import Session
-from engine.domain.wire import encode
-from engine.ports import PreparedCreation
+from guestledger.adapters.cxone import payload
+from guestledger.adapters.cxone.answers import Answer, SessionAnswer, TokenAnswer
+from guestledger.adapters.cxone.payload import creation_body
+from guestledger.adapters.postgres.log.batch import Proposal
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.webhook.sender import _notice
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import BeginAttempt
+from guestledger.engine.domain.outcomes import Adoption, Created
+from guestledger.engine.domain.personal import MASK, Guarded, Personal, Secret, SecretBytes, masked, personal_fields
+from guestledger.engine.domain.request import GuestRequest
+from guestledger.engine.domain.session import Session
+from guestledger.engine.log.appends import Append
+from guestledger.engine.log.codec import encode
+from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.ports import PreparedCreation
 from tests.unit.given import given
 from tests.unit.samples import (
     ACTIVE,
@@ -184,10 +184,10 @@ TELLING = {
     *("cxone_client_secret", "webhook_url", "webhook_secret"),
 }
 PLAIN = {
-    "adapters.cxone.profile.TokenFields.access_token",  # what the wire calls it
-    "adapters.cxone.profile.SessionFields.token",
-    "engine.domain.recorded.RecordedEvent.leaf_hash",
-    "engine.merkle._Entry.data",  # `msgspec.Raw` shows nothing
+    "guestledger.adapters.cxone.profile.TokenFields.access_token",  # what the wire calls it
+    "guestledger.adapters.cxone.profile.SessionFields.token",
+    "guestledger.engine.log.recorded.RecordedEvent.leaf_hash",
+    "guestledger.engine.log.merkle._Entry.data",  # `msgspec.Raw` shows nothing
 }
 
 

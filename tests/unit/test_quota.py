@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapters.cxone.rate_limit import LONGEST_FIELD, read_drained
-from engine.domain.quota import Drained
-from engine.domain.retry import LONGEST_RETRY_AFTER_MS
+from guestledger.adapters.http.rate_limit import MAX_FIELD, read_drained
+from guestledger.engine.limits.quota import ExhaustedQuota
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
 
 
 def read(rate_limit: str | None, policy: str | None = None) -> tuple[int, float | None] | None:
@@ -16,7 +16,7 @@ def read(rate_limit: str | None, policy: str | None = None) -> tuple[int, float 
 
 def test_a_quota_with_nothing_left_is_drained_until_there_is_more() -> None:
     drained = read_drained('"burst";r=0;t=7', '"burst";q=100;w=20')
-    assert drained == Drained(ms=7_000, per_second=5.0, why="RateLimit says that nothing is left for 7 s")
+    assert drained == ExhaustedQuota(ms=7_000, per_second=5.0, why="RateLimit says that nothing is left for 7 s")
 
 
 @pytest.mark.parametrize("rate_limit", [None, "", '"burst";r=1;t=7', '"burst";t=7', '"burst"', '"burst";r=0;t=0'])
@@ -105,7 +105,7 @@ def test_what_is_no_such_field_is_not_guessed_at(rate_limit: str) -> None:
         '"a";r=0;t=7, 7 7',
         '"ä";r=0;t=7',
         '"a";r=0;t=1234567890123456',
-        '"a";r=0;t=7' + " " * LONGEST_FIELD,
+        '"a";r=0;t=7' + " " * MAX_FIELD,
     ],
 )
 def test_a_malformed_or_endless_field_is_ignored_as_a_whole(field: str) -> None:
@@ -114,7 +114,7 @@ def test_a_malformed_or_endless_field_is_ignored_as_a_whole(field: str) -> None:
 
 
 def test_no_drained_quota_is_waited_for_longer_than_a_time_can_bear() -> None:
-    assert read('"a";r=0;t=999999999999999') == (LONGEST_RETRY_AFTER_MS, None)
+    assert read('"a";r=0;t=999999999999999') == (MAX_RETRY_AFTER_MS, None)
 
 
 fields = st.none() | st.text(max_size=200) | st.text('"\\;=,rtqw0123456789 a:?()@%.-', max_size=3_000)
@@ -134,6 +134,6 @@ def test_junk_is_never_more_than_no_quota_or_a_wait_that_can_be_borne(
 ) -> None:
     drained = read_drained(rate_limit, policy)
     if drained is not None:
-        assert 0 < drained.ms <= LONGEST_RETRY_AFTER_MS
+        assert 0 < drained.ms <= MAX_RETRY_AFTER_MS
         assert drained.per_second is None or drained.per_second > 0
         assert drained.why.isascii()

@@ -10,9 +10,15 @@ import pytest
 import rfc8785
 from msgspec.structs import replace
 
-from engine.domain.consent import refused_flags
-from engine.domain.errors import IdempotencyConflict, InvalidRequest
-from engine.domain.request import GuestConsent, checked, checked_correlation_id, parse_request, request_digest
+from guestledger.engine.domain.consent import refused_flags
+from guestledger.engine.domain.errors import IdempotencyConflict, InvalidRequest
+from guestledger.engine.domain.request import (
+    GuestConsent,
+    checked,
+    checked_correlation_id,
+    parse_request,
+    request_digest,
+)
 from tests.unit.samples import CHANNEL, IP, SESSION, TOKEN, USER_AGENT, consent, request
 
 PLAIN: dict[str, Any] = {

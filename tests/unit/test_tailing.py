@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from adapters.clock import SystemClock
-from engine.domain.errors import ServiceUnreachable
-from engine.domain.recorded import Batch
-from engine.tailing import tail
+from guestledger.adapters.clock import SystemClock
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.log.recorded import Batch
+from guestledger.engine.operations.tail import tail
 
 NEVER_MS = 3_600_000
 PATIENCE = 60.0  # seconds until a test that hangs fails

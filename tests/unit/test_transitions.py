@@ -2,9 +2,9 @@
 
 from itertools import pairwise
 
-from engine.domain.events import FailureKind
-from engine.domain.session import Session, Status, evolve
-from engine.domain.wire import EVENT_TYPES
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.session import Session, Status, evolve
+from guestledger.engine.log.codec import EVENT_TYPES
 from tests.transitions import LEGAL, STAYS, is_legal
 from tests.unit.samples import (
     ABANDONED,

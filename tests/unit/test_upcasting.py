@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.domain import upcast
-from engine.domain.errors import UnknownEvent
-from engine.domain.events import Event, SessionCreated
-from engine.domain.wire import EVENT_TYPES, decode, encode
+from guestledger.engine.domain.errors import UnknownEvent
+from guestledger.engine.domain.events import Event, SessionCreated
+from guestledger.engine.log import upcasting as upcast
+from guestledger.engine.log.codec import EVENT_TYPES, decode, encode
 from tests.unit.samples import lookup_failed, was_created, webhook_failed
 
 FIRST = encode(was_created()).replace('"latency_ms":0', '"latency_s":2').replace('"session_id"', '"remote_id"')

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from engine.domain import events as e
-from engine.domain.delivery import DeliveryPolicy
-from engine.domain.lifecycle import Policy, SyncWebhook
-from engine.domain.session import Status
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.lifecycle import Policy, SyncWebhook
+from guestledger.engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,
@@ -103,7 +103,7 @@ def test_a_receiver_that_asks_for_a_shorter_wait_gets_the_schedules() -> None:
 
 
 def test_a_receiver_that_asks_for_more_than_the_longest_wait_gets_a_dead_letter() -> None:
-    policy = Policy(webhook=DeliveryPolicy(longest_wait_ms=59_999))
+    policy = Policy(webhook=DeliveryPolicy(max_wait_ms=59_999))
     event = given(*ACTIVE).when(deliver(delivered(429, retry_after_ms=60_000)), policy).then_one(e.WebhookAbandoned)
     assert event.reason == "answered 429: Retry-After of 60 s, and no notice is kept longer than 59999 ms"
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from adapters.webhook.addresses import AddressRefused, open_public_socket, why_refused
+from guestledger.adapters.webhook.addresses import AddressRefused, open_public_socket, why_refused
 
 REFUSED = {
     "0.0.0.0": "unspecified",

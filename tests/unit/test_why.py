@@ -8,14 +8,14 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from engine.domain import events as e
-from engine.domain.gate import Gate, admit
-from engine.domain.lifecycle import Policy, ends_at, next_step
-from engine.domain.passing import GatePolicy, Hold, Passage
-from engine.domain.retry import InDoubt, RetryPolicy
-from engine.domain.session import fold
-from engine.waiting import Wait, Waiting, why
-from engine.work import DueRow, WorkStanding
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.lifecycle import Policy, ends_at, next_step
+from guestledger.engine.domain.session import fold
+from guestledger.engine.limits.limiter import LimiterState, admit
+from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, LimiterPolicy
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy
+from guestledger.engine.operations.explain import Explanation, Wait, why
+from guestledger.engine.work import DueStepRow, WorkStatus
 from tests.unit.samples import (
     ABANDONED,
     ACTIVE,
@@ -45,11 +45,13 @@ PASSED = {"ValidateChannel": API, "AttemptCreation": API, "SyncWebhook": RECEIVE
 OWNER = UUID(int=7)
 DEADLINE = at(3_600)
 
-CLOSED = Gate(closed_at=at(0), closed_until=at(60), why="Retry-After of 60 s", paced_from=at(60), next_slot=at(60))
-SLOW = GatePolicy(first_rate=0.1, boundless_rate=1e9)
-PACED = Gate(closed_at=at(0), closed_until=at(1), paced_from=at(1), ceiling=1.0, next_slot=at(20))
-BROKEN = Gate(failures=10, breaks=1, broken_at=at(0), broken_until=at(30))
-SPENT = Gate(failures=3, retries=0.0, retries_at=at(10))
+CLOSED = LimiterState(
+    closed_at=at(0), closed_until=at(60), why="Retry-After of 60 s", paced_from=at(60), next_slot=at(60)
+)
+SLOW = LimiterPolicy(first_rate=0.1, boundless_rate=1e9)
+PACED = LimiterState(closed_at=at(0), closed_until=at(1), paced_from=at(1), ceiling=1.0, next_slot=at(20))
+BROKEN = LimiterState(failures=10, breaks=1, broken_at=at(0), broken_until=at(30))
+SPENT = LimiterState(failures=3, retries=0.0, retries_at=at(10))
 
 
 def waits(
@@ -57,11 +59,11 @@ def waits(
     now: datetime,
     *,
     policy: Policy = Policy(),
-    gates: dict[str, Gate] | None = None,
+    limiters: dict[str, LimiterState] | None = None,
     passed: dict[str, str | None] = PASSED,
     in_flight: int = 0,
     **row: Any,
-) -> Waiting:
+) -> Explanation:
     """What is said of a session with this history, whose due work is as its last append left it, but for what `row` says."""
     state = fold(SESSION, history)
     step = next_step(state, policy)
@@ -75,12 +77,12 @@ def waits(
             "ends_at": ends_at(state, policy),
             "ahead": 0,
         }
-        found = DueRow(**{**plain, **row})
-    work = WorkStanding(now=now, version=state.version, in_flight=in_flight, row=found)
-    return why(state, policy, work, events=history, passed=passed, gates=gates or {})
+        found = DueStepRow(**{**plain, **row})
+    work = WorkStatus(now=now, version=state.version, in_flight=in_flight, row=found)
+    return why(state, policy, work, events=history, passed=passed, limiters=limiters or {})
 
 
-def held(waiting: Waiting) -> list[tuple[str, datetime | None]]:
+def held(waiting: Explanation) -> list[tuple[str, datetime | None]]:
     return [(hold.by, hold.until) for hold in waiting.holds]
 
 
@@ -117,7 +119,7 @@ def test_a_lapsed_lease_holds_nothing() -> None:
 
 
 def test_a_leased_session_is_somebody_elses_until_the_lease_lapses_whatever_its_gate_is_like() -> None:
-    waiting = waits(ATTEMPTING, at(3), owner=OWNER, lease_until=at(13), gates={API: CLOSED})
+    waiting = waits(ATTEMPTING, at(3), owner=OWNER, lease_until=at(13), limiters={API: CLOSED})
     assert held(waiting) == [(Wait.LEASE, at(13))]
     assert (waiting.step, waiting.moves_at) == ("AttemptCreation", at(13))
     assert "recorded as in doubt" in waiting.outlook
@@ -130,7 +132,7 @@ def test_a_leased_session_is_somebody_elses_until_the_lease_lapses_whatever_its_
         (FAILED, at(0.25), "it is unavailable: 250 ms backoff"),
         (IN_DOUBT, at(0.25), "it is in_doubt: 250 ms backoff"),
         ((*OPEN, lookup_failed(retry_at=at(7))), at(7), "CXone answered 503: 250 ms backoff"),
-        ((*VALIDATED, was_deferred()), at(1.5), "the gate is closed: Retry-After of 2000 ms"),
+        ((*VALIDATED, was_deferred()), at(1.5), "the limiter is closed: Retry-After of 2000 ms"),
         ((*IN_DOUBT, doubt_lifted(retry_at=at(5), message="nothing came of it")), at(5), "nothing came of it"),
         ((*ACTIVE, webhook_failed(retry_at=at(60))), at(60), "answered 500: 500 ms by the schedule, plus 0 ms jitter"),
         ((*ACTIVE, was_synced()), EXPIRY, "its token expires then"),
@@ -155,47 +157,52 @@ def test_a_wait_that_the_history_asks_for_is_kept_even_when_the_due_work_says_ot
     assert held(waits(THROTTLED, at(1), due_at=at(0))) == [(Wait.DUE, at(2.25))]
 
 
-# Gates
+# RateLimiter
 
 
 def test_a_closed_gate_holds_it_until_it_opens() -> None:
-    waiting = waits(VALIDATED, at(3), gates={API: CLOSED})
-    assert held(waiting) == [(Hold.GATE, at(60))]
-    assert waiting.holds[0].reason == "the gate is closed: Retry-After of 60 s"
+    waiting = waits(VALIDATED, at(3), limiters={API: CLOSED})
+    assert held(waiting) == [(DenialReason.GATE, at(60))]
+    assert waiting.holds[0].reason == "the limiter is closed: Retry-After of 60 s"
     assert waiting.moves_at == at(60)
 
 
 def test_a_closed_gate_of_another_api_holds_nothing() -> None:
-    assert waits(VALIDATED, at(3), gates={RECEIVER: CLOSED, "other": BROKEN}).holds == ()
-    assert held(waits(ACTIVE, at(3), gates={RECEIVER: CLOSED})) == [(Hold.GATE, at(60))]
-    assert held(waits((*ACTIVE, was_synced()), EXPIRY, gates={API: CLOSED, RECEIVER: CLOSED})) == []
+    assert waits(VALIDATED, at(3), limiters={RECEIVER: CLOSED, "other": BROKEN}).holds == ()
+    assert held(waits(ACTIVE, at(3), limiters={RECEIVER: CLOSED})) == [(DenialReason.GATE, at(60))]
+    assert held(waits((*ACTIVE, was_synced()), EXPIRY, limiters={API: CLOSED, RECEIVER: CLOSED})) == []
 
 
 def test_a_gate_that_is_shut_beyond_the_due_time_is_met_after_it() -> None:
-    waiting = waits(THROTTLED, at(1), gates={API: CLOSED})
-    assert held(waiting) == [(Wait.DUE, at(2.25)), (Hold.GATE, at(60))]
+    waiting = waits(THROTTLED, at(1), limiters={API: CLOSED})
+    assert held(waiting) == [(Wait.DUE, at(2.25)), (DenialReason.GATE, at(60))]
     assert waiting.moves_at == at(60)
-    assert held(waits((*VALIDATED, was_deferred(retry_at=at(61))), at(1), gates={API: CLOSED})) == [(Wait.DUE, at(61))]
+    assert held(waits((*VALIDATED, was_deferred(retry_at=at(61))), at(1), limiters={API: CLOSED})) == [
+        (Wait.DUE, at(61))
+    ]
 
 
 def test_a_circuit_that_breaks_behind_a_closed_gate_is_met_after_it() -> None:
     both = replace(BROKEN, closed_until=at(20), why="Retry-After of 20 s")
-    assert held(waits(VALIDATED, at(3), gates={API: both})) == [(Hold.GATE, at(20)), (Hold.BREAKER, at(30))]
+    assert held(waits(VALIDATED, at(3), limiters={API: both})) == [
+        (DenialReason.GATE, at(20)),
+        (DenialReason.BREAKER, at(30)),
+    ]
 
 
 def test_a_broken_circuit_holds_it_until_one_may_probe_and_a_probe_until_it_is_given_up() -> None:
-    assert held(waits(VALIDATED, at(3), gates={API: BROKEN})) == [(Hold.BREAKER, at(30))]
-    assert held(waits(VALIDATED, at(30), gates={API: BROKEN})) == []
+    assert held(waits(VALIDATED, at(3), limiters={API: BROKEN})) == [(DenialReason.BREAKER, at(30))]
+    assert held(waits(VALIDATED, at(30), limiters={API: BROKEN})) == []
     probed = replace(BROKEN, probe_until=at(61))
-    assert held(waits(VALIDATED, at(31), gates={API: probed})) == [(Hold.BREAKER, at(61))]
+    assert held(waits(VALIDATED, at(31), limiters={API: probed})) == [(DenialReason.BREAKER, at(61))]
 
 
 def test_behind_a_pace_it_waits_for_its_slot_which_is_as_far_off_as_others_were_due_before_it() -> None:
-    policy = Policy(gate=SLOW)
-    assert held(waits(VALIDATED, at(3), policy=policy, gates={API: PACED})) == [(Hold.PACE, at(20))]
+    policy = Policy(limiter=SLOW)
+    assert held(waits(VALIDATED, at(3), policy=policy, limiters={API: PACED})) == [(DenialReason.PACE, at(20))]
     rate = PACED.rate(at(3), SLOW)
     assert rate is not None
-    queued = waits(VALIDATED, at(3), policy=policy, gates={API: PACED}, ahead=8)
+    queued = waits(VALIDATED, at(3), policy=policy, limiters={API: PACED}, ahead=8)
     assert queued.moves_at is not None
     assert abs((queued.moves_at - at(20 + 8 / rate)).total_seconds()) < 0.001
     assert "due before it: 8" in queued.holds[0].reason
@@ -204,38 +211,38 @@ def test_behind_a_pace_it_waits_for_its_slot_which_is_as_far_off_as_others_were_
 def test_as_many_as_come_first_do_not_matter_where_there_is_room_for_all() -> None:
     assert waits(VALIDATED, at(3), ahead=10_000).holds == ()
     one_a_moment = replace(PACED, next_slot=None, ceiling=1_000.0, paced_from=at(-10))
-    assert waits(VALIDATED, at(3), gates={API: one_a_moment}, ahead=5).holds == ()
+    assert waits(VALIDATED, at(3), limiters={API: one_a_moment}, ahead=5).holds == ()
 
 
 def test_calls_in_flight_hold_it_where_their_number_is_limited() -> None:
-    limited = Policy(gate=GatePolicy(calls=2))
+    limited = Policy(limiter=LimiterPolicy(calls=2))
     waiting = waits(VALIDATED, at(3), policy=limited, in_flight=2)
-    assert held(waiting) == [(Hold.CALLS, at(4))]
+    assert held(waiting) == [(DenialReason.CALLS, at(4))]
     assert held(waits(VALIDATED, at(3), policy=limited, in_flight=1)) == []
-    assert held(waits(VALIDATED, at(3), policy=limited, in_flight=1, ahead=1)) == [(Hold.CALLS, at(4))]
+    assert held(waits(VALIDATED, at(3), policy=limited, in_flight=1, ahead=1)) == [(DenialReason.CALLS, at(4))]
     assert held(waits(THROTTLED, at(0), policy=limited, in_flight=2)) == [(Wait.DUE, at(2.25))]
-    assert held(waits(OPEN, at(3), policy=limited, in_flight=2)) == [(Hold.CALLS, at(4))]
+    assert held(waits(OPEN, at(3), policy=limited, in_flight=2)) == [(DenialReason.CALLS, at(4))]
     assert held(waits(ACTIVE, at(3), policy=limited, in_flight=2)) == []
 
 
 def test_a_spent_budget_holds_retries_and_no_first_attempts() -> None:
-    waiting = waits(FAILED, at(10), gates={API: SPENT})
-    assert held(waiting) == [(Hold.BUDGET, at(10.2))]
-    assert held(waits(FAILED, at(10.3), gates={API: SPENT})) == []
-    assert held(waits(VALIDATED, at(10), gates={API: SPENT})) == []
-    assert held(waits(THROTTLED, at(10), gates={API: SPENT})) == []
+    waiting = waits(FAILED, at(10), limiters={API: SPENT})
+    assert held(waiting) == [(DenialReason.BUDGET, at(10.2))]
+    assert held(waits(FAILED, at(10.3), limiters={API: SPENT})) == []
+    assert held(waits(VALIDATED, at(10), limiters={API: SPENT})) == []
+    assert held(waits(THROTTLED, at(10), limiters={API: SPENT})) == []
 
 
 def test_a_spent_budget_holds_a_look_up_after_one_that_failed() -> None:
     failed = (*OPEN, lookup_failed(retry_at=at(9)))
-    assert held(waits(failed, at(10), gates={API: SPENT})) == [(Hold.BUDGET, at(10.2))]
-    assert held(waits(failed, at(10.3), gates={API: SPENT})) == []
-    assert held(waits(OPEN, at(10), gates={API: SPENT})) == []
-    assert held(waits(failed, at(4_000), gates={API: replace(SPENT, retries_at=at(4_000))})) == [], "it is given up"
+    assert held(waits(failed, at(10), limiters={API: SPENT})) == [(DenialReason.BUDGET, at(10.2))]
+    assert held(waits(failed, at(10.3), limiters={API: SPENT})) == []
+    assert held(waits(OPEN, at(10), limiters={API: SPENT})) == []
+    assert held(waits(failed, at(4_000), limiters={API: replace(SPENT, retries_at=at(4_000))})) == [], "it is given up"
 
 
 def test_an_attempt_without_an_answer_is_recorded_before_any_budget_is_asked() -> None:
-    waiting = waits(ATTEMPTING, at(10), gates={API: SPENT})
+    waiting = waits(ATTEMPTING, at(10), limiters={API: SPENT})
     assert waiting.holds == ()
     assert "in doubt" in waiting.outlook
 
@@ -249,17 +256,17 @@ def test_its_deadline_is_told_for_as_long_as_a_session_is_to_be_made() -> None:
     assert waits(ACTIVE, at(3)).deadline is None
 
 
-def test_past_its_deadline_it_is_given_up_even_behind_a_closed_gate() -> None:
-    late = Gate(closed_until=at(9_000), why="Retry-After of a long time")
+def test_past_its_deadline_it_is_given_up_even_behind_a_closed_limiter() -> None:
+    late = LimiterState(closed_until=at(9_000), why="Retry-After of a long time")
     free = waits(FAILED, at(3_601))
     assert (free.holds, free.moves_at) == ((), at(3_601))
     assert "given up" in free.outlook
 
-    behind = waits(FAILED, at(3_599), gates={API: late})
-    assert held(behind) == [(Hold.GATE, at(3_600.001))]
+    behind = waits(FAILED, at(3_599), limiters={API: late})
+    assert held(behind) == [(DenialReason.GATE, at(3_600.001))]
     assert behind.moves_at == at(3_600.001)
     assert "given up" in behind.outlook
-    assert waits(FAILED, at(3_600.001), gates={API: late}).holds == ()
+    assert waits(FAILED, at(3_600.001), limiters={API: late}).holds == ()
 
 
 # Settings
@@ -267,7 +274,7 @@ def test_past_its_deadline_it_is_given_up_even_behind_a_closed_gate() -> None:
 
 def test_where_the_gate_is_not_known_for_want_of_settings_it_says_so_rather_than_nothing() -> None:
     nameless = {**PASSED, "AttemptCreation": ""}
-    waiting = waits(VALIDATED, at(3), gates={API: CLOSED}, passed=nameless)
+    waiting = waits(VALIDATED, at(3), limiters={API: CLOSED}, passed=nameless)
     assert held(waiting) == [(Wait.SETTINGS, None)]
     assert waiting.moves_at is None
     assert waits(VALIDATED, at(3), passed=nameless).holds == ()
@@ -288,7 +295,7 @@ def test_a_session_in_doubt_that_is_to_be_parked_still_waits_as_it_was_decided()
 
 
 def test_the_budget_that_is_told_is_the_one_that_an_attempt_meets() -> None:
-    _, met = admit(SPENT, Passage(gate=API, retry=True, slotted=True), at(10), GatePolicy())
+    _, met = admit(SPENT, AdmissionRequest(limiter=API, retry=True, slotted=True), at(10), LimiterPolicy())
     assert met is not None
-    [told] = waits(FAILED, at(10), gates={API: SPENT}).holds
+    [told] = waits(FAILED, at(10), limiters={API: SPENT}).holds
     assert (told.by, told.until, told.reason) == (met.by, met.until, met.reason)

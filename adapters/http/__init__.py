@@ -1,0 +1,1 @@
+"""Outbound HTTP that every provider shares."""

@@ -1,0 +1,104 @@
+"""Reading the projections: what auditors and operators ask."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ColumnElement, Select, func, or_, select
+
+from guestledger.adapters.postgres import tables as t
+from guestledger.adapters.postgres.connection import reported
+from guestledger.adapters.postgres.projections.projector import Projector
+from guestledger.engine.projections.audit import AuditEntry, AuditFilter
+from guestledger.engine.projections.metrics import COUNTS, Metrics, MetricsFilter, summarise
+from guestledger.engine.projections.sessions import SessionFilter, SessionRow
+
+BATCH = 500
+
+
+class PostgresReadModels(Projector):
+    """The three projections: kept up by `catch_up`, and read. Each method shows what was projected last."""
+
+    async def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
+        """The sessions that match, oldest first, in bounded memory."""
+        c = t.sessions.c
+        where: list[ColumnElement[bool]] = []
+        if wanted.channel_id is not None:
+            where.append(c.channel_id == wanted.channel_id)
+        if wanted.statuses:
+            where.append(c.status.in_(wanted.statuses))
+        if wanted.ids is not None:
+            where.append(c.id.in_(wanted.ids))
+        if wanted.expires_after is not None:
+            where.append(c.expires_at > wanted.expires_after)
+        if wanted.expires_until is not None:
+            where.append(c.expires_at <= wanted.expires_until)
+        async for row in self._rows(select(t.sessions).where(*where).order_by(c.opened_at, c.id)):
+            yield msgspec.convert(row, SessionRow, from_attributes=True)
+
+    async def stream_of(self, wanted: str) -> UUID | None:
+        """The stream of the session with this id, the engine's own or CXone's."""
+        c = t.sessions.c
+        either = [c.session_id == wanted]
+        with suppress(ValueError):
+            either.append(c.id == UUID(wanted))
+        with reported():
+            async with self._engine.connect() as connection:
+                found: UUID | None = (await connection.execute(select(c.id).where(or_(*either)))).scalar()
+        return found
+
+    async def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
+        """The audit entries that match, oldest first, in bounded memory."""
+        c = t.audit_log.c
+        where: list[ColumnElement[bool]] = []
+        if wanted.channel_id is not None:
+            where.append(c.channel_id == wanted.channel_id)
+        if wanted.since is not None:
+            where.append(c.timestamp >= wanted.since)
+        if wanted.until is not None:
+            where.append(c.timestamp < wanted.until)
+        if wanted.status is not None:
+            where.append(c.compliance_status == wanted.status)
+        if wanted.id is not None:
+            where.append(c.id == wanted.id)
+        async for row in self._rows(select(t.audit_log).where(*where).order_by(c.timestamp, c.id)):
+            yield msgspec.convert(row, AuditEntry, from_attributes=True)
+
+    async def metrics(self, wanted: MetricsFilter) -> Metrics:
+        """The metrics over what matches."""
+        counts = select(*(func.coalesce(func.sum(t.session_metrics.c[name]), 0).label(name) for name in COUNTS))
+        c = t.session_latencies.c
+        latencies = select(c.latency_ms, func.sum(c.sessions)).group_by(c.latency_ms).order_by(c.latency_ms)
+        with reported():
+            async with self._engine.connect() as connection:
+                # One snapshot for both, or the latencies could know of a session that the counts do not.
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+                counted = (await connection.execute(_within(counts, t.session_metrics.c, wanted))).one()
+                ranked = (await connection.execute(_within(latencies, c, wanted))).all()
+        return summarise(
+            {name: int(value) for name, value in counted._mapping.items()},  # noqa: SLF001 - SQLAlchemy's public name
+            [(int(ms), int(number)) for ms, number in ranked],
+            spanned=wanted.since is not None or wanted.until is not None,
+        )
+
+    async def _rows(self, statement: Select[Any]) -> AsyncIterator[Any]:
+        batched = {"yield_per": BATCH}
+        with reported():
+            async with (
+                self._engine.connect() as connection,
+                connection.stream(statement, execution_options=batched) as rows,
+            ):
+                async for row in rows:
+                    yield row
+
+
+def _within(statement: Select[Any], columns: Any, wanted: MetricsFilter) -> Select[Any]:
+    if wanted.channel_id is not None:
+        statement = statement.where(columns.channel_id == wanted.channel_id)
+    if wanted.since is not None:
+        statement = statement.where(columns.minute >= wanted.since)
+    if wanted.until is not None:
+        statement = statement.where(columns.minute < wanted.until)
+    return statement

@@ -1,0 +1,1 @@
+"""Due steps in PostgreSQL."""

@@ -1,0 +1,1 @@
+"""What an API bears: the rate limiter, its policy, feedback, quotas and retry arithmetic. Pure."""

@@ -1,0 +1,1 @@
+"""The event log: appends, recorded events, their encoding and their Merkle leaves."""

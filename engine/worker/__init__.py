@@ -1,0 +1,1 @@
+"""What runs due steps: scheduler, executor, leases and wake-ups."""

@@ -1,0 +1,54 @@
+import getpass
+
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from tests.e2e import guests
+from tests.e2e.command import environment, run
+
+
+async def test_a_gate_that_a_server_wants_closed_for_years_is_listed_and_a_person_opens_it(database_url: str):
+    async with Simulator(SimulatorConfig(throttle_share=1.0, retry_after="huge")) as simulator:
+        env = environment(database_url, simulator)
+        given_up = await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(1)]))
+        assert [answer["status"] for answer in given_up.out] == ["abandoned"]
+
+        [closed] = (await run("limiters", "--json", env=env)).out
+        assert closed["limiter"].endswith(" sessions")
+        assert closed["closed_until"] > "2030"
+        table = await run("limiters", env=env)
+        assert closed["limiter"] in table.text
+        assert closed["closed_until"][:10] in table.text
+        assert "by the database's clock" in table.text
+
+        opened = await run("limiters", "--open", closed["limiter"], env=env)
+
+        assert (opened.code, opened.text) == (0, "")
+        [trace, advice] = opened.err.splitlines()
+        assert f"limiter {closed['limiter']!r} is opened by hand, by '{getpass.getuser()}'" in trace
+        assert "what was told a time keeps it" in advice
+        assert (await run("limiters", "--json", env=env)).out == []
+        simulator.config = SimulatorConfig()
+        made = await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(2)]))
+        assert [answer["status"] for answer in made.out] == ["active"]
+
+
+async def test_a_gate_that_nothing_is_known_against_is_said_to_be_so(database_url: str):
+    async with Simulator() as simulator:
+        opened = await run("limiters", "--open", "api.example.com sessions", env=environment(database_url, simulator))
+
+    assert opened.code == 2
+    assert "guestledger limits" in opened.err
+
+
+async def test_a_worker_that_starts_while_no_token_may_be_asked_for_waits_until_one_may(database_url: str):
+    async with Simulator(SimulatorConfig(token_throttle_times=1, retry_after_s=6)) as simulator:
+        env = environment(database_url, simulator)
+        opened = await run("open", "-", "--no-wait", env=env, stdin=guests.as_lines([guests.guest(1)]))
+        assert [answer["status"] for answer in opened.out] == ["pending"]
+        assert simulator.counts == {"token 429": 1}
+
+        worked = await run("worker", "--until-idle", env=env)
+
+        assert worked.code == 0, worked.err
+        first, second = (sent.time for sent in simulator.requests if sent.path == "/oauth/token")
+        assert second >= first + 6
+        assert simulator.counts["session 201"] == 1

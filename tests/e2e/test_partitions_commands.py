@@ -1,0 +1,61 @@
+"""`guestledger partitions list`, `detach`, `attach` and `settle`, as a program and as a person meet them."""
+
+from datetime import UTC, datetime
+
+from tests import logs
+from tests.e2e.command import assert_one_line, environment, run
+from tests.postgres import as_administrator
+
+IN_MARCH = datetime(2024, 3, 10, tzinfo=UTC)
+EVENTS = 50
+
+
+async def test_a_month_is_settled_listed_detached_and_attached_again(database_url: str) -> None:
+    env = environment(database_url, migration_url=as_administrator(database_url))
+    await logs.write(database_url, EVENTS, began=IN_MARCH)
+    await logs.write(database_url, EVENTS, after=EVENTS - 1)
+
+    strays = (await run("months", "list", env=env)).text
+    settled = await run("months", "settle", env=env)
+    await run("sessions", env=env)  # which brings the projections up to date
+    detached = await run("months", "detach", "2024-03", env=env)
+    listed = await run("months", "list", "--json", env=env)
+    verified = await run("projections", "verify", env=env)
+    attached = await run("months", "attach", "2024-03", env=env)
+    shown = (await run("months", "list", env=env)).text
+
+    assert "not empty: `guestledger partitions settle`" in strays
+    assert (settled.code, settled.err) == (0, f"guestledger: {EVENTS} events moved into months of their own\n")
+    assert (detached.code, detached.err) == (
+        0,
+        f"guestledger: 2024-03 is detached, {EVENTS} events, each as it was recorded\n",
+    )
+    march, this_month, *_, none = listed.out
+    assert (march["month"], march["attached"], march["firstPosition"], march["lastPosition"]) == (
+        "2024-03",
+        False,
+        0,
+        49,
+    )
+    assert (this_month["month"], this_month["attached"]) == (f"{datetime.now(UTC):%Y-%m}", True)
+    assert (none["month"], none["firstPosition"]) == (None, None)
+    assert (verified.code, verified.text.count("are what the log says")) == (0, 3)
+    assert (attached.code, attached.err) == (
+        0,
+        f"guestledger: 2024-03 is attached, {EVENTS} events, just as they were detached\n",
+    )
+    assert len(shown.splitlines()) == 1 + 6
+    assert "not empty" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+async def test_a_month_that_cannot_be_detached_is_told_of_in_one_line(database_url: str) -> None:
+    env = environment(database_url, migration_url=as_administrator(database_url))
+    await logs.write(database_url, EVENTS)
+
+    this_month = f"{datetime.now(UTC):%Y-%m}"
+    assert_one_line(await run("months", "detach", this_month, env=env), this_month, "it is not over yet")
+    assert_one_line(await run("months", "detach", "2024-03", env=env), "2024-03 is not attached", "months list")
+    assert_one_line(await run("months", "attach", "March", env=env), "'March' is not a month such as 2026-11")
+    runtimes = environment(database_url)
+    assert_one_line(await run("months", "settle", env=runtimes), "GUESTLEDGER_MIGRATION_URL", "guestledger_owner")

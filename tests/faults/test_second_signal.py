@@ -1,0 +1,43 @@
+import asyncio
+from io import BytesIO
+
+import pytest
+
+from guestledger.adapters.cli import opening
+from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.limits.retry import RetryPolicy
+from tests.e2e import guests, raw_log
+from tests.e2e.command import environment
+from tests.limits import BRISK
+
+
+async def test_open_that_will_not_do_all_that_is_due_cuts_nothing_off_that_is_under_way(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(opening, "_FINISH_SECONDS", 0.3)
+    monkeypatch.setattr(SystemClock, "jitter", lambda _clock: 0.5)
+    policy = Policy(creation=RetryPolicy(base_ms=200), limiter=BRISK)
+    lines = BytesIO(guests.as_lines(map(guests.guest, range(10))))
+    answers: list[Answer] = []
+    # The first attempt fails, and the second one is under way when time is up: were it cut off, there would be a third,
+    # and this server would make a second session of it.
+    config = SimulatorConfig(server_error_share=1, hang_share=1, hang_s=1.5, honour_idempotency_key=False)
+    async with Simulator(config) as simulator:
+        settings = Settings.from_env(environment(database_url, simulator))
+        async with connect(settings, policy=policy, scheduler=False) as ledger:
+            run = Opening(ledger, concurrency=10, wait=False)
+            await run.run(numbered_lines(lines), answers.append)
+            assert {answer["status"] for answer in answers} == {"in_doubt"}
+            await asyncio.sleep(0.2)
+
+            await run.finish()
+
+        events = await raw_log.counts(database_url)
+        assert (events["CreationAttempted"], events["SessionCreated"]) == (20, 10)
+        assert not await raw_log.query(database_url, "SELECT FROM due_work WHERE lease_until > now()")
+        assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)

@@ -1,0 +1,493 @@
+"""Due work: claimed in due order by the database's clock, by one owner at a time, and never lost."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.log.appends import Lease
+from guestledger.engine.worker.leases import Leases
+from tests.integration.appends import HOUR_MS, a_lease, an_append, due_at, new_id
+
+CREATE, SYNC, EXPIRE = "AttemptCreation", "SyncWebhook", "ExpireToken"
+HOUR = timedelta(hours=1)
+LONG = 30
+"""Seconds. Nothing here takes as long, unless it hangs."""
+
+Put = Callable[..., Awaitable[UUID]]
+
+
+@pytest.fixture
+def put(sql: Any) -> Put:
+    """A row that is due so many seconds from now (default: an hour ago), leased for so many seconds or free."""
+
+    async def make(
+        due_in: float = -3_600, step: str = CREATE, *, owner: UUID | None = None, leased_for: float | None = None
+    ) -> UUID:
+        stream_id = new_id()
+        await sql(
+            "INSERT INTO due_work VALUES ($1, $2, now() + $3 * interval '1 s', $4, now() + $5 * interval '1 s')",
+            stream_id,
+            step,
+            due_in,
+            owner,
+            leased_for,
+        )
+        return stream_id
+
+    return make
+
+
+async def rows(sql: Any) -> dict[UUID, asyncpg.Record]:
+    return {row["stream_id"]: row for row in await sql("SELECT * FROM due_work")}
+
+
+async def claimed(due_work: PostgresDueSteps, *steps: str, lease: Lease | None = None, limit: int = 100) -> list[UUID]:
+    found = await due_work.claim(lease or a_lease(), dict.fromkeys(steps or (CREATE,)), limit)
+    return [claim.stream_id for claim in found.claims]
+
+
+# Claiming
+
+
+async def test_work_is_claimed_longest_due_first(due_work: PostgresDueSteps, put: Put) -> None:
+    second, first, third = await put(-20), await put(-30), await put(-10)
+
+    assert [await claimed(due_work, limit=1) for _ in range(4)] == [[first], [second], [third], []]
+
+
+async def test_a_batch_of_claims_comes_in_due_order_however_the_rows_lie(due_work: PostgresDueSteps, sql: Any) -> None:
+    await sql(
+        "INSERT INTO due_work SELECT gen_random_uuid(), $1, now() - (n * 7919 % 1000) * interval '1 s' "
+        "FROM generate_series(1, 999) AS n",
+        CREATE,
+    )
+    await sql("ANALYZE due_work")
+    by_age = await sql("SELECT stream_id FROM due_work ORDER BY due_at LIMIT 500")
+
+    assert await claimed(due_work, limit=500) == [row["stream_id"] for row in by_age]
+
+
+async def test_nothing_is_claimed_before_it_is_due(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
+    later = await put(3_600)
+    assert await claimed(due_work) == []
+
+    await sql("UPDATE due_work SET due_at = now()")
+    assert await claimed(due_work) == [later]
+
+
+async def test_only_the_steps_that_were_asked_for_are_claimed(due_work: PostgresDueSteps, put: Put) -> None:
+    await put(step="ExpireToken")
+    second, first = await put(-10, "AttemptCreation"), await put(-20, "ValidateChannel")
+
+    assert await claimed(due_work, "SyncWebhook") == []
+    assert await claimed(due_work, "ValidateChannel", "AttemptCreation") == [first, second]
+
+
+async def test_a_claim_says_what_is_due_since_when_and_holds_it_by_the_databases_clock(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    stream_id, lease = await put(-5), a_lease(ms=HOUR_MS)
+
+    began: datetime = (await sql("SELECT clock_timestamp()"))[0][0]
+    (claim,) = (await due_work.claim(lease, {CREATE: None}, 1)).claims
+    ended: datetime = (await sql("SELECT clock_timestamp()"))[0][0]
+
+    row = (await rows(sql))[stream_id]
+    assert (claim.stream_id, claim.step, claim.due_at) == (stream_id, CREATE, row["due_at"])
+    assert row["owner"] == lease.owner
+    assert began + HOUR <= row["lease_until"] <= ended + HOUR
+
+
+async def test_no_more_is_claimed_than_was_asked_for_whatever_the_planner_believes(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    """With statistics that know of a single row, PostgreSQL picks a plan that would run a subquery once a row."""
+    await put()
+    await sql("ANALYZE due_work")
+    await sql(
+        "INSERT INTO due_work SELECT gen_random_uuid(), $1, now() - n * interval '1 s' FROM generate_series(1, 50) AS n",
+        CREATE,
+    )
+
+    assert [len(await claimed(due_work, limit=limit)) for limit in (1, 2, 7)] == [1, 2, 7]
+
+
+async def test_what_one_holds_nobody_else_gets_until_the_lease_lapses(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    stream_id, first, second = await put(), a_lease(), a_lease()
+    assert await claimed(due_work, lease=first) == [stream_id]
+    assert await claimed(due_work, lease=second) == []
+    assert await claimed(due_work, lease=first) == []
+
+    await sql("UPDATE due_work SET lease_until = now()")
+    assert await claimed(due_work, lease=second) == [stream_id]
+    assert (await rows(sql))[stream_id]["owner"] == second.owner
+
+
+async def test_many_claimers_at_once_get_each_row_once(new_engine: Any, put: Put) -> None:
+    ids = {await put(-number) for number in range(90)}
+    claimers = [PostgresDueSteps(new_engine(), "guestledger") for _ in range(4)]
+
+    async def take(claimer: PostgresDueSteps) -> list[UUID]:
+        taken: list[UUID] = []
+        lease = a_lease()
+        while found := await claimed(claimer, lease=lease, limit=7):
+            taken += found
+        return taken
+
+    taken = [one for some in await asyncio.gather(*map(take, claimers)) for one in some]
+
+    assert sorted(taken) == sorted(ids)
+
+
+async def test_a_claim_passes_over_rows_that_another_is_just_taking(
+    due_work: PostgresDueSteps, put: Put, outsider: asyncpg.Connection
+) -> None:
+    older, younger = await put(-20), await put(-10)
+    async with outsider.transaction():
+        await outsider.execute("SELECT FROM due_work WHERE stream_id = $1 FOR UPDATE", older)
+        async with asyncio.timeout(LONG):
+            assert await claimed(due_work, limit=1) == [younger]
+
+    assert await claimed(due_work) == [older]
+
+
+# What ends before it is its turn
+
+
+async def test_a_token_that_expires_is_claimed_though_its_webhook_waits_and_once(
+    new_engine: Any, due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    ends = {await put(step=SYNC) for _ in range(20)}
+    await sql("UPDATE due_work SET ends_at = now() - interval '1 s'")
+    held, lasting = await put(step=SYNC, owner=uuid4(), leased_for=3_600), await put(step=SYNC)
+    await sql("UPDATE due_work SET ends_at = now() - interval '1 s' WHERE stream_id = $1", held)
+    await sql("UPDATE due_work SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", lasting)
+    expired = await put(step=EXPIRE)
+
+    claimers = [PostgresDueSteps(new_engine(), "guestledger") for _ in range(4)]
+    found = await asyncio.gather(*(claimer.claim(a_lease(uuid4()), {EXPIRE: None}, 100) for claimer in claimers))
+
+    claims = [claim for some in found for claim in some.claims]
+    assert sorted(claim.stream_id for claim in claims) == sorted({*ends, expired})
+    assert {claim.stream_id for claim in claims if claim.ended} == ends
+    assert {claim.step for claim in claims if claim.ended} == {SYNC}
+    assert await claimed(due_work, SYNC) == [lasting]
+
+
+async def test_what_should_have_been_recorded_of_a_token_is_claimed_under_anothers_lease_and_no_other_step_is(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    old, new = 3_590, 3_600
+    late = {await put(step=step, owner=uuid4(), leased_for=old) for step in (SYNC, EXPIRE)}
+    await put(step=SYNC, owner=uuid4(), leased_for=new)
+    attempted = await put(step=CREATE, owner=uuid4(), leased_for=old)
+    await sql("UPDATE due_work SET ends_at = now() - interval '2 s'")
+    in_time = await put(step=SYNC, owner=uuid4(), leased_for=old)
+    await sql("UPDATE due_work SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", in_time)
+
+    outlook = await due_work.outlook({EXPIRE: None, CREATE: None})
+    assert (outlook.claimable, await claimed(due_work, CREATE)) == ({EXPIRE}, [])
+    found = await due_work.claim(a_lease(), {EXPIRE: None}, 100)
+    assert {claim.stream_id for claim in found.claims} == late
+    assert all(claim.ended for claim in found.claims)
+    assert (await due_work.claim(a_lease(), {EXPIRE: None}, 100)).claims == []
+    assert attempted in await rows(sql)
+
+
+async def test_a_look_at_a_token_that_somebody_is_about_to_record_is_soon_followed_by_another(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    await put(step=SYNC, owner=uuid4(), leased_for=3_590)
+    async with asyncio.timeout(30):
+        while True:  # the machine may be too slow for the half second that it lasts
+            await sql("UPDATE due_work SET ends_at = now()")
+            outlook = await due_work.outlook({EXPIRE: None})
+            if not outlook.claimable:
+                break
+    assert outlook.next_due_ms is not None
+    assert outlook.next_due_ms <= 500
+
+
+async def test_what_has_ended_takes_no_more_places_than_there_are(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    for step in (SYNC, EXPIRE) * 3:
+        await put(step=step)
+    await sql("UPDATE due_work SET ends_at = now() WHERE step = $1", SYNC)
+
+    assert [len(await claimed(due_work, EXPIRE, limit=4)) for _ in range(3)] == [4, 2, 0]
+
+
+async def test_what_has_ended_rests_too_when_it_is_given_back_for_a_while_and_what_has_not_still_ends_in_time(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    owner = uuid4()
+    ended, ends = [await put(step=SYNC, owner=owner, leased_for=60) for _ in range(2)]
+    await sql("UPDATE due_work SET ends_at = now() - interval '1 s' WHERE stream_id = $1", ended)
+    await sql("UPDATE due_work SET ends_at = now() + interval '1 min' WHERE stream_id = $1", ends)
+    before = await rows(sql)
+
+    for stream_id in (ended, ends):
+        await due_work.release(owner, stream_id, HOUR_MS)
+
+    after = await rows(sql)
+    assert after[ended]["ends_at"] > before[ended]["ends_at"] + HOUR
+    assert after[ends]["ends_at"] == before[ends]["ends_at"]
+    assert await claimed(due_work, EXPIRE) == []
+
+
+# Holding
+
+
+async def test_a_heartbeat_extends_only_the_leases_of_its_owner_on_the_rows_named(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    lease, other = a_lease(ms=2 * HOUR_MS), uuid4()
+    mine = await put(owner=lease.owner, leased_for=60)
+    mine_unnamed = await put(owner=lease.owner, leased_for=60)
+    theirs, free = await put(owner=other, leased_for=60), await put()
+    before = await rows(sql)
+
+    assert await due_work.heartbeat(lease, [mine, theirs, free, new_id()]) == {mine}
+
+    after = await rows(sql)
+    assert after[mine]["lease_until"] > before[mine]["lease_until"] + HOUR
+    assert (after[mine]["owner"], after[mine]["due_at"]) == (lease.owner, before[mine]["due_at"])
+    for untouched in (mine_unnamed, theirs, free):
+        assert after[untouched] == before[untouched]
+
+
+async def test_a_heartbeat_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
+    due_work: PostgresDueSteps, put: Put, sql: Any, connect_by_sql: Any
+) -> None:
+    """An append locks its rows in whatever order the sessions came; so might a heartbeat, in another."""
+    lease = a_lease()
+    busy, idle = await put(owner=lease.owner, leased_for=60), await put(owner=lease.owner, leased_for=60)
+    before = await rows(sql)
+    appending = await connect_by_sql()
+    async with appending.transaction():
+        await appending.execute("UPDATE due_work SET due_at = due_at WHERE stream_id = $1", busy)
+        async with asyncio.timeout(LONG):
+            assert await due_work.heartbeat(lease, [busy, idle]) == {idle}
+
+    after = await rows(sql)
+    assert after[idle]["lease_until"] > before[idle]["lease_until"]
+    assert after[busy] == before[busy]
+
+
+async def test_leases_are_renewed_for_as_long_as_they_are_held_and_no_longer(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    lease = a_lease(ms=60)
+    let_go, held = [await put(owner=lease.owner, leased_for=60) for _ in range(2)]
+    beats: asyncio.Queue[list[UUID]] = asyncio.Queue()
+
+    class Watched(PostgresDueSteps):
+        async def heartbeat(self, lease: Lease, stream_ids: Any) -> set[UUID]:
+            if beats.qsize() == 0:
+                beats.put_nowait([])
+                raise RuntimeError("whatever may go wrong with one beat")
+            if beats.qsize() == 1:
+                beats.put_nowait([])
+                raise ServiceUnreachable("the database cannot be reached")
+            kept = await due_work.heartbeat(Lease(owner=lease.owner, ms=HOUR_MS), stream_ids)
+            beats.put_nowait(list(stream_ids))
+            return kept
+
+    leases = Leases(Watched(due_work._engine, "guestledger"), lease.ms)
+    async with asyncio.timeout(LONG):
+        with leases.hold(lease, held):
+            with leases.hold(lease, let_go):
+                pass
+            while beats.qsize() < 4:
+                await asyncio.sleep(0.005)
+        beaten = [beats.get_nowait() for _ in range(4)]
+        await leases.close()
+
+    assert beaten == [[], [], [held], [held]]
+    after = await rows(sql)
+    assert after[held]["lease_until"] > after[let_go]["lease_until"] + HOUR / 2
+
+
+# Giving back
+
+
+async def test_released_work_can_be_claimed_at_once_by_anybody(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
+    stream_id, lease = await put(), a_lease()
+    since = (await rows(sql))[stream_id]["due_at"]
+    await claimed(due_work, lease=lease)
+
+    await due_work.release(lease.owner, stream_id, 0)
+
+    row = (await rows(sql))[stream_id]
+    assert (row["owner"], row["lease_until"]) == (None, None)
+    assert row["due_at"] >= since
+    assert await claimed(due_work) == [stream_id]
+
+
+async def test_work_released_with_a_delay_rests_for_so_long(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
+    stream_id, lease = await put(), a_lease()
+    await claimed(due_work, lease=lease)
+
+    (began,) = (await sql("SELECT clock_timestamp()"))[0]
+    await due_work.release(lease.owner, stream_id, HOUR_MS)
+    (ended,) = (await sql("SELECT clock_timestamp()"))[0]
+
+    assert began + HOUR <= (await rows(sql))[stream_id]["due_at"] <= ended + HOUR
+    assert await claimed(due_work) == []
+
+
+@pytest.mark.parametrize("days", [30, 365 * 7_900])
+async def test_work_can_rest_for_as_long_as_a_token_may_live(
+    due_work: PostgresDueSteps, put: Put, sql: Any, days: int
+) -> None:
+    lease, span = a_lease(), timedelta(days=days)
+    waits, ended = await put(), await put()
+    await sql("UPDATE due_work SET ends_at = now() WHERE stream_id = $1", ended)
+    assert set(await claimed(due_work, lease=lease)) == {waits, ended}
+
+    (began,) = (await sql("SELECT clock_timestamp()"))[0]
+    for stream_id in (waits, ended):
+        await due_work.release(lease.owner, stream_id, span // timedelta(milliseconds=1), EXPIRE)
+
+    found = await rows(sql)
+    assert found[waits]["due_at"] >= began + span
+    assert found[ended]["ends_at"] >= began + span
+
+
+async def test_a_release_never_makes_work_due_earlier(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
+    owner = uuid4()
+    stream_id = await put(3_600, owner=owner, leased_for=60)
+    due = (await rows(sql))[stream_id]["due_at"]
+
+    await due_work.release(owner, stream_id, 1_000)
+
+    assert (await rows(sql))[stream_id]["due_at"] == due
+
+
+async def test_whoever_has_lost_a_lease_can_neither_release_nor_hold_it(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    stream_id, first, second = await put(), a_lease(), a_lease()
+    await claimed(due_work, lease=first)
+    await sql("UPDATE due_work SET lease_until = now()")
+    await claimed(due_work, lease=second)
+    before = await rows(sql)
+
+    await due_work.release(first.owner, stream_id, HOUR_MS)
+    await due_work.heartbeat(Lease(owner=first.owner, ms=9 * HOUR_MS), [stream_id])
+
+    assert await rows(sql) == before
+
+
+async def test_all_that_one_holds_is_given_back_at_once_and_others_are_told(
+    due_work: PostgresDueSteps, put: Put, sql: Any, connect_by_sql: Any
+) -> None:
+    owners, other = {uuid4(), uuid4()}, uuid4()
+    mine = {await put(owner=owner, leased_for=60) for owner in owners for _ in range(2)}
+    theirs = await put(owner=other, leased_for=60)
+    before = (await rows(sql))[theirs]
+    told = asyncio.Event()
+    await (await connect_by_sql()).add_listener("guestledger_guestledger", lambda *_: told.set())
+
+    await due_work.release_all(owners)
+
+    assert set(await claimed(due_work)) == mine
+    assert (await rows(sql))[theirs] == before
+    async with asyncio.timeout(LONG):
+        await told.wait()
+
+
+async def test_giving_back_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
+    due_work: PostgresDueSteps, put: Put, sql: Any, connect_by_sql: Any
+) -> None:
+    owner = uuid4()
+    busy, idle = await put(owner=owner, leased_for=60), await put(owner=owner, leased_for=60)
+    before = await rows(sql)
+    appending = await connect_by_sql()
+    async with appending.transaction():
+        await appending.execute("UPDATE due_work SET due_at = due_at WHERE stream_id = $1", busy)
+        async with asyncio.timeout(LONG):
+            await due_work.release_all([owner])
+
+    assert await claimed(due_work) == [idle]
+    assert (await rows(sql))[busy] == before[busy]
+
+
+# Counting
+
+
+async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead_and_far_calls_of_the_webhook(
+    due_work: PostgresDueSteps, put: Put, sql: Any
+) -> None:
+    assert (await due_work.backlog({})).unfinished == 0
+    await put(3_600, EXPIRE)
+    assert (await due_work.backlog({})).unfinished == 0
+
+    await put(-1, EXPIRE)
+    await put(-1)
+    await put(3_600)
+    await put(-1, owner=uuid4(), leased_for=60)
+    assert (await due_work.backlog({})).unfinished == 4
+
+    hooked = {"SyncWebhook": "hooks"}
+    await put(3_600, "SyncWebhook")
+    assert (await due_work.backlog(hooked)).unfinished == 4
+    await put(30, "SyncWebhook")
+    assert (await due_work.backlog(hooked)).unfinished == 5
+    assert (await due_work.backlog({})).unfinished == 4, "nobody waits for notices that are not sent from here"
+
+    await sql("UPDATE due_work SET due_at = now()")
+    assert (await due_work.backlog(hooked)).unfinished == 7
+    assert (await due_work.backlog({})).unfinished == 5
+    await sql("UPDATE due_work SET ends_at = now() WHERE step = 'SyncWebhook'")
+    assert (await due_work.backlog({})).unfinished == 7, "an expiry is recorded here all the same"
+
+
+# Together with the log
+
+
+async def test_what_an_append_leaves_under_a_lease_is_its_owners_until_it_lapses(
+    store: Any, due_work: PostgresDueSteps, sql: Any
+) -> None:
+    lease, other, stream_id = a_lease(), a_lease(), new_id()
+    await store.append(an_append(stream_id, due=due_at(lease=lease)))
+    assert await claimed(due_work, lease=other) == []
+
+    await due_work.release(lease.owner, stream_id, 0)
+    assert await claimed(due_work, lease=other) == [stream_id]
+
+    await store.append(an_append(stream_id, 1, due=due_at(lease=lease)))
+    assert (await rows(sql))[stream_id]["owner"] == lease.owner
+
+
+async def test_appends_and_heartbeats_of_many_sessions_get_on_together(store: Any, due_work: PostgresDueSteps) -> None:
+    lease = a_lease()
+    ids = [new_id() for _ in range(40)]
+    appending = True
+
+    async def beat() -> int:
+        beats = 0
+        while appending:
+            await due_work.heartbeat(lease, ids[::-1])
+            beats += 1
+        return beats
+
+    async def append(stream_id: UUID) -> None:
+        for version in range(8):
+            await store.append(an_append(stream_id, version, due=due_at(lease=lease)))
+
+    beating = asyncio.create_task(beat())
+    await asyncio.gather(*map(append, ids))
+    appending = False
+    assert await beating > 1
+    assert await store.head() == 8 * len(ids) - 1

@@ -1,0 +1,747 @@
+"""RateLimiter between two ledgers on one database, as two processes have them: what one is told, both keep to."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
+from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.adapters.settings import InvalidSettings, Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, Feedback, LimiterPolicy, Observation
+from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.operations.explain import STEPS
+from guestledger.engine.worker.session_work import TOWARDS_CREATION
+from tests.integration.appends import HOUR_MS, a_lease, new_id
+from tests.integration.conftest import HeldLog
+from tests.integration.plain_sql import SCHEMA
+from tests.unit.samples import request
+
+LONG = 60
+"""Seconds. Nothing here takes as long, unless it hangs."""
+QUICK = LimiterPolicy(first_rate=500.0, min_rate=100.0, retries_per_second=1_000.0)
+FAILING = SimulatorConfig(server_error_share=1.0, fault_times=1_000_000)
+
+
+def policy(limiter: LimiterPolicy = QUICK, **creation: Any) -> Policy:
+    return Policy(creation=RetryPolicy(**{"base_ms": 0, "max_failures": 1_000, **creation}), limiter=limiter)
+
+
+@asynccontextmanager
+async def two(new_ledger: Any, policy: Policy, **given: Any) -> AsyncIterator[tuple[Ledger, Ledger]]:
+    """Two ledgers, and no longer than is to be borne."""
+    async with new_ledger(policy=policy, **given) as one, new_ledger(policy=policy, **given) as other:
+        async with asyncio.timeout(LONG):
+            yield one, other
+
+
+async def unchecked() -> None: ...
+
+
+async def all_done(*ledgers: Ledger) -> None:
+    await asyncio.gather(*(ledger.scheduler.run_until_idle() for ledger in ledgers))
+
+
+async def events(ledger: Ledger, session: Session | UUID) -> list[Event]:
+    stream_id = session.id if isinstance(session, Session) else session
+    return [recorded.event for recorded in await ledger.history(stream_id)]
+
+
+def asked(simulator: Simulator) -> list[float]:
+    """When each creation request came, in Unix seconds."""
+    return [sent.time for sent in simulator.requests if sent.path.endswith("/sessions")]
+
+
+async def attempts_while_closed(ledger: Ledger) -> list[Event]:
+    """The attempts that were recorded behind a throttle and before its time had passed."""
+    early: list[Event] = []
+    closed_until = None
+    async for batch in ledger.read_all():
+        for recorded in batch:
+            match recorded.event:
+                case e.CreationThrottled(retry_after_ms=ms):
+                    until = recorded.recorded_at + timedelta(milliseconds=ms)
+                    closed_until = max(closed_until or until, until)
+                case e.CreationAttempted() as attempt if closed_until and recorded.recorded_at < closed_until:
+                    early.append(attempt)
+                case _:
+                    pass
+    return early
+
+
+# Closed
+
+
+async def test_a_throttle_that_one_meets_holds_the_other_back_until_its_time_has_passed(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with two(new_ledger, policy()) as (one, other):
+        simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
+        throttled = await one.open_session(request())
+        (met,) = asked(simulator)
+        simulator.config = SimulatorConfig()
+        held_back = [await ledger.open_session(request()) for ledger in (one, other, other)]
+        assert len(asked(simulator)) == 1
+
+        await all_done(one, other)
+
+        assert len(asked(simulator)) == 5
+        assert min(asked(simulator)[1:]) >= met + 1
+        assert await attempts_while_closed(one) == []
+        for session in (throttled, *held_back):
+            assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_however_many_are_throttled_the_log_has_no_attempt_between_a_throttle_and_its_time(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
+    async with two(new_ledger, policy()) as (one, other):
+        await one.open_session(request())
+        simulator.config = SimulatorConfig(throttle_share=0.1, retry_after_s=1)
+        accepted = await asyncio.gather(*(one.accept(request()) for _ in range(40)))
+        opening = [ledger.open_session(request()) for ledger in (one, other) for _ in range(5)]
+
+        opened, _ = await asyncio.gather(asyncio.gather(*opening), all_done(one, other))
+        await all_done(one, other)
+
+        assert await attempts_while_closed(one) == []
+        for session in (*accepted, *opened):
+            assert (await other.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_session_that_is_opened_behind_a_closed_gate_is_pending_with_its_time_and_reason(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with two(new_ledger, policy()) as (one, other):
+        simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
+        await one.open_session(request())
+        session = await other.open_session(request())
+
+        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
+        assert session.reason == "the limiter is closed: Retry-After of 600000 ms"
+        deferred = (await events(other, session))[-1]
+        assert isinstance(deferred, e.CreationDeferred)
+        assert (deferred.limiter, deferred.held_by, deferred.retry_at) == (name, DenialReason.GATE, until)
+        assert name.endswith(" sessions")
+        assert len(asked(simulator)) == 1
+
+
+async def test_a_failure_that_says_when_to_come_again_holds_everybody_back_until_then(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    simulator.config = SimulatorConfig(server_error_share=1.0, error_retry_after="1")
+    async with two(new_ledger, policy()) as (one, other):
+        failed = await one.open_session(request())
+        (met,) = asked(simulator)
+        last = (await events(one, failed))[-1]
+        assert isinstance(last, e.CreationFailed)
+        assert (last.wait_ms, last.reason) == (1_000, "Retry-After of 1000 ms, plus 0 ms backoff")
+        held_back = await other.open_session(request())
+        assert (held_back.status, held_back.attempts) == (Status.PENDING, 0)
+        assert held_back.reason == "the limiter is closed: Retry-After of 1000 ms"
+
+        simulator.config = SimulatorConfig()
+        await all_done(one, other)
+
+        assert min(asked(simulator)[1:]) >= met + 1
+        for session in (failed, held_back):
+            assert (await other.session(session.id)).status is Status.ACTIVE
+
+
+async def test_what_is_behind_a_closed_gate_is_skipped_and_webhooks_and_other_hosts_go_on(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    hooked = {"webhook_url": simulator.webhook_url}
+    async with two(new_ledger, policy(), **hooked) as (one, other), Simulator() as elsewhere:
+        made = await one.open_session(request())
+        simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
+        behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
+        await sql("UPDATE due_work SET due_at = now() WHERE step = 'AttemptCreation'")
+        before = [await events(one, session) for session in behind]
+
+        done = await other.scheduler.run_once()
+
+        assert done == {"WebhookSynced": 1}
+        assert isinstance((await events(one, made))[-1], e.WebhookSynced)
+        assert [await events(one, session) for session in behind] == before
+        secret = {"cxone_client_secret": elsewhere.client_secret, "cxone_client_id": elsewhere.client_id}
+        async with new_ledger(policy=policy(), cxone_url=elsewhere.url, **secret) as third:
+            assert (await third.open_session(request())).status is Status.ACTIVE
+
+
+async def test_the_wait_outlives_the_processes_that_know_of_it(new_ledger: Any, simulator: Simulator) -> None:
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
+    async with new_ledger(policy=policy()) as one:
+        throttled = await one.open_session(request())
+    (met,) = asked(simulator)
+    simulator.config = SimulatorConfig()
+    async with new_ledger(policy=policy()) as another, asyncio.timeout(LONG):
+        session = await another.open_session(request())
+        assert (session.status, len(asked(simulator))) == (Status.PENDING, 1)
+        await all_done(another)
+        for stream_id in (throttled.id, session.id):
+            assert (await another.session(stream_id)).status is Status.ACTIVE
+    assert min(asked(simulator)[1:]) >= met + 1
+
+
+async def test_a_quota_that_an_answer_says_is_used_up_closes_the_gate_before_anybody_is_throttled(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    simulator.config = SimulatorConfig(quota=3, rate_limit_headers=True)
+    async with two(new_ledger, policy(LimiterPolicy(at_once=0))) as (one, other):
+        for _ in range(3):
+            assert (await one.open_session(request())).status is Status.ACTIVE
+        last = asked(simulator)[-1]
+        session = await other.open_session(request())
+        assert session.reason == "the limiter is closed: RateLimit says that nothing is left for 1 s"
+        assert len(asked(simulator)) == 3
+
+        await all_done(one, other)
+
+        assert asked(simulator)[3] >= last + 1
+        assert simulator.counts["session 429"] == 0
+        assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_session_whose_deadline_would_pass_behind_a_closed_gate_is_given_up_without_a_request(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with two(new_ledger, policy(deadline_ms=60_000)) as (one, other):
+        simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
+        assert (await one.open_session(request())).status is Status.ABANDONED
+        session = await other.open_session(request())
+        assert (session.status, session.attempts) == (Status.ABANDONED, 0)
+        assert [type(event) for event in (await events(other, session))[-2:]] == [
+            e.CreationDeferred,
+            e.SessionAbandoned,
+        ]
+        assert len(asked(simulator)) == 1
+
+
+async def test_a_session_whose_deadline_passes_while_its_gate_is_closed_is_given_up_then(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with two(new_ledger, policy(deadline_ms=1_000)) as (one, other):
+        simulator.config = SimulatorConfig(channel_throttle_times=1, retry_after_s=600)
+        await one.open_session(request())
+        session = await other.accept(request())
+        assert await other.scheduler.run_once() == {}, "it is skipped at first"
+
+        while (session := await one.session(session.id)).status is Status.PENDING:
+            await other.scheduler.run_once()
+            await asyncio.sleep(0.05)
+
+        assert session.status is Status.ABANDONED
+        assert (simulator.counts["channel 429"], simulator.counts["channel 200"], asked(simulator)) == (1, 0, [])
+
+
+async def test_a_gate_is_forgotten_when_nothing_is_known_against_its_api_any_more(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with two(new_ledger, policy()) as (one, other):
+        simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0)
+        await one.open_session(request())
+        assert len(await sql("SELECT FROM limiters")) == 1
+        simulator.config = SimulatorConfig()
+        await sql("UPDATE limiters SET closed_until = now(), paced_from = now() - interval '1 day'")
+        assert (await other.open_session(request())).status is Status.ACTIVE
+        assert await sql("SELECT FROM limiters") == []
+
+
+async def test_who_is_let_through_meanwhile_does_not_undo_what_an_answer_tells(
+    new_engine: Any, held_log: HeldLog
+) -> None:
+    """Nobody knows anything against the API yet, so there is no row that could be locked."""
+    limiters = PostgresRateLimiter(new_engine(), SCHEMA, QUICK)
+    async with held_log:
+        admitted = asyncio.create_task(limiters.admit(AdmissionRequest(limiter="a", retry=True, slotted=False)))
+        await held_log.waiting()
+    await admitted
+    assert (await limiters.all())["a"].retries == 99
+
+
+# Broken
+
+
+async def test_a_server_that_fails_is_left_in_peace_but_for_single_probes_and_then_all_sessions_are_made(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    rests_ms = (100, 200, 400, 400)
+    limiter = LimiterPolicy(failures_in_a_row=5, break_ms=100, max_break_ms=400, retries_per_second=1_000.0)
+    simulator.config = FAILING
+    async with two(new_ledger, policy(limiter)) as (one, other):
+        first = await one.open_session(request())
+        assert (first.attempts, len(asked(simulator))) == (5, 5)
+        second = await other.open_session(request())
+        assert (second.attempts, second.status) == (0, Status.PENDING)
+        assert second.reason == "the breaker is open: 5 requests in a row failed; one probes then"
+        more = [await other.accept(request()) for _ in range(20)]
+
+        working = asyncio.create_task(all_done(one, other))
+        while len(asked(simulator)) < 9:
+            assert not working.done()
+            await asyncio.sleep(0.01)
+        simulator.config = SimulatorConfig()
+        await working
+
+        times = asked(simulator)[4:9]
+        for rest_ms, earlier, later in zip(rests_ms, times, times[1:], strict=False):
+            assert later - earlier >= rest_ms / 1_000
+        for session in (first, second, *more):
+            assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_claim_that_sends_nothing_keeps_the_probe_from_others_for_a_moment_only(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.config = FAILING
+    patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
+    async with two(new_ledger, policy(patient, base_ms=1)) as (one, other):
+        session = await one.open_session(request())
+        simulator.config = SimulatorConfig()
+        lost = a_lease(uuid4(), 1)
+        while not (await one._due_work.claim(lost, one._steps.limiters(TOWARDS_CREATION), 1)).claims:
+            await asyncio.sleep(0.01)
+
+        while (await other.session(session.id)).status is not Status.ACTIVE:  # as long as all is to take
+            await other.scheduler.run_once()
+            await asyncio.sleep(0.05)
+
+        assert await sql("SELECT FROM limiters WHERE broken_at IS NOT NULL") == []
+
+
+async def test_a_look_up_that_many_share_fails_once_however_many_wait_for_it(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.config = SimulatorConfig(channel_errors=1)
+    async with new_ledger(policy=policy(LimiterPolicy(failures_in_a_row=3), base_ms=600_000)) as ledger:
+        provider, all_wait = ledger._provider, asyncio.Barrier(21)
+        ask, answer = provider.look_up_channel, provider._look_up
+
+        async def look_up_channel(channel_id: str, again: Any) -> Any:
+            waiting = asyncio.create_task(all_wait.wait())
+            outcome = await ask(channel_id, again)
+            await waiting
+            return outcome
+
+        async def look_up(channel_id: str, again: Any) -> Any:
+            await all_wait.wait()
+            return await answer(channel_id, again)
+
+        monkeypatch.setattr(provider, "look_up_channel", look_up_channel)
+        monkeypatch.setattr(provider, "_look_up", look_up)
+        async with asyncio.timeout(LONG):
+            await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
+
+        assert simulator.counts["channel 500"] == 1
+        ((failures, broken_at),) = await sql("SELECT failures, broken_at FROM limiters")
+        assert (failures, broken_at) == (1, None)
+
+
+async def test_of_those_who_share_an_answer_another_tells_it_where_the_first_is_stopped(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.config = SimulatorConfig(channel_throttle_times=1, retry_after_s=600)
+    async with new_ledger(policy=policy()) as ledger:
+        await ledger.check()  # a token's request is told to a limiter of its own
+        provider, all_ask, told = ledger._provider, asyncio.Barrier(4), []
+        ask, answer, observe = provider.look_up_channel, provider._look_up, ledger._gates.observe
+
+        async def look_up_channel(channel_id: str, again: Any) -> Any:
+            waiting = asyncio.create_task(all_ask.wait())
+            outcome = await ask(channel_id, again)
+            await waiting
+            return outcome
+
+        async def look_up(channel_id: str, again: Any) -> Any:
+            await all_ask.wait()
+            return await answer(channel_id, again)
+
+        async def hear_but_first(hearing: Any) -> None:
+            told.append(hearing)
+            if len(told) == 1:
+                raise asyncio.CancelledError
+            await observe(hearing)
+
+        monkeypatch.setattr(provider, "look_up_channel", look_up_channel)
+        monkeypatch.setattr(provider, "_look_up", look_up)
+        monkeypatch.setattr(ledger._gates, "observe", hear_but_first)
+        async with asyncio.timeout(LONG):
+            opening = [asyncio.create_task(ledger.open_session(request())) for _ in range(3)]
+            opened = await asyncio.gather(*opening, return_exceptions=True)
+
+        assert [type(session) for session in opened].count(asyncio.CancelledError) == 1
+        assert len(told) == 2
+        assert len(await sql("SELECT FROM limiters WHERE closed_until > now()")) == 1
+
+
+async def test_who_joins_another_in_a_look_up_gives_its_own_probe_back(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
+    async with new_ledger(policy=policy(patient)) as ledger:
+        await ledger.check()
+        provider, asked, goes_on = ledger._provider, asyncio.Event(), asyncio.Event()
+        answer, admit, joined = provider._look_up, ledger._gates.admit, asyncio.Event()
+
+        async def look_up(channel_id: str, again: Any) -> Any:
+            asked.set()
+            await goes_on.wait()
+            return await answer(channel_id, again)
+
+        async def admit_and_say_so(passage: AdmissionRequest) -> Any:
+            admitted = await admit(passage)
+            if asked.is_set():
+                assert admitted.probes
+                joined.set()
+            return admitted
+
+        monkeypatch.setattr(provider, "_look_up", look_up)
+        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        async with asyncio.timeout(LONG):
+            first = asyncio.create_task(ledger.open_session(request()))
+            await asked.wait()
+            now = await sql("SELECT clock_timestamp()")
+            failing = Feedback(limiter=provider.lookup_limiter, answered=Observation.FAILED, began_at=now[0][0])
+            await ledger._gates.observe(failing)
+            await sql("UPDATE limiters SET broken_until = now()")
+            second = asyncio.create_task(ledger.open_session(request()))
+            await joined.wait()
+            goes_on.set()
+            await asyncio.gather(first, second)
+
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
+
+
+# The budget
+
+
+async def test_retries_of_both_together_are_no_more_than_the_budget_and_first_attempts_are_always_made(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    limiter = LimiterPolicy(retries_kept=2, retries_per_request=0.0, retries_per_second=0.01, failures_in_a_row=1_000)
+    simulator.config = FAILING
+    async with two(new_ledger, policy(limiter)) as (one, other):
+        opened = [await ledger.open_session(request()) for ledger in (one, other, one, other)]
+
+        assert [session.attempts for session in opened] == [3, 1, 1, 1]
+        assert len(asked(simulator)) == 6
+        for session in opened:
+            deferred = (await events(one, session))[-1]
+            assert isinstance(deferred, e.CreationDeferred)
+            assert deferred.held_by is DenialReason.BUDGET
+
+
+@pytest.mark.parametrize("refused_to", ["itself", "another"])
+async def test_a_creation_that_gets_no_token_any_more_tells_nothing_against_the_api(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, refused_to: str
+) -> None:
+    wary = LimiterPolicy(failures_in_a_row=1)
+    async with new_ledger(policy=policy(wary, base_ms=600_000)) as ledger:
+        await ledger.open_session(request())
+        simulator.revoke_tokens()
+        simulator.config = SimulatorConfig(token_errors=3)
+        tokens, append = ledger._provider._tokens, ledger._store.append
+
+        async def append_while_another_learns_of_it(given: Any) -> Any:
+            appended = await append(given)
+            if refused_to == "another" and isinstance(given.events[-1], e.CreationAttempted):
+                tokens.invalidate(tokens._token)
+            return appended
+
+        monkeypatch.setattr(ledger._store, "append", append_while_another_learns_of_it)
+        session = await ledger.open_session(request())
+
+        assert simulator.counts["session 401"] == (refused_to == "itself")
+        assert simulator.counts["token 503"] == 3
+        failed = (await events(ledger, session))[-1]
+        assert isinstance(failed, e.CreationFailed)
+        assert (failed.kind, failed.wait_ms is None) == (e.FailureKind.UNAVAILABLE, False)
+        assert await sql("SELECT FROM limiters WHERE broken_at IS NOT NULL OR failures > 0") == []
+
+
+# Calls in flight
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger, calls: tuple[str, ...] = ("create",)) -> list[int]:
+    """How many such calls were in flight as each began, over all these ledgers."""
+    in_flight, seen = 0, []
+
+    def count(ledger: Ledger, name: str) -> None:
+        whole = getattr(ledger._provider, name)
+
+        async def call(*given: Any) -> Any:
+            nonlocal in_flight
+            in_flight += 1
+            seen.append(in_flight)
+            try:
+                return await whole(*given)
+            finally:
+                in_flight -= 1
+
+        monkeypatch.setattr(ledger._provider, name, call)
+
+    for ledger in ledgers:
+        for name in calls:
+            count(ledger, name)
+    return seen
+
+
+async def test_no_more_calls_are_in_flight_than_allowed_whoever_makes_them(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.config = SimulatorConfig(slow_ms=50)
+    async with two(new_ledger, policy(LimiterPolicy(calls=3))) as (one, other):
+        seen = counted(monkeypatch, one, other)
+        accepted = await asyncio.gather(*(one.accept(request()) for _ in range(15)))
+        opening = [ledger.open_session(request()) for ledger in (one, other) for _ in range(5)]
+
+        opened, _ = await asyncio.gather(asyncio.gather(*opening), all_done(one, other))
+        await all_done(one, other)
+
+        assert max(seen) == 3
+        assert len(seen) == 25
+        for session in (*accepted, *opened):
+            assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_look_ups_take_the_same_places_as_creations(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.config = SimulatorConfig(slow_ms=20)
+    async with two(new_ledger, policy(LimiterPolicy(calls=3))) as (one, other):
+        seen = counted(monkeypatch, one, other, calls=("look_up_channel", "create"))
+        accepted = [await one.accept(request(channel_id=f"ch_{number}")) for number in range(12)]
+        wanted = [request(channel_id=f"ch_other_{number}") for number in range(6)]
+        opening = [(one, other)[number % 2].open_session(given) for number, given in enumerate(wanted)]
+
+        opened, _ = await asyncio.gather(asyncio.gather(*opening), all_done(one, other))
+        await all_done(one, other)
+
+        assert max(seen) == 3
+        assert len(seen) == 2 * 18
+        for session in (*accepted, *opened):
+            assert (await one.session(session.id)).status is Status.ACTIVE
+
+
+async def test_of_those_who_open_sessions_at_once_as_many_are_served_as_there_are_places(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=policy(LimiterPolicy(calls=3))) as ledger, asyncio.timeout(LONG):
+        hanging = Hanging(monkeypatch, ledger, "look_up_channel")
+        opening = [asyncio.create_task(ledger.open_session(request(channel_id=f"ch_{n}"))) for n in range(5)]
+        while sum(task.done() for task in opening) < 2:
+            await asyncio.sleep(0.01)
+        hanging.go.set()
+
+        opened = await asyncio.gather(*opening)
+
+        assert hanging.begun == 3
+        assert [session.status for session in opened] == [Status.ACTIVE] * 3 + [Status.PENDING] * 2
+        for session in opened[3:]:
+            deferred = (await events(ledger, session))[-1]
+            assert isinstance(deferred, e.CreationDeferred)
+            assert deferred.held_by is DenialReason.CALLS
+
+
+@pytest.mark.parametrize("limit", ["calls", "calls_per_process"])
+async def test_a_setting_limits_the_calls_in_flight_in_place_of_the_policy(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    simulator.config = SimulatorConfig(slow_ms=50)
+    async with new_ledger(policy=policy(LimiterPolicy(calls=7, calls_per_process=7)), **{limit: 2}) as ledger:
+        seen = counted(monkeypatch, ledger)
+        await asyncio.gather(*(ledger.accept(request()) for _ in range(8)))
+        await all_done(ledger)
+        assert (max(seen), len(seen)) == (2, 8)
+
+
+@pytest.mark.parametrize(
+    "given", [{"calls_per_process": 257}, {"policy": policy(LimiterPolicy(calls_per_process=257))}]
+)
+async def test_each_call_that_may_be_in_flight_has_a_connection_and_so_has_the_request_for_a_token(
+    new_ledger: Any, simulator: Simulator, given: dict[str, Any]
+) -> None:
+    async with new_ledger(**given) as ledger, asyncio.timeout(LONG):
+        provider = ledger._provider
+        prepared = provider.prepare(await ledger.accept(request()))
+        await provider.ready()
+        simulator.config = SimulatorConfig(slow_ms=LONG * 1_000)
+        creations = [asyncio.create_task(provider.create(prepared, str(n), unchecked)) for n in range(257)]
+        while simulator.counts["session 201"] < len(creations):
+            assert not any(creation.done() for creation in creations)
+            await asyncio.sleep(0.01)
+        provider._tokens.invalidate(provider._tokens._token)
+        await provider.ready()
+        for creation in creations:
+            creation.cancel()
+
+
+@pytest.mark.parametrize("name", ["GUESTLEDGER_CALLS", "GUESTLEDGER_CALLS_PER_PROCESS"])
+@pytest.mark.parametrize("given", ["0", "-1", "some", "1.5"])
+def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"{name} cannot be used: it is to be a whole number, 1 or more"):
+        Settings.from_env({name: given})
+
+
+@pytest.mark.parametrize("field", ["calls", "calls_per_process"])
+@pytest.mark.parametrize("given", [0, -1])
+def test_a_limit_on_calls_that_is_none_is_refused_where_it_is_set_from_code_too(field: str, given: int) -> None:
+    with pytest.raises(
+        InvalidSettings, match=f"GUESTLEDGER_{field.upper()} cannot be used: it is to be a whole number"
+    ):
+        Settings(**{field: given})
+
+
+async def test_a_look_up_is_let_through_only_when_the_process_has_a_place_for_it(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
+        await ledger.check()
+        admit, admitted, places = ledger._gates.admit, [], ledger._steps._calls
+
+        async def admit_and_say_so(passage: AdmissionRequest) -> Any:
+            admitted.append(passage)
+            return await admit(passage)
+
+        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        async with places:
+            opening = asyncio.create_task(ledger.open_session(request()))
+            while not (places._waiters or admitted):
+                await asyncio.sleep(0.01)
+            assert admitted == []
+        assert (await opening).status is Status.ACTIVE
+        assert len(admitted) == 1
+
+
+class Hanging:
+    """Calls of a ledger that hang until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ledger: Ledger, name: str = "create") -> None:
+        self.begun, self.go = 0, asyncio.Event()
+        whole = getattr(ledger._provider, name)
+
+        async def call(*given: Any) -> Any:
+            self.begun += 1
+            await self.go.wait()
+            return await whole(*given)
+
+        monkeypatch.setattr(ledger._provider, name, call)
+
+    async def until(self, number: int) -> None:
+        while self.begun < number:
+            await asyncio.sleep(0.01)
+
+
+async def test_who_has_no_place_for_a_call_leaves_the_work_to_another(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, sql: Any
+) -> None:
+    async with two(new_ledger, policy(LimiterPolicy(calls_per_process=2))) as (one, other):
+        accepted = [await one.accept(request()) for _ in range(6)]
+        hanging = Hanging(monkeypatch, one)
+        busy = asyncio.create_task(one.scheduler.run_once())
+        await hanging.until(2)
+
+        await other.scheduler.run_once()
+
+        made = [await one.session(session.id) for session in accepted]
+        assert sum(session.status is Status.ACTIVE for session in made) == 4
+        hanging.go.set()
+        await busy
+        assert await one.unfinished() == 0
+
+
+async def test_those_who_open_sessions_here_take_places_from_what_is_claimed_but_the_last(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=3))) as ledger, asyncio.timeout(LONG):
+        hanging = Hanging(monkeypatch, ledger)
+        opening = []
+        for number, left in ((1, 2), (2, 1), (3, 1), (4, 1)):
+            opening.append(asyncio.create_task(ledger.open_session(request())))
+            await hanging.until(min(number, 3))
+            assert ledger._steps.max_claimed == left
+        hanging.go.set()
+        await asyncio.gather(*opening)
+        assert ledger._steps.max_claimed == 3
+
+
+async def test_who_has_waited_for_a_place_does_not_ask_what_others_have_learnt_meanwhile(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
+        opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(5)))
+        assert {session.status for session in opened} == {Status.ACTIVE}
+        assert simulator.counts["channel 200"] == 1
+
+
+async def test_sessions_that_are_only_about_to_ask_take_no_place_from_each_other(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with two(new_ledger, policy(LimiterPolicy(calls=1))) as (one, _):
+        assert (await one.open_session(request())).status is Status.ACTIVE
+
+
+async def test_those_who_claim_at_once_never_take_more_than_there_are_places(new_engine: Any, sql: Any) -> None:
+    steps = {"AttemptCreation": "a", "ValidateChannel": "b"}
+    claimers = [PostgresDueSteps(new_engine(), SCHEMA, LimiterPolicy(calls=3)) for _ in range(4)]
+    for _ in range(10):
+        await sql("DELETE FROM due_work")
+        for number in range(12):
+            step = ["AttemptCreation", "ValidateChannel"][number % 2]
+            await sql("INSERT INTO due_work VALUES ($1, $2, now(), NULL, NULL)", new_id(), step)
+        claimed = await asyncio.gather(*(claimer.claim(a_lease(uuid4(), HOUR_MS), steps, 12) for claimer in claimers))
+        assert sum(len(found.claims) for found in claimed) == 3
+
+
+async def test_a_token_expires_in_time_though_the_webhooks_gate_is_closed(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    simulator.config = SimulatorConfig(webhook_status=429, webhook_retry_after="3600", session_lifetime_s=0.2)
+    async with new_ledger(policy=policy(), webhook_url=simulator.webhook_url) as ledger:
+        first = await ledger.open_session(request())
+        await ledger.scheduler.run_once()
+        second = await ledger.open_session(request())
+        async with asyncio.timeout(30):
+            while {(await ledger.session(session.id)).status for session in (first, second)} != {Status.EXPIRED}:
+                await ledger.scheduler.run_once()
+        assert simulator.counts["webhook 429"] == 1, "the other notice waits behind the limiter"
+        assert await ledger.unfinished() == 0, "nobody waits for a receiver that wants to be left in peace"
+        simulator.config = SimulatorConfig()
+        await sql("DELETE FROM limiters")
+        await ledger.scheduler.run_once()
+        told = [json.loads(call.body)["sessionId"] for call in simulator.webhooks]
+        assert second.session_id in told
+
+
+async def test_what_was_throttled_long_ago_comes_before_what_is_new(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with new_ledger(policy=policy()) as ledger:
+        simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0)
+        old = await ledger.open_session(request())
+        await sql("UPDATE limiters SET closed_until = now(), next_slot = now(), next_passage = now()")
+        await sql("UPDATE due_work SET due_at = now() - interval '1 min'")
+        for _ in range(3):
+            await ledger.accept(request(channel_id="ch_new"))
+        await ledger._due_work.claim(
+            a_lease(ms=1), ledger._steps.limiters(STEPS), 0
+        )  # it has been seen that there is a limiter
+
+        [claim] = (await ledger._due_work.claim(a_lease(), ledger._steps.limiters(STEPS), 1)).claims
+
+        assert claim.stream_id == old.id

@@ -1,0 +1,288 @@
+"""The limiter that requests for a token pass, and a request that is sent again with another token: between processes."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from guestledger.adapters.http import token_source as auth
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.simulator.api import Reply
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, Feedback, Observation
+from tests.integration.test_limits import LONG, all_done, events, policy, two
+from tests.unit.samples import request
+
+LONG_REST = SimulatorConfig(token_throttle_times=1, retry_after_s=600)
+OPEN_NOW = "UPDATE limiters SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
+
+
+def asked_for_tokens(simulator: Simulator) -> list[float]:
+    """When each request for a token came, in Unix seconds."""
+    return [sent.time for sent in simulator.requests if sent.path == "/oauth/token"]
+
+
+def forget_token(ledger: Ledger) -> None:
+    tokens = ledger._provider._tokens  # type: ignore[attr-defined]
+    tokens.invalidate(tokens._token)
+
+
+async def deferral(ledger: Ledger, session: Session) -> e.CreationDeferred:
+    deferred = (await events(ledger, session))[-1]
+    assert isinstance(deferred, e.CreationDeferred)
+    return deferred
+
+
+# Tokens
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [(LONG_REST, "token 429"), (SimulatorConfig(token_errors=1, error_retry_after="600"), "token 503")],
+    ids=["429", "503"],
+)
+async def test_a_throttled_request_for_a_token_holds_back_every_process_and_those_that_start_later(
+    new_ledger: Any, simulator: Simulator, sql: Any, config: SimulatorConfig, told: str
+) -> None:
+    simulator.config = config
+    async with two(new_ledger, policy()) as (one, other):
+        behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
+    async with new_ledger(policy=policy()) as later:
+        behind.append(await later.open_session(request()))
+        accepted = await later.accept(request())
+        await later.scheduler.run_once()
+        behind.append(await later.session(accepted.id))
+
+        assert simulator.counts == {told: 1}
+        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        assert name.endswith(" token")
+        for session in behind:
+            assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
+            deferred = await deferral(later, session)
+            assert (deferred.limiter, deferred.held_by) == (name, DenialReason.GATE)
+            why = await later.why(session.id)
+            assert why.moves_at == until
+            assert [held.reason for held in why.holds] == ["the limiter is closed: Retry-After of 600000 ms"]
+        with pytest.raises(ServiceUnreachable, match=r"no access token .* limiter '.* token' holds it back until"):
+            await later.check()
+        assert list(await later.limiters()) == [name]
+
+
+async def test_a_token_is_asked_for_again_when_its_retry_after_has_passed_and_every_session_is_made(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_WAIT_S", 0)
+    simulator.config = SimulatorConfig(token_throttle_times=1, retry_after_s=1)
+    async with two(new_ledger, policy()) as (one, other):
+        opened = [await ledger.open_session(request()) for ledger in (one, other)]
+        opened += [await ledger.accept(request()) for ledger in (one, other) for _ in range(10)]
+        assert simulator.counts == {"token 429": 1}
+
+        await all_done(one, other)
+
+        for session in opened:
+            assert (await one.session(session.id)).status is Status.ACTIVE
+        first, second = asked_for_tokens(simulator)[:2]
+        assert second >= first + 1
+        assert simulator.counts["token 429"] == 1
+        assert simulator.counts["token 200"] <= 2, "one for each process that had something to do"
+
+
+async def test_a_short_wait_for_a_token_is_waited_out_by_whoever_needs_it(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    simulator.config = SimulatorConfig(token_throttle_times=1, retry_after_s=1)
+    async with new_ledger(policy=policy()) as ledger, asyncio.timeout(LONG):
+        assert (await ledger.open_session(request())).status is Status.ACTIVE
+    first, second = asked_for_tokens(simulator)
+    assert second >= first + 1
+
+
+async def test_the_gate_is_asked_once_for_each_request_for_a_token_however_many_sessions_wait_for_it(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger(policy=policy()) as ledger:
+        admit, asked = ledger._gates.admit, []
+
+        async def admit_and_say_so(passage: AdmissionRequest) -> Any:
+            asked.append(passage.limiter)
+            return await admit(passage)
+
+        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
+
+        assert {session.status for session in opened} == {Status.ACTIVE}
+        assert len([limiter for limiter in asked if limiter.endswith(" token")]) == simulator.counts["token 200"] == 1
+
+
+async def test_an_attempt_that_finds_the_gate_for_tokens_closed_is_deferred_before_it_is_announced(
+    new_ledger: Any, simulator: Simulator
+) -> None:
+    async with new_ledger(policy=policy()) as ledger:
+        await ledger.open_session(request())
+        forget_token(ledger)
+        simulator.config = LONG_REST
+        session = await ledger.open_session(request())
+
+        assert (await deferral(ledger, session)).limiter.endswith(" token")
+        assert [type(event) for event in await events(ledger, session)] == [
+            e.ConsentRecorded,
+            e.ChannelValidated,
+            e.CreationDeferred,
+        ]
+        assert len(simulator.sessions_by_key) == 1
+
+
+async def test_an_attempt_whose_token_is_refused_and_gets_no_other_is_deferred_until_one_may_be_asked_for(
+    new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    async with new_ledger(policy=policy()) as ledger, asyncio.timeout(LONG):
+        await ledger.open_session(request())
+        simulator.revoke_tokens()
+        simulator.config = LONG_REST
+        session = await ledger.open_session(request())
+
+        failed, deferred = (await events(ledger, session))[-2:]
+        assert isinstance(failed, e.CreationFailed)
+        assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 401)
+        assert isinstance(deferred, e.CreationDeferred)
+        assert deferred.limiter.endswith(" token")
+        assert session.retry_at == deferred.retry_at
+        assert simulator.counts["session 401"] == 1
+
+        await sql(OPEN_NOW)
+        await sql("UPDATE due_work SET due_at = now()")
+        ledger._clock.now = lambda: deferred.retry_at  # type: ignore[method-assign]
+        await ledger.scheduler.run_once()
+        assert (await ledger.session(session.id)).status is Status.ACTIVE
+
+
+async def test_a_token_endpoint_that_fails_breaks_no_circuit(new_ledger: Any, simulator: Simulator) -> None:
+    simulator.config = SimulatorConfig(token_errors=1_000)
+    async with new_ledger(policy=policy()) as ledger:
+        for _ in range(5):
+            with pytest.raises(ServiceUnreachable):
+                await ledger.open_session(request())
+        assert simulator.counts["token 503"] == 15
+        assert await ledger.limits() == {}
+
+
+async def test_a_429_that_the_database_could_not_be_told_is_told_before_the_next_request_for_a_token(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.config = LONG_REST
+    async with new_ledger(policy=policy()) as ledger:
+        observe = ledger._gates.observe
+
+        async def away(_hearing: Feedback) -> None:
+            raise ServiceUnreachable("the database is away")
+
+        monkeypatch.setattr(ledger._gates, "observe", away)
+        with pytest.raises(ServiceUnreachable, match="the database is away"):
+            await ledger.open_session(request())
+        monkeypatch.setattr(ledger._gates, "observe", observe)
+
+        session = await ledger.open_session(request())
+
+        assert (await deferral(ledger, session)).limiter.endswith(" token")
+        assert simulator.counts == {"token 429": 1}
+
+
+# Sent again
+
+
+async def test_a_request_that_was_refused_with_401_is_not_sent_again_through_a_gate_that_another_has_closed_meanwhile(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(new_ledger, policy(base_ms=1_000)) as (one, other):
+        monkeypatch.setattr(one._clock, "jitter", lambda: 0.5)  # its own backoff is not what it waits for
+        await asyncio.gather(one.open_session(request()), other.open_session(request()))
+        simulator.revoke_tokens()
+        forget_token(other)
+        await other.check()
+        goes_on = asyncio.Event()
+        tokens = one._provider._tokens  # type: ignore[attr-defined]
+        whole = tokens._fetch
+
+        async def slow() -> str:
+            await goes_on.wait()
+            return str(await whole())
+
+        monkeypatch.setattr(tokens, "_fetch", slow)
+        opening = asyncio.create_task(one.open_session(request()))
+        while not simulator.counts["session 401"]:
+            await asyncio.sleep(0.01)
+        simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
+        throttled = await other.open_session(request())
+        simulator.config = SimulatorConfig()
+        goes_on.set()
+
+        session = await opening
+
+        assert str(session.id) not in simulator.sessions_by_key
+        assert simulator.counts["session 401"] == simulator.counts["session 429"] == 1
+        failed, deferred = (await events(one, session))[-2:]
+        assert isinstance(failed, e.CreationFailed)
+        assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 401)
+        assert failed.message.startswith("CXone refused its token (HTTP 401), and it was not sent again: ")
+        assert isinstance(deferred, e.CreationDeferred)
+        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        assert (deferred.limiter, deferred.held_by, deferred.retry_at) == (name, DenialReason.GATE, until)
+        assert (session.status, session.in_doubt, session.retry_at) == (Status.PENDING, (), until)
+        assert (await one.session(throttled.id)).status is Status.THROTTLED
+
+
+@pytest.mark.parametrize(("name", "refused"), [("/sessions", 1), ("/channels/", 0)])
+async def test_a_401_that_says_that_the_quota_is_used_up_closes_the_gate_and_is_not_followed_by_another_request(
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, name: str, refused: int
+) -> None:
+    drained = Reply(401, b"{}", (("RateLimit", '"default";r=0;t=600'),))
+    async with two(new_ledger, policy()) as (one, other):
+        if refused:
+            await one.open_session(request())  # it knows the channel then
+        await asyncio.gather(one.check(), other.check())
+        api = simulator._api
+        whole = api._refusal
+        monkeypatch.setattr(api, "_refusal", lambda *_: drained)
+        session = await one.open_session(request())
+        monkeypatch.setattr(api, "_refusal", whole)
+
+        assert [sent.status for sent in simulator.requests if name in sent.path][refused:] == [401]
+        assert (session.status, session.attempts, session.in_doubt) == (Status.PENDING, refused, ())
+        limiters = await sql("SELECT name, failures, closed_until - now() AS left FROM limiters")
+        ((limiter, failures, left),) = limiters
+        assert limiter.endswith(" sessions" if refused else " channels")
+        assert (failures, left > timedelta(seconds=500)) == (0, True)
+        assert (await other.open_session(request())).status is Status.PENDING
+        assert [sent.status for sent in simulator.requests if name in sent.path][refused:] == [401]
+
+
+async def test_a_look_up_that_was_refused_with_401_is_not_sent_again_through_a_gate_that_has_closed_meanwhile(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(new_ledger, policy()) as (one, other):
+        await one.check()
+        simulator.revoke_tokens()
+        limiter, whole = one._provider.lookup_limiter, one._provider._tokens._fetch  # type: ignore[attr-defined]
+
+        async def fetch() -> str:
+            token = str(await whole())
+            admitted = await other._gates.admit(AdmissionRequest(limiter=limiter, retry=False, slotted=False))
+            throttled = Feedback(
+                limiter=limiter, answered=Observation.THROTTLED, began_at=admitted.at, closed_ms=600_000
+            )
+            await other._gates.observe(throttled)
+            return token
+
+        monkeypatch.setattr(one._provider._tokens, "_fetch", fetch)  # type: ignore[attr-defined]
+
+        session = await one.open_session(request())
+
+        assert (simulator.counts["channel 401"], simulator.counts["channel 200"]) == (1, 0)
+        deferred = await deferral(one, session)
+        assert (deferred.limiter, deferred.held_by) == (limiter, DenialReason.GATE)

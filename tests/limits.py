@@ -1,0 +1,14 @@
+"""RateLimiter for tests of something else: they hold back only what they must."""
+
+from guestledger.engine.limits.policy import LimiterPolicy
+
+BRISK = LimiterPolicy(
+    first_rate=2_000.0,
+    min_rate=500.0,
+    min_closed_ms=0,
+    failures_in_a_row=1_000,
+    break_ms=10,
+    max_break_ms=20,
+    probe_ms=500,
+    retries_per_second=1_000.0,
+)

@@ -1,0 +1,104 @@
+"""Explainer: whatever the header says, and however often it was tried."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.events import CreationFailed, CreationThrottled, WebhookAbandoned, WebhookFailed
+from guestledger.engine.domain.lifecycle import Policy, decide
+from guestledger.engine.domain.outcomes import Delivered, Failed, Throttled
+from guestledger.engine.domain.session import fold
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryPolicy, backoff_ms, read_retry_after
+from tests.property.strategies import (
+    deliveries,
+    delivery_policies,
+    jitters,
+    moments,
+    passing_failures,
+    retry_policies,
+    throttles,
+)
+from tests.unit.samples import ACTIVE, ATTEMPTING, SESSION, answer, deliver, webhook_failed
+
+# Header values as an HTTP client may hand them over, bytes that are no UTF-8 included.
+headers = st.text(st.characters(max_codepoint=0x3000) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
+dates = st.datetimes(datetime(1900, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)).map(  # noqa: DTZ001 - it adds UTC
+    lambda moment: format_datetime(moment.replace(microsecond=0), usegmt=True)
+)
+nearly_dates = st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,2} (Jan|May|Foo) [0-9]{1,5} [0-9:]{1,9} ?[-+A-Z0-9]{0,6}")
+
+
+@given(
+    given=st.none() | headers | dates | nearly_dates | st.integers().map(str),
+    date=st.none() | headers | dates | nearly_dates,
+    now=moments,
+)
+def test_any_header_at_all_is_read_as_a_wait_that_can_be_added_to_a_time_and_stored(
+    given: str | None, date: str | None, now: datetime
+) -> None:
+    read = read_retry_after(given, date, now)
+    assert 0 <= read.ms <= MAX_RETRY_AFTER_MS
+    assert read.why.isascii()
+    assert read.why.isprintable()
+    if given is None:
+        assert read.given is None
+    else:
+        assert read.given is not None
+        assert read.given.isascii()
+        assert read.given.isprintable()
+        assert len(read.given) <= 64
+
+
+@given(seconds=st.integers(0, MAX_RETRY_AFTER_MS // 1_000), now=moments)
+def test_seconds_are_read_to_the_millisecond(seconds: int, now: datetime) -> None:
+    assert read_retry_after(str(seconds), None, now).ms == seconds * 1_000
+
+
+@given(now=moments.filter(lambda moment: moment.year < 9000), ahead=st.timedeltas(timedelta(0), timedelta(days=3_000)))
+@example(now=datetime(2024, 5, 20, 14, 0, 0, 500_700, tzinfo=UTC), ahead=timedelta(seconds=2))
+def test_a_wait_until_a_date_is_never_shorter_and_less_than_a_millisecond_longer(
+    now: datetime, ahead: timedelta
+) -> None:
+    wanted = (now + ahead).replace(microsecond=0)
+    over = now + timedelta(milliseconds=read_retry_after(format_datetime(wanted, usegmt=True), None, now).ms)
+    assert max(now, wanted) <= over < max(now, wanted) + timedelta(milliseconds=1)
+
+
+@given(tries=st.integers(1, 10_000), policy=retry_policies, jitter=jitters)
+def test_backoff_lies_between_nothing_and_its_ceiling(tries: int, policy: RetryPolicy, jitter: float) -> None:
+    wait = backoff_ms(tries, policy, jitter)
+    assert 0 <= wait <= policy.cap_ms
+    assert wait <= policy.base_ms * 2 ** (tries - 1)
+    assert wait <= backoff_ms(tries + 1, policy, jitter)
+
+
+@given(outcome=throttles | passing_failures, policy=retry_policies, jitter=jitters)
+def test_no_attempt_is_planned_earlier_than_the_server_asked(
+    outcome: Throttled | Failed, policy: RetryPolicy, jitter: float
+) -> None:
+    event, *_ = decide(fold(SESSION, ATTEMPTING), answer(outcome, jitter=jitter), Policy(creation=policy))
+    assert isinstance(event, CreationThrottled | CreationFailed)
+    asked_ms = outcome.retry_after.ms if outcome.retry_after else 0
+    assert event.wait_ms is not None
+    assert asked_ms <= event.wait_ms <= asked_ms + policy.cap_ms
+    assert event.retry_at == event.at + timedelta(milliseconds=event.wait_ms)
+
+
+@given(policy=delivery_policies, failures=st.integers(0, 5), outcome=deliveries, jitter=jitters)
+def test_a_webhook_waits_as_long_as_the_schedule_and_the_receiver_say_and_its_jitter_longer(
+    policy: DeliveryPolicy, failures: int, outcome: Delivered, jitter: float
+) -> None:
+    history = (*ACTIVE, *[webhook_failed()] * failures)
+    [event] = decide(fold(SESSION, history), deliver(outcome, jitter=jitter), Policy(webhook=policy))
+    asked_ms = outcome.retry_after.ms if outcome.retry_after else 0
+    if isinstance(event, WebhookFailed):
+        least = max(policy.waits_ms[failures], asked_ms)
+        assert least <= event.wait_ms <= least * (1 + policy.jitter_percent / 100)
+        assert event.retry_at == event.at + timedelta(milliseconds=event.wait_ms)
+    elif isinstance(event, WebhookAbandoned):
+        assert outcome.status == 410 or failures >= len(policy.waits_ms) or asked_ms > policy.max_wait_ms
+    else:
+        assert outcome.taken

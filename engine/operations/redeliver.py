@@ -1,4 +1,4 @@
-"""Notices that the webhook did not take: which they are, and sending them anew."""
+"""`ledger.webhooks`: the notices that failed, and sending them again."""
 
 from datetime import datetime
 from uuid import UUID
@@ -11,48 +11,52 @@ from guestledger.engine.domain.events import WebhookAbandoned
 from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.request import checked_text
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.recorded import EventFilter, RecordedEvent
+from guestledger.engine.log.recorded import EventFilter
 from guestledger.engine.operations.decisions import Decisions
+from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports import EventStore
 
-_TELLING = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested"))
+_RELEVANT = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested"))
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A notice that was given up. `id` is the session's, the engine's own."""
+    """A notice whose delivery failed for good. `id` is the engine's session id."""
 
     id: UUID
     channel_id: str
     abandoned_at: datetime
     attempts: int
     status: int | None
-    """Of the last answer (HTTP); `None`: there was none."""
+    """Of the last HTTP response, if there was one."""
     reason: str
 
 
 class Webhooks:
-    """Reads dead letters from the log, and asks for redeliveries. Whoever works on the ledger then sends them."""
+    """The analytics webhook: dead letters and redelivery."""
 
-    def __init__(self, *, store: EventStore, decisions: Decisions, policy: Policy) -> None:
+    def __init__(self, *, store: EventStore, histories: Histories, decisions: Decisions, policy: Policy) -> None:
         self._store = store
+        self._histories = histories
         self._decisions = decisions
         self._policy = policy
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """The notices that are given up now, oldest first. Reads the log from end to end; a detached month is not in it."""
+        """Return the failed deliveries, oldest first. Reads the whole log, except detached partitions."""
         found: dict[UUID, DeadLetter] = {}
-        async for batch in self._store.read_all(wanted=_TELLING):
+        async for batch in self._store.read_all(wanted=_RELEVANT):
             for recorded in batch:
                 found.pop(recorded.stream_id, None)
                 if isinstance(recorded.event, WebhookAbandoned):
                     found[recorded.stream_id] = _dead_letter(recorded.stream_id, recorded.event)
         return list(found.values())
 
-    async def redeliver(self, history: list[RecordedEvent], *, requested_by: str, reason: str) -> Session:
-        """Record that the notice of the session with this history is to go out anew; the session as it is then.
+    async def redeliver(self, session: UUID | str, *, requested_by: str, reason: str) -> Session:
+        """Record a request to send the session's notice again, and return the session. A scheduler sends it.
 
-        Raises `RedeliveryRefused`, `InvalidRequest`, `ServiceError`.
+        It may be a dead letter, or a notice that the receiver accepted and lost. Neither text may contain a secret or
+        personal data. Raises `SessionNotFound`, `RedeliveryRefused`, and `InvalidRequest` for a text that cannot be stored.
         """
+        history = await self._histories.find(session)
         requested_by, reason = checked_text("requestedBy", requested_by), checked_text("reason", reason)
 
         def command(now: datetime) -> RequestRedelivery:

@@ -106,6 +106,10 @@ class Scheduler:
         """
         self._stopping.set()
 
+    async def unfinished(self) -> int:
+        """Count the sessions with work ahead, except future token expiries and webhook calls more than a minute ahead."""
+        return (await self._due_work.backlog(self._wanted)).unfinished
+
     async def run_once(self) -> Counter[str]:
         """Take every step that is due, and those that fall due meanwhile, then bring projections and months up to date.
 

@@ -37,7 +37,10 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.log.appends import Lease
-from guestledger.engine.ports import Clock, PreparedCreation, Provider, RateLimiter, WebhookSender
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.provider import PreparedCreation, Provider
+from guestledger.engine.ports.rate_limiter import RateLimiter
+from guestledger.engine.ports.webhook import WebhookSender
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.recorder import Recorder
 from guestledger.engine.worker.scheduler import Scheduler

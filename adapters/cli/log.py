@@ -16,7 +16,7 @@ from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.personal import public
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
-from guestledger.engine.ports import ConsumerRow
+from guestledger.engine.ports.consumers import ConsumerRow
 
 
 async def events(after: int, wanted: EventFilter, *, follow: bool, json: bool) -> None:

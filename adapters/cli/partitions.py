@@ -12,7 +12,7 @@ from guestledger.adapters.cli.options import Json
 from guestledger.adapters.cli.running import run, say
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect, open_archive
-from guestledger.engine.ports import Partition
+from guestledger.engine.ports.partitions import Partition
 
 commands = typer.Typer(no_args_is_help=True, help="The months that the log is stored in.")
 

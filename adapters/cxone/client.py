@@ -34,7 +34,8 @@ from guestledger.engine.domain.outcomes import Channel, Created, CreationOutcome
 from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.quota import ExhaustedQuota
-from guestledger.engine.ports import PreparedCreation, RateLimiter
+from guestledger.engine.ports.provider import PreparedCreation
+from guestledger.engine.ports.rate_limiter import RateLimiter
 
 Check = Callable[[], Awaitable[None]]
 

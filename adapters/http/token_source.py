@@ -19,7 +19,7 @@ from guestledger.engine.domain.feedback import told
 from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.limits.policy import AdmissionRequest, Denied, Feedback, Observation
 from guestledger.engine.limits.retry import read_retry_after
-from guestledger.engine.ports import RateLimiter
+from guestledger.engine.ports.rate_limiter import RateLimiter
 
 TRIES = 3
 MAX_WAIT_S = 2.0

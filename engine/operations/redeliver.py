@@ -12,8 +12,9 @@ from guestledger.engine.domain.events import WebhookAbandoned
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import checked_text
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.recorded import EventFilter, RecordedEvent
+from guestledger.engine.log.recorded import EventFilter
 from guestledger.engine.operations.decisions import Decisions
+from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports.event_store import EventStore
 
 _WANTED = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested"))
@@ -32,11 +33,12 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class Redelivery:
-    """Reads dead letters from the log, and requests redeliveries. Workers then send them."""
+class Webhooks:
+    """`ledger.webhooks`: dead letters and redelivery. Workers send what is requested here."""
 
-    def __init__(self, *, store: EventStore, decisions: Decisions, policy: Policy) -> None:
+    def __init__(self, *, store: EventStore, histories: Histories, decisions: Decisions, policy: Policy) -> None:
         self._store = store
+        self._histories = histories
         self._decisions = decisions
         self._policy = policy
 
@@ -50,11 +52,13 @@ class Redelivery:
                     found[recorded.stream_id] = _dead_letter(recorded.stream_id, recorded.event)
         return list(found.values())
 
-    async def redeliver(self, history: list[RecordedEvent], *, requested_by: str, reason: str) -> Session:
-        """Have the notice of the session with this history sent again. Returns the session after that decision.
+    async def redeliver(self, session: UUID | str, *, requested_by: str, reason: str) -> Session:
+        """Record a request to send the session's notice again. Returns the session.
 
-        Raises `RedeliveryRefused`, `InvalidRequest`, `ServiceError`.
+        It is a dead letter, or a notice that the receiver accepted and lost. Neither text may contain a secret or personal
+        data. Raises `SessionNotFound`, `RedeliveryRefused`, and `InvalidRequest` for a text that cannot be stored.
         """
+        history = await self._histories.find(session)
         requested_by, reason = checked_text("requestedBy", requested_by), checked_text("reason", reason)
 
         def command(now: datetime) -> RequestRedelivery:

@@ -60,8 +60,8 @@ class Executor:
         self.clock = clock
         self.policy = policy
 
-    async def run(self, work: SessionWork, lane: Lane, step: StepName | None = None) -> Session:
-        """Run `step` (default: the one that is due) and every further step of the lane that is due then.
+    async def run(self, work: SessionWork, lane: Lane | None, step: StepName | None = None) -> Session:
+        """Run `step` (default: the one that is due) and every further step of the lane that is due then; `None`: no step.
 
         Returns the session as it is then; its steps are released. Raises `ServiceError` when a service cannot be used: what
         was accepted is recorded, and due again soon.
@@ -101,7 +101,7 @@ class Executor:
                 commands=(deferral(context, self.clock, denial.limiter, denial.denied),), stop=True
             )
 
-    async def _record(self, work: SessionWork, step: StepName | None, result: StepResult, lane: Lane) -> StepName | None:
+    async def _record(self, work: SessionWork, step: StepName | None, result: StepResult, lane: Lane | None) -> StepName | None:
         """Record what a step came to. Returns the step of the lane that is due next, if any; its lease is kept."""
         if result.lease_lost:
             await self.recorder.record_late(work, result)
@@ -134,7 +134,7 @@ class Executor:
             self.handover.start(work, handed)
         return following
 
-    def _next_step(self, work: SessionWork, lane: Lane) -> StepName | None:
+    def _next_step(self, work: SessionWork, lane: Lane | None) -> StepName | None:
         now = self.clock.now()
         for due in due_steps(work.state, self.policy):
             if self.handlers[due.step].lane is lane and due.due_at <= now:

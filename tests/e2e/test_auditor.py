@@ -31,7 +31,7 @@ async def auditor(database_url: str) -> AsyncIterator[str]:
     """The URL of a user with the auditor's role; the projections have come up to the log."""
     await logs.write(database_url, EVENTS)
     async with connect(Settings(database_url=database_url), scheduler=False) as ledger:
-        await ledger.catch_up()
+        await ledger.projections.catch_up()
     async with postgres.new_login(postgres.as_administrator(database_url), "IN ROLE guestledger_auditor") as url:
         yield url
 

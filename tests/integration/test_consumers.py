@@ -24,7 +24,7 @@ from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
-from guestledger.engine.ports import ConsumerRow
+from guestledger.engine.ports.consumers import ConsumerRow
 from tests import logs
 from tests.pacing import proposed
 

@@ -67,7 +67,7 @@ async def attempts_while_closed(ledger: Ledger) -> list[Event]:
     """The attempts that were recorded behind a throttle and before its time had passed."""
     early: list[Event] = []
     closed_until = None
-    async for batch in ledger.read_all():
+    async for batch in ledger.events.read():
         for recorded in batch:
             match recorded.event:
                 case e.CreationThrottled(retry_after_ms=ms):
@@ -662,7 +662,7 @@ async def test_who_has_no_place_for_a_call_leaves_the_work_to_another(
         assert sum(session.status is Status.ACTIVE for session in made) == 4
         hanging.go.set()
         await busy
-        assert await one.unfinished() == 0
+        assert await one.scheduler.unfinished() == 0
 
 
 async def test_those_who_open_sessions_here_take_places_from_what_is_claimed_but_the_last(
@@ -720,7 +720,7 @@ async def test_a_token_expires_in_time_though_the_webhooks_gate_is_closed(
             while {(await ledger.session(session.id)).status for session in (first, second)} != {Status.EXPIRED}:
                 await ledger.scheduler.run_once()
         assert simulator.counts["webhook 429"] == 1, "the other notice waits behind the limiter"
-        assert await ledger.unfinished() == 0, "nobody waits for a receiver that wants to be left in peace"
+        assert await ledger.scheduler.unfinished() == 0, "nobody waits for a receiver that wants to be left in peace"
         simulator.config = SimulatorConfig()
         await sql("DELETE FROM limiters")
         await ledger.scheduler.run_once()

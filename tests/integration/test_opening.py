@@ -33,7 +33,7 @@ async def test_a_key_whose_session_cannot_be_read_is_answered_in_its_place_and_t
     old = await opened(ledger, requests[0])
     monkeypatch.undo()
     newer = await opened(ledger, requests[1])
-    await ledger.catch_up()
+    await ledger.projections.catch_up()
     await sql("DELETE FROM due_work")
     async with open_archive(Settings(migration_url=as_administrator(database_url), allow_owner=True)) as archive:
         await archive.settle()

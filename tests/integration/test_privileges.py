@@ -95,7 +95,7 @@ async def told(url: str, **given: Any) -> str:
 
 async def opens(url: str, **given: Any) -> bool:
     async with connect(Settings(database_url=url, **given), scheduler=False) as ledger:
-        return await ledger.unfinished() == 0
+        return await ledger.scheduler.unfinished() == 0
 
 
 @pytest.mark.parametrize("what", TOO_MANY)
@@ -144,7 +144,7 @@ async def test_a_hosts_engine_is_asked_like_any_other(host: AsyncEngine) -> None
         async with connect(Settings(), engine=host):
             pass
     async with connect(Settings(allow_owner=True), engine=host) as ledger:
-        assert await ledger.unfinished() == 0
+        assert await ledger.scheduler.unfinished() == 0
 
 
 # Too few

@@ -169,7 +169,7 @@ async def test_a_token_endpoint_that_fails_breaks_no_circuit(new_ledger: Any, si
             with pytest.raises(ServiceUnreachable):
                 await ledger.open_session(request())
         assert simulator.counts["token 503"] == 15
-        assert await ledger.limits() == {}
+        assert await ledger.limits.states() == {}
 
 
 async def test_a_429_that_the_database_could_not_be_told_is_told_before_the_next_request_for_a_token(

@@ -222,7 +222,7 @@ async def test_what_is_recorded_while_a_worker_is_asleep_is_projected(
 
 
 async def projected(ledger: Ledger) -> bool:
-    return all(not standing.lag_events and standing.position >= 0 for standing in await ledger.projections())
+    return all(not standing.lag_events and standing.position >= 0 for standing in await ledger.projections.status())
 
 
 # What a look sees
@@ -289,7 +289,7 @@ async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: Postgre
 async def test_a_look_tells_whether_the_projections_lack_something(ledger: Ledger) -> None:
     await ledger.accept(request())
     assert (await ledger._due_work.outlook(STEPS)).unprojected
-    await ledger.catch_up()
+    await ledger.projections.catch_up()
     assert not (await ledger._due_work.outlook(STEPS)).unprojected
 
 

@@ -30,7 +30,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import Append
 from guestledger.engine.log.codec import encode
 from guestledger.engine.log.recorded import RecordedEvent
-from guestledger.engine.ports import PreparedCreation
+from guestledger.engine.ports.provider import PreparedCreation
 from tests.unit.given import given
 from tests.unit.samples import (
     ACTIVE,

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
 from guestledger.adapters.postgres.statements import quoted
-from guestledger.engine.ports import Partition
+from guestledger.engine.ports.partitions import Partition
 
 logger = logging.getLogger("guestledger")
 

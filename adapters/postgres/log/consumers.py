@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.postgres.connection import reported, short_transaction
 from guestledger.adapters.postgres.statements import Statements
 from guestledger.engine.log.appends import Lease
-from guestledger.engine.ports import ConsumerRow
+from guestledger.engine.ports.consumers import ConsumerRow
 
 
 class PostgresConsumers:

@@ -1,7 +1,6 @@
-"""Where a webhook may go: public addresses only, so that a URL is no way into the network that this runs in (SSRF).
+"""Permit webhook calls to public addresses only (SSRF).
 
-An address is judged when a connection to it is about to be opened, whatever name led there. What a name meant when it was
-looked up before does not matter, so DNS rebinding gets nowhere.
+Each address is checked when its socket is opened, after DNS: rebinding a name has no effect.
 """
 
 import socket
@@ -10,14 +9,12 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_netw
 from aiohttp import AddrInfoType
 
 _CGNAT = ip_network("100.64.0.0/10")  # RFC 6598
-# RFC 1918, RFC 4193; and fec0::/10, which RFC 3879 took out of use.
+# RFC 1918, RFC 4193; fec0::/10 is deprecated (RFC 3879).
 _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10")))
-# What some release of `ipaddress` takes for global: IETF protocols (RFC 6890), the 6to4 relay (RFC 7526), documentation (RFC 9637).
+# Global in some releases of `ipaddress`: IETF protocols (RFC 6890), 6to4 relay (RFC 7526), documentation (RFC 9637).
 _RESERVED = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
-# All that has been given out for use on the Internet (RFC 4291, section 2.4).
-_GLOBAL_UNICAST = IPv6Network("2000::/3")
-# Whoever runs the gateway decides what is behind these, and it may be the network that this runs in: NAT64 (RFC 6052,
-# section 2.1; RFC 8215) and 6to4 (RFC 3056).
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # RFC 4291, section 2.4
+# A gateway may lead back into a private network: NAT64 (RFC 6052, section 2.1; RFC 8215), 6to4 (RFC 3056).
 _GATEWAYS = {
     "NAT64": (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48")),
     "6to4": (IPv6Network("2002::/16"),),
@@ -25,9 +22,9 @@ _GATEWAYS = {
 
 
 class AddressRefused(PermissionError):
-    """A connection that was not opened, for its address is none that a webhook may go to. `kind` says what it is instead.
+    """The address is not public; `kind` names what it is.
 
-    All have the same text, so that whoever tries several addresses of a host and fails with each takes them for one failure.
+    All have one text, so that asyncio treats the failures of several addresses of a host as one.
     """
 
     def __init__(self, kind: str) -> None:
@@ -36,7 +33,7 @@ class AddressRefused(PermissionError):
 
 
 def open_public_socket(address: AddrInfoType) -> socket.socket:
-    """A socket for a connection to `address`, an entry of `getaddrinfo`. Raises `AddressRefused`."""
+    """A socket for `address`, an entry of `getaddrinfo`. Raise `AddressRefused`."""
     family, kind, protocol, _, target = address
     refused = why_refused(str(target[0]))
     if refused is not None:
@@ -45,9 +42,9 @@ def open_public_socket(address: AddrInfoType) -> socket.socket:
 
 
 def why_refused(address: str) -> str | None:
-    """What keeps a webhook from going to this IP address (such as `loopback`); `None` when it is public.
+    """What a webhook must not call, such as `loopback`. `None` if the IP address is public.
 
-    An IPv6 address that is but another way to write an IPv4 address (mapped, RFC 4291) is what that one is.
+    A mapped IPv4 address (RFC 4291) is judged as the IPv4 address.
     """
     found = ip_address(address)
     if isinstance(found, IPv6Address):

@@ -5,7 +5,8 @@ from datetime import date
 from traceback import walk_tb
 from uuid import UUID
 
-from guestledger.engine.limits.policy import Denied
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.limits.admission import Denied
 
 
 class GuestledgerError(Exception):
@@ -164,21 +165,39 @@ class ServiceError(GuestledgerError):
 
 
 class ServiceUnreachable(ServiceError):
-    """CXone or the database does not answer, or answers only with faults."""
+    """The service does not answer, or answers only with faults."""
+
+    def __init__(self, service: str, cause: Cause, detail: str = "") -> None:
+        super().__init__(service, cause, detail)
+        self.service = service
+        self.cause = cause
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.service} unreachable: {self.cause}" + (f" ({self.detail})" if self.detail else "")
 
 
 class RequestDenied(ServiceUnreachable):
-    """A request to CXone may not be made now: `limiter` holds it back, as `held` says. `what` is lacking for that, in words."""
+    """The limiter named `limiter` denies a request to the service."""
 
-    def __init__(self, what: str, limiter: str, held: Denied) -> None:
-        super().__init__(what, limiter, held)
-        self.what = what
+    def __init__(self, service: str, limiter: str, denied: Denied) -> None:
+        ServiceUnreachable.__init__(self, service, Cause.RATE_LIMITED)
+        self.args = (service, limiter, denied)
         self.limiter = limiter
-        self.held = held
+        self.denied = denied
 
     def __str__(self) -> str:
-        return f"{self.what}: limiter {self.limiter!r} holds it back until {self.held.until:%Y-%m-%dT%H:%M:%SZ}: {self.held.reason}"
+        return f"{self.service}: limiter {self.limiter!r} denies requests until {self.denied.until:%Y-%m-%dT%H:%M:%SZ}"
 
 
 class CredentialsRefused(ServiceError):
-    """CXone refused the client id and secret."""
+    """The service refused the credentials."""
+
+    def __init__(self, service: str, cause: Cause, detail: str = "") -> None:
+        super().__init__(service, cause, detail)
+        self.service = service
+        self.cause = cause
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.service} refused the credentials: {self.cause}" + (f" ({self.detail})" if self.detail else "")

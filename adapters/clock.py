@@ -1,4 +1,4 @@
-"""Time, jitter and ids. The time is the database's, which every process of a ledger shares."""
+"""Time, jitter and ids."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from guestledger.engine.domain.errors import ServiceError
 logger = logging.getLogger("guestledger")
 
 READ_AGAIN_SECONDS = 10.0
-"""How often the database's time is read: after a failover it may differ."""
+"""After a failover the database's time may differ."""
 
 
 class SystemClock:
@@ -35,27 +35,27 @@ class SystemClock:
 
 
 class DatabaseClock(SystemClock):
-    """The database's time: what is due or expired is the same for processes whose machines have wrong clocks.
+    """The database's time, so that wrong clocks of machines have no effect. `read` asks the database.
 
-    `read` asks the database. A monotonic clock advances the time between two readings.
+    A monotonic clock advances the time between readings.
     """
 
     def __init__(self, read: Callable[[], Awaitable[datetime]]) -> None:
         self._read = read
         self._zero = super().now() - _since_start()
-        """The database's time when this machine started: an estimate."""
+        """The estimate of the database's time when this machine started."""
 
     async def set(self) -> None:
         """Read the database's time. Raise `ServiceError`."""
         before = _since_start()
         read = await self._read()
         latest, earliest = read - before, read - _since_start()
-        # A slow reading is imprecise: keep the estimate if it is consistent with it.
+        # A slow reading is imprecise: keep a consistent estimate.
         if not earliest <= self._zero <= latest:
             self._zero = earliest + (latest - earliest) / 2
 
     async def keep_set(self) -> None:
-        """Read the database's time periodically, until cancelled. Without a reading the time advances."""
+        """Read the database's time periodically, until cancelled."""
         while True:
             await asyncio.sleep(READ_AGAIN_SECONDS)
             try:
@@ -71,6 +71,6 @@ class DatabaseClock(SystemClock):
 
 
 def _since_start() -> timedelta:
-    """The time since this machine started, including sleep where the platform counts it."""
+    """The time since this machine started, with its sleep if possible."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return timedelta(seconds=time.monotonic() if boottime is None else time.clock_gettime(boottime))

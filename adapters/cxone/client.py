@@ -43,8 +43,7 @@ async def _nothing() -> None: ...
 class CXoneClient:
     """A `Provider` that speaks to CXone. Use it as an async context manager, once.
 
-    `url` is the API's root (`https://host[:port][/prefix]`); `rate_limiter` admits requests for tokens.
-    Raise `ValueError` if `url` is not such a root.
+    `url` is the API's root. `rate_limiter` admits requests for tokens.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class CXoneClient:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request can be sent without fetching a token first."""
+        """Whether a usable token is cached."""
         return self._tokens.is_fresh
 
     async def ready(self) -> None:
@@ -134,10 +133,7 @@ class CXoneClient:
         return None
 
     async def look_up_channel(self, channel_id: str, before_resend: BeforeSend = _nothing) -> LookupOutcome:
-        """Look a channel up. Concurrent look-ups of one channel share one request and the first `before_resend`.
-
-        Raise what `before_resend` raises, and as `ready` does. Only usable channels are cached.
-        """
+        """Look a channel up. Concurrent look-ups share one request, and the first `before_resend`."""
         return await self._lookups.run(channel_id, lambda: self._look_up(channel_id, before_resend))
 
     def prepare(self, session: Session) -> PreparedCreation:
@@ -148,10 +144,7 @@ class CXoneClient:
     async def create(
         self, prepared: PreparedCreation, idempotency_key: str, before_send: BeforeSend
     ) -> CreationOutcome:
-        """Send a creation request. `before_send` is awaited right before each send, also after a 401.
-
-        Raise what `before_send` raises, and as `ready` does: nothing was made then.
-        """
+        """Send a creation request. `before_send` precedes each send, also the one after a 401."""
         began = time.perf_counter()
         headers = {"Content-Type": "application/json", self.profile.idempotency_header: idempotency_key}
         answer, token = await self._answer(
@@ -171,7 +164,7 @@ class CXoneClient:
 
     async def _look_up(self, channel_id: str, before_resend: BeforeSend) -> LookupOutcome:
         if channel_id in {".", ".."}:
-            # Dots are never percent-encoded (RFC 3986, section 2.3): these two would lead to another path.
+            # Dots are never percent-encoded (RFC 3986, section 2.3): this would be another path.
             return impossible_channel()
         url = under(self._root, self.profile.channel_path.replace("{channel_id}", quote(channel_id, safe="")))
         answer, token = await self._answer(self._lookup, "GET", url, {}, None, before_resend=before_resend)
@@ -205,10 +198,7 @@ class CXoneClient:
         before_send: BeforeSend = _nothing,
         before_resend: BeforeSend,
     ) -> tuple[Answer | Failed, str]:
-        """The answer and the token it was asked with. After a 401 the request is sent once more, with a new token.
-
-        A 401 that reports an exhausted quota ends here instead.
-        """
+        """The answer, and the token of its request. A 401 is replayed once, unless it reports an exhausted quota."""
 
         async def send(before: BeforeSend) -> tuple[Answer, str]:
             token = await self._tokens.token()

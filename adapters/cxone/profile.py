@@ -25,10 +25,7 @@ class SessionFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tenant's paths, grant, scopes, names and time limits (whole ms).
-
-    Raise `ValueError` naming the field whose value cannot be used.
-    """
+    """One tenant's paths, grant, scopes, names and time limits (whole ms)."""
 
     token_path: str = "/oauth/token"
     channel_path: str = "/api/v2/channels/{channel_id}"
@@ -36,15 +33,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     grant: str = "client_credentials"
     token_scope: str | None = None
-    """Sent as `scope` with the token request. The contract sends none."""
     channel_scope: str = "channels:read"
     session_scope: str = "chat:write"
-    """The scopes that a 403 names."""
 
     session_quota: str = "sessions"
     channel_quota: str = "channels"
     token_quota: str = "token"
-    """One limiter for each host and quota. Requests with the same quota name are throttled together."""
+    """Requests with the same quota name share a limiter."""
 
     idempotency_header: str = "Idempotency-Key"
     retry_after_header: str = "Retry-After"
@@ -53,7 +48,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     channel_fields: ChannelFields = ChannelFields()
     session_fields: SessionFields = SessionFields()
     message_fields: tuple[str, ...] = ("message", "error_description", "error")
-    """Where an error answer has its message: the first field that holds text."""
+    """The first that holds text is the message of an error answer."""
 
     honours_idempotency_key: bool = False
     """Whether the server makes one session per key. The key is always sent."""
@@ -63,13 +58,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Whether a 5xx may have made a session."""
 
     connect_ms: int = 3_000
-    """For a connection: a free one, DNS, TCP and TLS."""
     total_ms: int = 10_000
-    """For a whole request."""
+    """For a whole request, the connection included."""
     token_early_ms: int = 60_000
-    """How long before its expiry a token is replaced; at most half its lifetime."""
     token_backoff_ms: int = 100
-    """The first wait between two tries for a token. It doubles, and jitter is added."""
     channel_ttl_ms: int = 30_000
     """How long a usable channel is cached."""
 
@@ -87,7 +79,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def token_options(self) -> TokenOptions:
-        """The part that concerns the token endpoint."""
+        """For the token endpoint."""
         return TokenOptions(
             grant=self.grant,
             scope=self.token_scope,

@@ -1,4 +1,4 @@
-"""Reading the bodies of answers: decoders under a server's own field names, and its error message. Pure."""
+"""The bodies of answers: values under a server's own field names, and its error message. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -30,10 +30,7 @@ def answer_decoder(kind: type[AnswerT], names: msgspec.Struct) -> msgspec.json.D
 
 
 def server_message(body: bytes | None, fields: Iterable[str], token: str) -> str:
-    """The first of `fields` that holds text, safe for a log: without secrets, on one line, at most 200 characters.
-
-    `token` is the bearer token of the request.
-    """
+    """The first of `fields` that holds text, on one short line without secrets. `token`: the request's."""
     if not body:
         return ""
     try:
@@ -46,7 +43,7 @@ def server_message(body: bytes | None, fields: Iterable[str], token: str) -> str
     return text[:MAX_MESSAGE].strip()
 
 
-# A fingerprint or most of one (a trace id has at most 32 hex digits), a bearer token, any JWT.
+# Most of a fingerprint (a trace id has at most 32 hex digits), a bearer token, any JWT.
 _SECRETS = (
     re.compile(r"[0-9a-fA-F]{33,}"),
     re.compile(r"(?i)\bbearer\s+\S+"),

@@ -1,4 +1,4 @@
-"""What failed requests and HTTP statuses mean in neutral codes. Pure."""
+"""Failed requests and HTTP statuses as neutral codes. Pure."""
 
 import aiohttp
 
@@ -10,11 +10,11 @@ WIRE_ERRORS = (aiohttp.ClientError, OSError)
 """What a request may raise in place of an answer. `TimeoutError` is an `OSError`."""
 
 UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
-"""Those of `WIRE_ERRORS` that come before the first byte is sent: refused, no address, TLS, no connection in time."""
+"""Those of `WIRE_ERRORS` that precede the first byte."""
 
 
 def cause_of_error(error: Exception) -> Cause:
-    """Why one of `WIRE_ERRORS` came. Its own text may quote URLs, headers and bodies."""
+    """The cause of one of `WIRE_ERRORS`, whose text may quote URLs, headers and bodies."""
     match error:
         case aiohttp.ConnectionTimeoutError():
             return Cause.CONNECTION_TIMEOUT
@@ -35,12 +35,12 @@ def cause_of_error(error: Exception) -> Cause:
 
 
 def kind_of_error(error: Exception, lost: FailureKind) -> FailureKind:
-    """`lost`: the kind of a request that was sent and got no answer."""
+    """`lost`: the kind if the request was sent."""
     return FailureKind.UNSENT if isinstance(error, UNSENT_ERRORS) else lost
 
 
 def cause_of_status(status: int) -> Cause:
-    """Why a status other than 2xx came."""
+    """The cause of a status other than 2xx."""
     causes = {
         401: Cause.UNAUTHORIZED,
         403: Cause.FORBIDDEN,
@@ -56,7 +56,7 @@ def cause_of_status(status: int) -> Cause:
 
 
 def kind_of_status(status: int, *, lost: FailureKind, fault: FailureKind) -> FailureKind:
-    """What a status other than 2xx and 429 leaves known. `fault`: the kind of a 5xx."""
+    """For statuses other than 2xx and 429. `lost`: the kind of a 408, `fault`: of a 5xx."""
     if status == 408:
         return lost
     if status == 425:
@@ -65,7 +65,7 @@ def kind_of_status(status: int, *, lost: FailureKind, fault: FailureKind) -> Fai
 
 
 def observation_of(kind: FailureKind, status: int | None) -> Observation:
-    """What a failure says about the API. An API that rejects a request, or its token, works."""
+    """An API that rejects a request, or its token, works."""
     if status == 401:
         return Observation.SUCCESS
     if kind is not FailureKind.FINAL:

@@ -1,7 +1,7 @@
-"""`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10), read for an exhausted quota. Pure.
+"""`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10). Pure.
 
-Both are lists of policy names with parameters (RFC 9651): `r` units left, `t` seconds until the reset, `q` units in
-each window of `w` seconds, `pk` the partition. A malformed field is ignored as a whole (section 5 of the draft).
+Parameters: `r` units left, `t` seconds until the reset, `q` units per window of `w` seconds, `pk` the partition.
+A malformed field is ignored as a whole (section 5 of the draft).
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from guestledger.engine.limits.quota import ExhaustedQuota
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
 
 MAX_FIELD = 8_192
-"""Longer fields are ignored: parsing one would block the event loop."""
+"""Parsing a longer field would block the event loop."""
 
 
 def read_exhausted_quota(rate_limit: str | None, policy: str | None) -> ExhaustedQuota | None:
-    """The exhausted quota with the longest time to its reset. `None`: no quota is exhausted, or none can be read."""
+    """The exhausted quota with the longest time to its reset, if any."""
     used_up = [(name, left) for name, left in _items(rate_limit) if type(left.get("r")) is int and left["r"] == 0]
     if not used_up:
         return None
@@ -42,7 +42,7 @@ def _exhausted(left: dict[str, Any], policy: dict[str, Any]) -> ExhaustedQuota |
 
 
 def _whole(number: object) -> int | None:
-    """A number that is not negative, rounded up: the draft allows whole seconds only, and servers send 1.5."""
+    """A number that is not negative, rounded up."""
     if isinstance(number, int | Decimal) and not isinstance(number, bool) and number >= 0:
         return ceil(number)
     return None

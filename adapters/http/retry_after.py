@@ -14,14 +14,13 @@ _SECONDS = re.compile(r"(?P<whole>[0-9]+)(?:\.(?P<fraction>[0-9]+))?")
 def read_retry_after(given: str | None, date: str | None, now: datetime) -> RetryAfter:
     """Read seconds, or an HTTP-date relative to the response's own `Date`.
 
-    Of several values the longest counts, and a fraction counts as a whole second: the wait is never too short.
-    A missing, negative or unreadable value means 2 s (contract, "Answers that are not success").
+    Of several values the longest counts; fractions are rounded up. A missing or unreadable value means 2 s.
     """
     if given is None:
         return RetryAfter(given=None, ms=DEFAULT_RETRY_AFTER_MS, basis=WaitBasis.RETRY_AFTER_MISSING)
     text = given.strip()
     shown = ascii(text)[1:-1][:MAX_SHOWN]
-    # The comma of a date only separates the name of the day, which is redundant.
+    # The comma of a date separates the name of the day, which is redundant.
     parts = text.split(",", _MAX_PARTS)[:_MAX_PARTS]
     waits = [wait for part in parts if (wait := _wait(part.strip(), date, now))]
     if not waits:

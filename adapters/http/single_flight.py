@@ -1,4 +1,4 @@
-"""One run of the same work at a time. Concurrent callers share its result."""
+"""One run of the same work at a time."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -8,13 +8,13 @@ Result = TypeVar("Result")
 
 
 class SingleFlight(Generic[Result]):
-    """Work in progress by key. Results are not cached."""
+    """Concurrent callers share a result. It is not cached."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[Result]] = {}
 
     async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """The result of the run in progress for `key`, else of a new one."""
+        """The result of the run in progress, else of a new one."""
         task = self._running.get(key)
         if task is None:
             task = asyncio.create_task(work())
@@ -33,4 +33,4 @@ class SingleFlight(Generic[Result]):
     def _forget(self, key: str, ended: asyncio.Task[Result]) -> None:
         del self._running[key]
         if not ended.cancelled():
-            ended.exception()  # else asyncio logs it when every caller was cancelled
+            ended.exception()  # else asyncio logs it if nobody waits

@@ -1,4 +1,4 @@
-"""An OAuth client-credentials token: fetched once for all callers, cached, replaced before it expires."""
+"""An OAuth client-credentials token: fetched once for all callers, cached, refreshed early."""
 
 import time
 from collections.abc import Callable
@@ -32,15 +32,15 @@ from guestledger.engine.limits.feedback import Feedback, Observation, feedback
 SERVICE = "token endpoint"
 MAX_TRIES = 3
 MAX_WAIT_S = 2.0
-"""The longest wait for the limiter. Longer ones end in `RequestDenied`, and the scheduler waits instead of the caller."""
+"""A longer wait for the limiter is the scheduler's: `RequestDenied`."""
 
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
 BearerToken = Annotated[str, Meta(max_length=16_384, pattern=r"^[\x21-\x7e]+\Z", extra={"personal": True})]
-"""Printable ASCII without blanks (RFC 6750, section 2.1): it cannot break out of a header."""
+"""RFC 6750, section 2.1: it cannot break out of a header."""
 
 
 class TokenFields(msgspec.Struct, frozen=True, kw_only=True):
-    """The names of a token answer's fields."""
+    """The names of a token's fields."""
 
     access_token: str = "access_token"  # noqa: S105 - a name, not a token
     token_type: str = "token_type"  # noqa: S105
@@ -48,15 +48,15 @@ class TokenFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What differs between token endpoints. `scope` is sent if set."""
+    """What differs between token endpoints."""
 
     grant: str = "client_credentials"
     scope: str | None = None
     fields: TokenFields = TokenFields()
     refresh_early_ms: int = 60_000
-    """How long before its expiry a token is replaced; at most half its lifetime."""
+    """Before expiry; at most half the lifetime."""
     backoff_ms: int = 100
-    """The first wait between two tries. It doubles, and jitter is added."""
+    """The first wait between tries. It doubles, with jitter on top."""
 
 
 class TokenAnswer(Guarded, frozen=True, kw_only=True):
@@ -71,11 +71,11 @@ class TokenLimiter(Protocol):
     """What a token source needs of a rate limiter."""
 
     async def admit(self, request: AdmissionRequest, /) -> Admitted | Denied:
-        """Admit a request now, or deny it."""
+        """Admit or deny a request."""
         ...
 
     async def observe(self, feedback: Feedback, /) -> None:
-        """Record what an answer shows."""
+        """Record feedback."""
         ...
 
 
@@ -86,8 +86,8 @@ class _Retryable(ServiceUnreachable):
 class TokenSource:
     """The only holder of the client secret and the token.
 
-    Requests pass the limiter named `limiter`, so every process respects a 429. Failures never open its circuit:
-    callers have their own backoff, and a worker must notice soon that the provider is away.
+    Requests pass the limiter named `limiter`: every process respects a 429. Failures never open its circuit, as
+    callers have their own backoff.
     """
 
     def __init__(
@@ -160,14 +160,14 @@ class TokenSource:
         with suppress(ServiceError):  # observed before the next request instead
             await self._observe()
         token = self._read(answer)
-        # At most half the lifetime: a token that lives for less than a minute would never be fresh.
+        # Else a token that lives for less than a minute would never be fresh.
         early_s = min(self._options.refresh_early_ms / 1_000, token.expires_in / 2)
         self._fresh_until = asked_at + token.expires_in - early_s
         self._token = Secret(token.access_token)
         return self._token
 
     async def _admitted(self) -> datetime:
-        """Wait for the limiter. Return when the request was admitted, by the database's clock."""
+        """When the limiter admitted the request, by the database's clock."""
         retrying = AsyncRetrying(
             stop=stop_after_attempt(MAX_TRIES + 1),
             wait=self._wait_s,
@@ -187,7 +187,7 @@ class TokenSource:
         return max(0.0, self._denied_s(error))
 
     def _denied_s(self, error: BaseException | None) -> float:
-        """How long the limiter denies the request. Infinite for other errors."""
+        """The wait that the limiter demands. Infinite for other errors."""
         if isinstance(error, RequestDenied):
             return (error.denied.until - self._now()).total_seconds()
         return float("inf")
@@ -197,11 +197,11 @@ class TokenSource:
         limiter, exhausted = self._request.limiter, answer.exhausted
         if answer.status == 429:
             return feedback(limiter, Observation.THROTTLED, began_at, asked=asked, exhausted=exhausted)
-        heeded = asked if answer.status >= 500 and asked.given is not None else None
-        return feedback(limiter, Observation.SUCCESS, began_at, asked=heeded, exhausted=exhausted)
+        pause = asked if answer.status >= 500 and asked.given is not None else None
+        return feedback(limiter, Observation.SUCCESS, began_at, asked=pause, exhausted=exhausted)
 
     async def _observe(self) -> None:
-        """Give the limiter the last answer's feedback, unless it has it."""
+        """Give the limiter the feedback that it does not have yet."""
         if self._unobserved is not None:
             await self._rate_limiter.observe(self._unobserved)
             self._unobserved = None
@@ -211,7 +211,7 @@ class TokenSource:
             return await self._transport.send("POST", self._url, _HEADERS, self._form)
         except WIRE_ERRORS as error:
             cause, detail = cause_of_error(error), self._detail(self._transport.time_limit(error))
-        # Raised outside the handler: aiohttp's error, which may quote the request, must not become its context.
+        # Outside the handler: aiohttp's error, which may quote the request, must not become the context.
         raise _Retryable(SERVICE, cause, detail)
 
     def _read(self, answer: Answer) -> TokenAnswer:

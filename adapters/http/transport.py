@@ -21,7 +21,7 @@ BODY_LIMIT = 64 * 1024
 
 
 class Answer(Guarded, frozen=True, kw_only=True):
-    """An HTTP answer. `body` is `None` if it was not read, is incomplete or exceeds `BODY_LIMIT`."""
+    """`body` is `None` if it was not read, is incomplete or exceeds `BODY_LIMIT`."""
 
     status: int
     retry_after: str | None = None
@@ -40,9 +40,9 @@ class Answer(Guarded, frozen=True, kw_only=True):
 
 
 class Transport:
-    """A pool of at most `connections`, without cookies, environment proxies or redirects. Create it inside a loop.
+    """A pool of at most `connections`, without cookies, environment proxies or redirects.
 
-    `total_ms` limits a whole request; `connect_ms` the wait for a connection: a free one, DNS, TCP and TLS.
+    `total_ms` limits a whole request, `connect_ms` the wait for a connection (a free one, DNS, TCP, TLS).
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Transport:
             )
 
     def time_limit(self, error: Exception) -> str:
-        """The limit that a timeout among `WIRE_ERRORS` exceeded, such as `250 ms`. Empty for other errors."""
+        """The limit that a timeout exceeded, such as `250 ms`. Empty for other errors."""
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"{self.connect_ms} ms"
         return f"{self.total_ms} ms" if isinstance(error, TimeoutError) else ""
@@ -95,18 +95,18 @@ class Transport:
 
 
 def request_sha256(method: str, url: URL, body: bytes) -> str:
-    """A request's SHA-256 (hex), over `METHOD URL`, a line feed and the body."""
+    """SHA-256 (hex) of `METHOD URL`, a line feed and the body."""
     return sha256(SecretBytes(f"{method} {url}\n".encode() + body)).hexdigest()
 
 
 def _list_field(response: aiohttp.ClientResponse, name: str) -> str | None:
-    """A field that may have several lines: they are joined (RFC 9110, section 5.3)."""
+    """The joined lines of a field (RFC 9110, section 5.3)."""
     lines = response.headers.getall(name, None)
     return None if lines is None else ", ".join(lines)
 
 
 async def _body(content: aiohttp.StreamReader) -> bytes | None:
-    body = BytesIO()  # a traceback that shows locals does not show its contents
+    body = BytesIO()  # its repr shows nothing
     try:
         while not content.at_eof():
             body.write(await content.readany())

@@ -4,7 +4,7 @@ from yarl import URL
 
 
 def checked_url(url: str) -> URL:
-    """`url` as an http or https URL with a host. Raise `ValueError` for any other."""
+    """An http or https URL with a host. Raise `ValueError` for any other."""
     try:
         parsed = URL(url)
         fits = parsed.scheme in {"http", "https"} and bool(parsed.host) and parsed.port is not None
@@ -16,7 +16,7 @@ def checked_url(url: str) -> URL:
 
 
 def api_root(url: str) -> URL:
-    """`url` as the root of an API: host and path only. Raise `ValueError` for any other."""
+    """The root of an API: host and path only. Raise `ValueError` for any other."""
     root = checked_url(url)
     if root.user is not None or root.password is not None or root.query_string or root.fragment:
         raise ValueError(
@@ -27,5 +27,5 @@ def api_root(url: str) -> URL:
 
 
 def under(root: URL, path: str) -> URL:
-    """The URL of `path`, which begins with a slash and is percent-encoded, under an API's root."""
+    """`path` (percent-encoded, with its slash) under an API's root."""
     return URL(str(root).rstrip("/") + path, encoded=True)

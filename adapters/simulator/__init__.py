@@ -1,7 +1,4 @@
-"""A CXone look-alike and a webhook receiver on loopback, over real HTTP, for the demo, tests and benchmarks.
-
-It implements the wire contract on its own and shares no code with the client: each checks the other.
-"""
+"""A CXone look-alike and a webhook receiver on loopback. It shares no code with the client: each checks the other."""
 
 from guestledger.adapters.simulator.api import Made
 from guestledger.adapters.simulator.config import SimulatorConfig

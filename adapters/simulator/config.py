@@ -6,11 +6,9 @@ import msgspec
 
 
 class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the simulator behaves. Shares are of idempotency keys, 0 to 1; `_s` are seconds.
+    """Shares are of idempotency keys, 0 to 1, selected by a hash of `seed`, fault and key; `_s` are seconds.
 
-    A hash of `seed`, fault and key selects the keys, so concurrency does not change the selection. A selected key
-    meets its fault `fault_times` times (throttles: `throttle_times`) and then succeeds.
-    Raise `ValueError` naming the field that is out of range.
+    A selected key meets its fault `fault_times` times (throttles: `throttle_times`) and then succeeds.
     """
 
     seed: int = 0
@@ -19,53 +17,49 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     throttle_share: float = 0.0
     throttle_times: int = 1
     retry_after: str = "seconds"
-    """`seconds`, `date`, `absent`, `negative`, `huge` or `nonsense`. Other text is sent unchanged."""
+    """`seconds`, `date`, `absent`, `negative`, `huge`, `nonsense`, or the text itself."""
     retry_after_s: int = 2
 
     quota: int = 0
-    """Creations in any second; more are throttled. 0: no limit."""
+    """Creations a second. 0: no limit."""
     rate_limit_headers: bool = False
-    """Whether answers report the quota in `RateLimit` and `RateLimit-Policy`."""
 
     drop_before_share: float = 0.0
-    """Drops the connection before processing."""
+    """Drop the connection before processing."""
     server_error_share: float = 0.0
     error_after_processing: bool = False
-    """Whether the session was made before the 500."""
     error_retry_after: str | None = None
-    """`Retry-After` of that 500 and of the 503 of `token_errors`."""
+    """`Retry-After` of 500 and 503."""
     hang_share: float = 0.0
-    """Answers `hang_s` after processing."""
+    """Answer `hang_s` after processing."""
     hang_s: float = 60.0
     drop_share: float = 0.0
-    """Drops the connection after processing."""
+    """Drop the connection after processing."""
     slow_ms: int = 0
-    """Duration of every look-up and creation."""
+    """For look-ups and creations."""
 
     token_lifetime_s: float = 3_600.0
     token_throttle_times: int = 0
-    """How many of the first token requests are throttled."""
+    """Throttle the first token requests."""
     token_errors: int = 0
-    """How many token requests after those are answered with 503."""
+    """Answer the next ones with 503."""
     refuse_tokens: bool = False
-    """Answers every token with 401."""
     missing_scopes: frozenset[str] = frozenset()
 
     unknown_channels: frozenset[str] = frozenset()
-    """Ids that begin with `ch_unknown`, or not with `ch_`, are always unknown."""
+    """Ids with the prefix `ch_unknown`, or without `ch_`, are always unknown."""
     inactive_channels: frozenset[str] = frozenset()
     channels_without_web_chat: frozenset[str] = frozenset()
     channel_throttle_times: int = 0
-    """How many of the first look-ups of each channel are throttled."""
+    """Throttle the first look-ups of each channel."""
     channel_errors: int = 0
-    """How many look-ups of each channel after those are answered with 500."""
+    """Answer the next ones with 500."""
 
     honour_idempotency_key: bool = True
     session_lifetime_s: float = 3_600.0
 
     webhook_status: int = 200
     webhook_retry_after: str | None = None
-    """`Retry-After` of the webhook receiver."""
     webhook_hang_s: float = 0.0
 
     def __post_init__(self) -> None:

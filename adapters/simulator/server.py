@@ -1,4 +1,4 @@
-"""The simulator's HTTP server: one handler, fast enough for benchmarks."""
+"""The simulator's HTTP server."""
 
 import asyncio
 import secrets
@@ -19,10 +19,7 @@ _CHANNELS = "/api/v2/channels/"
 
 
 class SentRequest(NamedTuple):
-    """A request and the status of its answer (0: dropped). `time` is in Unix seconds.
-
-    `path` is percent-encoded as sent. The body of a token request is not kept.
-    """
+    """A request and the status of its answer (0: dropped). The body of a token request is not kept."""
 
     time: float
     method: str
@@ -33,7 +30,7 @@ class SentRequest(NamedTuple):
 
 
 class SentWebhook(NamedTuple):
-    """A webhook call, with headers by lower-case name. `time` is in Unix seconds."""
+    """A webhook call, with headers by lower-case name."""
 
     time: float
     headers: dict[str, str]
@@ -43,8 +40,7 @@ class SentWebhook(NamedTuple):
 class Simulator:
     """A CXone look-alike and a webhook receiver on 127.0.0.1. Use it as an async context manager, once.
 
-    `port` 0 takes any free port. `keep_requests` limits how many requests and webhooks are kept (`None`: all).
-    `config` may be replaced at any time; faults that a key has met stay counted.
+    `keep_requests` limits the requests and webhooks kept (`None`: all). `config` may be replaced at any time.
     """
 
     def __init__(
@@ -61,7 +57,7 @@ class Simulator:
         self.requests: deque[SentRequest] = deque(maxlen=keep_requests)
         self.webhooks: deque[SentWebhook] = deque(maxlen=keep_requests)
         self.counts: Counter[str] = Counter()
-        """Requests by kind (`token`, `channel`, `session`, `webhook`) and status, such as `"session 429"`."""
+        """By kind (`token`, `channel`, `session`, `webhook`, `other`) and status: `"session 429"`."""
         self.url = ""
         self._api = SimulatedApi(config or SimulatorConfig(), self.client_id, self.client_secret)
         self._port = port
@@ -94,7 +90,7 @@ class Simulator:
 
     @property
     def sessions_by_key(self) -> dict[str, list[Made]]:
-        """The sessions that were made, by idempotency key. More than one for a key is a duplicate."""
+        """The sessions by idempotency key. More than one for a key is a duplicate."""
         return self._api.sessions_by_key
 
     def revoke_tokens(self) -> None:

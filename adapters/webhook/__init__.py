@@ -1,4 +1,4 @@
-"""The analytics webhook: content, signature and permitted addresses."""
+"""The analytics webhook."""
 
 from guestledger.adapters.webhook.sender import HttpWebhook
 

@@ -97,14 +97,14 @@ class HttpWebhook:
 
     def _answered(self, answer: Answer, latency_ms: int) -> Delivery:
         status = answer.status
-        heeded = status in _CALL_LATER and answer.retry_after is not None
+        waits = status in _CALL_LATER and answer.retry_after is not None
         return Delivery(
             accepted=answer.ok,
             gone=status == 410,
             cause=None if answer.ok else _cause(status),
             status=status,
             latency_ms=latency_ms,
-            retry_after=answer.asked(self._now()) if heeded else None,
+            retry_after=answer.asked(self._now()) if waits else None,
         )
 
     def _no_answer(self, error: Exception, latency_ms: int) -> Delivery:

@@ -1,4 +1,4 @@
-"""The headers of the Standard Webhooks scheme, with one signature per secret to allow rotation."""
+"""Headers of the Standard Webhooks scheme."""
 
 import base64
 import binascii
@@ -10,10 +10,7 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - the scheme's prefix, not a secret
 
 
 class Signer:
-    """Signs with every secret in `secrets`: base64, `whsec_` optional, separated by blanks, newest first.
-
-    Raise `ValueError` for an invalid secret, without showing it.
-    """
+    """Signs with each of `secrets`: base64, `whsec_` optional, separated by blanks, newest first."""
 
     def __init__(self, secrets: str) -> None:
         self._keys = [Webhook(_key(secret)) for secret in secrets.split() or [""]]

@@ -8,7 +8,7 @@ from guestledger.engine.domain.personal import Guarded, Personal, PersonalBytes
 from guestledger.engine.domain.session import Session
 
 BeforeSend = Callable[[], Awaitable[None]]
-"""Awaited right before a request is sent. What it raises stops the request and is raised to the caller."""
+"""Awaited right before a request is sent. If it raises, nothing is sent."""
 
 
 class PreparedCreation(Guarded, frozen=True, kw_only=True):
@@ -20,16 +20,15 @@ class PreparedCreation(Guarded, frozen=True, kw_only=True):
 
 
 class Provider(Protocol):
-    """Channels and sessions at one provider.
+    """Channels and sessions at one provider. Everything about the wire is the adapter's.
 
-    Hosts, methods, authentication, the place of ids and keys, and the form of answers are the adapter's. A request
-    that fails is an outcome. Only what precedes the request raises: `CredentialsRefused`, `RequestDenied` by a
-    limiter of the adapter's own, or `ServiceUnreachable`; the request was not sent then.
+    A failed request is an outcome. What precedes it, such as a token, may raise `CredentialsRefused`,
+    `RequestDenied` or `ServiceUnreachable`.
     """
 
     @property
     def creation_limiter(self) -> str:
-        """The limiter that creations pass: the API's host and the scope of its quota."""
+        """The limiter that creations pass: host and quota."""
         ...
 
     @property
@@ -39,15 +38,15 @@ class Provider(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request can be sent without fetching credentials first. No I/O."""
+        """Whether requests can be sent at once. No I/O."""
         ...
 
     async def ready(self) -> None:
-        """Fetch what requests need, such as a token. Nothing if they need nothing."""
+        """Fetch what requests need, such as a token."""
         ...
 
     def known_channel(self, channel_id: str) -> Channel | None:
-        """A cached answer about a usable channel. No I/O."""
+        """A cached, usable channel. No I/O."""
         ...
 
     async def look_up_channel(self, channel_id: str, before_resend: BeforeSend) -> LookupOutcome:
@@ -55,10 +54,7 @@ class Provider(Protocol):
         ...
 
     def prepare(self, session: Session) -> PreparedCreation:
-        """The creation request for the next attempt of `session`. Pure.
-
-        If the idempotency key (the session's id) is part of the body, the body is the same for every attempt.
-        """
+        """The request for the next attempt. With an idempotency key in the body, the same for every attempt. Pure."""
         ...
 
     async def create(

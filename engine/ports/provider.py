@@ -1,4 +1,4 @@
-"""The provider of messaging sessions."""
+"""The provider: the service at which guest sessions are opened."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -8,21 +8,27 @@ from guestledger.engine.domain.personal import Guarded, Personal, PersonalBytes
 from guestledger.engine.domain.session import Session
 
 BeforeSend = Callable[[], Awaitable[None]]
+"""Awaited right before a request is sent. If it raises, nothing is sent."""
 
 
 class PreparedCreation(Guarded, frozen=True, kw_only=True):
-    """A creation request, ready to be sent. `request_sha256` (hex) covers its method, URL and body."""
+    """A creation request, ready to be sent."""
 
     body: PersonalBytes
     request_sha256: Personal
+    """Over method, URL and body (hex)."""
 
 
 class Provider(Protocol):
-    """A contact centre's API. It knows its own hosts, authentication, paths and wire names."""
+    """Channels and sessions at one provider. Everything about the wire is the adapter's.
+
+    A failed request is an outcome. What precedes it, such as a token, may raise `CredentialsRefused`,
+    `RequestDenied` or `ServiceUnreachable`.
+    """
 
     @property
     def creation_limiter(self) -> str:
-        """The limiter that creations pass."""
+        """The limiter that creations pass: host and quota."""
         ...
 
     @property
@@ -32,33 +38,27 @@ class Provider(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request can be sent at once. No I/O."""
+        """Whether requests can be sent at once. No I/O."""
         ...
 
     async def ready(self) -> None:
-        """Get what a request needs, such as a token. Raises `CredentialsRefused`, `RequestDenied`, `ServiceUnreachable`."""
+        """Fetch what requests need, such as a token."""
         ...
 
     def known_channel(self, channel_id: str) -> Channel | None:
-        """A remembered answer about the channel. No I/O."""
+        """A cached, usable channel. No I/O."""
         ...
 
     async def look_up_channel(self, channel_id: str, before_resend: BeforeSend) -> LookupOutcome:
-        """Ask what the channel is. `before_resend` is awaited before the request is sent a second time.
-
-        Raises what that raises, and as `ready` does.
-        """
+        """Look a channel up. `before_resend` precedes each send but the first."""
         ...
 
     def prepare(self, session: Session) -> PreparedCreation:
-        """The creation request for the next attempt of `session`. Pure."""
+        """The request for the next attempt. With an idempotency key in the body, the same for every attempt. Pure."""
         ...
 
     async def create(
         self, prepared: PreparedCreation, idempotency_key: str, before_send: BeforeSend
     ) -> CreationOutcome:
-        """Send it. `before_send` is awaited right before each time it is sent.
-
-        Network errors are outcomes. Raises what `before_send` raises, and as `ready` does: nothing was made then.
-        """
+        """Send a creation request. `before_send` precedes each send."""
         ...

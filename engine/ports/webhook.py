@@ -7,13 +7,13 @@ from guestledger.engine.domain.session import Session
 
 
 class WebhookSender(Protocol):
-    """Sends the notice that a session has started."""
+    """Sends notices of sessions to one receiver."""
 
     @property
     def limiter(self) -> str:
-        """The limiter that its calls pass."""
+        """The limiter that its calls pass: the receiver's host."""
         ...
 
     async def send(self, session: Session) -> Delivery:
-        """Send the notice. Network errors are in the result."""
+        """Send the notice that `session` has started. A failed call is an outcome."""
         ...

@@ -7,8 +7,8 @@ from uuid import UUID
 from guestledger.engine.domain.commands import OpenSession
 from guestledger.engine.domain.errors import IdempotencyConflict, ServiceError
 from guestledger.engine.domain.lifecycle import decide
-from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.outcomes import Resolution
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
@@ -28,10 +28,10 @@ from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
-from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
@@ -154,9 +154,7 @@ class Ledger:
         """
         return await self._explainer.explain(await self.history(session))
 
-    async def resolve(
-        self, session: UUID | str, resolution: Resolution, *, decided_by: str, reason: str
-    ) -> Session:
+    async def resolve(self, session: UUID | str, resolution: Resolution, *, decided_by: str, reason: str) -> Session:
         """Record a decision about a parked session: `Verdict.RETRY`, `Verdict.ABANDON` or an `Adoption`.
 
         Returns the session; a scheduler continues. Neither text may contain a secret or personal data. Raises

@@ -66,9 +66,7 @@ def _record_late_failure(
     return [known, *give_up(state, state.failures, known.retry_at, command.now, policy)]
 
 
-def _record_created(
-    state: Session, attempt: int, outcome: Created, now: datetime, policy: Policy
-) -> list[e.Event]:
+def _record_created(state: Session, attempt: int, outcome: Created, now: datetime, policy: Policy) -> list[e.Event]:
     if outcome.session_id == state.session_id and state.guest_token is None and state.status is Status.ACTIVE:
         token = outcome.guest_token
         return [e.GuestTokenFound(at=now, channel_id=state.channel_id, attempt=attempt, guest_token=token)]

@@ -87,6 +87,4 @@ def _expire(state: Session, command: ExpireToken) -> list[e.Event]:
     if state.status is not Status.ACTIVE or expires_at is None or command.now < expires_at:
         return []
     late_ms = whole_ms(command.now - expires_at)
-    return [
-        e.TokenExpired(at=command.now, channel_id=state.channel_id, expires_at=expires_at, noticed_late_ms=late_ms)
-    ]
+    return [e.TokenExpired(at=command.now, channel_id=state.channel_id, expires_at=expires_at, noticed_late_ms=late_ms)]

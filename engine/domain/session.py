@@ -150,12 +150,8 @@ def _apply(state: Session, event: e.Event) -> Session:
 def _opened(state: Session, event: e.ConsentRecorded | e.ConsentRefused) -> Session:
     opened = replace(state, channel_id=event.channel_id, guest=event.guest)
     if isinstance(event, e.ConsentRefused):
-        return replace(
-            opened, status=Status.REFUSED, cause=Cause.CONSENT_REFUSED, detail=", ".join(event.failed)
-        )
-    return replace(
-        opened, status=Status.PENDING, consent=event.consent, accepted_at=event.at, deadline_from=event.at
-    )
+        return replace(opened, status=Status.REFUSED, cause=Cause.CONSENT_REFUSED, detail=", ".join(event.failed))
+    return replace(opened, status=Status.PENDING, consent=event.consent, accepted_at=event.at, deadline_from=event.at)
 
 
 def _looked_up(state: Session, event: e.ChannelValidated | e.ChannelRejected | e.ChannelLookupFailed) -> Session:
@@ -215,14 +211,11 @@ def _attempted(
 
 def _failed(state: Session, event: e.CreationFailed) -> Session:
     doubted = event.kind is FailureKind.IN_DOUBT
-    if event.retry_at is None:
-        status = Status.REJECTED
-    else:
-        status = Status.IN_DOUBT if doubted else Status.PENDING
+    retried = Status.IN_DOUBT if doubted else Status.PENDING
     others = _without(state.in_doubt, event.attempt)
     return replace(
         state,
-        status=status,
+        status=Status.REJECTED if event.retry_at is None else retried,
         cause=event.cause,
         detail=event.detail,
         retry_at=event.retry_at,
@@ -248,9 +241,7 @@ def _created(state: Session, event: e.SessionCreated | e.SessionAdopted) -> Sess
     return replace(created, latency_ms=event.latency_ms) if isinstance(event, e.SessionCreated) else created
 
 
-def _parked(
-    state: Session, event: e.DoubtLifted | e.SessionParked | e.RetryDecided | e.AbandonmentDecided
-) -> Session:
+def _parked(state: Session, event: e.DoubtLifted | e.SessionParked | e.RetryDecided | e.AbandonmentDecided) -> Session:
     match event:
         case e.DoubtLifted():
             lifted = replace(state, in_doubt=_without(state.in_doubt, event.attempt))

@@ -7,7 +7,7 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import DeferCreation
 from guestledger.engine.domain.policy import deadline_of
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.limits.admission import Denied, DenialReason
+from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import RetryPolicy, Wait, WaitBasis
 
 _WAITING = (Status.PENDING, Status.THROTTLED, Status.IN_DOUBT)
@@ -32,9 +32,7 @@ def defer(state: Session, command: DeferCreation, policy: RetryPolicy) -> list[e
         channel_id=state.channel_id,
         limiter=command.limiter,
         denied_by=denied.by,
-        wait=Wait(
-            ms=wait_ms, basis=WaitBasis.LIMITER, basis_ms=max(0, wait_ms - spread_ms), extra_ms=spread_ms
-        ),
+        wait=Wait(ms=wait_ms, basis=WaitBasis.LIMITER, basis_ms=max(0, wait_ms - spread_ms), extra_ms=spread_ms),
         retry_at=retry_at,
     )
     return [deferred, *give_up(state, 0, retry_at, now, policy)]

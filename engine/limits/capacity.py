@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from guestledger.engine.limits.admission import Denied, DenialReason
+from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.limiter import LimiterState, reserve
 from guestledger.engine.limits.policy import LimiterPolicy
 

@@ -15,7 +15,7 @@ from math import exp, floor, sqrt
 import msgspec
 from msgspec.structs import replace
 
-from guestledger.engine.limits.admission import AdmissionRequest, Denied, DenialReason
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
@@ -86,9 +86,7 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         if self.broken_until is not None and now < self.broken_until:
             return Denied(by=DenialReason.CIRCUIT_OPEN, until=self.broken_until, failures=self.failures)
         if self.probe_until is not None and now < self.probe_until:
-            return Denied(
-                by=DenialReason.CIRCUIT_OPEN, until=self.probe_until, failures=self.failures, probing=True
-            )
+            return Denied(by=DenialReason.CIRCUIT_OPEN, until=self.probe_until, failures=self.failures, probing=True)
         return None
 
     def is_clean(self, now: datetime, policy: LimiterPolicy) -> bool:
@@ -151,9 +149,7 @@ def _has_reservation(state: LimiterState, request: AdmissionRequest, now: dateti
     return request.reserved and (state.broken_at is None or probe_reserved)
 
 
-def _admit_unreserved(
-    state: LimiterState, now: datetime, policy: LimiterPolicy
-) -> tuple[LimiterState, Denied | None]:
+def _admit_unreserved(state: LimiterState, now: datetime, policy: LimiterPolicy) -> tuple[LimiterState, Denied | None]:
     reserved, times, denied = reserve(state, 1, now, policy)
     if times and times[0] > now:
         denied = _rate_denial(times[0], state.rate(now, policy) or 0.0)
@@ -256,9 +252,7 @@ def _pause(
     return replace(closed, closed_at=now, ceiling=_excessive_rate(state, feedback, now, policy))
 
 
-def _excessive_rate(
-    state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy
-) -> float | None:
+def _excessive_rate(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> float | None:
     """The rate that was too much; `None`: unknown."""
     if feedback.quota is not None:
         return max(policy.min_rate, feedback.quota)
@@ -281,9 +275,7 @@ def _lowered_ceiling(state: LimiterState, rate: float, policy: LimiterPolicy) ->
     return policy.rest_share * rate
 
 
-def _count_failure(
-    state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy
-) -> LimiterState:
+def _count_failure(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:
     if _began_before_break(state, feedback):
         return state
     failures = state.failures + 1

@@ -86,6 +86,4 @@ def backoff_wait(tries: int, policy: RetryPolicy, jitter: float, asked: RetryAft
     extra_ms = backoff_ms(tries, policy, jitter)
     if asked is None:
         return Wait(ms=extra_ms, basis=WaitBasis.BACKOFF, extra_ms=extra_ms)
-    return Wait(
-        ms=asked.ms + extra_ms, basis=asked.basis, basis_ms=asked.ms, extra_ms=extra_ms, given=asked.given
-    )
+    return Wait(ms=asked.ms + extra_ms, basis=asked.basis, basis_ms=asked.ms, extra_ms=extra_ms, given=asked.given)

@@ -15,7 +15,7 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.policy import Policy, deadline_of
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.limits.admission import AdmissionRequest, Denied, DenialReason
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity
 from guestledger.engine.limits.limiter import LimiterState, admit
 from guestledger.engine.limits.retry import Wait

@@ -37,7 +37,7 @@ async def tail(
     )
     while True:
         arrival = store.arrival()  # before reading: what comes meanwhile must not be waited for
-        found = await retrying(store.read_batch, after=after, batch=batch, wanted=wanted)
+        found: Batch = await retrying(store.read_batch, after=after, batch=batch, wanted=wanted)
         if found.position > after:
             after = found.position
             yield found

@@ -12,9 +12,7 @@ from guestledger.engine.limits.limiter import LimiterState
 class RateLimiter(Protocol):
     """What all processes know together about the APIs they call: one limiter for each host and quota."""
 
-    async def admit(
-        self, request: AdmissionRequest, asking: Collection[UUID] | None = None
-    ) -> Admitted | Denied:
+    async def admit(self, request: AdmissionRequest, asking: Collection[UUID] | None = None) -> Admitted | Denied:
         """Admit a request that no append announces, or say what denies it.
 
         `asking`: the sessions that are leased for a call and not admitted yet, this one included. `None`: the request

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from guestledger.engine.domain.session import Session, Status, evolve
 from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.session import Session, Status, evolve
 from guestledger.engine.log.recorded import RecordedEvent
 
 NAME = "sessions"

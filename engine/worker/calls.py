@@ -14,7 +14,7 @@ class CallLimit:
         self._unclaimed = 0
 
     @asynccontextmanager
-    async def place(self, claimed: bool) -> AsyncIterator[None]:  # noqa: FBT001 - the port's own parameter
+    async def place(self, claimed: bool) -> AsyncIterator[None]:
         """A place, once one is free."""
         self._unclaimed += not claimed
         try:

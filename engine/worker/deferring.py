@@ -1,7 +1,7 @@
 """What a step on the way to creation does when the limiter denies its request."""
 
 from guestledger.engine.domain.commands import DeferCreation
-from guestledger.engine.limits.admission import Denied, DenialReason
+from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.worker.step import StepContext, StepResult
 

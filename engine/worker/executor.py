@@ -50,9 +50,7 @@ class Handover(Protocol):
 class Executor:
     """Runs steps. It alone changes a `SessionWork`, and it alone commits."""
 
-    def __init__(
-        self, *, handlers: Handlers, recorder: Recorder, leases: Leases, clock: Clock, policy: Policy
-    ) -> None:
+    def __init__(self, *, handlers: Handlers, recorder: Recorder, leases: Leases, clock: Clock, policy: Policy) -> None:
         self.handlers = handlers
         self.handover: Handover | None = None
         self.recorder = recorder
@@ -97,11 +95,11 @@ class Executor:
         try:
             return await self.handlers[step].run(work.state, context)
         except RequestDenied as denial:
-            return StepResult(
-                commands=(deferral(context, self.clock, denial.limiter, denial.denied),), stop=True
-            )
+            return StepResult(commands=(deferral(context, self.clock, denial.limiter, denial.denied),), stop=True)
 
-    async def _record(self, work: SessionWork, step: StepName | None, result: StepResult, lane: Lane | None) -> StepName | None:
+    async def _record(
+        self, work: SessionWork, step: StepName | None, result: StepResult, lane: Lane | None
+    ) -> StepName | None:
         """Record what a step came to. Returns the step of the lane that is due next, if any; its lease is kept."""
         if result.lease_lost:
             await self.recorder.record_late(work, result)
@@ -117,10 +115,12 @@ class Executor:
         if following is not None and result.sent_nothing:
             return following
         handed = None if following else self._to_hand_over(work)
-        mine = {following or handed} if following or handed else {step} if step else set()
+        kept = following or handed
+        own = kept or step
+        mine = () if own is None else (own,)
         try:
             appended = await self.recorder.append(
-                work, mine=mine, keep=bool(following or handed), feedback=result.feedback
+                work, mine=mine, keep=kept is not None, feedback=result.feedback
             )
         except WrongExpectedVersion:
             await self.recorder.record_late(work, result)
@@ -194,7 +194,9 @@ class _Context:
     def check_lease(self) -> None:
         self._executor.leases.check(self._work.lease, self._work.state.id)
 
-    async def commit(self, command: Command | None = None, admission: AdmissionRequest | None = None) -> Appended | None:
+    async def commit(
+        self, command: Command | None = None, admission: AdmissionRequest | None = None
+    ) -> Appended | None:
         events = [] if command is None else self.decide(command)
         if not events and not self._work.proposed:
             return None

@@ -155,7 +155,8 @@ class Scheduler:
             _, late = await asyncio.wait((task,), timeout=self._drain_seconds)
             if late:
                 waiting.warning(
-                    "stopping: not finished after %g s, so what is in flight is cut off and released", self._drain_seconds
+                    "stopping: not finished after %g s, so what is in flight is cut off and released",
+                    self._drain_seconds,
                 )
         finally:
             stopping.cancel()

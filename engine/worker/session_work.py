@@ -71,9 +71,7 @@ class SessionWork:
     @classmethod
     def of(cls, history: Sequence[RecordedEvent], *, actor: str, lease: Lease, claim: Claim | None) -> "SessionWork":
         """Work on a session that is recorded: `history` is its whole stream."""
-        return cls(
-            session_of(history), actor=actor, lease=lease, correlation_id=history[0].correlation_id, claim=claim
-        )
+        return cls(session_of(history), actor=actor, lease=lease, correlation_id=history[0].correlation_id, claim=claim)
 
     def propose(self, events: Iterable[Event]) -> None:
         """Take events as happened. They are recorded before any effect depends on them."""

@@ -102,7 +102,9 @@ class StepContext(Protocol):
         """Raise `LeaseLost` unless the lease is valid. Call it right before anything is sent."""
         ...
 
-    async def commit(self, command: Command | None = None, admission: AdmissionRequest | None = None) -> Appended | None:
+    async def commit(
+        self, command: Command | None = None, admission: AdmissionRequest | None = None
+    ) -> Appended | None:
         """Record what is decided so far and the events of `command`, and keep the lease. `None`: there was nothing.
 
         Raises `WrongExpectedVersion`, `AppendDenied`, `ServiceError`.

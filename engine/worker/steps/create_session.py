@@ -90,9 +90,7 @@ def _announces(context: StepContext, begin: BeginAttempt) -> bool:
 class _Sending:
     """One attempt on its way. The limiter admitted it when it was recorded, and is asked again if it is sent again."""
 
-    def __init__(
-        self, services: Services, context: StepContext, request: AdmissionRequest, began_at: datetime
-    ) -> None:
+    def __init__(self, services: Services, context: StepContext, request: AdmissionRequest, began_at: datetime) -> None:
         self.context = context
         self.began_at = began_at
         self._limiter = services.limiter

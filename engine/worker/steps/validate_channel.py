@@ -62,9 +62,7 @@ class Step:
     def _record(self, outcome: LookupOutcome, context: StepContext) -> RecordLookup:
         return RecordLookup(outcome=outcome, now=context.now(), jitter=self._services.clock.jitter())
 
-    async def _ask(
-        self, session: Session, request: AdmissionRequest, context: StepContext
-    ) -> LookupOutcome | Denied:
+    async def _ask(self, session: Session, request: AdmissionRequest, context: StepContext) -> LookupOutcome | Denied:
         provider, limiter = self._services.provider, self._services.limiter
         if not provider.is_ready:
             await provider.ready()

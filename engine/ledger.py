@@ -145,9 +145,7 @@ class Ledger:
         """
         return await self._explainer.why(await self.history(session))
 
-    async def resolve(
-        self, session: UUID | str, resolution: Resolution, *, decided_by: str, reason: str
-    ) -> Session:
+    async def resolve(self, session: UUID | str, resolution: Resolution, *, decided_by: str, reason: str) -> Session:
         """Record a decision about a parked session: `Verdict.RETRY`, `Verdict.ABANDON` or an `Adoption`.
 
         Returns the session; a scheduler continues. Neither text may contain a secret or personal data. Raises

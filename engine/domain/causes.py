@@ -43,6 +43,8 @@ class Cause(StrEnum):
     """What came back is not HTTP."""
 
     LEASE_LOST = "lease_lost"
+    NOT_CONFIGURED = "not_configured"
+    """This process has no access to the service."""
     SERVICE_UNAVAILABLE = "service_unavailable"
     """A service that the request needs, such as the token endpoint, could not be used."""
     TOKEN_REFUSED = "token_refused"  # noqa: S105 - a code, not a token

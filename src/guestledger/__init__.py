@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from guestledger.adapters.cxone.profile import Profile
+    from guestledger.adapters.database import stop_database, upgrade_database
     from guestledger.adapters.postgres.admin.privileges import TooManyPrivileges
     from guestledger.adapters.postgres.connection import DatabaseFault, LedgerNotReady, NotAllowed, UnfitEngine
     from guestledger.adapters.settings import InvalidSettings, Settings
     from guestledger.adapters.simulator.config import SimulatorConfig
     from guestledger.adapters.simulator.server import Simulator
-    from guestledger.adapters.wiring import connect, simulated, stop_database, upgrade_database
-    from guestledger.engine.domain import events
+    from guestledger.adapters.wiring import connect, simulated
+    from guestledger.engine.domain.causes import Cause
     from guestledger.engine.domain.consent import Consent
-    from guestledger.engine.domain.delivery import DeliveryPolicy
+    from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
         CredentialsRefused,
         EventTooLarge,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         PartitionRefused,
         ProjectionStopped,
         RebuildInterrupted,
+        RedeliveryRefusal,
         RedeliveryRefused,
         RequestDenied,
         ResolutionRefused,
@@ -36,19 +38,45 @@ if TYPE_CHECKING:
         UnknownEvent,
         UnknownProjection,
     )
-    from guestledger.engine.domain.events import Event, FailureKind
-    from guestledger.engine.domain.lifecycle import Policy
-    from guestledger.engine.domain.outcomes import Adoption, Resolution, Verdict
+    from guestledger.engine.domain.events import (
+        AbandonmentDecided,
+        ChannelLookupFailed,
+        ChannelRejected,
+        ChannelValidated,
+        ConsentRecorded,
+        ConsentRefused,
+        CreationAttempted,
+        CreationDeferred,
+        CreationFailed,
+        CreationThrottled,
+        DoubtLifted,
+        DuplicateCreated,
+        Event,
+        Guest,
+        GuestTokenFound,
+        RetryDecided,
+        SessionAbandoned,
+        SessionAdopted,
+        SessionCreated,
+        SessionParked,
+        TokenExpired,
+        WebhookAbandoned,
+        WebhookFailed,
+        WebhookRedeliveryRequested,
+        WebhookSynced,
+    )
+    from guestledger.engine.domain.outcomes import Adoption, FailureKind, Resolution, Verdict
+    from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
     from guestledger.engine.domain.session import Session, Status
     from guestledger.engine.ledger import Ledger
     from guestledger.engine.limits.limiter import LimiterState
     from guestledger.engine.limits.policy import DenialReason, Denied, LimiterPolicy
-    from guestledger.engine.limits.retry import InDoubt, RetryPolicy
+    from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.events import Events
-    from guestledger.engine.operations.explain import Blocker, Explanation, Wait
+    from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
@@ -63,21 +91,36 @@ if TYPE_CHECKING:
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
+    "AbandonmentDecided",
     "Adoption",
     "AuditEntry",
     "AuditFilter",
     "Batch",
+    "BlockedBy",
     "Blocker",
+    "Cause",
+    "ChannelLookupFailed",
+    "ChannelRejected",
+    "ChannelValidated",
     "ComplianceStatus",
     "Consent",
+    "ConsentRecorded",
+    "ConsentRefused",
     "ConsumerOptions",
     "ConsumerRow",
+    "CreationAttempted",
+    "CreationDeferred",
+    "CreationFailed",
+    "CreationThrottled",
     "CredentialsRefused",
     "DatabaseFault",
     "DeadLetter",
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "DoubtLifted",
+    "DueStep",
+    "DuplicateCreated",
     "Event",
     "EventFilter",
     "EventTooLarge",
@@ -85,8 +128,10 @@ __all__ = [
     "Explanation",
     "FailureKind",
     "Frame",
+    "Guest",
     "GuestConsent",
     "GuestRequest",
+    "GuestTokenFound",
     "GuestledgerError",
     "Handler",
     "Health",
@@ -113,22 +158,31 @@ __all__ = [
     "Projections",
     "RebuildInterrupted",
     "RecordedEvent",
+    "RedeliveryRefusal",
     "RedeliveryRefused",
     "RequestDenied",
     "Resolution",
     "ResolutionRefused",
+    "RetryDecided",
     "RetryPolicy",
     "Scheduler",
     "ServiceError",
     "ServiceUnreachable",
     "Session",
+    "SessionAbandoned",
+    "SessionAdopted",
+    "SessionCreated",
     "SessionFilter",
     "SessionNotFound",
+    "SessionParked",
     "SessionRow",
     "Settings",
     "Simulator",
     "SimulatorConfig",
     "Status",
+    "StepExplanation",
+    "StepName",
+    "TokenExpired",
     "TooManyPrivileges",
     "UnfitEngine",
     "UnknownEvent",
@@ -136,11 +190,15 @@ __all__ = [
     "Verdict",
     "Verification",
     "Wait",
+    "WaitBasis",
+    "WebhookAbandoned",
+    "WebhookFailed",
+    "WebhookRedeliveryRequested",
+    "WebhookSynced",
     "Webhooks",
     "__version__",
     "connect",
     "contract_form",
-    "events",
     "parse_request",
     "simulated",
     "stop_database",
@@ -149,46 +207,47 @@ __all__ = [
 __version__: str
 
 _NAMES = {
-    "adapters.cxone.profile": "Profile",
-    "adapters.postgres.admin.privileges": "TooManyPrivileges",
-    "adapters.postgres.connection": "DatabaseFault LedgerNotReady NotAllowed UnfitEngine",
-    "adapters.settings": "InvalidSettings Settings",
-    "adapters.simulator.config": "SimulatorConfig",
-    "adapters.simulator.server": "Simulator",
-    "adapters.wiring": "connect simulated stop_database upgrade_database",
-    "engine.domain.consent": "Consent",
-    "engine.domain.delivery": "DeliveryPolicy",
+    "adapters.cxone.profile": ("Profile"),
+    "adapters.database": ("stop_database upgrade_database"),
+    "adapters.postgres.admin.privileges": ("TooManyPrivileges"),
+    "adapters.postgres.connection": ("DatabaseFault LedgerNotReady NotAllowed UnfitEngine"),
+    "adapters.settings": ("InvalidSettings Settings"),
+    "adapters.simulator.config": ("SimulatorConfig"),
+    "adapters.simulator.server": ("Simulator"),
+    "adapters.wiring": ("connect simulated"),
+    "engine.domain.causes": ("Cause"),
+    "engine.domain.consent": ("Consent"),
+    "engine.domain.due": ("DueStep StepName"),
     "engine.domain.errors": (
-        "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest "
-        "PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefused "
-        "RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent "
-        "UnknownProjection"
+        "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection"
     ),
-    "engine.domain.events": "Event FailureKind",
-    "engine.domain.lifecycle": "Policy",
-    "engine.domain.outcomes": "Adoption Resolution Verdict",
-    "engine.domain.request": "GuestConsent GuestRequest parse_request",
-    "engine.domain.session": "Session Status",
-    "engine.ledger": "Ledger",
-    "engine.limits.limiter": "LimiterState",
-    "engine.limits.policy": "DenialReason Denied LimiterPolicy",
-    "engine.limits.retry": "InDoubt RetryPolicy",
-    "engine.log.recorded": "Batch EventFilter RecordedEvent",
-    "engine.operations.consume": "ConsumerOptions Handler",
-    "engine.operations.events": "Events",
-    "engine.operations.explain": "Blocker Explanation Wait",
-    "engine.operations.health": "Health",
-    "engine.operations.limits": "Limits",
-    "engine.operations.partitions": "Partitions",
-    "engine.operations.projections": "Projections",
-    "engine.operations.redeliver": "DeadLetter Webhooks",
-    "engine.operations.replay": "Frame",
-    "engine.ports": "ConsumerRow Partition",
-    "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",
-    "engine.projections.metrics": "Metrics MetricsFilter",
-    "engine.projections.sessions": "SessionFilter SessionRow",
-    "engine.projections.status": "ProjectionStatus Verification",
-    "engine.worker.scheduler": "Scheduler",
+    "engine.domain.events": (
+        "AbandonmentDecided ChannelLookupFailed ChannelRejected ChannelValidated ConsentRecorded ConsentRefused CreationAttempted CreationDeferred CreationFailed CreationThrottled DoubtLifted DuplicateCreated Event Guest GuestTokenFound RetryDecided SessionAbandoned SessionAdopted SessionCreated SessionParked TokenExpired WebhookAbandoned WebhookFailed WebhookRedeliveryRequested WebhookSynced"
+    ),
+    "engine.domain.outcomes": ("Adoption FailureKind Resolution Verdict"),
+    "engine.domain.policy": ("DeliveryPolicy Policy"),
+    "engine.domain.request": ("GuestConsent GuestRequest parse_request"),
+    "engine.domain.session": ("Session Status"),
+    "engine.ledger": ("Ledger"),
+    "engine.limits.limiter": ("LimiterState"),
+    "engine.limits.policy": ("DenialReason Denied LimiterPolicy"),
+    "engine.limits.retry": ("InDoubt RetryPolicy Wait WaitBasis"),
+    "engine.log.recorded": ("Batch EventFilter RecordedEvent"),
+    "engine.operations.consume": ("ConsumerOptions Handler"),
+    "engine.operations.events": ("Events"),
+    "engine.operations.explain": ("BlockedBy Blocker Explanation StepExplanation"),
+    "engine.operations.health": ("Health"),
+    "engine.operations.limits": ("Limits"),
+    "engine.operations.partitions": ("Partitions"),
+    "engine.operations.projections": ("Projections"),
+    "engine.operations.redeliver": ("DeadLetter Webhooks"),
+    "engine.operations.replay": ("Frame"),
+    "engine.ports": ("ConsumerRow Partition"),
+    "engine.projections.audit": ("AuditEntry AuditFilter ComplianceStatus contract_form"),
+    "engine.projections.metrics": ("Metrics MetricsFilter"),
+    "engine.projections.sessions": ("SessionFilter SessionRow"),
+    "engine.projections.status": ("ProjectionStatus Verification"),
+    "engine.worker.scheduler": ("Scheduler"),
 }
 """The public names of each module. The event classes are in `events`, so that a new one needs no line here."""
 _MODULES = {name: f"guestledger.{module}" for module, names in _NAMES.items() for name in names.split()}

@@ -18,7 +18,8 @@ from guestledger.adapters.postgres.connection import LedgerNotReady, UnfitEngine
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
-from guestledger.adapters.wiring import connect, simulated, upgrade_database
+from guestledger.adapters.database import upgrade_database
+from guestledger.adapters.wiring import connect, simulated
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import RecordedEvent

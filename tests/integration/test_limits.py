@@ -19,9 +19,11 @@ from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, Feedback, LimiterPolicy, Observation
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.engine.operations.explain import STEPS
+from guestledger.adapters.cli.messages import STEPS
 from guestledger.engine.worker.session_work import TOWARDS_CREATION
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog

@@ -24,7 +24,7 @@ from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log.appends import Append, Appended, Lease
-from guestledger.engine.work import Claimed
+from guestledger.engine.ports.due_steps import Claimed
 from guestledger.engine.worker.scheduler import LANES
 from guestledger.engine.worker.session_work import TOWARDS_CREATION, Run
 from tests.integration.conftest import AT_ONCE

@@ -17,8 +17,8 @@ from guestledger.engine.domain.lifecycle import Policy, SyncWebhook
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import wire_name
-from guestledger.engine.operations.explain import STEPS
-from guestledger.engine.work import Claim
+from guestledger.adapters.cli.messages import STEPS
+from guestledger.engine.ports.due_steps import Claim
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.session_work import Run
 from tests.integration.appends import a_lease

@@ -66,7 +66,9 @@ class LimiterTransaction:
 
     def kept(self) -> dict[str, LimiterState]:
         """The changed states that know something against their API."""
-        changed = {name: state for name, state in self._states.items() if state != self._found.get(name, LimiterState())}
+        changed = {
+            name: state for name, state in self._states.items() if state != self._found.get(name, LimiterState())
+        }
         return {name: state for name, state in changed.items() if not state.is_clean(self.now, self._policy)}
 
     def dropped(self) -> list[str]:

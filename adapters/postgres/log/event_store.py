@@ -190,10 +190,14 @@ class PostgresEventStore(LogReader):
         # A request is admitted under the ledger's lock, together with its attempt, and a limiter closes together with its
         # 429: between a 429 and its `Retry-After` the log holds no attempt.
         appends = [proposal.append for proposal in batch]
-        names = {asked.limiter for append in appends for asked in (append.admission, append.feedback) if asked is not None}
+        names = {
+            asked.limiter for append in appends for asked in (append.admission, append.feedback) if asked is not None
+        }
         if not names:
             return LimiterTransaction({}, log.now, LimiterPolicy())
-        asking = [append.stream_id for append in appends if append.admission is not None and not append.admission.reserved]
+        asking = [
+            append.stream_id for append in appends if append.admission is not None and not append.admission.reserved
+        ]
         return await self._limiter.open(driver, names, now=log.now, clean=not names & log.limiters, asking=asking)
 
     async def _read_known(self, driver: Driver, stale: list[Append]) -> dict[tuple[UUID, int, UUID], Appended]:

@@ -73,9 +73,7 @@ class PostgresDueSteps:
                 rows = await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step)
                 times = limiters.reserve(limiter, len(rows))
                 await self._limiter.write(driver, limiters)
-        claims = [
-            _claim(row, reserved_ms=whole_ms(time - limiters.now)) for row, time in zip(rows, times, strict=True)
-        ]
+        claims = [_claim(row, reserved_ms=whole_ms(time - limiters.now)) for row, time in zip(rows, times, strict=True)]
         waits = denied is not None and denied.by in (DenialReason.RATE, DenialReason.CONCURRENCY)
         more = denied is not None and waits and len(rows) == len(free)
         return Claimed(claims=claims, more_in_ms=whole_ms(denied.until - limiters.now) if denied and more else None)

@@ -38,33 +38,8 @@ if TYPE_CHECKING:
         UnknownEvent,
         UnknownProjection,
     )
-    from guestledger.engine.domain.events import (
-        AbandonmentDecided,
-        ChannelLookupFailed,
-        ChannelRejected,
-        ChannelValidated,
-        ConsentRecorded,
-        ConsentRefused,
-        CreationAttempted,
-        CreationDeferred,
-        CreationFailed,
-        CreationThrottled,
-        DoubtLifted,
-        DuplicateCreated,
-        Event,
-        Guest,
-        GuestTokenFound,
-        RetryDecided,
-        SessionAbandoned,
-        SessionAdopted,
-        SessionCreated,
-        SessionParked,
-        TokenExpired,
-        WebhookAbandoned,
-        WebhookFailed,
-        WebhookRedeliveryRequested,
-        WebhookSynced,
-    )
+    from guestledger.engine.domain.events import *  # noqa: F403 - every event class
+    from guestledger.engine.domain.events import Event, Guest
     from guestledger.engine.domain.outcomes import Adoption, FailureKind, Resolution, Verdict
     from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
@@ -83,7 +58,8 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
-    from guestledger.engine.ports import ConsumerRow, Partition
+    from guestledger.engine.ports.consumers import ConsumerRow
+    from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, contract_form
     from guestledger.engine.projections.metrics import Metrics, MetricsFilter
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
@@ -91,7 +67,6 @@ if TYPE_CHECKING:
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
-    "AbandonmentDecided",
     "Adoption",
     "AuditEntry",
     "AuditFilter",
@@ -99,28 +74,17 @@ __all__ = [
     "BlockedBy",
     "Blocker",
     "Cause",
-    "ChannelLookupFailed",
-    "ChannelRejected",
-    "ChannelValidated",
     "ComplianceStatus",
     "Consent",
-    "ConsentRecorded",
-    "ConsentRefused",
     "ConsumerOptions",
     "ConsumerRow",
-    "CreationAttempted",
-    "CreationDeferred",
-    "CreationFailed",
-    "CreationThrottled",
     "CredentialsRefused",
     "DatabaseFault",
     "DeadLetter",
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
-    "DoubtLifted",
     "DueStep",
-    "DuplicateCreated",
     "Event",
     "EventFilter",
     "EventTooLarge",
@@ -131,7 +95,6 @@ __all__ = [
     "Guest",
     "GuestConsent",
     "GuestRequest",
-    "GuestTokenFound",
     "GuestledgerError",
     "Handler",
     "Health",
@@ -163,18 +126,13 @@ __all__ = [
     "RequestDenied",
     "Resolution",
     "ResolutionRefused",
-    "RetryDecided",
     "RetryPolicy",
     "Scheduler",
     "ServiceError",
     "ServiceUnreachable",
     "Session",
-    "SessionAbandoned",
-    "SessionAdopted",
-    "SessionCreated",
     "SessionFilter",
     "SessionNotFound",
-    "SessionParked",
     "SessionRow",
     "Settings",
     "Simulator",
@@ -182,7 +140,6 @@ __all__ = [
     "Status",
     "StepExplanation",
     "StepName",
-    "TokenExpired",
     "TooManyPrivileges",
     "UnfitEngine",
     "UnknownEvent",
@@ -191,10 +148,6 @@ __all__ = [
     "Verification",
     "Wait",
     "WaitBasis",
-    "WebhookAbandoned",
-    "WebhookFailed",
-    "WebhookRedeliveryRequested",
-    "WebhookSynced",
     "Webhooks",
     "__version__",
     "connect",
@@ -221,9 +174,7 @@ _NAMES = {
     "engine.domain.errors": (
         "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection"
     ),
-    "engine.domain.events": (
-        "AbandonmentDecided ChannelLookupFailed ChannelRejected ChannelValidated ConsentRecorded ConsentRefused CreationAttempted CreationDeferred CreationFailed CreationThrottled DoubtLifted DuplicateCreated Event Guest GuestTokenFound RetryDecided SessionAbandoned SessionAdopted SessionCreated SessionParked TokenExpired WebhookAbandoned WebhookFailed WebhookRedeliveryRequested WebhookSynced"
-    ),
+    "engine.domain.events": "Event Guest",
     "engine.domain.outcomes": ("Adoption FailureKind Resolution Verdict"),
     "engine.domain.policy": ("DeliveryPolicy Policy"),
     "engine.domain.request": ("GuestConsent GuestRequest parse_request"),
@@ -249,7 +200,7 @@ _NAMES = {
     "engine.projections.status": ("ProjectionStatus Verification"),
     "engine.worker.scheduler": ("Scheduler"),
 }
-"""The public names of each module. The event classes are in `events`, so that a new one needs no line here."""
+"""The public names of each module. The event classes come besides."""
 _MODULES = {name: f"guestledger.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 
@@ -258,15 +209,20 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version  # noqa: PLC0415 - slow to import
 
         value: object = version("guestledger")
-    elif name == "events":
-        value = import_module("guestledger.engine.domain.events")
     elif name in _MODULES:
         value = getattr(import_module(_MODULES[name]), name)
+    elif not name.startswith("_") and name in _event_types():
+        value = _event_types()[name]
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
+def _event_types() -> dict[str, object]:
+    # So that a new event needs no line here.
+    return dict(import_module("guestledger.engine.domain.events").EVENT_TYPES)
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_event_types()})

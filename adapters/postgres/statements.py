@@ -2,11 +2,8 @@
 
 from uuid import UUID
 
-from guestledger.adapters.postgres.connection import NOBODY_WAITS_FOR_LONG
+from guestledger.adapters.postgres.transactions import TRANSACTION_LIMITS
 from guestledger.engine.log.recorded import month_bounds, month_of
-
-END = 2**63 - 1
-"""Behind every position."""
 
 MAX_MS = 24 * 3_600_000
 """What lies further ahead is not waited for in one piece; a due time may be so far off that its distance is no number."""
@@ -15,11 +12,6 @@ MAX_MS = 24 * 3_600_000
 # lease is older than so much, its owner is taken to be gone: to wait for the lease's end would make the expiry late by that.
 _EXPIRY_LATE = "interval '500 ms'"
 _LEASE_OLD = "interval '1 s'"
-
-RECORDED = (
-    "position, stream_id, version, event_type, schema_version, recorded_at, "
-    "correlation_id, causation_id, actor, data::text, leaf_hash"
-)
 
 
 def quoted(name: str) -> str:
@@ -35,7 +27,7 @@ class Statements:
 
         self.begin = f"""
             BEGIN ISOLATION LEVEL READ COMMITTED;
-            {NOBODY_WAITS_FOR_LONG};
+            {TRANSACTION_LIMITS};
             SET LOCAL plan_cache_mode = force_generic_plan;
             SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"""
         """Opens the transaction and takes the ledger's lock, in one round trip; held until the batch commits.
@@ -99,28 +91,6 @@ class Statements:
                 DELETE FROM {s}.due_work WHERE stream_id = ANY($24::uuid[])
             )
             SELECT count(*) FROM new_events"""
-
-        self.read_streams = f"""
-            SELECT {RECORDED} FROM {s}.events WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
-
-        # By a last position too, not only by number: where a month is detached, fewer events lie between two positions.
-        self.read_all = f"""
-            SELECT {RECORDED} FROM {s}.events
-             WHERE position > $1::bigint AND position <= $2::bigint ORDER BY position LIMIT $3::int"""
-
-        # One statement, so one snapshot: what lies up to `head` then is all that ever will. The stretch bounds how much is
-        # looked at where a filter lets little through.
-        self.read_batch = f"""
-            SELECT head.position AS head, e.*
-              FROM (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1) AS head
-              LEFT JOIN (
-                  SELECT {RECORDED} FROM {s}.events
-                   WHERE position > $1::bigint AND position <= $1::bigint + $2::bigint
-                     AND ($4::text[] IS NULL OR event_type = ANY($4::text[]))
-                     AND ($5::timestamptz IS NULL OR recorded_at >= $5::timestamptz)
-                     AND ($6::timestamptz IS NULL OR recorded_at < $6::timestamptz)
-                   ORDER BY position LIMIT $3::int) AS e ON true
-             ORDER BY e.position"""
 
         # MATERIALIZED: as a mere subquery it may be run once for each row of the join, and each run takes further rows,
         # so that the limit does not hold. Step by step, each from the index's part for it: whatever is due for another,
@@ -193,31 +163,6 @@ class Statements:
                 RETURNING stream_id)
             SELECT pg_notify($2::text, '') WHERE EXISTS (SELECT FROM freed)"""
 
-        # The first to ask makes the row; whoever asks after that gets it when nobody holds it.
-        self.claim_consumer = f"""
-            INSERT INTO {s}.consumers AS c (name, position, owner, lease_until)
-            VALUES ($1::text, $4::bigint, $2::uuid, now() + $3::int * interval '1 ms')
-            ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
-             WHERE c.owner = excluded.owner OR c.lease_until IS NULL OR c.lease_until <= now()
-            RETURNING position"""
-
-        self.keep_consumer = f"""
-            UPDATE {s}.consumers SET lease_until = now() + $3::int * interval '1 ms'
-             WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
-
-        self.move_consumer = f"""
-            UPDATE {s}.consumers SET position = $3::bigint WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
-
-        self.release_consumer = f"""
-            UPDATE {s}.consumers SET owner = NULL, lease_until = NULL WHERE name = $1::text AND owner = $2::uuid"""
-
-        self.forget_consumer = f"DELETE FROM {s}.consumers WHERE name = $1::text RETURNING name"
-
-        self.list_consumers = f"""
-            SELECT name, position, greatest(0, coalesce((SELECT max(position) FROM {s}.batches), -1) - position) AS lag,
-                   coalesce(lease_until > now(), false) AS running
-              FROM {s}.consumers ORDER BY name"""
-
         # A receiver that is down, or wants to be left in peace, is called again over days: nobody who waits for the work to
         # end waits for that.
         unfinished = f"""
@@ -277,35 +222,6 @@ class Statements:
                        AND (other.lease_until IS NULL OR other.lease_until <= now()))
               FROM (VALUES (1)) AS one LEFT JOIN {s}.due_work AS d ON d.stream_id = $1::uuid"""
         """One row about session $1: the clock, its version, the calls in flight for the steps $2, and its work, if there is any."""
-
-        self.end = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
-
-        self.checkpoints = f"""
-            SELECT projection, position, error FROM {s}.checkpoints
-             WHERE projection = ANY($1::text[]) ORDER BY projection FOR UPDATE"""
-
-        self.move_checkpoints = f"""
-            UPDATE {s}.checkpoints SET position = $2::bigint, stopped_at = NULL, error = NULL
-             WHERE projection = ANY($1::text[])"""
-
-        self.checkpoint = f"SELECT position FROM {s}.checkpoints WHERE projection = $1"
-
-        self.new_checkpoint = f"INSERT INTO {s}.checkpoints (projection, position) VALUES ($1, -1)"
-
-        self.drop_checkpoints = f"DELETE FROM {s}.checkpoints WHERE projection = ANY($1::text[])"
-
-        # Whoever has moved past the event meanwhile, a newer release, is not stopped by this one.
-        self.stop_projection = f"""
-            UPDATE {s}.checkpoints SET stopped_at = now(), error = $3
-             WHERE projection = $1 AND position < $2::bigint AND error IS DISTINCT FROM $3"""
-
-        self.projections = f"""
-            SELECT live.projection, live.position, head.position, live.stopped_at, live.error, rebuild.position,
-                   (SELECT clock_timestamp() - recorded_at FROM {s}.events AS e
-                     WHERE e.position > live.position ORDER BY e.position LIMIT 1)
-              FROM (SELECT coalesce(max(position), -1) AS position FROM {s}.batches) AS head, {s}.checkpoints AS live
-              LEFT JOIN {s}.checkpoints AS rebuild ON rebuild.projection = live.projection || ':rebuild'
-             WHERE live.projection = ANY($1::text[]) ORDER BY live.projection"""
 
     def read_log(self, low: UUID, high: UUID) -> str:
         """One row: the clock, whether there is any limiter, the log's last position and time, and the versions of the streams $1 in their order.

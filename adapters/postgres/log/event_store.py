@@ -14,6 +14,7 @@ from guestledger.adapters.postgres.connection import Driver, HeldConnection, rep
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
+from guestledger.adapters.postgres.statements import Statements
 from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.personal import Secret
@@ -52,6 +53,7 @@ class PostgresEventStore(LogReader):
         max_waiting: int = 10_000,
     ) -> None:
         super().__init__(engine, schema)
+        self._sql = Statements(schema)
         self._gates = PostgresRateLimiter(engine, schema, limiters)
         self._patience = patience
         self._max_waiting = max_waiting
@@ -87,7 +89,7 @@ class PostgresEventStore(LogReader):
         if self._committing is not None:
             # Shielded: whoever stops waiting here must not stop a batch that others wait for.
             await asyncio.shield(self._committing)
-        await self._arrivals.close()
+        await self._notifier.close()
 
     async def _commit_all(self) -> None:
         batch: list[_Waiting] = []
@@ -167,7 +169,7 @@ class PostgresEventStore(LogReader):
         await driver.fetch(self._sql.append, *rows.columns())
         await self._gates.write(driver, limiters)
         await driver.execute("COMMIT")
-        self._arrivals.announce()
+        self._notifier.announce()
         return outcomes
 
     async def _read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:

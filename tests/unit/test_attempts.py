@@ -177,9 +177,7 @@ def test_a_retryable_failure_is_retried_after_a_backoff(kind: FailureKind) -> No
 
 @pytest.mark.parametrize("kind", RETRIED)
 @pytest.mark.parametrize("asked_ms", [0, 1_000, 60_000])
-def test_a_failed_attempt_waits_for_retry_after_plus_backoff(
-    kind: FailureKind, asked_ms: int
-) -> None:
+def test_a_failed_attempt_waits_for_retry_after_plus_backoff(kind: FailureKind, asked_ms: int) -> None:
     then = given(*ATTEMPTING).when(answer(failed(kind, 503, asked_ms), now=at(1)))
     event = then.then_one(e.CreationFailed)
     assert (event.wait_ms, event.retry_at) == (asked_ms + 250, at(1 + asked_ms / 1_000 + 0.25))

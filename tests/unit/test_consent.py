@@ -60,9 +60,7 @@ def test_recorded_consent_has_both_flags_set_to_true() -> None:
 
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize(("value", "as_json"), NOT_TRUE)
-def test_a_flag_that_is_not_true_refuses_the_session_and_is_recorded(
-    flag: str, value: object, as_json: str
-) -> None:
+def test_a_flag_that_is_not_true_refuses_the_session_and_is_recorded(flag: str, value: object, as_json: str) -> None:
     then = given().when(open_session(consent=consent(**{flag: value})))
     event = then.then_one(e.ConsentRefused)
     assert event.failed == (FLAGS[flag],)

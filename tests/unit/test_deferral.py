@@ -86,9 +86,7 @@ def test_a_session_without_a_call_to_make_is_not_deferred(history: tuple[e.Event
 
 
 @pytest.mark.parametrize(("by", "spread_ms"), [(DenialReason.BUDGET, 15_000), (DenialReason.CALLS, 500)])
-def test_waits_for_the_retry_budget_and_for_capacity_are_spread(
-    by: DenialReason, spread_ms: int
-) -> None:
+def test_waits_for_the_retry_budget_and_for_capacity_are_spread(by: DenialReason, spread_ms: int) -> None:
     def wait(jitter: float) -> Any:
         return given(*VALIDATED).when(deferred(held(9, by), now=at(8), jitter=jitter)).then_one(e.CreationDeferred)
 

@@ -142,9 +142,7 @@ def test_a_late_answer_adds_the_missing_token_of_an_adopted_session_once() -> No
     "history",
     [(), OPEN, VALIDATED, ATTEMPTING, THROTTLED, IN_DOUBT, (*PARKED, retry_decided()), (*PARKED, was_created())],
 )
-def test_only_parked_sessions_can_be_resolved(
-    history: tuple[e.Event, ...], resolution: Verdict | Adoption
-) -> None:
+def test_only_parked_sessions_can_be_resolved(history: tuple[e.Event, ...], resolution: Verdict | Adoption) -> None:
     given(*history).when(resolve(resolution), PARKING).then_nothing()
 
 

@@ -52,9 +52,7 @@ def test_a_session_with_a_valid_channel_is_due_for_an_attempt_at_once() -> None:
     [(THROTTLED, at(2.25)), (IN_DOUBT, at(0.25)), (FAILED, at(0.25))],
     ids=["throttled", "in_doubt", "failed"],
 )
-def test_a_failed_attempt_is_due_again_at_its_retry_time(
-    history: tuple[e.Event, ...], when: datetime
-) -> None:
+def test_a_failed_attempt_is_due_again_at_its_retry_time(history: tuple[e.Event, ...], when: datetime) -> None:
     assert given(*history).next_step() == AttemptCreation(when)
 
 

@@ -169,9 +169,7 @@ def test_a_repeated_answer_is_recorded_once(outcome: CreationOutcome) -> None:
     [((), 1), (REFUSED, 1), (OPEN, 1), (VALIDATED, 1), (ATTEMPTING, 0), (ATTEMPTING, 2), (THROTTLED, 2), (ACTIVE, 2)],
     ids=["new", "refused", "pending", "validated", "zeroth", "next", "throttled", "active"],
 )
-def test_an_answer_to_an_unknown_attempt_changes_nothing(
-    history: tuple[e.Event, ...], attempt: int
-) -> None:
+def test_an_answer_to_an_unknown_attempt_changes_nothing(history: tuple[e.Event, ...], attempt: int) -> None:
     outcomes: list[CreationOutcome] = [created(session_id="sess_strange"), *FAILURES]
     for outcome in outcomes:
         given(*history).when(answer(outcome, attempt)).then_nothing()

@@ -204,9 +204,7 @@ def known(ceiling: float, **policy: Any) -> Told:
     return told(replace(CLEAN, ceiling=ceiling, paced_from=at(0)), **policy)
 
 
-def test_a_throttle_cuts_the_rate_and_used_seconds_raise_it_linearly() -> (
-    None
-):
+def test_a_throttle_cuts_the_rate_and_used_seconds_raise_it_linearly() -> None:
     limiter = known(100, decrease=0.5, increase=0.1, rest_share=1.0, proven_ms=1_000_000)
     assert limiter.rate(0) == 50
     assert limiter.rate(60) == 50, "what nobody makes use of does not rise"
@@ -225,9 +223,7 @@ def test_neither_failures_nor_answers_to_older_requests_raise_the_rate() -> None
     assert limiter.rate(2) == rate
 
 
-def test_the_rate_rests_below_the_ceiling_and_then_rises_faster_and_faster() -> (
-    None
-):
+def test_the_rate_rests_below_the_ceiling_and_then_rises_faster_and_faster() -> None:
     limiter = known(100, decrease=0.5, increase=0.1, rest_share=0.9, rest_ms=10_000, doubled_s=10)
     assert limiter.well(1, 280).rate(1) == pytest.approx(90)
     assert limiter.well(1, 900).rate(1) == pytest.approx(90), "for as many answers as come in 10 s at 90 a second"

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.engine.domain.errors import ServiceUnreachable
@@ -212,7 +212,7 @@ async def test_a_cancelled_handler_gets_its_batch_again(
 KILLED = """
 import asyncio, os, signal, sys
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions

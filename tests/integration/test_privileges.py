@@ -11,8 +11,8 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from guestledger.adapters.postgres.admin import migrate
-from guestledger.adapters.postgres.admin.privileges import TooManyPrivileges
-from guestledger.adapters.postgres.connection import NotAllowed
+from guestledger.adapters.postgres.errors import TooManyPrivileges
+from guestledger.adapters.postgres.errors import NotAllowed
 from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.wiring import connect, upgrade_database
 from tests.e2e.command import assert_one_line, environment, run
@@ -45,15 +45,15 @@ TOO_MANY = {
     ),
     "the owner's role": (
         "GRANT guestledger_owner TO {u}",
-        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger.",
     ),
     "the owner's role, to be taken on by SET ROLE": (
         "GRANT guestledger_owner TO {u} WITH INHERIT FALSE, SET TRUE",
-        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger.",
     ),
     "to admit itself to the owner's role": (
         "GRANT guestledger_owner TO {u} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE",
-        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger.",
     ),
     "a table of its own": ("ALTER TABLE request_keys OWNER TO {u}", "it owns request_keys."),
     "the database": (
@@ -63,7 +63,7 @@ TOO_MANY = {
     "to write everywhere": (
         "GRANT pg_write_all_data TO {u}",
         (
-            "it is a member of pg_write_all_data; has INSERT, DELETE on head; has INSERT, UPDATE, DELETE on detached_months; has UPDATE, DELETE on batches; has UPDATE, DELETE on events; "
+            "it is a member of pg_write_all_data; has INSERT, DELETE on head; has INSERT, UPDATE, DELETE on detached_partitions; has UPDATE, DELETE on batches; has UPDATE, DELETE on events; "
             "has UPDATE, DELETE on request_keys."
         ),
     ),

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres import tables
-from guestledger.adapters.postgres.admin.roles import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, role_name
+from guestledger.adapters.postgres.admin.grants import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, role_name
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.log.appends import KeyTaken
 from tests.integration.appends import an_append
@@ -21,14 +21,14 @@ KEY = {
     "events": "stream_id, version",
     "request_keys": "idempotency_key",
     "head": "id",
-    "detached_months": "month",
+    "detached_partitions": "month",
     "batches": "position",
 }
 COLUMN = {
     "events": "actor",
     "request_keys": "stream_id",
     "head": "id",
-    "detached_months": "digest",
+    "detached_partitions": "digest",
     "batches": "recorded_at",
 }
 
@@ -102,7 +102,7 @@ def ways_in() -> list[Any]:
         "events": everywhere,
         "request_keys": everywhere,
         "batches": everywhere,
-        "detached_months": WAYS_IN,
+        "detached_partitions": WAYS_IN,
         "head": WAYS_IN,
     }
     return [pytest.param(table, way, id=f"{table}: {name}") for table in ways for name, way in ways[table].items()]

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, MetaData, text
 from guestledger.adapters.postgres.admin.roles import reconcile_grants
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import registry  # noqa: F401 - adds its tables to `metadata`
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.tables import metadata
 
 given = context.config.attributes

@@ -10,6 +10,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import GuestledgerError, PartitionRefused, ServiceError, ServiceUnreachable
 
 DATABASE_URL = "GUESTLEDGER_DATABASE_URL"
@@ -50,11 +51,14 @@ class LedgerNotReady(ServiceError):
                 text = f"the ledger in {place} is at revision {found}; this release needs {wanted}"
             case LedgerProblem.TOO_NEW:
                 text = f"the ledger in {place} is at revision {found}, which this release does not know"
-        super().__init__(text)
+        super().__init__("database", Cause.NOT_READY, text)
         self.problem = problem
         self.schema = schema
         self.found = found
         self.wanted = wanted
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class Access(StrEnum):
@@ -96,7 +100,7 @@ class NotAllowed(ServiceError):
             Access.CHANGE_TABLES: f"may not create or change the ledger{where}",
         }[access]
         needed = f"; the role {role} may" if role else ""
-        super().__init__(f"{who} {what}: {refusal}{needed}")
+        super().__init__("database", Cause.FORBIDDEN, f"{who} {what}: {refusal}{needed}")
         self.access = access
         self.refusal = refusal
         self.schema = schema
@@ -104,6 +108,9 @@ class NotAllowed(ServiceError):
         self.user = user
         self.lacking = lacking
         self.member = member
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class TooManyPrivileges(GuestledgerError):
@@ -176,9 +183,9 @@ class DatabaseFault(GuestledgerError):
     """PostgreSQL rejected a statement of ours: a bug in this release, or someone changed its tables."""
 
 
-def unreachable(cause: str, detail: str, *, service: str = "database") -> ServiceUnreachable:  # noqa: ARG001
-    """The one place that makes a `ServiceUnreachable`: `cause` is a value of the engine's `Cause`."""
-    return ServiceUnreachable(detail)
+def unreachable(cause: Cause, fact: str, setting: str = DATABASE_URL) -> ServiceUnreachable:
+    """The error of a database that cannot be used. `setting` is named if it is not the usual one."""
+    return ServiceUnreachable("database", cause, fact if setting == DATABASE_URL else f"{fact}: check {setting}")
 
 
 @contextmanager
@@ -191,10 +198,9 @@ def reported(setting: str = DATABASE_URL) -> Iterator[None]:
     try:
         yield
     except PoolTimeout:
-        raise unreachable("service_unavailable", "all connections to the database are in use") from None
+        raise unreachable(Cause.SERVICE_UNAVAILABLE, "all connections are in use") from None
     except (OSError, TimeoutError) as error:
-        text = f"the database cannot be reached ({type(error).__name__}): {_check(setting)}"
-        raise unreachable(_cause(error), text) from None
+        raise unreachable(_cause(error), type(error).__name__, setting) from None
     # The driver raises its internal error for a statement after the server closed the connection between two of them.
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise _translated(error.orig if isinstance(error, DBAPIError) and error.orig else error, setting) from None
@@ -219,12 +225,12 @@ def _translated(error: BaseException, setting: str) -> Exception:
         return LedgerNotReady(LedgerProblem.MISSING)
     if state in _NOT_PREPARED:
         return unreachable(
-            "protocol_error",
-            "prepared statements are lost between here and the database, as behind pgbouncer in transaction mode: "
+            Cause.PROTOCOL_ERROR,
+            "prepared statements are lost, as behind pgbouncer in transaction mode: "
             f"add {STATEMENT_CACHE}=0 to the parameters of {setting}",
         )
     if state.startswith(_UNREACHABLE):
-        return unreachable("service_unavailable", f"the database cannot be used (SQLSTATE {state}): {_check(setting)}")
+        return unreachable(Cause.SERVICE_UNAVAILABLE, f"SQLSTATE {state}", setting)
     if state.startswith(_QUOTES_VALUE):
         return DatabaseFault(f"PostgreSQL rejected a value (SQLSTATE {state})")
     message = first_line(error.args[0] if error.args else "")
@@ -237,20 +243,14 @@ def _without_sqlstate(error: BaseException, setting: str) -> ServiceUnreachable:
     misconfigured = error if isinstance(error, asyncpg.ClientConfigurationError) else error.__cause__
     if isinstance(misconfigured, asyncpg.ClientConfigurationError):
         return unreachable(
-            "service_unavailable",
-            f"the connection settings do not work ({first_line(misconfigured)}): "
-            f"check {setting} and the PG… environment variables",
+            Cause.NOT_CONFIGURED, f"{first_line(misconfigured)}: check {setting} and the PG… environment variables"
         )
-    return unreachable("connection_lost", f"the connection to the database was lost: {_check(setting)}")
+    return unreachable(Cause.CONNECTION_LOST, "the server closed the connection", setting)
 
 
-def _cause(error: OSError | TimeoutError) -> str:
+def _cause(error: OSError | TimeoutError) -> Cause:
     if isinstance(error, ConnectionRefusedError):
-        return "connection_refused"
+        return Cause.CONNECTION_REFUSED
     if isinstance(error, gaierror):
-        return "no_address"
-    return "connection_timeout" if isinstance(error, TimeoutError) else "connection_lost"
-
-
-def _check(setting: str) -> str:
-    return f"check {setting} and that the server runs"
+        return Cause.NO_ADDRESS
+    return Cause.CONNECTION_TIMEOUT if isinstance(error, TimeoutError) else Cause.CONNECTION_LOST

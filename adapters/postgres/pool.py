@@ -11,6 +11,7 @@ from sqlalchemy.pool import Pool
 
 from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, UnfitEngine, unreachable
 from guestledger.adapters.postgres.transactions import CLOSE_SECONDS, Driver
+from guestledger.engine.domain.causes import Cause
 
 _STATEMENT_SECONDS = 120
 _CONNECT_SECONDS = 10
@@ -28,9 +29,11 @@ def database_url(text: str, setting: str = DATABASE_URL) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):  # ValueError: the port is no number; its text would show a part of the URL
         detail = f"{setting} is not a URL such as postgresql://user@host/database"
-        raise unreachable("invalid_host", detail) from None
+        raise unreachable(Cause.INVALID_HOST, detail) from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise unreachable("invalid_host", f"{setting} names {url.get_backend_name()!r}; only PostgreSQL is supported")
+        raise unreachable(
+            Cause.INVALID_HOST, f"{setting} names {url.get_backend_name()!r}; only PostgreSQL is supported"
+        )
     return url.set(drivername="postgresql+asyncpg")
 
 

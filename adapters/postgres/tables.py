@@ -19,7 +19,6 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
-    text,
 )
 from sqlalchemy.dialects.postgresql import JSON
 
@@ -83,17 +82,15 @@ request_keys = Table(
     Column("stream_id", Uuid, nullable=False),
 )
 
-due_work = Table(
-    "due_work",
+due_steps = Table(
+    "due_steps",
     metadata,
     Column("stream_id", Uuid, primary_key=True),
-    Column("step", Text, nullable=False),
+    Column("step", Text, primary_key=True),
     Column("due_at", TIME, nullable=False),
-    Column("ends_at", TIME),
     Column("owner", Uuid),
     Column("lease_until", TIME),
-    Index("due_work_due", "step", "due_at"),
-    Index("due_work_ends", "step", "ends_at", postgresql_where=text("ends_at IS NOT NULL")),
+    Index("due_steps_due", "step", "due_at"),
 )
 
 limits = Table(
@@ -102,19 +99,19 @@ limits = Table(
     Column("name", Text, primary_key=True),
     Column("closed_at", TIME),
     Column("closed_until", TIME),
-    Column("why", Text, nullable=False),
+    Column("closed_by", Text),
     Column("paced_from", TIME),
     Column("ceiling", Double),
-    Column("well", Integer, nullable=False),
-    Column("next_slot", TIME),
-    Column("next_passage", TIME),
+    Column("successes", Integer, nullable=False),
+    Column("next_reservation", TIME),
+    Column("next_admission", TIME),
     Column("failures", Integer, nullable=False),
     Column("breaks", Integer, nullable=False),
     Column("broken_at", TIME),
     Column("broken_until", TIME),
     Column("probe_until", TIME),
-    Column("retries", Double),
-    Column("retries_at", TIME),
+    Column("retry_budget", Double),
+    Column("retry_budget_at", TIME),
     comment="The state of each rate limiter, by API host and quota; no row while it restricts nothing",
 )
 

@@ -1,21 +1,23 @@
-"""Notices that the webhook did not take: which they are, and sending them anew."""
+"""Notices that the webhook receiver did not accept: listing them, and sending them again."""
 
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import RequestRedelivery
-from guestledger.engine.domain.errors import RedeliveryRefused
+from guestledger.engine.domain.errors import RedeliveryRefusal, RedeliveryRefused
 from guestledger.engine.domain.events import WebhookAbandoned
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import checked_text
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.recorded import EventFilter, RecordedEvent
+from guestledger.engine.log.recorded import EventFilter
 from guestledger.engine.operations.decisions import Decisions
-from guestledger.engine.ports import EventStore
+from guestledger.engine.operations.histories import Histories
+from guestledger.engine.ports.event_store import EventStore
 
-_TELLING = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested"))
+_WANTED = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested"))
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,41 +27,45 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     channel_id: str
     abandoned_at: datetime
     attempts: int
+    cause: Cause
     status: int | None
-    """Of the last answer (HTTP); `None`: there was none."""
-    reason: str
+    """The status of the last answer; `None`: there was none."""
+    detail: str
 
 
 class Webhooks:
-    """Reads dead letters from the log, and asks for redeliveries. Whoever works on the ledger then sends them."""
+    """`ledger.webhooks`: dead letters and redelivery. Workers send what is requested here."""
 
-    def __init__(self, *, store: EventStore, decisions: Decisions, policy: Policy) -> None:
+    def __init__(self, *, store: EventStore, histories: Histories, decisions: Decisions, policy: Policy) -> None:
         self._store = store
+        self._histories = histories
         self._decisions = decisions
         self._policy = policy
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """The notices that are given up now, oldest first. Reads the log from end to end; a detached month is not in it."""
+        """The notices that are given up now, oldest first. Reads the whole log; detached partitions are not in it."""
         found: dict[UUID, DeadLetter] = {}
-        async for batch in self._store.read_all(wanted=_TELLING):
+        async for batch in self._store.read_all(wanted=_WANTED):
             for recorded in batch:
                 found.pop(recorded.stream_id, None)
                 if isinstance(recorded.event, WebhookAbandoned):
                     found[recorded.stream_id] = _dead_letter(recorded.stream_id, recorded.event)
         return list(found.values())
 
-    async def redeliver(self, history: list[RecordedEvent], *, requested_by: str, reason: str) -> Session:
-        """Record that the notice of the session with this history is to go out anew; the session as it is then.
+    async def redeliver(self, session: UUID | str, *, requested_by: str, reason: str) -> Session:
+        """Record a request to send the session's notice again. Returns the session.
 
-        Raises `RedeliveryRefused`, `InvalidRequest`, `ServiceError`.
+        It is a dead letter, or a notice that the receiver accepted and lost. Neither text may contain a secret or personal
+        data. Raises `SessionNotFound`, `RedeliveryRefused`, and `InvalidRequest` for a text that cannot be stored.
         """
+        history = await self._histories.find(session)
         requested_by, reason = checked_text("requestedBy", requested_by), checked_text("reason", reason)
 
         def command(now: datetime) -> RequestRedelivery:
             return RequestRedelivery(requested_by=requested_by, reason=reason, now=now)
 
         def refused(state: Session) -> RedeliveryRefused:
-            return RedeliveryRefused(state.id, _why_not(state, self._policy))
+            return RedeliveryRefused(state.id, _why_refused(state, self._policy), state.status)
 
         return await self._decisions.record(history, command, actor=requested_by, refused=refused)
 
@@ -70,14 +76,13 @@ def _dead_letter(stream_id: UUID, event: WebhookAbandoned) -> DeadLetter:
         channel_id=event.channel_id,
         abandoned_at=event.at,
         attempts=event.attempts,
+        cause=event.cause,
         status=event.status,
-        reason=event.reason,
+        detail=event.detail,
     )
 
 
-def _why_not(state: Session, policy: Policy) -> str:
+def _why_refused(state: Session, policy: Policy) -> RedeliveryRefusal:
     if not policy.webhook_enabled:
-        return "no webhook is set: set GUESTLEDGER_WEBHOOK_URL"
-    if state.session_id is None:
-        return f"it is {state.status}, and the webhook is told of sessions that were made, no others"
-    return "its notice is still being delivered"
+        return RedeliveryRefusal.NO_WEBHOOK
+    return RedeliveryRefusal.NO_SESSION if state.session_id is None else RedeliveryRefusal.IN_DELIVERY

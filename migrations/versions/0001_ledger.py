@@ -1,4 +1,4 @@
-"""The ledger: log and partitions, due work and limits, consumers, projections.
+"""The ledger: log and partitions, due steps and limits, consumers, projections.
 
 There is no downgrade: it would drop the log, which is the proof.
 """
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 
 revision = "0001"
 down_revision = None
@@ -25,7 +25,7 @@ def upgrade() -> None:
     assert schema is not None
     _create_log(schema)
     _create_partitions(schema)
-    _create_work(schema)
+    _create_due_steps(schema)
     _create_limits(schema)
     _create_consumers(schema)
     _create_checkpoints(schema)
@@ -116,20 +116,17 @@ def _create_partitions(schema: str) -> None:
     op.execute(f"SELECT {s}.ensure_partitions()")
 
 
-def _create_work(schema: str) -> None:
+def _create_due_steps(schema: str) -> None:
     op.create_table(
-        "due_work",
+        "due_steps",
         sa.Column("stream_id", sa.Uuid, primary_key=True),
-        sa.Column("step", sa.Text, nullable=False),
+        sa.Column("step", sa.Text, primary_key=True),
         sa.Column("due_at", _TIME, nullable=False),
-        sa.Column("ends_at", _TIME),
         sa.Column("owner", sa.Uuid),
         sa.Column("lease_until", _TIME),
         schema=schema,
     )
-    op.create_index("due_work_due", "due_work", ["step", "due_at"], schema=schema)
-    not_null = sa.text("ends_at IS NOT NULL")
-    op.create_index("due_work_ends", "due_work", ["step", "ends_at"], schema=schema, postgresql_where=not_null)
+    op.create_index("due_steps_due", "due_steps", ["step", "due_at"], schema=schema)
 
 
 def _create_limits(schema: str) -> None:
@@ -138,19 +135,19 @@ def _create_limits(schema: str) -> None:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("closed_at", _TIME),
         sa.Column("closed_until", _TIME),
-        sa.Column("why", sa.Text, nullable=False),
+        sa.Column("closed_by", sa.Text),
         sa.Column("paced_from", _TIME),
         sa.Column("ceiling", sa.Double),
-        sa.Column("well", sa.Integer, nullable=False),
-        sa.Column("next_slot", _TIME),
-        sa.Column("next_passage", _TIME),
+        sa.Column("successes", sa.Integer, nullable=False),
+        sa.Column("next_reservation", _TIME),
+        sa.Column("next_admission", _TIME),
         sa.Column("failures", sa.Integer, nullable=False),
         sa.Column("breaks", sa.Integer, nullable=False),
         sa.Column("broken_at", _TIME),
         sa.Column("broken_until", _TIME),
         sa.Column("probe_until", _TIME),
-        sa.Column("retries", sa.Double),
-        sa.Column("retries_at", _TIME),
+        sa.Column("retry_budget", sa.Double),
+        sa.Column("retry_budget_at", _TIME),
         schema=schema,
         comment="The state of each rate limiter, by API host and quota; no row while it restricts nothing",
     )
@@ -195,7 +192,8 @@ def _create_sessions(schema: str) -> None:
         sa.Column("retry_at", _TIME),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("latency_ms", sa.BigInteger),
-        sa.Column("reason", sa.Text),
+        sa.Column("cause", sa.Text),
+        sa.Column("detail", sa.Text),
         schema=schema,
     )
     for column in ("session_id", "opened_at", "expires_at"):

@@ -91,7 +91,7 @@ async def _engine_rate(ledger: Ledger, sessions: int, waits: list[float]) -> flo
 
     began = time.perf_counter()
     await _at_once(one, sessions)
-    while await ledger.unfinished():
+    while await ledger.scheduler.unfinished():
         await asyncio.sleep(0.01)
     await ledger.metrics()
     return sessions / (time.perf_counter() - began)

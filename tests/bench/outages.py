@@ -114,7 +114,7 @@ async def _round(data_dir: Path) -> Round:
                 url = await start_embedded(data_dir)
             back = time.perf_counter()
             await opening
-            while await ledger.unfinished():
+            while await ledger.scheduler.unfinished():
                 await asyncio.sleep(0.01)
         await _check(url, simulator)
     after = [at for at in load.done if at > back]

@@ -24,7 +24,7 @@ from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.domain.session import Session, evolve
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Append, Due
-from guestledger.engine.ports import PreparedCreation
+from guestledger.engine.ports.provider import PreparedCreation
 from tests.bench.peers.rounds import answer, at_once
 
 AN_HOUR = timedelta(hours=1)
@@ -156,7 +156,7 @@ async def prepare(ledger: Ledger, sessions: int, *, delivered: bool, expires_in:
         await store.append(history(delivered=delivered, expires_at=_clock.now() + expires_in))
 
     await at_once(one, sessions, 400)
-    await ledger.catch_up()
+    await ledger.projections.catch_up()
 
 
 @asynccontextmanager
@@ -175,9 +175,9 @@ async def settled(ledger: Ledger, webhook: WebhookInMemory) -> None:
     """Wait until every notice was taken, that is recorded, and the projections show it."""
     async with asyncio.timeout(PATIENCE):
         await webhook.all_taken.wait()
-        while await ledger.unfinished():
+        while await ledger.scheduler.unfinished():
             await asyncio.sleep(0.002)
-        await ledger.catch_up()
+        await ledger.projections.catch_up()
 
 
 class Work:
@@ -216,7 +216,7 @@ class Work:
         """Before a round: what `jobs` then does, and nothing that others left to be projected."""
         if what == "jobs":
             await prepare(self._ledger, wanted, delivered=False)
-        await self._ledger.catch_up()
+        await self._ledger.projections.catch_up()
         return wanted
 
     async def _sessions(self, begin: Callable[[GuestRequest], Awaitable[object]], wanted: int) -> list[float]:

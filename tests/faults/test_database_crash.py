@@ -85,7 +85,7 @@ async def test_an_answer_that_comes_while_the_database_is_away_is_recorded_once_
             await asyncio.sleep(0.05)
         counts = await raw_log.counts(settings.database_url)
         assert counts == {"ConsentRecorded": 1, "ChannelValidated": 1, "CreationAttempted": 1, told: 1}
-        closed = [limiter for limiter in (await ledger.limits()).values() if limiter.closed_until]
+        closed = [limiter for limiter in (await ledger.limits.states()).values() if limiter.closed_until]
         assert len(closed) == (told == "CreationThrottled")
 
 

@@ -43,7 +43,7 @@ async def test_a_run_goes_on_whenever_postgres_is_stopped_at_once_and_nothing_is
             await accepting
             await made(simulator, sessions, worker)
             async with asyncio.timeout(LIMIT_S):
-                while await ledger.unfinished():
+                while await ledger.scheduler.unfinished():
                     await asyncio.sleep(0.1)
             worker.send_signal(signal.SIGTERM)
             result = await ended(worker)

@@ -14,11 +14,14 @@ from msgspec.structs import replace
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, insert, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from guestledger.adapters.postgres.connection import LedgerNotReady, UnfitEngine, lent_engine, short_transaction
+from guestledger.adapters.database import upgrade_database
+from guestledger.adapters.postgres.errors import LedgerNotReady, UnfitEngine
+from guestledger.adapters.postgres.pool import lent_engine
+from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
-from guestledger.adapters.wiring import connect, simulated, upgrade_database
+from guestledger.adapters.wiring import connect, simulated
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import RecordedEvent
@@ -79,7 +82,7 @@ async def ledger_of(
 
 
 async def everything(ledger: Ledger) -> list[RecordedEvent]:
-    return [event async for batch in ledger.read_all() for event in batch]
+    return [event async for batch in ledger.events.read() for event in batch]
 
 
 async def test_several_ledgers_live_in_one_database_and_one_pool_each_with_its_own_log(host: AsyncEngine) -> None:
@@ -107,10 +110,10 @@ async def test_consumers_and_keys_of_one_ledger_are_not_those_of_another(host: A
             seen.update(event.stream_id for event in found)
             came.set()
 
-        task = asyncio.create_task(north.consume("queue", handle))
+        task = asyncio.create_task(north.events.consume("queue", handle))
         async with asyncio.timeout(PATIENCE):
             await came.wait()
-        assert await south.consumers() == []
+        assert await south.events.consumers() == []
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert seen == {one.id}
@@ -165,7 +168,7 @@ async def test_a_hosts_database_url_need_not_be_told_twice_and_no_embedded_serve
 
     monkeypatch.setattr("guestledger.adapters.wiring.start_embedded", refuse)
     async with ledger_of(host) as ledger:
-        assert await ledger.unfinished() == 0
+        assert await ledger.scheduler.unfinished() == 0
 
 
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE", "REPEATABLE READ"])
@@ -194,7 +197,7 @@ async def test_a_host_databases_stricter_isolation_does_not_get_in_the_way_of_a_
     async with ledger_of(engine) as one, ledger_of(engine) as other:
         opened = await asyncio.gather(*(ledger.open_session(request()) for ledger in (one, other) * 20))
         assert {session.status for session in opened} == {"active"}
-        caught_up = await asyncio.gather(*(ledger.catch_up() for ledger in (one, other) * 10))
+        caught_up = await asyncio.gather(*(ledger.projections.catch_up() for ledger in (one, other) * 10))
         assert len(caught_up) == 20
         assert (await one.metrics()).tracked == 40
     assert caplog.text == ""
@@ -253,11 +256,11 @@ async def test_no_connection_is_held_while_the_ledger_waits_for_cxone_or_for_the
         assert not opening.done()
         await host_works()
         await opening
-        consuming = asyncio.create_task(ledger.consume("queue", handle))
+        consuming = asyncio.create_task(ledger.events.consume("queue", handle))
         await handled.wait()
-        async for _ in ledger.read_all():
+        async for _ in ledger.events.read():
             await host_works()
-        async for _ in ledger.tail():
+        async for _ in ledger.events.tail():
             await host_works()
             break
         consuming.cancel()

@@ -113,8 +113,8 @@ async def test_the_sessions_that_expire_within_a_span_are_told_the_next_one_firs
     later, _past = await opened(ledger, simulator, 1_000), await opened(ledger, simulator, 0)
     sooner, _far = await opened(ledger, simulator, 500), await opened(ledger, simulator, 5_000)
 
-    assert [row.id for row in await ledger.expiring_in(timedelta(seconds=2_000))] == [sooner, later]
-    assert [row.id for row in await ledger.expiring_in(timedelta(seconds=700))] == [sooner]
+    assert [row.id for row in await ledger.projections.expiring_in(timedelta(seconds=2_000))] == [sooner, later]
+    assert [row.id for row in await ledger.projections.expiring_in(timedelta(seconds=700))] == [sooner]
 
 
 @pytest.mark.parametrize("span", [timedelta.max, timedelta(days=3_650_000)])
@@ -123,16 +123,16 @@ async def test_a_span_that_reaches_beyond_the_end_of_the_calendar_holds_every_ac
 ) -> None:
     session = await opened(ledger, simulator, 5_000)
 
-    assert [row.id for row in await ledger.expiring_in(span)] == [session]
-    assert (await anext(ledger.expiry_warnings(span))).id == session
+    assert [row.id for row in await ledger.projections.expiring_in(span)] == [session]
+    assert (await anext(ledger.projections.expiry_warnings(span))).id == session
 
 
 @pytest.mark.parametrize("span", [timedelta(0), timedelta(seconds=-1), timedelta.min])
 async def test_a_span_of_nothing_or_less_is_refused_by_its_name(ledger: Ledger, span: timedelta) -> None:
     with pytest.raises(ValueError, match="span must be longer"):
-        await ledger.expiring_in(span)
+        await ledger.projections.expiring_in(span)
     with pytest.raises(ValueError, match="ahead must be longer"):
-        ledger.expiry_warnings(span)
+        ledger.projections.expiry_warnings(span)
 
 
 async def test_each_session_is_told_of_once_while_the_database_comes_and_goes(
@@ -150,7 +150,7 @@ async def test_each_session_is_told_of_once_while_the_database_comes_and_goes(
         return await whole()
 
     monkeypatch.setattr(ledger._read_models, "catch_up", catch_up)
-    warnings = ledger.expiry_warnings(timedelta(seconds=1_000))
+    warnings = ledger.projections.expiry_warnings(timedelta(seconds=1_000))
 
     async with asyncio.timeout(LONG):
         assert (await anext(warnings)).id == first
@@ -176,7 +176,7 @@ async def test_between_two_looks_no_token_comes_near_its_expiry_and_expires(
     monkeypatch.setattr(ledger._clock, "jitter", lambda: 1.0)
 
     with pytest.raises(LookedAgain) as paused:
-        await anext(ledger.expiry_warnings(timedelta(seconds=ahead_s)))
+        await anext(ledger.projections.expiry_warnings(timedelta(seconds=ahead_s)))
 
     (seconds,) = paused.value.args
     assert seconds < ahead_s

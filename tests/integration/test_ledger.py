@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from guestledger.adapters.postgres.connection import LedgerNotReady
+from guestledger.adapters.postgres.errors import LedgerNotReady
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.errors import (
@@ -168,13 +168,13 @@ async def test_a_request_that_is_only_accepted_is_left_to_a_scheduler(
     assert list(simulator.requests) == []
     (due,) = await sql("SELECT step, due_at, owner FROM due_work")
     assert tuple(due) == ("ValidateChannel", session.accepted_at, None)
-    assert await ledger.unfinished() == 1
+    assert await ledger.scheduler.unfinished() == 1
 
     async with new_ledger() as elsewhere:
         done = await elsewhere.scheduler.run_once()
     assert done == {"ChannelValidated": 1, "CreationAttempted": 1, "SessionCreated": 1}
     assert (await ledger.session(session.id)).status is Status.ACTIVE
-    assert await ledger.unfinished() == 0
+    assert await ledger.scheduler.unfinished() == 0
 
 
 async def test_a_bad_request_is_refused_at_the_door_and_nothing_is_recorded(
@@ -395,7 +395,7 @@ async def test_a_ledger_with_a_scheduler_takes_accepted_sessions_forward_beside_
 ) -> None:
     async with new_ledger(scheduler=True, webhook_url=simulator.webhook_url) as ledger, asyncio.timeout(30):
         session = await ledger.accept(request())
-        while await ledger.unfinished():
+        while await ledger.scheduler.unfinished():
             await asyncio.sleep(0.01)
 
         assert await kinds(ledger, session) == [*OPENED, "WebhookSynced"]
@@ -408,7 +408,7 @@ async def test_a_webhook_is_no_part_of_opening_a_session(new_ledger: Any, simula
 
         assert session.status is Status.ACTIVE
         assert list(simulator.webhooks) == []
-        assert await ledger.unfinished() == 1
+        assert await ledger.scheduler.unfinished() == 1
 
 
 async def test_what_is_in_flight_when_a_ledger_is_closed_is_finished_first(

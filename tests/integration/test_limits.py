@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import InvalidSettings, Settings
@@ -19,9 +20,10 @@ from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, Feedback, LimiterPolicy, Observation
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.engine.operations.explain import STEPS
 from guestledger.engine.worker.session_work import TOWARDS_CREATION
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog
@@ -67,7 +69,7 @@ async def attempts_while_closed(ledger: Ledger) -> list[Event]:
     """The attempts that were recorded behind a throttle and before its time had passed."""
     early: list[Event] = []
     closed_until = None
-    async for batch in ledger.read_all():
+    async for batch in ledger.events.read():
         for recorded in batch:
             match recorded.event:
                 case e.CreationThrottled(retry_after_ms=ms):
@@ -594,16 +596,14 @@ async def test_each_call_that_may_be_in_flight_has_a_connection_and_so_has_the_r
 @pytest.mark.parametrize("name", ["GUESTLEDGER_CALLS", "GUESTLEDGER_CALLS_PER_PROCESS"])
 @pytest.mark.parametrize("given", ["0", "-1", "some", "1.5"])
 def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: str) -> None:
-    with pytest.raises(InvalidSettings, match=f"{name} cannot be used: it is to be a whole number, 1 or more"):
+    with pytest.raises(InvalidSettings, match=f"{name} is invalid: it must be a whole number, 1 or more"):
         Settings.from_env({name: given})
 
 
 @pytest.mark.parametrize("field", ["calls", "calls_per_process"])
 @pytest.mark.parametrize("given", [0, -1])
 def test_a_limit_on_calls_that_is_none_is_refused_where_it_is_set_from_code_too(field: str, given: int) -> None:
-    with pytest.raises(
-        InvalidSettings, match=f"GUESTLEDGER_{field.upper()} cannot be used: it is to be a whole number"
-    ):
+    with pytest.raises(InvalidSettings, match=f"GUESTLEDGER_{field.upper()} is invalid: it must be a whole number"):
         Settings(**{field: given})
 
 
@@ -662,7 +662,7 @@ async def test_who_has_no_place_for_a_call_leaves_the_work_to_another(
         assert sum(session.status is Status.ACTIVE for session in made) == 4
         hanging.go.set()
         await busy
-        assert await one.unfinished() == 0
+        assert await one.scheduler.unfinished() == 0
 
 
 async def test_those_who_open_sessions_here_take_places_from_what_is_claimed_but_the_last(
@@ -720,7 +720,7 @@ async def test_a_token_expires_in_time_though_the_webhooks_gate_is_closed(
             while {(await ledger.session(session.id)).status for session in (first, second)} != {Status.EXPIRED}:
                 await ledger.scheduler.run_once()
         assert simulator.counts["webhook 429"] == 1, "the other notice waits behind the limiter"
-        assert await ledger.unfinished() == 0, "nobody waits for a receiver that wants to be left in peace"
+        assert await ledger.scheduler.unfinished() == 0, "nobody waits for a receiver that wants to be left in peace"
         simulator.config = SimulatorConfig()
         await sql("DELETE FROM limiters")
         await ledger.scheduler.run_once()

@@ -23,7 +23,7 @@ async def test_what_is_due_behind_a_gate_goes_on_once_a_person_opens_it(ledger: 
     session = await ledger.accept(request())
     assert await ledger.scheduler.run_once() == {}
 
-    assert await ledger.reset_limiter(limiter, opened_by="anna")
+    assert await ledger.limits.reset(limiter, requested_by="anna")
 
     await ledger.scheduler.run_once()
     assert (await ledger.session(session.id)).status is Status.ACTIVE
@@ -37,9 +37,9 @@ async def test_a_session_that_was_told_a_time_keeps_it_when_its_gate_is_opened_a
         throttled = await ledger.open_session(request())
         put_off = await ledger.open_session(request())
         simulator.config = SimulatorConfig()
-        [limiter] = await ledger.limits()
+        [limiter] = await ledger.limits.states()
 
-        assert await ledger.reset_limiter(limiter, opened_by="anna")
+        assert await ledger.limits.reset(limiter, requested_by="anna")
 
         assert (await ledger.open_session(request())).status is Status.ACTIVE
         assert await ledger.scheduler.run_once() == {}
@@ -53,10 +53,10 @@ async def test_who_opened_a_gate_is_told_of_by_a_warning_and_only_where_there_wa
 ) -> None:
     await sql(CLOSED, "api.example.com sessions")
 
-    opened = [await ledger.reset_limiter("api.example.com sessions", opened_by="anna") for _ in range(2)]
+    opened = [await ledger.limits.reset("api.example.com sessions", requested_by="anna") for _ in range(2)]
 
     assert opened == [True, False]
     assert [record.getMessage() for record in caplog.records if record.name == "guestledger"] == [
-        "limiter 'api.example.com sessions' is opened by hand, by 'anna': what was known against it is forgotten"
+        "limiter 'api.example.com sessions' was reset by 'anna'"
     ]
-    assert await ledger.limits() == {}
+    assert await ledger.limits.states() == {}

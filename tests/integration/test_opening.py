@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.database import open_archive
 from guestledger.adapters.settings import Settings
-from guestledger.adapters.wiring import open_archive
 from guestledger.engine.domain.request import parse_request
 from guestledger.engine.domain.session import Session
 from guestledger.engine.ledger import Ledger
@@ -33,7 +33,7 @@ async def test_a_key_whose_session_cannot_be_read_is_answered_in_its_place_and_t
     old = await opened(ledger, requests[0])
     monkeypatch.undo()
     newer = await opened(ledger, requests[1])
-    await ledger.catch_up()
+    await ledger.projections.catch_up()
     await sql("DELETE FROM due_work")
     async with open_archive(Settings(migration_url=as_administrator(database_url), allow_owner=True)) as archive:
         await archive.settle()

@@ -49,7 +49,7 @@ async def test_a_parked_session_is_no_due_work_and_every_reading_knows_of_it(
     async with parking() as ledger:
         session = await parked(ledger, simulator)
         assert await sql("SELECT * FROM due_work") == []
-        assert await ledger.unfinished() == 0
+        assert await ledger.scheduler.unfinished() == 0
         assert await ledger.scheduler.run_until_idle() == {}
 
         [row] = [row async for row in ledger.sessions(SessionFilter(statuses=(Status.PARKED,)))]
@@ -61,7 +61,7 @@ async def test_a_parked_session_is_no_due_work_and_every_reading_knows_of_it(
         frame = (await ledger.replay(session.id))[-1]
         assert (frame.state.status, frame.next) == (Status.PARKED, None)
         for name in ("sessions", "session_metrics", "audit_log"):
-            assert (await ledger.verify_projection(name)).is_same
+            assert (await ledger.projections.verify(name)).is_same
 
 
 @pytest.mark.parametrize(

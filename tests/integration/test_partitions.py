@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.postgres.admin.archive import Archive
 from guestledger.adapters.postgres.admin.migrate import config
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
-from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import poison, rebuild
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
@@ -140,7 +140,7 @@ async def test_a_scheduler_makes_the_months_that_come(new_ledger: Any, by_owner:
     async with new_ledger() as ledger:
         await ledger.scheduler.run_once()
 
-        assert [month.month is not None for month in await ledger.months()] == [True] * AHEAD + [False]
+        assert [month.month is not None for month in await ledger.partitions.list()] == [True] * AHEAD + [False]
 
 
 async def test_an_event_for_which_no_month_was_made_is_kept_and_told_of_until_it_is_settled(
@@ -558,7 +558,7 @@ async def test_a_session_of_a_detached_month_is_still_listed_and_told_where_its_
     monkeypatch.undo()
     await ledger.open_session(samples.request())
     await archive.settle()
-    await ledger.catch_up()
+    await ledger.projections.catch_up()
     await by_owner.execute("DELETE FROM due_work")
 
     await archive.detach(MARCH)

@@ -274,16 +274,16 @@ async def test_lag_is_the_events_that_are_missing_and_the_age_of_the_oldest_of_t
 async def test_waiting_for_a_position_returns_once_every_projection_holds_it(ledger_url: str) -> None:
     async with connect(Settings(database_url=ledger_url), scheduler=False) as ledger:
         await logs.write(ledger_url, 100)
-        await ledger.wait_for(99)
-        assert [found.position for found in await ledger.projections()] == [99] * 3
+        await ledger.projections.wait_for(99)
+        assert [found.position for found in await ledger.projections.status()] == [99] * 3
         with pytest.raises(TimeoutError):
-            await ledger.wait_for(100, timeout=0.2)
+            await ledger.projections.wait_for(100, timeout=0.2)
 
 
 async def test_waiting_behind_a_poisoned_event_ends_with_its_error(ledger_url: str, fault: Callable[..., None]) -> None:
     async with connect(Settings(database_url=ledger_url), scheduler=False) as ledger:
         await logs.write(ledger_url, 100)
         fault("audit_log", at_position(50))
-        await ledger.wait_for(49)
-        with pytest.raises(ProjectionStopped, match="audit_log stands still: event 50 "):
-            await ledger.wait_for(50)
+        await ledger.projections.wait_for(49)
+        with pytest.raises(ProjectionStopped, match="audit_log has stopped: event 50 "):
+            await ledger.projections.wait_for(50)

@@ -66,8 +66,8 @@ async def live_through_everything(ledger: Ledger, simulator: Simulator) -> None:
     await asyncio.gather(*map(ledger.open_session, asked[:50]))
     await ledger.scheduler.run_until_idle()
     simulator.config = replace(FAULTS, webhook_status=204)
-    for letter in (await ledger.dead_letters())[:10]:
-        await ledger.redeliver_webhook(letter.id, requested_by="ops", reason="the receiver is up again")
+    for letter in (await ledger.webhooks.dead_letters())[:10]:
+        await ledger.webhooks.redeliver(letter.id, requested_by="ops", reason="the receiver is up again")
     await asyncio.gather(*map(ledger.accept, asked[50:]))
     await ledger.scheduler.run_until_idle()
 

@@ -217,6 +217,6 @@ async def test_a_session_lives_its_whole_life_with_the_runtimes_privileges(
         await ledger.scheduler.run_until_idle()
         assert (await ledger.metrics()).counts["webhooks_synced"] == 1
         assert [entry.compliance_status async for entry in ledger.audit()] == ["verified"]
-        for standing in await ledger.projections():
-            assert (await ledger.verify_projection(standing.name)).is_same
-            assert await ledger.rebuild_projection(standing.name) == 0
+        for standing in await ledger.projections.status():
+            assert (await ledger.projections.verify(standing.name)).is_same
+            assert await ledger.projections.rebuild(standing.name) == 0

@@ -13,8 +13,8 @@ from sqlalchemy import make_url
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.admin.grants import ROLES, RUNTIME, role_name
 from guestledger.adapters.postgres.errors import NotAllowed
-from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from tests.e2e.command import environment, run
@@ -87,7 +87,7 @@ async def test_who_may_make_roles_need_be_no_superuser_to_make_a_ledger_and_hand
     runtime = await new_login_at(url, f"IN ROLE {role_name(tenant, RUNTIME)}")
     assert await append(runtime, tenant) == 0
     async with connect(Settings(database_url=runtime, schema=tenant), scheduler=False) as ledger:
-        assert len([batch async for batch in ledger.read_all()]) == 1
+        assert len([batch async for batch in ledger.events.read()]) == 1
 
 
 async def test_who_may_make_no_roles_can_upgrade_is_told_what_to_have_run_and_after_that_all_is_well(

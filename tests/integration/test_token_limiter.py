@@ -14,7 +14,8 @@ from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.domain.events import FailureKind
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, Feedback, Observation
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.feedback import Feedback, Observation
 from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
 
@@ -169,7 +170,7 @@ async def test_a_token_endpoint_that_fails_breaks_no_circuit(new_ledger: Any, si
             with pytest.raises(ServiceUnreachable):
                 await ledger.open_session(request())
         assert simulator.counts["token 503"] == 15
-        assert await ledger.limits() == {}
+        assert await ledger.limits.states() == {}
 
 
 async def test_a_429_that_the_database_could_not_be_told_is_told_before_the_next_request_for_a_token(

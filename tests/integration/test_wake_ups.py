@@ -16,7 +16,8 @@ from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import Feedback, LimiterPolicy, Observation
+from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.limits.policy import LimiterPolicy
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.plain_sql import SCHEMA
 from tests.unit.samples import request
@@ -222,7 +223,7 @@ async def test_what_is_recorded_while_a_worker_is_asleep_is_projected(
 
 
 async def projected(ledger: Ledger) -> bool:
-    return all(not standing.lag_events and standing.position >= 0 for standing in await ledger.projections())
+    return all(not standing.lag_events and standing.position >= 0 for standing in await ledger.projections.status())
 
 
 # What a look sees
@@ -289,7 +290,7 @@ async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: Postgre
 async def test_a_look_tells_whether_the_projections_lack_something(ledger: Ledger) -> None:
     await ledger.accept(request())
     assert (await ledger._due_work.outlook(STEPS)).unprojected
-    await ledger.catch_up()
+    await ledger.projections.catch_up()
     assert not (await ledger._due_work.outlook(STEPS)).unprojected
 
 

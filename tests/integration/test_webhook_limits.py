@@ -15,7 +15,7 @@ from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVe
 from guestledger.engine.domain.lifecycle import SyncWebhook
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import Feedback, Observation
+from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.worker.leases import Leases
@@ -221,7 +221,7 @@ async def test_a_receiver_that_asks_for_years_of_peace_gets_a_dead_letter_for_ea
         assert await ledger.scheduler.run_once() == {"WebhookAbandoned": 1}
         second = await ledger.open_session(request())
         assert await ledger.scheduler.run_once() == {"WebhookAbandoned": 1}
-        letters = await ledger.dead_letters()
+        letters = await ledger.webhooks.dead_letters()
     assert {letter.id for letter in letters} == {first.id, second.id}
     assert all("no notice is kept longer than" in letter.reason for letter in letters)
     assert await sql("SELECT FROM limiters") == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
+from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.delivery import DeliveryPolicy
@@ -17,8 +18,7 @@ from guestledger.engine.domain.lifecycle import Policy, SyncWebhook
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import wire_name
-from guestledger.engine.operations.explain import STEPS
-from guestledger.engine.work import Claim
+from guestledger.engine.ports.due_steps import Claim
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.session_work import Run
 from tests.integration.appends import a_lease
@@ -57,7 +57,7 @@ async def test_a_receiver_that_is_gone_makes_a_dead_letter_at_once_that_is_kept_
     async with hooked() as ledger:
         session = await one_dead_letter(ledger, simulator, channel_id="ch_7")
         await ledger.scheduler.run_until_idle()
-        [letter] = await ledger.dead_letters()
+        [letter] = await ledger.webhooks.dead_letters()
     assert (letter.id, letter.channel_id, letter.attempts, letter.status) == (session.id, "ch_7", 1, 410)
     assert letter.reason == "HTTP 410: the receiver wants no more of it"
     assert len(simulator.webhooks) == 1
@@ -98,7 +98,7 @@ async def test_a_process_without_a_webhook_leaves_a_notice_that_is_owed_to_one_t
         owed = await sql("SELECT * FROM due_work")
         async with asyncio.timeout(10):
             assert await without.scheduler.run_until_idle() == {}
-        assert await without.unfinished() == 0
+        assert await without.scheduler.unfinished() == 0
         outlook = await without._due_work.outlook(without._steps.limiters(STEPS))
         assert (outlook.claimable, outlook.next_due_ms is None) == (frozenset(), False), "its token's end wakes it"
         waiting = await without.why(session.id)
@@ -117,12 +117,12 @@ async def test_a_process_without_a_webhook_records_the_end_of_a_token_and_leaves
         session = await ledger.open_session(request())
         await asyncio.sleep(0.4)
         assert (await without._due_work.outlook(without._steps.limiters(STEPS))).claimable == {"ExpireToken"}
-        assert await without.unfinished() == 1
+        assert await without.scheduler.unfinished() == 1
 
         async with asyncio.timeout(10):
             assert await without.scheduler.run_until_idle() == {"TokenExpired": 1}
             assert await without.scheduler.run_until_idle() == {}
-        assert await without.unfinished() == 0
+        assert await without.scheduler.unfinished() == 0
         outlook = await without._due_work.outlook(without._steps.limiters(STEPS))
         assert (outlook.claimable, outlook.next_due_ms) == (frozenset(), None), "nothing is left to wake it"
         [left] = await sql("SELECT step, owner, ends_at FROM due_work")
@@ -140,9 +140,9 @@ async def test_a_redelivery_is_in_the_history_and_goes_out_by_a_worker_under_the
         session = await one_dead_letter(ledger, simulator)
         assert len(simulator.webhooks) == 1
 
-        due = await ledger.redeliver_webhook(session.session_id, **ASKED)
+        due = await ledger.webhooks.redeliver(session.session_id, **ASKED)
         assert (due.webhook_settled, due.status) == (False, session.status)
-        assert await ledger.dead_letters() == []
+        assert await ledger.webhooks.dead_letters() == []
         assert len(simulator.webhooks) == 1, "whoever asks sends nothing"
         assert await worker.scheduler.run_once() == {"WebhookSynced": 1}
 
@@ -166,7 +166,7 @@ async def test_a_session_whose_token_has_expired_has_work_again_once_a_redeliver
         assert await sql("SELECT * FROM due_work") == []
         simulator.config = SimulatorConfig()
 
-        await ledger.redeliver_webhook(session.id, **ASKED)
+        await ledger.webhooks.redeliver(session.id, **ASKED)
         assert [row["step"] for row in await sql("SELECT step FROM due_work")] == ["SyncWebhook"]
         assert await ledger.scheduler.run_until_idle() == {"WebhookSynced": 1}
         assert (await ledger.session(session.id)).status == "expired"
@@ -177,9 +177,9 @@ async def test_a_redelivery_that_fails_again_is_a_dead_letter_again(hooked: Any,
     async with hooked() as ledger:
         session = await one_dead_letter(ledger, simulator)
         simulator.config = SimulatorConfig(webhook_status=500)
-        await ledger.redeliver_webhook(session.id, **ASKED)
+        await ledger.webhooks.redeliver(session.id, **ASKED)
         assert await ledger.scheduler.run_until_idle() == {"WebhookFailed": 2, "WebhookAbandoned": 1}
-        [letter] = await ledger.dead_letters()
+        [letter] = await ledger.webhooks.dead_letters()
     assert (letter.id, letter.attempts, letter.status) == (session.id, 4, 500)
 
 
@@ -188,7 +188,7 @@ async def test_the_same_redelivery_asked_for_by_many_at_once_is_recorded_and_sen
 ) -> None:
     async with hooked() as ledger, hooked() as other:
         session = await one_dead_letter(ledger, simulator)
-        asking = [who.redeliver_webhook(session.id, **ASKED) for who in (ledger, other) * 5]
+        asking = [who.webhooks.redeliver(session.id, **ASKED) for who in (ledger, other) * 5]
         answers = await asyncio.gather(*asking, return_exceptions=True)
         await other.scheduler.run_until_idle()
         assert (await kinds(ledger, session.id))["WebhookRedeliveryRequested"] == 1
@@ -200,26 +200,26 @@ async def test_a_redelivery_of_what_cannot_be_sent_is_refused_and_says_why(hooke
     async with hooked() as ledger:
         waiting = await ledger.open_session(request())
         with pytest.raises(RedeliveryRefused, match=f"{waiting.id} .*still being delivered"):
-            await ledger.redeliver_webhook(waiting.id, **ASKED)
+            await ledger.webhooks.redeliver(waiting.id, **ASKED)
         refused = await ledger.open_session(request(consent=consent(gdpr_compliant=False)))
         with pytest.raises(RedeliveryRefused, match="it is refused"):
-            await ledger.redeliver_webhook(refused.id, **ASKED)
+            await ledger.webhooks.redeliver(refused.id, **ASKED)
         with pytest.raises(SessionNotFound):
-            await ledger.redeliver_webhook("sess_unknown", **ASKED)
+            await ledger.webhooks.redeliver("sess_unknown", **ASKED)
         for text in ({"reason": ""}, {"reason": "two\nlines"}, {"requested_by": "x" * 256}):
             with pytest.raises(InvalidRequest, match=r"reason|requestedBy"):
-                await ledger.redeliver_webhook(waiting.id, **(ASKED | text))
+                await ledger.webhooks.redeliver(waiting.id, **(ASKED | text))
         assert await ledger.scheduler.run_until_idle() == {"WebhookSynced": 1}
         assert (await kinds(ledger, waiting.id))["WebhookRedeliveryRequested"] == 0
-        await ledger.redeliver_webhook(waiting.id, **ASKED)  # taken, and lost by the receiver
+        await ledger.webhooks.redeliver(waiting.id, **ASKED)  # taken, and lost by the receiver
 
 
 async def test_a_redelivery_where_no_webhook_is_set_is_refused(hooked: Any, simulator: Simulator) -> None:
     async with hooked() as ledger, hooked(webhook_url=None) as without:
         session = await one_dead_letter(ledger, simulator)
         with pytest.raises(RedeliveryRefused, match="set GUESTLEDGER_WEBHOOK_URL"):
-            await without.redeliver_webhook(session.id, **ASKED)
-        assert len(await without.dead_letters()) == 1
+            await without.webhooks.redeliver(session.id, **ASKED)
+        assert len(await without.webhooks.dead_letters()) == 1
 
 
 async def test_a_receiver_is_not_called_before_the_time_that_it_asked_for(
@@ -246,7 +246,7 @@ async def test_a_private_receiver_is_refused_in_every_event_and_told_of_once(
         with caplog.at_level(logging.WARNING):
             done = await ledger.scheduler.run_until_idle()
         assert done == {"WebhookFailed": 4, "WebhookAbandoned": 2}
-        letters = await ledger.dead_letters()
+        letters = await ledger.webhooks.dead_letters()
     assert {letter.id for letter in letters} == {session.id for session in sessions}
     assert {letter.reason for letter in letters} == {
         "not sent: the receiver's address is loopback, and only public ones are called"

@@ -23,7 +23,7 @@ from guestledger.adapters.postgres.errors import (
     reported,
 )
 from guestledger.adapters.postgres.log.reader import COLUMNS, leaf_hash_of
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, driver_connection, transaction
 
 BATCH = 2_000
@@ -159,7 +159,7 @@ class Archive:
             UNION ALL
             SELECT 'growing', '' WHERE EXISTS (SELECT FROM {self._table(month)} WHERE position > $2::bigint)
             UNION ALL
-            SELECT 'work_left', count(*)::text FROM {s}.due_work
+            SELECT 'work_left', count(DISTINCT stream_id)::text FROM {s}.due_steps
              WHERE stream_id >= {s}.first_id($1) AND stream_id < {s}.first_id(($1 + interval '1 month')::date)
             HAVING count(*) > 0
             UNION ALL

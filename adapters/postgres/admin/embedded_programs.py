@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from guestledger.adapters.postgres.errors import unreachable
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceUnreachable
 
 _ACCOUNT = "guestledger"
@@ -107,4 +107,4 @@ class Programs:
 def unusable(action: str, data_dir: Path, reason: str) -> ServiceUnreachable:
     """The error for an embedded server that cannot be started or stopped."""
     detail = f"could not {action} the embedded PostgreSQL in {data_dir}: {reason}"
-    return unreachable("service_unavailable", detail, service="embedded PostgreSQL")
+    return ServiceUnreachable("embedded PostgreSQL", Cause.SERVICE_UNAVAILABLE, detail)

@@ -33,7 +33,7 @@ LOG: Mapping[str, Grants] = {
 
 TABLES: Mapping[str, Grants] = {
     **LOG,
-    t.due_work.name: {RUNTIME: _WRITE},
+    t.due_steps.name: {RUNTIME: _WRITE},
     t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},
     t.consumers.name: {RUNTIME: _WRITE, AUDITOR: _READ},
     t.checkpoints.name: {RUNTIME: _WRITE, AUDITOR: _READ},

@@ -9,9 +9,9 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
-from guestledger.engine.ports import Partition
+from guestledger.engine.ports.partitions import Partition
 
 logger = logging.getLogger("guestledger")
 

@@ -18,7 +18,7 @@ from guestledger.adapters.postgres.admin.grants import (
 )
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.pool import open_engine
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 
 logger = logging.getLogger("guestledger")
 

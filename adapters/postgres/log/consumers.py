@@ -7,10 +7,10 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.engine.log.appends import Lease
-from guestledger.engine.ports import ConsumerRow
+from guestledger.engine.ports.consumers import ConsumerRow
 
 
 class PostgresConsumers:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tenacity import AsyncRetrying, retry_if_result, wait_random
 
 from guestledger.adapters.postgres.errors import reported
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import driver_connection
 from guestledger.engine.domain.errors import GuestledgerError
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.log.notifier import LogNotifier
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, driver_connection
 from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.log.codec import decode

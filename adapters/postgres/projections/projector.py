@@ -12,7 +12,7 @@ from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, ba
 from guestledger.adapters.postgres.projections.rebuild import Progress, Rebuild
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
 from guestledger.engine.projections.status import ProjectionStatus, Verification
 

@@ -8,7 +8,7 @@ from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 
 from guestledger.adapters.postgres.projections.shadow import shadow_name
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver
 from guestledger.engine.log.recorded import RecordedEvent
 

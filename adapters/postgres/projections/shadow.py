@@ -2,7 +2,7 @@
 
 from sqlalchemy import Table
 
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 
 
 def shadow_name(table: Table) -> str:

@@ -1,0 +1,71 @@
+"""`ledger.events`: reading the log, following it, and feeding consumers from it."""
+
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
+from guestledger.engine.operations.tail import tail
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.consumers import ConsumerCheckpoints, ConsumerRow
+from guestledger.engine.ports.event_store import EventStore
+
+
+class Events:
+    """The event log."""
+
+    def __init__(self, *, store: EventStore, consumers: ConsumerCheckpoints, clock: Clock) -> None:
+        self._store = store
+        self._consumers = consumers
+        self._clock = clock
+
+    def read(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[list[RecordedEvent]]:
+        """Yield the events after a position in order, in batches, up to the present end of the log.
+
+        Raises `UnknownEvent` at an event that this release cannot read, after yielding all before it.
+        """
+        return self._store.read_all(after=after, wanted=wanted)
+
+    def tail(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[Batch]:
+        """Yield the events after a position in order, then each new one, without end. Database outages only delay it.
+
+        Raises `UnknownEvent` as `read` does.
+        """
+        return tail(self._store, self._clock, after=after, wanted=wanted)
+
+    async def head(self) -> int:
+        """Return the position of the last event; -1 for an empty log."""
+        return await self._store.head()
+
+    async def consume(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        wanted: EventFilter = EventFilter(),
+        after: int = -1,
+        pace: ConsumerOptions = ConsumerOptions(),
+    ) -> NoReturn:
+        """Call `handler` with each batch, at least once and in order, from the checkpoint of `name`, until cancelled.
+
+        One process at a time is the consumer `name`; the others stand by. A failed batch is retried with backoff. A new
+        name starts after position `after`.
+        """
+        await Consumer(
+            name,
+            handler,
+            store=self._store,
+            checkpoints=self._consumers,
+            clock=self._clock,
+            wanted=wanted,
+            start=after,
+            pace=pace,
+        ).run()
+
+    async def consumers(self) -> list[ConsumerRow]:
+        """Return the named consumers and their positions."""
+        return await self._consumers.all()
+
+    async def forget_consumer(self, name: str) -> bool:
+        """Delete the checkpoint of a consumer that no longer exists; `False` if there is none."""
+        return await self._consumers.forget(name)

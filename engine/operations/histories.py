@@ -1,0 +1,37 @@
+"""Finding the events of one session."""
+
+from contextlib import suppress
+from uuid import UUID
+
+from guestledger.engine.domain.errors import PartitionDetached, SessionNotFound
+from guestledger.engine.log.recorded import RecordedEvent, month_of
+from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.read_models import ReadModels
+
+
+class Histories:
+    """Reads histories by the engine's session id or by the provider's."""
+
+    def __init__(self, *, store: EventStore, read_models: ReadModels) -> None:
+        self._store = store
+        self._read_models = read_models
+
+    async def find(self, session: UUID | str) -> list[RecordedEvent]:
+        """Return every event of the session with this id. Raises `SessionNotFound`."""
+        history: list[RecordedEvent] = []
+        with suppress(ValueError):
+            history = await self._store.read_stream(UUID(str(session)))
+        if not history:  # a provider's id may be a UUID too
+            await self._read_models.catch_up()
+            stream_id = await self._read_models.stream_of(str(session))
+            history = await self.of_stream(stream_id) if stream_id else []
+        if not history:
+            raise SessionNotFound(str(session))
+        return history
+
+    async def of_stream(self, stream_id: UUID) -> list[RecordedEvent]:
+        """Return the events of a stream that exists. Raises `PartitionDetached`."""
+        history = await self._store.read_stream(stream_id)
+        if not history:
+            raise PartitionDetached(stream_id, month_of(stream_id))
+        return history

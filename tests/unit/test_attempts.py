@@ -43,7 +43,7 @@ FINAL = [kind for kind in FailureKind if kind.is_final]
 # Before the request is sent
 
 
-def test_an_attempt_is_recorded_before_it_is_sent_with_the_sessions_own_id_as_its_key() -> None:
+def test_an_attempt_is_recorded_with_the_session_id_as_its_key() -> None:
     then = given(*VALIDATED).when(begin(now=at(1)))
     then.then(was_attempted(1, at=at(1), idempotency_key=str(SESSION), request_sha256="ab" * 32))
     assert then.state.status is Status.ATTEMPTING
@@ -63,11 +63,11 @@ def test_no_attempt_is_made_before_the_channel_is_validated() -> None:
     [(), REFUSED, REJECTED, ABANDONED, ACTIVE, EXPIRED],
     ids=["new", "refused", "rejected", "abandoned", "active", "expired"],
 )
-def test_no_attempt_is_made_where_the_guest_has_an_answer_or_nobody_asked(history: tuple[e.Event, ...]) -> None:
+def test_no_attempt_is_made_for_a_new_or_finished_session(history: tuple[e.Event, ...]) -> None:
     given(*history).when(begin(now=at(9))).then_nothing()
 
 
-def test_an_attempt_whose_sender_is_gone_is_recorded_as_in_doubt_before_another_is_made() -> None:
+def test_a_cut_off_attempt_is_recorded_in_doubt_before_the_next() -> None:
     then = given(*ATTEMPTING).when(begin(now=at(30)))
     lost = then.then_one(e.CreationFailed)
     assert (lost.kind, lost.attempt, lost.status) == (FailureKind.IN_DOUBT, 1, None)
@@ -87,7 +87,7 @@ def test_a_lost_attempt_counts_as_a_failure() -> None:
 # Success
 
 
-def test_a_created_session_is_active_with_all_that_cxone_said() -> None:
+def test_a_created_session_is_active_with_all_data_of_the_provider() -> None:
     then = given(*ATTEMPTING).when(answer(created(), now=at(1.5)))
     event = then.then_one(e.SessionCreated)
     assert (event.at, event.attempt, event.session_id, event.status) == (at(1.5), 1, "sess_9d4e8f1a", "active")
@@ -100,14 +100,14 @@ def test_a_created_session_is_active_with_all_that_cxone_said() -> None:
     assert (state.retry_at, state.reason) == (None, None)
 
 
-def test_the_latency_of_a_session_counts_from_the_request_with_all_waits() -> None:
+def test_the_latency_of_a_session_includes_all_waits() -> None:
     event = (
         given(*THROTTLED, was_attempted(2, at=at(3))).when(answer(created(), 2, now=at(3.4))).then_one(e.SessionCreated)
     )
     assert event.latency_ms == 3_400
 
 
-def test_the_latency_is_never_negative_when_clocks_disagree() -> None:
+def test_the_latency_is_never_negative() -> None:
     assert given(*ATTEMPTING).when(answer(created(), now=at(-5))).then_one(e.SessionCreated).latency_ms == 0
 
 
@@ -116,7 +116,7 @@ def test_the_latency_is_never_negative_when_clocks_disagree() -> None:
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 0.999])
 @pytest.mark.parametrize("asked_ms", [0, 1_000, 2_000, 120_000])
-def test_a_throttled_session_waits_at_least_as_long_as_the_server_asked(asked_ms: int, jitter: float) -> None:
+def test_a_throttled_session_waits_for_retry_after_plus_backoff(asked_ms: int, jitter: float) -> None:
     event = given(*ATTEMPTING).when(answer(throttled(asked_ms), now=at(1), jitter=jitter)).then_one(e.CreationThrottled)
     assert event.retry_after_ms == asked_ms
     assert event.wait_ms == asked_ms + int(500 * jitter)
@@ -124,7 +124,7 @@ def test_a_throttled_session_waits_at_least_as_long_as_the_server_asked(asked_ms
     assert event.retry_at >= at(1 + asked_ms / 1_000)
 
 
-def test_a_throttle_is_recorded_with_the_header_as_given_and_why_so_long() -> None:
+def test_a_throttle_is_recorded_with_its_header_and_reason() -> None:
     outcome = Throttled(status=429, retry_after=read_retry_after("5", None, START))
     then = given(*ATTEMPTING).when(answer(outcome, jitter=0.5))
     event = then.then_one(e.CreationThrottled)
@@ -136,7 +136,7 @@ def test_a_throttle_is_recorded_with_the_header_as_given_and_why_so_long() -> No
     assert given(*ATTEMPTING, event).next_step() == AttemptCreation(event.retry_at)
 
 
-def test_backoff_on_top_grows_with_every_throttle_up_to_the_cap() -> None:
+def test_backoff_doubles_with_every_throttle_up_to_the_cap() -> None:
     waits = []
     history: tuple[e.Event, ...] = VALIDATED
     for attempt in range(1, 12):
@@ -156,7 +156,7 @@ def test_throttles_do_not_count_as_failures() -> None:
     assert then.state.throttles == 3
 
 
-def test_a_session_is_abandoned_when_the_server_asks_for_a_wait_beyond_the_deadline() -> None:
+def test_a_retry_after_beyond_the_deadline_abandons_the_session() -> None:
     then = given(*ATTEMPTING).when(answer(throttled(MAX_RETRY_AFTER_MS)))
     then.then_kinds(e.CreationThrottled, e.SessionAbandoned)
     assert then.state.status is Status.ABANDONED
@@ -167,7 +167,7 @@ def test_a_session_is_abandoned_when_the_server_asks_for_a_wait_beyond_the_deadl
 
 
 @pytest.mark.parametrize("kind", RETRIED)
-def test_a_failure_that_may_pass_is_retried_after_a_backoff(kind: FailureKind) -> None:
+def test_a_retryable_failure_is_retried_after_a_backoff(kind: FailureKind) -> None:
     then = given(*ATTEMPTING).when(answer(failed(kind, status=503), now=at(1)))
     then.then(has_failed(1, kind, at=at(1), status=503, wait_ms=250, retry_at=at(1.25)))
     assert given(*ATTEMPTING, *then.events).next_step() == AttemptCreation(at(1.25))
@@ -177,9 +177,7 @@ def test_a_failure_that_may_pass_is_retried_after_a_backoff(kind: FailureKind) -
 
 @pytest.mark.parametrize("kind", RETRIED)
 @pytest.mark.parametrize("asked_ms", [0, 1_000, 60_000])
-def test_after_a_failure_the_wait_is_at_least_what_the_server_asked_for_and_its_event_says_so(
-    kind: FailureKind, asked_ms: int
-) -> None:
+def test_a_failed_attempt_waits_for_retry_after_plus_backoff(kind: FailureKind, asked_ms: int) -> None:
     then = given(*ATTEMPTING).when(answer(failed(kind, 503, asked_ms), now=at(1)))
     event = then.then_one(e.CreationFailed)
     assert (event.wait_ms, event.retry_at) == (asked_ms + 250, at(1 + asked_ms / 1_000 + 0.25))
@@ -187,12 +185,12 @@ def test_after_a_failure_the_wait_is_at_least_what_the_server_asked_for_and_its_
     assert then.state.failures == (kind is not FailureKind.UNSENT), "and it counts as a failure all the same"
 
 
-def test_a_failure_whose_wait_would_last_past_the_deadline_ends_the_session_as_a_throttle_does() -> None:
+def test_a_failure_with_retry_after_beyond_the_deadline_abandons_the_session() -> None:
     outcome = failed(FailureKind.UNAVAILABLE, 503, MAX_RETRY_AFTER_MS)
     given(*ATTEMPTING).when(answer(outcome)).then_kinds(e.CreationFailed, e.SessionAbandoned)
 
 
-def test_an_attempt_that_was_never_sent_is_not_held_against_the_session_but_waits_longer_each_time() -> None:
+def test_an_unsent_attempt_is_no_failure_but_its_backoff_grows() -> None:
     history: list[e.Event] = list(ATTEMPTING)
     waits = []
     for tries in range(20):
@@ -205,7 +203,7 @@ def test_an_attempt_that_was_never_sent_is_not_held_against_the_session_but_wait
 
 
 @pytest.mark.parametrize("kind", FINAL)
-def test_a_failure_that_would_only_come_again_ends_the_session(kind: FailureKind) -> None:
+def test_a_final_failure_rejects_the_session(kind: FailureKind) -> None:
     then = given(*ATTEMPTING).when(answer(failed(kind, status=400), now=at(1)))
     then.then(has_failed(1, kind, at=at(1), status=400, wait_ms=None, retry_at=None))
     assert then.state.status is Status.REJECTED
@@ -213,11 +211,11 @@ def test_a_failure_that_would_only_come_again_ends_the_session(kind: FailureKind
     assert given(*ATTEMPTING, *then.events).next_step() is None
 
 
-def test_rejected_unauthorized_and_forbidden_are_final_and_nothing_else_is() -> None:
+def test_only_rejected_unauthorized_and_forbidden_are_final() -> None:
     assert {str(kind) for kind in FINAL} == {"rejected", "unauthorized", "forbidden"}
 
 
-def test_a_session_is_in_doubt_only_when_the_answer_to_its_attempt_is_lost() -> None:
+def test_only_a_failure_in_doubt_puts_the_session_in_doubt() -> None:
     statuses = {kind: given(*ATTEMPTING).when(answer(failed(kind))).state.status for kind in RETRIED}
     assert statuses == {
         FailureKind.UNSENT: Status.PENDING,
@@ -226,7 +224,7 @@ def test_a_session_is_in_doubt_only_when_the_answer_to_its_attempt_is_lost() -> 
     }
 
 
-def test_backoff_doubles_from_one_failure_to_the_next() -> None:
+def test_backoff_doubles_with_every_failure() -> None:
     event = given(*FAILED, was_attempted(2)).when(answer(failed(), 2)).then_one(e.CreationFailed)
     assert event.wait_ms == 500
 
@@ -239,7 +237,7 @@ def test_throttles_do_not_lengthen_the_backoff_of_failures() -> None:
 # Giving up
 
 
-def test_a_session_is_abandoned_after_as_many_failures_as_the_policy_allows() -> None:
+def test_a_session_is_abandoned_after_max_failures() -> None:
     policy = Policy(creation=RetryPolicy(max_failures=2))
     given(*ATTEMPTING).when(answer(failed()), policy).then_kinds(e.CreationFailed)
     then = given(*FAILED, was_attempted(2)).when(answer(failed(), 2, now=at(2)), policy)
@@ -251,7 +249,7 @@ def test_a_session_is_abandoned_after_as_many_failures_as_the_policy_allows() ->
     assert (then.state.status, then.state.reason, then.state.retry_at) == (Status.ABANDONED, abandoned.reason, None)
 
 
-def test_a_session_is_abandoned_when_the_next_try_would_come_after_the_deadline() -> None:
+def test_a_session_is_abandoned_when_its_next_attempt_is_past_the_deadline() -> None:
     policy = Policy(creation=RetryPolicy(deadline_ms=10_000))
     for outcome in (failed(), throttled(0)):
         then = given(*ATTEMPTING).when(answer(outcome, now=at(9.751)), policy)
@@ -259,12 +257,12 @@ def test_a_session_is_abandoned_when_the_next_try_would_come_after_the_deadline(
         assert "deadline of 10000 ms" in then.events[-1].reason
 
 
-def test_a_try_at_the_very_deadline_is_still_made() -> None:
+def test_an_attempt_exactly_at_the_deadline_is_still_made() -> None:
     policy = Policy(creation=RetryPolicy(deadline_ms=10_000))
     for outcome in (failed(), throttled(0)):
         assert len(given(*ATTEMPTING).when(answer(outcome, now=at(9.75)), policy).events) == 1
 
 
-def test_a_final_failure_is_not_called_abandoned() -> None:
+def test_a_final_failure_does_not_also_abandon_the_session() -> None:
     policy = Policy(creation=RetryPolicy(max_failures=1))
     given(*ATTEMPTING).when(answer(failed(FailureKind.REJECTED)), policy).then_kinds(e.CreationFailed)

@@ -32,17 +32,17 @@ from tests.unit.samples import (
 )
 
 
-def test_an_active_channel_with_web_chat_can_take_a_session() -> None:
+def test_an_active_channel_with_web_chat_is_valid() -> None:
     given(*OPEN).when(look_up(channel(), now=at(1))).then(was_validated(at=at(1)))
 
 
-def test_web_chat_may_be_one_protocol_of_many_or_the_only_one() -> None:
+def test_a_channel_may_support_other_protocols_besides_web_chat() -> None:
     for protocols in [("web_chat",), ("sms", "web_chat")]:
         given(*OPEN).when(look_up(channel(protocols=protocols))).then(was_validated(protocols=protocols))
 
 
 @pytest.mark.parametrize("status", ["inactive", "Active", "ACTIVE", "", "active "])
-def test_a_channel_that_is_not_active_rejects_the_session_and_names_channel_and_status(status: str) -> None:
+def test_an_inactive_channel_rejects_the_session_and_names_its_status(status: str) -> None:
     then = given(*OPEN).when(look_up(channel(status=status)))
     rejected = then.then_one(e.ChannelRejected)
     assert CHANNEL in rejected.reason
@@ -59,7 +59,7 @@ def test_a_channel_without_web_chat_rejects_the_session_and_names_the_protocol(p
 
 
 @pytest.mark.parametrize("kind", FailureKind)
-def test_a_channel_that_cxone_does_not_know_rejects_the_session(kind: FailureKind) -> None:
+def test_an_unknown_channel_rejects_the_session(kind: FailureKind) -> None:
     then = given(*OPEN).when(look_up(failed(kind, status=404), now=at(1)))
     rejected = then.then_one(e.ChannelRejected)
     assert CHANNEL in rejected.reason
@@ -68,7 +68,7 @@ def test_a_channel_that_cxone_does_not_know_rejects_the_session(kind: FailureKin
 
 
 @pytest.mark.parametrize("status", ["active", "inactive"])
-def test_a_remembered_answer_says_so_and_when_it_was_given(status: str) -> None:
+def test_a_cached_lookup_is_recorded_as_cached_with_its_time(status: str) -> None:
     before = START - timedelta(seconds=30)
     (event,) = given(*OPEN).when(look_up(channel(status=status, cached=True, looked_up_at=before))).events
     assert isinstance(event, e.ChannelValidated | e.ChannelRejected)
@@ -76,14 +76,14 @@ def test_a_remembered_answer_says_so_and_when_it_was_given(status: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FailureKind if not kind.is_final])
-def test_a_failed_lookup_is_asked_again_after_a_backoff(kind: FailureKind) -> None:
+def test_a_failed_lookup_is_retried_after_a_backoff(kind: FailureKind) -> None:
     then = given(*OPEN).when(look_up(failed(kind, status=503), now=at(1)))
     then.then(lookup_failed(at=at(1), kind=kind, status=503, message=f"it is {kind}", wait_ms=250, retry_at=at(1.25)))
     assert then.state.status is Status.PENDING
     assert given(*OPEN, *then.events).next_step() == ValidateChannel(at(1.25))
 
 
-def test_after_a_failed_look_up_the_wait_is_at_least_what_the_server_asked_for() -> None:
+def test_a_failed_lookup_waits_for_retry_after_plus_backoff() -> None:
     then = given(*OPEN).when(look_up(failed(status=503, retry_after_ms=60_000), now=at(1)))
     event = then.then_one(e.ChannelLookupFailed)
     assert (event.wait_ms, event.retry_at) == (60_250, at(61.25))
@@ -91,7 +91,7 @@ def test_after_a_failed_look_up_the_wait_is_at_least_what_the_server_asked_for()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind.is_final])
-def test_a_lookup_that_would_only_fail_again_ends_the_session(kind: FailureKind) -> None:
+def test_a_final_lookup_failure_rejects_the_session(kind: FailureKind) -> None:
     then = given(*OPEN).when(look_up(failed(kind, status=403)))
     event = then.then_one(e.ChannelLookupFailed)
     assert (event.wait_ms, event.retry_at) == (None, None)
@@ -100,7 +100,7 @@ def test_a_lookup_that_would_only_fail_again_ends_the_session(kind: FailureKind)
     assert given(*OPEN, event).next_step() is None
 
 
-def test_a_throttled_lookup_waits_at_least_as_long_as_the_server_asked() -> None:
+def test_a_throttled_lookup_waits_for_retry_after_plus_backoff() -> None:
     then = given(*OPEN).when(look_up(throttled(5_000), now=at(1), jitter=0.5))
     event = then.then_one(e.ChannelLookupFailed)
     assert event.kind is None
@@ -110,20 +110,20 @@ def test_a_throttled_lookup_waits_at_least_as_long_as_the_server_asked() -> None
     assert then.state.status is Status.PENDING
 
 
-def test_lookups_are_numbered_over_failures_and_throttles() -> None:
+def test_lookup_numbers_count_failures_and_throttles() -> None:
     event = given(*OPEN, lookup_failed(), lookup_failed(lookup=2, kind=None)).when(look_up(failed())).events[0]
     assert isinstance(event, e.ChannelLookupFailed)
     assert event.lookup == 3
 
 
-def test_backoff_doubles_from_one_lookup_to_the_next() -> None:
+def test_backoff_doubles_with_every_failed_lookup() -> None:
     event = (
         given(*OPEN, lookup_failed(), lookup_failed(lookup=2)).when(look_up(failed())).then_one(e.ChannelLookupFailed)
     )
     assert event.wait_ms == 500 * 2 * 2 // 2
 
 
-def test_a_session_is_abandoned_when_lookups_have_failed_often_enough() -> None:
+def test_a_session_is_abandoned_after_max_failed_lookups() -> None:
     policy = Policy(creation=RetryPolicy(max_failures=2))
     then = given(*OPEN, lookup_failed()).when(look_up(failed(), now=at(1)), policy)
     then.then_kinds(e.ChannelLookupFailed, e.SessionAbandoned)
@@ -139,7 +139,7 @@ def test_a_throttled_lookup_does_not_count_as_a_failure() -> None:
     given(*OPEN, *throttles).when(look_up(failed()), policy).then_kinds(e.ChannelLookupFailed)
 
 
-def test_a_session_is_abandoned_when_the_next_lookup_would_come_after_the_deadline() -> None:
+def test_a_session_is_abandoned_when_its_next_lookup_is_past_the_deadline() -> None:
     policy = Policy(creation=RetryPolicy(deadline_ms=5_000))
     then = given(*OPEN).when(look_up(throttled(5_000), jitter=0.5), policy)
     then.then_kinds(e.ChannelLookupFailed, e.SessionAbandoned)
@@ -147,7 +147,7 @@ def test_a_session_is_abandoned_when_the_next_lookup_would_come_after_the_deadli
     given(*OPEN).when(look_up(throttled(5_000), jitter=0.0), policy).then_kinds(e.ChannelLookupFailed)
 
 
-def test_a_lookup_whose_deadline_has_passed_while_it_waited_is_not_made() -> None:
+def test_a_lookup_past_the_deadline_abandons_the_session() -> None:
     policy = Policy(creation=RetryPolicy(deadline_ms=5_000))
     given(*OPEN).when(BeginLookup(now=at(5)), policy).then_nothing()
     then = given(*OPEN).when(BeginLookup(now=at(5.001)), policy).then_kinds(e.SessionAbandoned)
@@ -159,11 +159,11 @@ def test_a_lookup_whose_deadline_has_passed_while_it_waited_is_not_made() -> Non
     [(), VALIDATED, ATTEMPTING, ACTIVE, EXPIRED, REFUSED, REJECTED, ABANDONED],
     ids=["new", "validated", "attempting", "active", "expired", "refused", "rejected", "abandoned"],
 )
-def test_a_lookup_that_nobody_waits_for_changes_nothing(history: tuple[e.Event, ...]) -> None:
+def test_a_lookup_result_outside_validation_changes_nothing(history: tuple[e.Event, ...]) -> None:
     for outcome in (channel(), channel(status="inactive"), throttled(), failed(), failed(status=404)):
         given(*history).when(look_up(outcome)).then_nothing()
 
 
-def test_a_validated_channel_clears_what_failed_before() -> None:
+def test_a_validated_channel_clears_earlier_failures() -> None:
     state = given(*OPEN, lookup_failed(), was_validated()).state
     assert (state.reason, state.retry_at, state.channel_validated) == (None, None, True)

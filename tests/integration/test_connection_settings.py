@@ -17,14 +17,14 @@ def certificates_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setenv("HOME", str(tmp_path))  # where no root certificate is
 
 
-async def test_through_a_socket_there_is_no_tls_whatever_the_environment_asks_for(data_dir: Path) -> None:
+async def test_a_socket_uses_no_tls_whatever_the_environment_says(data_dir: Path) -> None:
     engine = open_engine(await start_embedded(data_dir), "guestledger")
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
     await engine.dispose()
 
 
-async def test_a_connection_that_cannot_be_set_up_is_told_so_and_not_called_lost() -> None:
+async def test_an_invalid_connection_setting_is_not_reported_as_lost() -> None:
     engine = open_engine("postgresql://ledger:correct-horse@127.0.0.1:1/ledger", "guestledger")
     stated = r"root\.crt.* check GUESTLEDGER_DATABASE_URL and the PG"
     with pytest.raises(ServiceUnreachable, match=stated) as told, reported():

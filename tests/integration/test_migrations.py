@@ -125,7 +125,7 @@ async def test_an_empty_database_becomes_a_ledger(empty_database_url: str, empty
     assert await append_to(empty_database_url, "guestledger") == 0
 
 
-async def test_an_upgrade_of_a_ledger_that_is_up_to_date_changes_nothing(
+async def test_upgrading_a_current_ledger_changes_nothing(
     empty_database_url: str, empty: asyncpg.Connection
 ) -> None:
     await migrate.upgrade(empty_database_url)
@@ -137,7 +137,7 @@ async def test_an_upgrade_of_a_ledger_that_is_up_to_date_changes_nothing(
     assert await contents(empty, "guestledger") == before
 
 
-async def test_upgrades_at_once_make_one_ledger(empty_database_url: str, empty: asyncpg.Connection) -> None:
+async def test_concurrent_upgrades_make_one_ledger(empty_database_url: str, empty: asyncpg.Connection) -> None:
     def elsewhere() -> None:
         asyncio.run(migrate.upgrade(empty_database_url))
 
@@ -149,7 +149,7 @@ async def test_upgrades_at_once_make_one_ledger(empty_database_url: str, empty: 
     await check_current(empty_database_url)
 
 
-async def test_an_upgrade_that_fails_leaves_nothing_behind(empty_database_url: str, empty: asyncpg.Connection) -> None:
+async def test_a_failed_first_upgrade_leaves_nothing_behind(empty_database_url: str, empty: asyncpg.Connection) -> None:
     await empty.execute("CREATE SCHEMA guestledger; CREATE TABLE guestledger.audit_log (id int)")
 
     with pytest.raises(DatabaseFault, match='"audit_log" already exists'):
@@ -161,7 +161,7 @@ async def test_an_upgrade_that_fails_leaves_nothing_behind(empty_database_url: s
     assert await names(empty, "guestledger") == TABLES
 
 
-async def test_a_database_that_cannot_be_reached_is_one_clear_line() -> None:
+async def test_an_unreachable_database_is_reported_without_its_password() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"postgresql://ledger:hush-hush@127.0.0.1:{unused.getsockname()[1]}/ledger"
@@ -175,7 +175,7 @@ async def test_a_database_that_cannot_be_reached_is_one_clear_line() -> None:
 # No drift
 
 
-async def test_the_migrations_make_the_tables_that_the_code_works_with(
+async def test_the_migrations_create_the_declared_tables(
     empty_database_url: str, empty: asyncpg.Connection
 ) -> None:
     def make_as_declared(connection: Connection, schema: str) -> None:
@@ -208,7 +208,7 @@ async def test_alembic_finds_no_drift_and_would_find_some(empty_database_url: st
 # Schemas
 
 
-async def test_one_database_holds_many_ledgers_even_when_they_are_made_at_once(
+async def test_one_database_holds_many_ledgers_created_at_once(
     empty_database_url: str, empty: asyncpg.Connection
 ) -> None:
     schemas = ("guestledger", "tenant_7", "tenant_8")
@@ -228,7 +228,7 @@ async def test_one_database_holds_many_ledgers_even_when_they_are_made_at_once(
         await empty.execute("DELETE FROM tenant_7.events")
 
 
-async def test_a_host_applications_own_tables_are_left_alone(
+async def test_a_hosts_own_tables_are_left_alone(
     empty_database_url: str, empty: asyncpg.Connection
 ) -> None:
     """They bear the ledger's names, and Alembic's; the host keeps its own in the same database."""
@@ -250,7 +250,7 @@ async def test_a_host_applications_own_tables_are_left_alone(
 # What a ledger that does not fit is told to do
 
 
-async def test_where_there_is_no_ledger_one_is_told_to_make_it(empty_database_url: str) -> None:
+async def test_a_missing_ledger_is_reported_for_its_schema(empty_database_url: str) -> None:
     with pytest.raises(LedgerNotReady, match=r"no ledger in schema 'guestledger' yet: run `guestledger db upgrade`$"):
         await check_current(empty_database_url)
     await migrate.upgrade(empty_database_url)
@@ -259,7 +259,7 @@ async def test_where_there_is_no_ledger_one_is_told_to_make_it(empty_database_ur
         await check_current(empty_database_url, "tenant_7")
 
 
-async def test_an_older_ledger_is_to_be_upgraded_by_its_owner_and_then_it_is_current(
+async def test_an_outdated_ledger_is_upgraded_by_its_owner(
     database_url: str, new_login_at: NewLogin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     position = await append_to(database_url, "guestledger")
@@ -319,7 +319,7 @@ async def run(command: list[str], environment: dict[str, str]) -> subprocess.Com
     )
 
 
-async def test_alembics_own_command_works_on_the_ledgers_that_the_environment_names(
+async def test_the_alembic_command_uses_the_ledgers_of_the_environment(
     empty_database_url: str, empty: asyncpg.Connection
 ) -> None:
     ours = {"GUESTLEDGER_DATABASE_URL": empty_database_url}
@@ -337,7 +337,7 @@ async def test_alembics_own_command_works_on_the_ledgers_that_the_environment_na
         await check_current(empty_database_url, schema)
 
 
-async def test_alembics_own_command_says_what_it_needs() -> None:
+async def test_the_alembic_command_says_what_it_needs() -> None:
     nowhere, offline = await asyncio.gather(
         alembic("current"),
         alembic("upgrade", "head", "--sql", GUESTLEDGER_DATABASE_URL="postgresql://nobody@localhost/none"),

@@ -101,7 +101,7 @@ async def months_of(months: PostgresPartitions) -> dict[date | None, bool]:
     [(IN_MARCH, "2024_03"), (IN_APRIL, "2024_04"), (None, None)],
     ids=["March", "April", "now"],
 )
-async def test_a_stream_lies_in_the_month_in_which_it_began(
+async def test_a_stream_is_in_the_partition_of_its_month(
     began: datetime | None, month: str | None, store: Any, archive: Archive, by_owner: asyncpg.Connection
 ) -> None:
     stream_id = logs.new_stream(began)
@@ -115,7 +115,7 @@ async def test_a_stream_lies_in_the_month_in_which_it_began(
     assert [name for (name,) in found] == [f"events_{month}"]
 
 
-async def test_the_months_that_come_are_made_by_whoever_looks_after_the_ledger_and_once_only(
+async def test_coming_partitions_are_created_once(
     new_engine: Any, by_owner: asyncpg.Connection
 ) -> None:
     coming = [name for (name,) in await by_owner.fetch("SELECT tablename FROM pg_tables WHERE tablename ~ '^events_2'")]
@@ -134,7 +134,7 @@ async def test_the_months_that_come_are_made_by_whoever_looks_after_the_ledger_a
     assert await by_owner.fetchval("SELECT count(*) FROM events_default") == 0
 
 
-async def test_a_scheduler_makes_the_months_that_come(new_ledger: Any, by_owner: asyncpg.Connection) -> None:
+async def test_a_scheduler_creates_the_coming_partitions(new_ledger: Any, by_owner: asyncpg.Connection) -> None:
     await by_owner.execute(f"DROP TABLE events_{datetime.now(UTC):%Y_%m}")
 
     async with new_ledger() as ledger:
@@ -143,7 +143,7 @@ async def test_a_scheduler_makes_the_months_that_come(new_ledger: Any, by_owner:
         assert [month.month is not None for month in await ledger.partitions.list()] == [True] * AHEAD + [False]
 
 
-async def test_an_event_for_which_no_month_was_made_is_kept_and_told_of_until_it_is_settled(
+async def test_an_unpartitioned_event_is_kept_and_reported_until_settled(
     store: Any, months: PostgresPartitions, archive: Archive, sql: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     for began in (None, IN_MARCH, IN_APRIL, IN_MARCH):
@@ -170,7 +170,7 @@ async def test_an_event_for_which_no_month_was_made_is_kept_and_told_of_until_it
     ]
 
 
-async def test_a_month_that_cannot_be_made_for_events_in_its_place_keeps_no_other_from_being_made(
+async def test_a_partition_with_unpartitioned_events_does_not_block_others(
     months: PostgresPartitions,
     archive: Archive,
     by_owner: asyncpg.Connection,
@@ -231,7 +231,7 @@ async def test_a_log_from_before_there_were_months_is_the_same_after_the_upgrade
 
 
 @pytest.mark.parametrize("change", ["UPDATE {} SET actor = 'other'", "DELETE FROM {}", "TRUNCATE {}"])
-async def test_a_month_is_append_only_under_its_own_name_whether_attached_or_not(
+async def test_a_partition_is_append_only_attached_or_not(
     change: str, three_months: None, archive: Archive, by_owner: asyncpg.Connection
 ) -> None:
     await archive.detach(MARCH)
@@ -245,7 +245,7 @@ async def test_a_month_is_append_only_under_its_own_name_whether_attached_or_not
 # Detached, and back
 
 
-async def test_without_a_month_the_rest_is_read_verified_and_rebuilt_and_what_was_derived_stays(
+async def test_a_detached_partition_leaves_reads_and_projections_intact(
     three_months: None, archive: Archive, read_models: PostgresReadModels, store: Any, sql: Any
 ) -> None:
     before = await derived(sql)
@@ -261,7 +261,7 @@ async def test_without_a_month_the_rest_is_read_verified_and_rebuilt_and_what_wa
     assert (await store.append(an_append())).position == 3 * EVENTS
 
 
-async def test_verify_finds_damage_to_what_is_left_and_rebuild_mends_it(
+async def test_with_a_partition_detached_verify_and_rebuild_still_work(
     three_months: None, archive: Archive, read_models: PostgresReadModels, sql: Any
 ) -> None:
     before = await derived(sql)
@@ -280,7 +280,7 @@ async def test_verify_finds_damage_to_what_is_left_and_rebuild_mends_it(
     assert await derived(sql) == before
 
 
-async def test_a_month_that_is_brought_back_makes_the_log_whole_again(
+async def test_attaching_a_partition_restores_the_log(
     three_months: None,
     archive: Archive,
     read_models: PostgresReadModels,
@@ -304,7 +304,7 @@ async def test_a_month_that_is_brought_back_makes_the_log_whole_again(
     assert await positions(store) == [*range(EVENTS), *range(2 * EVENTS, 3 * EVENTS)]
 
 
-async def test_a_month_can_be_dropped_and_restored_from_elsewhere(
+async def test_a_detached_partition_can_be_dropped_and_restored(
     three_months: None,
     archive: Archive,
     months: PostgresPartitions,
@@ -341,7 +341,7 @@ async def test_a_month_can_be_dropped_and_restored_from_elsewhere(
         ("UPDATE events_2024_03 SET position = 1000 WHERE position = 149", "or others"),
     ],
 )
-async def test_only_what_was_detached_is_attached_again(
+async def test_only_what_was_detached_can_be_attached(
     change: str, told: str, three_months: None, archive: Archive, store: Any, by_owner: asyncpg.Connection
 ) -> None:
     await archive.detach(MARCH)
@@ -353,7 +353,7 @@ async def test_only_what_was_detached_is_attached_again(
     assert await positions(store) == list(range(EVENTS, 3 * EVENTS))
 
 
-async def test_whoever_reads_the_log_for_long_puts_upkeep_off_and_holds_no_append_up_for_long(
+async def test_a_long_reader_delays_new_partitions_and_not_appends(
     months: PostgresPartitions, by_owner: asyncpg.Connection, connect_by_sql: Any, store: Any
 ) -> None:
     await by_owner.execute(f"DROP TABLE events_{datetime.now(UTC):%Y_%m}")
@@ -367,7 +367,7 @@ async def test_whoever_reads_the_log_for_long_puts_upkeep_off_and_holds_no_appen
     assert await positions(store) == [0]
 
 
-async def test_a_late_session_of_a_detached_month_is_kept_and_goes_where_it_belongs_when_the_month_is_back(
+async def test_a_late_event_of_a_detached_partition_moves_there_on_attach(
     three_months: None, archive: Archive, months: PostgresPartitions, store: Any, by_owner: asyncpg.Connection
 ) -> None:
     await archive.detach(MARCH)
@@ -381,7 +381,7 @@ async def test_a_late_session_of_a_detached_month_is_kept_and_goes_where_it_belo
     assert (await months.all())[-1].first_position is None
 
 
-async def test_a_rebuild_or_verification_that_passed_a_detached_month_begins_again_once_it_is_back(
+async def test_attaching_a_partition_restarts_rebuilds_that_passed_it(
     three_months: None, archive: Archive, read_models: PostgresReadModels, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await derived(sql)
@@ -404,7 +404,7 @@ async def test_a_rebuild_or_verification_that_passed_a_detached_month_begins_aga
     assert await derived(sql) == before
 
 
-async def test_a_month_that_is_detached_while_it_is_verified_raises_no_alarm(
+async def test_detaching_during_a_verification_raises_no_alarm(
     three_months: None, archive: Archive, read_models: PostgresReadModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare = rebuild.Rebuild._compare
@@ -418,7 +418,7 @@ async def test_a_month_that_is_detached_while_it_is_verified_raises_no_alarm(
     assert (await read_models.verify("session_metrics", lambda _: None)).is_same
 
 
-async def test_an_event_that_was_moved_to_another_position_is_not_what_was_detached(
+async def test_an_event_at_another_position_prevents_attaching(
     archive: Archive, read_models: PostgresReadModels, store: Any, by_owner: asyncpg.Connection
 ) -> None:
     for began in (IN_MARCH, None, IN_MARCH, None, IN_MARCH, None):
@@ -472,7 +472,7 @@ async def tampered(sql: Any) -> None:
         (tampered, "the event at position 7 in .*events_2024_03 is not what was recorded"),
     ],
 )
-async def test_a_month_that_is_still_needed_or_was_tampered_with_stays(
+async def test_a_partition_in_need_or_tampered_with_cannot_be_detached(
     obstacle: Any, told: str, three_months: None, archive: Archive, by_owner: asyncpg.Connection, store: Any
 ) -> None:
     await obstacle(by_owner.fetch)
@@ -483,7 +483,7 @@ async def test_a_month_that_is_still_needed_or_was_tampered_with_stays(
     assert await positions(store) == list(range(3 * EVENTS))
 
 
-async def test_the_month_that_goes_on_stays(three_months: None, archive: Archive) -> None:
+async def test_the_current_partition_cannot_be_detached(three_months: None, archive: Archive) -> None:
     with pytest.raises(PartitionRefused, match="cannot be detached: it is not over yet, or not for a day"):
         await archive.detach(datetime.now(UTC).date().replace(day=1))
     with pytest.raises(PartitionRefused, match="2024-05 is not attached"):
@@ -492,7 +492,7 @@ async def test_the_month_that_goes_on_stays(three_months: None, archive: Archive
         await archive.attach(MARCH)
 
 
-async def test_whoever_reads_the_log_for_long_keeps_a_month_and_the_log_goes_on(
+async def test_a_long_reader_prevents_detaching_and_not_appends(
     three_months: None, archive: Archive, connect_by_sql: Any, store: Any
 ) -> None:
     reader = await connect_by_sql()
@@ -506,7 +506,7 @@ async def test_whoever_reads_the_log_for_long_keeps_a_month_and_the_log_goes_on(
     await archive.detach(MARCH)
 
 
-async def test_a_rebuild_that_begins_after_a_month_was_detached_ends_at_the_live_position(
+async def test_a_rebuild_after_detaching_ends_at_the_live_position(
     three_months: None, archive: Archive, read_models: PostgresReadModels, by_owner: asyncpg.Connection
 ) -> None:
     """The live rows hold all up to the month's last event, and nothing that is left lies before that."""
@@ -520,7 +520,7 @@ async def test_a_rebuild_that_begins_after_a_month_was_detached_ends_at_the_live
     assert await by_owner.fetch("SELECT * FROM audit_log ORDER BY id") == before
 
 
-async def test_positions_go_on_behind_a_month_that_holds_the_logs_last_event_and_was_detached(
+async def test_positions_continue_after_the_last_events_partition_is_detached(
     three_months: None, archive: Archive, read_models: PostgresReadModels, store: Any
 ) -> None:
     last = await store.append(an_append(logs.new_stream(IN_MARCH)))
@@ -534,7 +534,7 @@ async def test_positions_go_on_behind_a_month_that_holds_the_logs_last_event_and
 
 
 @pytest.mark.parametrize("first", [IN_MARCH, IN_APRIL, None])
-async def test_the_versions_of_streams_of_several_months_or_of_none_are_found_in_one_batch(
+async def test_one_batch_appends_to_streams_of_several_partitions(
     first: datetime | None, store: Any, archive: Archive
 ) -> None:
     ids = [logs.new_stream(first), *map(logs.new_stream, (IN_APRIL, None)), uuid4(), uuid4()]
@@ -549,7 +549,7 @@ async def test_the_versions_of_streams_of_several_months_or_of_none_are_found_in
 # What its sessions' users meet
 
 
-async def test_a_session_of_a_detached_month_is_still_listed_and_told_where_its_history_is(
+async def test_a_session_of_a_detached_partition_is_listed_and_reported(
     ledger: Ledger, archive: Archive, by_owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = samples.request(idempotency_key="the same")

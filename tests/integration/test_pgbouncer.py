@@ -77,7 +77,7 @@ def _owner(host: str) -> int:
     return Path(host).stat().st_uid if host.startswith("/") else 65534
 
 
-async def test_whoever_did_not_switch_prepared_statements_off_is_told_to(pooled_url: str) -> None:
+async def test_lost_prepared_statements_name_the_parameter_to_set(pooled_url: str) -> None:
     engines = [open_engine(make_url(pooled_url).set(query={}), "guestledger") for _ in range(2)]
     asked = [PostgresConsumers(engine, "guestledger").all() for engine in engines * 50]
     told = {
@@ -88,7 +88,7 @@ async def test_whoever_did_not_switch_prepared_statements_off_is_told_to(pooled_
         await engine.dispose()
 
 
-async def test_appending_reading_and_tailing_work_by_polling_alone(pooled_url: str) -> None:
+async def test_appending_reading_and_tailing_work_without_hints(pooled_url: str) -> None:
     writing, reading = open_engine(pooled_url, "guestledger"), open_engine(pooled_url, "guestledger")
     writer, reader = PostgresEventStore(writing, "guestledger"), PostgresEventStore(reading, "guestledger")
     seen: list[int] = []
@@ -137,7 +137,7 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
     await engine.dispose()
 
 
-async def test_a_whole_ledger_works_and_can_be_made_there(pooled_url: str) -> None:
+async def test_a_whole_ledger_is_created_and_works(pooled_url: str) -> None:
     await migrate.upgrade(pooled_url, "another")
     async with (
         simulated(Settings(database_url=pooled_url, schema="another", allow_owner=True), SimulatorConfig()) as settings,

@@ -12,8 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from guestledger.adapters.database import upgrade_database
 from guestledger.adapters.postgres.admin import migrate
-from guestledger.adapters.postgres.admin.privileges import TooManyPrivileges
-from guestledger.adapters.postgres.errors import NotAllowed
+from guestledger.adapters.postgres.errors import NotAllowed, TooManyPrivileges
 from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.wiring import connect
 from tests.e2e.command import assert_one_line, environment, run
@@ -46,15 +45,15 @@ TOO_MANY = {
     ),
     "the owner's role": (
         "GRANT guestledger_owner TO {u}",
-        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger.",
     ),
     "the owner's role, to be taken on by SET ROLE": (
         "GRANT guestledger_owner TO {u} WITH INHERIT FALSE, SET TRUE",
-        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger.",
     ),
     "to admit itself to the owner's role": (
         "GRANT guestledger_owner TO {u} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE",
-        "it is a member of guestledger_owner, which owns batches, detached_months, events, head, request_keys, the schema guestledger.",
+        "it is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger.",
     ),
     "a table of its own": ("ALTER TABLE request_keys OWNER TO {u}", "it owns request_keys."),
     "the database": (
@@ -64,7 +63,7 @@ TOO_MANY = {
     "to write everywhere": (
         "GRANT pg_write_all_data TO {u}",
         (
-            "it is a member of pg_write_all_data; has INSERT, DELETE on head; has INSERT, UPDATE, DELETE on detached_months; has UPDATE, DELETE on batches; has UPDATE, DELETE on events; "
+            "it is a member of pg_write_all_data; has INSERT, DELETE on head; has INSERT, UPDATE, DELETE on detached_partitions; has UPDATE, DELETE on batches; has UPDATE, DELETE on events; "
             "has UPDATE, DELETE on request_keys."
         ),
     ),
@@ -100,7 +99,7 @@ async def opens(url: str, **given: Any) -> bool:
 
 
 @pytest.mark.parametrize("what", TOO_MANY)
-async def test_a_user_who_may_do_more_is_refused_by_the_name_of_what_is_too_many_unless_one_says_so(
+async def test_a_user_with_an_excess_privilege_is_refused_by_its_name(
     what: str, user: str, sql: Sql, outsider: asyncpg.Connection, database_url: str, new_login_at: NewLogin
 ) -> None:
     assert await opens(user)
@@ -116,13 +115,13 @@ async def test_a_user_who_may_do_more_is_refused_by_the_name_of_what_is_too_many
     assert await opens(user, allow_owner=True)
 
 
-async def test_what_is_granted_on_a_month_of_the_log_alone_is_found_as_well(user: str, outsider: Any) -> None:
+async def test_a_grant_on_one_partition_is_found(user: str, outsider: Any) -> None:
     name = make_url(user).username
     await outsider.execute(f"GRANT DELETE ON events_default TO {name}")
     assert "it has DELETE on events_default." in await told(user)
 
 
-async def test_a_user_who_has_less_by_set_role_is_asked_what_it_was_before(user: str) -> None:
+async def test_set_role_does_not_hide_a_superuser(user: str) -> None:
     administrator = as_administrator(user)
     engine = create_async_engine(
         administrator, connect_args={"server_settings": {"role": str(make_url(user).username)}}
@@ -140,7 +139,7 @@ async def host(database_url: str) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-async def test_a_hosts_engine_is_asked_like_any_other(host: AsyncEngine) -> None:
+async def test_a_hosts_engine_is_checked_like_any_other(host: AsyncEngine) -> None:
     with pytest.raises(TooManyPrivileges, match="it is a superuser"):
         async with connect(Settings(), engine=host):
             pass
@@ -151,7 +150,7 @@ async def test_a_hosts_engine_is_asked_like_any_other(host: AsyncEngine) -> None
 # Too few
 
 
-async def test_who_may_not_see_the_ledger_is_told_which_role_is_missing(
+async def test_a_user_without_access_learns_which_role_is_missing(
     database_url: str, new_login_at: NewLogin
 ) -> None:
     url = await new_login_at(database_url)
@@ -160,7 +159,7 @@ async def test_who_may_not_see_the_ledger_is_told_which_role_is_missing(
 
 
 @pytest.mark.parametrize("table", ["head", "due_work", "sessions_shadow"])
-async def test_a_ledger_that_is_to_work_is_told_what_its_user_lacks(user: str, outsider: Any, table: str) -> None:
+async def test_a_worker_learns_which_privileges_its_user_lacks(user: str, outsider: Any, table: str) -> None:
     await outsider.execute(f"REVOKE ALL ON {table} FROM guestledger_runtime")
     with pytest.raises(NotAllowed) as raised:
         async with connect(Settings(database_url=user)):
@@ -176,7 +175,7 @@ async def test_a_ledger_that_is_to_work_is_told_what_its_user_lacks(user: str, o
 # By the command line
 
 
-async def test_the_command_refuses_a_superuser_in_one_line_until_it_is_told_otherwise(database_url: str) -> None:
+async def test_the_command_refuses_a_superuser_unless_allowed(database_url: str) -> None:
     url = as_administrator(database_url)
     refused = await run("sessions", env=environment(url))
     assert_one_line(refused, "is a superuser", "IN ROLE", "GUESTLEDGER_ALLOW_OWNER=1")
@@ -184,7 +183,7 @@ async def test_the_command_refuses_a_superuser_in_one_line_until_it_is_told_othe
     assert (allowed.code, allowed.text, allowed.err) == (0, "", "")
 
 
-def test_whether_the_owner_is_allowed_is_1_or_0() -> None:
+def test_allow_owner_is_1_or_0() -> None:
     assert Settings.from_env({"GUESTLEDGER_ALLOW_OWNER": "1"}).allow_owner
     assert not Settings.from_env({"GUESTLEDGER_ALLOW_OWNER": "0"}).allow_owner
     with pytest.raises(InvalidSettings, match="GUESTLEDGER_ALLOW_OWNER is invalid: it must be 1 or 0"):
@@ -194,7 +193,7 @@ def test_whether_the_owner_is_allowed_is_1_or_0() -> None:
 # Migrations by a URL of their own
 
 
-async def test_an_upgrade_logs_in_by_its_own_url_and_the_ledger_by_the_other(
+async def test_an_upgrade_uses_its_own_url(
     empty_database_url: str, runtime_server: str
 ) -> None:
     runtime = make_url(runtime_server).set(database=make_url(empty_database_url).database)
@@ -213,7 +212,7 @@ async def test_an_upgrade_logs_in_by_its_own_url_and_the_ledger_by_the_other(
 
 
 @pytest.mark.parametrize("url", ["postgresql://who:hush-hush@127.0.0.1:1/none", "hush-hush", "mysql://hush-hush/x"])
-async def test_a_url_for_migrations_that_does_not_work_is_told_by_its_name(database_url: str, url: str) -> None:
+async def test_a_broken_migration_url_is_reported_by_its_name(database_url: str, url: str) -> None:
     settings = replace(Settings(database_url=database_url), migration_url=url)
     with pytest.raises(Exception, match="GUESTLEDGER_MIGRATION_URL") as raised:
         await upgrade_database(settings)

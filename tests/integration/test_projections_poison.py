@@ -70,7 +70,7 @@ def message_with_nul() -> e.Event:
 
 
 @pytest.mark.parametrize("poison", [huge_attempt, message_with_nul])
-async def test_a_row_that_postgres_refuses_stops_that_projection_alone_right_before_the_event(
+async def test_a_row_that_postgresql_rejects_stops_that_projection_alone(
     ledger_url: str,
     read_models: PostgresReadModels,
     caplog: pytest.LogCaptureFixture,
@@ -132,7 +132,7 @@ def at_position(poisoned: int) -> Callable[[list[RecordedEvent]], None]:
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
-async def test_a_fault_in_one_projection_stops_it_alone_and_after_the_fix_it_goes_on_by_itself(
+async def test_a_fault_in_one_projection_stops_it_alone_until_the_fix(
     ledger_url: str,
     read_models: PostgresReadModels,
     fault: Callable[..., None],
@@ -169,7 +169,7 @@ async def test_a_poisoned_first_event_leaves_the_projection_before_the_log(
     assert (await standing(read_models))["audit_log"].position == -1
 
 
-async def test_an_event_of_a_newer_release_is_reported_and_never_passed_over(
+async def test_an_event_of_a_newer_release_is_reported_and_not_skipped(
     ledger_url: str, read_models: PostgresReadModels
 ) -> None:
     await logs.write(ledger_url, BEFORE)
@@ -206,7 +206,7 @@ async def test_a_database_in_trouble_is_no_poison(
     assert [(found.position, found.error) for found in await read_models.standing()] == [(-1, None)] * 3
 
 
-async def test_an_older_release_does_not_stop_what_a_newer_one_has_taken_past_the_event(
+async def test_an_older_release_does_not_stop_a_newer_ones_projection(
     ledger_url: str, read_models: PostgresReadModels, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await logs.write(ledger_url, 10)
@@ -232,7 +232,7 @@ async def _unable(_rows: RowChanges, _events: list[RecordedEvent]) -> None:
     raise ValueError
 
 
-async def test_a_rebuild_ends_at_the_event_that_it_cannot_take_in_and_goes_on_from_there_after_the_fix(
+async def test_a_rebuild_stops_at_a_poison_event_and_resumes_after_the_fix(
     ledger_url: str, read_models: PostgresReadModels, fault: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await logs.write(ledger_url, BEFORE)
@@ -248,7 +248,7 @@ async def test_a_rebuild_ends_at_the_event_that_it_cannot_take_in_and_goes_on_fr
     assert (await read_models.verify("sessions", unheard)).is_same
 
 
-async def test_lag_is_the_events_that_are_missing_and_the_age_of_the_oldest_of_them(
+async def test_lag_counts_missing_events_and_the_age_of_the_oldest(
     ledger_url: str, read_models: PostgresReadModels
 ) -> None:
     empty = await standing(read_models)
@@ -271,7 +271,7 @@ async def test_lag_is_the_events_that_are_missing_and_the_age_of_the_oldest_of_t
     assert {(one.lag_events, one.lag_seconds) for one in await read_models.standing()} == {(0, 0.0)}
 
 
-async def test_waiting_for_a_position_returns_once_every_projection_holds_it(ledger_url: str) -> None:
+async def test_wait_for_returns_once_every_projection_is_there(ledger_url: str) -> None:
     async with connect(Settings(database_url=ledger_url), scheduler=False) as ledger:
         await logs.write(ledger_url, 100)
         await ledger.projections.wait_for(99)
@@ -280,7 +280,7 @@ async def test_waiting_for_a_position_returns_once_every_projection_holds_it(led
             await ledger.projections.wait_for(100, timeout=0.2)
 
 
-async def test_waiting_behind_a_poisoned_event_ends_with_its_error(ledger_url: str, fault: Callable[..., None]) -> None:
+async def test_wait_for_raises_behind_a_poison_event(ledger_url: str, fault: Callable[..., None]) -> None:
     async with connect(Settings(database_url=ledger_url), scheduler=False) as ledger:
         await logs.write(ledger_url, 100)
         fault("audit_log", at_position(50))

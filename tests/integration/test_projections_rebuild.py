@@ -93,7 +93,7 @@ async def crash_in_mid_rebuild(read_models: PostgresReadModels, name: str) -> in
 
 
 @pytest.mark.parametrize(("name", "reading"), [("sessions", SESSIONS), ("session_metrics", METRICS)])
-async def test_a_reader_sees_the_rows_change_once_and_whole_while_writers_and_projector_go_on(
+async def test_a_reader_sees_a_rebuild_as_one_change(
     database_url: str, read_models: PostgresReadModels, sql: Any, name: str, reading: str
 ) -> None:
     await sql.execute(DAMAGE[name])
@@ -127,7 +127,7 @@ async def test_a_reader_sees_the_rows_change_once_and_whole_while_writers_and_pr
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
-async def test_a_rebuild_goes_on_where_a_crash_cut_it_off(read_models: PostgresReadModels, sql: Any, name: str) -> None:
+async def test_a_rebuild_resumes_after_a_crash(read_models: PostgresReadModels, sql: Any, name: str) -> None:
     reached = await crash_in_mid_rebuild(read_models, name)
     told: list[int] = []
     [standing] = [standing for standing in await read_models.standing() if standing.name == name]
@@ -138,7 +138,7 @@ async def test_a_rebuild_goes_on_where_a_crash_cut_it_off(read_models: PostgresR
     assert await sql.fetchval("SELECT count(*) FROM guestledger.checkpoints") == len(PROJECTIONS)
 
 
-async def test_a_crash_while_the_rows_are_put_in_place_leaves_the_live_ones_as_they_were(
+async def test_a_crash_while_rows_are_replaced_leaves_the_live_rows(
     read_models: PostgresReadModels, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sql.execute(DAMAGE["session_metrics"])
@@ -157,7 +157,7 @@ async def test_a_crash_while_the_rows_are_put_in_place_leaves_the_live_ones_as_t
     assert (await sql.fetchrow(METRICS))[2] == 0
 
 
-async def test_a_transaction_that_began_before_sees_the_old_rows_to_its_end_and_holds_nothing_up(
+async def test_an_older_snapshot_keeps_the_old_rows_and_blocks_nothing(
     database_url: str, read_models: PostgresReadModels, sql: Any
 ) -> None:
     await sql.execute(DAMAGE["sessions"])
@@ -171,7 +171,7 @@ async def test_a_transaction_that_began_before_sees_the_old_rows_to_its_end_and_
 
 
 @pytest.mark.parametrize("work", [PostgresReadModels.rebuild, PostgresReadModels.verify])
-async def test_no_event_gets_in_between_the_last_that_was_taken_in_and_the_rows_that_are_held_against_it(
+async def test_no_event_is_projected_between_the_last_batch_and_the_swap(
     database_url: str,
     read_models: PostgresReadModels,
     sql: Any,
@@ -213,7 +213,7 @@ async def until_blocked_or_done(sql: Any, task: asyncio.Task[int]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def test_two_rebuilds_of_one_projection_at_once_leave_it_right(read_models: PostgresReadModels) -> None:
+async def test_two_concurrent_rebuilds_leave_correct_rows(read_models: PostgresReadModels) -> None:
     outcomes = await asyncio.gather(
         *(read_models.rebuild("session_metrics", unheard) for _ in range(2)), return_exceptions=True
     )
@@ -222,7 +222,7 @@ async def test_two_rebuilds_of_one_projection_at_once_leave_it_right(read_models
     assert (await read_models.verify("session_metrics", unheard)).is_same
 
 
-async def test_a_hosts_view_and_grants_on_a_table_outlive_a_rebuild_and_the_schema_is_still_the_migrations(
+async def test_a_hosts_view_and_grants_survive_a_rebuild(
     read_models: PostgresReadModels, sql: Any, engine: AsyncEngine
 ) -> None:
     await sql.execute("CREATE VIEW public.mine AS SELECT count(*) AS n FROM guestledger.sessions")
@@ -241,7 +241,7 @@ async def test_a_hosts_view_and_grants_on_a_table_outlive_a_rebuild_and_the_sche
         await connection.run_sync(check)
 
 
-async def test_verify_names_the_rows_that_were_changed_by_hand_and_leaves_them(
+async def test_verify_names_rows_changed_by_hand_and_leaves_them(
     read_models: PostgresReadModels, sql: Any
 ) -> None:
     changed, removed = [
@@ -271,7 +271,7 @@ async def test_verify_names_the_rows_that_were_changed_by_hand_and_leaves_them(
     assert (await read_models.verify("audit_log", unheard)).is_same
 
 
-async def test_verify_finds_one_latency_that_is_off_by_one_session(read_models: PostgresReadModels, sql: Any) -> None:
+async def test_verify_finds_one_latency_that_is_off_by_one(read_models: PostgresReadModels, sql: Any) -> None:
     await sql.execute(
         "UPDATE guestledger.session_latencies SET sessions = sessions + 1 WHERE ctid = '(0,1)'",
     )
@@ -280,7 +280,7 @@ async def test_verify_finds_one_latency_that_is_off_by_one_session(read_models: 
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
-async def test_verify_finds_everything_as_it_should_be_while_writers_write(
+async def test_verify_passes_while_writers_write(
     database_url: str, read_models: PostgresReadModels, name: str
 ) -> None:
     async def write() -> None:
@@ -296,7 +296,7 @@ async def test_verify_finds_everything_as_it_should_be_while_writers_write(
     assert verifying.result().position >= EVENTS - 1
 
 
-async def test_verify_waits_for_an_unfinished_rebuild_and_a_rebuild_takes_the_place_of_a_verification(
+async def test_verify_is_refused_during_a_rebuild_which_replaces_a_verify(
     read_models: PostgresReadModels,
 ) -> None:
     reached = await crash_in_mid_rebuild(read_models, "sessions")
@@ -317,6 +317,6 @@ async def test_verify_waits_for_an_unfinished_rebuild_and_a_rebuild_takes_the_pl
     assert (await read_models.verify("sessions", unheard)).is_same
 
 
-async def test_a_projection_that_does_not_exist_is_named_with_those_that_do(read_models: PostgresReadModels) -> None:
+async def test_an_unknown_projection_is_named_with_the_known_ones(read_models: PostgresReadModels) -> None:
     with pytest.raises(UnknownProjection, match="'session': there are sessions, session_metrics, audit_log"):
         await read_models.rebuild("session", unheard)

@@ -11,6 +11,7 @@ import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.cxone.profile import Profile
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
@@ -18,9 +19,9 @@ from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.delivery import DeliveryPolicy
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
 from tests import postgres
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
@@ -125,7 +126,8 @@ async def new_store(new_engine: OpenEngine) -> AsyncIterator[Callable[[], Postgr
     opened: list[PostgresEventStore] = []
 
     def new() -> PostgresEventStore:
-        opened.append(PostgresEventStore(new_engine(), SCHEMA))
+        engine = new_engine()
+        opened.append(PostgresEventStore(engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, LimiterPolicy())))
         return opened[-1]
 
     yield new
@@ -139,8 +141,9 @@ def store(new_store: Callable[[], PostgresEventStore]) -> PostgresEventStore:
 
 
 @pytest.fixture
-def due_work(new_engine: OpenEngine) -> PostgresDueSteps:
-    return PostgresDueSteps(new_engine(), SCHEMA)
+def due_steps(new_engine: OpenEngine) -> PostgresDueSteps:
+    engine = new_engine()
+    return PostgresDueSteps(engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, LimiterPolicy()))
 
 
 @pytest.fixture

@@ -42,8 +42,8 @@ class Handover(Protocol):
         """Whether the lane takes another step now."""
         ...
 
-    def start(self, work: SessionWork, step: StepName) -> None:
-        """Run the step, whose lease `work` holds, in the background."""
+    def start(self, work: SessionWork, step: StepName) -> bool:
+        """Run the step, whose lease `work` holds, in the background; `False` if it is not accepted any more."""
         ...
 
 
@@ -88,7 +88,11 @@ class Executor:
         return work.state
 
     def _is_due(self, work: SessionWork, step: StepName) -> bool:
-        return any(due.step is step for due in due_steps(work.state, self.policy))
+        # The history is read after the claim: somebody may have moved the step to a later time in between.
+        now = None if work.claim is None else max(self.clock.now(), work.claim.claimed_at)
+        return any(
+            due.step is step and (now is None or due.due_at <= now) for due in due_steps(work.state, self.policy)
+        )
 
     async def _run_step(self, work: SessionWork, step: StepName) -> StepResult:
         context = _Context(self, work, step)
@@ -121,7 +125,8 @@ class Executor:
         try:
             appended = await self.recorder.append(work, mine=mine, keep=kept is not None, feedback=result.feedback)
         except WrongExpectedVersion:
-            await self.recorder.record_late(work, result)
+            if is_outcome(result):
+                await self.recorder.record_late(work, result)
             raise
         except ServiceUnreachable:
             if is_outcome(result):
@@ -129,7 +134,8 @@ class Executor:
             raise
         if handed is not None and self.handover is not None:
             work.must_ask = self.handlers[handed].limiter in appended.limiters
-            self.handover.start(work, handed)
+            if not self.handover.start(work, handed):
+                await self.recorder.release(work)
         return following
 
     def _next_step(self, work: SessionWork, lane: Lane | None) -> StepName | None:

@@ -450,7 +450,7 @@ async def rebuilding(sql: Any) -> None:
 
 async def unfinished(sql: Any) -> None:
     await sql(
-        "INSERT INTO due_work (stream_id, step, due_at) SELECT stream_id, 'ExpireToken', now() FROM events WHERE position = 3"
+        "INSERT INTO due_steps (stream_id, step, due_at) SELECT stream_id, 'ExpireToken', now() FROM events WHERE position = 3"
     )
 
 
@@ -559,7 +559,7 @@ async def test_a_session_of_a_detached_partition_is_listed_and_reported(
     await ledger.open_session(samples.request())
     await archive.settle()
     await ledger.projections.catch_up()
-    await by_owner.execute("DELETE FROM due_work")
+    await by_owner.execute("DELETE FROM due_steps")
 
     await archive.detach(MARCH)
 

@@ -158,7 +158,7 @@ async def test_a_user_without_access_learns_which_role_is_missing(
         await opens(url)
 
 
-@pytest.mark.parametrize("table", ["head", "due_work", "sessions_shadow"])
+@pytest.mark.parametrize("table", ["head", "due_steps", "sessions_shadow"])
 async def test_a_worker_learns_which_privileges_its_user_lacks(user: str, outsider: Any, table: str) -> None:
     await outsider.execute(f"REVOKE ALL ON {table} FROM guestledger_runtime")
     with pytest.raises(NotAllowed) as raised:

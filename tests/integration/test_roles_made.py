@@ -132,7 +132,7 @@ async def test_an_upgrade_corrects_grants_changed_by_hand(
     await sql("GRANT ALL ON events, head TO guestledger_runtime WITH GRANT OPTION")
     await sql("GRANT UPDATE (actor) ON events TO PUBLIC")
     await sql("GRANT ALL ON SCHEMA guestledger TO PUBLIC")
-    await sql("REVOKE ALL ON due_work FROM guestledger_runtime")
+    await sql("REVOKE ALL ON due_steps FROM guestledger_runtime")
     await sql("ALTER TABLE request_keys OWNER TO CURRENT_USER")
 
     await migrate.upgrade(as_administrator(database_url))

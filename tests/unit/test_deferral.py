@@ -51,7 +51,7 @@ waiting = pytest.mark.parametrize("history", WAITING.values(), ids=WAITING)
 
 
 @waiting
-def test_what_is_held_back_is_put_off_until_it_may_be_made_and_says_by_what(history: tuple[e.Event, ...]) -> None:
+def test_a_denied_step_is_deferred_with_its_limiter_and_reason(history: tuple[e.Event, ...]) -> None:
     event = given(*history).when(deferred(held(9), now=at(3.5))).then_one(e.CreationDeferred)
     assert (event.at, event.retry_at, event.wait_ms) == (at(3.5), at(9), 5_500)
     assert (event.limiter, event.held_by) == ("api.example.com sessions", DenialReason.GATE)
@@ -59,7 +59,7 @@ def test_what_is_held_back_is_put_off_until_it_may_be_made_and_says_by_what(hist
 
 
 @waiting
-def test_a_session_that_is_put_off_stands_where_it_stood_and_takes_the_same_step_later(
+def test_a_deferral_keeps_the_state_and_repeats_the_same_step_later(
     history: tuple[e.Event, ...],
 ) -> None:
     before = given(*history)
@@ -72,7 +72,7 @@ def test_a_session_that_is_put_off_stands_where_it_stood_and_takes_the_same_step
     assert given(*then.before, *then.events).next_step() == step(at(9))
 
 
-def test_an_attempt_that_was_put_off_has_the_number_it_would_have_had() -> None:
+def test_a_deferral_uses_no_attempt_number() -> None:
     given(*VALIDATED, was_deferred(), was_deferred()).when(begin(now=at(9))).then(was_attempted(1, at=at(9)))
 
 
@@ -81,14 +81,12 @@ def test_an_attempt_that_was_put_off_has_the_number_it_would_have_had() -> None:
     [(), ATTEMPTING, PARKED, ACTIVE, EXPIRED, REFUSED, REJECTED, ABANDONED],
     ids=["new", "attempting", "parked", "active", "expired", "refused", "rejected", "abandoned"],
 )
-def test_nothing_is_put_off_where_nothing_is_to_be_made(history: tuple[e.Event, ...]) -> None:
+def test_a_session_without_a_call_to_make_is_not_deferred(history: tuple[e.Event, ...]) -> None:
     given(*history).when(deferred(held())).then_nothing()
 
 
 @pytest.mark.parametrize(("by", "spread_ms"), [(DenialReason.BUDGET, 15_000), (DenialReason.CALLS, 500)])
-def test_those_whom_the_same_shortage_holds_back_do_not_all_come_again_at_once(
-    by: DenialReason, spread_ms: int
-) -> None:
+def test_waits_for_the_retry_budget_and_for_capacity_are_spread(by: DenialReason, spread_ms: int) -> None:
     def wait(jitter: float) -> Any:
         return given(*VALIDATED).when(deferred(held(9, by), now=at(8), jitter=jitter)).then_one(e.CreationDeferred)
 
@@ -110,7 +108,7 @@ def spread(history: tuple[e.Event, ...], by: DenialReason = DenialReason.BUDGET,
     return round((event.retry_at - at(9)).total_seconds() * 1_000)
 
 
-def test_whom_a_spent_budget_holds_back_again_and_again_waits_longer_each_time() -> None:
+def test_an_exhausted_retry_budget_is_checked_again_with_growing_delays() -> None:
     history = FAILED
     spreads = []
     for _ in range(4):
@@ -120,7 +118,7 @@ def test_whom_a_spent_budget_holds_back_again_and_again_waits_longer_each_time()
     assert spread((*FAILED, *(of_budget() for _ in range(1_000)))) > 0
 
 
-def test_only_the_budget_counts_for_its_wait_and_a_request_that_was_made_begins_it_anew() -> None:
+def test_the_budget_delay_grows_only_by_budget_denials_and_resets_after_a_call() -> None:
     waited = (*FAILED, of_budget(), was_deferred(), of_budget())
     assert spread(waited) == 33_750
     assert spread(waited, DenialReason.CALLS) == 500
@@ -132,13 +130,13 @@ def test_only_the_budget_counts_for_its_wait_and_a_request_that_was_made_begins_
 
 
 @pytest.mark.parametrize("by", [DenialReason.BUDGET, DenialReason.CALLS])
-def test_nobody_is_given_up_for_the_spread_whose_turn_may_come_before_the_deadline(by: DenialReason) -> None:
+def test_the_spread_never_moves_a_retry_past_the_deadline(by: DenialReason) -> None:
     for until in (59.9, 60):
         event = given(*VALIDATED).when(deferred(held(until, by), jitter=0.999), DEADLINE).then_one(e.CreationDeferred)
         assert at(until) <= event.retry_at <= at(60)
 
 
-def test_however_many_wait_for_a_spent_budget_each_asks_a_few_times_and_it_is_made_use_of() -> None:
+def test_many_waiting_sessions_use_the_whole_retry_budget_with_few_checks() -> None:
     number, policy, chance = 1_000, PATIENT, Random(1)
     limiter = LimiterState(retries=0.0, retries_at=at(0))
     waiting = [(at(1 + chance.random()), n, given(*FAILED).state) for n in range(number)]
@@ -163,12 +161,12 @@ def test_however_many_wait_for_a_spent_budget_each_asks_a_few_times_and_it_is_ma
 
 
 @pytest.mark.parametrize("by", [DenialReason.GATE, DenialReason.PACE, DenialReason.BREAKER])
-def test_a_wait_that_ends_with_slots_or_a_probe_is_not_spread(by: DenialReason) -> None:
+def test_waits_for_a_closed_paced_or_broken_limiter_are_not_spread(by: DenialReason) -> None:
     event = given(*VALIDATED).when(deferred(held(9, by), jitter=0.999)).then_one(e.CreationDeferred)
     assert event.retry_at == at(9)
 
 
-def test_the_wait_is_never_negative_when_clocks_disagree() -> None:
+def test_the_wait_of_a_deferral_is_never_negative() -> None:
     event = given(*VALIDATED).when(deferred(held(9), now=at(20))).then_one(e.CreationDeferred)
     assert (event.wait_ms, event.retry_at) == (0, at(9))
 
@@ -177,7 +175,7 @@ def test_the_wait_is_never_negative_when_clocks_disagree() -> None:
 
 
 @waiting
-def test_a_session_that_would_have_to_wait_beyond_its_deadline_is_given_up_at_once(
+def test_a_deferral_beyond_the_deadline_abandons_the_session_at_once(
     history: tuple[e.Event, ...],
 ) -> None:
     given(*history).when(deferred(held(60)), DEADLINE).then_kinds(e.CreationDeferred)
@@ -187,7 +185,7 @@ def test_a_session_that_would_have_to_wait_beyond_its_deadline_is_given_up_at_on
     assert given(*then.before, *then.events).next_step() is None
 
 
-def test_an_attempt_whose_deadline_has_passed_while_it_waited_is_not_made() -> None:
+def test_a_deferred_attempt_past_the_deadline_abandons_the_session() -> None:
     history = (*VALIDATED, was_deferred(retry_at=at(50)))
     given(*history).when(begin(now=at(60)), DEADLINE).then_kinds(e.CreationAttempted)
     then = given(*history).when(begin(now=at(60.001)), DEADLINE).then_kinds(e.SessionAbandoned)
@@ -195,16 +193,16 @@ def test_an_attempt_whose_deadline_has_passed_while_it_waited_is_not_made() -> N
     assert then.state.attempts == 0
 
 
-def test_a_lost_attempt_is_recorded_before_the_session_is_given_up_past_its_deadline() -> None:
+def test_a_cut_off_attempt_is_recorded_before_the_session_is_abandoned() -> None:
     given(*ATTEMPTING).when(begin(now=at(61)), DEADLINE).then_kinds(e.CreationFailed, e.SessionAbandoned)
 
 
-def test_however_often_it_is_held_back_only_the_deadline_ends_it() -> None:
+def test_only_the_deadline_ends_a_session_that_is_deferred_again_and_again() -> None:
     history = (*THROTTLED, *(was_deferred() for _ in range(100)), was_attempted(2), was_throttled(2))
     given(*history).when(deferred(held(9))).then_kinds(e.CreationDeferred)
 
 
-def test_a_person_who_has_it_retried_sets_a_new_deadline_for_what_is_put_off_too() -> None:
+def test_a_retry_decision_sets_a_new_deadline_for_deferrals() -> None:
     history = (*PARKED, retry_decided(at=at(100)))
     given(*history).when(deferred(held(160), now=at(101)), DEADLINE).then_kinds(e.CreationDeferred)
     given(*history).when(begin(now=at(160)), DEADLINE).then_kinds(e.CreationAttempted)

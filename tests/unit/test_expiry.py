@@ -31,7 +31,7 @@ def test_a_token_expires_at_its_time() -> None:
     assert then.state.status is Status.EXPIRED
 
 
-def test_an_expiry_that_is_noticed_late_says_how_late() -> None:
+def test_an_expiry_records_how_late_it_was_noticed() -> None:
     event = given(*ACTIVE).when(expire(at(3_600 + 90.25))).then_one(e.TokenExpired)
     assert (event.expires_at, event.noticed_late_ms) == (EXPIRY, 90_250)
 
@@ -49,6 +49,6 @@ def test_only_an_active_session_expires(history: tuple[e.Event, ...]) -> None:
     given(*history).when(expire(at(9_999))).then_nothing()
 
 
-def test_an_expired_session_still_shows_what_it_was() -> None:
+def test_an_expired_session_keeps_its_session_id_and_expiry() -> None:
     state = given(*EXPIRED).state
     assert (state.session_id, state.expires_at) == ("sess_9d4e8f1a", EXPIRY)

@@ -128,20 +128,20 @@ def test_no_printed_form_shows_a_personal_value(holder: object) -> None:
     assert shown == []
 
 
-def test_what_is_not_personal_is_still_shown() -> None:
+def test_values_that_are_not_personal_are_shown() -> None:
     for form in (repr(was_created()), pretty_repr(was_created())):
         assert "sess_9d4e8f1a" in form
         assert "SessionCreated" in form
         assert MASK in form
 
 
-def test_a_masked_value_shows_that_there_is_one() -> None:
+def test_a_mask_shows_that_a_value_is_present() -> None:
     shown = masked(Sample(plain="a", secret="b", perhaps="c"))
     assert shown == {"plain": "a", "secret": MASK, "perhaps": MASK, "bounded": MASK}
     assert repr(Sample(plain="a", secret="b")) == f"Sample(plain='a', secret='{MASK}', perhaps=None, bounded='{MASK}')"
 
 
-def test_values_inside_values_are_masked() -> None:
+def test_nested_values_are_masked() -> None:
     shown = repr(given(*ACTIVE).state)
     assert f"guest_token='{MASK}'" in shown
     assert f"ip_address='{MASK}'" in shown
@@ -161,7 +161,7 @@ def test_values_inside_values_are_masked() -> None:
         (e.ChannelValidated, set()),
     ],
 )
-def test_the_personal_fields_are_those_of_the_design(kind: type[msgspec.Struct], fields: set[str]) -> None:
+def test_the_personal_fields_match_the_design(kind: type[msgspec.Struct], fields: set[str]) -> None:
     assert personal_fields(kind) == fields
 
 
@@ -198,7 +198,7 @@ def _modules() -> Iterator[str]:
             yield importlib.import_module(module.name).__name__
 
 
-def test_no_value_has_a_personal_field_that_is_not_marked() -> None:
+def test_every_personal_field_is_marked() -> None:
     modules = set(_modules())
     kinds = [kind for kind in _structs(msgspec.Struct) if kind.__module__ in modules]
     assert {e.Guest, Answer, PreparedCreation, payload._Attributes, Settings} <= set(kinds)
@@ -212,7 +212,7 @@ def test_no_value_has_a_personal_field_that_is_not_marked() -> None:
     assert bare == PLAIN
 
 
-def test_a_tuple_with_a_personal_field_has_only_values_that_show_themselves_nowhere() -> None:
+def test_only_known_tuples_have_personal_fields() -> None:
     modules = set(_modules())
     kinds = {kind for kind in tuple.__subclasses__() if kind.__module__ in modules}
     telling = {kind.__qualname__ for kind in kinds if TELLING.intersection(getattr(kind, "_fields", ()))}
@@ -220,7 +220,7 @@ def test_a_tuple_with_a_personal_field_has_only_values_that_show_themselves_nowh
     assert telling == {"Proposal", "Reply", "Made", "SentRequest", "SentWebhook"}
 
 
-async def test_what_the_simulator_keeps_shows_nothing_of_it() -> None:
+async def test_the_simulators_records_show_no_personal_value() -> None:
     state = given(*ACTIVE).state
     async with Simulator() as simulator, ClientSession() as http:
         form = {

@@ -44,12 +44,12 @@ async def first(batches: AsyncIterator[Batch]) -> Batch:
         return await anext(batches)
 
 
-async def test_what_comes_while_the_log_is_read_is_not_waited_for() -> None:
+async def test_a_tail_returns_at_once_if_the_log_grows_while_it_reads() -> None:
     batches = tail(Log(grows=5), SystemClock(), poll_ms=NEVER_MS)  # type: ignore[arg-type]
     assert (await first(batches)).position == 5
 
 
-async def test_a_database_that_is_away_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_tail_waits_for_a_database_outage_to_end(caplog: pytest.LogCaptureFixture) -> None:
     batches = tail(Log(grows=5, failures=3), SystemClock(), poll_ms=NEVER_MS)  # type: ignore[arg-type]
     assert (await first(batches)).position == 5
     assert caplog.messages == ["the log cannot be read now: the database restarts"] * 3

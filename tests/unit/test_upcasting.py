@@ -38,12 +38,12 @@ def third_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("third_version")
 @pytest.mark.parametrize(("version", "data"), [(1, FIRST), (2, SECOND), (3, encode(was_created(latency_ms=2_000)))])
-def test_every_version_is_read_as_the_present_one(version: int, data: str) -> None:
+def test_every_version_is_upcast_to_the_current_one(version: int, data: str) -> None:
     assert decode("SessionCreated", version, data) == was_created(latency_ms=2_000)
 
 
 @pytest.mark.usefixtures("third_version")
-def test_a_version_newer_than_the_present_one_is_refused() -> None:
+def test_a_version_newer_than_the_current_one_is_rejected() -> None:
     with pytest.raises(UnknownEvent, match=r"'SessionCreated' with schema version 4 is not known .*upgrade"):
         decode("SessionCreated", 4, FIRST)
 
@@ -54,31 +54,31 @@ def _without(event: Event, fields: set[str]) -> str:
     return msgspec.json.encode({name: value for name, value in written.items() if name not in fields}).decode()
 
 
-def test_a_failed_webhook_of_the_first_version_had_heeded_no_retry_after() -> None:
+def test_a_version_1_webhook_failure_is_upcast_without_retry_after() -> None:
     first = _without(webhook_failed(), {"retry_after_given", "retry_after_ms", "reason"})
     assert decode("WebhookFailed", 1, first) == webhook_failed(reason="500 ms backoff")
 
 
-def test_a_look_up_that_was_throttled_in_the_first_version_waited_for_retry_after_and_not_for_backoff_alone() -> None:
+def test_a_version_1_lookup_throttle_is_upcast_with_its_retry_after_as_reason() -> None:
     told = {"kind": None, "status": 429, "message": "Retry-After of 30000 ms", "wait_ms": 30_120}
     written = lookup_failed(**told, reason="Retry-After of 30000 ms, plus backoff")
     assert decode("ChannelLookupFailed", 1, _without(written, {"reason"})) == written
 
 
 @pytest.mark.parametrize(("wait_ms", "reason"), [(250, "250 ms backoff"), (None, None)])
-def test_a_look_up_that_failed_in_the_first_version_waited_by_backoff_if_at_all(
+def test_a_version_1_lookup_failure_is_upcast_with_its_backoff_as_reason(
     wait_ms: int | None, reason: str | None
 ) -> None:
     written = lookup_failed(wait_ms=wait_ms, reason=reason)
     assert decode("ChannelLookupFailed", 1, _without(written, {"reason"})) == written
 
 
-def test_there_is_an_upcaster_for_every_step_that_an_event_type_took() -> None:
+def test_every_older_event_version_has_an_upcaster() -> None:
     taken = {(name, version) for name, kind in EVENT_TYPES.items() for version in range(1, kind.schema_version)}
     assert set(upcast.UPCASTERS) == taken
 
 
-def test_data_that_do_not_fit_are_reported_without_what_is_in_them() -> None:
+def test_invalid_event_data_is_reported_without_its_values() -> None:
     data = encode(was_created()).replace('"attempt":1', '"attempt":"gt_secret"')
     with pytest.raises(UnknownEvent, match=r"schema version 1 does not fit at `\$.attempt`") as caught:
         decode("SessionCreated", 1, data)

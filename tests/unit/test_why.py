@@ -93,20 +93,20 @@ def held(waiting: Explanation) -> list[tuple[str, datetime | None]]:
 
 
 @pytest.mark.parametrize("history", [OPEN, VALIDATED, THROTTLED, IN_DOUBT, FAILED, ACTIVE])
-def test_what_is_due_and_free_waits_for_nothing_but_a_worker(history: tuple[e.Event, ...]) -> None:
+def test_a_due_session_without_a_lease_waits_only_for_a_worker(history: tuple[e.Event, ...]) -> None:
     waiting = waits(history, at(3))
     assert (waiting.holds, waiting.moves_at) == ((), at(3))
     assert "`guestledger worker`" in waiting.outlook
 
 
 @pytest.mark.parametrize("history", [REFUSED, REJECTED, ABANDONED, (*EXPIRED, was_synced())])
-def test_of_a_settled_session_nothing_more_is_to_be_expected(history: tuple[e.Event, ...]) -> None:
+def test_a_settled_session_has_no_due_step_and_no_blockers(history: tuple[e.Event, ...]) -> None:
     waiting = waits(history, at(9))
     assert (waiting.step, waiting.holds, waiting.moves_at, waiting.deadline) == (None, (), None, None)
     assert "nothing more is to be done, ever" in waiting.outlook
 
 
-def test_a_parked_session_waits_for_a_person_and_for_no_time() -> None:
+def test_a_parked_session_waits_for_a_person_without_a_time() -> None:
     waiting = waits(PARKED, at(99_999))
     assert held(waiting) == [(Wait.PERSON, None)]
     assert "guestledger resolve" in waiting.holds[0].reason
@@ -114,14 +114,14 @@ def test_a_parked_session_waits_for_a_person_and_for_no_time() -> None:
     assert (waiting.step, waiting.moves_at, waiting.deadline) == (None, None, None)
 
 
-def test_a_lapsed_lease_holds_nothing() -> None:
+def test_a_lapsed_lease_blocks_nothing() -> None:
     assert waits(VALIDATED, at(3), owner=OWNER, lease_until=at(3)).holds == ()
 
 
 # Leases and due times
 
 
-def test_a_leased_session_is_somebody_elses_until_the_lease_lapses_whatever_its_gate_is_like() -> None:
+def test_a_leased_session_is_blocked_by_its_lease_and_not_by_its_limiter() -> None:
     waiting = waits(ATTEMPTING, at(3), owner=OWNER, lease_until=at(13), limiters={API: CLOSED})
     assert held(waiting) == [(Wait.LEASE, at(13))]
     assert (waiting.step, waiting.moves_at) == ("AttemptCreation", at(13))
@@ -141,7 +141,7 @@ def test_a_leased_session_is_somebody_elses_until_the_lease_lapses_whatever_its_
         ((*ACTIVE, was_synced()), EXPIRY, "its token expires then"),
     ],
 )
-def test_what_is_not_due_yet_waits_until_then_for_the_reason_that_the_history_gives(
+def test_a_session_not_yet_due_waits_for_the_reason_in_its_history(
     history: tuple[e.Event, ...], until: datetime, reason: str
 ) -> None:
     waiting = waits(history, START)
@@ -150,33 +150,33 @@ def test_what_is_not_due_yet_waits_until_then_for_the_reason_that_the_history_gi
     assert waiting.moves_at == until
 
 
-def test_what_a_worker_gave_back_rests_for_that_and_not_for_its_last_wait() -> None:
+def test_a_released_session_waits_for_its_release_delay() -> None:
     waiting = waits(THROTTLED, at(3), due_at=at(5))
     assert held(waiting) == [(Wait.DUE, at(5))]
     assert "gave it back" in waiting.holds[0].reason
 
 
-def test_a_wait_that_the_history_asks_for_is_kept_even_when_the_due_work_says_otherwise() -> None:
+def test_a_wait_in_the_history_overrides_an_earlier_due_time() -> None:
     assert held(waits(THROTTLED, at(1), due_at=at(0))) == [(Wait.DUE, at(2.25))]
 
 
 # RateLimiter
 
 
-def test_a_closed_gate_holds_it_until_it_opens() -> None:
+def test_a_closed_limiter_blocks_a_session_until_it_opens() -> None:
     waiting = waits(VALIDATED, at(3), limiters={API: CLOSED})
     assert held(waiting) == [(DenialReason.GATE, at(60))]
     assert waiting.holds[0].reason == "the limiter is closed: Retry-After of 60 s"
     assert waiting.moves_at == at(60)
 
 
-def test_a_closed_gate_of_another_api_holds_nothing() -> None:
+def test_a_closed_limiter_of_another_api_blocks_nothing() -> None:
     assert waits(VALIDATED, at(3), limiters={RECEIVER: CLOSED, "other": BROKEN}).holds == ()
     assert held(waits(ACTIVE, at(3), limiters={RECEIVER: CLOSED})) == [(DenialReason.GATE, at(60))]
     assert held(waits((*ACTIVE, was_synced()), EXPIRY, limiters={API: CLOSED, RECEIVER: CLOSED})) == []
 
 
-def test_a_gate_that_is_shut_beyond_the_due_time_is_met_after_it() -> None:
+def test_a_limiter_closed_beyond_the_due_time_is_the_next_blocker() -> None:
     waiting = waits(THROTTLED, at(1), limiters={API: CLOSED})
     assert held(waiting) == [(Wait.DUE, at(2.25)), (DenialReason.GATE, at(60))]
     assert waiting.moves_at == at(60)
@@ -185,7 +185,7 @@ def test_a_gate_that_is_shut_beyond_the_due_time_is_met_after_it() -> None:
     ]
 
 
-def test_a_circuit_that_breaks_behind_a_closed_gate_is_met_after_it() -> None:
+def test_an_open_breaker_behind_a_closed_limiter_is_the_next_blocker() -> None:
     both = replace(BROKEN, closed_until=at(20), why="Retry-After of 20 s")
     assert held(waits(VALIDATED, at(3), limiters={API: both})) == [
         (DenialReason.GATE, at(20)),
@@ -193,14 +193,14 @@ def test_a_circuit_that_breaks_behind_a_closed_gate_is_met_after_it() -> None:
     ]
 
 
-def test_a_broken_circuit_holds_it_until_one_may_probe_and_a_probe_until_it_is_given_up() -> None:
+def test_an_open_breaker_blocks_until_a_probe_is_allowed_or_has_lapsed() -> None:
     assert held(waits(VALIDATED, at(3), limiters={API: BROKEN})) == [(DenialReason.BREAKER, at(30))]
     assert held(waits(VALIDATED, at(30), limiters={API: BROKEN})) == []
     probed = replace(BROKEN, probe_until=at(61))
     assert held(waits(VALIDATED, at(31), limiters={API: probed})) == [(DenialReason.BREAKER, at(61))]
 
 
-def test_behind_a_pace_it_waits_for_its_slot_which_is_as_far_off_as_others_were_due_before_it() -> None:
+def test_a_paced_limiter_blocks_by_the_number_of_sessions_due_before() -> None:
     policy = Policy(limiter=SLOW)
     assert held(waits(VALIDATED, at(3), policy=policy, limiters={API: PACED})) == [(DenialReason.PACE, at(20))]
     rate = PACED.rate(at(3), SLOW)
@@ -211,13 +211,13 @@ def test_behind_a_pace_it_waits_for_its_slot_which_is_as_far_off_as_others_were_
     assert "due before it: 8" in queued.holds[0].reason
 
 
-def test_as_many_as_come_first_do_not_matter_where_there_is_room_for_all() -> None:
+def test_sessions_due_before_do_not_block_if_capacity_is_sufficient() -> None:
     assert waits(VALIDATED, at(3), ahead=10_000).holds == ()
     one_a_moment = replace(PACED, next_slot=None, ceiling=1_000.0, paced_from=at(-10))
     assert waits(VALIDATED, at(3), limiters={API: one_a_moment}, ahead=5).holds == ()
 
 
-def test_calls_in_flight_hold_it_where_their_number_is_limited() -> None:
+def test_calls_in_flight_block_a_session_at_the_call_limit() -> None:
     limited = Policy(limiter=LimiterPolicy(calls=2))
     waiting = waits(VALIDATED, at(3), policy=limited, in_flight=2)
     assert held(waiting) == [(DenialReason.CALLS, at(4))]
@@ -228,7 +228,7 @@ def test_calls_in_flight_hold_it_where_their_number_is_limited() -> None:
     assert held(waits(ACTIVE, at(3), policy=limited, in_flight=2)) == []
 
 
-def test_a_spent_budget_holds_retries_and_no_first_attempts() -> None:
+def test_an_exhausted_retry_budget_blocks_only_retries() -> None:
     waiting = waits(FAILED, at(10), limiters={API: SPENT})
     assert held(waiting) == [(DenialReason.BUDGET, at(10.2))]
     assert held(waits(FAILED, at(10.3), limiters={API: SPENT})) == []
@@ -236,7 +236,7 @@ def test_a_spent_budget_holds_retries_and_no_first_attempts() -> None:
     assert held(waits(THROTTLED, at(10), limiters={API: SPENT})) == []
 
 
-def test_a_spent_budget_holds_a_look_up_after_one_that_failed() -> None:
+def test_an_exhausted_retry_budget_blocks_a_repeated_lookup() -> None:
     failed = (*OPEN, lookup_failed(retry_at=at(9)))
     assert held(waits(failed, at(10), limiters={API: SPENT})) == [(DenialReason.BUDGET, at(10.2))]
     assert held(waits(failed, at(10.3), limiters={API: SPENT})) == []
@@ -244,7 +244,7 @@ def test_a_spent_budget_holds_a_look_up_after_one_that_failed() -> None:
     assert held(waits(failed, at(4_000), limiters={API: replace(SPENT, retries_at=at(4_000))})) == [], "it is given up"
 
 
-def test_an_attempt_without_an_answer_is_recorded_before_any_budget_is_asked() -> None:
+def test_an_unanswered_attempt_is_not_blocked_by_the_retry_budget() -> None:
     waiting = waits(ATTEMPTING, at(10), limiters={API: SPENT})
     assert waiting.holds == ()
     assert "in doubt" in waiting.outlook
@@ -253,13 +253,13 @@ def test_an_attempt_without_an_answer_is_recorded_before_any_budget_is_asked() -
 # The deadline
 
 
-def test_its_deadline_is_told_for_as_long_as_a_session_is_to_be_made() -> None:
+def test_the_deadline_is_shown_until_the_session_is_created() -> None:
     assert waits(OPEN, at(3)).deadline == DEADLINE
     assert waits(THROTTLED, at(1)).deadline == DEADLINE
     assert waits(ACTIVE, at(3)).deadline is None
 
 
-def test_past_its_deadline_it_is_given_up_even_behind_a_closed_limiter() -> None:
+def test_a_closed_limiter_blocks_a_session_no_longer_than_its_deadline() -> None:
     late = LimiterState(closed_until=at(9_000), why="Retry-After of a long time")
     free = waits(FAILED, at(3_601))
     assert (free.holds, free.moves_at) == ((), at(3_601))
@@ -275,7 +275,7 @@ def test_past_its_deadline_it_is_given_up_even_behind_a_closed_limiter() -> None
 # Settings
 
 
-def test_where_the_gate_is_not_known_for_want_of_settings_it_says_so_rather_than_nothing() -> None:
+def test_an_unknown_limiter_is_reported_as_missing_settings() -> None:
     nameless = {**PASSED, "AttemptCreation": ""}
     waiting = waits(VALIDATED, at(3), limiters={API: CLOSED}, passed=nameless)
     assert held(waiting) == [(Wait.SETTINGS, None)]
@@ -283,7 +283,7 @@ def test_where_the_gate_is_not_known_for_want_of_settings_it_says_so_rather_than
     assert waits(VALIDATED, at(3), passed=nameless).holds == ()
 
 
-def test_what_was_left_is_told_even_when_the_settings_here_are_not_the_workers() -> None:
+def test_a_due_step_is_explained_without_the_workers_settings() -> None:
     without = Policy(webhook_enabled=False)
     waiting = waits(ACTIVE, at(3), policy=without, step="SyncWebhook", due_at=at(60))
     assert (waiting.step, held(waiting)) == ("SyncWebhook", [(Wait.DUE, at(60)), (Wait.SETTINGS, None)])
@@ -292,12 +292,12 @@ def test_what_was_left_is_told_even_when_the_settings_here_are_not_the_workers()
     assert (nothing_left.moves_at, nothing_left.outlook) == (None, "no worker comes by it")
 
 
-def test_a_session_in_doubt_that_is_to_be_parked_still_waits_as_it_was_decided() -> None:
+def test_a_session_in_doubt_keeps_its_wait_under_a_parking_policy() -> None:
     parking = Policy(creation=RetryPolicy(in_doubt=InDoubt.PARK))
     assert held(waits(IN_DOUBT, START, policy=parking)) == [(Wait.DUE, at(0.25))]
 
 
-def test_the_budget_that_is_told_is_the_one_that_an_attempt_meets() -> None:
+def test_the_explained_budget_denial_equals_the_limiters() -> None:
     _, met = admit(SPENT, AdmissionRequest(limiter=API, retry=True, slotted=True), at(10), LimiterPolicy())
     assert met is not None
     [told] = waits(FAILED, at(10), limiters={API: SPENT}).holds

@@ -33,7 +33,7 @@ def set_machine(monkeypatch: pytest.MonkeyPatch, wrong: timedelta) -> None:
 
 
 @wrongly
-async def test_what_a_machine_with_a_wrong_clock_accepts_is_due_at_once_and_dated_right(
+async def test_a_request_accepted_under_a_wrong_clock_is_due_at_once_and_dated_right(
     ledger: Any, new_ledger: Any, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
 ) -> None:
     set_machine(monkeypatch, wrong)
@@ -49,7 +49,7 @@ async def test_what_a_machine_with_a_wrong_clock_accepts_is_due_at_once_and_date
 
 
 @wrongly
-async def test_a_worker_with_a_wrong_clock_takes_on_what_is_due_and_neither_gives_up_nor_expires_anything_too_early(
+async def test_a_worker_with_a_wrong_clock_runs_due_steps_and_expires_nothing_early(
     ledger: Any,
     new_ledger: Any,
     simulator: Simulator,
@@ -69,7 +69,7 @@ async def test_a_worker_with_a_wrong_clock_takes_on_what_is_due_and_neither_give
 
 
 @wrongly
-async def test_a_worker_with_a_wrong_clock_records_an_expired_token_at_its_first_look(
+async def test_a_worker_with_a_wrong_clock_records_an_expired_token_at_once(
     ledger: Any, new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=1.2)
@@ -83,7 +83,7 @@ async def test_a_worker_with_a_wrong_clock_records_an_expired_token_at_its_first
     assert expired.event.expires_at <= expired.event.at <= expired.recorded_at + timedelta(seconds=1)
 
 
-async def test_leases_and_gates_keep_to_a_database_clock_that_was_set_back_though_the_logs_times_never_run_back(
+async def test_leases_and_limiters_follow_a_database_clock_that_was_set_back(
     store: PostgresEventStore, sql: Any
 ) -> None:
     await store.append(an_append())
@@ -103,7 +103,7 @@ async def test_leases_and_gates_keep_to_a_database_clock_that_was_set_back_thoug
     assert max(lease_until, closed_until) < appended.at + timedelta(minutes=2)
 
 
-async def test_a_database_that_comes_to_have_another_time_is_followed() -> None:
+async def test_the_clock_follows_a_database_whose_time_changes() -> None:
     told = dt.datetime(2026, 1, 1, tzinfo=UTC)
 
     async def read() -> dt.datetime:
@@ -115,7 +115,7 @@ async def test_a_database_that_comes_to_have_another_time_is_followed() -> None:
         assert abs(clock.now() - told) < timedelta(minutes=1)
 
 
-async def test_a_reading_that_takes_long_does_not_move_a_clock_that_may_be_right() -> None:
+async def test_a_slow_reading_does_not_move_a_clock_within_its_error() -> None:
     async def read() -> dt.datetime:
         told = dt.datetime.now(UTC)
         await asyncio.sleep(wait)

@@ -56,13 +56,13 @@ async def claimed(due_work: PostgresDueSteps, *steps: str, lease: Lease | None =
 # Claiming
 
 
-async def test_work_is_claimed_longest_due_first(due_work: PostgresDueSteps, put: Put) -> None:
+async def test_due_steps_are_claimed_oldest_first(due_work: PostgresDueSteps, put: Put) -> None:
     second, first, third = await put(-20), await put(-30), await put(-10)
 
     assert [await claimed(due_work, limit=1) for _ in range(4)] == [[first], [second], [third], []]
 
 
-async def test_a_batch_of_claims_comes_in_due_order_however_the_rows_lie(due_work: PostgresDueSteps, sql: Any) -> None:
+async def test_a_batch_of_claims_is_in_due_order(due_work: PostgresDueSteps, sql: Any) -> None:
     await sql(
         "INSERT INTO due_work SELECT gen_random_uuid(), $1, now() - (n * 7919 % 1000) * interval '1 s' "
         "FROM generate_series(1, 999) AS n",
@@ -74,7 +74,7 @@ async def test_a_batch_of_claims_comes_in_due_order_however_the_rows_lie(due_wor
     assert await claimed(due_work, limit=500) == [row["stream_id"] for row in by_age]
 
 
-async def test_nothing_is_claimed_before_it_is_due(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
+async def test_no_step_is_claimed_before_it_is_due(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
     later = await put(3_600)
     assert await claimed(due_work) == []
 
@@ -82,7 +82,7 @@ async def test_nothing_is_claimed_before_it_is_due(due_work: PostgresDueSteps, p
     assert await claimed(due_work) == [later]
 
 
-async def test_only_the_steps_that_were_asked_for_are_claimed(due_work: PostgresDueSteps, put: Put) -> None:
+async def test_only_the_requested_steps_are_claimed(due_work: PostgresDueSteps, put: Put) -> None:
     await put(step="ExpireToken")
     second, first = await put(-10, "AttemptCreation"), await put(-20, "ValidateChannel")
 
@@ -90,7 +90,7 @@ async def test_only_the_steps_that_were_asked_for_are_claimed(due_work: Postgres
     assert await claimed(due_work, "ValidateChannel", "AttemptCreation") == [first, second]
 
 
-async def test_a_claim_says_what_is_due_since_when_and_holds_it_by_the_databases_clock(
+async def test_a_claim_names_its_step_and_is_leased_by_the_database_clock(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     stream_id, lease = await put(-5), a_lease(ms=HOUR_MS)
@@ -105,7 +105,7 @@ async def test_a_claim_says_what_is_due_since_when_and_holds_it_by_the_databases
     assert began + HOUR <= row["lease_until"] <= ended + HOUR
 
 
-async def test_no_more_is_claimed_than_was_asked_for_whatever_the_planner_believes(
+async def test_the_claim_limit_holds_under_any_query_plan(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     """With statistics that know of a single row, PostgreSQL picks a plan that would run a subquery once a row."""
@@ -119,7 +119,7 @@ async def test_no_more_is_claimed_than_was_asked_for_whatever_the_planner_believ
     assert [len(await claimed(due_work, limit=limit)) for limit in (1, 2, 7)] == [1, 2, 7]
 
 
-async def test_what_one_holds_nobody_else_gets_until_the_lease_lapses(
+async def test_a_claimed_step_is_claimed_again_only_after_its_lease_lapses(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     stream_id, first, second = await put(), a_lease(), a_lease()
@@ -132,7 +132,7 @@ async def test_what_one_holds_nobody_else_gets_until_the_lease_lapses(
     assert (await rows(sql))[stream_id]["owner"] == second.owner
 
 
-async def test_many_claimers_at_once_get_each_row_once(new_engine: Any, put: Put) -> None:
+async def test_concurrent_claimers_get_each_due_step_once(new_engine: Any, put: Put) -> None:
     ids = {await put(-number) for number in range(90)}
     claimers = [PostgresDueSteps(new_engine(), "guestledger") for _ in range(4)]
 
@@ -148,7 +148,7 @@ async def test_many_claimers_at_once_get_each_row_once(new_engine: Any, put: Put
     assert sorted(taken) == sorted(ids)
 
 
-async def test_a_claim_passes_over_rows_that_another_is_just_taking(
+async def test_a_claim_skips_locked_rows(
     due_work: PostgresDueSteps, put: Put, outsider: asyncpg.Connection
 ) -> None:
     older, younger = await put(-20), await put(-10)
@@ -163,7 +163,7 @@ async def test_a_claim_passes_over_rows_that_another_is_just_taking(
 # What ends before it is its turn
 
 
-async def test_a_token_that_expires_is_claimed_though_its_webhook_waits_and_once(
+async def test_an_expiry_is_claimed_once_while_its_webhook_is_still_due(
     new_engine: Any, due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     ends = {await put(step=SYNC) for _ in range(20)}
@@ -183,7 +183,7 @@ async def test_a_token_that_expires_is_claimed_though_its_webhook_waits_and_once
     assert await claimed(due_work, SYNC) == [lasting]
 
 
-async def test_what_should_have_been_recorded_of_a_token_is_claimed_under_anothers_lease_and_no_other_step_is(
+async def test_only_an_overdue_expiry_is_claimed_under_another_owners_lease(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     old, new = 3_590, 3_600
@@ -203,7 +203,7 @@ async def test_what_should_have_been_recorded_of_a_token_is_claimed_under_anothe
     assert attempted in await rows(sql)
 
 
-async def test_a_look_at_a_token_that_somebody_is_about_to_record_is_soon_followed_by_another(
+async def test_an_expiry_under_another_lease_is_checked_again_within_half_a_second(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     await put(step=SYNC, owner=uuid4(), leased_for=3_590)
@@ -217,7 +217,7 @@ async def test_a_look_at_a_token_that_somebody_is_about_to_record_is_soon_follow
     assert outlook.next_due_ms <= 500
 
 
-async def test_what_has_ended_takes_no_more_places_than_there_are(
+async def test_expired_tokens_count_towards_the_claim_limit(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     for step in (SYNC, EXPIRE) * 3:
@@ -227,7 +227,7 @@ async def test_what_has_ended_takes_no_more_places_than_there_are(
     assert [len(await claimed(due_work, EXPIRE, limit=4)) for _ in range(3)] == [4, 2, 0]
 
 
-async def test_what_has_ended_rests_too_when_it_is_given_back_for_a_while_and_what_has_not_still_ends_in_time(
+async def test_a_delayed_release_delays_an_overdue_expiry_but_not_a_future_one(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     owner = uuid4()
@@ -248,7 +248,7 @@ async def test_what_has_ended_rests_too_when_it_is_given_back_for_a_while_and_wh
 # Holding
 
 
-async def test_a_heartbeat_extends_only_the_leases_of_its_owner_on_the_rows_named(
+async def test_a_heartbeat_extends_only_its_owners_leases_on_the_named_streams(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     lease, other = a_lease(ms=2 * HOUR_MS), uuid4()
@@ -266,7 +266,7 @@ async def test_a_heartbeat_extends_only_the_leases_of_its_owner_on_the_rows_name
         assert after[untouched] == before[untouched]
 
 
-async def test_a_heartbeat_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
+async def test_a_heartbeat_skips_locked_rows_and_cannot_deadlock(
     due_work: PostgresDueSteps, put: Put, sql: Any, connect_by_sql: Any
 ) -> None:
     """An append locks its rows in whatever order the sessions came; so might a heartbeat, in another."""
@@ -284,7 +284,7 @@ async def test_a_heartbeat_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
     assert after[busy] == before[busy]
 
 
-async def test_leases_are_renewed_for_as_long_as_they_are_held_and_no_longer(
+async def test_leases_are_renewed_only_until_they_are_released(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     lease = a_lease(ms=60)
@@ -321,7 +321,7 @@ async def test_leases_are_renewed_for_as_long_as_they_are_held_and_no_longer(
 # Giving back
 
 
-async def test_released_work_can_be_claimed_at_once_by_anybody(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
+async def test_a_released_step_can_be_claimed_at_once_by_any_owner(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
     stream_id, lease = await put(), a_lease()
     since = (await rows(sql))[stream_id]["due_at"]
     await claimed(due_work, lease=lease)
@@ -334,7 +334,7 @@ async def test_released_work_can_be_claimed_at_once_by_anybody(due_work: Postgre
     assert await claimed(due_work) == [stream_id]
 
 
-async def test_work_released_with_a_delay_rests_for_so_long(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
+async def test_a_step_released_with_a_delay_is_due_after_that_delay(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
     stream_id, lease = await put(), a_lease()
     await claimed(due_work, lease=lease)
 
@@ -347,7 +347,7 @@ async def test_work_released_with_a_delay_rests_for_so_long(due_work: PostgresDu
 
 
 @pytest.mark.parametrize("days", [30, 365 * 7_900])
-async def test_work_can_rest_for_as_long_as_a_token_may_live(
+async def test_a_release_delay_can_be_as_long_as_any_token_lifetime(
     due_work: PostgresDueSteps, put: Put, sql: Any, days: int
 ) -> None:
     lease, span = a_lease(), timedelta(days=days)
@@ -364,7 +364,7 @@ async def test_work_can_rest_for_as_long_as_a_token_may_live(
     assert found[ended]["ends_at"] >= began + span
 
 
-async def test_a_release_never_makes_work_due_earlier(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
+async def test_a_release_never_moves_a_due_time_earlier(due_work: PostgresDueSteps, put: Put, sql: Any) -> None:
     owner = uuid4()
     stream_id = await put(3_600, owner=owner, leased_for=60)
     due = (await rows(sql))[stream_id]["due_at"]
@@ -374,7 +374,7 @@ async def test_a_release_never_makes_work_due_earlier(due_work: PostgresDueSteps
     assert (await rows(sql))[stream_id]["due_at"] == due
 
 
-async def test_whoever_has_lost_a_lease_can_neither_release_nor_hold_it(
+async def test_an_owner_that_lost_its_lease_can_neither_release_nor_renew_it(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     stream_id, first, second = await put(), a_lease(), a_lease()
@@ -389,7 +389,7 @@ async def test_whoever_has_lost_a_lease_can_neither_release_nor_hold_it(
     assert await rows(sql) == before
 
 
-async def test_all_that_one_holds_is_given_back_at_once_and_others_are_told(
+async def test_release_all_frees_every_lease_of_its_owners_and_notifies_workers(
     due_work: PostgresDueSteps, put: Put, sql: Any, connect_by_sql: Any
 ) -> None:
     owners, other = {uuid4(), uuid4()}, uuid4()
@@ -407,7 +407,7 @@ async def test_all_that_one_holds_is_given_back_at_once_and_others_are_told(
         await told.wait()
 
 
-async def test_giving_back_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
+async def test_release_all_skips_locked_rows_and_cannot_deadlock(
     due_work: PostgresDueSteps, put: Put, sql: Any, connect_by_sql: Any
 ) -> None:
     owner = uuid4()
@@ -426,7 +426,7 @@ async def test_giving_back_waits_for_no_row_so_that_it_cannot_wait_in_a_circle(
 # Counting
 
 
-async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead_and_far_calls_of_the_webhook(
+async def test_the_backlog_excludes_future_expiries_and_far_webhook_retries(
     due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     assert (await due_work.backlog({})).unfinished == 0
@@ -456,7 +456,7 @@ async def test_the_backlog_is_all_work_but_the_expiries_that_lie_ahead_and_far_c
 # Together with the log
 
 
-async def test_what_an_append_leaves_under_a_lease_is_its_owners_until_it_lapses(
+async def test_a_step_appended_with_a_lease_belongs_to_the_lease_owner(
     store: Any, due_work: PostgresDueSteps, sql: Any
 ) -> None:
     lease, other, stream_id = a_lease(), a_lease(), new_id()
@@ -470,7 +470,7 @@ async def test_what_an_append_leaves_under_a_lease_is_its_owners_until_it_lapses
     assert (await rows(sql))[stream_id]["owner"] == lease.owner
 
 
-async def test_appends_and_heartbeats_of_many_sessions_get_on_together(store: Any, due_work: PostgresDueSteps) -> None:
+async def test_concurrent_appends_and_heartbeats_do_not_deadlock(store: Any, due_work: PostgresDueSteps) -> None:
     lease = a_lease()
     ids = [new_id() for _ in range(40)]
     appending = True

@@ -27,7 +27,7 @@ async def opened(ledger: Ledger, simulator: Simulator, lifetime_s: int) -> UUID:
 
 
 @pytest.mark.parametrize("hints", ["heard", "lost"])
-async def test_tokens_that_expire_while_several_schedulers_are_at_work_are_recorded_as_expired_once(
+async def test_concurrent_schedulers_record_each_expiry_once(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, hints: str
 ) -> None:
     if hints == "lost":
@@ -45,7 +45,7 @@ async def test_tokens_that_expire_while_several_schedulers_are_at_work_are_recor
     assert Counter(row["stream_id"] for row in rows) == Counter(session.id for session in sessions)
 
 
-async def test_whatever_expired_while_nobody_was_at_work_is_recorded_at_the_start(
+async def test_tokens_that_expired_without_a_scheduler_are_recorded_at_the_start(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=0)
@@ -59,7 +59,7 @@ async def test_whatever_expired_while_nobody_was_at_work_is_recorded_at_the_star
 
 
 @pytest.mark.parametrize("webhook", ["owed", "off"])
-async def test_a_lease_that_a_dead_worker_left_does_not_hold_up_an_expiry(
+async def test_the_lease_of_a_dead_worker_does_not_delay_an_expiry(
     new_ledger: Any, simulator: Simulator, sql: Any, webhook: str
 ) -> None:
     hooked = {"webhook_url": simulator.webhook_url} if webhook == "owed" else {}
@@ -77,7 +77,7 @@ async def test_a_lease_that_a_dead_worker_left_does_not_hold_up_an_expiry(
     assert [row["recorded_at"] < lapses_at - timedelta(seconds=5) for row in expired] == [True]
 
 
-async def test_an_expiry_that_its_holder_cannot_record_in_time_is_recorded_once_and_so_is_what_the_webhook_answered(
+async def test_an_expiry_recorded_by_another_worker_loses_no_webhook_answer(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=1, webhook_hang_s=2.5)
@@ -107,7 +107,7 @@ async def test_an_expiry_that_its_holder_cannot_record_in_time_is_recorded_once_
     assert len({call.body for call in simulator.webhooks}) == 1
 
 
-async def test_the_sessions_that_expire_within_a_span_are_told_the_next_one_first(
+async def test_expiring_in_returns_sessions_ordered_by_expiry(
     ledger: Ledger, simulator: Simulator
 ) -> None:
     later, _past = await opened(ledger, simulator, 1_000), await opened(ledger, simulator, 0)
@@ -118,7 +118,7 @@ async def test_the_sessions_that_expire_within_a_span_are_told_the_next_one_firs
 
 
 @pytest.mark.parametrize("span", [timedelta.max, timedelta(days=3_650_000)])
-async def test_a_span_that_reaches_beyond_the_end_of_the_calendar_holds_every_active_session(
+async def test_a_span_beyond_the_calendar_includes_every_active_session(
     ledger: Ledger, simulator: Simulator, span: timedelta
 ) -> None:
     session = await opened(ledger, simulator, 5_000)
@@ -128,14 +128,14 @@ async def test_a_span_that_reaches_beyond_the_end_of_the_calendar_holds_every_ac
 
 
 @pytest.mark.parametrize("span", [timedelta(0), timedelta(seconds=-1), timedelta.min])
-async def test_a_span_of_nothing_or_less_is_refused_by_its_name(ledger: Ledger, span: timedelta) -> None:
+async def test_a_span_that_is_not_positive_is_rejected(ledger: Ledger, span: timedelta) -> None:
     with pytest.raises(ValueError, match="span must be longer"):
         await ledger.projections.expiring_in(span)
     with pytest.raises(ValueError, match="ahead must be longer"):
         ledger.projections.expiry_warnings(span)
 
 
-async def test_each_session_is_told_of_once_while_the_database_comes_and_goes(
+async def test_each_session_is_warned_of_once_despite_database_outages(
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _far = await opened(ledger, simulator, 500), await opened(ledger, simulator, 5_000)
@@ -163,7 +163,7 @@ async def test_each_session_is_told_of_once_while_the_database_comes_and_goes(
 
 
 @pytest.mark.parametrize("ahead_s", [0.2, 1, 3, 30, 3_600])
-async def test_between_two_looks_no_token_comes_near_its_expiry_and_expires(
+async def test_expiry_warnings_poll_more_often_than_the_warning_span(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, ahead_s: float
 ) -> None:
     class LookedAgain(Exception):

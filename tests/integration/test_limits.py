@@ -85,7 +85,7 @@ async def attempts_while_closed(ledger: Ledger) -> list[Event]:
 # Closed
 
 
-async def test_a_throttle_that_one_meets_holds_the_other_back_until_its_time_has_passed(
+async def test_a_throttle_of_one_process_delays_the_other_until_retry_after(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with two(new_ledger, policy()) as (one, other):
@@ -105,7 +105,7 @@ async def test_a_throttle_that_one_meets_holds_the_other_back_until_its_time_has
             assert (await one.session(session.id)).status is Status.ACTIVE
 
 
-async def test_however_many_are_throttled_the_log_has_no_attempt_between_a_throttle_and_its_time(
+async def test_the_log_has_no_attempt_between_a_throttle_and_its_retry_time(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
@@ -123,7 +123,7 @@ async def test_however_many_are_throttled_the_log_has_no_attempt_between_a_throt
             assert (await other.session(session.id)).status is Status.ACTIVE
 
 
-async def test_a_session_that_is_opened_behind_a_closed_gate_is_pending_with_its_time_and_reason(
+async def test_a_session_opened_behind_a_closed_limiter_is_deferred_with_a_reason(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with two(new_ledger, policy()) as (one, other):
@@ -141,7 +141,7 @@ async def test_a_session_that_is_opened_behind_a_closed_gate_is_pending_with_its
         assert len(asked(simulator)) == 1
 
 
-async def test_a_failure_that_says_when_to_come_again_holds_everybody_back_until_then(
+async def test_a_failure_with_retry_after_closes_the_limiter_for_all_processes(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(server_error_share=1.0, error_retry_after="1")
@@ -163,7 +163,7 @@ async def test_a_failure_that_says_when_to_come_again_holds_everybody_back_until
             assert (await other.session(session.id)).status is Status.ACTIVE
 
 
-async def test_what_is_behind_a_closed_gate_is_skipped_and_webhooks_and_other_hosts_go_on(
+async def test_a_closed_limiter_blocks_neither_webhooks_nor_other_hosts(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     hooked = {"webhook_url": simulator.webhook_url}
@@ -184,7 +184,7 @@ async def test_what_is_behind_a_closed_gate_is_skipped_and_webhooks_and_other_ho
             assert (await third.open_session(request())).status is Status.ACTIVE
 
 
-async def test_the_wait_outlives_the_processes_that_know_of_it(new_ledger: Any, simulator: Simulator) -> None:
+async def test_a_closed_limiter_survives_the_process_that_closed_it(new_ledger: Any, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
     async with new_ledger(policy=policy()) as one:
         throttled = await one.open_session(request())
@@ -199,7 +199,7 @@ async def test_the_wait_outlives_the_processes_that_know_of_it(new_ledger: Any, 
     assert min(asked(simulator)[1:]) >= met + 1
 
 
-async def test_a_quota_that_an_answer_says_is_used_up_closes_the_gate_before_anybody_is_throttled(
+async def test_an_exhausted_quota_closes_the_limiter_before_any_429(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(quota=3, rate_limit_headers=True)
@@ -218,7 +218,7 @@ async def test_a_quota_that_an_answer_says_is_used_up_closes_the_gate_before_any
         assert (await one.session(session.id)).status is Status.ACTIVE
 
 
-async def test_a_session_whose_deadline_would_pass_behind_a_closed_gate_is_given_up_without_a_request(
+async def test_a_session_that_cannot_meet_its_deadline_is_abandoned_without_a_request(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with two(new_ledger, policy(deadline_ms=60_000)) as (one, other):
@@ -233,7 +233,7 @@ async def test_a_session_whose_deadline_would_pass_behind_a_closed_gate_is_given
         assert len(asked(simulator)) == 1
 
 
-async def test_a_session_whose_deadline_passes_while_its_gate_is_closed_is_given_up_then(
+async def test_a_session_is_abandoned_at_its_deadline_behind_a_closed_limiter(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with two(new_ledger, policy(deadline_ms=1_000)) as (one, other):
@@ -250,7 +250,7 @@ async def test_a_session_whose_deadline_passes_while_its_gate_is_closed_is_given
         assert (simulator.counts["channel 429"], simulator.counts["channel 200"], asked(simulator)) == (1, 0, [])
 
 
-async def test_a_gate_is_forgotten_when_nothing_is_known_against_its_api_any_more(
+async def test_a_limiter_row_is_deleted_when_it_restricts_nothing(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with two(new_ledger, policy()) as (one, other):
@@ -263,7 +263,7 @@ async def test_a_gate_is_forgotten_when_nothing_is_known_against_its_api_any_mor
         assert await sql("SELECT FROM limiters") == []
 
 
-async def test_who_is_let_through_meanwhile_does_not_undo_what_an_answer_tells(
+async def test_an_admission_does_not_overwrite_concurrent_feedback(
     new_engine: Any, held_log: HeldLog
 ) -> None:
     """Nobody knows anything against the API yet, so there is no row that could be locked."""
@@ -278,7 +278,7 @@ async def test_who_is_let_through_meanwhile_does_not_undo_what_an_answer_tells(
 # Broken
 
 
-async def test_a_server_that_fails_is_left_in_peace_but_for_single_probes_and_then_all_sessions_are_made(
+async def test_a_failing_server_gets_only_single_probes_until_it_recovers(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     rests_ms = (100, 200, 400, 400)
@@ -306,7 +306,7 @@ async def test_a_server_that_fails_is_left_in_peace_but_for_single_probes_and_th
             assert (await one.session(session.id)).status is Status.ACTIVE
 
 
-async def test_a_claim_that_sends_nothing_keeps_the_probe_from_others_for_a_moment_only(
+async def test_a_claim_that_sends_nothing_reserves_the_probe_only_briefly(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = FAILING
@@ -325,7 +325,7 @@ async def test_a_claim_that_sends_nothing_keeps_the_probe_from_others_for_a_mome
         assert await sql("SELECT FROM limiters WHERE broken_at IS NOT NULL") == []
 
 
-async def test_a_look_up_that_many_share_fails_once_however_many_wait_for_it(
+async def test_a_shared_lookup_that_fails_counts_as_one_failure(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(channel_errors=1)
@@ -353,7 +353,7 @@ async def test_a_look_up_that_many_share_fails_once_however_many_wait_for_it(
         assert (failures, broken_at) == (1, None)
 
 
-async def test_of_those_who_share_an_answer_another_tells_it_where_the_first_is_stopped(
+async def test_a_shared_lookup_result_is_observed_even_if_one_caller_is_cancelled(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(channel_throttle_times=1, retry_after_s=600)
@@ -390,7 +390,7 @@ async def test_of_those_who_share_an_answer_another_tells_it_where_the_first_is_
         assert len(await sql("SELECT FROM limiters WHERE closed_until > now()")) == 1
 
 
-async def test_who_joins_another_in_a_look_up_gives_its_own_probe_back(
+async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
@@ -432,7 +432,7 @@ async def test_who_joins_another_in_a_look_up_gives_its_own_probe_back(
 # The budget
 
 
-async def test_retries_of_both_together_are_no_more_than_the_budget_and_first_attempts_are_always_made(
+async def test_two_processes_share_one_retry_budget_that_spares_first_attempts(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     limiter = LimiterPolicy(retries_kept=2, retries_per_request=0.0, retries_per_second=0.01, failures_in_a_row=1_000)
@@ -449,7 +449,7 @@ async def test_retries_of_both_together_are_no_more_than_the_budget_and_first_at
 
 
 @pytest.mark.parametrize("refused_to", ["itself", "another"])
-async def test_a_creation_that_gets_no_token_any_more_tells_nothing_against_the_api(
+async def test_a_creation_that_fails_for_lack_of_a_token_is_no_failure_of_the_api(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, refused_to: str
 ) -> None:
     wary = LimiterPolicy(failures_in_a_row=1)
@@ -503,7 +503,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger, calls: tuple[str,
     return seen
 
 
-async def test_no_more_calls_are_in_flight_than_allowed_whoever_makes_them(
+async def test_all_processes_together_respect_the_call_limit(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(slow_ms=50)
@@ -521,7 +521,7 @@ async def test_no_more_calls_are_in_flight_than_allowed_whoever_makes_them(
             assert (await one.session(session.id)).status is Status.ACTIVE
 
 
-async def test_look_ups_take_the_same_places_as_creations(
+async def test_lookups_and_creations_share_the_call_limit(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(slow_ms=20)
@@ -540,7 +540,7 @@ async def test_look_ups_take_the_same_places_as_creations(
             assert (await one.session(session.id)).status is Status.ACTIVE
 
 
-async def test_of_those_who_open_sessions_at_once_as_many_are_served_as_there_are_places(
+async def test_concurrent_open_sessions_beyond_the_call_limit_are_deferred(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy(LimiterPolicy(calls=3))) as ledger, asyncio.timeout(LONG):
@@ -561,7 +561,7 @@ async def test_of_those_who_open_sessions_at_once_as_many_are_served_as_there_ar
 
 
 @pytest.mark.parametrize("limit", ["calls", "calls_per_process"])
-async def test_a_setting_limits_the_calls_in_flight_in_place_of_the_policy(
+async def test_call_limit_settings_override_the_policy(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     simulator.config = SimulatorConfig(slow_ms=50)
@@ -575,7 +575,7 @@ async def test_a_setting_limits_the_calls_in_flight_in_place_of_the_policy(
 @pytest.mark.parametrize(
     "given", [{"calls_per_process": 257}, {"policy": policy(LimiterPolicy(calls_per_process=257))}]
 )
-async def test_each_call_that_may_be_in_flight_has_a_connection_and_so_has_the_request_for_a_token(
+async def test_every_allowed_call_and_the_token_request_have_a_connection(
     new_ledger: Any, simulator: Simulator, given: dict[str, Any]
 ) -> None:
     async with new_ledger(**given) as ledger, asyncio.timeout(LONG):
@@ -595,19 +595,19 @@ async def test_each_call_that_may_be_in_flight_has_a_connection_and_so_has_the_r
 
 @pytest.mark.parametrize("name", ["GUESTLEDGER_CALLS", "GUESTLEDGER_CALLS_PER_PROCESS"])
 @pytest.mark.parametrize("given", ["0", "-1", "some", "1.5"])
-def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: str) -> None:
+def test_an_invalid_call_limit_in_the_environment_is_rejected_and_named(name: str, given: str) -> None:
     with pytest.raises(InvalidSettings, match=f"{name} is invalid: it must be a whole number, 1 or more"):
         Settings.from_env({name: given})
 
 
 @pytest.mark.parametrize("field", ["calls", "calls_per_process"])
 @pytest.mark.parametrize("given", [0, -1])
-def test_a_limit_on_calls_that_is_none_is_refused_where_it_is_set_from_code_too(field: str, given: int) -> None:
+def test_an_invalid_call_limit_set_in_code_is_rejected(field: str, given: int) -> None:
     with pytest.raises(InvalidSettings, match=f"GUESTLEDGER_{field.upper()} is invalid: it must be a whole number"):
         Settings(**{field: given})
 
 
-async def test_a_look_up_is_let_through_only_when_the_process_has_a_place_for_it(
+async def test_a_lookup_is_admitted_only_when_the_process_has_capacity(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
@@ -647,7 +647,7 @@ class Hanging:
             await asyncio.sleep(0.01)
 
 
-async def test_who_has_no_place_for_a_call_leaves_the_work_to_another(
+async def test_a_process_without_capacity_leaves_steps_to_another(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, sql: Any
 ) -> None:
     async with two(new_ledger, policy(LimiterPolicy(calls_per_process=2))) as (one, other):
@@ -665,7 +665,7 @@ async def test_who_has_no_place_for_a_call_leaves_the_work_to_another(
         assert await one.scheduler.unfinished() == 0
 
 
-async def test_those_who_open_sessions_here_take_places_from_what_is_claimed_but_the_last(
+async def test_open_session_calls_reduce_the_claim_limit_to_one_at_least(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=3))) as ledger, asyncio.timeout(LONG):
@@ -680,7 +680,7 @@ async def test_those_who_open_sessions_here_take_places_from_what_is_claimed_but
         assert ledger._steps.max_claimed == 3
 
 
-async def test_who_has_waited_for_a_place_does_not_ask_what_others_have_learnt_meanwhile(
+async def test_a_session_that_waited_for_capacity_uses_the_cached_channel(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
@@ -689,14 +689,14 @@ async def test_who_has_waited_for_a_place_does_not_ask_what_others_have_learnt_m
         assert simulator.counts["channel 200"] == 1
 
 
-async def test_sessions_that_are_only_about_to_ask_take_no_place_from_each_other(
+async def test_a_session_between_two_calls_uses_no_capacity(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with two(new_ledger, policy(LimiterPolicy(calls=1))) as (one, _):
         assert (await one.open_session(request())).status is Status.ACTIVE
 
 
-async def test_those_who_claim_at_once_never_take_more_than_there_are_places(new_engine: Any, sql: Any) -> None:
+async def test_concurrent_claims_never_exceed_the_call_limit(new_engine: Any, sql: Any) -> None:
     steps = {"AttemptCreation": "a", "ValidateChannel": "b"}
     claimers = [PostgresDueSteps(new_engine(), SCHEMA, LimiterPolicy(calls=3)) for _ in range(4)]
     for _ in range(10):
@@ -708,7 +708,7 @@ async def test_those_who_claim_at_once_never_take_more_than_there_are_places(new
         assert sum(len(found.claims) for found in claimed) == 3
 
 
-async def test_a_token_expires_in_time_though_the_webhooks_gate_is_closed(
+async def test_a_token_expires_in_time_behind_a_closed_webhook_limiter(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(webhook_status=429, webhook_retry_after="3600", session_lifetime_s=0.2)
@@ -728,7 +728,7 @@ async def test_a_token_expires_in_time_though_the_webhooks_gate_is_closed(
         assert second.session_id in told
 
 
-async def test_what_was_throttled_long_ago_comes_before_what_is_new(
+async def test_an_old_throttled_session_is_claimed_before_a_new_one(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with new_ledger(policy=policy()) as ledger:

@@ -17,7 +17,7 @@ CLOSED = """
     VALUES ($1, now(), now() + interval '1 h', 'Retry-After of 3600000 ms', 0, 0, 0)"""
 
 
-async def test_what_is_due_behind_a_gate_goes_on_once_a_person_opens_it(ledger: Ledger, sql: Any) -> None:
+async def test_a_reset_limiter_admits_due_steps_again(ledger: Ledger, sql: Any) -> None:
     limiter = ledger._provider.lookup_limiter
     await sql(CLOSED, limiter)
     session = await ledger.accept(request())
@@ -29,7 +29,7 @@ async def test_what_is_due_behind_a_gate_goes_on_once_a_person_opens_it(ledger: 
     assert (await ledger.session(session.id)).status is Status.ACTIVE
 
 
-async def test_a_session_that_was_told_a_time_keeps_it_when_its_gate_is_opened_and_a_new_one_does_not_wait(
+async def test_a_reset_keeps_retry_times_of_old_sessions_and_admits_new_ones(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
@@ -48,7 +48,7 @@ async def test_a_session_that_was_told_a_time_keeps_it_when_its_gate_is_opened_a
             assert (held.by, held.until) == (Wait.DUE, session.retry_at)
 
 
-async def test_who_opened_a_gate_is_told_of_by_a_warning_and_only_where_there_was_one(
+async def test_resetting_a_known_limiter_logs_who_did_it(
     ledger: Ledger, sql: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await sql(CLOSED, "api.example.com sessions")

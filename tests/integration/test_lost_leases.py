@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-async def test_a_lease_holds_for_its_span_from_before_it_was_asked_for_and_from_then_on_no_more(clock: Clock) -> None:
+async def test_a_lease_is_valid_for_its_duration_from_the_time_of_the_request(clock: Clock) -> None:
     leases, stream_id = Leases(None, LEASE.ms), new_id()  # type: ignore[arg-type]
     asked_at = Leases.now()
     with leases.hold(LEASE, stream_id, asked_at):
@@ -59,7 +59,7 @@ async def test_a_lease_holds_for_its_span_from_before_it_was_asked_for_and_from_
     await leases.close()
 
 
-async def test_a_worker_that_stood_still_between_its_attempt_and_the_request_sends_nothing_says_so_and_another_takes_over(
+async def test_a_worker_stalled_before_its_request_sends_nothing_and_another_continues(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     whole = ledger._store.append
@@ -83,7 +83,7 @@ async def test_a_worker_that_stood_still_between_its_attempt_and_the_request_sen
     assert len(simulator.sessions_by_key[str(given_up.id)]) == 1
 
 
-async def test_who_has_sent_nothing_says_so_also_where_another_has_taken_its_attempt_for_doubtful_meanwhile(
+async def test_an_unsent_attempt_lifts_the_doubt_that_another_worker_recorded(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     whole = ledger._store.append
@@ -108,7 +108,7 @@ async def test_who_has_sent_nothing_says_so_also_where_another_has_taken_its_att
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
 
 
-async def test_a_worker_that_stood_still_between_a_401_and_its_replay_sends_nothing_more_and_says_so(
+async def test_a_worker_stalled_after_a_401_does_not_send_the_attempt_again(
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     await ledger.open_session(request())
@@ -135,7 +135,7 @@ async def test_a_worker_that_stood_still_between_a_401_and_its_replay_sends_noth
     assert (given_up.status, given_up.attempts, given_up.in_doubt) == (Status.PENDING, 1, ())
 
 
-async def test_a_probe_that_could_not_be_sent_any_more_is_given_back(
+async def test_an_unsent_probe_is_returned_after_a_lost_lease(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
@@ -160,7 +160,7 @@ async def test_a_probe_that_could_not_be_sent_any_more_is_given_back(
         assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
-async def test_a_worker_that_stood_still_before_a_look_up_asks_nothing_and_gives_its_probe_back(
+async def test_a_worker_stalled_before_a_lookup_sends_nothing_and_returns_its_probe(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
@@ -185,7 +185,7 @@ async def test_a_worker_that_stood_still_before_a_look_up_asks_nothing_and_gives
         assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
-async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_send_it(
+async def test_a_worker_stalled_after_claiming_a_webhook_does_not_send_it(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
@@ -203,7 +203,7 @@ async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_sen
         assert not (await ledger.session(session.id)).webhook_settled
 
 
-async def test_what_was_cut_off_is_given_back_at_the_end_and_what_a_newer_run_of_the_process_has_taken_is_not(
+async def test_closing_releases_cut_off_claims_but_not_newer_ones(
     due_work: PostgresDueSteps, sql: Any
 ) -> None:
     late, newer, unseen = a_lease(), a_lease(), a_lease()
@@ -224,7 +224,7 @@ async def test_what_was_cut_off_is_given_back_at_the_end_and_what_a_newer_run_of
     assert {row["stream_id"]: row["owner"] for row in rows} == {cut: None, taken: newer.owner, claimed: None}
 
 
-async def test_an_owner_that_still_has_a_run_under_way_gives_nothing_back(due_work: PostgresDueSteps, sql: Any) -> None:
+async def test_closing_releases_no_lease_of_an_owner_with_work_in_flight(due_work: PostgresDueSteps, sql: Any) -> None:
     lease, cut, under_way = a_lease(), new_id(), new_id()
     await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), $2, 'infinity')", under_way, lease.owner)
     leases = Leases(due_work, LEASE.ms)

@@ -97,14 +97,14 @@ async def test_no_reader_skips_or_reorders_an_event_in_any_interleaving(
 
 
 @THE_SCHEDULES
-async def test_the_same_schedules_catch_a_store_that_numbers_by_a_sequence(
+async def test_the_interleavings_expose_a_store_that_uses_a_sequence(
     schedules, stores: Stores, watch: asyncpg.Connection, slow_transaction: None
 ) -> None:
     faults = await faults_in(schedules(), PacedSequenceStore, stores, watch)
     assert any("skipped" in fault for fault in faults)
 
 
-async def test_a_reader_sees_nothing_of_an_append_before_it_is_committed_and_all_of_it_after(
+async def test_an_append_becomes_visible_as_a_whole_at_its_commit(
     stores: Stores, watch: asyncpg.Connection
 ) -> None:
     scene = Scene(stores, watch, PacedLockStore, writers=1)
@@ -116,7 +116,7 @@ async def test_a_reader_sees_nothing_of_an_append_before_it_is_committed_and_all
     assert [position for position, *_ in await scene.read(-1)] == [0, 1, 2]
 
 
-async def test_times_never_run_against_positions_even_when_the_clock_was_set_back(
+async def test_recorded_times_never_decrease_even_if_the_clock_is_set_back(
     stores: Stores, watch: asyncpg.Connection
 ) -> None:
     store = stores.open()

@@ -43,7 +43,7 @@ def adoption(**given: Any) -> Adoption:
     return Adoption(**{"session_id": "sess_found", "expires_at": EXPIRY, "guest_token": "gt_found", **given})
 
 
-async def test_a_parked_session_is_no_due_work_and_every_reading_knows_of_it(
+async def test_a_parked_session_has_no_due_step_and_appears_in_every_read_model(
     parking: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with parking() as ledger:
@@ -74,7 +74,7 @@ async def test_a_parked_session_is_no_due_work_and_every_reading_knows_of_it(
         (InDoubt.PARK, InDoubt.RETRY_AND_RECORD, InDoubt.RETRY_AND_RECORD, True),
     ],
 )
-async def test_what_follows_a_doubt_is_for_the_setting_to_say_else_for_the_hosts_policy_else_for_the_profile(
+async def test_the_setting_overrides_the_policy_and_the_profile_for_doubt_handling(
     new_ledger: Any,
     simulator: Simulator,
     setting: InDoubt | None,
@@ -92,7 +92,7 @@ async def test_what_follows_a_doubt_is_for_the_setting_to_say_else_for_the_hosts
         assert ((await ledger.open_session(request())).status is Status.PARKED) is is_parked
 
 
-async def test_a_person_has_it_retried_and_a_worker_does_it(parking: Any, simulator: Simulator) -> None:
+async def test_a_worker_retries_a_parked_session_after_a_persons_decision(parking: Any, simulator: Simulator) -> None:
     async with parking() as ledger, parking() as worker:
         session = await parked(ledger, simulator)
         due = await ledger.resolve(session.id, Verdict.RETRY, **ASKED)
@@ -102,7 +102,7 @@ async def test_a_person_has_it_retried_and_a_worker_does_it(parking: Any, simula
     assert (decided.actor, decided.event.decided_by, decided.event.reason) == ("ops", "ops", "looked into CXone")
 
 
-async def test_a_person_gives_it_up_and_it_counts_as_abandoned(parking: Any, simulator: Simulator, sql: Any) -> None:
+async def test_a_parked_session_that_a_person_abandons_counts_as_abandoned(parking: Any, simulator: Simulator, sql: Any) -> None:
     async with parking() as ledger:
         session = await parked(ledger, simulator)
         assert (await ledger.resolve(session.id, Verdict.ABANDON, **ASKED)).status is Status.ABANDONED
@@ -112,7 +112,7 @@ async def test_a_person_gives_it_up_and_it_counts_as_abandoned(parking: Any, sim
         assert (await ledger.metrics()).counts["abandoned"] == 1
 
 
-async def test_a_person_adopts_what_was_found_and_it_counts_as_made_with_no_latency(
+async def test_an_adopted_session_counts_as_created_without_latency(
     parking: Any, simulator: Simulator
 ) -> None:
     async with parking(webhook_url=simulator.webhook_url) as ledger:
@@ -127,7 +127,7 @@ async def test_a_person_adopts_what_was_found_and_it_counts_as_made_with_no_late
         assert (metrics.counts["created"], metrics.pending, metrics.latency) == (1, 0, None)
 
 
-async def test_the_webhook_is_told_of_an_adoption_by_whoever_has_one_wherever_it_was_decided(
+async def test_a_worker_with_a_webhook_delivers_adoptions_made_elsewhere(
     parking: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with parking() as without, parking(webhook_url=simulator.webhook_url) as worker:
@@ -142,7 +142,7 @@ async def test_the_webhook_is_told_of_an_adoption_by_whoever_has_one_wherever_it
         assert await worker.scheduler.run_once() == {"WebhookSynced": 1}
 
 
-async def test_an_adopted_session_whose_time_has_passed_is_recorded_as_expired(
+async def test_an_adopted_session_past_its_expiry_is_recorded_as_expired(
     parking: Any, simulator: Simulator
 ) -> None:
     async with parking() as ledger:
@@ -152,7 +152,7 @@ async def test_an_adopted_session_whose_time_has_passed_is_recorded_as_expired(
         assert await ledger.scheduler.run_once() == {"TokenExpired": 1}
 
 
-async def test_of_many_who_decide_at_once_one_is_heard(parking: Any, simulator: Simulator) -> None:
+async def test_one_of_several_concurrent_decisions_succeeds(parking: Any, simulator: Simulator) -> None:
     async with parking() as ledger, parking() as other:
         session = await parked(ledger, simulator)
         deciding = [
@@ -164,7 +164,7 @@ async def test_of_many_who_decide_at_once_one_is_heard(parking: Any, simulator: 
     assert Counter(map(type, answers)) == {Session: 1, ResolutionRefused: 5}
 
 
-async def test_of_many_sessions_that_adopt_one_remote_session_at_once_one_gets_it(
+async def test_one_of_several_concurrent_adoptions_of_a_session_succeeds(
     parking: Any, simulator: Simulator
 ) -> None:
     async with parking() as ledger, parking() as other:
@@ -182,7 +182,7 @@ async def test_of_many_sessions_that_adopt_one_remote_session_at_once_one_gets_i
     assert Counter(now) == {Status.ACTIVE: 1, Status.PARKED: 3}
 
 
-async def test_what_cannot_be_decided_so_is_refused_and_nothing_is_recorded(parking: Any, simulator: Simulator) -> None:
+async def test_an_invalid_decision_is_rejected_and_not_recorded(parking: Any, simulator: Simulator) -> None:
     async with parking() as ledger:
         active = await ledger.open_session(request())
         session = await parked(ledger, simulator)

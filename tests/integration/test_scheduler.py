@@ -101,7 +101,7 @@ async def claims_nothing_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -
 # Replaying
 
 
-async def test_a_throttled_session_is_tried_again_when_its_time_has_come_and_not_before(
+async def test_a_throttled_session_is_retried_once_its_retry_time_has_come(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
@@ -125,7 +125,7 @@ async def test_a_throttled_session_is_tried_again_when_its_time_has_come_and_not
     assert {sent.key for sent in simulator.requests if sent.path.endswith("/sessions")} == {str(session.id)}
 
 
-async def test_a_wait_that_cxone_asked_for_is_kept_even_when_the_due_work_says_otherwise(
+async def test_a_retry_after_in_the_log_overrides_an_earlier_due_time(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     """Due work can be rebuilt or tampered with; what was decided stands in the log."""
@@ -142,7 +142,7 @@ async def test_a_wait_that_cxone_asked_for_is_kept_even_when_the_due_work_says_o
     assert due["owner"] is None
 
 
-async def test_whatever_goes_wrong_for_a_while_every_session_is_made_in_the_end_and_once(
+async def test_every_session_is_created_once_despite_temporary_faults(
     ledger: Ledger, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(
@@ -173,7 +173,7 @@ async def test_whatever_goes_wrong_for_a_while_every_session_is_made_in_the_end_
 # Several at once
 
 
-async def test_two_schedulers_on_one_ledger_do_nothing_twice(new_ledger: Any, simulator: Simulator) -> None:
+async def test_two_schedulers_on_one_ledger_run_each_step_once(new_ledger: Any, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(throttle_share=0.3, retry_after_s=0, session_lifetime_s=0)
     given = {"webhook_url": simulator.webhook_url}
     async with new_ledger(**given) as one, new_ledger(**given) as other, asyncio.timeout(60):
@@ -201,7 +201,7 @@ async def test_two_schedulers_on_one_ledger_do_nothing_twice(new_ledger: Any, si
     assert sorted(notices) == sorted(made.session_id for (made,) in simulator.sessions_by_key.values())
 
 
-async def test_while_a_session_is_being_opened_no_scheduler_touches_it(
+async def test_no_scheduler_claims_a_session_that_is_being_opened(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
@@ -213,7 +213,7 @@ async def test_while_a_session_is_being_opened_no_scheduler_touches_it(
     assert simulator.counts["session 201"] == 1
 
 
-async def test_a_session_that_was_given_back_is_left_to_whoever_claims_it_even_when_it_falls_due_meanwhile(
+async def test_a_released_session_is_not_continued_even_if_it_falls_due(
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its lease, a next step would be taken beside somebody else's."""
@@ -239,7 +239,7 @@ async def test_a_session_that_was_given_back_is_left_to_whoever_claims_it_even_w
 # Crashes and zombies
 
 
-async def test_a_session_whose_opener_died_is_taken_on_and_its_attempt_is_in_doubt(
+async def test_a_cut_off_attempt_is_recorded_in_doubt_and_the_session_continues(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with hanging(ledger, monkeypatch) as (held, opening):
@@ -262,7 +262,7 @@ async def test_a_session_whose_opener_died_is_taken_on_and_its_attempt_is_in_dou
     assert (await ledger.session(stream_id)).session_id == made.session_id
 
 
-async def test_a_late_answer_that_names_the_session_already_known_is_no_news(
+async def test_a_late_answer_with_the_known_session_records_nothing(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CXone honours the key here: the second attempt is given the first one's session."""
@@ -281,7 +281,7 @@ async def test_a_late_answer_that_names_the_session_already_known_is_no_news(
     assert len(simulator.sessions_by_key[str(stream_id)]) == 1
 
 
-async def test_a_late_answer_that_names_another_session_is_recorded_as_a_duplicate_and_never_put_first(
+async def test_a_late_answer_with_another_session_is_recorded_as_a_duplicate(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(honour_idempotency_key=False)
@@ -303,7 +303,7 @@ async def test_a_late_answer_that_names_another_session_is_recorded_as_a_duplica
     assert entry.session_id == second.session_id
 
 
-async def test_a_late_answer_to_an_attempt_in_doubt_makes_the_session_and_nobody_tries_again(
+async def test_a_late_answer_to_an_attempt_in_doubt_activates_the_session(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=PATIENT) as slow, new_ledger(policy=PATIENT) as other:
@@ -324,7 +324,7 @@ async def test_a_late_answer_to_an_attempt_in_doubt_makes_the_session_and_nobody
     assert tuple(due) == ("ExpireToken", session.expires_at)
 
 
-async def test_a_late_run_neither_renews_nor_gives_back_what_a_newer_run_of_the_same_process_holds(
+async def test_a_late_run_does_not_touch_the_lease_of_a_newer_run(
     ledger: Ledger, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await ledger.accept(request())
@@ -362,7 +362,7 @@ async def test_a_late_run_neither_renews_nor_gives_back_what_a_newer_run_of_the_
 
 
 @pytest.mark.parametrize(("status", "told"), [(429, "HTTP 429"), (None, "no answer")])
-async def test_a_webhooks_answer_that_is_no_news_leaves_a_trace_and_its_wish_for_peace_is_heard(
+async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
     new_ledger: Any, simulator: Simulator, sql: Any, caplog: pytest.LogCaptureFixture, status: int | None, told: str
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
@@ -385,7 +385,7 @@ async def test_a_webhooks_answer_that_is_no_news_leaves_a_trace_and_its_wish_for
         assert [limiter["name"] for limiter in closed] == ([] if status is None else ["hooks"])
 
 
-async def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_one_that_is_no_news_leaves_a_trace(
+async def test_a_late_rejection_lifts_the_doubt_and_a_redundant_answer_is_logged(
     ledger: Ledger, new_ledger: Any, sql: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
@@ -409,7 +409,7 @@ async def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_one_that_
     assert (await ledger.session(row.id)).session_id == row.session_id
 
 
-async def test_where_no_token_is_to_be_had_what_needs_no_request_is_recorded_all_the_same(
+async def test_steps_without_a_request_are_recorded_without_a_token(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That a deadline has passed, before the look-up or after it, and that an attempt is lost."""
@@ -433,7 +433,7 @@ async def test_where_no_token_is_to_be_had_what_needs_no_request_is_recorded_all
     assert simulator.counts["token 401"] == 0, "nobody had to ask"
 
 
-async def test_who_is_turned_away_gives_the_claim_up_at_once(
+async def test_a_worker_with_a_stale_version_releases_its_claim_at_once(
     ledger: Ledger, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whatever the other's append left due would wait for a lease that nobody has a use for."""
@@ -456,7 +456,7 @@ async def test_who_is_turned_away_gives_the_claim_up_at_once(
     assert [tuple(row) for row in await sql("SELECT count(*) FROM events")] == [(session.version,)]
 
 
-async def test_a_late_answer_leaves_the_lease_to_whoever_works_on_the_session_by_now(
+async def test_a_late_answer_keeps_the_lease_of_the_current_worker(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
@@ -482,7 +482,7 @@ async def test_a_late_answer_leaves_the_lease_to_whoever_works_on_the_session_by
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
 
 
-async def test_answers_that_come_when_the_session_has_been_given_up_are_recorded_as_duplicates(
+async def test_answers_to_an_abandoned_session_are_recorded_as_duplicates(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(honour_idempotency_key=False)
@@ -508,7 +508,7 @@ async def test_answers_that_come_when_the_session_has_been_given_up_are_recorded
     assert set((await ledger.session(session.id)).duplicates) == made
 
 
-async def test_a_database_that_is_away_for_a_moment_costs_no_attempt_in_flight(
+async def test_a_short_database_outage_loses_no_attempt_in_flight(
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its answer would be lost, and the attempt in doubt."""
@@ -537,7 +537,7 @@ async def test_a_database_that_is_away_for_a_moment_costs_no_attempt_in_flight(
 # Tokens and webhooks
 
 
-async def test_a_token_is_recorded_as_expired_once_its_time_has_passed_and_not_before(
+async def test_a_token_expiry_is_recorded_once_and_not_before_its_time(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     lasting = await ledger.open_session(request())
@@ -558,7 +558,7 @@ async def test_a_token_is_recorded_as_expired_once_its_time_has_passed_and_not_b
     assert due["due_at"] >= lasting.expires_at
 
 
-async def test_a_webhook_is_sent_once_and_says_what_the_contract_says(new_ledger: Any, simulator: Simulator) -> None:
+async def test_a_webhook_is_sent_once_with_the_contracts_fields(new_ledger: Any, simulator: Simulator) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
@@ -569,7 +569,7 @@ async def test_a_webhook_is_sent_once_and_says_what_the_contract_says(new_ledger
     assert (notice["event"], notice["sessionId"]) == ("session_started", session.session_id)
 
 
-async def test_a_webhook_that_nobody_takes_is_tried_again_and_then_kept_and_the_session_stays_active(
+async def test_a_webhook_that_keeps_failing_becomes_a_dead_letter(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(webhook_status=503)
@@ -588,7 +588,7 @@ async def test_a_webhook_that_nobody_takes_is_tried_again_and_then_kept_and_the_
     assert due["step"] == "ExpireToken"
 
 
-async def test_a_webhook_that_fails_once_is_taken_the_next_time(
+async def test_a_webhook_that_fails_once_is_delivered_by_the_retry(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(webhook_status=500)
@@ -608,7 +608,7 @@ async def test_a_webhook_that_fails_once_is_taken_the_next_time(
         assert (await event(ledger, session.id, e.WebhookSynced)).attempt == 2
 
 
-async def test_a_webhook_waits_for_its_next_try_as_long_as_was_decided(
+async def test_a_webhook_retry_time_in_the_log_overrides_an_earlier_due_time(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(webhook_status=500)

@@ -47,7 +47,7 @@ async def deferral(ledger: Ledger, session: Session) -> e.CreationDeferred:
     [(LONG_REST, "token 429"), (SimulatorConfig(token_errors=1, error_retry_after="600"), "token 503")],
     ids=["429", "503"],
 )
-async def test_a_throttled_request_for_a_token_holds_back_every_process_and_those_that_start_later(
+async def test_a_throttled_token_request_blocks_running_and_new_processes(
     new_ledger: Any, simulator: Simulator, sql: Any, config: SimulatorConfig, told: str
 ) -> None:
     simulator.config = config
@@ -74,7 +74,7 @@ async def test_a_throttled_request_for_a_token_holds_back_every_process_and_thos
         assert list(await later.limiters()) == [name]
 
 
-async def test_a_token_is_asked_for_again_when_its_retry_after_has_passed_and_every_session_is_made(
+async def test_a_token_is_requested_again_after_retry_after_and_sessions_become_active(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "MAX_WAIT_S", 0)
@@ -94,7 +94,7 @@ async def test_a_token_is_asked_for_again_when_its_retry_after_has_passed_and_ev
         assert simulator.counts["token 200"] <= 2, "one for each process that had something to do"
 
 
-async def test_a_short_wait_for_a_token_is_waited_out_by_whoever_needs_it(
+async def test_a_short_retry_after_for_a_token_is_waited_out_within_open_session(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(token_throttle_times=1, retry_after_s=1)
@@ -104,7 +104,7 @@ async def test_a_short_wait_for_a_token_is_waited_out_by_whoever_needs_it(
     assert second >= first + 1
 
 
-async def test_the_gate_is_asked_once_for_each_request_for_a_token_however_many_sessions_wait_for_it(
+async def test_the_token_limiter_is_asked_once_per_token_request(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy()) as ledger:
@@ -121,7 +121,7 @@ async def test_the_gate_is_asked_once_for_each_request_for_a_token_however_many_
         assert len([limiter for limiter in asked if limiter.endswith(" token")]) == simulator.counts["token 200"] == 1
 
 
-async def test_an_attempt_that_finds_the_gate_for_tokens_closed_is_deferred_before_it_is_announced(
+async def test_a_closed_token_limiter_defers_an_attempt_before_it_is_recorded(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with new_ledger(policy=policy()) as ledger:
@@ -139,7 +139,7 @@ async def test_an_attempt_that_finds_the_gate_for_tokens_closed_is_deferred_befo
         assert len(simulator.sessions_by_key) == 1
 
 
-async def test_an_attempt_whose_token_is_refused_and_gets_no_other_is_deferred_until_one_may_be_asked_for(
+async def test_an_attempt_that_gets_no_new_token_after_a_401_is_deferred(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with new_ledger(policy=policy()) as ledger, asyncio.timeout(LONG):
@@ -163,7 +163,7 @@ async def test_an_attempt_whose_token_is_refused_and_gets_no_other_is_deferred_u
         assert (await ledger.session(session.id)).status is Status.ACTIVE
 
 
-async def test_a_token_endpoint_that_fails_breaks_no_circuit(new_ledger: Any, simulator: Simulator) -> None:
+async def test_a_failing_token_endpoint_opens_no_breaker(new_ledger: Any, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(token_errors=1_000)
     async with new_ledger(policy=policy()) as ledger:
         for _ in range(5):
@@ -173,7 +173,7 @@ async def test_a_token_endpoint_that_fails_breaks_no_circuit(new_ledger: Any, si
         assert await ledger.limits.states() == {}
 
 
-async def test_a_429_that_the_database_could_not_be_told_is_told_before_the_next_request_for_a_token(
+async def test_an_unrecorded_token_429_is_recorded_before_the_next_token_request(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = LONG_REST
@@ -197,7 +197,7 @@ async def test_a_429_that_the_database_could_not_be_told_is_told_before_the_next
 # Sent again
 
 
-async def test_a_request_that_was_refused_with_401_is_not_sent_again_through_a_gate_that_another_has_closed_meanwhile(
+async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_closes(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(new_ledger, policy(base_ms=1_000)) as (one, other):
@@ -239,7 +239,7 @@ async def test_a_request_that_was_refused_with_401_is_not_sent_again_through_a_g
 
 
 @pytest.mark.parametrize(("name", "refused"), [("/sessions", 1), ("/channels/", 0)])
-async def test_a_401_that_says_that_the_quota_is_used_up_closes_the_gate_and_is_not_followed_by_another_request(
+async def test_a_401_with_an_exhausted_quota_closes_the_limiter_and_is_not_resent(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, name: str, refused: int
 ) -> None:
     drained = Reply(401, b"{}", (("RateLimit", '"default";r=0;t=600'),))
@@ -263,7 +263,7 @@ async def test_a_401_that_says_that_the_quota_is_used_up_closes_the_gate_and_is_
         assert [sent.status for sent in simulator.requests if name in sent.path][refused:] == [401]
 
 
-async def test_a_look_up_that_was_refused_with_401_is_not_sent_again_through_a_gate_that_has_closed_meanwhile(
+async def test_a_lookup_refused_with_401_is_not_resent_after_the_limiter_closes(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(new_ledger, policy()) as (one, other):

@@ -69,7 +69,7 @@ async def newer_release_writes(
     await connection.close()
 
 
-async def test_a_stream_with_it_is_not_read_and_its_place_is_named(ledger_url: str, store: PostgresEventStore) -> None:
+async def test_reading_a_stream_with_an_unknown_event_names_its_position(ledger_url: str, store: PostgresEventStore) -> None:
     append = proposed(events=2)
     await store.append(append)
     await newer_release_writes(ledger_url, append.stream_id, "SessionCreated", 9)
@@ -79,7 +79,7 @@ async def test_a_stream_with_it_is_not_read_and_its_place_is_named(ledger_url: s
     assert (caught.value.position, caught.value.stream_id, caught.value.version) == (2, append.stream_id, 3)
 
 
-async def test_the_whole_log_is_read_up_to_it_and_no_further(ledger_url: str, store: PostgresEventStore) -> None:
+async def test_read_all_stops_before_an_unknown_event(ledger_url: str, store: PostgresEventStore) -> None:
     await store.append(proposed(events=5))
     await newer_release_writes(ledger_url)
     await store.append(proposed(events=5))
@@ -94,7 +94,7 @@ async def test_the_whole_log_is_read_up_to_it_and_no_further(ledger_url: str, st
     assert seen == list(range(5))
 
 
-async def test_a_tail_gives_what_is_before_it_and_then_reports_it(ledger_url: str, store: PostgresEventStore) -> None:
+async def test_a_tail_returns_the_events_before_an_unknown_one_and_then_raises(ledger_url: str, store: PostgresEventStore) -> None:
     await store.append(proposed(events=5))
     await newer_release_writes(ledger_url)
     seen: list[int] = []
@@ -108,7 +108,7 @@ async def test_a_tail_gives_what_is_before_it_and_then_reports_it(ledger_url: st
     assert seen == list(range(5))
 
 
-async def test_a_consumer_stands_before_it_and_says_so_while_others_go_on(
+async def test_a_consumer_stops_before_an_unknown_event_and_others_continue(
     ledger_url: str, store: PostgresEventStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await store.append(proposed(events=5))
@@ -141,7 +141,7 @@ async def test_a_consumer_stands_before_it_and_says_so_while_others_go_on(
     assert "position 5, " in caplog.text
 
 
-async def test_one_unreadable_session_does_not_stop_the_schedulers_other_claims(
+async def test_an_unreadable_session_does_not_stop_the_other_claims(
     ledger_url: str, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     sessions = [await ledger.accept(request()) for _ in range(9)]
@@ -156,7 +156,7 @@ async def test_one_unreadable_session_does_not_stop_the_schedulers_other_claims(
     assert f"session {unreadable} is left alone: position 9, " in caplog.text
 
 
-async def test_an_unreadable_session_is_given_back_for_a_worker_of_the_newer_release(
+async def test_an_unreadable_session_is_released_with_a_delay(
     ledger_url: str, ledger: Ledger
 ) -> None:
     session = await ledger.accept(request())
@@ -168,7 +168,7 @@ async def test_an_unreadable_session_is_given_back_for_a_worker_of_the_newer_rel
     assert tuple(row) == (None, True)
 
 
-async def test_an_old_event_is_read_as_todays_and_its_text_and_hash_stay_those_that_were_stored(
+async def test_an_upcast_event_keeps_its_stored_text_and_hash(
     store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = proposed()

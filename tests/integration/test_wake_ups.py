@@ -79,7 +79,7 @@ async def status(ledger: Ledger, stream_id: UUID) -> Status:
     return (await ledger.session(stream_id)).status
 
 
-async def test_an_idle_worker_asks_the_database_one_thing_a_look_and_nothing_besides(ledger: Ledger) -> None:
+async def test_an_idle_worker_sends_one_statement_per_poll(ledger: Ledger) -> None:
     """Counted are the statements of every connection of the pool, a BEGIN and a COMMIT included."""
     await ledger.open_session(request())  # its expiry lies ahead
     told: list[str] = []
@@ -97,7 +97,7 @@ async def test_an_idle_worker_asks_the_database_one_thing_a_look_and_nothing_bes
     assert len(told) <= counted + 1
 
 
-async def test_a_run_until_idle_that_waits_for_a_due_time_asks_two_things_a_look_and_claims_nothing(
+async def test_run_until_idle_sends_two_statements_per_poll_while_it_waits(
     ledger: Ledger, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
@@ -131,7 +131,7 @@ def told_by(told: list[str]) -> Callable[..., None]:
     return listen
 
 
-async def test_a_worker_looks_again_no_sooner_than_its_interval_where_nothing_happens(ledger: Ledger) -> None:
+async def test_an_idle_worker_polls_at_most_once_per_interval(ledger: Ledger) -> None:
     """The interval is a second: so an idle worker asks at most once a second."""
     waits: list[float] = []
     watch = ledger.scheduler._watch
@@ -149,7 +149,7 @@ async def test_a_worker_looks_again_no_sooner_than_its_interval_where_nothing_ha
     assert len(set(waits)) == 3, "spread, so that many workers do not ask in step"
 
 
-async def test_work_of_another_process_is_taken_up_by_its_hint_long_before_the_poll(
+async def test_a_notification_wakes_a_worker_before_its_poll(
     ledger: Ledger, new_ledger: Any, simulator: Simulator
 ) -> None:
     looks = Looks(ledger, poll_ms=NEVER_MS)
@@ -171,7 +171,7 @@ async def active(ledger: Ledger, stream_id: UUID) -> bool:
     return await status(ledger, stream_id) is Status.ACTIVE
 
 
-async def test_work_whose_hint_is_lost_is_taken_up_by_the_poll(
+async def test_a_poll_finds_work_whose_notification_was_lost(
     ledger: Ledger, new_ledger: Any, deaf: None, simulator: Simulator
 ) -> None:
     looks = Looks(ledger, poll_ms=100)
@@ -181,7 +181,7 @@ async def test_work_whose_hint_is_lost_is_taken_up_by_the_poll(
         await until(lambda: active(other, session.id))
 
 
-async def test_work_that_lies_ahead_is_taken_up_when_its_time_comes_with_no_hint_and_no_poll(
+async def test_a_worker_wakes_at_the_next_due_time_without_notification_or_poll(
     ledger: Ledger, deaf: None, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=2.5)
@@ -192,7 +192,7 @@ async def test_work_that_lies_ahead_is_taken_up_when_its_time_comes_with_no_hint
         await until(lambda: expired(ledger, session.id))
 
 
-async def test_a_token_whose_webhook_waits_behind_a_closed_gate_expires_when_its_time_comes_with_no_hint_and_no_poll(
+async def test_a_worker_wakes_at_an_expiry_behind_a_closed_webhook_limiter(
     new_ledger: Any, deaf: None, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=2.5)
@@ -212,7 +212,7 @@ async def expired(ledger: Ledger, stream_id: UUID) -> bool:
     return await status(ledger, stream_id) is Status.EXPIRED
 
 
-async def test_what_is_recorded_while_a_worker_is_asleep_is_projected(
+async def test_a_sleeping_worker_projects_events_of_other_processes(
     ledger: Ledger, new_ledger: Any, deaf: None
 ) -> None:
     looks = Looks(ledger, poll_ms=50)
@@ -239,7 +239,7 @@ async def put(sql: Any, due_in: timedelta, *, leased_for: timedelta | None = Non
     )
 
 
-async def test_a_look_tells_whether_something_can_be_claimed_and_when_the_next_row_falls_due(
+async def test_the_outlook_shows_claimable_steps_and_the_next_due_time(
     due_work: PostgresDueSteps, sql: Any
 ) -> None:
     nothing = await due_work.outlook(STEPS)
@@ -258,7 +258,7 @@ async def test_a_look_tells_whether_something_can_be_claimed_and_when_the_next_r
     assert (await due_work.outlook(STEPS)).claimable
 
 
-async def test_a_look_tells_when_a_token_expires_whose_webhook_waits_and_that_it_has(
+async def test_the_outlook_includes_the_expiry_of_a_token_whose_webhook_waits(
     due_work: PostgresDueSteps, sql: Any
 ) -> None:
     await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), NULL, NULL, now() + interval '30 min')", new_id())
@@ -278,7 +278,7 @@ async def test_a_look_tells_when_a_token_expires_whose_webhook_waits_and_that_it
     assert (await due_work.outlook(STEPS | {"SyncWebhook": "hooks"})).claimable == frozenset()
 
 
-async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: PostgresDueSteps, sql: Any) -> None:
+async def test_the_outlook_accepts_due_times_at_infinity(due_work: PostgresDueSteps, sql: Any) -> None:
     await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', 'infinity')", new_id())
     await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', '9999-12-31')", new_id())
 
@@ -287,14 +287,14 @@ async def test_a_row_that_is_never_due_is_no_trouble_to_a_look(due_work: Postgre
     assert ahead.next_due_ms == 24 * HOUR_MS
 
 
-async def test_a_look_tells_whether_the_projections_lack_something(ledger: Ledger) -> None:
+async def test_the_outlook_shows_whether_projections_are_behind(ledger: Ledger) -> None:
     await ledger.accept(request())
     assert (await ledger._due_work.outlook(STEPS)).unprojected
     await ledger.projections.catch_up()
     assert not (await ledger._due_work.outlook(STEPS)).unprojected
 
 
-async def test_a_ledger_is_idle_just_when_its_backlog_counts_nothing(due_work: PostgresDueSteps, sql: Any) -> None:
+async def test_a_ledger_is_idle_exactly_when_its_backlog_is_empty(due_work: PostgresDueSteps, sql: Any) -> None:
     assert await due_work.is_idle({})
     await put(sql, timedelta(hours=1))
     assert not await due_work.is_idle({})

@@ -75,7 +75,7 @@ async def told_of(ledger: Ledger, stream_id: Any) -> Counter[str]:
 
 
 @pytest.mark.parametrize("limited_", [False, True])
-async def test_a_token_whose_webhook_waits_behind_calls_that_hang_is_recorded_as_expired_while_they_hang_and_once(
+async def test_an_expiry_is_recorded_once_while_other_webhooks_hang(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, limited_: bool
 ) -> None:
     places = 2
@@ -110,7 +110,7 @@ async def test_a_token_whose_webhook_waits_behind_calls_that_hang_is_recorded_as
     assert len(simulator.webhooks) == len(first) + len(queued)
 
 
-async def test_a_token_that_has_expired_before_its_webhook_is_called_is_recorded_so_before_it_answers(
+async def test_an_expiry_is_recorded_before_a_late_webhook_is_answered(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=0.2)
@@ -127,7 +127,7 @@ async def test_a_token_that_has_expired_before_its_webhook_is_called_is_recorded
         assert await running == {"TokenExpired": 1, "WebhookSynced": 1}
 
 
-async def test_a_token_that_expires_while_its_own_webhook_hangs_is_recorded_so_meanwhile_and_the_answer_then(
+async def test_an_expiry_is_recorded_while_the_sessions_own_webhook_hangs(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=1.5)
@@ -147,7 +147,7 @@ async def test_a_token_that_expires_while_its_own_webhook_hangs_is_recorded_so_m
 
 
 @pytest.mark.parametrize("error", [ServiceUnreachable("away"), WrongExpectedVersion(uuid4(), 1, 2)])
-async def test_an_expiry_that_could_not_be_recorded_while_the_webhook_hangs_loses_neither_the_answer_nor_itself(
+async def test_an_expiry_that_failed_to_record_is_recorded_with_the_webhook_answer(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=1.5)
@@ -170,7 +170,7 @@ async def test_an_expiry_that_could_not_be_recorded_while_the_webhook_hangs_lose
     assert len(simulator.webhooks) == 1
 
 
-async def test_what_another_recorded_while_the_webhook_hangs_does_not_lose_the_answer(
+async def test_a_concurrent_expiry_does_not_lose_the_webhook_answer(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=1.5)
@@ -191,7 +191,7 @@ async def test_what_another_recorded_while_the_webhook_hangs_does_not_lose_the_a
     assert len(simulator.webhooks) == 1
 
 
-async def test_a_token_that_ends_behind_a_closed_gate_is_recorded_at_the_first_claim_however_slow_the_workers_clock(
+async def test_a_slow_worker_clock_does_not_delay_an_expiry_behind_a_closed_limiter(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=0.2)
@@ -212,7 +212,7 @@ async def test_a_token_that_ends_behind_a_closed_gate_is_recorded_at_the_first_c
 # RateLimiter
 
 
-async def test_a_receiver_that_asks_for_years_of_peace_gets_a_dead_letter_for_each_notice_and_closes_no_limiter(
+async def test_a_retry_after_of_years_makes_dead_letters_and_closes_no_limiter(
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(webhook_status=429, webhook_retry_after=TEN_YEARS)
@@ -227,7 +227,7 @@ async def test_a_receiver_that_asks_for_years_of_peace_gets_a_dead_letter_for_ea
     assert await sql("SELECT FROM limiters") == []
 
 
-async def test_a_gate_that_closes_between_claim_and_call_holds_the_notice_back_and_it_is_sent_after_its_time(
+async def test_a_webhook_waits_if_its_limiter_closes_between_claim_and_call(
     hooked: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with hooked() as ledger, hooked() as other, asyncio.timeout(LONG):
@@ -266,7 +266,7 @@ async def closes_once_claimed(ledger: Ledger, other: Ledger, monkeypatch: pytest
     return until
 
 
-async def test_what_has_come_through_a_gate_is_heard_there_as_of_then(
+async def test_feedback_of_a_webhook_is_dated_at_its_admission(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with hooked() as ledger, asyncio.timeout(LONG):
@@ -291,7 +291,7 @@ async def test_what_has_come_through_a_gate_is_heard_there_as_of_then(
     assert began_at == at
 
 
-async def test_a_notice_before_whose_receiver_nothing_is_known_asks_no_limiter(
+async def test_a_webhook_without_limiter_state_skips_admission(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with hooked() as ledger:
@@ -300,7 +300,7 @@ async def test_a_notice_before_whose_receiver_nothing_is_known_asks_no_limiter(
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
 
 
-async def test_a_worker_that_stood_still_at_a_webhooks_gate_sends_nothing_and_says_so_there(
+async def test_a_worker_stalled_after_webhook_admission_reports_not_sent(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with hooked() as ledger, asyncio.timeout(LONG):

@@ -51,7 +51,7 @@ async def one_dead_letter(ledger: Ledger, simulator: Simulator, **asked: Any) ->
     return session
 
 
-async def test_a_receiver_that_is_gone_makes_a_dead_letter_at_once_that_is_kept_and_listed(
+async def test_a_410_makes_a_dead_letter_at_once(
     hooked: Any, simulator: Simulator
 ) -> None:
     async with hooked() as ledger:
@@ -63,7 +63,7 @@ async def test_a_receiver_that_is_gone_makes_a_dead_letter_at_once_that_is_kept_
     assert len(simulator.webhooks) == 1
 
 
-async def test_a_webhook_that_was_switched_on_or_off_since_the_session_was_opened_neither_holds_it_up_nor_spins(
+async def test_toggling_the_webhook_does_not_block_or_loop_open_sessions(
     hooked: Any, simulator: Simulator, due_work: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims: Counter[str] = Counter()
@@ -90,7 +90,7 @@ async def test_a_webhook_that_was_switched_on_or_off_since_the_session_was_opene
         claims.clear()
 
 
-async def test_a_process_without_a_webhook_leaves_a_notice_that_is_owed_to_one_that_has_it(
+async def test_a_process_without_a_webhook_leaves_due_webhooks_to_others(
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with hooked() as ledger, hooked(webhook_url=None) as without:
@@ -109,7 +109,7 @@ async def test_a_process_without_a_webhook_leaves_a_notice_that_is_owed_to_one_t
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
 
 
-async def test_a_process_without_a_webhook_records_the_end_of_a_token_and_leaves_the_notice_as_it_is(
+async def test_a_process_without_a_webhook_records_expiries_and_keeps_webhooks_due(
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=0.3)
@@ -133,7 +133,7 @@ async def test_a_process_without_a_webhook_records_the_end_of_a_token_and_leaves
     assert len(simulator.webhooks) == 1
 
 
-async def test_a_redelivery_is_in_the_history_and_goes_out_by_a_worker_under_the_id_it_had(
+async def test_a_redelivery_is_recorded_and_sent_by_a_worker_with_the_same_webhook_id(
     hooked: Any, simulator: Simulator
 ) -> None:
     async with hooked() as ledger, hooked() as worker:
@@ -156,7 +156,7 @@ async def test_a_redelivery_is_in_the_history_and_goes_out_by_a_worker_under_the
     Webhook(SECRET).verify(second.body, second.headers)
 
 
-async def test_a_session_whose_token_has_expired_has_work_again_once_a_redelivery_is_asked_for(
+async def test_a_redelivery_gives_an_expired_session_a_due_step_again(
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with hooked() as ledger:
@@ -173,7 +173,7 @@ async def test_a_session_whose_token_has_expired_has_work_again_once_a_redeliver
         assert await sql("SELECT * FROM due_work") == []
 
 
-async def test_a_redelivery_that_fails_again_is_a_dead_letter_again(hooked: Any, simulator: Simulator) -> None:
+async def test_a_failed_redelivery_becomes_a_dead_letter_again(hooked: Any, simulator: Simulator) -> None:
     async with hooked() as ledger:
         session = await one_dead_letter(ledger, simulator)
         simulator.config = SimulatorConfig(webhook_status=500)
@@ -183,7 +183,7 @@ async def test_a_redelivery_that_fails_again_is_a_dead_letter_again(hooked: Any,
     assert (letter.id, letter.attempts, letter.status) == (session.id, 4, 500)
 
 
-async def test_the_same_redelivery_asked_for_by_many_at_once_is_recorded_and_sent_once(
+async def test_concurrent_redelivery_requests_are_recorded_and_sent_once(
     hooked: Any, simulator: Simulator
 ) -> None:
     async with hooked() as ledger, hooked() as other:
@@ -196,7 +196,7 @@ async def test_the_same_redelivery_asked_for_by_many_at_once_is_recorded_and_sen
     assert len(simulator.webhooks) == 2
 
 
-async def test_a_redelivery_of_what_cannot_be_sent_is_refused_and_says_why(hooked: Any, simulator: Simulator) -> None:
+async def test_an_impossible_redelivery_is_refused_with_its_reason(hooked: Any, simulator: Simulator) -> None:
     async with hooked() as ledger:
         waiting = await ledger.open_session(request())
         with pytest.raises(RedeliveryRefused, match=f"{waiting.id} .*still being delivered"):
@@ -214,7 +214,7 @@ async def test_a_redelivery_of_what_cannot_be_sent_is_refused_and_says_why(hooke
         await ledger.webhooks.redeliver(waiting.id, **ASKED)  # taken, and lost by the receiver
 
 
-async def test_a_redelivery_where_no_webhook_is_set_is_refused(hooked: Any, simulator: Simulator) -> None:
+async def test_a_redelivery_without_a_webhook_url_is_refused(hooked: Any, simulator: Simulator) -> None:
     async with hooked() as ledger, hooked(webhook_url=None) as without:
         session = await one_dead_letter(ledger, simulator)
         with pytest.raises(RedeliveryRefused, match="set GUESTLEDGER_WEBHOOK_URL"):
@@ -222,7 +222,7 @@ async def test_a_redelivery_where_no_webhook_is_set_is_refused(hooked: Any, simu
         assert len(await without.webhooks.dead_letters()) == 1
 
 
-async def test_a_receiver_is_not_called_before_the_time_that_it_asked_for(
+async def test_a_receiver_is_not_called_before_its_retry_after(
     hooked: Any, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(webhook_status=503, webhook_retry_after="120")
@@ -237,7 +237,7 @@ async def test_a_receiver_is_not_called_before_the_time_that_it_asked_for(
     assert (due["step"], due["due_at"]) == ("SyncWebhook", failed.retry_at)
 
 
-async def test_a_private_receiver_is_refused_in_every_event_and_told_of_once(
+async def test_a_private_receiver_is_refused_in_every_event_and_logged_once(
     hooked: Any, simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     policy = Policy(webhook=DeliveryPolicy(waits_ms=(0, 0)))
@@ -257,7 +257,7 @@ async def test_a_private_receiver_is_refused_in_every_event_and_told_of_once(
 
 
 @pytest.mark.parametrize("wrong", [timedelta(hours=1), timedelta(hours=-1)])
-async def test_when_a_call_began_is_told_by_the_databases_clock_however_wrong_the_workers_is(
+async def test_the_start_of_a_webhook_call_is_dated_by_the_database_clock(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
@@ -282,7 +282,7 @@ async def test_when_a_call_began_is_told_by_the_databases_clock_however_wrong_th
     assert hearing.began_at == now
 
 
-async def test_an_answer_that_went_in_though_the_database_did_not_say_so_is_recorded_once(
+async def test_a_webhook_answer_committed_without_confirmation_is_recorded_once(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger, asyncio.timeout(60):

@@ -131,7 +131,7 @@ def live(
     calls=[NO_ANSWER],
     jitter=0.0,
 )
-def test_following_the_next_step_always_comes_to_an_end(
+def test_following_the_due_steps_always_reaches_an_end(
     *,
     policy: Policy,
     request: GuestRequest,
@@ -152,7 +152,7 @@ def test_following_the_next_step_always_comes_to_an_end(
     call=deliveries,
     jitter=jitters,
 )
-def test_a_session_that_cxone_grants_at_once_and_in_time_is_made_at_the_first_attempt(
+def test_a_session_granted_in_time_is_created_by_the_first_attempt(
     policy: Policy, channel: Channel, created: Created, call: Delivered, jitter: float
 ) -> None:
     life = live(policy=policy, request=CONSENTING, lookups=[channel], answers=[created], calls=[call], jitter=jitter)

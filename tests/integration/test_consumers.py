@@ -26,6 +26,7 @@ from guestledger.engine.log.recorded import EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
 from guestledger.engine.ports.consumers import ConsumerRow
 from tests import logs
+from tests.event_stores import open_store
 from tests.pacing import proposed
 
 PATIENCE = 60.0  # seconds until a test that hangs fails
@@ -43,7 +44,7 @@ async def engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def store(engine: AsyncEngine) -> AsyncIterator[PostgresEventStore]:
-    store = PostgresEventStore(engine, "guestledger")
+    store = open_store(engine)
     yield store
     await store.close()
 
@@ -214,8 +215,8 @@ import asyncio, os, signal, sys
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions
+from tests.event_stores import open_store
 
 async def main():
     engine = open_engine(sys.argv[1], "guestledger")
@@ -225,7 +226,7 @@ async def main():
         if events[-1].position >= 14:
             os.kill(os.getpid(), signal.SIGKILL)
     await Consumer(
-        "warehouse", handle, store=PostgresEventStore(engine, "guestledger"),
+        "warehouse", handle, store=open_store(engine),
         checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), pace=ConsumerOptions(batch=5, lease_ms=300),
     ).run()
 

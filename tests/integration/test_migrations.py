@@ -19,9 +19,9 @@ from sqlalchemy import Connection, text
 from guestledger.adapters.postgres import tables
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.errors import DatabaseFault, LedgerNotReady
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable
+from tests.event_stores import open_store
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLogin
 from tests.integration.plain_sql import connect_plainly
@@ -99,7 +99,7 @@ async def check_current(url: str, schema: str = "guestledger") -> None:
 
 async def append_to(url: str, schema: str) -> int:
     engine = open_engine(url, schema)
-    store = PostgresEventStore(engine, schema)
+    store = open_store(engine, schema)
     try:
         return (await store.append(an_append())).position
     finally:

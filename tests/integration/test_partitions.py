@@ -26,6 +26,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.recorded import month_of
 from guestledger.engine.projections.audit import AuditFilter
 from tests import logs
+from tests.event_stores import open_store
 from tests.integration.appends import an_append, leaf_of
 from tests.integration.plain_sql import SCHEMA, connect_plainly
 from tests.postgres import as_administrator, new_login
@@ -130,7 +131,7 @@ async def test_coming_partitions_are_created_once(
         (name,) for name in coming
     }
     assert len(await everybody[0].all()) == AHEAD + 1
-    await PostgresEventStore(new_engine(), SCHEMA).append(an_append())
+    await open_store(new_engine(), SCHEMA).append(an_append())
     assert await by_owner.fetchval("SELECT count(*) FROM events_default") == 0
 
 

@@ -20,6 +20,7 @@ from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import Batch, EventFilter
 from guestledger.engine.operations.tail import tail
 from tests import logs
+from tests.event_stores import open_store
 from tests.pacing import proposed
 
 NEVER_MS = 3_600_000
@@ -41,7 +42,7 @@ async def opened(engine: AsyncEngine) -> AsyncIterator[Opened]:
     made: list[PostgresEventStore] = []
 
     def one() -> PostgresEventStore:
-        made.append(PostgresEventStore(engine, "guestledger"))
+        made.append(open_store(engine))
         return made[-1]
 
     yield one
@@ -199,7 +200,7 @@ async def test_many_appends_send_few_notifications(opened: Opened, monkeypatch: 
 
 async def test_listening_uses_no_place_of_the_pool(ledger_url: str) -> None:
     engine = open_engine(ledger_url, "guestledger", pool_size=1)
-    store = PostgresEventStore(engine, "guestledger")
+    store = open_store(engine)
     following = followed(store)
     for position in range(5):
         await store.append(proposed())
@@ -223,8 +224,8 @@ async def test_a_tail_survives_a_server_restart_without_gap_or_repeat(
     await migrate.upgrade(url)
     writing, reading = open_engine(url, "guestledger"), open_engine(url, "guestledger")
     writer, reader = (
-        PostgresEventStore(writing, "guestledger", patience=PATIENCE),
-        PostgresEventStore(reading, "guestledger"),
+        open_store(writing, patience=PATIENCE),
+        open_store(reading),
     )
     done = asyncio.Event()
     ids: list[UUID] = []

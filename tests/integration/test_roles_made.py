@@ -13,11 +13,11 @@ from sqlalchemy import make_url
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.admin.grants import ROLES, RUNTIME, role_name
 from guestledger.adapters.postgres.errors import NotAllowed
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from tests.e2e.command import environment, run
+from tests.event_stores import open_store
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLogin, Sql
 from tests.integration.plain_sql import CATALOGUE, connect_plainly
@@ -66,7 +66,7 @@ async def owners(connection: asyncpg.Connection, schema: str) -> set[str]:
 
 async def append(url: str, schema: str) -> int:
     engine = open_engine(url, schema)
-    store = PostgresEventStore(engine, schema)
+    store = open_store(engine, schema)
     try:
         return (await store.append(an_append())).position
     finally:

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A limiter policy for tests of something else: it restricts as little as possible."""
-=======
 """A limiter policy for tests that are not about the limiter: it delays as little as possible."""
->>>>>>> w/prop
 
 from guestledger.engine.limits.policy import LimiterPolicy
 

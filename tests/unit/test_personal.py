@@ -28,7 +28,7 @@ from guestledger.engine.domain.outcomes import Adoption, Created
 from guestledger.engine.domain.personal import MASK, Guarded, Personal, Secret, SecretBytes, masked, personal_fields
 from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.appends import Append
+from guestledger.engine.log.appends import Append, StepChanges
 from guestledger.engine.log.codec import encode
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.provider import PreparedCreation
@@ -68,7 +68,7 @@ PROPOSED = Append(
     stream_id=SESSION,
     expected_version=0,
     events=(was_recorded(), was_created()),
-    due=None,
+    steps=StepChanges(),
     actor="a",
     causation_id=SESSION,
     correlation_id="c",
@@ -83,9 +83,9 @@ HOLDERS: dict[str, Any] = {
     "a command with an outcome": answer(created()),
     "a list of events": [was_recorded(), was_created()],
     "a dict of sessions": {"one": given(*ACTIVE).state},
-    "what is about to be attempted": BeginAttempt(request_sha256=FINGERPRINT, now=START, jitter=0),
+    "what is about to be attempted": BeginAttempt(request_sha256=FINGERPRINT, now=START),
     "what a person adopts": Adoption(session_id="s", expires_at=START, guest_token=TOKEN),
-    "a creation request": PreparedCreation(body=creation_body(given(*ACTIVE).state), sha256=FINGERPRINT),
+    "a creation request": PreparedCreation(body=creation_body(given(*ACTIVE).state), request_sha256=FINGERPRINT),
     "its fields": payload._Attributes(FINGERPRINT, 0, 1),
     "an answer": Answer(status=201, retry_after=None, date=None, body=TOKEN.encode()),
     "a new session": SessionAnswer(session_id="s", token=TOKEN, expires_at=START, status="active"),

@@ -16,8 +16,8 @@ import adapters
 import engine
 from guestledger.adapters.cxone import payload
 from guestledger.adapters.cxone.answers import Answer, SessionAnswer
-from guestledger.adapters.http.token_source import TokenAnswer
 from guestledger.adapters.cxone.payload import creation_body
+from guestledger.adapters.http.token_source import TokenAnswer
 from guestledger.adapters.postgres.log.batch import Proposal
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator

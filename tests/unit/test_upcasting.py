@@ -16,7 +16,7 @@ from tests.unit.samples import CHANNEL, START, was_created
 
 
 class CoffeeServed(Event, frozen=True, kw_only=True):
-    """Version 1 called `cup` `mug` and counted `temperature_c` in tenths; version 2 renamed the cup."""
+    """Version 1 had `mug` and `tenths`. Version 2 renamed the mug, version 3 counts in degrees."""
 
     schema_version: ClassVar[int] = 3
 

@@ -42,7 +42,7 @@ from tests.unit.samples import (
 )
 from tests.unit.waiting import CLOSED, DEADLINE, LIMITERS, OWNER, RECEIVER, blocked, main, waits
 
-# Nothing blocks it
+# Without blockers
 
 
 @pytest.mark.parametrize("history", [OPEN, VALIDATED, THROTTLED, IN_DOUBT, FAILED, ATTEMPTING, ACTIVE])

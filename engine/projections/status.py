@@ -33,7 +33,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     position: int
     rows: int
-        digest: str
+    digest: str
     """SHA-256 (hex) over its rows in key order."""
     rebuilt_digest: str
     differing: tuple[str, ...]

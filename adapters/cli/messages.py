@@ -89,7 +89,6 @@ HINTS: Mapping[str, str] = {
     "IdempotencyConflict": "send the same request again, or use a new key",
     "ResolutionRefused": "`guestledger sessions --status parked` lists the parked ones",
     "UnknownEvent": "if a newer release wrote it, upgrade guestledger here",
-    "UnknownProjection": "`guestledger projections list` lists them",
     "ProjectionStopped": "`guestledger projections list` shows the event",
     "RebuildInterrupted": "`guestledger projections list` shows rebuilds; `guestledger projections rebuild` continues one",
     "CredentialsRefused": "check GUESTLEDGER_CXONE_CLIENT_ID and GUESTLEDGER_CXONE_CLIENT_SECRET",

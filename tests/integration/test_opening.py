@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.cli.batch import Answer, OpeningBatch
+from guestledger.adapters.cli.lines import numbered_lines
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import open_archive
 from guestledger.engine.domain.request import parse_request
@@ -41,7 +42,7 @@ async def test_a_key_whose_session_cannot_be_read_is_answered_in_its_place_and_t
     await newer_release_writes(database_url, newer.id)
     answers: list[Answer] = []
 
-    opening = Opening(ledger, concurrency=1, wait=True)
+    opening = OpeningBatch(ledger, concurrency=1, wait=True)
     await opening.run(numbered_lines(BytesIO(guests.as_lines(requests))), answers.append)
 
     assert [answer["line"] for answer in answers] == [1, 2, 3]

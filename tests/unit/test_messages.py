@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from guestledger import SessionNotFound, UnknownProjection
+from guestledger import SessionNotFound
 from guestledger.adapters.cli import messages
 from guestledger.engine.domain import errors
 from guestledger.engine.domain.causes import Cause
@@ -92,7 +92,6 @@ def test_denied_sentence(found: SimpleNamespace, sentence: str) -> None:
     "error",
     [
         SessionNotFound("sess_1"),
-        UnknownProjection("x", ["sessions"]),
         errors.PartitionDetached(uuid4(), date(2024, 3, 1)),
     ],
 )

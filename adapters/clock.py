@@ -1,4 +1,4 @@
-"""Time, chance and ids: time by the database's clock, which all processes on one ledger have in common."""
+"""Time, jitter and ids."""
 
 import asyncio
 import logging
@@ -14,12 +14,12 @@ from guestledger.engine.domain.errors import ServiceError
 
 logger = logging.getLogger("guestledger")
 
-# So long after the database has come to have another time, as one that took over may, the processes have it too.
 READ_AGAIN_SECONDS = 10.0
+"""After a failover the database's time may differ."""
 
 
 class SystemClock:
-    """Time from the operating system, jitter from its generator, ids by RFC 9562 (UUIDv7)."""
+    """The operating system's time, pseudo-random jitter and UUIDv7 ids."""
 
     def now(self) -> datetime:
         """The time (UTC)."""
@@ -27,35 +27,35 @@ class SystemClock:
 
     def jitter(self) -> float:
         """Uniform in [0, 1)."""
-        return random.random()  # noqa: S311 - it spreads retries, it guards nothing
+        return random.random()  # noqa: S311 - spreads retries only
 
     def new_id(self) -> UUID:
-        """A fresh UUIDv7: ids made later sort later."""
+        """A new UUIDv7: later ids sort later."""
         return uuid7()
 
 
 class DatabaseClock(SystemClock):
-    """The database's time, so that what one process says is due, or over, is so for all, however wrong a machine's clock is.
+    """The database's time, so that wrong clocks of machines have no effect. `read` asks the database.
 
-    `read` asks the database. Between two readings time goes by a clock of this machine that nobody sets.
+    A monotonic clock advances the time between readings.
     """
 
     def __init__(self, read: Callable[[], Awaitable[datetime]]) -> None:
         self._read = read
         self._zero = super().now() - _since_start()
-        """The database's time when this machine started, as far as is known."""
+        """The estimate of the database's time when this machine started."""
 
     async def set(self) -> None:
-        """Read the database's time. Raises `ServiceError`."""
+        """Read the database's time. Raise `ServiceError`."""
         before = _since_start()
-        told = await self._read()
-        latest, earliest = told - before, told - _since_start()
-        # A reading that took long says little, and nothing against the one before where that may still be right.
+        read = await self._read()
+        latest, earliest = read - before, read - _since_start()
+        # A slow reading is imprecise: keep a consistent estimate.
         if not earliest <= self._zero <= latest:
             self._zero = earliest + (latest - earliest) / 2
 
     async def keep_set(self) -> None:
-        """Read the database's time now and then, until cancelled. While the database is away, time goes on all the same."""
+        """Read the database's time periodically, until cancelled."""
         while True:
             await asyncio.sleep(READ_AGAIN_SECONDS)
             try:
@@ -63,7 +63,7 @@ class DatabaseClock(SystemClock):
             except ServiceError:
                 continue
             except Exception:
-                logger.exception("the database's time could not be read: it is read again")
+                logger.exception("reading the database's time failed; retrying")
 
     def now(self) -> datetime:
         """The time (UTC)."""
@@ -71,6 +71,6 @@ class DatabaseClock(SystemClock):
 
 
 def _since_start() -> timedelta:
-    """What has passed since this machine started; where it can be had, with the time that it slept."""
+    """The time since this machine started, with its sleep if possible."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return timedelta(seconds=time.monotonic() if boottime is None else time.clock_gettime(boottime))

@@ -6,8 +6,9 @@ from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
 from guestledger.engine.domain.errors import IdempotencyConflict, ServiceError
-from guestledger.engine.domain.lifecycle import Policy, decide
+from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Resolution
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
@@ -22,16 +23,23 @@ from guestledger.engine.operations.partitions import Partitions
 from guestledger.engine.operations.projections import Projections
 from guestledger.engine.operations.redeliver import Webhooks
 from guestledger.engine.operations.replay import Frame, replay
-from guestledger.engine.operations.resolve import Parking
-from guestledger.engine.ports import Clock, ConsumerCheckpoints, DueSteps, EventStore, Provider, RateLimiter, ReadModels
-from guestledger.engine.ports import Partitions as PartitionsPort
+from guestledger.engine.operations.resolve import Resolver
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.consumers import ConsumerCheckpoints
+from guestledger.engine.ports.due_steps import DueSteps
+from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.partitions import Partitions as PartitionsPort
+from guestledger.engine.ports.provider import Provider
+from guestledger.engine.ports.rate_limiter import RateLimiter
+from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
+from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.scheduler import Scheduler
-from guestledger.engine.worker.session_work import TOWARDS_CREATION, Run, StepKinds, of_history
-from guestledger.engine.worker.steps import Steps
+from guestledger.engine.worker.session_work import SessionWork, session_of
+from guestledger.engine.worker.step import Lane
 
 
 class Ledger:
@@ -45,13 +53,13 @@ class Ledger:
         self,
         *,
         store: EventStore,
-        due_work: DueSteps,
+        due_steps: DueSteps,
         consumers: ConsumerCheckpoints,
-        months: PartitionsPort,
+        partitions: PartitionsPort,
         read_models: ReadModels,
         provider: Provider,
-        limiters: RateLimiter,
-        steps: Steps,
+        limiter: RateLimiter,
+        executor: Executor,
         scheduler: Scheduler,
         leases: Leases,
         lease: Lease,
@@ -64,20 +72,22 @@ class Ledger:
         self.events = Events(store=store, consumers=consumers, clock=clock)
         self.webhooks = Webhooks(store=store, histories=histories, decisions=decisions, policy=policy)
         self.projections = Projections(read_models=read_models, clock=clock)
-        self.limits = Limits(limiters)
-        self.partitions = Partitions(months)
+        self.limits = Limits(limiter)
+        self.partitions = Partitions(partitions)
         self._store = store
         self._read_models = read_models
         self._provider = provider
-        self._steps = steps
+        self._executor = executor
         self._leases = leases
         self._clock = clock
         self._policy = policy
         self._lease = lease
         self._actor = f"open_session {lease.owner}"
         self._histories = histories
-        self._parking = Parking(decisions=decisions, read_models=read_models)
-        self._explainer = Explainer(store=store, due_work=due_work, limiters=limiters, steps=steps, policy=policy)
+        self._resolver = Resolver(decisions=decisions, read_models=read_models)
+        self._explainer = Explainer(
+            store=store, due_steps=due_steps, limiter=limiter, handlers=executor.handlers, policy=policy
+        )
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
         """Accept `request`, go as far as possible at once, and return the session.
@@ -90,44 +100,43 @@ class Ledger:
         session, if one was recorded; it stays pending. For a known key also `PartitionDetached` and `UnknownEvent`, if its
         session cannot be read.
         """
-        return await self._open(request, TOWARDS_CREATION, correlation_id)
+        return await self._open(request, Lane.CREATION, correlation_id)
 
     async def accept(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
         """Record `request` and leave every further step to a scheduler. Raises as `open_session` does."""
-        return await self._open(request, frozenset(), correlation_id)
+        return await self._open(request, None, correlation_id)
 
-    async def _open(self, request: GuestRequest, kinds: StepKinds, correlation_id: str | None) -> Session:
+    async def _open(self, request: GuestRequest, lane: Lane | None, correlation_id: str | None) -> Session:
         session = Session(id=self._clock.new_id())
-        run = Run(
+        work = SessionWork(
             session,
-            kinds=kinds,
             actor=self._actor,
             lease=self._lease,
             correlation_id=str(session.id) if correlation_id is None else checked_correlation_id(correlation_id),
             idempotency_key=request.idempotency_key,
         )
         opened = OpenSession(request=checked(request), now=self._clock.now())
-        run.propose(decide(session, opened, self._policy))
+        work.propose(decide(session, opened, self._policy))
         try:
-            with self._leases.hold(run.lease, session.id):
-                return await self._steps.carry_on(run)
+            with self._leases.hold(work.lease, session.id):
+                return await self._executor.run(work, lane)
         except KeyTaken as taken:
-            return await self._same_again(request, taken.stream_id)
+            return await self._repeated(request, taken.stream_id)
         except ServiceError as error:
             # A copy: concurrent callers may share one exception.
             own = copy(error)
-            own.accepted = session.id if run.recorded else None
+            own.accepted = session.id if work.recorded.version else None
             raise own from error
 
-    async def _same_again(self, request: GuestRequest, stream_id: UUID) -> Session:
-        session = of_history(await self._histories.of_stream(stream_id))
+    async def _repeated(self, request: GuestRequest, stream_id: UUID) -> Session:
+        session = session_of(await self._histories.of_stream(stream_id))
         if session.guest is None or session.guest.request_sha256 != request_digest(request):
             raise IdempotencyConflict(stream_id)
         return session
 
     async def session(self, session: UUID | str) -> Session:
         """Return the session as it is now. Raises `SessionNotFound`."""
-        return of_history(await self.history(session))
+        return session_of(await self.history(session))
 
     async def history(self, session: UUID | str) -> list[RecordedEvent]:
         """Return every event of the session. Raises `SessionNotFound`, `PartitionDetached`."""
@@ -143,7 +152,7 @@ class Ledger:
         This ledger's own settings must be those of the workers. Raises `SessionNotFound`, and `ServiceError` for a
         database user who cannot read due work, such as an auditor.
         """
-        return await self._explainer.why(await self.history(session))
+        return await self._explainer.explain(await self.history(session))
 
     async def resolve(self, session: UUID | str, resolution: Resolution, *, decided_by: str, reason: str) -> Session:
         """Record a decision about a parked session: `Verdict.RETRY`, `Verdict.ABANDON` or an `Adoption`.
@@ -153,7 +162,7 @@ class Ledger:
         parked or the adopted one belongs to another session.
         """
         history = await self.history(session)
-        return await self._parking.resolve(history, resolution, decided_by=decided_by, reason=reason)
+        return await self._resolver.resolve(history, resolution, decided_by=decided_by, reason=reason)
 
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """Yield the matching sessions, oldest first, including everything committed before the call."""

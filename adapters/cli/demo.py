@@ -31,7 +31,7 @@ def demo(number: Annotated[int, typer.Option("--sessions", min=1, help="How many
 
 
 async def _demo(sessions: int) -> int:
-    from guestledger.adapters.wiring import data_dir
+    from guestledger.adapters.database import data_dir
 
     settings = guestledger.Settings(data_dir=data_dir(guestledger.Settings.from_env()) / "demo")
     channel = f"ch_demo_{uuid.uuid4().hex[:8]}"

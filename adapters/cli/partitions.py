@@ -57,7 +57,7 @@ def detach(month: Month) -> None:
     """Detach a past month from the log. Its table remains, to be dumped and dropped. Sessions, audit log and metrics
     keep its data.
     """
-    from guestledger.adapters.wiring import open_archive
+    from guestledger.adapters.database import open_archive
 
     async def detach_it() -> None:
         async with open_archive(guestledger.Settings.from_env()) as archive:
@@ -70,7 +70,7 @@ def detach(month: Month) -> None:
 @commands.command()
 def attach(month: Month) -> None:
     """Attach a detached month again, if its table holds exactly the events that were detached."""
-    from guestledger.adapters.wiring import open_archive
+    from guestledger.adapters.database import open_archive
 
     async def attach_it() -> None:
         async with open_archive(guestledger.Settings.from_env()) as archive:
@@ -83,7 +83,7 @@ def attach(month: Month) -> None:
 @commands.command()
 def settle() -> None:
     """Create the missing partitions of unpartitioned events and move the events there."""
-    from guestledger.adapters.wiring import open_archive
+    from guestledger.adapters.database import open_archive
 
     async def settle_them() -> None:
         async with open_archive(guestledger.Settings.from_env()) as archive:

@@ -1,4 +1,4 @@
-"""CXone over HTTP: the only place that knows its paths, its grant and its wire names."""
+"""CXone over HTTP: its paths, grant and field names."""
 
 from guestledger.adapters.cxone.client import CXoneClient
 from guestledger.adapters.cxone.profile import Profile

@@ -1,55 +1,49 @@
-"""CXone as the engine sees it: channels and sessions over HTTP."""
+"""CXone as a provider: channels and sessions over HTTP."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from hashlib import sha256
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-import msgspec
 from msgspec.structs import replace
 from yarl import URL
 
 from guestledger.adapters.cxone.answers import (
-    WIRE_ERRORS,
-    Answer,
-    ChannelAnswer,
+    Decoders,
     Purpose,
-    SessionAnswer,
-    answer_decoder,
+    creation_purpose,
     failure,
+    impossible_channel,
+    lookup_purpose,
+    message_of,
     no_answer,
-    unreadable,
+    token_refused,
+    unknown_channel,
 )
 from guestledger.adapters.cxone.payload import creation_body
 from guestledger.adapters.cxone.profile import Profile
+from guestledger.adapters.http.failures import WIRE_ERRORS
 from guestledger.adapters.http.single_flight import SingleFlight
-from guestledger.adapters.http.token_source import TokenSource
-from guestledger.adapters.http.transport import Transport
-from guestledger.engine.domain.creation import PROTOCOL
-from guestledger.engine.domain.events import FailureKind
-from guestledger.engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome, Throttled
+from guestledger.adapters.http.token_source import TokenLimiter, TokenSource
+from guestledger.adapters.http.transport import Answer, Transport, request_sha256
+from guestledger.adapters.http.urls import api_root, under
+from guestledger.engine.domain.outcomes import Channel, CreationOutcome, Failed, LookupOutcome
 from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.domain.session import Session
-from guestledger.engine.limits.quota import ExhaustedQuota
-from guestledger.engine.ports import PreparedCreation, RateLimiter
+from guestledger.engine.ports.provider import BeforeSend, PreparedCreation
 
-Check = Callable[[], Awaitable[None]]
-
-
-async def _unchecked() -> None: ...
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError)
+async def _nothing() -> None: ...
 
 
 class CXoneClient:
     """A `Provider` that speaks to CXone. Use it as an async context manager, once.
 
-    `url` is the API's root (`https://host[:port][/prefix]`); requests for a token pass one of the `limiters`; `now` gives the time in UTC; `connections` is the most
-    that are open at once. Raises `ValueError` when `url` is not such a root.
+    `url` is the API's root. `rate_limiter` admits requests for tokens.
     """
 
     def __init__(
@@ -58,40 +52,44 @@ class CXoneClient:
         url: str,
         client_id: str,
         client_secret: str,
-        limiters: RateLimiter,
+        rate_limiter: TokenLimiter,
         profile: Profile | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         connections: int = 256,
     ) -> None:
         self.profile = profile = profile or Profile()
-        self._root = _api_root(url)
-        host = URL(self._root).authority
-        self._creation_limiter = f"{host} {profile.session_quota}"
-        self._lookup_limiter = f"{host} {profile.channel_quota}"
+        self._root = api_root(url)
+        self._sessions_url = under(self._root, profile.session_path)
         self._credentials = (client_id, Secret(client_secret))
-        self._gates = limiters
+        self._rate_limiter = rate_limiter
         self._now = now
         self._connections = connections
-        self._sessions_url = URL(self._root + profile.session_path, encoded=True)
-        fault = FailureKind.IN_DOUBT if profile.server_error_in_doubt else FailureKind.UNAVAILABLE
-        self._creation = Purpose(
-            name="session creation", scope=profile.session_scope, lost=FailureKind.IN_DOUBT, fault=fault
-        )
-        self._lookup = Purpose(
-            name="channel look-up",
-            scope=profile.channel_scope,
-            lost=FailureKind.UNAVAILABLE,
-            fault=FailureKind.UNAVAILABLE,
-        )
-        self._channel_decoder = answer_decoder(ChannelAnswer, profile.channel_fields)
-        self._session_decoder = answer_decoder(SessionAnswer, profile.session_fields)
+        self._creation = creation_purpose(profile)
+        self._lookup = lookup_purpose(profile)
+        self._decoders = Decoders(profile)
         self._lookups: SingleFlight[LookupOutcome] = SingleFlight()
         self._known: dict[str, tuple[Channel, float]] = {}
 
     async def __aenter__(self) -> Self:
-        self._wire = Transport(self.profile, self._connections)
-        token_url = URL(self._root + self.profile.token_path, encoded=True)
-        self._tokens = TokenSource(self._wire, token_url, *self._credentials, self._gates, self._now)
+        profile = self.profile
+        self._transport = Transport(
+            connections=self._connections,
+            total_ms=profile.total_ms,
+            connect_ms=profile.connect_ms,
+            headers=_HEADERS,
+            retry_after_header=profile.retry_after_header,
+        )
+        client_id, client_secret = self._credentials
+        self._tokens = TokenSource(
+            self._transport,
+            url=under(self._root, profile.token_path),
+            client_id=client_id,
+            client_secret=client_secret,
+            limiter=self._limiter(profile.token_quota),
+            rate_limiter=self._rate_limiter,
+            now=self._now,
+            options=profile.token_options,
+        )
         return self
 
     async def __aexit__(
@@ -99,108 +97,97 @@ class CXoneClient:
     ) -> None:
         await self._lookups.close()
         await self._tokens.close()
-        await self._wire.close()
+        await self._transport.close()
 
     @property
     def creation_limiter(self) -> str:
         """The limiter that creations pass."""
-        return self._creation_limiter
+        return self._limiter(self.profile.session_quota)
 
     @property
     def lookup_limiter(self) -> str:
-        """The limiter that channel look-ups pass."""
-        return self._lookup_limiter
+        """The limiter that look-ups pass."""
+        return self._limiter(self.profile.channel_quota)
+
+    def _limiter(self, quota: str) -> str:
+        return f"{self._root.authority} {quota}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a usable token is cached."""
+        return self._tokens.is_fresh
+
+    async def ready(self) -> None:
+        """Ensure a usable token. Raise `CredentialsRefused`, `RequestDenied` or `ServiceUnreachable`."""
+        await self._tokens.token()
 
     def known_channel(self, channel_id: str) -> Channel | None:
-        """A usable channel that was looked up less than `channel_ttl_ms` ago, marked as cached."""
+        """A usable channel that was looked up less than `channel_ttl_ms` ago."""
         known = self._known.get(channel_id)
         if known is None:
             return None
-        channel, good_until = known
-        if time.monotonic() < good_until:
+        channel, cached_until = known
+        if time.monotonic() < cached_until:
             return channel
         del self._known[channel_id]
         return None
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether a token is at hand, so that a request can be sent at once."""
-        return self._tokens.is_fresh
-
-    async def ready(self) -> None:
-        """See that a token is at hand. Raises `CredentialsRefused`, `RequestDenied` or `ServiceUnreachable`."""
-        await self._tokens.token()
-
-    async def look_up_channel(self, channel_id: str, again: Check = _unchecked) -> LookupOutcome:
-        """Ask CXone what the channel is; those who ask for the same one at once share the answer.
-
-        Only a usable channel is remembered. `again`, of whoever asked first, is called right before it is asked again after
-        a 401. Raises what that raises, and `CredentialsRefused`, `RequestDenied` or `ServiceUnreachable` when no token is to be had.
-        Nobody's lease is to be looked at there: those who share it have one each, and it changes nothing at CXone.
-        """
-        return await self._lookups.run(channel_id, lambda: self._look_up(channel_id, again))
+    async def look_up_channel(self, channel_id: str, before_resend: BeforeSend = _nothing) -> LookupOutcome:
+        """Look a channel up. Concurrent look-ups share one request, and the first `before_resend`."""
+        return await self._lookups.run(channel_id, lambda: self._look_up(channel_id, before_resend))
 
     def prepare(self, session: Session) -> PreparedCreation:
         """The creation request for the next attempt of `session`. Pure."""
         body = SecretBytes(creation_body(session))
-        return PreparedCreation(body=body, sha256=sha256(body).hexdigest())
+        return PreparedCreation(body=body, request_sha256=request_sha256("POST", self._sessions_url, body))
 
-    async def create(self, prepared: PreparedCreation, idempotency_key: str, check: Check) -> CreationOutcome:
-        """Send it. `check` is called right before each time that it is sent, be it again after a 401.
-
-        Whatever the wire does to it is an outcome. Raises what `check` raises, and `CredentialsRefused`, `RequestDenied` or
-        `ServiceUnreachable` when no token is to be had, be it before the first time or after a 401: either way CXone has
-        made nothing.
-        """
+    async def create(
+        self, prepared: PreparedCreation, idempotency_key: str, before_send: BeforeSend
+    ) -> CreationOutcome:
+        """Send a creation request. `before_send` precedes each send, also the one after a 401."""
         began = time.perf_counter()
         headers = {"Content-Type": "application/json", self.profile.idempotency_header: idempotency_key}
-        answer = await self._asked(
-            self._creation, "POST", self._sessions_url, headers, prepared.body, check=check, again=check
+        answer, token = await self._answer(
+            self._creation,
+            "POST",
+            self._sessions_url,
+            headers,
+            prepared.body,
+            before_send=before_send,
+            before_resend=before_send,
         )
-        if not isinstance(answer, Answer):
+        if isinstance(answer, Failed):
             return answer
-        return self._created(answer, round((time.perf_counter() - began) * 1_000))
+        if not answer.ok:
+            return failure(answer, self._creation, message_of(answer, self.profile, token), self._now())
+        return self._decoders.created(answer, self._creation, round((time.perf_counter() - began) * 1_000))
 
-    def _created(self, answer: Answer, latency_ms: int) -> Created | Failed:
-        try:
-            made = self._session_decoder.decode(answer.body or b"")
-            expires_at = made.expires_at.astimezone(UTC)
-        except _UNREADABLE as error:
-            return unreadable(answer, self._creation, str(error))
-        return Created(
-            session_id=made.session_id,
-            guest_token=made.token,
-            expires_at=expires_at,
-            status=made.status,
-            latency_ms=latency_ms,
-            drained=answer.drained,
-        )
-
-    async def _look_up(self, channel_id: str, again: Check) -> LookupOutcome:
+    async def _look_up(self, channel_id: str, before_resend: BeforeSend) -> LookupOutcome:
         if channel_id in {".", ".."}:
-            # Dots are never percent-encoded (RFC 3986, section 2.3): these two would climb to another path.
-            return Failed(
-                kind=FailureKind.REJECTED, status=None, message=f"{channel_id!r} is no channel id: check the id"
-            )
-        path = self.profile.channel_path.replace("{channel_id}", quote(channel_id, safe=""))
-        answer = await self._asked(self._lookup, "GET", URL(self._root + path, encoded=True), {}, None, again=again)
-        if not isinstance(answer, Answer):
+            # Dots are never percent-encoded (RFC 3986, section 2.3): this would be another path.
+            return impossible_channel()
+        url = under(self._root, self.profile.channel_path.replace("{channel_id}", quote(channel_id, safe="")))
+        answer, token = await self._answer(self._lookup, "GET", url, {}, None, before_resend=before_resend)
+        if isinstance(answer, Failed):
             return answer
-        try:
-            found = self._channel_decoder.decode(answer.body or b"")
-        except _UNREADABLE as error:
-            return unreadable(answer, self._lookup, str(error))
-        channel = Channel(id=channel_id, status=found.status, protocols=found.protocols, looked_up_at=self._now())
-        self._remember(channel)
-        return replace(channel, drained=answer.drained)
+        now = self._now()
+        if answer.ok:
+            found = self._decoders.channel(answer, self._lookup, channel_id, now)
+            if isinstance(found, Channel):
+                self._remember(found)
+            return found
+        message = message_of(answer, self.profile, token)
+        if answer.status == 404:
+            return unknown_channel(answer, channel_id, message, now)
+        return failure(answer, self._lookup, message, now)
 
     def _remember(self, channel: Channel) -> None:
-        # One that is not usable now may be made so the next minute, and whoever did that will not want to wait.
-        if channel.status == "active" and PROTOCOL in channel.protocols:
-            good_until = time.monotonic() + self.profile.channel_ttl_ms / 1_000
-            self._known[channel.id] = (replace(channel, cached=True), good_until)
+        # A problem is not cached: once it is solved, the channel can be used at once.
+        if channel.problem is None:
+            cached_until = time.monotonic() + self.profile.channel_ttl_ms / 1_000
+            self._known[channel.id] = (replace(channel, cached=True, exhausted=None), cached_until)
 
-    async def _asked(
+    async def _answer(
         self,
         purpose: Purpose,
         method: str,
@@ -208,51 +195,24 @@ class CXoneClient:
         headers: dict[str, str],
         body: bytes | None,
         *,
-        check: Check = _unchecked,
-        again: Check,
-    ) -> Answer | Throttled | Failed:
-        """The answer where it is a success, else what it means. A 401 is replayed once, with a fresh token; the second one stands.
+        before_send: BeforeSend = _nothing,
+        before_resend: BeforeSend,
+    ) -> tuple[Answer | Failed, str]:
+        """The answer, and the token of its request. A 401 is replayed once, unless it reports an exhausted quota."""
 
-        To fetch a token may take long, so `check` and, for the replay, `again` are called when there is one. An API that
-        with its 401 wants to be left in peace gets no replay.
-        """
-
-        async def send(check: Check) -> tuple[Answer, str]:
+        async def send(before: BeforeSend) -> tuple[Answer, str]:
             token = await self._tokens.token()
-            await check()
+            await before()  # last, as fetching a token may take long
             authorized = {**headers, "Authorization": Secret(f"Bearer {token}")}
-            return await self._wire.send(method, url, authorized, body), token
+            return await self._transport.send(method, url, authorized, body), token
 
         try:
-            answer, token = await send(check)
+            answer, token = await send(before_send)
             if answer.status == 401:
                 self._tokens.invalidate(token)
-                if answer.drained is not None:
-                    return _left_in_peace(purpose, answer.drained)
-                answer, token = await send(again)
+                if answer.exhausted is not None:
+                    return token_refused(answer.exhausted), token
+                answer, token = await send(before_resend)
         except WIRE_ERRORS as error:
-            return no_answer(error, purpose, self.profile)
-        return answer if answer.ok else failure(answer, purpose, self.profile, token, self._now())
-
-
-def _left_in_peace(purpose: Purpose, drained: ExhaustedQuota) -> Failed:
-    message = (
-        f"CXone refused the token of the {purpose.name} (HTTP 401), which is not sent again at once: {drained.why}"
-    )
-    return Failed(kind=FailureKind.UNAVAILABLE, status=401, message=message, drained=drained)
-
-
-def _api_root(url: str) -> str:
-    """`url` without a trailing slash. The text of the error shows nothing of it: it may hold a password."""
-    try:
-        root = URL(url)
-        fits = root.scheme in {"http", "https"} and bool(root.host) and root.port is not None
-        fits = fits and root.user is None and root.password is None and not root.query_string and not root.fragment
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            "GUESTLEDGER_CXONE_URL must be the root of the API, such as https://api.example.com: "
-            "http or https, a host, and neither user, password, query nor fragment"
-        )
-    return str(root).rstrip("/")
+            return no_answer(error, purpose, self._transport.time_limit(error)), ""
+        return answer, token

@@ -1,4 +1,4 @@
-"""The body of a creation request, letter for letter (contract, "Session creation")."""
+"""The body of a creation request (contract, "Session creation")."""
 
 from datetime import UTC, datetime
 
@@ -42,7 +42,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def creation_body(session: Session) -> bytes:
-    """The JSON for the next attempt of `session`, its keys in the contract's order."""
+    """The JSON for the next attempt of `session`, with the contract's order of keys."""
     guest, consent = session.guest, session.consent
     assert guest is not None, "a session without a guest cannot be created"
     assert consent is not None, "a session without consent must not be created"
@@ -51,7 +51,7 @@ def creation_body(session: Session) -> bytes:
         marketing=consent.marketing,
         data_processing=consent.data_processing,
         gdpr_compliant=consent.gdpr_compliant,
-        consent_timestamp=consent.timestamp.astimezone(UTC).replace(microsecond=0),  # msgspec writes it as `…:00Z`
+        consent_timestamp=consent.timestamp.astimezone(UTC).replace(microsecond=0),  # written as `…:00Z`
     )
     attributes = _Attributes(guest.fingerprint, initialization_latency=0, retry_count=session.attempts)
     return _encoder.encode(_Creation(session.channel_id, _Guest(metadata, agreed), attributes))

@@ -1,29 +1,22 @@
-"""What differs from one CXone tenant to another. The defaults are the wire contract, which no live tenant has confirmed."""
+"""What differs between CXone tenants. The defaults are the wire contract, which no live tenant has confirmed."""
 
 # ruff: noqa: S105 - names and paths with "token" in them, no tokens
 
 import msgspec
 
+from guestledger.adapters.http.token_source import TokenFields, TokenOptions
 from guestledger.engine.limits.retry import InDoubt
 
 
-class TokenFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What the wire calls the fields of a token answer."""
-
-    access_token: str = "access_token"
-    token_type: str = "token_type"
-    expires_in: str = "expires_in"
-
-
 class ChannelFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What the wire calls the fields of a channel."""
+    """The names of a channel's fields."""
 
     status: str = "status"
     protocols: str = "supportedProtocols"
 
 
 class SessionFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What the wire calls the fields of a new session."""
+    """The names of a new session's fields."""
 
     session_id: str = "sessionId"
     token: str = "token"
@@ -32,10 +25,7 @@ class SessionFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tenant's wire: paths, grant, scopes, names and waits. All waits are whole ms.
-
-    Raises `ValueError` when the values cannot be used together; the text names the field.
-    """
+    """One tenant's paths, grant, scopes, names and time limits (whole ms)."""
 
     token_path: str = "/oauth/token"
     channel_path: str = "/api/v2/channels/{channel_id}"
@@ -43,15 +33,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     grant: str = "client_credentials"
     token_scope: str | None = None
-    """Sent as `scope` with the token request where a tenant asks for it; the contract sends none."""
     channel_scope: str = "channels:read"
     session_scope: str = "chat:write"
-    """The two scopes that a 403 is traced back to."""
 
     session_quota: str = "sessions"
     channel_quota: str = "channels"
     token_quota: str = "token"
-    """What limits are shared by, at one host: requests of one quota are throttled together. The same word makes it one."""
+    """Requests with the same quota name share a limiter."""
 
     idempotency_header: str = "Idempotency-Key"
     retry_after_header: str = "Retry-After"
@@ -60,25 +48,22 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     channel_fields: ChannelFields = ChannelFields()
     session_fields: SessionFields = SessionFields()
     message_fields: tuple[str, ...] = ("message", "error_description", "error")
-    """Where an error answer says what is wrong: the first that holds text is taken."""
+    """The first that holds text is the message of an error answer."""
 
     honours_idempotency_key: bool = False
-    """Whether the server is known to make one session only for one key. The key is sent in any case."""
+    """Whether the server makes one session per key. The key is always sent."""
     in_doubt: InDoubt = InDoubt.RETRY_AND_RECORD
-    """What follows an attempt whose answer was lost. `RETRY_WITH_KEY` takes a server that honours the key."""
+    """What follows a lost answer. `RETRY_WITH_KEY` requires `honours_idempotency_key`."""
     server_error_in_doubt: bool = True
-    """Whether a 5xx leaves open if a session was made; if not, it counts as not made."""
+    """Whether a 5xx may have made a session."""
 
     connect_ms: int = 3_000
-    """For a connection to be had: waiting for a free one, DNS, TCP and TLS together."""
     total_ms: int = 10_000
-    """For the whole of one request, `connect_ms` included."""
+    """For a whole request, the connection included."""
     token_early_ms: int = 60_000
-    """How long before its end a token is replaced; half its lifetime when that is less."""
     token_backoff_ms: int = 100
-    """The first wait between two tries for a token; doubled for the next, with jitter on top."""
     channel_ttl_ms: int = 30_000
-    """How long a usable channel is remembered."""
+    """How long a usable channel is cached."""
 
     def __post_init__(self) -> None:
         for name in ("token_path", "channel_path", "session_path"):
@@ -88,7 +73,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("channel_path must contain {channel_id} once")
         if self.in_doubt is InDoubt.RETRY_WITH_KEY and not self.honours_idempotency_key:
             raise ValueError("in_doubt must not be retry_with_key unless honours_idempotency_key is set")
-        # A timeout on the way to a connection must never be taken for one after sending: the first request was
-        # not sent, the second is in doubt. The shorter limit for the connection keeps the two apart.
+        # A connection timeout means unsent, a total timeout in doubt: the total must not end first.
         if not 0 < self.connect_ms < self.total_ms:
             raise ValueError("connect_ms must be more than 0 and less than total_ms")
+
+    @property
+    def token_options(self) -> TokenOptions:
+        """For the token endpoint."""
+        return TokenOptions(
+            grant=self.grant,
+            scope=self.token_scope,
+            fields=self.token_fields,
+            refresh_early_ms=self.token_early_ms,
+            backoff_ms=self.token_backoff_ms,
+        )

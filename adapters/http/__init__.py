@@ -1,1 +1,1 @@
-"""Outbound HTTP that every provider shares."""
+"""Outbound HTTP that every provider and the webhook share."""

@@ -1,176 +1,241 @@
-"""The access token: fetched once for all who wait, kept, replaced ahead of its end (contract, "OAuth token")."""
+"""An OAuth client-credentials token: fetched once for all callers, cached, refreshed early."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from typing import Annotated, Protocol
 from urllib.parse import urlencode
 
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from msgspec import Meta
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 from yarl import URL
 
-from guestledger.adapters.cxone.answers import WIRE_ERRORS, Answer, TokenAnswer, answer_decoder, cause
+from guestledger.adapters.http.answers import UNREADABLE, answer_decoder
+from guestledger.adapters.http.failures import WIRE_ERRORS, cause_of_error, cause_of_status
 from guestledger.adapters.http.single_flight import SingleFlight
-from guestledger.adapters.http.transport import Transport
+from guestledger.adapters.http.transport import Answer, Transport
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import CredentialsRefused, RequestDenied, ServiceError, ServiceUnreachable
-from guestledger.engine.domain.feedback import told
-from guestledger.engine.domain.personal import Secret, SecretBytes
-from guestledger.engine.limits.policy import AdmissionRequest, Denied, Feedback, Observation
-from guestledger.engine.limits.retry import read_retry_after
-from guestledger.engine.ports import RateLimiter
+from guestledger.engine.domain.personal import Guarded, Secret, SecretBytes
+from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
+from guestledger.engine.limits.feedback import Feedback, Observation, feedback
 
-TRIES = 3
+SERVICE = "token endpoint"
+MAX_TRIES = 3
 MAX_WAIT_S = 2.0
-"""A longer wait than this at the limiter is the scheduler's business, not that of a caller held up here."""
+"""A longer wait for the limiter is the scheduler's: `RequestDenied`."""
+
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
+BearerToken = Annotated[str, Meta(max_length=16_384, pattern=r"^[\x21-\x7e]+\Z", extra={"personal": True})]
+"""RFC 6750, section 2.1: it cannot break out of a header."""
 
 
-class _TryAgain(ServiceUnreachable):
-    """No token this time, but perhaps the next."""
+class TokenFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The names of a token's fields."""
+
+    access_token: str = "access_token"  # noqa: S105 - a name, not a token
+    token_type: str = "token_type"  # noqa: S105
+    expires_in: str = "expires_in"
+
+
+class TokenOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What differs between token endpoints."""
+
+    grant: str = "client_credentials"
+    scope: str | None = None
+    fields: TokenFields = TokenFields()
+    refresh_early_ms: int = 60_000
+    """Before expiry; at most half the lifetime."""
+    backoff_ms: int = 100
+    """The first wait between tries. It doubles, with jitter on top."""
+
+
+class TokenAnswer(Guarded, frozen=True, kw_only=True):
+    """A token. `expires_in` is its lifetime in seconds."""
+
+    access_token: BearerToken
+    token_type: str = "Bearer"  # noqa: S105 - a kind, not a token
+    expires_in: Annotated[float, Meta(gt=0)]
+
+
+class TokenLimiter(Protocol):
+    """What a token source needs of a rate limiter."""
+
+    async def admit(self, request: AdmissionRequest, /) -> Admitted | Denied:
+        """Admit or deny a request."""
+        ...
+
+    async def observe(self, feedback: Feedback, /) -> None:
+        """Record feedback."""
+        ...
+
+
+class _Retryable(ServiceUnreachable):
+    """The next try may succeed."""
 
 
 class TokenSource:
-    """The one place that holds the client secret and the token.
+    """The only holder of the client secret and the token.
 
-    Each request for a token passes `limiter`, which is asked before it and told of the answer: so a 429 is kept by every process.
-    What is told there is only whether the endpoint throttles, and so the limiter is never broken by failures: whoever
-    needs a token and gets none rests by itself, and a worker is to learn soon that CXone cannot be reached.
+    Requests pass the limiter named `limiter`: every process respects a 429. Failures never open its circuit, as
+    callers have their own backoff.
     """
 
     def __init__(
         self,
-        wire: Transport,
+        transport: Transport,
+        *,
         url: URL,
         client_id: str,
         client_secret: str,
-        limiters: RateLimiter,
+        limiter: str,
+        rate_limiter: TokenLimiter,
         now: Callable[[], datetime],
+        options: TokenOptions | None = None,
     ) -> None:
-        profile = wire.profile
-        form = {"grant_type": profile.grant, "client_id": client_id, "client_secret": client_secret}
-        if profile.token_scope is not None:
-            form["scope"] = profile.token_scope
-        self._wire = wire
+        self._options = options = options or TokenOptions()
+        form = {"grant_type": options.grant, "client_id": client_id, "client_secret": client_secret}
+        if options.scope is not None:
+            form["scope"] = options.scope
+        self._transport = transport
         self._url = url
         self._form = SecretBytes(urlencode(form).encode())
-        self._profile = profile
-        self._passage = AdmissionRequest(limiter=f"{url.authority} {profile.token_quota}", retry=False, slotted=False)
-        self._gates = limiters
-        self._untold: Feedback | None = None
+        self._request = AdmissionRequest(limiter=limiter, retry=False, reserved=False)
+        self._rate_limiter = rate_limiter
+        self._unobserved: Feedback | None = None
         self._now = now
-        self._decoder = answer_decoder(TokenAnswer, profile.token_fields)
+        self._decoder = answer_decoder(TokenAnswer, options.fields)
         self._flight: SingleFlight[str] = SingleFlight()
         self._token = ""
-        self._good_until = 0.0  # on the monotonic clock: no change of the wall clock makes a token older or younger
+        self._fresh_until = 0.0  # monotonic: changes of the wall clock do not age a token
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the token kept is good to use."""
-        return bool(self._token) and time.monotonic() < self._good_until
+        """Whether the cached token can be used."""
+        return bool(self._token) and time.monotonic() < self._fresh_until
 
     async def token(self) -> str:
-        """A token that is good to use: the one kept, else a new one.
+        """The cached token, else a new one. Concurrent callers share one request.
 
-        However many ask at once, one request goes out, and whoever stops waiting does not stop it for the rest.
-        Raises `CredentialsRefused`, `RequestDenied` or `ServiceUnreachable`.
+        Raise `CredentialsRefused`, `RequestDenied` or `ServiceUnreachable`.
         """
         if self.is_fresh:
             return self._token
         return await self._flight.run("token", self._fetch_with_retries)
 
     def invalidate(self, token: str) -> None:
-        """Forget `token`, which CXone refused. Another one, got in the meantime, stays: so many 401s make one refresh."""
+        """Forget `token`, which the provider refused. A newer one stays: many 401s cause one refresh."""
         if token == self._token:
             self._token = ""
 
     async def close(self) -> None:
-        """Stop a request under way."""
+        """Cancel a request in progress."""
         await self._flight.close()
 
     async def _fetch_with_retries(self) -> str:
-        backoff_s = self._profile.token_backoff_ms / 1_000
+        backoff_s = self._options.backoff_ms / 1_000
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(TRIES),
+            stop=stop_after_attempt(MAX_TRIES),
             wait=wait_exponential_jitter(multiplier=backoff_s, jitter=backoff_s),
-            retry=retry_if_exception_type(_TryAgain),
+            retry=retry_if_exception_type(_Retryable),
             reraise=True,
         )
         return await retrying(self._fetch)
 
     async def _fetch(self) -> str:
-        await self._tell()
-        began_at = await self._let_through()
+        await self._observe()
+        began_at = await self._admitted()
         asked_at = time.monotonic()
         answer = await self._ask()
-        self._untold = self._heard(answer, began_at)
-        with suppress(ServiceError):  # then it is told before the next request, at the latest
-            await self._tell()
+        self._unobserved = self._feedback(answer, began_at)
+        with suppress(ServiceError):  # observed before the next request instead
+            await self._observe()
         token = self._read(answer)
-        # Ahead of the end by 60 s, but never by more than half the lifetime: a token that lives for less than a
-        # minute would otherwise count as stale from the first, and every call would fetch another.
-        early_s = min(self._profile.token_early_ms / 1_000, token.expires_in / 2)
-        self._good_until = asked_at + token.expires_in - early_s
+        # Else a token that lives for less than a minute would never be fresh.
+        early_s = min(self._options.refresh_early_ms / 1_000, token.expires_in / 2)
+        self._fresh_until = asked_at + token.expires_in - early_s
         self._token = Secret(token.access_token)
         return self._token
 
-    async def _let_through(self) -> datetime:
-        """When the request for a token that is now to be made begins, by the database's clock. Raises `RequestDenied`."""
-        waits = 0
-        while isinstance(admitted := await self._gates.admit(self._passage), Denied):
-            wait_s = (admitted.until - self._now()).total_seconds()
-            if wait_s > MAX_WAIT_S or waits == TRIES:
-                raise RequestDenied(f"no access token from {self._url}", self._passage.limiter, admitted)
-            await asyncio.sleep(max(0.0, wait_s))
-            waits += 1
+    async def _admitted(self) -> datetime:
+        """When the limiter admitted the request, by the database's clock."""
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(MAX_TRIES + 1),
+            wait=self._wait_s,
+            retry=retry_if_exception(lambda error: self._denied_s(error) <= MAX_WAIT_S),
+            reraise=True,
+        )
+        return await retrying(self._admit)
+
+    async def _admit(self) -> datetime:
+        admitted = await self._rate_limiter.admit(self._request)
+        if isinstance(admitted, Denied):
+            raise RequestDenied(SERVICE, self._request.limiter, admitted)
         return admitted.at
 
-    def _heard(self, answer: Answer, began_at: datetime) -> Feedback:
-        asked = read_retry_after(answer.retry_after, answer.date, self._now())
-        if answer.status == 429:
-            return told(self._passage.limiter, Observation.THROTTLED, began_at, asked, answer.drained)
-        heeded = asked if answer.status >= 500 and asked.given is not None else None
-        return told(self._passage.limiter, Observation.SUCCESS, began_at, heeded, answer.drained)
+    def _wait_s(self, tries: RetryCallState) -> float:
+        error = tries.outcome.exception() if tries.outcome else None
+        return max(0.0, self._denied_s(error))
 
-    async def _tell(self) -> None:
-        """Let the limiter observe the last answer, if it has not yet."""
-        if self._untold is not None:
-            await self._gates.observe(self._untold)
-            self._untold = None
+    def _denied_s(self, error: BaseException | None) -> float:
+        """The wait that the limiter demands. Infinite for other errors."""
+        if isinstance(error, RequestDenied):
+            return (error.denied.until - self._now()).total_seconds()
+        return float("inf")
+
+    def _feedback(self, answer: Answer, began_at: datetime) -> Feedback:
+        asked = answer.asked(self._now())
+        limiter, exhausted = self._request.limiter, answer.exhausted
+        if answer.status == 429:
+            return feedback(limiter, Observation.THROTTLED, began_at, asked=asked, exhausted=exhausted)
+        pause = asked if answer.status >= 500 and asked.given is not None else None
+        return feedback(limiter, Observation.SUCCESS, began_at, asked=pause, exhausted=exhausted)
+
+    async def _observe(self) -> None:
+        """Give the limiter the feedback that it does not have yet."""
+        if self._unobserved is not None:
+            await self._rate_limiter.observe(self._unobserved)
+            self._unobserved = None
 
     async def _ask(self) -> Answer:
         try:
-            return await self._wire.send("POST", self._url, _HEADERS, self._form)
+            return await self._transport.send("POST", self._url, _HEADERS, self._form)
         except WIRE_ERRORS as error:
-            reason = cause(error, self._profile)
-        # Raised out here, so that aiohttp's error, which may quote the request, does not hang on it as its context.
-        raise _TryAgain(f"no access token from {self._url}: {reason}")
+            cause, detail = cause_of_error(error), self._detail(self._transport.time_limit(error))
+        # Outside the handler: aiohttp's error, which may quote the request, must not become the context.
+        raise _Retryable(SERVICE, cause, detail)
 
     def _read(self, answer: Answer) -> TokenAnswer:
+        if answer.ok:
+            return self._decode(answer.body or b"")
         status = answer.status
+        cause, detail = cause_of_status(status), self._detail(f"HTTP {status}")
         if status in (400, 401, 403):
-            raise CredentialsRefused(
-                f"CXone at {self._url.host} refused the client's credentials (HTTP {status}): "
-                "check GUESTLEDGER_CXONE_CLIENT_ID and GUESTLEDGER_CXONE_CLIENT_SECRET"
-            )
-        if status == 429:
-            raise _TryAgain(f"no access token from {self._url}: throttled (HTTP 429)")
-        if status >= 500:
-            raise _TryAgain(f"no access token from {self._url}: CXone is failing (HTTP {status}); try again later")
-        if not answer.ok:
-            raise ServiceUnreachable(f"no access token from {self._url}: HTTP {status}; check GUESTLEDGER_CXONE_URL")
-        return self._decode(answer)
+            raise CredentialsRefused(SERVICE, cause, detail)
+        if status == 429 or status >= 500:
+            raise _Retryable(SERVICE, cause, detail)
+        raise ServiceUnreachable(SERVICE, cause, detail)
 
-    def _decode(self, answer: Answer) -> TokenAnswer:
+    def _decode(self, body: bytes) -> TokenAnswer:
         try:
-            token = self._decoder.decode(answer.body or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            token = self._decoder.decode(body)
+        except UNREADABLE as error:
             reason = str(error)
         else:
             if token.token_type.lower() == "bearer":
                 return token
             reason = "the token is not a bearer token"
-        raise ServiceUnreachable(
-            f"no access token from {self._url}: the answer cannot be read ({reason}); check GUESTLEDGER_CXONE_URL"
-        )
+        raise ServiceUnreachable(SERVICE, Cause.UNREADABLE_ANSWER, self._detail(reason))
+
+    def _detail(self, fact: str) -> str:
+        host = f"{self._url.host}:{self._url.port}"
+        return f"{host}, {fact}" if fact else host

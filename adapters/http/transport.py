@@ -1,63 +1,112 @@
-"""The HTTP under the client: one pool of connections, one request and its answer at a time."""
+"""One pool of connections, and one request with its answer."""
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from hashlib import sha256
 from io import BytesIO
 from math import inf
 
 import aiohttp
 from yarl import URL
 
-from guestledger.adapters.cxone.answers import WIRE_ERRORS, Answer
-from guestledger.adapters.cxone.profile import Profile
-from guestledger.adapters.http.rate_limit import read_drained
-from guestledger.engine.domain.personal import SecretBytes
+from guestledger.adapters.http.failures import WIRE_ERRORS
+from guestledger.adapters.http.rate_limit import read_exhausted_quota
+from guestledger.adapters.http.retry_after import read_retry_after
+from guestledger.engine.domain.personal import Guarded, PersonalBytes, SecretBytes
+from guestledger.engine.limits.quota import ExhaustedQuota
+from guestledger.engine.limits.retry import RetryAfter
 
 BODY_LIMIT = 64 * 1024
 
 
-class Transport:
-    """A pool of at most `connections`. It keeps no cookies, heeds no proxy of the environment, follows no redirect."""
+class Answer(Guarded, frozen=True, kw_only=True):
+    """`body` is `None` if it was not read, is incomplete or exceeds `BODY_LIMIT`."""
 
-    def __init__(self, profile: Profile, connections: int) -> None:
-        # aiohttp rounds longer timeouts up to whole seconds, and could so let the limit for the whole request pass
-        # before the one for the connection; `Profile` says why their order matters.
-        timeout = aiohttp.ClientTimeout(
-            total=profile.total_ms / 1_000, connect=profile.connect_ms / 1_000, ceil_threshold=inf
-        )
-        self.profile = profile
+    status: int
+    retry_after: str | None = None
+    date: str | None = None
+    body: PersonalBytes | None = None
+    exhausted: ExhaustedQuota | None = None
+
+    @property
+    def ok(self) -> bool:
+        """2xx."""
+        return 200 <= self.status < 300
+
+    def asked(self, now: datetime) -> RetryAfter:
+        """How long the server asks to wait."""
+        return read_retry_after(self.retry_after, self.date, now)
+
+
+class Transport:
+    """A pool of at most `connections`, without cookies, environment proxies or redirects.
+
+    `total_ms` limits a whole request, `connect_ms` the wait for a connection (a free one, DNS, TCP, TLS).
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: int,
+        total_ms: int,
+        connect_ms: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry_after_header: str = "Retry-After",
+        socket_factory: Callable[[aiohttp.AddrInfoType], socket.socket] | None = None,
+    ) -> None:
+        connect_s = None if connect_ms is None else connect_ms / 1_000
+        self.total_ms = total_ms
+        self.connect_ms = total_ms if connect_ms is None else connect_ms
+        self._retry_after_header = retry_after_header
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections),
+            connector=aiohttp.TCPConnector(limit=connections, socket_factory=socket_factory),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=timeout,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "guestledger"},
+            # aiohttp rounds long timeouts up to whole seconds: without `inf`, total could end before connect.
+            timeout=aiohttp.ClientTimeout(total=total_ms / 1_000, connect=connect_s, ceil_threshold=inf),
+            headers={"User-Agent": "guestledger", **(headers or {})},
             trust_env=False,
         )
 
-    async def send(self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
-        """The answer to one request. Raises one of `WIRE_ERRORS` when none comes."""
+    async def send(
+        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None, *, read_body: bool = True
+    ) -> Answer:
+        """The answer to one request. Raise one of `WIRE_ERRORS` if there is none."""
         async with self._http.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
             return Answer(
                 status=response.status,
-                retry_after=_list_field(response, self.profile.retry_after_header),
+                retry_after=_list_field(response, self._retry_after_header),
                 date=response.headers.get("Date"),
-                drained=read_drained(_list_field(response, "RateLimit"), _list_field(response, "RateLimit-Policy")),
-                body=await _body(response.content),
+                exhausted=read_exhausted_quota(
+                    _list_field(response, "RateLimit"), _list_field(response, "RateLimit-Policy")
+                ),
+                body=await _body(response.content) if read_body else None,
             )
+
+    def time_limit(self, error: Exception) -> str:
+        """The limit that a timeout exceeded, such as `250 ms`. Empty for other errors."""
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return f"{self.connect_ms} ms"
+        return f"{self.total_ms} ms" if isinstance(error, TimeoutError) else ""
 
     async def close(self) -> None:
         """Close every connection."""
         await self._http.close()
 
 
+def request_sha256(method: str, url: URL, body: bytes) -> str:
+    """SHA-256 (hex) of `METHOD URL`, a line feed and the body."""
+    return sha256(SecretBytes(f"{method} {url}\n".encode() + body)).hexdigest()
+
+
 def _list_field(response: aiohttp.ClientResponse, name: str) -> str | None:
-    """A field whose value is a list, or may come more than once: its lines are joined (RFC 9110, section 5.3)."""
+    """The joined lines of a field (RFC 9110, section 5.3)."""
     lines = response.headers.getall(name, None)
     return None if lines is None else ", ".join(lines)
 
 
 async def _body(content: aiohttp.StreamReader) -> bytes | None:
-    """The body, or `None` when it is cut short or too large: the status alone tells most of what there is to know."""
-    body = BytesIO()  # which shows nothing of what is in it
+    body = BytesIO()  # its repr shows nothing
     try:
         while not content.at_eof():
             body.write(await content.readany())

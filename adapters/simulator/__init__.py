@@ -1,9 +1,7 @@
-"""A CXone look-alike on loopback, over real HTTP: the other side in the demo, the tests and the benchmark.
+"""A CXone look-alike and a webhook receiver on loopback. It shares no code with the client: each checks the other."""
 
-It speaks the wire contract by itself and shares no code with the client, so that the two check each other.
-"""
-
+from guestledger.adapters.simulator.api import Made
 from guestledger.adapters.simulator.config import SimulatorConfig
-from guestledger.adapters.simulator.server import Simulator
+from guestledger.adapters.simulator.server import SentRequest, SentWebhook, Simulator
 
-__all__ = ["Simulator", "SimulatorConfig"]
+__all__ = ["Made", "SentRequest", "SentWebhook", "Simulator", "SimulatorConfig"]

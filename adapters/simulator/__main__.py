@@ -1,6 +1,6 @@
-"""The simulator in a process of its own: `python -m guestledger.adapters.simulator [--port PORT] [--config JSON]`.
+"""The simulator as a process: `python -m guestledger.adapters.simulator [--port PORT] [--config JSON]`.
 
-Prints one line of JSON once it listens, and serves until SIGTERM or SIGINT.
+Print one line of JSON when it listens, then serve until SIGTERM or SIGINT.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from guestledger.adapters.simulator.server import Simulator
 
 
 async def serve(port: int, config: SimulatorConfig, keep_requests: int) -> None:
-    """Serve until told to stop."""
+    """Serve until a signal."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -36,9 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m guestledger.adapters.simulator", description="A CXone look-alike on 127.0.0.1."
     )
-    parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
-    parser.add_argument("--config", default="{}", help="how it behaves: JSON with the fields of SimulatorConfig")
-    parser.add_argument("--keep-requests", type=int, default=10_000, help="how many requests to remember at most")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--config", default="{}", help="JSON with fields of SimulatorConfig")
+    parser.add_argument("--keep-requests", type=int, default=10_000, help="how many requests to keep")
     given = parser.parse_args()
     try:
         config = msgspec.json.decode(given.config, type=SimulatorConfig)

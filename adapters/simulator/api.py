@@ -1,4 +1,4 @@
-"""What the simulated CXone does with a request: no I/O and no waiting, only what is to be answered, and how late."""
+"""The simulated API: from requests to replies and their delays. No I/O."""
 
 import secrets
 import time
@@ -15,12 +15,12 @@ from guestledger.adapters.simulator.payload import Creation, read_creation
 from guestledger.engine.domain.personal import SecretBytes
 
 DROPPED = 0
-"""The status that stands for a connection dropped without an answer."""
+"""The status of a reply that drops the connection."""
 _HUGE = "99999999999999999999"
 
 
 class Reply(NamedTuple):
-    """What is answered, `delay_s` seconds from now."""
+    """An answer after `delay_s` seconds."""
 
     status: int
     body: bytes = b""
@@ -29,7 +29,7 @@ class Reply(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A session that was made, and the answer that tells of it."""
+    """A session that was made, and its answer."""
 
     session_id: str
     answer: bytes
@@ -44,10 +44,10 @@ class SimulatedApi:
         self._client = (client_id, client_secret)
         self._tokens: dict[str, float] = {}
         self._met: Counter[tuple[str, str]] = Counter()
-        self._let_through: deque[float] = deque()
+        self._admitted: deque[float] = deque()
 
     def revoke_tokens(self) -> None:
-        """Let every token issued so far be refused from now on."""
+        """Refuse every token issued so far."""
         self._tokens.clear()
 
     def issue_token(self, body: bytes) -> Reply:
@@ -92,11 +92,11 @@ class SimulatedApi:
         )
 
     def create_session(self, body: bytes, key: str | None, content_type: str, authorization: str) -> Reply:
-        """`POST /api/v1/chat/sessions`, with whatever faults are in store for `key`."""
+        """`POST /api/v1/chat/sessions`, with the faults that select `key`."""
         config = self.config
         if not key:
             return _error(400, "the header Idempotency-Key is missing")
-        if self._met_by("drop_before", config.drop_before_share, key, config.fault_times):
+        if self._meets("drop_before", config.drop_before_share, key, config.fault_times):
             return Reply(DROPPED)
         if refusal := self._refusal(authorization, "chat:write"):
             return refusal
@@ -115,38 +115,38 @@ class SimulatedApi:
 
     def _create(self, creation: Creation, key: str) -> Reply:
         if not self.config.quota:
-            return self._made_or_met(creation, key)
+            return self._faulty_or_made(creation, key)
         left = self._left_of_quota()
         if left:
-            self._let_through.append(time.monotonic())
+            self._admitted.append(time.monotonic())
         late = self._throttled()._replace(delay_s=self.config.slow_ms / 1_000)
-        reply = self._made_or_met(creation, key) if left else late
+        reply = self._faulty_or_made(creation, key) if left else late
         return reply._replace(headers=(*reply.headers, *self._rate_limit(max(0, left - 1))))
 
     def _left_of_quota(self) -> int:
-        """Of this second, which ends now."""
-        while self._let_through and self._let_through[0] <= time.monotonic() - 1:
-            self._let_through.popleft()
-        return max(0, self.config.quota - len(self._let_through))
+        """What is left for the second that ends now."""
+        while self._admitted and self._admitted[0] <= time.monotonic() - 1:
+            self._admitted.popleft()
+        return max(0, self.config.quota - len(self._admitted))
 
     def _rate_limit(self, left: int) -> list[tuple[str, str]]:
         if not self.config.rate_limit_headers:
             return []
         return [("RateLimit-Policy", f'"second";q={self.config.quota};w=1'), ("RateLimit", f'"second";r={left};t=1')]
 
-    def _made_or_met(self, creation: Creation, key: str) -> Reply:
+    def _faulty_or_made(self, creation: Creation, key: str) -> Reply:
         config = self.config
-        if self._met_by("throttle", config.throttle_share, key, config.throttle_times):
+        if self._meets("throttle", config.throttle_share, key, config.throttle_times):
             return self._throttled()
-        fails = self._met_by("server_error", config.server_error_share, key, config.fault_times)
+        fails = self._meets("server_error", config.server_error_share, key, config.fault_times)
         if fails and not config.error_after_processing:
             return self._down("the session service is down")
         reply = self._process(creation, key)
         if fails:
             return self._down("the session service went down")
-        if self._met_by("hang", config.hang_share, key, config.fault_times):
+        if self._meets("hang", config.hang_share, key, config.fault_times):
             return reply._replace(delay_s=config.hang_s)
-        if self._met_by("drop", config.drop_share, key, config.fault_times):
+        if self._meets("drop", config.drop_share, key, config.fault_times):
             return Reply(DROPPED)
         return reply
 
@@ -171,7 +171,7 @@ class SimulatedApi:
         return Reply(201, answer, delay_s=delay_s)
 
     def _expiry(self) -> datetime:
-        """In whole seconds as the contract shows it; with a fraction when the lifetime has one."""
+        """Whole seconds as in the contract, unless the lifetime has a fraction."""
         lifetime_s = self.config.session_lifetime_s
         expires_at = datetime.now(UTC) + timedelta(seconds=lifetime_s)
         return expires_at.replace(microsecond=0) if lifetime_s == int(lifetime_s) else expires_at
@@ -203,7 +203,7 @@ class SimulatedApi:
             "huge": _HUGE,
             "nonsense": "after a while",
         }
-        # The response's own date goes with it: an HTTP-date is read against that (RFC 9110, section 10.2.3).
+        # Clients read an HTTP-date relative to the response's own date (RFC 9110, section 10.2.3).
         headers = [("Date", formatdate(now, usegmt=True))]
         if form != "absent":
             headers.append(("Retry-After", forms.get(form, form)))
@@ -213,11 +213,11 @@ class SimulatedApi:
         asked = self.config.error_retry_after
         return _error(status, message)._replace(headers=() if asked is None else (("Retry-After", asked),))
 
-    def _met_by(self, fault: str, share: float, key: str, times: int) -> bool:
+    def _meets(self, fault: str, share: float, key: str, times: int) -> bool:
         return self.config.meets(fault, share, key) and self._is_among_first(fault, key, times)
 
     def _is_among_first(self, fault: str, key: str, times: int) -> bool:
-        """Whether this is one of the first `times` requests of `key` that `fault` is to meet."""
+        """Count this request. Whether it is one of the first `times` of `key` for `fault`."""
         if self._met[fault, key] >= times:
             return False
         self._met[fault, key] += 1

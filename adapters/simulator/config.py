@@ -1,4 +1,4 @@
-"""What can be made to go wrong, and for whom."""
+"""Which faults the simulator injects, and for which keys."""
 
 from hashlib import blake2b
 
@@ -6,11 +6,9 @@ import msgspec
 
 
 class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the simulator behaves. All shares are of idempotency keys, 0 to 1; all `_s` are seconds.
+    """Shares are of idempotency keys, 0 to 1, selected by a hash of `seed`, fault and key; `_s` are seconds.
 
-    Which keys a fault meets is a hash of key, fault and `seed`: so the same keys are met whatever the interleaving.
-    Each fault meets a key `fault_times` times (throttles: `throttle_times`) and then lets it pass.
-    Raises `ValueError` naming the knob that is out of range.
+    A selected key meets its fault `fault_times` times (throttles: `throttle_times`) and then succeeds.
     """
 
     seed: int = 0
@@ -19,53 +17,49 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     throttle_share: float = 0.0
     throttle_times: int = 1
     retry_after: str = "seconds"
-    """The form of `Retry-After`: `seconds`, `date`, `absent`, `negative`, `huge`, `nonsense`; other text is sent as it is."""
+    """`seconds`, `date`, `absent`, `negative`, `huge`, `nonsense`, or the text itself."""
     retry_after_s: int = 2
 
     quota: int = 0
-    """So many creations are let through in any second, whoever asks; more are throttled. 0: as many as come."""
+    """Creations a second. 0: no limit."""
     rate_limit_headers: bool = False
-    """Whether answers tell how much of the quota is left, in `RateLimit` and `RateLimit-Policy`."""
 
     drop_before_share: float = 0.0
-    """The connection is dropped before the request is processed."""
+    """Drop the connection before processing."""
     server_error_share: float = 0.0
     error_after_processing: bool = False
-    """Whether the session was made before the 500."""
     error_retry_after: str | None = None
-    """What goes in `Retry-After` with that 500, and with the 503 of `token_errors`, as it is."""
+    """`Retry-After` of 500 and 503."""
     hang_share: float = 0.0
-    """The request is processed, and its answer comes `hang_s` late."""
+    """Answer `hang_s` after processing."""
     hang_s: float = 60.0
     drop_share: float = 0.0
-    """The connection is dropped after the request was processed."""
+    """Drop the connection after processing."""
     slow_ms: int = 0
-    """How long every look-up and creation takes."""
+    """For look-ups and creations."""
 
     token_lifetime_s: float = 3_600.0
     token_throttle_times: int = 0
-    """So many token requests are throttled first, counted from the start."""
+    """Throttle the first token requests."""
     token_errors: int = 0
-    """So many token requests, after the throttled ones, are answered 503."""
+    """Answer the next ones with 503."""
     refuse_tokens: bool = False
-    """Every token is answered with 401, however fresh."""
     missing_scopes: frozenset[str] = frozenset()
 
     unknown_channels: frozenset[str] = frozenset()
-    """Not there, like every id that begins with `ch_unknown` or does not begin with `ch_`."""
+    """Ids with the prefix `ch_unknown`, or without `ch_`, are always unknown."""
     inactive_channels: frozenset[str] = frozenset()
     channels_without_web_chat: frozenset[str] = frozenset()
     channel_throttle_times: int = 0
-    """So many look-ups of each channel are throttled first, counted from the start."""
+    """Throttle the first look-ups of each channel."""
     channel_errors: int = 0
-    """So many look-ups of each channel, after the throttled ones, are answered 500."""
+    """Answer the next ones with 500."""
 
     honour_idempotency_key: bool = True
     session_lifetime_s: float = 3_600.0
 
     webhook_status: int = 200
     webhook_retry_after: str | None = None
-    """What the webhook receiver answers in `Retry-After`, as it is."""
     webhook_hang_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -77,7 +71,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 raise ValueError(f"{name} must not be negative")
 
     def meets(self, fault: str, share: float, key: str) -> bool:
-        """Whether `fault` is in store for `key`."""
+        """Whether `fault` selects `key`."""
         if share <= 0:
             return False
         digest = blake2b(f"{self.seed}:{fault}:{key}".encode(), digest_size=8).digest()

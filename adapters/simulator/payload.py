@@ -1,6 +1,5 @@
-"""What CXone expects of a creation request (contract, "Session creation"): strict, so that a client's slip shows."""
+"""Strict validation of a creation request (contract, "Session creation")."""
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -36,7 +35,7 @@ class _Attributes(Guarded, frozen=True, rename="camel", forbid_unknown_fields=Tr
 
 
 class Creation(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """A creation request in order."""
+    """A valid creation request."""
 
     channel_id: _Text
     guest: _Guest
@@ -47,11 +46,11 @@ _decoder = msgspec.json.Decoder(Creation)
 
 
 def read_creation(body: bytes) -> Creation:
-    """The request in `body`. Raises `ValueError` with CXone's words for what is wrong with it."""
+    """The request in `body`. Raise `ValueError` with the message of the 400."""
     try:
         creation = _decoder.decode(body)
     except msgspec.DecodeError as error:
-        raise ValueError(re.sub(r"[`]", "'", str(error))) from None
+        raise ValueError(str(error).replace("`", "'")) from None
     consent = creation.guest.consent
     if not (consent.data_processing and consent.gdpr_compliant):
         raise ValueError("dataProcessing and gdprCompliant must be true")

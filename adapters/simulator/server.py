@@ -1,4 +1,4 @@
-"""The simulator's HTTP side: one server with one handler, lean enough to be the other side of a benchmark."""
+"""The simulator's HTTP server."""
 
 import asyncio
 import secrets
@@ -19,10 +19,7 @@ _CHANNELS = "/api/v2/channels/"
 
 
 class SentRequest(NamedTuple):
-    """A request that came in and the status it was answered with (0: dropped). `time` is in Unix seconds.
-
-    `path` is as sent, percent-encoding and all. The body of a token request is not kept.
-    """
+    """A request and the status of its answer (0: dropped). The body of a token request is not kept."""
 
     time: float
     method: str
@@ -33,7 +30,7 @@ class SentRequest(NamedTuple):
 
 
 class SentWebhook(NamedTuple):
-    """A call of the webhook, its headers by lower-case name. `time` is in Unix seconds."""
+    """A webhook call, with headers by lower-case name."""
 
     time: float
     headers: dict[str, str]
@@ -43,8 +40,7 @@ class SentWebhook(NamedTuple):
 class Simulator:
     """A CXone look-alike and a webhook receiver on 127.0.0.1. Use it as an async context manager, once.
 
-    `port` 0 takes any free one. `keep_requests` bounds how many requests and webhooks are remembered (`None`: all).
-    `config` may be replaced at any time; what has been met before counts on.
+    `keep_requests` limits the requests and webhooks kept (`None`: all). `config` may be replaced at any time.
     """
 
     def __init__(
@@ -61,7 +57,7 @@ class Simulator:
         self.requests: deque[SentRequest] = deque(maxlen=keep_requests)
         self.webhooks: deque[SentWebhook] = deque(maxlen=keep_requests)
         self.counts: Counter[str] = Counter()
-        """Requests by what they asked for and the status they got: `"session 429"`; `token`, `channel`, `session`, `webhook`."""
+        """By kind (`token`, `channel`, `session`, `webhook`, `other`) and status: `"session 429"`."""
         self.url = ""
         self._api = SimulatedApi(config or SimulatorConfig(), self.client_id, self.client_secret)
         self._port = port
@@ -80,12 +76,12 @@ class Simulator:
 
     @property
     def webhook_url(self) -> str:
-        """Where the webhook receiver listens."""
+        """The URL of the webhook receiver."""
         return f"{self.url}/webhook"
 
     @property
     def config(self) -> SimulatorConfig:
-        """How it behaves now."""
+        """The current behaviour."""
         return self._api.config
 
     @config.setter
@@ -94,11 +90,11 @@ class Simulator:
 
     @property
     def sessions_by_key(self) -> dict[str, list[Made]]:
-        """The sessions that were made, by the idempotency key they were asked for under: more than one is a duplicate."""
+        """The sessions by idempotency key. More than one for a key is a duplicate."""
         return self._api.sessions_by_key
 
     def revoke_tokens(self) -> None:
-        """Let every token issued so far be refused from now on."""
+        """Refuse every token issued so far."""
         self._api.revoke_tokens()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -137,7 +133,7 @@ class Simulator:
                 return "other", Reply(404, b'{"message":"no such path"}')
 
     def _control(self, method: str, path: str, body: bytes) -> Reply:
-        """The remote control, for a simulator that runs in a process of its own."""
+        """The control API of a simulator in its own process."""
         match method, path:
             case "GET", "/_simulator/state":
                 return Reply(200, msgspec.json.encode(self._state()))
@@ -164,7 +160,9 @@ class Simulator:
 
 def _response(reply: Reply) -> web.Response:
     content_type = "application/json" if reply.body else None
-    # 0 stands for a dropped connection, over which nothing more is sent: any status does.
     return web.Response(
-        status=reply.status or 500, body=reply.body, headers=reply.headers or None, content_type=content_type
+        status=reply.status or 500,  # 0: the connection is dropped
+        body=reply.body,
+        headers=reply.headers or None,
+        content_type=content_type,
     )

@@ -1,4 +1,4 @@
-"""The analytics webhook: what is sent, how it is signed, and where it may go."""
+"""The analytics webhook."""
 
 from guestledger.adapters.webhook.sender import HttpWebhook
 

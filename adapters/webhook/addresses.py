@@ -1,8 +1,4 @@
-"""Where a webhook may go: public addresses only, so that a URL is no way into the network that this runs in (SSRF).
-
-An address is judged when a connection to it is about to be opened, whatever name led there. What a name meant when it was
-looked up before does not matter, so DNS rebinding gets nowhere.
-"""
+"""Permit public addresses only (SSRF). Each is checked when its socket is opened: DNS rebinding has no effect."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -10,14 +6,12 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_netw
 from aiohttp import AddrInfoType
 
 _CGNAT = ip_network("100.64.0.0/10")  # RFC 6598
-# RFC 1918, RFC 4193; and fec0::/10, which RFC 3879 took out of use.
+# RFC 1918, RFC 4193; fec0::/10 is deprecated (RFC 3879).
 _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10")))
-# What some release of `ipaddress` takes for global: IETF protocols (RFC 6890), the 6to4 relay (RFC 7526), documentation (RFC 9637).
+# Global in some releases of `ipaddress`: RFC 6890, 7526, 9637.
 _RESERVED = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
-# All that has been given out for use on the Internet (RFC 4291, section 2.4).
-_GLOBAL_UNICAST = IPv6Network("2000::/3")
-# Whoever runs the gateway decides what is behind these, and it may be the network that this runs in: NAT64 (RFC 6052,
-# section 2.1; RFC 8215) and 6to4 (RFC 3056).
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # RFC 4291, section 2.4
+# Gateways may lead back into a private network: RFC 6052, 8215, 3056.
 _GATEWAYS = {
     "NAT64": (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48")),
     "6to4": (IPv6Network("2002::/16"),),
@@ -25,10 +19,7 @@ _GATEWAYS = {
 
 
 class AddressRefused(PermissionError):
-    """A connection that was not opened, for its address is none that a webhook may go to. `kind` says what it is instead.
-
-    All have the same text, so that whoever tries several addresses of a host and fails with each takes them for one failure.
-    """
+    """The address is not public. All have one text: asyncio then raises one of them, not a list."""
 
     def __init__(self, kind: str) -> None:
         super().__init__("not a public address")
@@ -36,7 +27,7 @@ class AddressRefused(PermissionError):
 
 
 def open_public_socket(address: AddrInfoType) -> socket.socket:
-    """A socket for a connection to `address`, an entry of `getaddrinfo`. Raises `AddressRefused`."""
+    """A socket for `address`, an entry of `getaddrinfo`. Raise `AddressRefused`."""
     family, kind, protocol, _, target = address
     refused = why_refused(str(target[0]))
     if refused is not None:
@@ -45,16 +36,13 @@ def open_public_socket(address: AddrInfoType) -> socket.socket:
 
 
 def why_refused(address: str) -> str | None:
-    """What keeps a webhook from going to this IP address (such as `loopback`); `None` when it is public.
-
-    An IPv6 address that is but another way to write an IPv4 address (mapped, RFC 4291) is what that one is.
-    """
+    """The kind of an IP address that is not public, such as `loopback`. `None` if it is public."""
     found = ip_address(address)
     if isinstance(found, IPv6Address):
         for kind, networks in _GATEWAYS.items():
             if any(found in network for network in networks):
                 return kind
-        found = found.ipv4_mapped or found
+        found = found.ipv4_mapped or found  # RFC 4291
     for kind in ("unspecified", "loopback", "link-local", "multicast"):
         if getattr(found, f"is_{kind.replace('-', '_')}"):
             return kind

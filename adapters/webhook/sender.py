@@ -1,4 +1,4 @@
-"""The analytics webhook over HTTP (contract, "Analytics webhook"), signed by the Standard Webhooks scheme."""
+"""The analytics webhook over HTTP (contract, "Analytics webhook")."""
 
 import logging
 import time
@@ -9,19 +9,22 @@ from typing import Self
 
 import aiohttp
 import msgspec
-from yarl import URL
 
+from guestledger.adapters.http.failures import WIRE_ERRORS, cause_of_error
+from guestledger.adapters.http.transport import Answer, Transport
+from guestledger.adapters.http.urls import checked_url
 from guestledger.adapters.webhook.addresses import AddressRefused, open_public_socket
 from guestledger.adapters.webhook.signing import Signer
-from guestledger.engine.domain.outcomes import Delivered
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.outcomes import Delivery
 from guestledger.engine.domain.personal import Guarded, Personal, SecretBytes
 from guestledger.engine.domain.session import Session
-from guestledger.engine.limits.retry import RetryAfter, read_retry_after
 
 logger = logging.getLogger("guestledger")
 
-# What a receiver may answer to have the next call come later; elsewhere, `Retry-After` says nothing of that.
+# Other statuses have no defined meaning of `Retry-After` for webhooks: the schedule decides.
 _CALL_LATER = frozenset({429, 503})
+_HEADERS = {"Content-Type": "application/json"}
 
 
 class _Notice(Guarded, frozen=True, rename="camel"):
@@ -39,9 +42,9 @@ _encoder = msgspec.json.Encoder()
 class HttpWebhook:
     """A `WebhookSender`. Use it as an async context manager, once.
 
-    `secret` is what `Signer` takes, one secret or several; without it nothing is signed. `timeout_ms` bounds a whole call.
-    Only public addresses are connected to, unless `allow_private`. No proxy of the environment is used.
-    Raises `ValueError` for a URL or a secret that cannot be used, and shows neither: both may be secret.
+    `secret` holds one or several secrets for `Signer`; without it, calls are unsigned. `timeout_ms` limits a whole
+    call. Only public addresses are called unless `allow_private`. Raise `ValueError` for an invalid URL or secret,
+    without showing it.
     """
 
     def __init__(
@@ -54,85 +57,81 @@ class HttpWebhook:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         connections: int = 64,
     ) -> None:
-        self._url = _checked_url(url)
+        self._url = checked_url(url)
         self._signer = None if secret is None else Signer(secret)
         self._socket_factory = None if allow_private else open_public_socket
         self._timeout_ms = timeout_ms
         self._now = now
         self._connections = connections
-        self._told = False
+        self._warned = False
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, socket_factory=self._socket_factory),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_ms / 1_000),
-            headers={"Content-Type": "application/json", "User-Agent": "guestledger"},
-            trust_env=False,
+        self._transport = Transport(
+            connections=self._connections,
+            total_ms=self._timeout_ms,
+            headers=_HEADERS,
+            socket_factory=self._socket_factory,
         )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.close()
+        await self._transport.close()
 
     @property
     def limiter(self) -> str:
-        """The limiter that its calls pass: the receiver's host. The path may be secret, and is not in it."""
+        """The limiter that its calls pass: the receiver's host, without the path, which may be secret."""
         return f"{self._url.host}:{self._url.port} webhook"
 
-    async def send(self, session: Session) -> Delivered:
-        """Tell that `session` has started. Whatever the wire does is in what comes back; only cancellation passes."""
+    async def send(self, session: Session) -> Delivery:
+        """Send the notice that `session` has started. The id is stable over retries and redeliveries."""
         body = SecretBytes(_encoder.encode(_notice(session)))
-        # The id is the session's own, so that a receiver knows a retry or a redelivery for what it is.
         headers = {} if self._signer is None else self._signer.headers(f"msg_{session.id.hex}", self._now(), body)
         began = time.perf_counter()
-        status, message, retry_after = await self._post(body, headers)
-        latency_ms = round((time.perf_counter() - began) * 1_000)
-        return Delivered(status=status, message=message, latency_ms=latency_ms, retry_after=retry_after)
-
-    async def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int | None, str, RetryAfter | None]:
         try:
-            async with self._http.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
-                status, answered = response.status, response.headers
-        except (aiohttp.ClientError, OSError) as error:
-            return None, self._cause(error), None
-        message = f"HTTP {status}" + (": redirects are not followed" if 300 <= status < 400 else "")
-        given = answered.getall("Retry-After", None) if status in _CALL_LATER else None
-        asked = None if given is None else read_retry_after(", ".join(given), answered.get("Date"), self._now())
-        return status, message, asked
+            answer = await self._transport.send("POST", self._url, headers, body, read_body=False)
+        except WIRE_ERRORS as error:
+            return self._no_answer(error, _ms_since(began))
+        return self._answered(answer, _ms_since(began))
 
-    def _cause(self, error: Exception) -> str:
-        """An error in a few words of our own: aiohttp's may quote the URL."""
-        match error:
-            case TimeoutError():
-                return f"no answer within {self._timeout_ms} ms"
-            case aiohttp.InvalidURL():
-                return "not sent: the receiver's host is neither a name nor an address: check GUESTLEDGER_WEBHOOK_URL"
-            case aiohttp.ClientConnectorDNSError():
-                return "the receiver's host has no address"
-            case aiohttp.ClientSSLError():
-                return "no TLS connection could be agreed on"
-            case aiohttp.ClientConnectorError(os_error=AddressRefused(kind=kind)):
-                return self._refused(kind)
-            case aiohttp.ClientConnectorError():
-                return "connection refused"
-            case aiohttp.ClientResponseError():
-                return "what came back is not HTTP"
-            case _:
-                return "connection lost before the answer came"
+    def _answered(self, answer: Answer, latency_ms: int) -> Delivery:
+        status = answer.status
+        waits = status in _CALL_LATER and answer.retry_after is not None
+        return Delivery(
+            accepted=answer.ok,
+            gone=status == 410,
+            cause=None if answer.ok else _cause(status),
+            status=status,
+            latency_ms=latency_ms,
+            retry_after=answer.asked(self._now()) if waits else None,
+        )
 
-    def _refused(self, kind: str) -> str:
-        message = f"not sent: the receiver's address is {kind}, and only public ones are called"
-        if not self._told:
-            self._told = True
-            logger.warning("webhooks are %s, unless GUESTLEDGER_WEBHOOK_ALLOW_PRIVATE=1", message)
-        return message
+    def _no_answer(self, error: Exception, latency_ms: int) -> Delivery:
+        cause, detail = cause_of_error(error), self._transport.time_limit(error)
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
+            cause, detail = Cause.ADDRESS_REFUSED, error.os_error.kind
+            self._warn_once(detail)
+        return Delivery(accepted=False, cause=cause, detail=detail, latency_ms=latency_ms)
+
+    def _warn_once(self, kind: str) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "webhooks are not sent: the receiver's address is %s, not public. "
+                "The setting webhook_allow_private permits it.",
+                kind,
+            )
+
+
+def _cause(status: int) -> Cause:
+    if status == 410:
+        return Cause.RECEIVER_GONE
+    return Cause.REDIRECTED if 300 <= status < 400 else Cause.NOT_ACCEPTED
 
 
 def _notice(session: Session) -> _Notice:
-    assert session.session_id is not None, "a session that has not started has nothing to tell"
+    assert session.session_id is not None, "a session that has not started has no notice"
     assert session.created_at is not None
     assert session.guest is not None
     assert session.consent is not None
@@ -147,16 +146,9 @@ def _notice(session: Session) -> _Notice:
 
 
 def _whole_seconds(moment: datetime) -> datetime:
-    """As msgspec writes it: `2024-05-20T14:22:01Z`."""
+    """Written as `2024-05-20T14:22:01Z`."""
     return moment.astimezone(UTC).replace(microsecond=0)
 
 
-def _checked_url(url: str) -> URL:
-    try:
-        parsed = URL(url)
-        fits = parsed.scheme in {"http", "https"} and bool(parsed.host) and parsed.port is not None
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError("GUESTLEDGER_WEBHOOK_URL must be an http or https URL with a host")
-    return parsed
+def _ms_since(began: float) -> int:
+    return round((time.perf_counter() - began) * 1_000)

@@ -1,1 +1,1 @@
-"""The lifecycle of a guest session: pure functions over immutable values."""
+"""The domain: events, the session, and the decisions. Pure: no clock, no randomness, no I/O."""

@@ -1,16 +1,16 @@
 """The commands of the lifecycle: what a caller wants, and what came back from outside.
 
-Each carries the time (UTC) and, where a wait may have to be chosen, a jitter uniform in [0, 1).
+Each carries the time (UTC) and, where a wait may be chosen, a jitter uniform in [0, 1).
 """
 
 from datetime import datetime
 
 import msgspec
 
-from guestledger.engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
+from guestledger.engine.domain.outcomes import CreationOutcome, Delivery, LookupOutcome, Resolution
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.domain.request import GuestRequest
-from guestledger.engine.limits.policy import Denied
+from guestledger.engine.limits.admission import Denied
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,14 +20,8 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
-class BeginLookup(msgspec.Struct, frozen=True, kw_only=True):
-    """CXone is about to be asked what the channel is."""
-
-    now: datetime
-
-
 class RecordLookup(msgspec.Struct, frozen=True, kw_only=True):
-    """CXone was asked what the channel is."""
+    """The provider was asked about the channel."""
 
     outcome: LookupOutcome
     now: datetime
@@ -39,14 +33,13 @@ class BeginAttempt(Guarded, frozen=True, kw_only=True):
 
     request_sha256: Personal
     now: datetime
-    jitter: float
 
 
-class Defer(msgspec.Struct, frozen=True, kw_only=True):
-    """The attempt that is due may not be made now: `limiter` holds it back."""
+class DeferCreation(msgspec.Struct, frozen=True, kw_only=True):
+    """The limiter denied the due attempt or look-up."""
 
     limiter: str
-    held: Denied
+    denied: Denied
     now: datetime
     jitter: float
 
@@ -60,16 +53,30 @@ class RecordAttempt(msgspec.Struct, frozen=True, kw_only=True):
     jitter: float
 
 
+class SettleAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever sent attempt number `attempt` is gone, and its answer with it."""
+
+    attempt: int
+    now: datetime
+    jitter: float
+
+
+class EnforceDeadline(msgspec.Struct, frozen=True, kw_only=True):
+    """The session's deadline may have passed."""
+
+    now: datetime
+
+
 class RecordDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """The webhook was called."""
 
-    outcome: Delivered
+    outcome: Delivery
     now: datetime
     jitter: float
 
 
 class RequestRedelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody wants the webhook's notice sent anew. Both texts are stored: no secret or personal datum belongs in them."""
+    """A person wants the notice sent again. Both texts are stored: no secret or personal data in them."""
 
     requested_by: str
     reason: str
@@ -77,7 +84,7 @@ class RequestRedelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resolve(msgspec.Struct, frozen=True, kw_only=True):
-    """A person has decided what is to become of a parked session. Both texts are stored, as in `RequestRedelivery`."""
+    """A person decided about a parked session. Both texts are stored: no secret or personal data in them."""
 
     resolution: Resolution
     decided_by: str
@@ -85,13 +92,22 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
-class Expire(msgspec.Struct, frozen=True, kw_only=True):
-    """The token's time may have passed."""
+class ExpireToken(msgspec.Struct, frozen=True, kw_only=True):
+    """The guest token may have expired."""
 
     now: datetime
 
 
-Record = RecordLookup | RecordAttempt | RecordDelivery
-"""What came back from outside."""
-
-Command = Record | OpenSession | BeginLookup | BeginAttempt | Defer | RequestRedelivery | Resolve | Expire
+Command = (
+    OpenSession
+    | RecordLookup
+    | BeginAttempt
+    | DeferCreation
+    | RecordAttempt
+    | SettleAttempt
+    | EnforceDeadline
+    | RecordDelivery
+    | RequestRedelivery
+    | Resolve
+    | ExpireToken
+)

@@ -1,27 +1,29 @@
-"""Doubt: parking a session on an attempt whose answer is lost, what a person makes of it, and an answer that lifts it.
+"""Doubt: parking a session on an attempt whose answer is lost, a person's decision, and an answer that ends the doubt.
 
-A parked session knows no deadline. To give it up when a time has run out would say of a session that may live at CXone,
-with a guest's data in it, that there is none; that is what parking is to prevent, so only a person ends it, by name and
-with a reason. Until then it is listed as parked, and counts as pending.
+A parked session has no deadline: giving it up would claim that no remote session exists, and one may, with a guest's data
+in it. Only a person ends it.
 """
 
 from datetime import datetime, timedelta
 from typing import assert_never
 
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import RecordAttempt, Resolve
-from guestledger.engine.domain.outcomes import Adoption, Failed, Throttled, Verdict
+from guestledger.engine.domain.outcomes import Adoption, Failed, FailureKind, Throttled, Verdict
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 
 
-def parked(state: Session, message: str, now: datetime) -> e.SessionParked:
-    """A person is to decide about the current attempt, whose answer was lost as `message` says."""
-    reason = f"attempt {state.attempts} is in doubt ({message}): a person has to decide, by `guestledger resolve`"
-    return e.SessionParked(at=now, channel_id=state.channel_id, attempt=state.attempts, reason=reason)
+def parked(state: Session, doubt: Failed, now: datetime) -> e.SessionParked:
+    """A person has to decide about the current attempt."""
+    return e.SessionParked(
+        at=now, channel_id=state.channel_id, attempt=state.attempts, cause=doubt.cause, detail=doubt.detail
+    )
 
 
-def resolve(state: Session, command: Resolve) -> list[e.Event]:
-    """What a person decided about a parked session; nothing where the session is not parked."""
+def resolve(state: Session, command: Resolve, policy: Policy) -> list[e.Event]:
+    """A person's decision about a parked session; nothing if it is not parked."""
     if state.status is not Status.PARKED:
         return []
     at, channel_id, decided_by, reason = command.now, state.channel_id, command.decided_by, command.reason
@@ -45,6 +47,7 @@ def resolve(state: Session, command: Resolve) -> list[e.Event]:
                     session_id=found.session_id,
                     guest_token=found.guest_token,
                     expires_at=found.expires_at,
+                    webhook_owed=policy.webhook_enabled,
                 )
             ]
         case _:
@@ -52,24 +55,25 @@ def resolve(state: Session, command: Resolve) -> list[e.Event]:
 
 
 def lifted(state: Session, command: RecordAttempt, outcome: Throttled | Failed) -> e.DoubtLifted | None:
-    """The end of the doubt about an attempt, by a late answer that says that nothing came of it; `None` where it ends none.
+    """The end of the doubt about an attempt: a late answer says that it made nothing. `None`: no doubt ends.
 
-    A session that waits on this very attempt goes on: when it had planned to, or at once if it was parked, and in either
-    case not before the server wishes. Whatever else has become of it since stands.
+    A session that waits on this attempt goes on: at the time it had planned, or at once if it was parked, and never
+    before the server allows.
     """
-    doubtful = isinstance(outcome, Failed) and outcome.kind is e.FailureKind.IN_DOUBT
+    doubtful = isinstance(outcome, Failed) and outcome.kind is FailureKind.IN_DOUBT
     if command.attempt not in state.in_doubt or doubtful:
         return None
-    kind, message = (outcome.kind, outcome.message) if isinstance(outcome, Failed) else (None, outcome.retry_after.why)
-    rest_ms = outcome.retry_after.ms if outcome.retry_after else 0
+    pause_ms = outcome.retry_after.ms if outcome.retry_after else 0
+    earliest = command.now + timedelta(milliseconds=pause_ms)
     waits = command.attempt == state.attempts and state.status in (Status.IN_DOUBT, Status.PARKED)
-    earliest = command.now + timedelta(milliseconds=rest_ms)
+    failed = outcome if isinstance(outcome, Failed) else None
     return e.DoubtLifted(
         at=command.now,
         channel_id=state.channel_id,
         attempt=command.attempt,
-        kind=kind,
+        kind=failed.kind if failed else None,
+        cause=failed.cause if failed else Cause.THROTTLED,
         status=outcome.status,
-        message=message,
+        detail=failed.detail if failed else "",
         retry_at=max(state.retry_at or earliest, earliest) if waits else None,
     )

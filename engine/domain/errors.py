@@ -1,21 +1,23 @@
-"""What can go wrong, in the words of this field. No text here ever carries a secret or personal datum."""
+"""What can go wrong. No text here carries a secret or personal data; what to do about it is said where it is shown."""
 
 from collections.abc import Iterable
 from datetime import date
+from enum import StrEnum
 from traceback import walk_tb
 from uuid import UUID
 
-from guestledger.engine.limits.policy import Denied
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.limits.admission import Denied
 
 
 class GuestledgerError(Exception):
-    """Anything this engine raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
 
 def in_short(error: BaseException, within: str | tuple[str, ...] = "") -> str:
-    """An error in one line for a log: its text if it is one of ours, else its kind and place. Others' texts may hold guests' data.
+    """An error in one line for a log: the text of one of ours, else its type and place. Other texts may quote data.
 
-    The place is the innermost in a module whose name begins with `within`.
+    The place is the innermost one in a module whose name starts with `within`.
     """
     if isinstance(error, GuestledgerError):
         return str(error)
@@ -27,9 +29,9 @@ def in_short(error: BaseException, within: str | tuple[str, ...] = "") -> str:
 
 
 class InvalidRequest(GuestledgerError):
-    """A guest request that is refused at the door: nothing of it was recorded.
+    """A request that is refused whole: nothing of it was recorded.
 
-    `field` is the path in the request (`consent.marketing`; empty for the request as a whole), `reason` says what is wrong.
+    `field` is the path in the request (`consent.marketing`; empty: the whole request), `reason` says what is wrong.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -39,57 +41,74 @@ class InvalidRequest(GuestledgerError):
 
 
 class IdempotencyConflict(InvalidRequest):
-    """The caller's idempotency key was used before, for a different request."""
+    """The idempotency key was used before for a different request."""
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(
             "idempotencyKey",
-            f"was used before for a different request (session {stream_id}): "
-            "send the same request again, or use a new key",
+            f"was used before for a different request (session {stream_id}): repeat that request, or use a new key",
         )
         self.stream_id = stream_id
 
 
 class SessionNotFound(GuestledgerError):
-    """No session has this id, neither the engine's own nor CXone's."""
+    """No session has this id, neither ours nor the provider's."""
 
     def __init__(self, wanted: str) -> None:
-        super().__init__(f"no session has the id {wanted!r}: `guestledger sessions` lists them")
+        super().__init__(f"no session has the id {wanted!r}")
+        self.wanted = wanted
 
 
 class PartitionDetached(SessionNotFound):
-    """The session is known, but its events lie in a month that has been taken out of the log."""
+    """The session's events are in a partition that is detached from the log."""
 
-    def __init__(self, stream_id: UUID, month: date) -> None:
+    def __init__(self, stream_id: UUID, partition: date) -> None:
         GuestledgerError.__init__(
-            self,
-            f"session {stream_id} began in {month:%Y-%m}, a month that is detached from the log: "
-            f"`guestledger partitions attach {month:%Y-%m}` brings it back",
+            self, f"session {stream_id} is in partition {partition:%Y-%m}, which is detached from the log"
         )
+        self.wanted = str(stream_id)
+        self.stream_id = stream_id
+        self.partition = partition
 
 
 class PartitionRefused(GuestledgerError):
-    """A month of the log cannot be detached or attached now; the text says why. Nothing was changed."""
+    """A partition cannot be detached or attached now; the text says why. Nothing was changed."""
+
+
+class RedeliveryRefusal(StrEnum):
+    """Why a notice cannot be sent again."""
+
+    NO_WEBHOOK = "no_webhook"
+    NO_SESSION = "no_session"
+    IN_DELIVERY = "in_delivery"
 
 
 class RedeliveryRefused(GuestledgerError):
-    """The webhook's notice of a session cannot be sent anew now; the text says why. Nothing was recorded."""
+    """The notice of a session cannot be sent again now. Nothing was recorded."""
 
-    def __init__(self, stream_id: UUID, why: str) -> None:
-        super().__init__(f"session {stream_id} gets no redelivery: {why}")
+    def __init__(self, stream_id: UUID, why: RedeliveryRefusal, status: str) -> None:
+        super().__init__(f"the notice of session {stream_id} cannot be sent again: {why} (status {status})")
         self.stream_id = stream_id
+        self.why = why
+        self.status = status
 
 
 class ResolutionRefused(GuestledgerError):
-    """What a person decided of a parked session cannot be recorded; the text says why. Nothing was recorded."""
+    """A person's decision about a session cannot be recorded. Nothing was recorded.
 
-    def __init__(self, stream_id: UUID, why: str) -> None:
+    `holder` is the session that already has the adopted remote session; `None`: this session is not parked.
+    """
+
+    def __init__(self, stream_id: UUID, *, status: str, holder: UUID | None = None) -> None:
+        why = f"its status is {status}" if holder is None else f"session {holder} has that remote session"
         super().__init__(f"session {stream_id} cannot be resolved: {why}")
         self.stream_id = stream_id
+        self.status = status
+        self.holder = holder
 
 
 class WrongExpectedVersion(GuestledgerError):
-    """An append was turned away because its stream has moved on. Nothing of that append was recorded."""
+    """An append was rejected because its stream has moved on. Nothing of it was recorded."""
 
     def __init__(self, stream_id: UUID, expected: int, actual: int) -> None:
         super().__init__(f"stream {stream_id}: expected version {expected}, but it is at {actual}")
@@ -99,29 +118,26 @@ class WrongExpectedVersion(GuestledgerError):
 
 
 class EventTooLarge(GuestledgerError):
-    """An append was turned away because one of its events is too large to be kept. Nothing of that append was recorded.
-
-    `size` and `limit` are bytes of the event's canonical JSON.
-    """
+    """An append was rejected because an event is too large. `size` and `limit` are bytes of its canonical JSON."""
 
     def __init__(self, event_type: str, size: int, limit: int) -> None:
-        super().__init__(f"a {event_type} of {size} bytes is too large for the log, which takes up to {limit} bytes")
+        super().__init__(f"a {event_type} of {size} bytes exceeds the log's limit of {limit} bytes")
         self.event_type = event_type
         self.size = size
         self.limit = limit
 
 
 class UnknownEvent(GuestledgerError):
-    """A recorded event that this release cannot read: its type or schema version is newer, or its data do not fit them.
+    """A recorded event that this release cannot read. `position`, `stream_id` and `version` say where it is.
 
-    `position`, `stream_id` and `version` say which it is, where it was met in a log. It is reported, never passed over.
+    Its type or schema version is newer, or its data do not fit them. It is reported, never skipped.
     """
 
     def __init__(self, event_type: str, schema_version: int, *, misfit: str = "") -> None:
         what = (
-            f"does not fit at {misfit}: a newer release wrote it (upgrade guestledger here), or it was changed by hand"
+            f"does not fit at {misfit}: a newer release wrote it, or it was changed"
             if misfit
-            else "is not known to this release: it was written by a newer release; upgrade guestledger here"
+            else "is unknown to this release: a newer one wrote it"
         )
         self.reason = f"event {event_type!r} with schema version {schema_version} {what}"
         super().__init__(self.reason)
@@ -132,53 +148,59 @@ class UnknownEvent(GuestledgerError):
         self.version: int | None = None
 
     def found_at(self, position: int, stream_id: UUID, version: int) -> "UnknownEvent":
-        """The same error, naming the event's place in the log."""
+        """The same error with the event's place in the log."""
         self.position, self.stream_id, self.version = position, stream_id, version
         self.args = (f"position {position}, stream {stream_id}, version {version}: {self.reason}",)
         return self
 
 
 class UnknownProjection(GuestledgerError):
-    """There is no projection of this name."""
+    """No projection has this name."""
 
     def __init__(self, wanted: str, known: Iterable[str]) -> None:
-        super().__init__(f"there is no projection {wanted!r}: there are {', '.join(known)}")
+        super().__init__(f"no projection is named {wanted!r}: there are {', '.join(known)}")
 
 
 class ProjectionStopped(GuestledgerError):
-    """A projection has met an event that it cannot take in; it names the event. The others go on.
-
-    It is tried again with every catch-up, so it goes on by itself once a release that can is at work.
-    """
+    """A projection stopped at an event that it cannot process. Every catch-up tries it again."""
 
 
 class RebuildInterrupted(GuestledgerError):
-    """A rebuild or a verification of a projection gave way to another one, or was refused because of it."""
+    """A rebuild or verification gave way to another one."""
 
 
 class ServiceError(GuestledgerError):
-    """A service that the engine needs cannot be used now. What was accepted stays pending; a worker goes on with it."""
+    """A service that the engine needs cannot be used now. Accepted sessions stay pending; a worker continues them.
+
+    `service` names it (`provider`, `token endpoint`, `database`), `cause` says why, `detail` adds facts.
+    """
 
     accepted: UUID | None = None
-    """The session that had been accepted when `open_session` met this."""
+    """The session that `open_session` had accepted before this error."""
+
+    def __init__(self, service: str, cause: Cause, detail: str = "") -> None:
+        super().__init__(service, cause, detail)
+        self.service = service
+        self.cause = cause
+        self.detail = detail
+
+    def __str__(self) -> str:
+        text = f"the {self.service} cannot be used: {self.cause}"
+        return f"{text} ({self.detail})" if self.detail else text
 
 
 class ServiceUnreachable(ServiceError):
-    """CXone or the database does not answer, or answers only with faults."""
+    """The service does not answer, or answers only with faults."""
 
 
 class RequestDenied(ServiceUnreachable):
-    """A request to CXone may not be made now: `limiter` holds it back, as `held` says. `what` is lacking for that, in words."""
+    """The rate limiter named `limiter` denies a request that the service needs, as `denied` says."""
 
-    def __init__(self, what: str, limiter: str, held: Denied) -> None:
-        super().__init__(what, limiter, held)
-        self.what = what
+    def __init__(self, service: str, limiter: str, denied: Denied) -> None:
+        super().__init__(service, Cause.RATE_LIMITED, f"limiter {limiter!r} until {denied.until:%Y-%m-%dT%H:%M:%SZ}")
         self.limiter = limiter
-        self.held = held
-
-    def __str__(self) -> str:
-        return f"{self.what}: limiter {self.limiter!r} holds it back until {self.held.until:%Y-%m-%dT%H:%M:%SZ}: {self.held.reason}"
+        self.denied = denied
 
 
 class CredentialsRefused(ServiceError):
-    """CXone refused the client id and secret."""
+    """The service refused our credentials."""

@@ -1,40 +1,18 @@
-"""The events of a guest session: past tense, frozen, each with a schema version.
+"""The events of a guest session: past tense, frozen, each with a stable wire name and a schema version.
 
-Times are UTC, durations are whole milliseconds (`_ms`), and no number is a float (`guestledger.engine.log.codec`). Every event names
-its channel, so that each can be read, counted and projected by itself.
+Times are UTC, durations are whole milliseconds (`_ms`), and no number is a float (RFC 8785). Events carry codes and facts.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 from typing import ClassVar
 
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.personal import Guarded, Personal
-from guestledger.engine.limits.policy import DenialReason
-
-
-class FailureKind(StrEnum):
-    """What is known about a request that did not succeed."""
-
-    UNSENT = "unsent"
-    """It never left this machine: connect refused, no such host."""
-    UNAVAILABLE = "unavailable"
-    """It failed, and it is known that nothing came of it: it may be tried again."""
-    IN_DOUBT = "in_doubt"
-    """It was sent and its answer is lost, or says nothing: a session may exist at CXone."""
-    REJECTED = "rejected"
-    UNAUTHORIZED = "unauthorized"
-    FORBIDDEN = "forbidden"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the same request would only fail again."""
-        return self in (FailureKind.REJECTED, FailureKind.UNAUTHORIZED, FailureKind.FORBIDDEN)
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is held against the request. What was never sent is not: only the deadline ends that."""
-        return self is not FailureKind.UNSENT
+from guestledger.engine.limits.admission import DenialReason
+from guestledger.engine.limits.retry import Wait
 
 
 class Guest(Guarded, frozen=True, kw_only=True):
@@ -50,11 +28,11 @@ class Guest(Guarded, frozen=True, kw_only=True):
     subject_id: str | None
     idempotency_key: str | None
     request_sha256: Personal
-    """Whoever has a guess at the rest could try addresses against it. Tells the same request sent twice from another one under the same key."""
+    """Tells a repeated request from another one under the same key. Personal: addresses can be tried against it."""
 
 
 class Event(Guarded, frozen=True, kw_only=True):
-    """What happened in one session. `at` is when, by the engine's clock; the store adds when it was recorded."""
+    """What happened in one session. `at` is the engine's time; the store adds when it was recorded."""
 
     schema_version: ClassVar[int] = 1
 
@@ -63,23 +41,23 @@ class Event(Guarded, frozen=True, kw_only=True):
 
 
 class ConsentRecorded(Event, frozen=True, kw_only=True):
-    """A request was accepted with consent that suffices. Opens the stream."""
+    """A request was accepted with sufficient consent. Opens the stream."""
 
     guest: Guest
     consent: Consent
 
 
 class ConsentRefused(Event, frozen=True, kw_only=True):
-    """Consent did not suffice, so no request left the machine. Opens and ends the stream."""
+    """Consent was insufficient, so no request left the machine. Opens and ends the stream."""
 
     guest: Guest
     failed: tuple[str, ...]
     given: dict[str, str]
-    """What was given for each failed flag, as JSON text."""
+    """The value given for each failed flag, as JSON text."""
 
 
 class ChannelValidated(Event, frozen=True, kw_only=True):
-    """The channel can take a session."""
+    """The channel can take a session. `status` and `protocols` are what the provider said."""
 
     status: str
     protocols: tuple[str, ...]
@@ -90,40 +68,36 @@ class ChannelValidated(Event, frozen=True, kw_only=True):
 class ChannelRejected(Event, frozen=True, kw_only=True):
     """The channel cannot take a session. Ends the stream."""
 
-    reason: str
+    cause: Cause
+    detail: str
     looked_up_at: datetime
     cached: bool
 
 
 class ChannelLookupFailed(Event, frozen=True, kw_only=True):
-    """CXone did not say what the channel is. Retried at `retry_at`; `None` means never: ends the stream."""
-
-    schema_version: ClassVar[int] = 2
+    """The provider did not describe the channel. Retried at `retry_at`; `None` ends the stream."""
 
     lookup: int
     kind: FailureKind | None
-    """`None` when CXone throttled the look-up."""
+    """`None`: the look-up was throttled."""
+    cause: Cause
     status: int | None
-    message: str
-    wait_ms: int | None
-    reason: str | None
-    """Why it waits just so long; `None`: it is not retried."""
+    detail: str
+    wait: Wait | None
     retry_at: datetime | None
 
 
 class CreationDeferred(Event, frozen=True, kw_only=True):
-    """An attempt, or the look-up before it, was due and has not been made: what is known of the API held it back."""
+    """A due attempt, or the look-up before it, was not made: the limiter denied it."""
 
     limiter: str
-    """Whose: the API's host and quota scope."""
-    held_by: DenialReason
-    reason: str
-    wait_ms: int
+    denied_by: DenialReason
+    wait: Wait
     retry_at: datetime
 
 
 class CreationAttempted(Event, frozen=True, kw_only=True):
-    """A creation request is about to be sent. Committed before its POST."""
+    """A creation request is about to be sent. Committed before it is."""
 
     attempt: int
     idempotency_key: str
@@ -131,43 +105,40 @@ class CreationAttempted(Event, frozen=True, kw_only=True):
 
 
 class CreationThrottled(Event, frozen=True, kw_only=True):
-    """CXone answered 429."""
+    """The provider throttled the attempt."""
 
     attempt: int
-    status: int
-    retry_after_given: str | None
-    retry_after_ms: int
-    wait_ms: int
-    reason: str
+    status: int | None
+    wait: Wait
     retry_at: datetime
 
 
 class CreationFailed(Event, frozen=True, kw_only=True):
-    """The attempt did not yield a session that is known. Retried at `retry_at`; `None` means never."""
-
-    schema_version: ClassVar[int] = 2
+    """The attempt brought no session that is known. Retried at `retry_at`; `None`: never."""
 
     attempt: int
     kind: FailureKind
+    cause: Cause
     status: int | None
-    message: str
-    wait_ms: int | None
-    reason: str | None
-    """Why it waits just so long; `None`: it is not retried."""
+    detail: str
+    wait: Wait | None
     retry_at: datetime | None
 
 
 class SessionCreated(Event, frozen=True, kw_only=True):
-    """CXone made the session."""
+    """The provider made the session."""
 
     attempt: int
     session_id: str
     guest_token: Personal
-    expires_at: datetime
+    expires_at: datetime | None
+    """`None`: the token does not expire."""
     status: str
     attempt_latency_ms: int
     latency_ms: int
     """Since the request was accepted, waits included."""
+    webhook_owed: bool
+    """Whether the webhook has to be called. Decided here once: settings may differ between processes."""
 
 
 class DuplicateCreated(Event, frozen=True, kw_only=True):
@@ -178,26 +149,28 @@ class DuplicateCreated(Event, frozen=True, kw_only=True):
 
 
 class DoubtLifted(Event, frozen=True, kw_only=True):
-    """A late answer to an attempt that was in doubt: CXone surely made nothing of it."""
+    """A late answer to an attempt in doubt: the provider made nothing of it."""
 
     attempt: int
     kind: FailureKind | None
-    """`None` when CXone throttled the attempt."""
+    """`None`: the attempt was throttled."""
+    cause: Cause
     status: int | None
-    message: str
+    detail: str
     retry_at: datetime | None
-    """When the next attempt may be made, if it was this doubt that the session waited on; `None`: it goes on as before."""
+    """When the next attempt may be made, if the session waited on this doubt; `None`: nothing changes."""
 
 
 class SessionParked(Event, frozen=True, kw_only=True):
-    """An attempt is in doubt, and a person is to decide: the retry that its failure planned is not made."""
+    """An attempt is in doubt and a person decides. The retry that its failure planned is not made."""
 
     attempt: int
-    reason: str
+    cause: Cause
+    detail: str
 
 
 class RetryDecided(Event, frozen=True, kw_only=True):
-    """A person had a parked session attempted again. Failures and deadline count anew from here."""
+    """A person had a parked session retried. Failures and deadline count from here."""
 
     decided_by: str
     reason: str
@@ -212,74 +185,99 @@ class AbandonmentDecided(Event, frozen=True, kw_only=True):
 
 
 class SessionAdopted(Event, frozen=True, kw_only=True):
-    """A person found at CXone the session that a parked attempt had made."""
+    """A person found the remote session that a parked attempt had made."""
 
     decided_by: str
     reason: str
     attempt: int
     session_id: str
     guest_token: Personal | None
-    """`None`: it was not to be had, so the session is accounted for, and no guest can be let in with it from here."""
+    """`None`: unknown, so no guest can use the session."""
     expires_at: datetime
+    webhook_owed: bool
 
 
 class GuestTokenFound(Event, frozen=True, kw_only=True):
-    """A late answer brings the token of the very session that a person adopted without it."""
+    """A late answer brings the token of a session that was adopted without it."""
 
     attempt: int
     guest_token: Personal
 
 
 class WebhookSynced(Event, frozen=True, kw_only=True):
-    """The analytics webhook took the notice (2xx)."""
+    """The webhook receiver accepted the notice."""
 
     attempt: int
-    status: int
+    status: int | None
     latency_ms: int
 
 
 class WebhookFailed(Event, frozen=True, kw_only=True):
-    """The analytics webhook did not take the notice; it is sent again at `retry_at`."""
-
-    schema_version: ClassVar[int] = 2
+    """The webhook receiver did not accept the notice. It is sent again at `retry_at`."""
 
     attempt: int
+    cause: Cause
     status: int | None
-    message: str
+    detail: str
     latency_ms: int
-    retry_after_given: str | None
-    """The receiver's `Retry-After` (429, 503) as given, and what it was read as; `None`: it gave none."""
-    retry_after_ms: int | None
-    wait_ms: int
-    reason: str
-    """Why it waits just so long."""
+    wait: Wait
     retry_at: datetime
 
 
 class WebhookAbandoned(Event, frozen=True, kw_only=True):
-    """The analytics webhook was given up. Kept for redelivery."""
+    """The notice became a dead letter."""
 
     attempts: int
+    cause: Cause
+    """Why it was given up."""
     status: int | None
-    reason: str
+    detail: str
 
 
 class WebhookRedeliveryRequested(Event, frozen=True, kw_only=True):
-    """Somebody asked for the notice to be sent anew, from the beginning of the schedule; its `webhook-id` stays."""
+    """A person asked for the notice to be sent again from the start of the schedule, under the same `webhook-id`."""
 
     requested_by: str
     reason: str
 
 
 class TokenExpired(Event, frozen=True, kw_only=True):
-    """The guest token's time has passed."""
+    """The guest token expired."""
 
     expires_at: datetime
     noticed_late_ms: int
 
 
 class SessionAbandoned(Event, frozen=True, kw_only=True):
-    """Attempts or the deadline are exhausted. Ends the stream."""
+    """Failures or the deadline ended the session. Ends the stream."""
 
-    reason: str
+    cause: Cause
     attempts: int
+
+
+EVENT_TYPES: Mapping[str, type[Event]] = {
+    # The wire name. A released name stands for ever: stored logs contain it.
+    "ConsentRecorded": ConsentRecorded,
+    "ConsentRefused": ConsentRefused,
+    "ChannelValidated": ChannelValidated,
+    "ChannelRejected": ChannelRejected,
+    "ChannelLookupFailed": ChannelLookupFailed,
+    "CreationDeferred": CreationDeferred,
+    "CreationAttempted": CreationAttempted,
+    "CreationThrottled": CreationThrottled,
+    "CreationFailed": CreationFailed,
+    "SessionCreated": SessionCreated,
+    "DuplicateCreated": DuplicateCreated,
+    "DoubtLifted": DoubtLifted,
+    "SessionParked": SessionParked,
+    "RetryDecided": RetryDecided,
+    "AbandonmentDecided": AbandonmentDecided,
+    "SessionAdopted": SessionAdopted,
+    "GuestTokenFound": GuestTokenFound,
+    "WebhookSynced": WebhookSynced,
+    "WebhookFailed": WebhookFailed,
+    "WebhookAbandoned": WebhookAbandoned,
+    "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
+    "TokenExpired": TokenExpired,
+    "SessionAbandoned": SessionAbandoned,
+}

@@ -1,85 +1,111 @@
-"""What came back from outside, in the domain's words. The adapters translate the wire into these."""
+"""What came back from outside, in neutral words. Adapters translate the wire into these; `status` is evidence only."""
 
 from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
-from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.limits.feedback import Feedback, Observation, feedback
 from guestledger.engine.limits.quota import ExhaustedQuota
 from guestledger.engine.limits.retry import RetryAfter
 
 
-class Throttled(msgspec.Struct, frozen=True, kw_only=True):
-    """429: not now."""
+class FailureKind(StrEnum):
+    """What is known about a request that did not succeed."""
 
-    status: int
+    UNSENT = "unsent"
+    """It never left this machine."""
+    UNAVAILABLE = "unavailable"
+    """It failed without an effect and may be retried."""
+    IN_DOUBT = "in_doubt"
+    """It was sent and its answer is lost or says nothing: the provider may have made a session."""
+    FINAL = "final"
+    """The same request would fail again."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts against the retry policy. An unsent request does not: only the deadline ends those."""
+        return self is not FailureKind.UNSENT
+
+
+class Throttled(msgspec.Struct, frozen=True, kw_only=True):
+    """The provider asked to be called later. Nothing was made."""
+
+    status: int | None
     retry_after: RetryAfter
-    drained: ExhaustedQuota | None = None
-    """A quota that is used up, here and below, if the server says so."""
+    exhausted: ExhaustedQuota | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """Not a success, and not a throttle. `message` is for a person; it carries no secret or personal datum."""
+    """Neither a success nor a throttle."""
 
     kind: FailureKind
-    status: int | None
-    message: str
+    cause: Cause
+    status: int | None = None
+    detail: str = ""
+    """Facts for a person, such as the server's own message. Never a secret or personal data."""
     retry_after: RetryAfter | None = None
-    """When it is to be tried again, if the server said so (RFC 9110, section 10.2.3)."""
-    drained: ExhaustedQuota | None = None
+    exhausted: ExhaustedQuota | None = None
+    observation: Observation = Observation.FAILED
+    """What the failure says about the API: a properly rejected request is a `SUCCESS`."""
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel as CXone described it. `cached` tells an answer that was remembered from one just given."""
+    """A channel as the provider described it. `status` and `protocols` are evidence: the adapter judges them."""
 
     id: str
-    status: str
-    protocols: tuple[str, ...]
+    problem: Cause | None = None
+    """Why it cannot take a session: one of the `CHANNEL_…` causes. `None`: it can."""
+    detail: str = ""
+    """What is wrong or missing, as a value: a status or a protocol."""
+    status: str = ""
+    protocols: tuple[str, ...] = ()
     looked_up_at: datetime
     cached: bool = False
-    drained: ExhaustedQuota | None = None
+    """Whether this is a remembered answer."""
+    exhausted: ExhaustedQuota | None = None
 
 
 class Created(Guarded, frozen=True, kw_only=True):
-    """CXone made a session."""
+    """The provider made a session."""
 
     session_id: str
     guest_token: Personal
-    expires_at: datetime
+    expires_at: datetime | None
+    """`None`: the token does not expire."""
     status: str
     latency_ms: int
-    drained: ExhaustedQuota | None = None
+    exhausted: ExhaustedQuota | None = None
 
 
-class Delivered(msgspec.Struct, frozen=True, kw_only=True):
-    """The webhook answered, or did not (`status` is `None`): only 2xx counts as taken."""
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one webhook call."""
 
-    status: int | None
-    message: str
+    accepted: bool
+    gone: bool = False
+    """The receiver wants no more notices."""
+    cause: Cause | None = None
+    """Why it was not accepted."""
+    status: int | None = None
+    detail: str = ""
     latency_ms: int
     retry_after: RetryAfter | None = None
-    """When the receiver wants to be called again, if it said so (429, 503)."""
-
-    @property
-    def taken(self) -> bool:
-        """Whether the receiver has the notice."""
-        return self.status is not None and 200 <= self.status < 300
 
 
 class Verdict(StrEnum):
-    """What a person can say of a parked session without having found one at CXone."""
+    """What a person decides about a parked session for which no remote session was found."""
 
     RETRY = "retry"
-    """Attempt it again; should CXone have made one before, a second one arises."""
+    """Attempt it again. If the provider did make a session before, there will be two."""
     ABANDON = "abandon"
 
 
 class Adoption(Guarded, frozen=True, kw_only=True):
-    """The session that a person found at CXone for a parked one. `expires_at` is what CXone says (with an offset).
+    """The remote session that a person found for a parked one. `expires_at` needs an offset.
 
-    Without `guest_token` the session is accounted for and expires, but no guest can be let in with it from here.
+    Without `guest_token` the session is accounted for and expires, but no guest can use it.
     """
 
     session_id: str
@@ -90,3 +116,36 @@ class Adoption(Guarded, frozen=True, kw_only=True):
 Resolution = Verdict | Adoption
 LookupOutcome = Channel | Throttled | Failed
 CreationOutcome = Created | Throttled | Failed
+
+
+def feedback_of(limiter: str, outcome: LookupOutcome | CreationOutcome, began_at: datetime) -> Feedback:
+    """What an outcome shows about the API. `began_at`: when the request was admitted, by the database's clock."""
+    match outcome:
+        case Throttled():
+            observation = Observation.THROTTLED
+        case Failed():
+            observation = outcome.observation
+        case _:
+            observation = Observation.SUCCESS
+    asked = outcome.retry_after if isinstance(outcome, Throttled | Failed) else None
+    return feedback(limiter, observation, began_at, asked=asked, exhausted=outcome.exhausted)
+
+
+def feedback_of_delivery(limiter: str, outcome: Delivery, began_at: datetime, max_wait_ms: int) -> Feedback | None:
+    """What a webhook call shows about the receiver; `None`: nothing.
+
+    Failures have a schedule of their own, hours long. A receiver that asks for more than `max_wait_ms` closes nothing:
+    its notice becomes a dead letter, and the other notices are still sent.
+    """
+    if outcome.accepted:
+        return Feedback(limiter=limiter, observation=Observation.SUCCESS, began_at=began_at)
+    asked = outcome.retry_after
+    if asked is None or asked.ms > max_wait_ms:
+        return None
+    return Feedback(
+        limiter=limiter,
+        observation=Observation.THROTTLED,
+        began_at=began_at,
+        closed_ms=asked.ms,
+        closed_by=asked.basis,
+    )

@@ -1,6 +1,6 @@
 """A guest session: its state, and `evolve`, which folds events into it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
@@ -9,13 +9,15 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.personal import Guarded, Personal
-from guestledger.engine.limits.policy import DenialReason
+from guestledger.engine.limits.admission import DenialReason
 
 
 class Status(StrEnum):
-    """Where a session stands. The README draws how one leads to another, and a test holds the drawing to `evolve`."""
+    """Where a session stands. `docs/architecture.md` draws the transitions; a test compares the drawing with `evolve`."""
 
     NEW = "new"
     PENDING = "pending"
@@ -39,13 +41,15 @@ _SETTLED = frozenset({Status.ACTIVE, Status.EXPIRED, Status.REFUSED, Status.REJE
 
 
 class Session(Guarded, frozen=True, kw_only=True):
-    """One guest session as its events tell it. `version` is the number of events folded; times are UTC."""
+    """One guest session as its events describe it. `version` is the number of events folded; times are UTC."""
 
     id: UUID
     version: int = 0
     status: Status = Status.NEW
-    reason: str | None = None
+    cause: Cause | None = None
     """Why it is not active: the last failure, or how it ended."""
+    detail: str | None = None
+    """Facts that belong to the cause, such as the provider's message."""
 
     channel_id: str = ""
     guest: e.Guest | None = None
@@ -54,50 +58,50 @@ class Session(Guarded, frozen=True, kw_only=True):
 
     channel_validated: bool = False
     lookups: int = 0
-    """Look-ups without an answer, throttled ones included; of these, `lookups_failed` count as failures."""
+    """Look-ups without an answer, throttled ones included."""
     lookups_failed: int = 0
     attempts: int = 0
     throttles: int = 0
     failures: int = 0
-    """Attempts that were sent and failed otherwise than by a throttle: these are what the retry policy counts, from anew
-    once a person has had a parked session retried."""
+    """Attempts that were sent and failed. A person's retry sets it to 0."""
     deadline_from: datetime | None = None
-    """From when on the policy's deadline counts: the acceptance, or a person's decision to have a parked session retried."""
+    """The start of the deadline: the acceptance, or a person's retry."""
     retry_at: datetime | None = None
     budget_waits: int = 0
-    """How often it was put off for a spent budget since a request was last made for it."""
+    """Deferrals for a spent retry budget since the last request."""
     in_doubt: tuple[int, ...] = ()
-    """The attempts of which it is not known whether a session at CXone came of them."""
+    """The attempts that may have made a session unknown to us."""
 
     session_id: str | None = None
-    """CXone's id of the session."""
+    """The provider's id."""
     guest_token: Personal | None = None
     created_at: datetime | None = None
     expires_at: datetime | None = None
     latency_ms: int | None = None
     duplicates: tuple[str, ...] = ()
 
+    webhook_owed: bool = False
+    """Whether a notice still has to be delivered."""
     webhook_attempts: int = 0
     webhook_failures: int = 0
-    """Calls in a row that failed since the schedule began, at the creation or with a redelivery."""
+    """Failed calls in a row since the schedule began."""
     webhook_retry_at: datetime | None = None
-    webhook_settled: bool = False
 
     @property
     def due_since(self) -> datetime:
-        """From when on the next step towards creation may be taken."""
+        """When the next step towards creation may start."""
         due = self.retry_at or self.accepted_at
         assert due is not None, "a session without events has nothing due"
         return due
 
     @property
     def is_retried(self) -> bool:
-        """Whether a request for it failed, otherwise than by a 429: the next one then is a retry, which a limiter has a budget for."""
+        """Whether a request failed other than by a throttle: the next one then uses the retry budget."""
         return self.attempts > self.throttles or self.lookups_failed > 0
 
 
 def fold(session_id: UUID, events: Iterable[e.Event]) -> Session:
-    """The state after `events`, from the first of the stream on."""
+    """The state after `events`, which start with the first of the stream."""
     state = Session(id=session_id)
     for event in events:
         state = evolve(state, event)
@@ -109,39 +113,77 @@ def evolve(state: Session, event: e.Event) -> Session:
     return replace(_apply(state, event), version=state.version + 1)
 
 
+def evolve_all(state: Session, events: Sequence[e.Event]) -> Session:
+    """The state after `events`."""
+    for event in events:
+        state = evolve(state, event)
+    return state
+
+
 def _apply(state: Session, event: e.Event) -> Session:
     match event:
-        case e.ConsentRecorded():
-            return replace(
-                state,
-                status=Status.PENDING,
-                channel_id=event.channel_id,
-                guest=event.guest,
-                consent=event.consent,
-                accepted_at=event.at,
-                deadline_from=event.at,
-            )
-        case e.ConsentRefused():
-            reason = f"consent refused: {' and '.join(event.failed)} must be exactly true"
-            return replace(state, status=Status.REFUSED, channel_id=event.channel_id, guest=event.guest, reason=reason)
+        case e.ConsentRecorded() | e.ConsentRefused():
+            return _opened(state, event)
+        case e.ChannelValidated() | e.ChannelRejected() | e.ChannelLookupFailed():
+            return _looked_up(state, event)
+        case e.CreationDeferred() | e.CreationAttempted() | e.CreationThrottled() | e.CreationFailed():
+            return _attempted(state, event)
+        case e.SessionCreated() | e.SessionAdopted():
+            return _created(state, event)
+        case e.DuplicateCreated():
+            duplicates = (*state.duplicates, event.session_id)
+            return replace(state, duplicates=duplicates, in_doubt=_without(state.in_doubt, event.attempt))
+        case e.GuestTokenFound():
+            return replace(state, guest_token=event.guest_token, in_doubt=_without(state.in_doubt, event.attempt))
+        case e.DoubtLifted() | e.SessionParked() | e.RetryDecided() | e.AbandonmentDecided():
+            return _parked(state, event)
+        case e.WebhookSynced() | e.WebhookFailed() | e.WebhookAbandoned() | e.WebhookRedeliveryRequested():
+            return _notified(state, event)
+        case e.TokenExpired():
+            return replace(state, status=Status.EXPIRED)
+        case e.SessionAbandoned():
+            return replace(state, status=Status.ABANDONED, cause=event.cause, detail=None, retry_at=None)
+        case _:
+            raise TypeError(f"evolve does not handle {type(event).__name__}")
+
+
+def _opened(state: Session, event: e.ConsentRecorded | e.ConsentRefused) -> Session:
+    opened = replace(state, channel_id=event.channel_id, guest=event.guest)
+    if isinstance(event, e.ConsentRefused):
+        return replace(opened, status=Status.REFUSED, cause=Cause.CONSENT_REFUSED, detail=", ".join(event.failed))
+    return replace(opened, status=Status.PENDING, consent=event.consent, accepted_at=event.at, deadline_from=event.at)
+
+
+def _looked_up(state: Session, event: e.ChannelValidated | e.ChannelRejected | e.ChannelLookupFailed) -> Session:
+    match event:
         case e.ChannelValidated():
-            return replace(state, channel_validated=True, retry_at=None, budget_waits=0, reason=None)
+            return replace(state, channel_validated=True, retry_at=None, budget_waits=0, cause=None, detail=None)
         case e.ChannelRejected():
-            return replace(state, status=Status.REJECTED, reason=event.reason)
+            return replace(state, status=Status.REJECTED, cause=event.cause, detail=event.detail)
         case e.ChannelLookupFailed():
-            status = state.status if event.retry_at else Status.REJECTED
             return replace(
                 state,
-                status=status,
-                reason=event.message,
+                status=state.status if event.retry_at else Status.REJECTED,
+                cause=event.cause,
+                detail=event.detail,
                 retry_at=event.retry_at,
                 budget_waits=0,
                 lookups=event.lookup,
                 lookups_failed=state.lookups_failed + (event.kind is not None and event.kind.counts),
             )
+        case _:
+            assert_never(event)
+
+
+def _attempted(
+    state: Session, event: e.CreationDeferred | e.CreationAttempted | e.CreationThrottled | e.CreationFailed
+) -> Session:
+    match event:
         case e.CreationDeferred():
-            waits = state.budget_waits + (event.held_by is DenialReason.BUDGET)
-            return replace(state, reason=event.reason, retry_at=event.retry_at, budget_waits=waits)
+            waits = state.budget_waits + (event.denied_by is DenialReason.RETRY_BUDGET)
+            return replace(
+                state, cause=Cause.RATE_LIMITED, detail=event.limiter, retry_at=event.retry_at, budget_waits=waits
+            )
         case e.CreationAttempted():
             return replace(
                 state,
@@ -149,120 +191,89 @@ def _apply(state: Session, event: e.Event) -> Session:
                 attempts=event.attempt,
                 retry_at=event.at,
                 budget_waits=0,
-                reason=None,
+                cause=None,
+                detail=None,
             )
         case e.CreationThrottled():
             return replace(
                 state,
                 status=Status.THROTTLED,
-                reason=event.reason,
+                cause=Cause.THROTTLED,
+                detail=None,
                 retry_at=event.retry_at,
                 throttles=state.throttles + 1,
             )
         case e.CreationFailed():
             return _failed(state, event)
-        case e.SessionCreated():
-            return _created(state, event)
-        case e.DuplicateCreated():
-            return replace(
-                state,
-                duplicates=(*state.duplicates, event.session_id),
-                in_doubt=_without(state.in_doubt, event.attempt),
-            )
-        case e.DoubtLifted():
-            known = replace(state, in_doubt=_without(state.in_doubt, event.attempt))
-            if event.retry_at is None:
-                return known
-            return replace(known, status=Status.PENDING, reason=event.message, retry_at=event.retry_at)
-        case e.SessionParked() | e.RetryDecided() | e.AbandonmentDecided() | e.SessionAdopted():
-            return _parked(state, event)
-        case e.GuestTokenFound():
-            return replace(state, guest_token=event.guest_token, in_doubt=_without(state.in_doubt, event.attempt))
-        case e.WebhookSynced() | e.WebhookFailed() | e.WebhookAbandoned():
-            return _notified(state, event)
-        case e.WebhookRedeliveryRequested():
-            return replace(state, webhook_settled=False, webhook_failures=0, webhook_retry_at=event.at)
-        case e.TokenExpired():
-            return replace(state, status=Status.EXPIRED)
-        case e.SessionAbandoned():
-            return replace(state, status=Status.ABANDONED, reason=event.reason, retry_at=None)
-        case _:
-            raise TypeError(f"evolve knows no event {type(event).__name__}")
-
-
-def _failed(state: Session, event: e.CreationFailed) -> Session:
-    if event.retry_at is None:
-        status = Status.REJECTED
-    elif event.kind is e.FailureKind.IN_DOUBT:
-        status = Status.IN_DOUBT
-    else:
-        status = Status.PENDING
-    doubted = (event.attempt,) if event.kind is e.FailureKind.IN_DOUBT else ()
-    return replace(
-        state,
-        status=status,
-        reason=event.message,
-        retry_at=event.retry_at,
-        failures=state.failures + event.kind.counts,
-        in_doubt=(*_without(state.in_doubt, event.attempt), *doubted),
-    )
-
-
-def _parked(
-    state: Session, event: e.SessionParked | e.RetryDecided | e.AbandonmentDecided | e.SessionAdopted
-) -> Session:
-    match event:
-        case e.SessionParked():
-            return replace(state, status=Status.PARKED, reason=event.reason, retry_at=None)
-        case e.RetryDecided():
-            return replace(
-                state,
-                status=Status.PENDING,
-                reason=event.reason,
-                retry_at=event.at,
-                deadline_from=event.at,
-                failures=0,
-            )
-        case e.AbandonmentDecided():
-            return replace(state, status=Status.ABANDONED, reason=event.reason)
-        case e.SessionAdopted():
-            return replace(
-                state,
-                status=Status.ACTIVE,
-                reason=None,
-                session_id=event.session_id,
-                guest_token=event.guest_token,
-                created_at=event.at,
-                expires_at=event.expires_at,
-                in_doubt=_without(state.in_doubt, event.attempt),
-            )
         case _:
             assert_never(event)
 
 
-def _without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:
-    return tuple(other for other in attempts if other != attempt)
-
-
-def _created(state: Session, event: e.SessionCreated) -> Session:
+def _failed(state: Session, event: e.CreationFailed) -> Session:
+    doubted = event.kind is FailureKind.IN_DOUBT
+    retried = Status.IN_DOUBT if doubted else Status.PENDING
+    others = _without(state.in_doubt, event.attempt)
     return replace(
         state,
+        status=Status.REJECTED if event.retry_at is None else retried,
+        cause=event.cause,
+        detail=event.detail,
+        retry_at=event.retry_at,
+        failures=state.failures + event.kind.counts,
+        in_doubt=(*others, event.attempt) if doubted else others,
+    )
+
+
+def _created(state: Session, event: e.SessionCreated | e.SessionAdopted) -> Session:
+    created = replace(
+        state,
         status=Status.ACTIVE,
-        reason=None,
+        cause=None,
+        detail=None,
         retry_at=None,
         session_id=event.session_id,
         guest_token=event.guest_token,
         created_at=event.at,
         expires_at=event.expires_at,
-        latency_ms=event.latency_ms,
+        webhook_owed=event.webhook_owed,
         in_doubt=_without(state.in_doubt, event.attempt),
     )
+    return replace(created, latency_ms=event.latency_ms) if isinstance(event, e.SessionCreated) else created
 
 
-def _notified(state: Session, event: e.WebhookSynced | e.WebhookFailed | e.WebhookAbandoned) -> Session:
+def _parked(state: Session, event: e.DoubtLifted | e.SessionParked | e.RetryDecided | e.AbandonmentDecided) -> Session:
+    match event:
+        case e.DoubtLifted():
+            lifted = replace(state, in_doubt=_without(state.in_doubt, event.attempt))
+            if event.retry_at is None:
+                return lifted
+            return replace(
+                lifted, status=Status.PENDING, cause=event.cause, detail=event.detail, retry_at=event.retry_at
+            )
+        case e.SessionParked():
+            return replace(state, status=Status.PARKED, cause=event.cause, detail=event.detail, retry_at=None)
+        case e.RetryDecided():
+            return replace(
+                state,
+                status=Status.PENDING,
+                cause=Cause.RETRY_DECIDED,
+                detail=event.reason,
+                retry_at=event.at,
+                deadline_from=event.at,
+                failures=0,
+            )
+        case e.AbandonmentDecided():
+            return replace(state, status=Status.ABANDONED, cause=Cause.ABANDONMENT_DECIDED, detail=event.reason)
+        case _:
+            assert_never(event)
+
+
+def _notified(
+    state: Session, event: e.WebhookSynced | e.WebhookFailed | e.WebhookAbandoned | e.WebhookRedeliveryRequested
+) -> Session:
     match event:
         case e.WebhookSynced():
-            return replace(state, webhook_settled=True, webhook_attempts=event.attempt, webhook_retry_at=None)
+            return replace(state, webhook_owed=False, webhook_attempts=event.attempt, webhook_retry_at=None)
         case e.WebhookFailed():
             return replace(
                 state,
@@ -271,6 +282,12 @@ def _notified(state: Session, event: e.WebhookSynced | e.WebhookFailed | e.Webho
                 webhook_retry_at=event.retry_at,
             )
         case e.WebhookAbandoned():
-            return replace(state, webhook_settled=True, webhook_attempts=event.attempts, webhook_retry_at=None)
+            return replace(state, webhook_owed=False, webhook_attempts=event.attempts, webhook_retry_at=None)
+        case e.WebhookRedeliveryRequested():
+            return replace(state, webhook_owed=True, webhook_failures=0, webhook_retry_at=event.at)
         case _:
             assert_never(event)
+
+
+def _without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:
+    return tuple(other for other in attempts if other != attempt)

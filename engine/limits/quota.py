@@ -1,11 +1,10 @@
-"""A quota that is used up, as the server tells of it before it throttles."""
+"""A quota that is used up, as the server reports it before it throttles."""
 
 import msgspec
 
 
 class ExhaustedQuota(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing is left of a quota for `ms`; `per_second` is what it allows on average, if the server says so."""
+    """Nothing is left of a quota for `ms`. `per_second` is its average rate, if the server states it."""
 
     ms: int
     per_second: float | None
-    why: str

@@ -1,4 +1,4 @@
-"""What is appended to the log: events for one stream, with the work that is due after them, under whose lease."""
+"""What is appended to the log: events for one stream, and the changes to its due steps."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,75 +6,80 @@ from uuid import UUID
 
 import msgspec
 
+from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.events import Event
-from guestledger.engine.limits.policy import AdmissionRequest, Denied, Feedback
+from guestledger.engine.limits.admission import AdmissionRequest, Denied
+from guestledger.engine.limits.feedback import Feedback
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """The sole right to work on a session: `owner`'s, for `ms` by the database's clock.
+    """The sole right to work on due steps: `owner`'s, for `ms` by the database's clock.
 
-    An owner is one claim of a scheduler, not a process: a run that comes late can then neither renew nor give back what a newer
-    run of the same process holds. What a process opens itself has one owner.
+    An owner is one claim, not a process: late work can then neither renew nor release what a newer claim of the same
+    process holds.
     """
 
     owner: UUID
     ms: int
 
 
-class Due(msgspec.Struct, frozen=True, kw_only=True):
-    """Work that a session still needs, and who holds it from the start (`None`: nobody, whoever claims it first)."""
+class StepChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """How an append changes the due steps of its stream. Steps that are not named stay as they are, leases included."""
 
-    step: str
-    due_at: datetime
-    ends_at: datetime | None = None
-    """From when on it is claimed whatever its limiter says: something is to be recorded then, and nothing to be sent."""
+    due: tuple[DueStep, ...] = ()
+    """Steps that are new or due at another time. A lease that somebody holds on one stays."""
+    mine: frozenset[StepName] = frozenset()
+    """Those of `due` whose lease the append sets: to `lease`."""
     lease: Lease | None = None
-    keep_lease: bool = False
-    """Leave the lease to whoever has it: for an append by somebody who does not hold one (a late answer)."""
+    """`None`: nobody's."""
+    done: frozenset[StepName] = frozenset()
+    """Steps that are no longer due."""
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
-    """Events proposed for one stream, and the due work they leave behind (`None`: nothing more, ever)."""
+    """Events proposed for one stream, with what has to be decided and changed in the same transaction."""
 
     stream_id: UUID
     expected_version: int
-    """The version the events were decided on; 0 for a stream that must not exist yet."""
+    """The version on which the events were decided; 0: the stream must not exist."""
     events: Sequence[Event]
-    due: Due | None
+    steps: StepChanges
     actor: str
     causation_id: UUID
-    """Unique to this append. By it the store knows an append again that is handed in twice: the answer is the first one's."""
+    """Unique to this append. The store recognises a repeated append by it, and answers as the first time."""
     correlation_id: str
     idempotency_key: str | None = None
-    """The caller's key, for an append that opens a stream, or what stands for a remote session that is adopted: at most one
-    append ever goes in under one key."""
-    passage: AdmissionRequest | None = None
-    """Of the request that these events announce: they go in if its limiter lets it through at that very moment."""
-    hearing: Feedback | None = None
-    """What the answer that these events record tells of its limiter: that is recorded with them."""
+    """At most one append is ever recorded under a key."""
+    admission: AdmissionRequest | None = None
+    """The request that these events announce: they are recorded only if the limiter admits it at that moment."""
+    feedback: Feedback | None = None
+    """What the answer that these events record shows about the API. Recorded with them."""
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
-    """An append that went in: the stream's new version, the position of its last event, and when (the database's clock)."""
+    """A recorded append: the stream's new version, and the position of its last event."""
 
     version: int
     position: int
     recorded_at: datetime
+    """By the database's clock, but never before the log's last time."""
     at: datetime
-    """When, too, but not held back to the log's last time where the clock was set back: as limiters and leases have it."""
+    """By the database's clock, also after it was set back: leases and limiters use it."""
+    limiters: frozenset[str] = frozenset()
+    """The limiters that knew something against their API when it was recorded."""
 
 
 class KeyTaken(Exception):
-    """The append's key is already taken by `stream_id`. Nothing of the append was recorded."""
+    """The key of the append already belongs to `stream_id`. Nothing was recorded."""
 
     def __init__(self, stream_id: UUID) -> None:
-        super().__init__(f"the key is already taken by stream {stream_id}")
+        super().__init__(f"the key already belongs to stream {stream_id}")
         self.stream_id = stream_id
 
 
 class AppendDenied(Exception):
-    """The append's request may not be made now. Nothing of the append was recorded."""
+    """The limiter denied the request of the append. Nothing was recorded."""
 
-    def __init__(self, held: Denied) -> None:
-        super().__init__(held.reason)
-        self.held = held
+    def __init__(self, denied: Denied) -> None:
+        super().__init__(denied.by)
+        self.denied = denied

@@ -6,9 +6,8 @@ from uuid import UUID
 
 import msgspec
 
-from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.events import EVENT_TYPES, Event
 from guestledger.engine.domain.personal import Guarded, Personal
-from guestledger.engine.log.codec import EVENT_TYPES
 
 
 class RecordedEvent(Guarded, frozen=True, kw_only=True):

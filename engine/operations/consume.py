@@ -18,7 +18,9 @@ from guestledger.engine.limits.retry import RetryPolicy, backoff_ms
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import EventFilter, RecordedEvent
 from guestledger.engine.operations.tail import tail
-from guestledger.engine.ports import Clock, ConsumerCheckpoints, EventStore
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.consumers import ConsumerCheckpoints
+from guestledger.engine.ports.event_store import EventStore
 
 logger = logging.getLogger("guestledger")
 

@@ -6,7 +6,9 @@ from typing import NoReturn
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
 from guestledger.engine.operations.tail import tail
-from guestledger.engine.ports import Clock, ConsumerCheckpoints, ConsumerRow, EventStore
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.consumers import ConsumerCheckpoints, ConsumerRow
+from guestledger.engine.ports.event_store import EventStore
 
 
 class Events:

@@ -5,7 +5,8 @@ from uuid import UUID
 
 from guestledger.engine.domain.errors import PartitionDetached, SessionNotFound
 from guestledger.engine.log.recorded import RecordedEvent, month_of
-from guestledger.engine.ports import EventStore, ReadModels
+from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.read_models import ReadModels
 
 
 class Histories:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from guestledger.engine.ports import Partition
-from guestledger.engine.ports import Partitions as PartitionsPort
+from guestledger.engine.ports.partitions import Partition
+from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 
 
 class Partitions:

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from guestledger.engine.domain.errors import ProjectionStopped
 from guestledger.engine.operations.expiring import expiring_in, expiry_warnings
-from guestledger.engine.ports import Clock, ReadModels
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.projections.sessions import SessionRow
 from guestledger.engine.projections.status import ProjectionStatus, Verification
 
@@ -22,7 +23,7 @@ class Projections:
 
     async def status(self) -> list[ProjectionStatus]:
         """Return each projection's lag and, if it stopped, the poison event. Does not catch up first."""
-        return await self._read_models.standing()
+        return await self._read_models.status()
 
     async def catch_up(self) -> int:
         """Project all events up to the end of the log; return how many. `sessions`, `audit` and `metrics` do it themselves.
@@ -45,7 +46,7 @@ class Projections:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def _include(self, position: int) -> bool:
-        behind = [status for status in await self._read_models.standing() if status.position < position]
+        behind = [status for status in await self._read_models.status() if status.position < position]
         for status in behind:
             if status.error is not None:
                 raise ProjectionStopped(f"projection {status.name} has stopped: {status.error}")

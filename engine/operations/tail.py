@@ -5,14 +5,14 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
 from guestledger.engine.domain.errors import ServiceError
-from guestledger.engine.limits.retry import RetryPolicy, backoff_ms
 from guestledger.engine.log.recorded import Batch, EventFilter
-from guestledger.engine.ports import Clock, EventStore
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.event_store import EventStore
 
 logger = logging.getLogger("guestledger")
-
-_BACKOFF = RetryPolicy(base_ms=100, cap_ms=5_000)
 
 
 async def tail(
@@ -24,28 +24,29 @@ async def tail(
     batch: int = 500,
     poll_ms: int = 500,
 ) -> AsyncIterator[Batch]:
-    """The log after a position, in order, for ever: what is there, then what comes, in batches of at most `batch` events.
+    """The matching events after a position, in order, without end: those in the log, then those that come.
 
-    Nothing is skipped and nothing comes twice, whatever becomes of the database meanwhile: it is waited for. New events are
-    seen when a hint comes, and at the latest after about `poll_ms`. A batch without events tells that the log went on with
-    nothing that was asked for. Raises `UnknownEvent` at an event that this release cannot read, once all before it have
-    been given.
+    Nothing is skipped or repeated, also while the database is away: it is waited for. New events are seen with a hint, or
+    after about `poll_ms`. A batch without events says that the log grew without a match. Raises `UnknownEvent` at an
+    unreadable event, after all events before it.
     """
-    failures = 0
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(ServiceError),
+        wait=wait_random_exponential(multiplier=0.1, max=5),
+        before_sleep=_warn,
+    )
     while True:
-        arrival = store.arrival()  # before the reading: what comes while it reads must not be waited for
-        try:
-            found = await store.read_batch(after=after, batch=batch, wanted=wanted)
-        except ServiceError as error:
-            failures += 1
-            logger.warning("the log cannot be read now: %s", error)
-            await asyncio.sleep(backoff_ms(failures, _BACKOFF, clock.jitter()) / 1_000)
-            continue
-        failures = 0
+        arrival = store.arrival()  # before reading: what comes meanwhile must not be waited for
+        found: Batch = await retrying(store.read_batch, after=after, batch=batch, wanted=wanted)
         if found.position > after:
             after = found.position
             yield found
             continue
-        with suppress(TimeoutError):  # spread, so that many readers do not ask in step
+        with suppress(TimeoutError):  # spread, so that many readers do not ask at the same moment
             async with asyncio.timeout(poll_ms * (0.5 + clock.jitter()) / 1_000):
                 await arrival.wait()
+
+
+def _warn(state: RetryCallState) -> None:
+    assert state.outcome is not None
+    logger.warning("the log cannot be read now: %s", state.outcome.exception())

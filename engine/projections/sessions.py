@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.session import Session, Status, evolve
 from guestledger.engine.log.recorded import RecordedEvent
 
@@ -33,7 +34,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: datetime | None
     attempts: int
     latency_ms: int | None
-    reason: str | None
+    cause: Cause | None
+    detail: str | None
 
 
 class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):

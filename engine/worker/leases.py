@@ -1,65 +1,64 @@
-"""Holding leases: while a session is worked on, its lease is renewed, so that a lease can be short and still be kept.
+"""Holding leases: a lease is short, and is renewed while its session is worked on.
 
-Whether a lease still holds is judged here by this process's own monotonic clock, from a moment before the database was
-asked for it: a process that stood still, or could not reach the database, so knows its lease for lost no later than the
-database lets anybody else have it. But for one thing: an expiry that a lease holds up is recorded over it. What was decided
-under that lease then fails on its version, as under one that has lapsed.
+Whether a lease still holds is judged by this process's monotonic clock, from before the database was asked for it. A process
+that stood still, or cannot reach the database, stops before the database gives the lease to anybody else.
 """
 
 import asyncio
 import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.log.appends import Lease
-from guestledger.engine.ports import DueSteps
+from guestledger.engine.ports.due_steps import DueSteps
 
 logger = logging.getLogger("guestledger")
 waiting = logging.getLogger("guestledger.waiting")
 
 # A database that is away must not hold up an end.
-_GIVE_BACK_SECONDS = 2.0
+_RELEASE_SECONDS = 2.0
 
 
 class LeaseLost(Exception):
-    """The lease on a session may have lapsed: somebody else may work on it by now. Nothing may be sent on its account."""
+    """The lease may have lapsed: another worker may be at work. Nothing may be sent."""
 
 
 class Leases:
-    """The leases that one process holds; renewed three times within their span, `ms`, for as long as they are held."""
+    """The leases of one process. Each is renewed three times within `ms` while it is held."""
 
-    def __init__(self, due_work: DueSteps, ms: int) -> None:
-        self._due_work = due_work
+    def __init__(self, due_steps: DueSteps, ms: int) -> None:
+        self._due_steps = due_steps
         self._ms = ms
-        self._held: dict[tuple[Lease, UUID], float] = {}  # and until when each is known to hold
+        self._valid_until: dict[tuple[Lease, UUID], float] = {}
+        self._holders: Counter[tuple[Lease, UUID]] = Counter()
         self._cut_off: set[UUID] = set()
         self._beating: asyncio.Task[None] | None = None
 
     @staticmethod
     def now() -> float:
-        """Seconds on this process's monotonic clock: to be read before the database is asked for a lease."""
+        """Seconds on the monotonic clock. Read it before the database is asked for a lease."""
         return asyncio.get_running_loop().time()
 
     def renewed(self, lease: Lease, stream_id: UUID, asked_at: float) -> None:
-        """Take note that the database gave or renewed `lease` on a session that is held, asked at `asked_at` (`now`)."""
-        held = (lease, stream_id)
-        if held in self._held:
-            self._held[held] = max(asked_at + lease.ms / 1_000, self._held[held])
+        """Note that the database gave or renewed `lease` on a stream, asked at `asked_at`."""
+        key = (lease, stream_id)
+        if key in self._valid_until:
+            self._valid_until[key] = max(asked_at + lease.ms / 1_000, self._valid_until[key])
 
     def check(self, lease: Lease, stream_id: UUID) -> None:
-        """To be called right before anything is sent. Raises `LeaseLost` unless the lease was renewed within its span."""
-        if self.now() >= self._held.get((lease, stream_id), -math.inf):
+        """Raise `LeaseLost` unless the lease is valid. Call it right before anything is sent."""
+        if self.now() >= self._valid_until.get((lease, stream_id), -math.inf):
             raise LeaseLost
 
     @contextmanager
     def claiming(self, lease: Lease) -> Iterator[float]:
-        """Claim under `lease` within the block, and make ready to hold what was claimed; gives the time to hold it from.
+        """Claim under `lease` within the block; gives the time to hold it from.
 
-        Who is cut off within it may have claimed without having learnt of it: `close` gives that back.
+        A claim that is cut off may have succeeded unseen: `close` releases it.
         """
         with self._noting_cut_off(lease):
             yield self.now()
@@ -68,9 +67,11 @@ class Leases:
     def hold(self, lease: Lease, stream_id: UUID, asked_at: float | None = None) -> Iterator[None]:
         """Keep `lease` on `stream_id` alive within the block.
 
-        `asked_at` (`now`) is when it was asked for; `None` where it is yet to come, with the first append.
+        `asked_at` is when it was asked for; `None`: the first append asks for it.
         """
-        self._held[lease, stream_id] = -math.inf
+        key = (lease, stream_id)
+        self._valid_until.setdefault(key, -math.inf)
+        self._holders[key] += 1
         if asked_at is not None:
             self.renewed(lease, stream_id, asked_at)
         if self._beating is None:
@@ -79,7 +80,9 @@ class Leases:
             with self._noting_cut_off(lease):
                 yield
         finally:
-            del self._held[lease, stream_id]
+            self._holders[key] -= 1
+            if not self._holders[key]:
+                del self._holders[key], self._valid_until[key]
 
     @contextmanager
     def _noting_cut_off(self, lease: Lease) -> Iterator[None]:
@@ -90,33 +93,33 @@ class Leases:
             raise
 
     async def close(self) -> None:
-        """Stop renewing, and give back what was cut off. Where that fails, it lapses by itself.
+        """Stop renewing, and release what was cut off. If that fails, it lapses.
 
-        To be called once nothing is being appended: an append that comes late would take its lease again.
+        Call it once nothing is being appended: a late append would take its lease again.
         """
         if self._beating is not None:
             self._beating.cancel()
             with suppress(asyncio.CancelledError):
                 await self._beating
-        # An owner that still has a run under way keeps what it has.
-        if owners := self._cut_off - {lease.owner for lease, _stream_id in self._held}:
+        # An owner that still has work in flight keeps its leases.
+        if owners := self._cut_off - {lease.owner for lease, _stream_id in self._valid_until}:
             with suppress(ServiceError, TimeoutError):
-                async with asyncio.timeout(_GIVE_BACK_SECONDS):
-                    await self._due_work.release_all(owners)
+                async with asyncio.timeout(_RELEASE_SECONDS):
+                    await self._due_steps.release_all(owners)
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._ms / 3_000)
-            named: defaultdict[Lease, list[UUID]] = defaultdict(list)
-            for lease, stream_id in self._held:
-                named[lease].append(stream_id)
+            held: defaultdict[Lease, list[UUID]] = defaultdict(list)
+            for lease, stream_id in self._valid_until:
+                held[lease].append(stream_id)
             try:
-                for lease, stream_ids in named.items():
+                for lease, stream_ids in held.items():
                     asked_at = self.now()
-                    for stream_id in await self._due_work.heartbeat(lease, stream_ids):
+                    for stream_id in await self._due_steps.heartbeat(lease, stream_ids):
                         self.renewed(lease, stream_id, asked_at)
             except ServiceError as error:
-                waiting.warning("leases could not be renewed, others may take these sessions on: %s", error)
+                waiting.warning("leases could not be renewed; other workers may take these sessions: %s", error)
             except Exception:
-                # Whatever it is, the next beat may get through; no beat ever would if this ended here.
-                logger.exception("leases could not be renewed, others may take these sessions on")
+                # The next beat may succeed. If the loop ended here, none ever would.
+                logger.exception("leases could not be renewed; other workers may take these sessions")

@@ -1,223 +1,199 @@
-"""Recording what runs have come to, with the work that is due after it, and giving back what they hold."""
+"""Recording: appends for sessions at work, and outcomes that must not be lost though the session or the database moved on."""
 
 import asyncio
 import logging
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import timedelta
-from itertools import count
 
-from msgspec.structs import replace
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from guestledger.engine.domain.commands import Defer, Record, RecordAttempt, RecordDelivery, RecordLookup
+from guestledger.engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
-from guestledger.engine.domain.lifecycle import Policy, SyncWebhook, decide, ends_at, next_step
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created
-from guestledger.engine.domain.session import Session
-from guestledger.engine.limits.policy import AdmissionRequest, Feedback
-from guestledger.engine.limits.retry import RetryPolicy, backoff_ms
-from guestledger.engine.log.appends import Append, Due, Lease
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.session import Session, evolve_all
+from guestledger.engine.limits.admission import AdmissionRequest
+from guestledger.engine.limits.feedback import Feedback
+from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import wire_name
-from guestledger.engine.ports import Clock, DueSteps, EventStore, RateLimiter
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.due_steps import DueSteps
+from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.worker.leases import Leases
-from guestledger.engine.worker.session_work import Run, of_history
+from guestledger.engine.worker.session_work import SessionWork, session_of, step_changes
+from guestledger.engine.worker.step import StepResult
 
 logger = logging.getLogger("guestledger")
 
-_BACKOFF = RetryPolicy(base_ms=200, cap_ms=1_000)
-# How long an end waits for a database that is away, for the sake of answers that nobody has recorded.
+# How long an end waits for a database that is away, for the sake of unrecorded answers.
 _LAST_WAIT_SECONDS = 2.0
-# How long work rests that is none by what is recorded.
-NOTHING_DUE_REST = timedelta(days=1)
 
 
-def due_after(state: Session, policy: Policy, *, lease: Lease | None = None, keep_lease: bool = False) -> Due | None:
-    """The work that an append leaves behind which brings a session into `state`."""
-    step = next_step(state, policy)
-    if step is None:
-        return None
-    return Due(
-        step=type(step).__name__,
-        due_at=step.not_before,
-        ends_at=ends_at(state, policy),
-        lease=lease,
-        keep_lease=keep_lease,
-    )
+def decide_all(state: Session, commands: Iterable[Command], policy: Policy) -> list[Event]:
+    """The events of several commands, each decided on the state after those before it."""
+    events: list[Event] = []
+    for command in commands:
+        decided = decide(state, command, policy)
+        state = evolve_all(state, decided)
+        events += decided
+    return events
 
 
 class Recorder:
-    """Records what has been decided, each append on the version that it was decided on."""
+    """Appends what was decided, on the version on which it was decided."""
 
     def __init__(
         self,
         *,
         store: EventStore,
-        due_work: DueSteps,
-        limiters: RateLimiter,
+        due_steps: DueSteps,
+        limiter: RateLimiter,
         clock: Clock,
         policy: Policy,
         leases: Leases,
     ) -> None:
         self._store = store
-        self._due_work = due_work
-        self._gates = limiters
+        self._due_steps = due_steps
+        self._limiter = limiter
         self._clock = clock
         self._policy = policy
         self._leases = leases
-        self._untold: set[asyncio.Task[None]] = set()
+        self._unrecorded: set[asyncio.Task[None]] = set()
 
-    async def record(
-        self, run: Run, *, hold: bool, passage: AdmissionRequest | None = None, hearing: Feedback | None = None
-    ) -> None:
-        """Record what the run has proposed, if anything. `hold` keeps its lease; without it, the session is free then.
+    async def append(
+        self,
+        work: SessionWork,
+        events: Sequence[Event] = (),
+        *,
+        mine: Iterable[StepName] = (),
+        keep: bool,
+        admission: AdmissionRequest | None = None,
+        feedback: Feedback | None = None,
+    ) -> Appended:
+        """Record what is proposed, and `events`. With `keep`, the steps in `mine` stay leased; else they are free then.
 
-        Raises `WrongExpectedVersion`, `AppendDenied` (by the limiter that `passage` names), and `ServiceError`.
+        Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
         """
-        if run.proposed:
-            due = due_after(run.state, self._left_by(run), lease=run.lease if hold else None)
-            await self._append(run, due, passage=passage, hearing=hearing)
-            run.held = hold
+        before = work.recorded
+        after = evolve_all(work.state, events)
+        asked_at, work.unconfirmed_append_id = self._leases.now(), self._clock.new_id()
+        lease = work.lease if keep else None
+        appended = await self._store.append(
+            Append(
+                stream_id=after.id,
+                expected_version=before.version,
+                events=(*work.proposed, *events),
+                steps=step_changes(before, after, self._policy, mine=mine, lease=lease),
+                actor=work.actor,
+                causation_id=work.unconfirmed_append_id,
+                correlation_id=work.correlation_id,
+                idempotency_key=None if before.version else work.idempotency_key,
+                admission=admission,
+                feedback=feedback,
+            )
+        )
+        if keep:
+            work.leased_at = asked_at
+            self._leases.renewed(work.lease, after.id, asked_at)
+        work.propose(events)
+        work.counts.update(map(wire_name, work.proposed))
+        work.confirm()
+        return appended
 
-    async def settle(
-        self, run: Run, command: Record, hearing: Feedback | None, *, deferral: Defer | None = None
-    ) -> None:
-        """Record what came back, whatever has become of the stream since: an outcome is never dropped for a conflict.
+    async def reload(self, work: SessionWork) -> Session:
+        """The session as it is recorded, by whoever. Raises `ServiceError`."""
+        return session_of(await self._store.read_stream(work.state.id))
 
-        `deferral` is recorded with it, if what it waits for comes after the time that was chosen for the next try.
-        Raises `WrongExpectedVersion` where there was one, and `ServiceError`: it is recorded then once the database is back.
-        """
-        run.propose(decide(run.state, command, self._policy))
-        if deferral is not None and run.state.retry_at is not None and run.state.retry_at < deferral.held.until:
-            run.propose(decide(run.state, deferral, self._policy))
-        try:
-            await self.record(run, hold=run.due(self._clock.now(), self._policy) is not None, hearing=hearing)
-        except WrongExpectedVersion:
-            await self.settle_late(run, command, hearing)
-            raise
-        except ServiceUnreachable:
-            self._settle_once_back(run, command, hearing)
-            raise
-
-    async def give_back(self, run: Run) -> None:
-        """Record what is left to be recorded and free the session for whoever takes the next step."""
-        if run.proposed:
-            await self.record(run, hold=False)
-        elif run.held:
-            step = next_step(run.state, self._policy)
-            rest = step.not_before - self._clock.now() if step else NOTHING_DUE_REST
-            delay_ms = max(0, -(-rest // timedelta(milliseconds=1)))
-            # Another step may have been due where the row was written: the webhook has been switched on since. Left as it
-            # was, the row would be claimed for that step without end.
-            await self._due_work.release(run.lease.owner, run.state.id, delay_ms, type(step).__name__ if step else None)
-
-    def _left_by(self, run: Run) -> Policy:
-        """By what it goes which work the run leaves behind: a notice that was owed stays owed, though it is not sent from here."""
-        owed = run.claim is not None and run.claim.step == SyncWebhook.__name__
-        return replace(self._policy, webhook_enabled=True) if owed else self._policy
-
-    async def let_go(self, run: Run, delay_ms: int) -> None:
-        """Free the session after `delay_ms`, as it is recorded. Where that fails, the lease lapses by itself."""
+    async def release(self, work: SessionWork, delay_ms: int = 0) -> None:
+        """Release the session's steps; they are due after `delay_ms`. If that fails, the lease lapses."""
         with suppress(ServiceError):
-            await self._due_work.release(run.lease.owner, run.state.id, delay_ms)
+            await self._due_steps.release(work.lease.owner, work.state.id, delay_ms)
 
-    async def recorded(self, run: Run) -> Session:
-        """The session as it is recorded, by whomever. Raises `ServiceError`."""
-        return of_history(await self._store.read_stream(run.state.id))
+    async def record_late(self, work: SessionWork, result: StepResult) -> None:
+        """Record an outcome, whatever others have recorded since: it is never dropped for a conflict.
+
+        Raises `ServiceError`; it is then recorded once the database is back.
+        """
+        try:
+            await self._append_late(work, result)
+        except ServiceUnreachable:
+            self.record_once_back(work, result)
+            raise
+
+    def record_once_back(self, work: SessionWork, result: StepResult) -> None:
+        """Keep trying to record an outcome in the background. Unrecorded, an attempt would be in doubt and repeated."""
+        task = asyncio.create_task(self._keep_trying(work, result))
+        self._unrecorded.add(task)
+        task.add_done_callback(self._unrecorded.discard)
 
     async def close(self) -> None:
-        """Wait a moment for what is still to be recorded of what came back. To be called before the store is closed."""
-        if self._untold:
-            await asyncio.wait(self._untold, timeout=_LAST_WAIT_SECONDS)
-        for task in self._untold:
+        """Wait a moment for outcomes that are still to be recorded. Call it before the store is closed."""
+        if self._unrecorded:
+            await asyncio.wait(self._unrecorded, timeout=_LAST_WAIT_SECONDS)
+        for task in self._unrecorded:
             task.cancel()
-        if self._untold:
-            await asyncio.wait(self._untold)
+        if self._unrecorded:
+            await asyncio.wait(self._unrecorded)
 
-    async def settle_late(self, run: Run, command: Record, hearing: Feedback | None) -> None:
-        """Record what only this run knows, though others may have taken the session on by now. Raises as `settle` does."""
+    async def _keep_trying(self, work: SessionWork, result: StepResult) -> None:
+        answer = _describe(result.commands)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(ServiceUnreachable),
+            wait=wait_exponential_jitter(initial=0.1, max=1, jitter=0.1),
+        )
         try:
-            await self._settle_anew(run, command, hearing)
-        except ServiceUnreachable:
-            self._settle_once_back(run, command, hearing)
+            await retrying(self._append_late, work, result)
+        except asyncio.CancelledError:
+            logger.warning("session %s: %s is lost: the database did not come back", work.state.id, answer)
             raise
+        except Exception:
+            logger.exception("session %s: %s could not be recorded", work.state.id, answer)
 
-    def _settle_once_back(self, run: Run, command: Record, hearing: Feedback | None) -> None:
-        # Untold, the attempt would be in doubt and made again, though it is known here what came of it.
-        task = asyncio.create_task(self._keep_settling(run, command, hearing))
-        self._untold.add(task)
-        task.add_done_callback(self._untold.discard)
-
-    async def _keep_settling(self, run: Run, command: Record, hearing: Feedback | None) -> None:
-        answer = _answer(command)
-        for failures in count(1):
-            try:
-                await asyncio.sleep(backoff_ms(failures, _BACKOFF, self._clock.jitter()) / 1_000)
-                await self._settle_anew(run, command, hearing)
-            except ServiceUnreachable:
-                continue
-            except asyncio.CancelledError:
-                logger.warning("session %s: %s is lost: the database was away to the end", run.state.id, answer)
-                raise
-            except Exception:
-                logger.exception("session %s: %s could not be recorded", run.state.id, answer)
-            return
-
-    async def _settle_anew(self, run: Run, command: Record, hearing: Feedback | None) -> None:
+    async def _append_late(self, work: SessionWork, result: StepResult) -> None:
         while True:
-            history = await self._store.read_stream(run.state.id)
-            if any(recorded.causation_id == run.unconfirmed_append_id for recorded in history):
-                return  # it went in, though the database did not say so: again, it would tell of a second answer
-            late = Run.of(history, run.kinds, run.actor, run.lease)
-            late.propose(decide(late.state, command, self._policy))
-            if not late.proposed:
-                if hearing is not None:  # the history may have no need of it, but the API wants peace all the same
-                    await self._gates.observe(hearing)
-                logger.warning(
-                    "session %s: %s came late and tells nothing new: it is not recorded",
-                    late.state.id,
-                    _answer(command),
-                )
+            history = await self._store.read_stream(work.state.id)
+            if any(recorded.causation_id == work.unconfirmed_append_id for recorded in history):
+                return  # it was recorded, though the database did not answer
+            late = SessionWork.of(history, actor=work.actor, lease=work.lease, claim=None)
+            events = decide_all(late.state, result.commands, self._policy)
+            if not events:
+                await self._drop(late, result)
                 return
             with suppress(WrongExpectedVersion):
                 try:
-                    await self._append(late, due_after(late.state, self._policy, keep_lease=True), hearing=hearing)
+                    await self.append(late, events, keep=False, feedback=result.feedback)
                 finally:
-                    run.unconfirmed_append_id = late.unconfirmed_append_id
-                run.tally.update(late.tally)
+                    work.unconfirmed_append_id = late.unconfirmed_append_id
+                work.counts.update(late.counts)
                 return
 
-    async def _append(
-        self, run: Run, due: Due | None, *, passage: AdmissionRequest | None = None, hearing: Feedback | None = None
-    ) -> None:
-        asked_at, run.unconfirmed_append_id = self._leases.now(), self._clock.new_id()
-        appended = await self._store.append(
-            Append(
-                stream_id=run.state.id,
-                expected_version=run.recorded,
-                events=tuple(run.proposed),
-                due=due,
-                actor=run.actor,
-                causation_id=run.unconfirmed_append_id,
-                correlation_id=run.correlation_id,
-                idempotency_key=None if run.recorded else run.idempotency_key,
-                passage=passage,
-                hearing=hearing,
+    async def _drop(self, late: SessionWork, result: StepResult) -> None:
+        if result.feedback is not None:  # the API's wish for a pause counts all the same
+            await self._limiter.observe(result.feedback)
+        if is_outcome(result):
+            logger.warning(
+                "session %s: %s is late and changes nothing: not recorded", late.state.id, _describe(result.commands)
             )
-        )
-        if due is not None and due.lease is not None:
-            self._leases.renewed(run.lease, run.state.id, asked_at)
-        run.recorded, run.recorded_at, run.unconfirmed_append_id = appended.version, appended.at, None
-        run.tally.update(map(wire_name, run.proposed))
-        run.proposed = []
 
 
-def _answer(command: Record) -> str:
-    """What came back, in words."""
-    match command:
-        case RecordAttempt(outcome=Created() as outcome):
-            return f"the answer to attempt {command.attempt} (created {outcome.session_id})"
-        case RecordAttempt():
-            return f"the answer to attempt {command.attempt} ({type(command.outcome).__name__.lower()})"
-        case RecordLookup():
-            return f"the answer to its channel look-up ({type(command.outcome).__name__.lower()})"
-        case RecordDelivery(outcome=outcome):
-            return f"the webhook's answer ({f'HTTP {outcome.status}' if outcome.status else 'no answer'})"
+def is_outcome(result: StepResult) -> bool:
+    """Whether something came back from outside, which only this process knows."""
+    return any(isinstance(command, RecordLookup | RecordAttempt | RecordDelivery) for command in result.commands)
+
+
+def _describe(commands: Sequence[Command]) -> str:
+    match commands:
+        case [RecordAttempt(attempt=attempt, outcome=Created(session_id=session_id)), *_]:
+            return f"the answer to attempt {attempt} (created {session_id})"
+        case [RecordAttempt(attempt=attempt, outcome=outcome), *_]:
+            return f"the answer to attempt {attempt} ({type(outcome).__name__.lower()})"
+        case [RecordLookup(outcome=outcome), *_]:
+            return f"the answer to its channel look-up ({type(outcome).__name__.lower()})"
+        case [RecordDelivery(outcome=delivery), *_]:
+            return f"the webhook's answer ({'no answer' if delivery.status is None else f'status {delivery.status}'})"
+        case _:
+            return "a decision"

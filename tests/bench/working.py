@@ -24,7 +24,7 @@ from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.domain.session import Session, evolve
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Append, Due
-from guestledger.engine.ports import PreparedCreation
+from guestledger.engine.ports.provider import PreparedCreation
 from tests.bench.peers.rounds import answer, at_once
 
 AN_HOUR = timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""The client, the webhook and the simulator against each other, over real HTTP on loopback."""
+"""Client, webhook and simulator against each other, over real HTTP on loopback."""
 
 import asyncio
 import socket
@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -18,8 +18,8 @@ from guestledger.adapters.simulator import Simulator
 from guestledger.engine.domain.consent import Consent
 from guestledger.engine.domain.events import Guest
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.limits.limiter import LimiterState, admit, observe
-from guestledger.engine.limits.policy import AdmissionRequest, Admitted, Denied, Feedback, LimiterPolicy
+from guestledger.engine.limits.admission import AdmissionRequest, Admitted, DenialReason, Denied
+from guestledger.engine.limits.feedback import Feedback
 
 FINGERPRINT = "5d41402abc4b2a76b9719d911017c592ae1f0b1d5d41402abc4b2a76b9719d91"
 QUICK = Profile(connect_ms=150, total_ms=250, token_backoff_ms=1)
@@ -58,25 +58,25 @@ def pending_session(**changes) -> Session:
     return replace(session, **changes)
 
 
-class GatesInMemory:
-    """The limiters of one process, by its own clock."""
+class FakeRateLimiter:
+    """Closes a limiter for as long as the feedback says, and records what it gets."""
 
     def __init__(self) -> None:
-        self.known: dict[str, LimiterState] = {}
         self.asked: list[AdmissionRequest] = []
-        self.policy = LimiterPolicy(min_closed_ms=0)
+        self.observed: list[Feedback] = []
+        self.closed: dict[str, Denied] = {}
 
-    async def admit(self, passage: AdmissionRequest) -> Admitted | Denied:
+    async def admit(self, request: AdmissionRequest) -> Admitted | Denied:
         now = datetime.now(UTC)
-        self.asked.append(passage)
-        self.known[passage.limiter], held = admit(
-            self.known.get(passage.limiter, LimiterState()), passage, now, self.policy
-        )
-        return held or Admitted(at=now, probes=False)
+        self.asked.append(request)
+        denied = self.closed.get(request.limiter)
+        return denied if denied and now < denied.until else Admitted(at=now, probes=False)
 
-    async def observe(self, hearing: Feedback) -> None:
-        known = self.known.get(hearing.limiter, LimiterState())
-        self.known[hearing.limiter] = observe(known, hearing, datetime.now(UTC), self.policy)
+    async def observe(self, feedback: Feedback) -> None:
+        self.observed.append(feedback)
+        if feedback.closed_ms is not None:
+            until = datetime.now(UTC) + timedelta(milliseconds=feedback.closed_ms)
+            self.closed[feedback.limiter] = Denied(by=DenialReason.CLOSED, until=until, closed_by=feedback.closed_by)
 
 
 @pytest.fixture
@@ -96,15 +96,20 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 @pytest.fixture
+def limiter() -> FakeRateLimiter:
+    return FakeRateLimiter()
+
+
+@pytest.fixture
 def client_of():
-    """A client of a simulator, or of anything else with a `url`, with a patient profile unless told otherwise."""
+    """Make a client of a simulator, or of any server with a `url`. The default profile is patient."""
 
     def connect(server, profile=PATIENT, **changes) -> CXoneClient:
         given = {
             "url": server.url,
             "client_id": getattr(server, "client_id", "client-of-a-raw-server"),
             "client_secret": getattr(server, "client_secret", "secret-of-a-raw-server"),
-            "limiters": GatesInMemory(),
+            "rate_limiter": FakeRateLimiter(),
         }
         return CXoneClient(**(given | changes), profile=profile)
 
@@ -113,7 +118,7 @@ def client_of():
 
 @pytest.fixture
 def quick() -> Profile:
-    """A profile with short timeouts, for servers that never answer."""
+    """A profile with short time limits, for servers that never answer."""
     return QUICK
 
 
@@ -128,9 +133,9 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: cl
 
 
 class RawServer:
-    """Answers each request with the next of `answers`, byte for byte, and closes the connection; the last one stays.
+    """Answers each request with the next of `answers`, byte for byte, and closes the connection. The last one repeats.
 
-    `times` are those of the requests, by this machine's monotonic clock.
+    `times` are the monotonic times of the requests.
     """
 
     def __init__(self, *answers: bytes) -> None:
@@ -169,7 +174,7 @@ TOKEN = http_answer(200, b'{"access_token":"raw-token","token_type":"Bearer","ex
 
 @pytest.fixture
 def raw():
-    """`raw.server(answer, …)` is a server that says exactly that, `raw.http(…)` an answer, `raw.token` one with a token; `raw.reset` resets the connection."""
+    """`raw.server(answer, …)` is a scripted server; `raw.http(…)`, `raw.token` and `raw.reset` are answers."""
 
     @asynccontextmanager
     async def server(*answers: bytes) -> AsyncIterator[RawServer]:
@@ -186,7 +191,7 @@ def raw():
 
 @pytest.fixture
 async def nobody() -> SimpleNamespace:
-    """A server that has gone: its port refuses connections."""
+    """A closed port, which refuses connections."""
     listening = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     listening.close()
@@ -196,7 +201,7 @@ async def nobody() -> SimpleNamespace:
 
 @pytest.fixture
 def with_token(monkeypatch):
-    """Give a client a token without asking for one, so that what follows can go wrong by itself."""
+    """Give a client a token without a request for one."""
 
     def give(client: CXoneClient) -> None:
         async def token() -> str:

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 from guestledger.adapters.cxone import client as client_module
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import CredentialsRefused, ServiceUnreachable
-from guestledger.engine.domain.events import FailureKind
-from guestledger.engine.domain.outcomes import Channel, Failed, Throttled
+from guestledger.engine.domain.outcomes import Channel, Failed, FailureKind, Throttled
+from guestledger.engine.limits.feedback import Observation
 
 NOW = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 
@@ -20,14 +21,14 @@ def look_ups(simulator: Simulator) -> int:
     return sum(count for name, count in simulator.counts.items() if name.startswith("channel "))
 
 
-async def test_a_channel_is_told_as_cxone_describes_it(simulator, client_of):
+async def test_channel_is_returned_as_described(simulator, client_of):
     async with client_of(simulator, now=lambda: NOW) as client:
         found = await client.look_up_channel("ch_8f3a9b2c")
     expected = Channel(id="ch_8f3a9b2c", status="active", protocols=("web_chat", "sms"), looked_up_at=NOW, cached=False)
     assert found == expected
 
 
-async def test_the_request_is_the_contracts(raw, client_of):
+async def test_request_matches_the_contract(raw, client_of):
     async with raw.server(raw.token, raw.http(404)) as server, client_of(server) as client:
         await client.look_up_channel("ch_1")
     head = server.requests[1]
@@ -47,7 +48,7 @@ async def test_the_request_is_the_contracts(raw, client_of):
         ("ch_ü🙂", "ch_%C3%BC%F0%9F%99%82"),
     ],
 )
-async def test_the_id_goes_into_the_path_percent_encoded(simulator, client_of, channel_id, path):
+async def test_channel_id_is_percent_encoded_in_the_path(simulator, client_of, channel_id, path):
     async with client_of(simulator) as client:
         found = await client.look_up_channel(channel_id)
     assert isinstance(found, Channel)
@@ -55,15 +56,16 @@ async def test_the_id_goes_into_the_path_percent_encoded(simulator, client_of, c
 
 
 @pytest.mark.parametrize("channel_id", [".", ".."])
-async def test_an_id_that_would_climb_to_another_path_is_never_sent(simulator, client_of, channel_id):
+async def test_id_that_leads_to_another_path_is_not_sent(simulator, client_of, channel_id):
     async with client_of(simulator) as client:
         found = await client.look_up_channel(channel_id)
     assert isinstance(found, Failed)
-    assert found.kind is FailureKind.REJECTED
+    assert (found.kind, found.cause, found.status) == (FailureKind.FINAL, Cause.CHANNEL_UNKNOWN, None)
+    assert found.observation is Observation.NOT_SENT
     assert not simulator.requests
 
 
-async def test_a_usable_channel_is_remembered_and_says_so(simulator, client_of):
+async def test_usable_channel_is_cached(simulator, client_of):
     async with client_of(simulator, now=lambda: NOW) as client:
         assert client.known_channel("ch_1") is None
         found = await client.look_up_channel("ch_1")
@@ -71,7 +73,7 @@ async def test_a_usable_channel_is_remembered_and_says_so(simulator, client_of):
         assert client.known_channel("ch_2") is None
 
 
-async def test_a_channel_is_forgotten_after_its_time(simulator, client_of, monkeypatch):
+async def test_cached_channel_expires(simulator, client_of, monkeypatch):
     hands = SimpleNamespace(now=50.0)
     clock = SimpleNamespace(monotonic=lambda: hands.now, perf_counter=lambda: hands.now)
     monkeypatch.setattr(client_module, "time", clock)
@@ -84,21 +86,41 @@ async def test_a_channel_is_forgotten_after_its_time(simulator, client_of, monke
 
 
 @pytest.mark.parametrize(
-    ("config", "status", "protocols"),
+    ("config", "problem", "detail", "status", "protocols"),
     [
-        (SimulatorConfig(inactive_channels=frozenset({"ch_1"})), "inactive", ("web_chat", "sms")),
-        (SimulatorConfig(channels_without_web_chat=frozenset({"ch_1"})), "active", ("sms",)),
+        (
+            SimulatorConfig(inactive_channels=frozenset({"ch_1"})),
+            Cause.CHANNEL_INACTIVE,
+            "inactive",
+            "inactive",
+            ("web_chat", "sms"),
+        ),
+        (
+            SimulatorConfig(channels_without_web_chat=frozenset({"ch_1"})),
+            Cause.CHANNEL_UNSUPPORTED,
+            "web_chat",
+            "active",
+            ("sms",),
+        ),
+        (
+            SimulatorConfig(inactive_channels=frozenset({"ch_1"}), channels_without_web_chat=frozenset({"ch_1"})),
+            Cause.CHANNEL_INACTIVE,
+            "inactive",
+            "inactive",
+            ("sms",),
+        ),
     ],
 )
-async def test_a_channel_that_is_not_usable_is_told_but_not_remembered(client_of, config, status, protocols):
+async def test_unusable_channel_has_a_problem_and_is_not_cached(client_of, config, problem, detail, status, protocols):
     async with Simulator(config) as simulator, client_of(simulator) as client:
         found = await client.look_up_channel("ch_1")
         assert isinstance(found, Channel)
+        assert (found.problem, found.detail) == (problem, detail)
         assert (found.status, found.protocols) == (status, protocols)
         assert client.known_channel("ch_1") is None
 
 
-async def test_sixty_four_look_ups_of_one_channel_at_once_are_one_request(simulator, client_of):
+async def test_concurrent_lookups_of_a_channel_share_one_request(simulator, client_of):
     async with client_of(simulator) as client:
         found = await asyncio.gather(*(client.look_up_channel("ch_1") for _ in range(64)))
         other = await client.look_up_channel("ch_2")
@@ -107,7 +129,7 @@ async def test_sixty_four_look_ups_of_one_channel_at_once_are_one_request(simula
     assert simulator.counts["channel 200"] == 2
 
 
-async def test_a_look_up_that_is_given_up_goes_on_for_the_others(simulator, client_of):
+async def test_cancelled_lookup_continues_for_other_callers(simulator, client_of):
     async with client_of(simulator) as client:
         impatient = asyncio.create_task(client.look_up_channel("ch_1"))
         patient = asyncio.create_task(client.look_up_channel("ch_1"))
@@ -117,15 +139,16 @@ async def test_a_look_up_that_is_given_up_goes_on_for_the_others(simulator, clie
     assert simulator.counts["channel 200"] == 1
 
 
-async def test_an_unknown_channel_is_a_404(simulator, client_of):
-    async with client_of(simulator) as client:
+async def test_404_is_an_unknown_channel(simulator, client_of):
+    async with client_of(simulator, now=lambda: NOW) as client:
         found = await client.look_up_channel("ch_unknown_1")
-    assert isinstance(found, Failed)
-    assert (found.kind, found.status) == (FailureKind.REJECTED, 404)
+    assert found == Channel(
+        id="ch_unknown_1", problem=Cause.CHANNEL_UNKNOWN, detail="no such channel", looked_up_at=NOW
+    )
     assert client.known_channel("ch_unknown_1") is None
 
 
-async def test_a_revoked_token_is_replaced_and_the_look_up_replayed(simulator, client_of):
+async def test_lookup_is_replayed_after_a_revoked_token(simulator, client_of):
     async with client_of(simulator) as client:
         await client.ready()
         simulator.revoke_tokens()
@@ -133,25 +156,26 @@ async def test_a_revoked_token_is_replaced_and_the_look_up_replayed(simulator, c
     assert simulator.counts == {"token 200": 2, "channel 401": 1, "channel 200": 1}
 
 
-async def test_a_second_401_is_final(client_of):
+async def test_second_401_is_final(client_of):
     async with Simulator(SimulatorConfig(refuse_tokens=True)) as simulator, client_of(simulator) as client:
         found = await client.look_up_channel("ch_1")
-    assert (found.kind, found.status) == (FailureKind.UNAUTHORIZED, 401)
+    assert (found.kind, found.cause, found.status) == (FailureKind.FINAL, Cause.UNAUTHORIZED, 401)
+    assert found.observation is Observation.SUCCESS
     assert simulator.counts == {"token 200": 2, "channel 401": 2}
 
 
-async def test_a_403_names_the_scope_to_check(client_of):
+async def test_403_names_the_scope_to_check(client_of):
     async with (
         Simulator(SimulatorConfig(missing_scopes=frozenset({"channels:read"}))) as simulator,
         client_of(simulator) as client,
     ):
         found = await client.look_up_channel("ch_1")
-    assert (found.kind, found.status) == (FailureKind.FORBIDDEN, 403)
-    assert "channels:read" in found.message
-    assert "chat:write" not in found.message
+    assert (found.kind, found.cause, found.status) == (FailureKind.FINAL, Cause.FORBIDDEN, 403)
+    assert found.detail == "channels:read: the client may not do this"
+    assert found.observation is Observation.SUCCESS
 
 
-async def test_a_429_tells_how_long_to_wait(client_of):
+async def test_429_says_how_long_to_wait(client_of):
     async with (
         Simulator(SimulatorConfig(channel_throttle_times=1, retry_after_s=7)) as simulator,
         client_of(simulator) as client,
@@ -163,37 +187,37 @@ async def test_a_429_tells_how_long_to_wait(client_of):
     assert isinstance(found, Channel)
 
 
-async def test_a_look_up_that_fails_tells_how_long_to_wait_too(raw, client_of):
+async def test_failed_lookup_says_how_long_to_wait(raw, client_of):
     async with raw.server(raw.token, raw.http(503, b"", "Retry-After: 60")) as server, client_of(server) as client:
         failed = await client.look_up_channel("ch_1")
     assert (failed.kind, failed.retry_after.ms) == (FailureKind.UNAVAILABLE, 60_000)
 
 
-async def test_a_server_fault_may_be_tried_again(client_of):
+async def test_server_error_may_be_retried(client_of):
     async with Simulator(SimulatorConfig(channel_errors=1)) as simulator, client_of(simulator) as client:
         failed = await client.look_up_channel("ch_1")
         found = await client.look_up_channel("ch_1")
-    assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 500)
-    assert "the channel service is down" in failed.message
+    assert (failed.kind, failed.cause, failed.status) == (FailureKind.UNAVAILABLE, Cause.SERVER_ERROR, 500)
+    assert failed.detail == "the channel service is down"
+    assert failed.observation is Observation.FAILED
     assert isinstance(found, Channel)
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("status", "kind", "cause"),
     [
-        (400, FailureKind.REJECTED),
-        (408, FailureKind.UNAVAILABLE),
-        (418, FailureKind.REJECTED),
-        (425, FailureKind.UNAVAILABLE),
-        (502, FailureKind.UNAVAILABLE),
-        (301, FailureKind.REJECTED),
+        (400, FailureKind.FINAL, Cause.REJECTED),
+        (408, FailureKind.UNAVAILABLE, Cause.REQUEST_TIMEOUT),
+        (418, FailureKind.FINAL, Cause.REJECTED),
+        (425, FailureKind.UNAVAILABLE, Cause.TOO_EARLY),
+        (502, FailureKind.UNAVAILABLE, Cause.SERVER_ERROR),
+        (301, FailureKind.FINAL, Cause.REDIRECTED),
     ],
 )
-async def test_every_other_status_says_whether_to_try_again(raw, client_of, status, kind):
+async def test_every_other_status_says_whether_to_retry(raw, client_of, status, kind, cause):
     async with raw.server(raw.token, raw.http(status, b"", "Location: /x")) as server, client_of(server) as client:
         found = await client.look_up_channel("ch_1")
-    assert (found.kind, found.status) == (kind, status)
-    assert f"HTTP {status}" in found.message
+    assert (found.kind, found.cause, found.status) == (kind, cause, status)
 
 
 @pytest.mark.parametrize(
@@ -206,29 +230,28 @@ async def test_every_other_status_says_whether_to_try_again(raw, client_of, stat
         b'{"status":"","supportedProtocols":[]}',
     ],
 )
-async def test_a_channel_that_cannot_be_read_may_be_asked_for_again(raw, client_of, body):
+async def test_unreadable_channel_may_be_retried(raw, client_of, body):
     async with raw.server(raw.token, raw.http(200, body)) as server, client_of(server) as client:
         found = await client.look_up_channel("ch_1")
-    assert (found.kind, found.status) == (FailureKind.UNAVAILABLE, 200)
-    assert "cannot be read" in found.message
+    assert (found.kind, found.cause, found.status) == (FailureKind.UNAVAILABLE, Cause.UNREADABLE_ANSWER, 200)
+    assert found.detail
 
 
-async def test_a_refused_connection_is_unsent(nobody, client_of, with_token):
+async def test_refused_connection_is_unsent(nobody, client_of, with_token):
     async with client_of(nobody) as client:
         with_token(client)
         found = await client.look_up_channel("ch_1")
-    assert (found.kind, found.status) == (FailureKind.UNSENT, None)
-    assert "GUESTLEDGER_CXONE_URL" in found.message
+    assert (found.kind, found.cause, found.status) == (FailureKind.UNSENT, Cause.CONNECTION_REFUSED, None)
+    assert found.observation is Observation.FAILED
 
 
-async def test_a_look_up_without_answer_may_be_tried_again(client_of, quick):
+async def test_lookup_without_answer_may_be_retried(client_of, quick):
     async with Simulator(SimulatorConfig(slow_ms=60_000)) as simulator, client_of(simulator, quick) as client:
         found = await client.look_up_channel("ch_1")
-    assert (found.kind, found.status) == (FailureKind.UNAVAILABLE, None)
-    assert "250 ms" in found.message
+    assert (found.kind, found.cause, found.detail) == (FailureKind.UNAVAILABLE, Cause.ANSWER_TIMEOUT, "250 ms")
 
 
-async def test_without_a_token_the_look_up_raises(nobody, simulator, client_of):
+async def test_lookup_without_a_token_raises(nobody, simulator, client_of):
     async with client_of(nobody) as client:
         with pytest.raises(ServiceUnreachable):
             await client.look_up_channel("ch_1")

@@ -1,4 +1,4 @@
-"""The simulator by itself: what it checks, what it does wrong on demand, and what it remembers."""
+"""The simulator alone: its validation, its faults and its records."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ async def http():
 
 @pytest.fixture
 def post(http):
-    """Post `body` to the simulator's sessions under `key`, with a fresh token: the status and the answer."""
+    """Create a session with a fresh token. Return the status and the answer."""
 
     async def send(simulator, key="key", body=BODY, token=None):
         token = token or await token_of(http, simulator)
@@ -59,7 +59,7 @@ async def token_of(http, simulator):
 
 
 def changed(path, value):
-    """The body with one field set to `value`; taken out when that is `...`."""
+    """The body with one field set to `value`; removed if that is `...`."""
     body = json.loads(json.dumps(BODY))
     *parents, last = path.split(".")
     target = body
@@ -72,7 +72,7 @@ def changed(path, value):
     return body
 
 
-async def test_a_creation_in_order_is_answered_as_the_contract_shows(simulator, post):
+async def test_valid_creation_is_answered_as_in_the_contract(simulator, post):
     status, answer = await post(simulator)
     assert status == 201
     assert list(answer) == ["sessionId", "token", "expiresAt", "channelId", "status"]
@@ -101,14 +101,14 @@ async def test_a_creation_in_order_is_answered_as_the_contract_shows(simulator, 
         ("extra", True),
     ],
 )
-async def test_a_creation_out_of_order_is_a_400_that_says_why(simulator, post, path, value):
+async def test_invalid_creation_is_a_400_with_a_message(simulator, post, path, value):
     status, answer = await post(simulator, body=changed(path, value))
     assert status == 400
     assert answer["message"]
     assert not simulator.sessions_by_key
 
 
-async def test_a_token_ends_with_its_lifetime_and_when_revoked(post, http):
+async def test_expired_or_revoked_token_is_refused(post, http):
     async with Simulator(SimulatorConfig(token_lifetime_s=0)) as simulator:
         assert (await post(simulator))[0] == 401
         simulator.config = SimulatorConfig()
@@ -118,7 +118,7 @@ async def test_a_token_ends_with_its_lifetime_and_when_revoked(post, http):
         assert (await post(simulator, token=token))[0] == 401
 
 
-async def test_the_share_of_throttled_keys_is_a_matter_of_the_seed_alone(post, http):
+async def test_seed_alone_selects_the_throttled_keys(post, http):
     async def throttled_keys(order):
         async with Simulator(SimulatorConfig(throttle_share=0.3, retry_after="date")) as simulator:
             token = await token_of(http, simulator)
@@ -131,14 +131,14 @@ async def test_the_share_of_throttled_keys_is_a_matter_of_the_seed_alone(post, h
     assert await throttled_keys(reversed(keys)) == met
 
 
-async def test_a_throttled_key_passes_after_its_times(post):
+async def test_throttled_key_succeeds_after_its_times(post):
     async with Simulator(SimulatorConfig(throttle_share=1, throttle_times=2)) as simulator:
         statuses = [(await post(simulator))[0] for _ in range(3)]
     assert statuses == [429, 429, 201]
     assert len(simulator.sessions_by_key["key"]) == 1
 
 
-async def test_a_fault_after_processing_leaves_the_session_behind(post):
+async def test_fault_after_processing_leaves_a_session(post):
     async with Simulator(SimulatorConfig(server_error_share=1, error_after_processing=True)) as simulator:
         assert (await post(simulator))[0] == 500
         (made,) = simulator.sessions_by_key["key"]
@@ -146,13 +146,13 @@ async def test_a_fault_after_processing_leaves_the_session_behind(post):
     assert (status, answer["sessionId"]) == (200, made.session_id)
 
 
-async def test_a_fault_before_processing_leaves_nothing_behind(post):
+async def test_fault_before_processing_leaves_no_session(post):
     async with Simulator(SimulatorConfig(server_error_share=1)) as simulator:
         assert (await post(simulator))[0] == 500
         assert not simulator.sessions_by_key
 
 
-async def test_what_is_remembered_is_bounded_where_asked(post):
+async def test_kept_requests_are_limited(post):
     async with Simulator(keep_requests=3) as simulator:
         for n in range(5):
             await post(simulator, f"key-{n}")
@@ -162,14 +162,14 @@ async def test_what_is_remembered_is_bounded_where_asked(post):
 
 
 @pytest.mark.parametrize("change", [{"throttle_share": 1.1}, {"drop_share": -0.1}, {"slow_ms": -1}, {"hang_s": -1}])
-def test_a_knob_out_of_range_is_refused_by_name(change):
+def test_config_field_out_of_range_is_refused_by_name(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         SimulatorConfig(**change)
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SimulatorConfig(), **change)
 
 
-async def test_it_runs_as_a_process_of_its_own_and_is_steered_over_http(http, post):
+async def test_simulator_process_is_controlled_over_http(http, post):
     command = [sys.executable, "-m", "guestledger.adapters.simulator", "--config", '{"throttle_share": 1}']
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
     try:

@@ -1,4 +1,4 @@
-"""What a fault on the way to CXone or to the webhook shows where tracebacks are printed with their frames' locals."""
+"""Tracebacks with local variables show no secrets and no personal data."""
 
 import io
 import re
@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.traceback import Traceback
 
-from guestledger.adapters.http import transport as wire
+from guestledger.adapters.http import transport
 from guestledger.adapters.webhook import HttpWebhook
 from guestledger.engine.domain.session import Status
 from tests.contract.conftest import FINGERPRINT
@@ -19,7 +19,7 @@ CLIENT_SECRET = "correct-horse-battery-staple"
 
 
 def shown(fault: BaseException) -> str:
-    """The traceback as those print it who show locals: the standard library and Rich."""
+    """The traceback with locals, by the standard library and by Rich."""
     plain = "".join(traceback.TracebackException.from_exception(fault, capture_locals=True).format())
     assert "headers = " in plain, "no locals are shown"
     out = io.StringIO()
@@ -38,10 +38,14 @@ def no_reading(*_args: object) -> None:
 
 @pytest.mark.parametrize(
     ("where", "name", "fault"),
-    [(aiohttp.TCPConnector, "connect", no_connection), (wire, "read_drained", no_reading), (wire, "BODY_LIMIT", None)],
+    [
+        (aiohttp.TCPConnector, "connect", no_connection),
+        (transport, "read_exhausted_quota", no_reading),
+        (transport, "BODY_LIMIT", None),
+    ],
     ids=["before it is sent", "its answer's headers", "its answer's body"],
 )
-async def test_a_fault_of_a_creation_shows_no_token_and_nothing_of_the_guest(
+async def test_fault_of_a_creation_shows_no_secret_or_personal_data(
     simulator, client_of, session, monkeypatch, where, name, fault
 ):
     async with client_of(simulator) as client:
@@ -51,11 +55,11 @@ async def test_a_fault_of_a_creation_shows_no_token_and_nothing_of_the_guest(
         with pytest.raises((RuntimeError, TypeError)) as caught:
             await client.create(prepared, KEY, lambda: None)
     text = shown(caught.value)
-    assert [secret for secret in (token, FINGERPRINT, prepared.sha256) if secret in text] == []
+    assert [secret for secret in (token, FINGERPRINT, prepared.request_sha256) if secret in text] == []
     assert not re.search(r"gt_[0-9a-f]{8,}", text)
 
 
-async def test_a_fault_on_the_way_to_a_token_shows_no_secret(simulator, client_of, monkeypatch):
+async def test_fault_of_a_token_request_shows_no_secret(simulator, client_of, monkeypatch):
     monkeypatch.setattr(aiohttp.TCPConnector, "connect", no_connection)
     async with client_of(simulator, client_secret=CLIENT_SECRET) as client:
         with pytest.raises(RuntimeError) as caught:
@@ -63,7 +67,7 @@ async def test_a_fault_on_the_way_to_a_token_shows_no_secret(simulator, client_o
     assert CLIENT_SECRET not in shown(caught.value)
 
 
-async def test_a_fault_on_the_way_to_the_webhook_shows_nothing_of_the_guest(simulator, make_session, monkeypatch):
+async def test_fault_of_a_webhook_call_shows_no_personal_data(simulator, make_session, monkeypatch):
     monkeypatch.setattr(aiohttp.TCPConnector, "connect", no_connection)
     session = make_session(status=Status.ACTIVE, session_id="sess_1", created_at=make_session().accepted_at)
     async with HttpWebhook(url=f"{simulator.webhook_url}/T0PS3CRET", allow_private=True) as webhook:

@@ -16,15 +16,15 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
-from guestledger.engine.ports import ConsumerRow
+from guestledger.engine.ports.consumers import ConsumerRow
 from tests import logs
 from tests.pacing import proposed
 

@@ -1,4 +1,4 @@
-"""An address is what it stands for: no way of writing one makes it public."""
+"""No notation makes a refused address public."""
 
 from ipaddress import IPv4Address, IPv6Address
 
@@ -14,9 +14,7 @@ addresses = (
 
 @given(address=addresses, rest=st.integers(0, 2**80 - 1))
 @example(address=IPv4Address("127.0.0.1"), rest=0)
-def test_a_mapped_address_is_judged_as_the_ipv4_address_and_what_a_gateway_hides_is_refused(
-    address: IPv4Address, rest: int
-) -> None:
+def test_mapped_addresses_are_unwrapped_and_gateways_refused(address: IPv4Address, rest: int) -> None:
     mapped = IPv6Address((0xFFFF << 32) + int(address))
     nat64 = IPv6Address((0x64FF9B << 96) + int(address))
     by_6to4 = IPv6Address((0x2002 << 112) + (int(address) << 80) + rest)
@@ -26,7 +24,7 @@ def test_a_mapped_address_is_judged_as_the_ipv4_address_and_what_a_gateway_hides
 
 
 @given(address=st.ip_addresses())
-def test_what_is_not_refused_is_global_by_pythons_own_registry(address: IPv4Address | IPv6Address) -> None:
+def test_permitted_address_is_global_in_pythons_registry(address: IPv4Address | IPv6Address) -> None:
     if why_refused(str(address)) is None:
         assert address.is_global
         assert not address.is_multicast

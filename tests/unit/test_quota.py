@@ -1,51 +1,51 @@
-"""A used-up quota, as `RateLimit` and `RateLimit-Policy` tell of it."""
+"""An exhausted quota in `RateLimit` and `RateLimit-Policy`."""
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from guestledger.adapters.http.rate_limit import MAX_FIELD, read_drained
+from guestledger.adapters.http.rate_limit import MAX_FIELD, read_exhausted_quota
 from guestledger.engine.limits.quota import ExhaustedQuota
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
 
 
 def read(rate_limit: str | None, policy: str | None = None) -> tuple[int, float | None] | None:
-    drained = read_drained(rate_limit, policy)
-    return None if drained is None else (drained.ms, drained.per_second)
+    exhausted = read_exhausted_quota(rate_limit, policy)
+    return None if exhausted is None else (exhausted.ms, exhausted.per_second)
 
 
-def test_a_quota_with_nothing_left_is_drained_until_there_is_more() -> None:
-    drained = read_drained('"burst";r=0;t=7', '"burst";q=100;w=20')
-    assert drained == ExhaustedQuota(ms=7_000, per_second=5.0, why="RateLimit says that nothing is left for 7 s")
+def test_quota_without_units_is_exhausted_until_its_reset() -> None:
+    exhausted = read_exhausted_quota('"burst";r=0;t=7', '"burst";q=100;w=20')
+    assert exhausted == ExhaustedQuota(ms=7_000, per_second=5.0)
 
 
 @pytest.mark.parametrize("rate_limit", [None, "", '"burst";r=1;t=7', '"burst";t=7', '"burst"', '"burst";r=0;t=0'])
-def test_what_is_not_used_up_or_is_filled_again_by_now_holds_nothing_back(rate_limit: str | None) -> None:
+def test_quota_with_units_or_without_a_wait_is_ignored(rate_limit: str | None) -> None:
     assert read(rate_limit, '"other";q=100;w=20') is None
 
 
-def test_without_a_time_the_policys_window_is_waited_for() -> None:
+def test_window_is_the_wait_if_no_reset_is_given() -> None:
     assert read('"burst";r=0', '"burst";q=100;w=20') == (20_000, 5.0)
 
 
-def test_without_a_time_and_a_window_nobody_knows_how_long_to_wait() -> None:
+def test_quota_without_reset_and_window_is_ignored() -> None:
     assert read('"burst";r=0', '"burst";q=100') is None
     assert read('"burst";r=0') is None
 
 
-def test_without_a_policy_it_is_not_known_what_the_quota_allows() -> None:
+def test_rate_is_unknown_without_a_policy() -> None:
     assert read('"burst";r=0;t=7') == (7_000, None)
     assert read('"burst";r=0;t=7', '"burst";q=0;w=0') == (7_000, None)
 
 
-def test_of_several_quotas_the_drained_one_that_takes_longest_counts_with_its_own_policy() -> None:
+def test_exhausted_quota_with_the_longest_wait_counts() -> None:
     policy = '"second";q=10;w=1, "hour";q=3600;w=3600,"day";q=100;w=86400'
     assert read('"second";r=0;t=1, "hour";r=0;t=90 , "day";r=5;t=9999', policy) == (90_000, 1.0)
     assert read('"second";r=0;t=1, "hour";r=2;t=90', policy) == (1_000, 10.0)
     assert read('"second";r=3;t=1, "hour";r=2;t=90', policy) is None
 
 
-def test_one_quota_may_be_used_up_in_one_of_its_partitions() -> None:
+def test_one_partition_of_a_quota_can_be_exhausted() -> None:
     policy = '"d";q=10;w=1;pk=:YQ==:, "d";q=100;w=1;pk=:Yg==:'
     assert read('"d";r=0;t=60, "d";r=5;t=10', '"d";q=10;w=1') == (60_000, 10.0)
     assert read('"d";r=0;t=60;pk=:YQ==:, "d";r=0;t=10;pk=:Yg==:', policy) == (60_000, 10.0)
@@ -53,7 +53,7 @@ def test_one_quota_may_be_used_up_in_one_of_its_partitions() -> None:
     assert read('"d";r=0;t=60;pk=:YQ==:', '"d";q=50;w=1') == (60_000, 50.0)
 
 
-def test_a_time_that_is_no_whole_number_holds_back_for_no_less_than_it_says() -> None:
+def test_fractional_reset_is_rounded_up() -> None:
     assert read('"a";r=0;t=1.5') == (2_000, None)
     assert read('"a";r=0;t=7.0') == (7_000, None)
     assert read('"a";r=0;t="7"', '"a";q=100;w=20') == (20_000, 5.0)
@@ -74,7 +74,7 @@ def test_a_time_that_is_no_whole_number_holds_back_for_no_less_than_it_says() ->
         'nonsense, "a";r=0;t=7',
     ],
 )
-def test_parameters_come_in_any_order_and_unknown_ones_are_passed_over(rate_limit: str) -> None:
+def test_order_and_unknown_parameters_are_ignored(rate_limit: str) -> None:
     assert read(rate_limit) == (7_000, None)
 
 
@@ -91,7 +91,7 @@ def test_parameters_come_in_any_order_and_unknown_ones_are_passed_over(rate_limi
         '"a";r=0;t=?1',
     ],
 )
-def test_what_is_no_such_field_is_not_guessed_at(rate_limit: str) -> None:
+def test_item_of_another_form_is_ignored(rate_limit: str) -> None:
     assert read(rate_limit) is None
 
 
@@ -108,12 +108,12 @@ def test_what_is_no_such_field_is_not_guessed_at(rate_limit: str) -> None:
         '"a";r=0;t=7' + " " * MAX_FIELD,
     ],
 )
-def test_a_malformed_or_endless_field_is_ignored_as_a_whole(field: str) -> None:
+def test_malformed_or_endless_field_is_ignored_as_a_whole(field: str) -> None:
     assert read(field, '"a";q=100;w=20') is None
     assert read('"a";r=0;t=9', field) == (9_000, None)
 
 
-def test_no_drained_quota_is_waited_for_longer_than_a_time_can_bear() -> None:
+def test_wait_for_a_quota_is_limited() -> None:
     assert read('"a";r=0;t=999999999999999') == (MAX_RETRY_AFTER_MS, None)
 
 
@@ -129,11 +129,8 @@ fields = st.none() | st.text(max_size=200) | st.text('"\\;=,rtqw0123456789 a:?()
 @example(rate_limit='"a";r=0;t=999999999999.999', policy=None)
 @example(rate_limit='"a";r=0;t=7', policy="\ud800")
 @example(rate_limit='"a";r=0', policy='"a";q=999999999999999;w=1')
-def test_junk_is_never_more_than_no_quota_or_a_wait_that_can_be_borne(
-    rate_limit: str | None, policy: str | None
-) -> None:
-    drained = read_drained(rate_limit, policy)
-    if drained is not None:
-        assert 0 < drained.ms <= MAX_RETRY_AFTER_MS
-        assert drained.per_second is None or drained.per_second > 0
-        assert drained.why.isascii()
+def test_junk_gives_no_quota_or_a_valid_one(rate_limit: str | None, policy: str | None) -> None:
+    exhausted = read_exhausted_quota(rate_limit, policy)
+    if exhausted is not None:
+        assert 0 < exhausted.ms <= MAX_RETRY_AFTER_MS
+        assert exhausted.per_second is None or exhausted.per_second > 0

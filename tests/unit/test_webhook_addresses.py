@@ -1,4 +1,4 @@
-"""Where a webhook may go: to public addresses, and to nothing that only looks like one."""
+"""Webhooks call public addresses only."""
 
 import socket
 
@@ -71,16 +71,16 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", REFUSED)
-def test_an_address_that_is_not_public_is_refused_and_called_what_it_is(address: str) -> None:
+def test_address_that_is_not_public_is_refused_by_kind(address: str) -> None:
     assert why_refused(address) == REFUSED[address]
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_a_public_address_is_not_refused_by_whatever_form_it_is_reached(address: str) -> None:
+def test_public_address_is_permitted_in_every_form(address: str) -> None:
     assert why_refused(address) is None
 
 
-def test_no_socket_is_opened_for_an_address_that_is_refused() -> None:
+def test_no_socket_is_opened_for_a_refused_address() -> None:
     with pytest.raises(AddressRefused, match="not a public address") as caught:
         open_public_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("10.1.2.3", 80)))
     assert caught.value.kind == "private"

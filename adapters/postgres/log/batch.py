@@ -1,13 +1,15 @@
-"""What one batch of appends will write, worked out under the ledger's lock."""
+"""What one batch of appends writes, worked out under the ledger's lock."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import WrongExpectedVersion
-from guestledger.engine.log.appends import Append, AppendDenied, Appended, Due, KeyTaken
+from guestledger.engine.log.appends import Append, AppendDenied, Appended, KeyTaken
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.merkle import leaf_hash
 
@@ -24,48 +26,59 @@ class LogEnd(NamedTuple):
 
     position: int
     now: datetime
-    """By the database's clock; leases and limiters go by it."""
+    """The database's clock; leases and limiters use it."""
     recorded_at: datetime
-    """The same, but never before the last event's: a clock that is set back must not make the log's times run against its
-    positions."""
+    """The same, but never before the last event's: times must not run against positions if the clock is set back."""
     versions: dict[UUID, int]
     keys: dict[str, UUID]
-    """Those of the batch's idempotency keys that have opened a stream before."""
+    """The batch's idempotency keys that are taken, with their streams."""
     known: dict[tuple[UUID, int, UUID], Appended]
-    """Those of the batch's appends that went in before although their answer was lost, by stream, expected version and
-    causation."""
-    limited_: bool
-    """Whether anything is known against any API."""
+    """The batch's appends that are recorded already, by stream, expected version and causation: their answer was lost."""
+    limiters: frozenset[str]
+    """The limiters that know something against their API."""
+
+
+class _Change(Enum):
+    LEASE = auto()
+    """Set due time and lease."""
+    KEEP = auto()
+    """Set the due time, and leave the lease to whoever holds it."""
+    DONE = auto()
+
+
+class _StepRow(NamedTuple):
+    change: _Change
+    due_at: datetime | None = None
+    owner: UUID | None = None
+    lease_until: datetime | None = None
 
 
 class BatchRows:
-    """The rows of a batch, gathered append by append; one that is turned away leaves nothing here."""
+    """The rows of a batch, gathered append by append. A rejected append leaves nothing here."""
 
     def __init__(self, log: LogEnd, limiters: LimiterTransaction) -> None:
         self._log = log
-        self._gates = limiters
+        self._limiters = limiters
         self._position = log.position
         self._events: list[tuple[Any, ...]] = []
         self._keys: list[tuple[str, UUID]] = []
-        self._due: dict[UUID, tuple[Any, ...]] = {}
-        self._kept: dict[UUID, tuple[Any, ...]] = {}
-        self._done: set[UUID] = set()
+        self._steps: dict[tuple[UUID, StepName], _StepRow] = {}
 
     def columns(self) -> list[Any]:
-        """The values for the append statement, in its order: arrays, and the one time that all of the batch has."""
+        """The values for the append statement, in its order: arrays, and the one time of the whole batch."""
         events = _arrays(self._events, 10)
         return [
             *events[:5],
             self._log.recorded_at,
             *events[5:],
             *_arrays(self._keys, 2),
-            *_arrays(self._due.values(), 6),
-            *_arrays(self._kept.values(), 4),
-            list(self._done),
+            *_arrays([(*key, *row[1:]) for key, row in self._of(_Change.LEASE)], 5),
+            *_arrays([(*key, row.due_at) for key, row in self._of(_Change.KEEP)], 3),
+            *_arrays([key for key, _ in self._of(_Change.DONE)], 2),
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:
-        """Take the append into the batch, or turn it away: what its caller will be told once the batch is committed."""
+        """Take the append into the batch, or reject it. Returns what its caller gets once the batch is committed."""
         append, log = proposal.append, self._log
         if before := log.known.get((append.stream_id, append.expected_version, append.causation_id)):
             return before
@@ -74,17 +87,23 @@ class BatchRows:
             return KeyTaken(log.keys[key])
         if actual != append.expected_version:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
-        if append.passage is not None and (held := self._gates.admit(append.passage)):
-            return AppendDenied(held)
-        if append.hearing is not None:
-            self._gates.observe(append.hearing)
+        if append.admission is not None and (denied := self._limiters.admit(append.admission)):
+            return AppendDenied(denied)
+        if append.feedback is not None:
+            self._limiters.observe(append.feedback)
         if key is not None:
             log.keys[key] = append.stream_id
             self._keys.append((key, append.stream_id))
         self._take_events(proposal)
-        self._take_due(append.stream_id, append.due)
+        self._take_steps(append)
         version = log.versions[append.stream_id] = actual + len(append.events)
-        return Appended(version=version, position=self._position, recorded_at=log.recorded_at, at=log.now)
+        return Appended(
+            version=version,
+            position=self._position,
+            recorded_at=log.recorded_at,
+            at=log.now,
+            limiters=log.limiters,
+        )
 
     def _take_events(self, proposal: Proposal) -> None:
         append = proposal.append
@@ -119,20 +138,25 @@ class BatchRows:
                 )
             )
 
-    def _take_due(self, stream_id: UUID, due: Due | None) -> None:
-        earlier = self._due.pop(stream_id, None)  # by an append before this one in the batch
-        self._kept.pop(stream_id, None)
-        if due is None:
-            self._done.add(stream_id)
-        elif due.keep_lease and earlier is not None:
-            self._due[stream_id] = (stream_id, due.step, due.due_at, due.ends_at, *earlier[4:])
-        elif due.keep_lease and stream_id not in self._done:
-            self._kept[stream_id] = (stream_id, due.step, due.due_at, due.ends_at)
-        else:
-            self._done.discard(stream_id)
-            owner = due.lease and due.lease.owner
-            until = due.lease and self._log.now + timedelta(milliseconds=due.lease.ms)
-            self._due[stream_id] = (stream_id, due.step, due.due_at, due.ends_at, owner, until)
+    def _take_steps(self, append: Append) -> None:
+        changes = append.steps
+        lease = changes.lease
+        owner = lease.owner if lease else None
+        until = self._log.now + timedelta(milliseconds=lease.ms) if lease else None
+        for step, due_at in ((due.step, due.due_at) for due in changes.due):
+            key = (append.stream_id, step)
+            earlier = self._steps.get(key)  # by an append before this one in the batch
+            if step in changes.mine:
+                self._steps[key] = _StepRow(_Change.LEASE, due_at, owner, until)
+            elif earlier is None or earlier.change is _Change.KEEP:
+                self._steps[key] = _StepRow(_Change.KEEP, due_at)
+            else:
+                self._steps[key] = _StepRow(_Change.LEASE, due_at, earlier.owner, earlier.lease_until)
+        for step in changes.done:
+            self._steps[append.stream_id, step] = _StepRow(_Change.DONE)
+
+    def _of(self, change: _Change) -> list[tuple[tuple[UUID, StepName], _StepRow]]:
+        return [(key, row) for key, row in self._steps.items() if row.change is change]
 
 
 def _arrays(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -1,33 +1,33 @@
 """The event log in PostgreSQL: group commit under the ledger's lock, dense positions in commit order."""
 
 import asyncio
-import random
 from collections import OrderedDict
-from itertools import count
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
-from guestledger.adapters.postgres.connection import Driver, HeldConnection, reported
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
+from guestledger.adapters.postgres.log.statements import AppendStatements
+from guestledger.adapters.postgres.transactions import Driver, HeldConnection
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.personal import Secret
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.limits.retry import RetryPolicy, backoff_ms
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import encode, wire_name
 
 MAX_IN_BATCH = 200
 MAX_IN_A_ROW = 20
-"""Batches over one connection, which then goes back to the pool: where that is small, others are waiting for it."""
-_BACKOFF = RetryPolicy(base_ms=50, cap_ms=1_000)
+"""Batches over one connection before it goes back to the pool: with a small pool, others wait for it."""
 MAX_BYTES = 256 * 1024
-"""Of one event, as canonical JSON. The largest that a guest request can make is a small part of it."""
+"""Of one event, as canonical JSON. The largest guest request makes a small part of it."""
 
 
 class _Waiting(NamedTuple):
@@ -36,23 +36,24 @@ class _Waiting(NamedTuple):
 
 
 class PostgresEventStore(LogReader):
-    """Appends from many coroutines gather while one batch commits, and go in together with the next.
+    """Appends from many coroutines gather while one batch commits, and are committed together with the next.
 
     Durability is the server's: with `synchronous_commit` on, an append that returned survives a crash. While the database
-    is away, appends wait for it, at most `patience` seconds for each try and about as long for all tries together.
+    is away, appends wait for it: at most `patience` seconds per try, and about as long over all tries.
     """
 
     def __init__(
         self,
         engine: AsyncEngine,
         schema: str,
+        limiter: PostgresRateLimiter,
         *,
-        limiters: LimiterPolicy = LimiterPolicy(),
         patience: float = 10.0,
         max_waiting: int = 10_000,
     ) -> None:
         super().__init__(engine, schema)
-        self._gates = PostgresRateLimiter(engine, schema, limiters)
+        self._limiter = limiter
+        self._appending = AppendStatements(schema)
         self._patience = patience
         self._max_waiting = max_waiting
         self._waiting: OrderedDict[asyncio.Future[Appended], Proposal] = OrderedDict()
@@ -62,13 +63,13 @@ class PostgresEventStore(LogReader):
     async def append(self, append: Append) -> Appended:
         """Record the events of `append`, all or none.
 
-        Raises `EventTooLarge`, `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `DatabaseFault` when PostgreSQL refuses this very
-        append, or `ServiceUnreachable`, also when `max_waiting` appends already wait. Cancelling the caller takes the
-        append back while it still waits for its batch; after that it may go in all the same.
+        Raises `EventTooLarge`, `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `DatabaseFault` if PostgreSQL refuses this
+        append, or `ServiceUnreachable`, also when `max_waiting` appends already wait. Cancelling the caller withdraws the
+        append while it waits for its batch; later it may be recorded all the same.
         """
         if len(self._waiting) >= self._max_waiting:
             raise ServiceUnreachable(
-                f"the database does not keep up: {self._max_waiting} appends wait; slow down and retry"
+                "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
         outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting[outcome] = Proposal(append, tuple(Secret(_text(event)) for event in append.events))
@@ -80,14 +81,14 @@ class PostgresEventStore(LogReader):
             self._waiting.pop(outcome, None)
 
     async def close(self) -> None:
-        """Wait until whatever is still being appended has been committed or turned away, and give all connections back.
+        """Wait until every append under way is committed or rejected, and return all connections.
 
-        To be called before the engine is disposed of: the hint that follows an append holds a connection for a moment.
+        Call it before the engine is disposed of: the hint after an append holds a connection for a moment.
         """
         if self._committing is not None:
-            # Shielded: whoever stops waiting here must not stop a batch that others wait for.
+            # Shielded: a caller that stops waiting must not stop a batch that others wait for.
             await asyncio.shield(self._committing)
-        await self._arrivals.close()
+        await self._notifier.close()
 
     async def _commit_all(self) -> None:
         batch: list[_Waiting] = []
@@ -97,7 +98,7 @@ class PostgresEventStore(LogReader):
                     for _ in range(MAX_IN_A_ROW):
                         batch = self._next_batch(MAX_IN_BATCH)
                         await self._commit(batch)
-                        await asyncio.sleep(0)  # those who have their answer may have more to append
+                        await asyncio.sleep(0)  # callers that have their answer may append more
                         if not self._waiting:
                             break
                 finally:
@@ -105,23 +106,23 @@ class PostgresEventStore(LogReader):
         finally:
             self._committing = None
             for waiting in (*batch, *self._next_batch(len(self._waiting))):
-                waiting.outcome.cancel()  # only where this task itself is ended; else every outcome is set by now
+                waiting.outcome.cancel()  # only if this task itself was ended; else every outcome is set by now
 
-    def _next_batch(self, most: int) -> list[_Waiting]:
-        taken = (self._waiting.popitem(last=False) for _ in range(min(most, len(self._waiting))))
+    def _next_batch(self, size: int) -> list[_Waiting]:
+        taken = (self._waiting.popitem(last=False) for _ in range(min(size, len(self._waiting))))
         return [_Waiting(proposal, outcome) for outcome, proposal in taken]
 
     async def _commit(self, batch: list[_Waiting]) -> None:
-        """Commit the batch and tell each of its waiters what came of it."""
+        """Commit the batch and give each caller its outcome."""
         try:
             outcomes = await self._write_until_answered([waiting.proposal for waiting in batch])
         except ServiceUnreachable as error:
-            # Whoever waits by now would only wait as long again for the same answer.
+            # Those that wait by now would wait as long for the same answer.
             batch += self._next_batch(len(self._waiting))
             outcomes = [error] * len(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, its waiter has to learn of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, its caller has to get it
             if len(batch) > 1 and not isinstance(error, ServiceError):
-                # Something in it cannot be stored: halve it until that append stands alone, and alone is turned away.
+                # One append cannot be stored: halve the batch until that one stands alone and is rejected alone.
                 middle = len(batch) // 2
                 await self._commit(batch[:middle])
                 await self._commit(batch[middle:])
@@ -136,19 +137,16 @@ class PostgresEventStore(LogReader):
                 waiting.outcome.set_result(outcome)
 
     async def _write_until_answered(self, batch: list[Proposal]) -> list[Appended | Exception]:
-        # Again also where a COMMIT was under way and its fate is unknown: the lost transaction holds the ledger's lock
-        # to its end, and under that lock an append that went in with it is known again by its causation.
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
-        for tries in count(1):
-            try:
-                return await self._write_once(batch)
-            except ServiceUnreachable:
-                wait = backoff_ms(tries, _BACKOFF, random.random()) / 1_000  # noqa: S311 - it spreads retries
-                if loop.time() + wait > deadline:
-                    raise
-            await asyncio.sleep(wait)
-        raise AssertionError
+        # Also after a COMMIT whose fate is unknown: the lost transaction holds the ledger's lock to its end, and under that
+        # lock a recorded append is recognised by its causation.
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(ServiceUnreachable),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            stop=stop_before_delay(self._patience),
+            reraise=True,
+        )
+        outcomes: list[Appended | Exception] = await retrying(self._write_once, batch)
+        return outcomes
 
     async def _write_once(self, batch: list[Proposal]) -> list[Appended | Exception]:
         with reported():
@@ -156,28 +154,28 @@ class PostgresEventStore(LogReader):
                 return await self._write(driver, batch)
 
     async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
-        # Four round trips, and every append of the batch waits for each of them; more only where a limiter is not clean.
-        # The lock first, the reading in a *later* statement: only its snapshot is sure to see the last commit.
-        # The lock is a row lock that changes nothing, so it leaves no dead row behind however often it is taken.
-        await driver.execute(self._sql.begin)
+        # Four round trips, and every append of the batch waits for each; more only if a limiter knows something.
+        # The lock first, reading in a *later* statement: only its snapshot is sure to see the last commit. The lock is a row
+        # lock without a change, so it leaves no dead row behind.
+        await driver.execute(self._appending.begin)
         log = await self._read_log(driver, batch)
         limiters = await self._open_limiters(driver, batch, log)
         rows = BatchRows(log, limiters)
         outcomes = [rows.take(proposal) for proposal in batch]
-        await driver.fetch(self._sql.append, *rows.columns())
-        await self._gates.write(driver, limiters)
+        await driver.fetch(self._appending.append, *rows.columns())
+        await self._limiter.write(driver, limiters)
         await driver.execute("COMMIT")
-        self._arrivals.announce()
+        self._notifier.announce()
         return outcomes
 
     async def _read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:
         appends = [proposal.append for proposal in batch]
         stream_ids = list({append.stream_id for append in appends})
-        statement = self._sql.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
-        ((now, limited_, position, last_at, found),) = await driver.fetch(statement, stream_ids)
+        statement = self._appending.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
+        ((now, limiters, position, last_at, found),) = await driver.fetch(statement, stream_ids)
         versions = dict(zip(stream_ids, found, strict=True))
         keys = [append.idempotency_key for append in appends if append.idempotency_key is not None]
-        taken = await driver.fetch(self._sql.read_keys, keys) if keys else []
+        taken = await driver.fetch(self._appending.read_keys, keys) if keys else []
         stale = [append for append in appends if versions[append.stream_id] > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
@@ -186,24 +184,28 @@ class PostgresEventStore(LogReader):
             versions=versions,
             keys=dict(taken),
             known=await self._read_known(driver, stale) if stale else {},
-            limited_=limited_,
+            limiters=frozenset(limiters),
         )
 
     async def _open_limiters(self, driver: Driver, batch: list[Proposal], log: LogEnd) -> LimiterTransaction:
-        # A request is let through under the ledger's lock, as its attempt goes in, and a limiter is closed so as its 429 goes in:
-        # the log then has no attempt between a 429 and the time that came with it.
+        # A request is admitted under the ledger's lock, together with its attempt, and a limiter closes together with its
+        # 429: between a 429 and its `Retry-After` the log holds no attempt.
         appends = [proposal.append for proposal in batch]
-        names = {told.limiter for append in appends for told in (append.passage, append.hearing) if told is not None}
+        names = {
+            asked.limiter for append in appends for asked in (append.admission, append.feedback) if asked is not None
+        }
         if not names:
             return LimiterTransaction({}, log.now, LimiterPolicy())
-        asking = [append.stream_id for append in appends if append.passage is not None and not append.passage.slotted]
-        return await self._gates.open(driver, names, now=log.now, clean=not log.limited_, asking=asking)
+        asking = [
+            append.stream_id for append in appends if append.admission is not None and not append.admission.reserved
+        ]
+        return await self._limiter.open(driver, names, now=log.now, clean=not names & log.limiters, asking=asking)
 
     async def _read_known(self, driver: Driver, stale: list[Append]) -> dict[tuple[UUID, int, UUID], Appended]:
-        """Those of these appends that are in the log already: their answer was lost, or they were handed in again."""
+        """Those of these appends that are in the log already."""
         wanted = {(append.stream_id, append.expected_version, append.causation_id): append for append in stale}
         stream_ids, expected, causation_ids = (list(column) for column in zip(*wanted, strict=True))
-        firsts = await driver.fetch(self._sql.read_known, stream_ids, expected, causation_ids)
+        firsts = await driver.fetch(self._appending.read_known, stream_ids, expected, causation_ids)
         known = {}
         for stream_id, expected_version, causation_id, position, recorded_at in firsts:
             key = (stream_id, expected_version, causation_id)

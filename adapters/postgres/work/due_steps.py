@@ -1,154 +1,132 @@
-"""Due work in PostgreSQL: claimed in due order under short leases, by the database's clock alone."""
+"""Due steps in PostgreSQL: claimed in due order under short leases, by the database's clock alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import driver_connection, reported, short_transaction
-from guestledger.adapters.postgres.limits.rate_limiter import LIMITED, PostgresRateLimiter
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.limits.rate_limiter import CALLING, COUNTED, PostgresRateLimiter
 from guestledger.adapters.postgres.log.notifier import channel
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
-from guestledger.adapters.postgres.statements import Statements
-from guestledger.engine.domain.creation import whole_ms
-from guestledger.engine.domain.lifecycle import ExpireToken, SyncWebhook
-from guestledger.engine.limits.policy import DenialReason, Denied, LimiterPolicy
+from guestledger.adapters.postgres.transactions import driver_connection, short_transaction
+from guestledger.adapters.postgres.work.statements import DueStepStatements
+from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.waiting import whole_ms
+from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.log.appends import Lease
-from guestledger.engine.work import Backlog, Claim, Claimed, DueStepRow, Outlook, WorkStatus
-
-_EXPIRY, _WEBHOOK = ExpireToken.__name__, SyncWebhook.__name__
+from guestledger.engine.ports.due_steps import Claim, Claimed, DueRow, Outlook, Wanted, WorkStatus
 
 
 class PostgresDueSteps:
     """The rows that appends leave behind, and who works on them.
 
-    A crash of the server may take back the last moment of claims and leases: others then claim what somebody works on, and of
-    the two only one gets through to an effect, as where a lease has lapsed. The work itself is written by durable appends.
+    Claims and leases do not wait for the disk: a server crash may undo the last moment of them. A step can then be claimed
+    twice, and only one claim gets through to an effect, as when a lease has lapsed. Appends are durable.
     """
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        schema: str,
-        limiters: LimiterPolicy = LimiterPolicy(),
-    ) -> None:
+    def __init__(self, engine: AsyncEngine, schema: str, limiter: PostgresRateLimiter) -> None:
         self._engine = engine
         self._schema = schema
-        self._sql = Statements(schema)
-        self._policy = limiters
-        self._gates = PostgresRateLimiter(engine, schema, limiters)
-        self._gated: set[str] = set()  # the steps that a limiter was to be asked for, when it was looked last
-        self._limited = LIMITED if limiters.calls is not None else []
+        self._sql = DueStepStatements(schema)
+        self._limiter = limiter
+        self._limited: set[StepName] = set()  # the steps whose limiter had a row at the last claim
+        self._counted = sorted(CALLING) if limiter.policy.calls is not None else []
 
-    async def claim(self, lease: Lease, steps: Mapping[str, str | None], limit: int) -> Claimed:
-        """Lease up to `limit` rows that are due now and are free or whose lease has lapsed.
-
-        `steps` are those wanted, each with the limiter that its request passes. Of what is behind a limiter, as much is leased as it
-        lets through now, with a slot for each, before what has none: it has been waiting. And whatever ends now; with
-        `ExpireToken`, that is also the tokens whose webhook is still to be told, however many are before it or hang, and those
-        whose expiry another has leased and not recorded: it is gone, or finds that somebody else has recorded it.
-        """
+    async def claim(self, lease: Lease, wanted: Wanted, limit: int) -> Claimed:
+        """Lease up to `limit` rows that are due and free. Steps behind a limiter come first: they have waited."""
         claims: list[Claim] = []
-        paced_ms: list[int] = []
+        more_in_ms: list[int] = []
 
-        async def behind_a_limiter(limited_: Iterable[str]) -> None:
-            for step in sorted(limited_):
-                found = await self._claim_gated(lease, step, steps[step] or "", limit - len(claims))
+        async def claim_limited(steps: Iterable[StepName]) -> None:
+            for step in sorted(steps):
+                found = await self._claim_limited(lease, step, wanted[step] or "", limit - len(claims))
                 claims.extend(found.claims)
-                paced_ms.extend([] if found.paced_ms is None else [found.paced_ms])
+                more_in_ms.extend([] if found.more_in_ms is None else [found.more_in_ms])
 
-        known = self._gated & steps.keys()
-        await behind_a_limiter(known)
-        limited_, free = await self._claim_free(lease, steps, limit - len(claims))
-        claims += free
-        self._gated = (self._gated - steps.keys()) | limited_
-        await behind_a_limiter(limited_ - known)
-        return Claimed(claims=claims, paced_ms=min(paced_ms, default=None))
+        known = self._limited & wanted.keys()
+        await claim_limited(known)
+        limited, unlimited = await self._claim_unlimited(lease, wanted, limit - len(claims))
+        claims += unlimited
+        self._limited = (self._limited - wanted.keys()) | limited
+        await claim_limited(limited - known)
+        return Claimed(claims=claims, more_in_ms=min(more_in_ms, default=None))
 
-    async def _claim_free(
-        self, lease: Lease, steps: Mapping[str, str | None], limit: int
-    ) -> tuple[set[str], list[Claim]]:
-        """What has no limiter that is to be asked first, and the steps that have one."""
-        wanted = (list(steps), list(steps.values()), self._limited)
-        with reported():
-            async with short_transaction(self._engine, durable=False) as driver:
-                rows = await driver.fetch(self._sql.claim, lease.owner, lease.ms, limit, *wanted)
-                claims = [_claim(row[1:]) for row in rows if row[1] is not None]
-                places = limit - len(claims) if _EXPIRY in steps else 0
-                ended = places and await driver.fetch(self._sql.claim_expired, lease.owner, lease.ms, places)
-        claims += [_claim(row, ended=True) for row in ended or ()]
-        return set(rows[0][0]), claims
+    async def _claim_unlimited(self, lease: Lease, wanted: Wanted, limit: int) -> tuple[set[StepName], list[Claim]]:
+        """Claim steps whose limiter knows nothing. Also returns the other steps."""
+        rows = await self._execute(
+            self._sql.claim, lease.owner, lease.ms, limit, list(wanted), list(wanted.values()), self._counted
+        )
+        claims = [_claim(row[1:]) for row in rows if row[1] is not None]
+        return {StepName(step) for step in rows[0][0]}, claims
 
-    async def _claim_gated(self, lease: Lease, step: str, limiter: str, limit: int) -> Claimed:
+    async def _claim_limited(self, lease: Lease, step: StepName, limiter: str, limit: int) -> Claimed:
         if not limit:
             return Claimed(claims=[])
         with reported():
             async with short_transaction(self._engine, durable=False) as driver:
-                limited = step in self._limited
-                if limited:
-                    await self._gates.lock_log(driver)
-                book = await self._gates.open(driver, [limiter], asking=() if limited else None)
-                # For these something is to be recorded now, and that needs no limiter: whatever may yet be sent for one asks it
-                # then. First, since they would else use up slots, and the right to probe, and send nothing.
-                ended = await driver.fetch(self._sql.claim_ended, lease.owner, lease.ms, limit, step)
-                room, held = book.room(limiter, limit - len(ended))
-                rows = await driver.fetch(self._sql.claim_gated, lease.owner, lease.ms, len(room), step)
-                taken = book.take(limiter, len(rows))
-                more = held is not None and len(rows) == len(room)
-                await self._gates.write(driver, book)
-        claims = [_claim(row, ended=True) for row in ended]
-        claims += [_claim(row, slot_ms=whole_ms(slot - book.now)) for row, slot in zip(rows, taken, strict=True)]
-        return Claimed(claims=claims, paced_ms=_paced_ms(held, book.now) if more else None)
+                counted = step in self._counted
+                if counted:
+                    await self._limiter.lock_head(driver)
+                limiters = await self._limiter.open(driver, [limiter], asking=() if counted else None)
+                free, denied = limiters.capacity(limiter, limit)
+                rows = await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step)
+                times = limiters.reserve(limiter, len(rows))
+                await self._limiter.write(driver, limiters)
+        claims = [_claim(row, reserved_ms=whole_ms(time - limiters.now)) for row, time in zip(rows, times, strict=True)]
+        waits = denied is not None and denied.by in (DenialReason.RATE, DenialReason.CONCURRENCY)
+        more = denied is not None and waits and len(rows) == len(free)
+        return Claimed(claims=claims, more_in_ms=whole_ms(denied.until - limiters.now) if denied and more else None)
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
-        """DenialReason the leases of its owner on these rows for another `lease.ms`. Returns those for which that was done."""
+        """Renew the leases of `lease.owner` on these streams. Returns those for which that was done."""
         rows = await self._execute(self._sql.heartbeat, lease.owner, lease.ms, list(stream_ids))
         return {row[0] for row in rows}
 
-    async def release(self, owner: UUID, stream_id: UUID, delay_ms: int, step: str | None = None) -> None:
-        """Give a row back, to be claimed by anybody after `delay_ms`, as due for `step` if one is named.
-
-        Nothing when the lease was lost.
-        """
-        await self._execute(self._sql.release, owner, stream_id, delay_ms, step)
+    async def release(self, owner: UUID, stream_id: UUID, delay_ms: int = 0) -> None:
+        """Release what `owner` holds of a stream; it is due again after `delay_ms`."""
+        await self._execute(self._sql.release, owner, stream_id, delay_ms)
 
     async def release_all(self, owners: Iterable[UUID]) -> None:
-        """Give back whatever these owners still hold, to be claimed by anybody at once, and let other processes know."""
+        """Release everything that these owners hold, and notify other processes."""
         await self._execute(self._sql.release_all, list(owners), channel(self._schema))
 
-    async def backlog(self, steps: Mapping[str, str | None]) -> Backlog:
-        """How much is left."""
-        rows = await self._execute(self._sql.backlog, steps.get(_WEBHOOK), _WEBHOOK in steps)
-        return Backlog(unfinished=rows[0][0])
+    async def unfinished(self, wanted: Wanted) -> int:
+        """How many sessions have work ahead that needs no person."""
+        webhook = StepName.DELIVER_WEBHOOK
+        rows = await self._execute(self._sql.unfinished, wanted.get(webhook), webhook in wanted)
+        number: int = rows[0][0]
+        return number
 
-    async def is_idle(self, steps: Mapping[str, str | None]) -> bool:
-        """Whether nothing is left that `backlog` would count."""
+    async def is_idle(self, wanted: Wanted) -> bool:
+        """Whether `unfinished` would be 0."""
+        webhook = StepName.DELIVER_WEBHOOK
         with reported():
             async with driver_connection(self._engine) as driver:
-                return not await driver.fetchval(self._sql.is_unfinished, steps.get(_WEBHOOK), _WEBHOOK in steps)
+                return not await driver.fetchval(self._sql.is_unfinished, wanted.get(webhook), webhook in wanted)
 
-    async def outlook(self, steps: Mapping[str, str | None]) -> Outlook:
-        """What there is to do now, and when to look again: one statement, in no transaction of its own."""
+    async def outlook(self, wanted: Wanted) -> Outlook:
+        """What there is to do now, and when to look again: one statement, without a transaction."""
         with reported():
             async with driver_connection(self._engine) as driver:
                 claimable, next_due_ms, unprojected = await driver.fetchrow(
-                    self._sql.outlook,
-                    list(PROJECTIONS),
-                    list(steps),
-                    list(steps.values()),
+                    self._sql.outlook, list(PROJECTIONS), list(wanted), list(wanted.values())
                 )
-        return Outlook(claimable=frozenset(claimable), next_due_ms=next_due_ms, unprojected=unprojected)
+        steps = frozenset(map(StepName, claimable))
+        return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected=unprojected)
 
-    async def standing(self, stream_id: UUID) -> WorkStatus:
-        """How this session stands among the work now. Locks nothing."""
-        now, version, in_flight, step, *rest = (await self._execute(self._sql.standing, stream_id, self._limited))[0]
-        due_at, owner, lease_until, ends_at, ahead = rest
-        row = step and DueStepRow(
-            step=step, due_at=due_at, owner=owner, lease_until=lease_until, ends_at=ends_at, ahead=ahead
+    async def status(self, stream_id: UUID) -> WorkStatus:
+        """The due steps of this session now. Locks nothing."""
+        counted = COUNTED if self._counted else []
+        found = await self._execute(self._sql.status, stream_id, counted)
+        rows = tuple(
+            DueRow(step=StepName(step), due_at=due_at, owner=owner, lease_until=lease_until, ahead=ahead)
+            for _now, _version, _in_flight, step, due_at, owner, lease_until, ahead in found
+            if step is not None
         )
-        return WorkStatus(now=now, version=version, in_flight=in_flight, row=row)
+        now, version, in_flight, *_rest = found[0]
+        return WorkStatus(now=now, version=version, in_flight=in_flight, rows=rows)
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():
@@ -157,12 +135,8 @@ class PostgresDueSteps:
                 return rows
 
 
-def _claim(row: Sequence[Any], *, slot_ms: int | None = None, ended: bool = False) -> Claim:
+def _claim(row: Sequence[Any], *, reserved_ms: int | None = None) -> Claim:
     stream_id, step, due_at, claimed_at = row
-    return Claim(stream_id=stream_id, step=step, due_at=due_at, claimed_at=claimed_at, slot_ms=slot_ms, ended=ended)
-
-
-def _paced_ms(held: Denied | None, now: datetime) -> int | None:
-    if held is None or held.by not in (DenialReason.PACE, DenialReason.CALLS):
-        return None
-    return whole_ms(held.until - now)
+    return Claim(
+        stream_id=stream_id, step=StepName(step), due_at=due_at, claimed_at=claimed_at, reserved_ms=reserved_ms
+    )

@@ -1,0 +1,87 @@
+"""The SQL of appends, for the ledger in one schema. A batch goes in as one array per column."""
+
+from uuid import UUID
+
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import TRANSACTION_LIMITS
+from guestledger.engine.log.recorded import month_bounds, month_of
+
+
+class AppendStatements:
+    """Parameters are positional."""
+
+    def __init__(self, schema: str) -> None:
+        s = quoted(schema)
+        self.begin = f"""
+            BEGIN ISOLATION LEVEL READ COMMITTED;
+            {TRANSACTION_LIMITS};
+            SET LOCAL plan_cache_mode = force_generic_plan;
+            SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"""
+        """Opens the transaction and takes the ledger's lock in one round trip; held until the batch commits.
+
+        A client that vanished must not keep the lock. Planning under the lock would take longer with every partition.
+        """
+
+        self._read_log = f"""
+            SELECT clock_timestamp(), ARRAY(SELECT name FROM {s}.limits), last.position, last.recorded_at, ARRAY(
+                       SELECT coalesce((SELECT version FROM {s}.events AS e
+                                         WHERE e.stream_id = wanted.stream_id {{partition}} ORDER BY version DESC LIMIT 1), 0)
+                         FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number)
+              FROM (VALUES (1)) AS one
+              LEFT JOIN (SELECT position, recorded_at FROM {s}.batches ORDER BY position DESC LIMIT 1) AS last ON true"""
+
+        self.read_keys = f"""
+            SELECT idempotency_key, stream_id FROM {s}.request_keys WHERE idempotency_key = ANY($1::text[])"""
+
+        self.read_known = f"""
+            SELECT wanted.stream_id, wanted.expected_version, wanted.causation_id, e.position, e.recorded_at
+              FROM unnest($1::uuid[], $2::int[], $3::uuid[]) AS wanted(stream_id, expected_version, causation_id)
+              JOIN {s}.events AS e ON e.stream_id = wanted.stream_id AND e.version = wanted.expected_version + 1
+                                  AND e.causation_id = wanted.causation_id"""
+        """The place of the first event of each of these appends, if it is in the log."""
+
+        self.append = f"""
+            WITH new_events AS (
+                INSERT INTO {s}.events (stream_id, version, position, event_type, schema_version, recorded_at,
+                                        correlation_id, causation_id, actor, data, leaf_hash)
+                SELECT stream_id, version, position, event_type, schema_version, $6::timestamptz,
+                       correlation_id, causation_id, actor, data::json, leaf_hash
+                  FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::smallint[],
+                              $7::text[], $8::uuid[], $9::text[], $10::text[], $11::bytea[])
+                    AS new(stream_id, version, position, event_type, schema_version,
+                           correlation_id, causation_id, actor, data, leaf_hash)
+                RETURNING position, recorded_at
+            ), new_batch AS (
+                INSERT INTO {s}.batches (position, recorded_at)
+                SELECT position, recorded_at FROM new_events ORDER BY position DESC LIMIT 1
+                RETURNING position
+            ), new_keys AS (
+                INSERT INTO {s}.request_keys (idempotency_key, stream_id)
+                SELECT * FROM unnest($12::text[], $13::uuid[])
+                RETURNING stream_id
+            ), leased AS (
+                INSERT INTO {s}.due_steps (stream_id, step, due_at, owner, lease_until)
+                SELECT * FROM unnest($14::uuid[], $15::text[], $16::timestamptz[], $17::uuid[], $18::timestamptz[])
+                ON CONFLICT (stream_id, step) DO UPDATE
+                   SET due_at = excluded.due_at, owner = excluded.owner, lease_until = excluded.lease_until
+                RETURNING stream_id
+            ), moved AS (
+                INSERT INTO {s}.due_steps (stream_id, step, due_at)
+                SELECT * FROM unnest($19::uuid[], $20::text[], $21::timestamptz[])
+                ON CONFLICT (stream_id, step) DO UPDATE SET due_at = excluded.due_at
+                RETURNING stream_id
+            ), done AS (
+                DELETE FROM {s}.due_steps AS d USING unnest($22::uuid[], $23::text[]) AS gone(stream_id, step)
+                 WHERE d.stream_id = gone.stream_id AND d.step = gone.step
+            )
+            SELECT count(*) FROM new_events"""
+
+    def read_log(self, low: UUID, high: UUID) -> str:
+        """One row: the clock, the limiters that know something, the log's last position and time, the versions of streams $1.
+
+        All streams lie from `low` to `high`. If that is one partition, no other is looked at: an append would otherwise
+        cost more with every partition.
+        """
+        first, end = month_bounds(month_of(low))
+        bounds = f"AND e.stream_id >= '{first}' AND e.stream_id < '{end}'" if first <= low and high < end else ""
+        return self._read_log.format(partition=bounds)

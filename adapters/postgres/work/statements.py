@@ -1,0 +1,106 @@
+"""The SQL of due steps, for the ledger in one schema."""
+
+from guestledger.adapters.postgres.sql import quoted
+
+# A due time may be so far away that its distance is no number.
+_MAX_MS = 24 * 3_600_000
+_FREE = "(lease_until IS NULL OR lease_until <= now())"
+
+
+class DueStepStatements:
+    """Parameters are positional. All times are the database's."""
+
+    def __init__(self, schema: str) -> None:
+        s = quoted(schema)
+        # MATERIALIZED: a subquery could run once per joined row, and each run would lock further rows. One index scan per
+        # step: rows behind another limiter are not touched.
+        claim = f"""
+            due AS MATERIALIZED (
+                SELECT d.* FROM {{steps}} CROSS JOIN LATERAL (
+                    SELECT stream_id, step, due_at FROM {s}.due_steps
+                     WHERE due_steps.step = wanted.step AND due_at <= now() AND {_FREE}
+                     ORDER BY due_at LIMIT $3::int FOR UPDATE SKIP LOCKED) AS d
+                 ORDER BY due_at LIMIT $3::int
+            ), claimed AS (
+                UPDATE {s}.due_steps AS d
+                   SET owner = $1::uuid, lease_until = now() + $2::int * interval '1 ms'
+                  FROM due WHERE d.stream_id = due.stream_id AND d.step = due.step
+                RETURNING d.stream_id, d.step, d.due_at, now() AS claimed_at
+            )"""
+        self.claim = f"""
+            WITH limited AS MATERIALIZED (
+                SELECT step FROM unnest($4::text[], $5::text[]) AS wanted(step, limiter)
+                 WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.limits WHERE name = limiter)
+            ), unlimited AS (
+                SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM limited)
+            ), {claim.format(steps="unlimited AS wanted")}
+            SELECT ARRAY(SELECT step FROM limited) AS limited, claimed.*
+              FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
+        """Claims the steps whose limiter knows nothing; at least one row, which names the other steps."""
+
+        self.claim_limited = f"""
+            WITH {claim.format(steps="(VALUES ($4::text)) AS wanted(step)")} SELECT * FROM claimed ORDER BY due_at"""
+
+        # A locked row is being appended to, released or claimed, which sets its lease anyway. Waiting for it while other
+        # rows are locked could deadlock with an append.
+        self.heartbeat = f"""
+            UPDATE {s}.due_steps SET lease_until = now() + $2::int * interval '1 ms'
+             WHERE (stream_id, step) IN (SELECT stream_id, step FROM {s}.due_steps
+                                          WHERE owner = $1::uuid AND stream_id = ANY($3::uuid[]) FOR UPDATE SKIP LOCKED)
+            RETURNING stream_id"""
+
+        self.release = f"""
+            UPDATE {s}.due_steps
+               SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::bigint * interval '1 ms')
+             WHERE stream_id = $2::uuid AND owner = $1::uuid"""
+
+        # Once at the end of a process, so it may look at all rows. Locked rows are skipped, as in a heartbeat.
+        self.release_all = f"""
+            WITH freed AS (
+                UPDATE {s}.due_steps SET owner = NULL, lease_until = NULL
+                 WHERE (stream_id, step) IN (SELECT stream_id, step FROM {s}.due_steps
+                                              WHERE owner = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED)
+                RETURNING stream_id)
+            SELECT pg_notify($2::text, '') WHERE EXISTS (SELECT FROM freed)"""
+
+        # A receiver that is down, or asked for a pause, is called again over days: nobody waits for that.
+        unfinished = f"""
+              FROM {s}.due_steps
+             WHERE step IN ('validate_channel', 'create_session', 'settle_attempt')
+                OR (step = 'expire_token' AND due_at <= now())
+                OR (step = 'deliver_webhook' AND $2::bool AND due_at <= now() + interval '1 min'
+                    AND NOT EXISTS (SELECT FROM {s}.limits WHERE name = $1::text AND closed_until > now() + interval '1 min'))"""
+        self.unfinished = f"SELECT count(DISTINCT stream_id) {unfinished}"
+        self.is_unfinished = f"SELECT EXISTS (SELECT {unfinished})"
+
+        # Each part is one index look-up. Leases that lapse later are left to the next poll: finding the first of them would
+        # read everything that is due.
+        first = f"SELECT due_at FROM {s}.due_steps WHERE due_steps.step = wanted.step AND due_at"
+        self.outlook = f"""
+            WITH wanted AS (
+                SELECT wanted.step, greatest(closed_until, broken_until, probe_until) AS closed_until
+                  FROM unnest($2::text[], $3::text[]) AS wanted(step, limiter) LEFT JOIN {s}.limits ON name = limiter
+            ), next AS (
+                SELECT due_at FROM wanted CROSS JOIN LATERAL ({first} > now() ORDER BY due_at LIMIT 1) AS first
+                 UNION ALL SELECT min(closed_until) FROM wanted WHERE closed_until > now()
+            )
+            SELECT ARRAY(
+                       SELECT step FROM wanted CROSS JOIN LATERAL (
+                           {first} <= now() AND {_FREE} ORDER BY due_at LIMIT 1) AS first
+                        WHERE closed_until IS NULL OR closed_until <= now()),
+                   (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {_MAX_MS})::bigint
+                      FROM next HAVING min(due_at) IS NOT NULL),
+                   EXISTS (SELECT FROM {s}.checkpoints
+                            WHERE projection = ANY($1::text[])
+                              AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1))"""
+
+        self.status = f"""
+            SELECT clock_timestamp(), coalesce((SELECT max(version) FROM {s}.events WHERE stream_id = $1::uuid), 0),
+                   (SELECT count(DISTINCT stream_id) FROM {s}.due_steps
+                     WHERE step = ANY($2::text[]) AND lease_until > now() AND stream_id <> $1::uuid),
+                   d.step, d.due_at, d.owner, d.lease_until,
+                   (SELECT count(*) FROM {s}.due_steps AS other
+                     WHERE other.step = d.step AND other.due_at < d.due_at
+                       AND (other.lease_until IS NULL OR other.lease_until <= now()))
+              FROM (VALUES (1)) AS one LEFT JOIN {s}.due_steps AS d ON d.stream_id = $1::uuid"""
+        """One row for each step of session $1 (at least one): the clock, its version, the calls in flight, the step."""

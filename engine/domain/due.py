@@ -1,0 +1,62 @@
+"""What a session still needs: the steps, and when each is due. Pure."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import assert_never
+
+import msgspec
+
+from guestledger.engine.domain.policy import Policy, deadline_of
+from guestledger.engine.domain.session import Session, Status
+
+
+class StepName(StrEnum):
+    """The steps. Each name is stored in due steps, and is the name of the handler's module in `engine/worker/steps/`."""
+
+    VALIDATE_CHANNEL = "validate_channel"
+    CREATE_SESSION = "create_session"
+    SETTLE_ATTEMPT = "settle_attempt"
+    ENFORCE_DEADLINE = "enforce_deadline"
+    DELIVER_WEBHOOK = "deliver_webhook"
+    EXPIRE_TOKEN = "expire_token"  # noqa: S105 - a name, not a token
+
+
+class DueStep(msgspec.Struct, frozen=True):
+    """A step, and the time (UTC) before which it must not run."""
+
+    step: StepName
+    due_at: datetime
+
+
+def due_steps(state: Session, policy: Policy) -> tuple[DueStep, ...]:
+    """Everything the session still needs. Empty: nothing, or nothing before a person decides."""
+    match state.status:
+        case Status.PENDING | Status.THROTTLED | Status.IN_DOUBT:
+            step = StepName.VALIDATE_CHANNEL if needs_lookup(state) else StepName.CREATE_SESSION
+            # An attempt at the very deadline is still made.
+            end = deadline_of(state, policy.creation) + timedelta(milliseconds=1)
+            return (DueStep(step, state.due_since), DueStep(StepName.ENFORCE_DEADLINE, end))
+        case Status.ATTEMPTING:
+            # Due at once, but leased to whoever sent the attempt: it can be claimed when that lease lapses.
+            return (DueStep(StepName.SETTLE_ATTEMPT, state.due_since),)
+        case Status.ACTIVE | Status.EXPIRED:
+            return _after_creation(state)
+        case Status.NEW | Status.PARKED | Status.REFUSED | Status.REJECTED | Status.ABANDONED:
+            return ()
+        case _:
+            assert_never(state.status)
+
+
+def _after_creation(state: Session) -> tuple[DueStep, ...]:
+    assert state.created_at is not None
+    steps = []
+    if state.webhook_owed:
+        steps.append(DueStep(StepName.DELIVER_WEBHOOK, state.webhook_retry_at or state.created_at))
+    if state.status is Status.ACTIVE and state.expires_at is not None:
+        steps.append(DueStep(StepName.EXPIRE_TOKEN, state.expires_at))
+    return tuple(steps)
+
+
+def needs_lookup(state: Session) -> bool:
+    """Whether its channel still has to be looked up."""
+    return state.status is Status.PENDING and not state.channel_validated

@@ -1,0 +1,56 @@
+"""What is a matter of choice in the lifecycle."""
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.limits.retry import RetryPolicy
+
+_SECOND, _MINUTE, _HOUR = 1_000, 60_000, 3_600_000
+
+STANDARD_WAITS_MS = (
+    5 * _SECOND,
+    5 * _MINUTE,
+    30 * _MINUTE,
+    2 * _HOUR,
+    5 * _HOUR,
+    10 * _HOUR,
+    14 * _HOUR,
+    20 * _HOUR,
+    24 * _HOUR,
+)
+"""The example schedule of Standard Webhooks 1.0.0, "Deliverability and reliability"; its first try is immediate."""
+
+
+class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When a notice is sent again, and when it becomes a dead letter."""
+
+    waits_ms: tuple[int, ...] = STANDARD_WAITS_MS
+    """The waits before the second try, the third and so on. After the last one the notice is a dead letter."""
+    jitter_percent: int = 10
+    """The most that is added to a wait."""
+    max_wait_ms: int = 7 * 24 * _HOUR
+    """A notice whose receiver asks for a longer wait becomes a dead letter at once."""
+
+    @property
+    def max_failures(self) -> int:
+        """How many tries in a row may fail."""
+        return len(self.waits_ms) + 1
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The choices of one ledger. All processes on it should share them."""
+
+    creation: RetryPolicy = RetryPolicy()
+    webhook: DeliveryPolicy = DeliveryPolicy()
+    limiter: LimiterPolicy = LimiterPolicy()
+    webhook_enabled: bool = True
+    """Whether a session that is created owes a webhook notice."""
+
+
+def deadline_of(state: Session, policy: RetryPolicy) -> datetime:
+    """The last moment (UTC) at which an attempt may be made."""
+    assert state.deadline_from is not None, "only an accepted session has a deadline"
+    return state.deadline_from + timedelta(milliseconds=policy.deadline_ms)

@@ -1,0 +1,63 @@
+"""What a request shows about the API it went to."""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from guestledger.engine.limits.quota import ExhaustedQuota
+from guestledger.engine.limits.retry import RetryAfter, WaitBasis
+
+
+class Observation(StrEnum):
+    """What an answer, or the lack of one, says about the API."""
+
+    SUCCESS = "success"
+    """The API answered properly. A rejected request counts too."""
+    THROTTLED = "throttled"
+    FAILED = "failed"
+    NOT_SENT = "not_sent"
+    """Nothing: the request was admitted and then not sent."""
+
+
+class Feedback(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request to the API behind `limiter` showed."""
+
+    limiter: str
+    observation: Observation
+    began_at: datetime
+    """When the request was admitted, by the database's clock."""
+    closed_ms: int | None = None
+    """How long the server wants no requests."""
+    closed_by: WaitBasis | None = None
+    quota: float | None = None
+    """Requests per second that the server says it bears, if it does."""
+
+
+def not_sent(limiter: str, began_at: datetime) -> Feedback:
+    """The feedback of a request that was admitted at `began_at` and then not sent."""
+    return Feedback(limiter=limiter, observation=Observation.NOT_SENT, began_at=began_at)
+
+
+def feedback(
+    limiter: str,
+    observation: Observation,
+    began_at: datetime,
+    *,
+    asked: RetryAfter | None = None,
+    exhausted: ExhaustedQuota | None = None,
+) -> Feedback:
+    """The feedback of an answer. Of `asked` and `exhausted` the longer pause counts; a pause of 0 closes nothing."""
+    closed_ms, closed_by = max(
+        (asked.ms if asked else 0, asked.basis if asked else None),
+        (exhausted.ms if exhausted else 0, WaitBasis.QUOTA),
+        key=lambda pause: pause[0],
+    )
+    return Feedback(
+        limiter=limiter,
+        observation=observation,
+        began_at=began_at,
+        closed_ms=closed_ms or None,
+        closed_by=closed_by if closed_ms else None,
+        quota=exhausted.per_second if exhausted else None,
+    )

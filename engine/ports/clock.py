@@ -1,0 +1,21 @@
+"""Time, chance and ids."""
+
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+
+class Clock(Protocol):
+    """The inputs that the domain takes as arguments."""
+
+    def now(self) -> datetime:
+        """The time (UTC)."""
+        ...
+
+    def jitter(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def new_id(self) -> UUID:
+        """A fresh UUIDv7: later ids sort later."""
+        ...

@@ -1,0 +1,202 @@
+"""The executor: runs the steps of one session, one after the other, and records what each came to.
+
+Three rules make a crash harmless. Nothing is sent before the decision for it is committed. Every append names the version
+it was decided on, so only one of two workers gets through to an effect. Nothing is sent under a lease that was not renewed
+within its span.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from guestledger.engine.domain.commands import Command
+from guestledger.engine.domain.due import DueStep, StepName, due_steps
+from guestledger.engine.domain.errors import RequestDenied, ServiceError, ServiceUnreachable, WrongExpectedVersion
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.admission import AdmissionRequest
+from guestledger.engine.log.appends import Appended
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.worker.deferring import deferral
+from guestledger.engine.worker.leases import LeaseLost, Leases
+from guestledger.engine.worker.recorder import Recorder, decide_all, is_outcome
+from guestledger.engine.worker.session_work import SessionWork
+from guestledger.engine.worker.step import Lane, StepResult
+from guestledger.engine.worker.steps import Handlers
+
+waiting = logging.getLogger("guestledger.waiting")
+
+# How long a session rests when a service cannot be used at all, spread over half to one and a half of it. Nothing happened
+# to the session, so there is no event, and no attempt is used up.
+SERVICE_DOWN_DELAY_MS = 2_000
+# How long a step rests that is not due by what is recorded.
+_NOT_DUE_DELAY = timedelta(days=1)
+
+
+class Handover(Protocol):
+    """Takes a step that has just become due in this process, so that no worker has to claim it and read its session."""
+
+    def has_capacity(self, lane: Lane) -> bool:
+        """Whether the lane takes another step now."""
+        ...
+
+    def start(self, work: SessionWork, step: StepName) -> None:
+        """Run the step, whose lease `work` holds, in the background."""
+        ...
+
+
+class Executor:
+    """Runs steps. It alone changes a `SessionWork`, and it alone commits."""
+
+    def __init__(self, *, handlers: Handlers, recorder: Recorder, leases: Leases, clock: Clock, policy: Policy) -> None:
+        self.handlers = handlers
+        self.handover: Handover | None = None
+        self.recorder = recorder
+        self.leases = leases
+        self.clock = clock
+        self.policy = policy
+
+    async def run(self, work: SessionWork, lane: Lane | None, step: StepName | None = None) -> Session:
+        """Run `step` (default: the one that is due) and every further step of the lane that is due then; `None`: no step.
+
+        Returns the session as it is then; its steps are released. Raises `ServiceError` when a service cannot be used: what
+        was accepted is recorded, and due again soon.
+        """
+        try:
+            if step is not None and not self._is_due(work, step):
+                await self._rest(work, step)
+                return work.state
+            step = step or self._next_step(work, lane)
+            if step is None:
+                await self._record(work, None, StepResult(), lane)
+            while step is not None:
+                result = await self._run_step(work, step)
+                step = await self._record(work, step, result, lane)
+        except WrongExpectedVersion:
+            # Another worker continued the session, or a person decided. What they recorded counts.
+            await self.recorder.release(work)
+            return await self.recorder.reload(work)
+        except LeaseLost:
+            # Nothing is released: the lease lapses any moment, and a worker this slow should not claim it at once.
+            waiting.warning("session %s: its lease has lapsed, so nothing more is sent from here", work.state.id)
+            return await self.recorder.reload(work)
+        except ServiceError:
+            await self.recorder.release(work, round(SERVICE_DOWN_DELAY_MS * (0.5 + self.clock.jitter())))
+            raise
+        return work.state
+
+    def _is_due(self, work: SessionWork, step: StepName) -> bool:
+        return any(due.step is step for due in due_steps(work.state, self.policy))
+
+    async def _run_step(self, work: SessionWork, step: StepName) -> StepResult:
+        context = _Context(self, work, step)
+        try:
+            return await self.handlers[step].run(work.state, context)
+        except RequestDenied as denial:
+            return StepResult(commands=(deferral(context, self.clock, denial.limiter, denial.denied),), stop=True)
+
+    async def _record(
+        self, work: SessionWork, step: StepName | None, result: StepResult, lane: Lane | None
+    ) -> StepName | None:
+        """Record what a step came to. Returns the step of the lane that is due next, if any; its lease is kept."""
+        if result.lease_lost:
+            await self.recorder.record_late(work, result)
+            raise LeaseLost
+        events = decide_all(work.state, result.commands, self.policy)
+        if not events and not work.proposed:
+            if result.commands and is_outcome(result):
+                await self.recorder.record_late(work, result)
+            await self._rest(work, step)
+            return None
+        work.propose(events)
+        following = None if result.stop else self._next_step(work, lane)
+        if following is not None and result.sent_nothing:
+            return following
+        handed = None if following else self._to_hand_over(work)
+        kept = following or handed
+        own = kept or step
+        mine = () if own is None else (own,)
+        try:
+            appended = await self.recorder.append(work, mine=mine, keep=kept is not None, feedback=result.feedback)
+        except WrongExpectedVersion:
+            await self.recorder.record_late(work, result)
+            raise
+        except ServiceUnreachable:
+            if is_outcome(result):
+                self.recorder.record_once_back(work, result)
+            raise
+        if handed is not None and self.handover is not None:
+            work.must_ask = self.handlers[handed].limiter in appended.limiters
+            self.handover.start(work, handed)
+        return following
+
+    def _next_step(self, work: SessionWork, lane: Lane | None) -> StepName | None:
+        now = self.clock.now()
+        for due in due_steps(work.state, self.policy):
+            if self.handlers[due.step].lane is lane and due.due_at <= now:
+                return due.step
+        return None
+
+    def _to_hand_over(self, work: SessionWork) -> StepName | None:
+        """A step that becomes due with this append, and that another lane of this process takes at once."""
+        if self.handover is None:
+            return None
+        known = {due.step for due in due_steps(work.recorded, self.policy)} if work.recorded.version else set()
+        for due in due_steps(work.state, self.policy):
+            handler = self.handlers[due.step]
+            if due.step not in known and handler.lane is Lane.WEBHOOK and handler.enabled:
+                return due.step if self.handover.has_capacity(handler.lane) else None
+        return None
+
+    async def _rest(self, work: SessionWork, step: StepName | None) -> None:
+        """Release a step without an event: at once if it is due, else when it is."""
+        found: DueStep | None = next((due for due in due_steps(work.state, self.policy) if due.step == step), None)
+        rest = found.due_at - self.clock.now() if found else _NOT_DUE_DELAY
+        await self.recorder.release(work, max(0, -(-rest // timedelta(milliseconds=1))))
+
+
+class _Context:
+    """One step of one session at work: see `StepContext`."""
+
+    def __init__(self, executor: Executor, work: SessionWork, step: StepName) -> None:
+        self._executor = executor
+        self._work = work
+        self._step = step
+
+    @property
+    def state(self) -> Session:
+        return self._work.state
+
+    @property
+    def claimed(self) -> bool:
+        return self._work.claim is not None
+
+    @property
+    def must_ask(self) -> bool:
+        return self._work.must_ask
+
+    def now(self) -> datetime:
+        # This process's copy of the database's clock may be slightly behind: what was claimed is due.
+        claim, now = self._work.claim, self._executor.clock.now()
+        return now if claim is None else max(now, claim.claimed_at)
+
+    def decide(self, command: Command) -> list[Event]:
+        return decide(self._work.state, command, self._executor.policy)
+
+    def admission(self, limiter: str) -> AdmissionRequest:
+        reserved, self._work.reserved = self._work.reserved == self._step, None
+        return AdmissionRequest(limiter=limiter, retry=self._work.state.is_retried, reserved=reserved)
+
+    def check_lease(self) -> None:
+        self._executor.leases.check(self._work.lease, self._work.state.id)
+
+    async def commit(
+        self, command: Command | None = None, admission: AdmissionRequest | None = None
+    ) -> Appended | None:
+        events = [] if command is None else self.decide(command)
+        if not events and not self._work.proposed:
+            return None
+        mine = (self._step, StepName.SETTLE_ATTEMPT)
+        return await self._executor.recorder.append(self._work, events, mine=mine, keep=True, admission=admission)

@@ -1,0 +1,198 @@
+"""Claiming: takes due steps of one lane from the database, and runs them until none is due."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.errors import ServiceError, UnknownEvent
+from guestledger.engine.log.appends import Lease
+from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.due_steps import Claim, DueSteps
+from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.worker.calls import CallLimit
+from guestledger.engine.worker.executor import Executor
+from guestledger.engine.worker.leases import Leases
+from guestledger.engine.worker.session_work import SessionWork
+from guestledger.engine.worker.step import Lane
+from guestledger.engine.worker.wakeups import wait_for_any
+
+logger = logging.getLogger("guestledger")
+
+# While steps run, free places are filled again at most this often, so that claims come in batches.
+_REFILL_SECONDS = 0.02
+# The same when the last claim found fewer steps than there were places.
+_IDLE_REFILL_SECONDS = 0.05
+# The longest wait for a reservation before asking again: others may have left some.
+_MAX_RESERVED_MS = 200
+
+UNREADABLE_DELAY_MS = 5_000
+"""How long a session rests that this release cannot read. A worker of a newer release may take it then."""
+
+Running = set[asyncio.Task[Counter[str]]]
+
+
+class LaneRunner:
+    """Runs the due steps of one ledger, lane by lane. `failed` gets the service that a session could not use."""
+
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        due_steps: DueSteps,
+        executor: Executor,
+        leases: Leases,
+        lease: Lease,
+        calls: CallLimit,
+        clock: Clock,
+        stopping: asyncio.Event,
+        report: Callable[[ServiceError | None], None],
+    ) -> None:
+        self._store = store
+        self._due_steps = due_steps
+        self._executor = executor
+        self._leases = leases
+        self._lease = lease
+        self._calls = calls
+        self._clock = clock
+        self._stopping = stopping
+        self._report = report
+        self._actor = f"scheduler {lease.owner}"
+        self._handed: Running = set()
+        self._handed_done: Counter[str] = Counter()
+        self.accepts = False
+        """Whether steps may be handed over: while the scheduler runs."""
+
+    def wanted(self, *lanes: Lane) -> dict[StepName, str | None]:
+        """The steps of these lanes (default: all) that this process runs, each with its limiter."""
+        return {
+            step: handler.limiter
+            for step, handler in self._executor.handlers.items()
+            if handler.enabled and (not lanes or handler.lane in lanes)
+        }
+
+    def has_capacity(self, lane: Lane) -> bool:
+        """Whether a step that became due in this process can be run without a claim."""
+        return self.accepts and not self._stopping.is_set() and len(self._handed) < lane.max_in_flight
+
+    def start(self, work: SessionWork, step: StepName) -> None:
+        """Run a step that became due in this process, in the background."""
+        handed = SessionWork(work.state, actor=self._actor, lease=work.lease, correlation_id=work.correlation_id)
+        handed.must_ask = work.must_ask
+        task = asyncio.create_task(self._run_step(handed, step, work.leased_at, None))
+        self._handed.add(task)
+        task.add_done_callback(self._note_handed)
+
+    def _note_handed(self, task: asyncio.Task[Counter[str]]) -> None:
+        self._handed.discard(task)
+        if not task.cancelled():
+            self._handed_done.update(task.result())
+
+    async def finish_handed(self, done: Counter[str]) -> None:
+        """Wait for the steps that were handed over, and count what they recorded; when cancelled, cut them off."""
+        await _wait_or_cancel(self._handed)
+        done.update(self._handed_done)
+        self._handed_done.clear()
+
+    async def drain(self, lane: Lane, done: Counter[str]) -> None:
+        """Run the lane's steps until none is due. Counts the recorded events in `done`, however it ends."""
+        running: Running = set()
+        try:
+            while True:
+                places = max(0, self._max_in_flight(lane) - len(running))
+                started, more_in_ms = await self._start(lane, places)
+                running |= started
+                if not running and more_in_ms is None:
+                    return
+                finished, running = await self._wait(running, more_in_ms, full=len(started) == places)
+                for task in finished:
+                    done.update(task.result())
+        except ServiceError:
+            # The database is away. Steps in flight may still record their answer; cut off, they would be in doubt.
+            if running:
+                finished, running = await asyncio.wait(running)
+                for task in finished:
+                    done.update(task.result())
+            raise
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+
+    def _max_in_flight(self, lane: Lane) -> int:
+        # A step that only waits here for a call could run in another process.
+        return min(lane.max_in_flight, self._calls.max_claimed) if lane is Lane.CREATION else lane.max_in_flight
+
+    async def _wait(self, running: Running, more_in_ms: int | None, *, full: bool) -> tuple[Running, Running]:
+        """Wait until it is time to claim again. Returns the finished and the unfinished tasks."""
+        seconds = _REFILL_SECONDS if full else _IDLE_REFILL_SECONDS
+        if more_in_ms is not None:
+            # All workers wait for the same reservations: the first one takes those of the next moments.
+            seconds = max(seconds, min(more_in_ms, _MAX_RESERVED_MS) * (0.5 + self._clock.jitter()) / 1_000)
+        if running:
+            return await asyncio.wait(running, timeout=seconds)
+        await wait_for_any(self._stopping, seconds=seconds)
+        return running, running
+
+    async def _start(self, lane: Lane, places: int) -> tuple[Running, int | None]:
+        """Claim and start. Returns the tasks, and how long until the limiter admits more if it holds some back."""
+        wanted = self.wanted(lane)
+        if not places or not wanted or self._stopping.is_set():
+            return set(), None
+        lease = Lease(owner=self._clock.new_id(), ms=min(self._lease.ms, lane.max_lease_ms or self._lease.ms))
+        with self._leases.claiming(lease) as asked_at:
+            claimed = await self._due_steps.claim(lease, wanted, places)
+            if not claimed.claims:
+                return set(), claimed.more_in_ms
+            histories = await self._histories(claimed.claims, lease)
+        tasks = set()
+        for claim in claimed.claims:
+            if history := histories.get(claim.stream_id):
+                work = SessionWork.of(history, actor=self._actor, lease=lease, claim=claim)
+                tasks.add(asyncio.create_task(self._run_step(work, claim.step, asked_at, claim.reserved_ms)))
+        return tasks, claimed.more_in_ms
+
+    async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
+        """The histories of the claimed sessions. An unreadable one is left out, and released."""
+        try:
+            return await self._store.read_streams([claim.stream_id for claim in claims])
+        except UnknownEvent as error:
+            if len(claims) == 1:
+                logger.error("session %s is left alone: %s", claims[0].stream_id, error)  # noqa: TRY400 - it says it all
+                await self._due_steps.release(lease.owner, claims[0].stream_id, UNREADABLE_DELAY_MS)
+                return {}
+        # One session blocks all of them: halve the claims until it stands alone.
+        middle = len(claims) // 2
+        return await self._histories(claims[:middle], lease) | await self._histories(claims[middle:], lease)
+
+    async def _run_step(
+        self, work: SessionWork, step: StepName, asked_at: float | None, reserved_ms: int | None
+    ) -> Counter[str]:
+        with self._leases.hold(work.lease, work.state.id, asked_at):
+            try:
+                if reserved_ms:
+                    await asyncio.sleep(reserved_ms / 1_000)
+                await self._executor.run(work, self._executor.handlers[step].lane, step)
+                self._report(None)
+            except ServiceError as error:
+                self._report(error)
+            except Exception:
+                # A fault in one session must not stop the others. It is tried again once its lease has lapsed.
+                logger.exception("session %s could not be continued", work.state.id)
+        return work.counts
+
+
+async def _wait_or_cancel(tasks: Running) -> None:
+    pending = set(tasks)
+    try:
+        if pending:
+            await asyncio.wait(pending)
+    finally:
+        for task in pending:
+            task.cancel()
+        if unfinished := {task for task in pending if not task.done()}:
+            await asyncio.wait(unfinished)

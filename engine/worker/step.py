@@ -1,0 +1,130 @@
+"""A step handler: what it gets, what it returns, and where it runs."""
+
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from guestledger.engine.domain.commands import Command
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.admission import AdmissionRequest
+from guestledger.engine.limits.feedback import Feedback
+from guestledger.engine.log.appends import Appended
+from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.provider import Provider
+from guestledger.engine.ports.rate_limiter import RateLimiter
+from guestledger.engine.ports.webhook import WebhookSender
+from guestledger.engine.worker.calls import CallLimit
+
+
+class Lane(Enum):
+    """Steps that share capacity, so that a hanging webhook never delays a creation. The value is that capacity."""
+
+    CREATION = "creation"
+    WEBHOOK = "webhook"
+    RECORDING = "recording"
+    """Steps that only record the passing of time. They pass no limiter, so nothing delays them."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many steps of the lane one process runs at once."""
+        return {Lane.CREATION: 64, Lane.WEBHOOK: 64, Lane.RECORDING: 200}[self]
+
+    @property
+    def max_lease_ms(self) -> int | None:
+        """The longest lease of a claim; `None`: the worker's own.
+
+        Recording takes milliseconds. After a crash nobody should wait a whole lease for an expiry.
+        """
+        return 1_500 if self is Lane.RECORDING else None
+
+
+class StepResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step came to. The executor decides `commands`, and records the events with `feedback`."""
+
+    commands: tuple[Command, ...] = ()
+    feedback: Feedback | None = None
+    sent_nothing: bool = False
+    """No effect depends on the events yet: they may be recorded together with those of the next step."""
+    stop: bool = False
+    """The limiter denied the request: continue with nothing now. Without commands, the step is due again at once."""
+    lease_lost: bool = False
+    """Another worker may be at work: record what happened, and continue with nothing."""
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """What handlers call."""
+
+    provider: Provider
+    webhook: WebhookSender
+    limiter: RateLimiter
+    clock: Clock
+    policy: Policy
+    calls: CallLimit
+
+
+class StepContext(Protocol):
+    """One step of one session at work."""
+
+    @property
+    def state(self) -> Session:
+        """The session as it is now, undecided events excluded."""
+        ...
+
+    @property
+    def claimed(self) -> bool:
+        """Whether a worker claimed the step; else the caller of `open_session` runs it."""
+        ...
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether the limiter of a claimed step knows something against its API."""
+        ...
+
+    def now(self) -> datetime:
+        """The time (UTC): never before the step was claimed."""
+        ...
+
+    def decide(self, command: Command) -> list[Event]:
+        """The events that `command` would make now. Nothing is recorded."""
+        ...
+
+    def admission(self, limiter: str) -> AdmissionRequest:
+        """The request for admission by `limiter`. A reservation counts for the first one only."""
+        ...
+
+    def check_lease(self) -> None:
+        """Raise `LeaseLost` unless the lease is valid. Call it right before anything is sent."""
+        ...
+
+    async def commit(
+        self, command: Command | None = None, admission: AdmissionRequest | None = None
+    ) -> Appended | None:
+        """Record what is decided so far and the events of `command`, and keep the lease. `None`: there was nothing.
+
+        Raises `WrongExpectedVersion`, `AppendDenied`, `ServiceError`.
+        """
+        ...
+
+
+class Handler(Protocol):
+    """One step. Its module in `engine/worker/steps/` has the step's name."""
+
+    lane: Lane
+
+    @property
+    def limiter(self) -> str | None:
+        """The limiter that its request passes; `None`: it sends none."""
+        ...
+
+    @property
+    def enabled(self) -> bool:
+        """Whether this process can run it. A step that it cannot run is left to other processes."""
+        ...
+
+    async def run(self, session: Session, context: StepContext) -> StepResult:
+        """Decide and call. Raises `LeaseLost` or `ServiceError` if nothing was done."""
+        ...

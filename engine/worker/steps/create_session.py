@@ -1,0 +1,123 @@
+"""Ask the provider for the session. The attempt is committed before it is sent."""
+
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.commands import BeginAttempt, Command, RecordAttempt
+from guestledger.engine.domain.errors import RequestDenied, ServiceError
+from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.domain.outcomes import CreationOutcome, Failed, FailureKind, feedback_of
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.admission import AdmissionRequest, Denied
+from guestledger.engine.limits.feedback import Feedback, Observation, not_sent
+from guestledger.engine.log.appends import AppendDenied
+from guestledger.engine.ports.provider import PreparedCreation
+from guestledger.engine.worker.deferring import deferral, deferred
+from guestledger.engine.worker.leases import LeaseLost
+from guestledger.engine.worker.step import Lane, Services, StepContext, StepResult
+
+
+class Step:
+    """One attempt. A crash after the commit leaves an attempt that is known to be in doubt."""
+
+    lane = Lane.CREATION
+    enabled = True
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @property
+    def limiter(self) -> str:
+        """The provider's host and quota for creations."""
+        return self._services.provider.creation_limiter
+
+    async def run(self, session: Session, context: StepContext) -> StepResult:
+        """`CreationAttempted`, then what came of it; or `CreationDeferred` if the limiter denies it."""
+        async with self._services.calls.place(context.claimed):
+            provider = self._services.provider
+            prepared = provider.prepare(session)
+            begin = self._begin(prepared, context)
+            if _announces(context, begin) and not provider.is_ready:
+                await context.commit()
+                await provider.ready()
+                begin = self._begin(prepared, context)
+            if not _announces(context, begin):
+                return StepResult(commands=(begin,))
+            request = context.admission(self.limiter)
+            try:
+                appended = await context.commit(begin, request)
+            except AppendDenied as denial:
+                return deferred(context, self._services.clock, self.limiter, denial.denied)
+            assert appended is not None
+            return await self._send(prepared, _Sending(self._services, context, request, appended.at))
+
+    def _begin(self, prepared: PreparedCreation, context: StepContext) -> BeginAttempt:
+        return BeginAttempt(request_sha256=prepared.request_sha256, now=context.now())
+
+    async def _send(self, prepared: PreparedCreation, sending: "_Sending") -> StepResult:
+        context, state = sending.context, sending.context.state
+        commands: tuple[Command, ...] = ()
+        lease_lost = False
+        try:
+            outcome = await self._services.provider.create(prepared, str(state.id), sending.before_send)
+            feedback = feedback_of(self.limiter, outcome, sending.began_at)
+        except LeaseLost:
+            # Only this worker knows that nothing was sent: unrecorded, the attempt would be in doubt.
+            outcome, feedback = sending.not_sent(Cause.LEASE_LOST, "")
+            lease_lost = True
+        except ServiceError as error:
+            outcome, feedback = sending.not_sent(error.cause, str(error))
+            if isinstance(error, RequestDenied):
+                commands = (deferral(context, self._services.clock, error.limiter, error.denied),)
+        return StepResult(
+            commands=(self._record(context, state.attempts, outcome), *commands),
+            feedback=feedback,
+            lease_lost=lease_lost,
+        )
+
+    def _record(self, context: StepContext, attempt: int, outcome: CreationOutcome) -> RecordAttempt:
+        jitter = self._services.clock.jitter()
+        return RecordAttempt(attempt=attempt, outcome=outcome, now=context.now(), jitter=jitter)
+
+
+def _announces(context: StepContext, begin: BeginAttempt) -> bool:
+    """Whether an attempt follows: after the deadline the session is given up instead."""
+    return any(isinstance(event, CreationAttempted) for event in context.decide(begin))
+
+
+class _Sending:
+    """One attempt on its way. The limiter admitted it when it was recorded, and is asked again if it is sent again."""
+
+    def __init__(self, services: Services, context: StepContext, request: AdmissionRequest, began_at: datetime) -> None:
+        self.context = context
+        self.began_at = began_at
+        self._limiter = services.limiter
+        # It has its place and its reservation already, and a refused token is no failure that a retry follows.
+        self._request = replace(request, retry=False, reserved=True)
+        self._sent = False
+
+    async def before_send(self) -> None:
+        """Check the lease, and ask the limiter before a second sending. Raises `LeaseLost`, `RequestDenied`."""
+        if self._sent:
+            admitted = await self._limiter.admit(self._request)
+            if isinstance(admitted, Denied):
+                raise RequestDenied("provider", self._request.limiter, admitted)
+            self.began_at = admitted.at
+        self.context.check_lease()
+        self._sent = True
+
+    def not_sent(self, cause: Cause, detail: str) -> tuple[Failed, Feedback]:
+        """The outcome when it was not sent, or not sent again: the provider made nothing."""
+        limiter = self._request.limiter
+        if self._sent:
+            refused = Failed(
+                kind=FailureKind.UNAVAILABLE,
+                cause=Cause.TOKEN_REFUSED,
+                detail=detail or cause,
+                observation=Observation.SUCCESS,
+            )
+            return refused, feedback_of(limiter, refused, self.began_at)
+        kind = FailureKind.UNSENT if cause is Cause.LEASE_LOST else FailureKind.UNAVAILABLE
+        return Failed(kind=kind, cause=cause, detail=detail), not_sent(limiter, self.began_at)

@@ -108,7 +108,7 @@ def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:
 
 async def lapse_leases(database_url: str) -> None:
     """Let the leases of whoever was killed have lapsed, as they do by themselves after ten seconds."""
-    await query(database_url, "UPDATE due_work SET lease_until = now()")
+    await query(database_url, "UPDATE due_steps SET lease_until = now()")
 
 
 async def sent_too_early(database_url: str, simulator: Simulator, retry_after_s: float) -> list[SentRequest]:

@@ -102,5 +102,5 @@ async def test_auditor_writes_nothing(auditor: str):
 
 
 async def everything(database_url: str) -> list[object]:
-    tables = ("events", "request_keys", "due_work", "checkpoints", "consumers", "sessions")
+    tables = ("events", "request_keys", "due_steps", "checkpoints", "consumers", "sessions")
     return [await raw_log.query(database_url, f"SELECT * FROM {table}") for table in tables]

@@ -204,7 +204,8 @@ def _text(error: guestledger.GuestledgerError) -> str:
         case guestledger.RequestDenied():
             return f"the {error.service} cannot be used until {error.denied.until:%Y-%m-%dT%H:%M:%SZ}: rate limiter {error.limiter!r}: {denied_sentence(error.denied)}"
         case guestledger.ServiceUnreachable():
-            return f"the {error.service} cannot be used: {cause_sentence(error.cause, error.detail)}"
+            known = error.cause == "service_unavailable" and error.detail  # the sentence would say it twice
+            return f"the {error.service} cannot be used: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.CredentialsRefused():
             return f"the {error.service} refused the credentials: {cause_sentence(error.cause, error.detail)}"
         case guestledger.RedeliveryRefused():

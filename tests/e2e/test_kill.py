@@ -175,7 +175,7 @@ async def test_stopped_worker_gives_back_what_it_cannot_finish_in_time(
             result = await ended(process)
         assert result.code == 0
         [line] = result.err.splitlines()
-        assert "cut off and given back" in line
+        assert "cut off and released" in line
         free = "SELECT stream_id FROM due_steps WHERE owner IS NULL AND lease_until IS NULL AND due_at <= now()"
         assert {row[0] for row in await raw_log.query(database_url, free)} == set(accepted)
         simulator.config = HONEST

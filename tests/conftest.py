@@ -10,7 +10,9 @@ import pytest_asyncio
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.admin import migrate
-from tests import postgres
+from tests import leaks, postgres
+
+leaks.install()
 
 # on a shared machine the time of an example, or of its making, says nothing
 hypothesis.settings.register_profile("ci", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -19,6 +21,17 @@ hypothesis.settings.load_profile("ci")
 
 for name in [name for name in os.environ if name.startswith("PGSSL")]:
     del os.environ[name]  # the tests' servers have no certificates
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail the test that leaves a connection, a task, a file descriptor or a process behind."""
+    with leaks.checked():
+        yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(leaks.SharedFixtures())
 
 
 _TOLD = "fault suite"

@@ -9,11 +9,10 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import asyncpg
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, Dialect, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import Pool
 
 from guestledger.engine.domain.errors import GuestledgerError, ServiceError, ServiceUnreachable
 
@@ -56,6 +55,10 @@ class NotAllowed(ServiceError):
     def __init__(self, text: str, refusal: str = "") -> None:
         super().__init__(text)
         self.refusal = refusal
+
+
+class LedgerClosed(ServiceError):
+    """The ledger was closed while this was under way: a call outlived the block of `connect`."""
 
 
 class UnfitEngine(GuestledgerError):
@@ -102,10 +105,10 @@ def open_engine(
             **(_UNPREPARED if url.query.get(_STATEMENT_CACHE) == "0" else {}),
         },
     )
-    opened: WeakSet[Driver] = WeakSet()
-    event.listen(engine.sync_engine, "connect", lambda adapted, _record: opened.add(adapted.driver_connection))
+    connections = _connections[engine.sync_engine.dialect] = _Connections()
+    event.listen(engine.sync_engine, "do_connect", connections.refuse_if_closed)
+    event.listen(engine.sync_engine, "connect", connections.add)
     event.listen(engine.sync_engine, "checkout", _refuse_if_lost)
-    _opened[engine.pool] = opened
     return engine.execution_options(schema_translate_map={None: schema})
 
 
@@ -115,13 +118,35 @@ def _is_socket(url: URL) -> bool:
     return isinstance(host, str) and host.startswith("/") and "ssl" not in url.query
 
 
-_opened: WeakKeyDictionary[Pool, WeakSet[Driver]] = WeakKeyDictionary()
-"""The connections of each pool of `open_engine`."""
+class _Connections:
+    """The connections of one engine. Once it is closed, none is added: nobody would close it."""
+
+    def __init__(self) -> None:
+        self.drivers: WeakSet[Driver] = WeakSet()
+        self.closed = False
+
+    def refuse_if_closed(self, *_: object) -> None:
+        if self.closed:
+            raise LedgerClosed("the ledger is closed")
+
+    def add(self, adapted: Any, _record: object) -> None:
+        if self.closed:  # in the middle of connecting
+            adapted.driver_connection.terminate()
+            raise LedgerClosed("the ledger is closed")
+        self.drivers.add(adapted.driver_connection)
+
+
+_connections: WeakKeyDictionary[Dialect, _Connections] = WeakKeyDictionary()
 
 
 async def close_engine(engine: AsyncEngine) -> None:
-    """Close the pool of an `open_engine`, all connections at once: of a server that hangs, each is dropped after a moment."""
-    drivers = list(_opened[engine.pool])
+    """Close an `open_engine` for good: each connection at once, or after a moment where the server hangs.
+
+    A call that is still under way gets `LedgerClosed` when it needs another connection.
+    """
+    connections = _connections[engine.sync_engine.dialect]
+    connections.closed = True
+    drivers = list(connections.drivers)
     await asyncio.gather(*(driver.close(timeout=_GOODBYE_SECONDS) for driver in drivers), return_exceptions=True)
     for driver in drivers:
         if not driver.is_closed():  # something was still under way on it

@@ -40,12 +40,13 @@ class LogNotifier:
         self._channel = channel(schema)
         self._next = asyncio.Event()
         self._grown = False
+        self._closed = False
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     def next(self) -> asyncio.Event:
         """The event that the next hint will set."""
-        if self._listening is None:
+        if self._listening is None and not self._closed:
             self._listening = asyncio.create_task(self._listen())
         return self._next
 
@@ -53,11 +54,12 @@ class LogNotifier:
         """Say that the log has grown. Returns at once; what then fails is nobody's concern."""
         self._wake()
         self._grown = True
-        if self._sending is None:
+        if self._sending is None and not self._closed:  # an append can outlive the ledger it was made by
             self._sending = asyncio.create_task(self._send())
 
     async def close(self) -> None:
         """Send the last hint, if that can be done soon, and stop listening."""
+        self._closed = True
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=_LAST_WORD_SECONDS)
         tasks = [task for task in (self._sending, self._listening) if task is not None]

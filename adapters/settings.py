@@ -1,4 +1,4 @@
-"""What an installation can set, from the environment."""
+"""The settings of an installation, from the environment or from code."""
 
 import os
 from collections.abc import Mapping
@@ -17,83 +17,91 @@ PREFIX = "GUESTLEDGER_"
 _LIMITS = ("calls", "calls_per_process")
 
 SchemaName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")]
-# A scheme is the same in capitals (RFC 3986, section 3.1).
+# Schemes are case-insensitive (RFC 3986, section 3.1).
 SecretHttpUrl = Annotated[str, Meta(pattern=r"^(?i:https?)://[^\s/]", extra={"personal": True})]
 
 
 class InvalidSettings(GuestledgerError):
-    """A setting is missing or cannot be used. The text names the variable, never its value."""
+    """A setting is missing or invalid. The text names its variable, never its value."""
 
 
 class Settings(Guarded, frozen=True, kw_only=True):
-    """Where the database, CXone and the webhook are. Each field is the variable `GUESTLEDGER_<FIELD>`.
+    """The configuration of a ledger. Each field is the variable `GUESTLEDGER_<FIELD>`.
 
-    Raises `InvalidSettings` for a limit on calls that would let none through.
+    Raises `InvalidSettings` for a limit below 1.
     """
 
     database_url: Personal | None = None
-    """PostgreSQL; unset: the embedded one, with its data under `data_dir`."""
+    """PostgreSQL. Default: the embedded server, with its data in `data_dir`."""
     migration_url: Personal | None = None
-    """The same database, for whoever makes and upgrades the ledger; unset: `database_url`."""
+    """The same database, for the role that creates and upgrades the ledger. Default: `database_url`."""
     allow_owner: bool = False
-    """Whether a database user will do that could change the log, so that nothing but triggers guards it."""
+    """Accept a database user who can modify the log. Then only triggers protect it."""
     data_dir: Path | None = None
+    """The directory of the embedded database."""
     schema: SchemaName = "guestledger"
+    """The schema that holds the ledger."""
     cxone_url: SecretHttpUrl | None = None
+    """The root of CXone's API."""
     cxone_client_id: str = ""
     cxone_client_secret: Personal = ""
     cxone_in_doubt: InDoubt | None = None
-    """What follows an attempt whose answer was lost, in place of what the policy and the profile say; `retry_with_key` says besides
-    that CXone honours the key."""
+    """What follows an attempt in doubt; overrides policy and profile. `retry_with_key` also says that CXone honours the key."""
     calls: Annotated[int, Meta(ge=1)] | None = None
-    """The most look-ups and creations in flight over all processes, in place of `LimiterPolicy.calls`: the same for each of them."""
+    """The maximum of look-ups and creations in flight over all processes, the same for each of them. Overrides
+    `LimiterPolicy.calls`."""
     calls_per_process: Annotated[int, Meta(ge=1)] | None = None
-    """The most requests to CXone in flight from this process, in place of `LimiterPolicy.calls_per_process`."""
+    """The maximum of requests to CXone in flight from one process. Overrides `LimiterPolicy.calls_per_process`."""
     webhook_url: SecretHttpUrl | None = None
-    """Unset: no webhook is sent."""
+    """The receiver of the analytics webhook. Default: no webhook is sent."""
     webhook_secret: Personal | None = None
-    """Standard Webhooks secrets (base64, with or without `whsec_`), separated by blanks, newest first: each gives a signature,
-    so that a receiver can go from one to the next. Unset: the webhook is not signed."""
+    """Standard Webhooks secrets (base64, with or without `whsec_`), separated by spaces, the newest first. Each adds a
+    signature, so that a receiver can rotate them. Default: no signature."""
     webhook_allow_private: bool = False
-    """Whether the webhook may go to loopback, private and other addresses that are not public."""
+    """Allow loopback, private and other non-public addresses for the webhook."""
 
     drain_seconds: Annotated[float, Meta(ge=0)] = 10.0
-    """How long a scheduler that is told to stop may take to finish what is in flight. The rest is cut off and given back."""
+    """How long a stopping scheduler waits for work in flight. Other workers take over the rest."""
 
     def __post_init__(self) -> None:
-        # Where they are set from code too: a limit of 0 would be taken for none.
+        # Settings made in code are not validated by msgspec.
         for field in _LIMITS:
             number = getattr(self, field)
             if number is not None and number < 1:
-                raise InvalidSettings(f"{PREFIX}{field.upper()} cannot be used: {_expected(field)}")
+                raise _invalid(field)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings in the environment. An empty variable counts as unset. Raises `InvalidSettings`."""
-        names = {field: f"{PREFIX}{field.upper()}" for field in cls.__struct_fields__}
-        given = {field: environ[name] for field, name in names.items() if environ.get(name)}
+        """Read the settings from the environment. An empty variable counts as unset. Raise `InvalidSettings`."""
+        given = {field: text for field in cls.__struct_fields__ if (text := environ.get(variable(field)))}
         try:
             return msgspec.convert(given, cls, strict=False, dec_hook=lambda kind, value: kind(value))
         except msgspec.ValidationError as error:
-            field = str(error).rpartition("`$.")[2].rstrip("`")
-            raise InvalidSettings(f"{names.get(field, PREFIX)} cannot be used: {_expected(field)}") from None
+            raise _invalid(str(error).rpartition("`$.")[2].rstrip("`")) from None
 
     def require_cxone(self) -> None:
-        """Raise `InvalidSettings` unless CXone's address and credentials are set."""
+        """Raise `InvalidSettings` unless CXone's URL and credentials are set."""
         for field in ("cxone_url", "cxone_client_id", "cxone_client_secret"):
             if not getattr(self, field):
-                raise InvalidSettings(f"{PREFIX}{field.upper()} is not set: CXone cannot be reached without it")
+                raise InvalidSettings(f"{variable(field)} is not set: CXone cannot be used without it")
 
 
-def _expected(field: str) -> str:
-    if field == "schema":
-        return "a schema's name is lower-case letters, digits and underscores, at most 63"
-    if field == "cxone_in_doubt":
-        return f"it is to be one of {', '.join(InDoubt)}"
-    if field in ("allow_owner", "webhook_allow_private"):
-        return "it is to be 1 or 0"
-    if field in _LIMITS:
-        return "it is to be a whole number, 1 or more"
-    if field == "drain_seconds":
-        return "it is to be a number of seconds, 0 or more"
-    return "it is to be a URL such as https://host/path"
+def variable(field: str) -> str:
+    """Return the environment variable of a field."""
+    return f"{PREFIX}{field.upper()}"
+
+
+def _invalid(field: str) -> InvalidSettings:
+    return InvalidSettings(
+        f"{variable(field)} is invalid: it must be {_EXPECTED.get(field, 'a URL such as https://host/path')}"
+    )
+
+
+_EXPECTED = {
+    "schema": "1 to 63 lower-case letters, digits and underscores",
+    "cxone_in_doubt": f"one of {', '.join(InDoubt)}",
+    "allow_owner": "1 or 0",
+    "webhook_allow_private": "1 or 0",
+    "drain_seconds": "a number of seconds, 0 or more",
+    **dict.fromkeys(_LIMITS, "a whole number, 1 or more"),
+}

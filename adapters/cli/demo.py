@@ -1,47 +1,54 @@
-"""`guestledger demo`: the main job from end to end, with a simulated CXone and an embedded database of its own."""
+"""`guestledger demo`: the main job from end to end, with a simulated provider and its own embedded database."""
+
+from __future__ import annotations
 
 import io
 import sys
 import uuid
 from collections import Counter
 from functools import partial
+from typing import Annotated
 
-import msgspec
+import typer
 from rich.console import Console
 
+import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
-from guestledger.adapters.settings import Settings
-from guestledger.adapters.simulator import SimulatorConfig
-from guestledger.adapters.wiring import connect, data_dir, simulated, stop_database
-from guestledger.engine.ledger import Ledger
-from guestledger.engine.projections.audit import AuditFilter, contract_form
-from guestledger.engine.projections.metrics import MetricsFilter
+from guestledger.adapters.cli.batch import Answer, OpeningBatch
+from guestledger.adapters.cli.lines import numbered_lines
+from guestledger.adapters.cli.reading import metrics_table
+from guestledger.adapters.cli.replay import timeline
+from guestledger.adapters.cli.running import run
 
 _QUOTA = 50
+commands = typer.Typer()
 
 
-async def demo(sessions: int) -> int:
-    """Open this many sessions at a CXone that throttles; show metrics, an audit entry and a timeline.
+@commands.command()
+def demo(number: Annotated[int, typer.Option("--sessions", min=1, help="How many sessions to open.")] = 250) -> None:
+    """Open sessions at a simulated provider that throttles, on an embedded database. Exit code 1 unless all are active."""
+    raise typer.Exit(run(_demo(number)))
 
-    Returns the exit code: 0 when every session is active. The data stays, to be looked at.
-    """
-    settings = Settings(data_dir=data_dir(Settings.from_env()) / "demo")
+
+async def _demo(sessions: int) -> int:
+    from guestledger.adapters.database import data_dir
+
+    settings = guestledger.Settings(data_dir=data_dir(guestledger.Settings.from_env()) / "demo")
     channel = f"ch_demo_{uuid.uuid4().hex[:8]}"
     console = show.console()
     console.print(
-        f"Opening {sessions} guest sessions on channel {channel}; "
-        f"the simulated CXone takes {_QUOTA} of them a second, and throttles more."
+        f"Opening {sessions} guest sessions on channel {channel}. "
+        f"The simulated provider accepts {_QUOTA} a second and throttles the rest."
     )
     try:
         async with (
-            simulated(settings, SimulatorConfig(quota=_QUOTA, retry_after_s=1)) as simulation,
-            connect(simulation) as ledger,
+            guestledger.simulated(settings, guestledger.SimulatorConfig(quota=_QUOTA, retry_after_s=1)) as simulation,
+            guestledger.connect(simulation) as ledger,
         ):
             answers = await _open(ledger, channel, sessions)
             await _show(console, ledger, channel, answers)
     finally:
-        await stop_database(settings)
+        await guestledger.stop_database(settings)
     console.print("\nThe data stays. To look around (and `guestledger db stop` when done):")
     console.print(
         f"  GUESTLEDGER_DATA_DIR={settings.data_dir} {sys.argv[0]} sessions --channel {channel}", soft_wrap=True
@@ -49,17 +56,19 @@ async def demo(sessions: int) -> int:
     return 0 if all(answer.get("status") == "active" for answer in answers) else 1
 
 
-async def _open(ledger: Ledger, channel: str, sessions: int) -> list[Answer]:
+async def _open(ledger: guestledger.Ledger, channel: str, sessions: int) -> list[Answer]:
     answers: list[Answer] = []
     with show.progress(sessions, "opening") as bar:
-        opening = Opening(ledger, concurrency=64, wait=True, answered=partial(bar.advance, bar.task_ids[0]))
-        await opening.run(numbered_lines(_requests(channel, sessions)), answers.append)
-    await opening.finish()
+        batch = OpeningBatch(ledger, concurrency=64, wait=True, answered=partial(bar.advance, bar.task_ids[0]))
+        await batch.run(numbered_lines(_requests(channel, sessions)), answers.append)
+    await batch.finish()
     return answers
 
 
 def _requests(channel: str, sessions: int) -> io.BytesIO:
-    """Guest requests as a file holds them. The addresses are those set apart for documentation (RFC 5737)."""
+    """A file of guest requests. The addresses are reserved for documentation (RFC 5737)."""
+    import msgspec
+
     lines = (
         {
             "channelId": channel,
@@ -73,13 +82,15 @@ def _requests(channel: str, sessions: int) -> io.BytesIO:
     return io.BytesIO(b"\n".join(map(msgspec.json.encode, lines)))
 
 
-async def _show(console: Console, ledger: Ledger, channel: str, answers: list[Answer]) -> None:
+async def _show(console: Console, ledger: guestledger.Ledger, channel: str, answers: list[Answer]) -> None:
+    import msgspec
+
     outcomes = Counter(answer.get("status", "not accepted") for answer in answers)
     console.print("Observation: " + ", ".join(f"{number} {status}" for status, number in outcomes.items()))
     console.print("\nMetrics", style="bold")
-    console.print(show.metrics_table(await ledger.metrics(MetricsFilter(channel_id=channel))))
-    entry = [entry async for entry in ledger.audit(AuditFilter(channel_id=channel))][-1]
+    console.print(metrics_table(await ledger.metrics(guestledger.MetricsFilter(channel_id=channel))))
+    entry = [entry async for entry in ledger.audit(guestledger.AuditFilter(channel_id=channel))][-1]
     console.print("\nOne audit entry", style="bold")
-    console.print_json(msgspec.json.encode(contract_form(entry)).decode())
+    console.print_json(msgspec.json.encode(guestledger.contract_form(entry)).decode())
     console.print("\nReplay of that session", style="bold")
-    console.print(show.timeline(await ledger.replay(entry.id), console.width))
+    console.print(timeline(await ledger.replay(entry.id), console.width))

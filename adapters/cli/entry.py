@@ -1,13 +1,22 @@
-"""Where the command `guestledger` begins: signals are heeded first, for to read in all the rest takes a second or two."""
+"""The console script. Signals are handled before the slow imports begin."""
+
+import sys
 
 from guestledger.adapters.cli.stopping import stopping
 
+_EXTRA = ("typer", "rich")
+
 
 def main() -> None:
-    """The command's entry."""
+    """Run the command line."""
     stopping.install()
-    from guestledger.adapters.cli.main import main as run_command  # noqa: PLC0415 - after the signals
-
+    try:
+        from guestledger.adapters.cli.main import main as run_command
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write(f"guestledger: the command line needs {error.name}: install guestledger[cli]\n")
+        sys.exit(2)
     run_command()
 
 

@@ -1,83 +1,80 @@
-"""`guestledger limits`: what is known against the APIs, and opening a limiter by hand."""
+"""`guestledger limits`: the shared rate limiters."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated
 
-import msgspec
 import typer
 
+import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.options import Json, login
-from guestledger.adapters.cli.running import fail, run, say
-from guestledger.adapters.settings import Settings
-from guestledger.adapters.wiring import connect
-from guestledger.engine.limits.limiter import LimiterState
+from guestledger.adapters.cli.running import fail, opened, run, say
 
 commands = typer.Typer()
 
 
 @commands.command()
-def limiters(
+def limits(
     json: Json = False,
-    open_: Annotated[
+    reset: Annotated[
         str | None,
         typer.Option(
-            "--open",
-            metavar="GATE",
-            help="Forget all that is known against it, also that its server wants to be left in peace. "
-            "Sessions that it has put off keep the time that they were told.",
+            metavar="LIMITER",
+            help="Delete this limiter's state, also the pause that its server asked for. "
+            "Sessions that were already deferred keep their time.",
         ),
     ] = None,
 ) -> None:
-    """List the limiters that something is known against: closed, paced, broken. There is one for each host and quota.
+    """List the rate limiters that restrict requests now, one for each host and quota.
 
-    Times are UTC, by the database's clock: one that has passed holds nothing back any more.
+    Times are UTC, by the database's clock. A time in the past no longer restricts anything.
     """
-    run(_gates(json=json) if open_ is None else _open(open_))
+    run(_list(json=json) if reset is None else _reset(reset))
 
 
-async def _gates(*, json: bool) -> None:
-    async with connect(Settings.from_env(), scheduler=False) as ledger:
-        found = await ledger.limits()
+async def _list(*, json: bool) -> None:
+    async with opened() as ledger:
+        states = await ledger.limits.states()
     if json:
-        for name, limiter in found.items():
-            show.write_json({"limiter": name, **msgspec.structs.asdict(limiter)})
+        import msgspec
+
+        for name, state in states.items():
+            show.write_json({"limiter": name, **msgspec.structs.asdict(state)})
     else:
         console = show.console()
-        for line in _lines(found):
+        for line in _lines(states):
             console.print(line, soft_wrap=True)
 
 
-async def _open(name: str) -> None:
-    async with connect(Settings.from_env(), scheduler=False) as ledger:
-        if not await ledger.reset_limiter(name, opened_by=login()):
-            fail(f"nothing is known against {name!r}: `guestledger limits` lists what there is")
+async def _reset(name: str) -> None:
+    async with opened() as ledger:
+        if not await ledger.limits.reset(name, requested_by=login()):
+            fail(f"limiter {name!r} has no state: `guestledger limits` lists those that have")
     say(
-        "new sessions, and what is due behind it, go on with a worker's next look; "
-        "what was told a time keeps it: `guestledger why SESSION` has it"
+        "new and due sessions continue; sessions that were already deferred keep their time: "
+        "`guestledger why SESSION` shows it"
     )
 
 
-def _lines(found: dict[str, LimiterState]) -> Iterator[str]:
-    """What is known, as it stands: no clock and no policy of this machine's goes into it.
-
-    No table: so much about one limiter would leave no room for its name, which `--open` needs as it is.
-    """
-    for name, limiter in found.items():
+def _lines(states: dict[str, guestledger.LimiterState]) -> Iterator[str]:
+    # No table: a limiter's name must stay in one piece, to be given to --reset.
+    for name, state in states.items():
         yield name
-        yield from (f"  {what} {known}" for what, known in _facts(limiter) if known)
-    yield "all times are UTC, by the database's clock" if found else "nothing is known against any API"
+        yield from (f"  {what} {value}" for what, value in _facts(state) if value)
+    yield "all times are UTC, by the database's clock" if states else "no limiter restricts any API"
 
 
-def _facts(limiter: LimiterState) -> Iterator[tuple[str, str]]:
-    yield "closed until", _time(limiter.closed_until)
-    yield "because", limiter.why
-    yield "failures in a row:", str(limiter.failures or "")
-    yield "broken until", _time(limiter.broken_until)
-    yield "probed until", _time(limiter.probe_until)
-    yield "paced from", _time(limiter.paced_from)
-    yield "last 429 at, a second:", "" if limiter.ceiling is None else f"{limiter.ceiling:.3g}"
+def _facts(state: guestledger.LimiterState) -> Iterator[tuple[str, str]]:
+    yield "closed until", _time(state.closed_until)
+    yield "because", state.why
+    yield "failures in a row:", str(state.failures or "")
+    yield "circuit open until", _time(state.broken_until)
+    yield "probe reserved until", _time(state.probe_until)
+    yield "rate limited from", _time(state.paced_from)
+    yield "rate at the last 429, per second:", "" if state.ceiling is None else f"{state.ceiling:.3g}"
 
 
 def _time(moment: datetime | None) -> str:

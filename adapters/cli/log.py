@@ -1,42 +1,71 @@
-"""`guestledger events` and `consumers`: the log itself, and who feeds something else from it."""
+"""`guestledger events` and `consumers`: the event log and who reads it."""
+
+from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from datetime import date
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
+import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.running import fail
-from guestledger.adapters.settings import Settings
-from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.personal import public
-from guestledger.engine.log.codec import wire_name
-from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
-from guestledger.engine.ports.consumers import ConsumerRow
+from guestledger.adapters.cli.options import Json, Since, Until
+from guestledger.adapters.cli.running import fail, opened, run
+
+commands = typer.Typer()
 
 
-async def events(after: int, wanted: EventFilter, *, follow: bool, json: bool) -> None:
-    """Print the log after a position; with `follow` until SIGINT or SIGTERM. Raises `ServiceError`, `UnknownEvent`."""
+@commands.command()
+def events(
+    after: Annotated[int, typer.Option(min=-1, max=2**62, help="Start after this position.")] = -1,
+    type_: Annotated[list[str] | None, typer.Option("--type", help="Only this event type. Repeatable.")] = None,
+    since: Since = None,
+    until: Until = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Then wait for new events, until interrupted.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the event log in order. Personal data is masked."""
+    try:
+        wanted = guestledger.EventFilter(types=tuple(type_ or ()), since=since, until=until)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--type") from None
+    if follow and until is not None:
+        raise typer.BadParameter("does not go with --follow", param_hint="--until")
+    run(_events(after, wanted, follow=follow, json=json))
+
+
+@commands.command()
+def consumers(
+    json: Json = False,
+    forget: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Delete the checkpoint of a consumer that no longer exists.")
+    ] = None,
+) -> None:
+    """List the named consumers of the log: the position of each, and how many events follow it."""
+    run(_consumers(forget, json=json))
+
+
+async def _events(after: int, wanted: guestledger.EventFilter, *, follow: bool, json: bool) -> None:
     write = _Lines(json=json).write
-    async with connect(Settings.from_env(), scheduler=False) as ledger:
+    async with opened() as ledger:
         if follow:
-            async for batch in _until_signalled(ledger.tail(after=after, wanted=wanted)):
+            async for batch in _until_signalled(ledger.events.tail(after=after, wanted=wanted)):
                 write(batch.events)
         else:
-            async for found in ledger.read_all(after=after, wanted=wanted):
+            async for found in ledger.events.read(after=after, wanted=wanted):
                 write(found)
 
 
-async def consumers(*, json: bool, forget: str | None) -> None:
-    """Print the named consumers, after dropping the one to `forget`. Raises `ServiceError`."""
-    async with connect(Settings.from_env(), scheduler=False) as ledger:
-        if forget is not None and not await ledger.forget_consumer(forget):
+async def _consumers(forget: str | None, *, json: bool) -> None:
+    async with opened() as ledger:
+        if forget is not None and not await ledger.events.forget_consumer(forget):
             fail(f"there is no consumer {forget!r}: `guestledger consumers` lists them")
-        rows = await ledger.consumers()
+        rows = await ledger.events.consumers()
     if json:
         for row in rows:
             show.write_json(row)
@@ -44,22 +73,23 @@ async def consumers(*, json: bool, forget: str | None) -> None:
         show.console().print(_table(rows))
 
 
-async def _until_signalled(batches: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
-    """What `batches` give, until SIGINT or SIGTERM: to end what goes on for ever is no failure."""
+async def _until_signalled(batches: AsyncIterator[guestledger.Batch]) -> AsyncIterator[guestledger.Batch]:
     with suppress(asyncio.CancelledError):
         async for batch in batches:
             yield batch
 
 
 class _Lines:
-    """Events of the log, one a line, as they come: for a person who reads along, or as JSON. Personal data is masked."""
+    """Write events, one a line. Personal data is masked."""
 
     def __init__(self, *, json: bool) -> None:
         self._json = json
         self._day: date | None = None
 
-    def write(self, events: Iterable[RecordedEvent]) -> None:
-        """Print these; a person also sees when a day begins."""
+    def write(self, events: Iterable[guestledger.RecordedEvent]) -> None:
+        """Write these; people get a line for each new day too."""
+        from guestledger.engine.log.codec import wire_name
+
         for recorded in events:
             if self._json:
                 show.write_json(_event_json(recorded))
@@ -74,15 +104,17 @@ class _Lines:
         sys.stdout.flush()
 
 
-def _table(rows: Iterable[ConsumerRow]) -> Table:
-    """The named consumers, one a row."""
+def _table(rows: Iterable[guestledger.ConsumerRow]) -> Table:
     table = show.table("consumer", "position", "lag", "running", wraps=("consumer",))
     for row in rows:
         show.add_row(table, row.name, row.position, row.lag, "yes" if row.running else "no")
     return table
 
 
-def _event_json(recorded: RecordedEvent) -> dict[str, Any]:
+def _event_json(recorded: guestledger.RecordedEvent) -> dict[str, Any]:
+    from guestledger.engine.domain.personal import public
+    from guestledger.engine.log.codec import wire_name
+
     return {
         "position": recorded.position,
         "id": recorded.stream_id,

@@ -1,5 +1,8 @@
-"""`guestledger partitions`: the parts that the log is stored in, and taking old ones out of it."""
+"""`guestledger partitions`: the monthly partitions of the log."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated
 
@@ -7,102 +10,106 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
+import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.options import Json
-from guestledger.adapters.cli.running import run, say
-from guestledger.adapters.settings import Settings
-from guestledger.adapters.wiring import connect, open_archive
-from guestledger.engine.ports.partitions import Partition
+from guestledger.adapters.cli.running import opened, run, say
 
-commands = typer.Typer(no_args_is_help=True, help="The months that the log is stored in.")
+commands = typer.Typer(no_args_is_help=True, help="List, detach and attach the monthly partitions of the log.")
 
 
 def _month(text: str) -> date:
     try:
-        return datetime.strptime(text, "%Y-%m").date()  # noqa: DTZ007 - a month is a month
+        return datetime.strptime(text, "%Y-%m").date()  # noqa: DTZ007 - a month has no time zone
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a month such as 2026-11") from None
 
 
-Which = Annotated[date, typer.Argument(parser=_month, metavar="MONTH", help="Such as 2026-11.")]
+Month = Annotated[date, typer.Argument(parser=_month, metavar="MONTH", help="Such as 2026-11.")]
 
 
 @commands.command("list")
 def list_all(json: Json = False) -> None:
-    """List the months of the log, oldest first; last, what no month was made for, which is to be empty."""
+    """List the partitions, oldest first; last the one for unpartitioned events, normally empty."""
 
-    async def listed() -> list[Partition]:
-        async with connect(Settings.from_env(), scheduler=False) as ledger:
-            return await ledger.months()
-
-    found = run(listed())
-    if json:
-        for month in found:
+    async def read() -> None:
+        async with opened() as ledger:
+            found = await ledger.partitions.list()
+        if not json:
+            show.console().print(_table(found))
+            return
+        for partition in found:
             show.write_json(
                 {
-                    "month": month.month and f"{month.month:%Y-%m}",
-                    "attached": month.attached,
-                    "firstPosition": month.first_position,
-                    "lastPosition": month.last_position,
-                    "bytes": month.bytes,
+                    "month": partition.month and f"{partition.month:%Y-%m}",
+                    "attached": partition.attached,
+                    "firstPosition": partition.first_position,
+                    "lastPosition": partition.last_position,
+                    "bytes": partition.bytes,
                 }
             )
-    else:
-        show.console().print(_table(found))
+
+    run(read())
 
 
 @commands.command()
-def detach(month: Which) -> None:
-    """Take a month that is over out of the log. Its table stays, to be dumped and dropped; sessions, audit log and metrics
-    keep what they say of it.
+def detach(month: Month) -> None:
+    """Detach a past month from the log. Its table remains, to be dumped and dropped. Sessions, audit log and metrics
+    keep its data.
     """
+    from guestledger.adapters.database import open_archive
 
-    async def detached() -> int:
-        async with open_archive(Settings.from_env()) as archive:
-            return (await archive.detach(month)).events
+    async def detach_it() -> None:
+        async with open_archive(guestledger.Settings.from_env()) as archive:
+            detached = await archive.detach(month)
+        say(f"{month:%Y-%m} is detached: {detached.events} events, verified against their hashes")
 
-    say(f"{month:%Y-%m} is detached, {run(detached())} events, each as it was recorded")
+    run(detach_it())
 
 
 @commands.command()
-def attach(month: Which) -> None:
-    """Bring a detached month back into the log, if its table holds just what was detached."""
+def attach(month: Month) -> None:
+    """Attach a detached month again, if its table holds exactly the events that were detached."""
+    from guestledger.adapters.database import open_archive
 
-    async def attached() -> int:
-        async with open_archive(Settings.from_env()) as archive:
-            return (await archive.attach(month)).events
+    async def attach_it() -> None:
+        async with open_archive(guestledger.Settings.from_env()) as archive:
+            attached = await archive.attach(month)
+        say(f"{month:%Y-%m} is attached: {attached.events} events, the same that were detached")
 
-    say(f"{month:%Y-%m} is attached, {run(attached())} events, just as they were detached")
+    run(attach_it())
 
 
 @commands.command()
 def settle() -> None:
-    """Make the months that are missing for events that are in the log, and move those there."""
+    """Create the missing partitions of unpartitioned events and move the events there."""
+    from guestledger.adapters.database import open_archive
 
-    async def settled() -> int:
-        async with open_archive(Settings.from_env()) as archive:
-            return await archive.settle()
+    async def settle_them() -> None:
+        async with open_archive(guestledger.Settings.from_env()) as archive:
+            moved = await archive.settle()
+        say(f"{moved} events moved into new partitions")
 
-    say(f"{run(settled())} events moved into months of their own")
+    run(settle_them())
 
 
-def _table(found: list[Partition]) -> Table:
+def _table(found: Sequence[guestledger.Partition]) -> Table:
     table = show.table("month", "first position", "last", "size", "state", wraps=("state",))
-    for month in found:
+    for partition in found:
         show.add_row(
             table,
-            f"{month.month:%Y-%m}" if month.month else "none",
-            month.first_position,
-            month.last_position,
-            None if month.bytes is None else decimal(month.bytes),
-            _state(month),
+            f"{partition.month:%Y-%m}" if partition.month else "none",
+            partition.first_position,
+            partition.last_position,
+            None if partition.bytes is None else decimal(partition.bytes),
+            _state(partition),
         )
     return table
 
 
-def _state(month: Partition) -> str:
-    if not month.attached:
-        return "detached" if month.bytes is not None else "detached, not in this database"
-    if month.month is None and month.first_position is not None:
+def _state(partition: guestledger.Partition) -> str:
+    if not partition.attached:
+        return "detached" if partition.bytes is not None else "detached, not in this database"
+    if partition.month is None and partition.first_position is not None:
         return "not empty: `guestledger partitions settle`"
     return "attached"

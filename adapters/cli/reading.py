@@ -1,64 +1,59 @@
-"""The commands that read: sessions, metrics, the audit log, a session's history, the log itself and who feeds from it."""
+"""`guestledger sessions`, `metrics` and `audit`: what the projections say."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import datetime
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from guestledger.adapters.cli import log, show
-from guestledger.adapters.cli.options import Channel, Json, Since, Until, moment
-from guestledger.adapters.cli.running import fail, run
-from guestledger.adapters.settings import Settings
-from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.session import Status
-from guestledger.engine.ledger import Ledger
-from guestledger.engine.log.recorded import EventFilter
-from guestledger.engine.operations.replay import until as frames_until
-from guestledger.engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
-from guestledger.engine.projections.metrics import MetricsFilter
-from guestledger.engine.projections.sessions import SessionFilter
+import guestledger
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.messages import session_reason
+from guestledger.adapters.cli.options import Channel, Json, Since, Until, choice
+from guestledger.adapters.cli.running import reading, run
 
 commands = typer.Typer()
-
-
-def _version_or_moment(text: str) -> int | datetime:
-    return int(text) if text.isdecimal() else moment(text)
+_WRAPS = ("channel", "remote session", "reason")
 
 
 @commands.command()
 def sessions(
     channel: Channel = None,
-    status: Annotated[list[Status] | None, typer.Option(help="Only these; may be given more than once.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only this status, such as active or parked. Repeatable.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the sessions, oldest first."""
 
     async def read() -> None:
-        async with _reading() as ledger:
-            rows = ledger.sessions(SessionFilter(channel_id=channel, statuses=tuple(status or ())))
+        statuses = tuple(choice(guestledger.Status, text, "--status") for text in status or ())
+        async with reading() as ledger:
+            rows = ledger.sessions(guestledger.SessionFilter(channel_id=channel, statuses=statuses))
             if not json:
                 console = show.console()
-                console.print(await show.session_table(rows, console.width))
+                console.print(await show.filled(_session_cells(console.width), rows, wraps=_WRAPS))
                 return
             async for row in rows:
-                show.write_json(show.session_json(row))
+                show.write_json(show.camel_json(row))
 
     run(read())
 
 
 @commands.command()
 def metrics(channel: Channel = None, since: Since = None, until: Until = None, json: Json = False) -> None:
-    """Show success rate, latency and counts. Time is cut to whole minutes."""
+    """Show success rate, latency and counts. Times are truncated to minutes."""
 
     async def read() -> None:
-        async with _reading() as ledger:
-            found = await ledger.metrics(MetricsFilter(channel_id=channel, since=since, until=until))
+        wanted = guestledger.MetricsFilter(channel_id=channel, since=since, until=until)
+        async with reading() as ledger:
+            found = await ledger.metrics(wanted)
         if json:
-            show.write_json(show.metrics_json(found))
+            show.write_json(_metrics_json(found))
         else:
-            show.console().print(show.metrics_table(found))
+            show.console().print(metrics_table(found))
 
     run(read())
 
@@ -68,87 +63,91 @@ def audit(
     channel: Channel = None,
     since: Since = None,
     until: Until = None,
-    status: Annotated[ComplianceStatus | None, typer.Option(help="Only this compliance status.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only this compliance status, such as verified or refused.")
+    ] = None,
     session: Annotated[str | None, typer.Option(help="Only this session, by either of its ids.")] = None,
     json: Json = False,
 ) -> None:
-    """Show the audit log, oldest first. `--json` has the contract's shape, the guest's address included."""
+    """Show the audit log, oldest first. `--json` is in the contract's format and contains IP addresses."""
 
     async def read() -> None:
-        async with _reading() as ledger:
-            stream_id = (await ledger.session(session)).id if session is not None else None
-            wanted = AuditFilter(channel_id=channel, since=since, until=until, status=status, id=stream_id)
+        wanted_status = None if status is None else choice(guestledger.ComplianceStatus, status, "--status")
+        async with reading() as ledger:
+            stream_id = None if session is None else (await ledger.session(session)).id
+            wanted = guestledger.AuditFilter(
+                channel_id=channel, since=since, until=until, status=wanted_status, id=stream_id
+            )
             if not json:
                 console = show.console()
-                console.print(await show.audit_table(ledger.audit(wanted), console.width))
+                console.print(await show.filled(_audit_cells(console.width), ledger.audit(wanted), wraps=_WRAPS))
                 return
             async for entry in ledger.audit(wanted):
-                show.write_json(contract_form(entry))
+                show.write_json(guestledger.contract_form(entry))
 
     run(read())
 
 
-@commands.command()
-def replay(
-    session: Annotated[str, typer.Argument(help="The session, by either of its ids.")],
-    at: Annotated[
-        Any | None, typer.Option(parser=_version_or_moment, metavar="VERSION|TIME", help="Up to this point.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Run a session's history again, event by event, with what was next at each. Personal data is masked."""
-
-    async def read() -> None:
-        async with _reading() as ledger:
-            frames = await ledger.replay(session)
-        wanted = frames if at is None else frames_until(frames, at)
-        if not wanted:
-            fail(f"session {session} had no event yet at {at}: its first was recorded {frames[0].recorded.recorded_at}")
-        if json:
-            show.write_json(show.replay_json(wanted))
-        else:
-            console = show.console()
-            console.print(show.timeline(wanted, console.width))
-
-    run(read())
+def metrics_table(metrics: guestledger.Metrics) -> Table:
+    """Return the metrics, one a row."""
+    made = show.table("metric", "value")
+    show.add_row(made, "success rate", f"{metrics.success_rate:.2f}")
+    show.add_row(made, "sessions tracked", metrics.tracked)
+    if metrics.pending is not None:
+        show.add_row(made, "still pending", metrics.pending)
+    if metrics.latency is not None:
+        show.add_row(made, "average latency", f"{metrics.latency.average:.0f} ms")
+        for name in ("p50", "p95", "p99"):
+            show.add_row(made, f"{name} latency", f"{getattr(metrics.latency, name)} ms")
+    for name, count in metrics.counts.items():
+        show.add_row(made, name.replace("_", " "), count)
+    return made
 
 
-@commands.command()
-def events(
-    after: Annotated[int, typer.Option(min=-1, max=2**62, help="Begin after this position.")] = -1,
-    type_: Annotated[
-        list[str] | None, typer.Option("--type", help="Only these event types; may be given more than once.")
-    ] = None,
-    since: Since = None,
-    until: Until = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on for ever with what comes.")] = False,
-    json: Json = False,
-) -> None:
-    """Print the event log, in order. Personal data is masked."""
-    try:
-        wanted = EventFilter(types=tuple(type_ or ()), since=since, until=until)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--type") from None
-    if follow and until is not None:
-        raise typer.BadParameter("a log that is followed has no end", param_hint="--until")
-    run(log.events(after, wanted, follow=follow, json=json))
+def _metrics_json(metrics: guestledger.Metrics) -> dict[str, Any]:
+    """Return the contract's three metrics and what they are computed from."""
+    latency = metrics.latency
+    return {
+        "successRate": round(metrics.success_rate, 2),
+        "averageLatency": None if latency is None else round(latency.average, 1),
+        "totalTracked": metrics.tracked,
+        "latency": None if latency is None else {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99},
+        "pending": metrics.pending,
+        "outcomes": {name: metrics.counts[name] for name in ("created", "refused", "rejected", "abandoned")},
+        "counts": metrics.counts,
+    }
 
 
-@commands.command()
-def consumers(
-    json: Json = False,
-    forget: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Drop the checkpoint of a consumer that there is none of any more."),
-    ] = None,
-) -> None:
-    """List the named consumers of the log: how far each has come, and how far the log is ahead of it."""
-    run(log.consumers(json=json, forget=forget))
+def _session_cells(width: int) -> show.Cells[guestledger.SessionRow]:
+    cells: dict[str, Callable[[guestledger.SessionRow], object]] = {
+        "id": lambda row: row.id,
+        "status": lambda row: row.status,
+        "channel": lambda row: row.channel_id,
+        "ms": lambda row: row.latency_ms,
+    }
+    if width >= show.WIDE:
+        cells |= {
+            "remote session": lambda row: row.session_id,
+            "opened": lambda row: show.time(row.opened_at),
+            "attempts": lambda row: row.attempts,
+        }
+    cells["reason"] = session_reason
+    return cells
 
 
-@asynccontextmanager
-async def _reading() -> AsyncIterator[Ledger]:
-    async with connect(Settings.from_env(), scheduler=False) as ledger:
-        with show.progress(None, "catching up"):
-            await ledger.catch_up()
-        yield ledger
+def _audit_cells(width: int) -> show.Cells[guestledger.AuditEntry]:
+    """Without IP address and fingerprint: `--json` has those."""
+    cells: dict[str, Callable[[guestledger.AuditEntry], object]] = {
+        "id": lambda entry: entry.id,
+        "compliance": lambda entry: entry.compliance_status,
+        "time": lambda entry: show.time(entry.timestamp),
+    }
+    if width >= show.WIDE:
+        cells |= {
+            "channel": lambda entry: entry.channel_id,
+            "remote session": lambda entry: entry.session_id,
+            "consent": lambda entry: "recorded" if entry.consent_recorded else "refused",
+            "token expires": lambda entry: show.time(entry.token_expiry),
+            "ms": lambda entry: entry.initialization_latency_ms,
+        }
+    return cells

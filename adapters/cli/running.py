@@ -1,30 +1,34 @@
-"""How a command runs and ends: its result, or one line on stderr that says what to do."""
+"""How a command runs and ends: with its result, or with one line on stderr that says what to do."""
+
+from __future__ import annotations
 
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NoReturn, TypeVar
 
 import typer
 
+import guestledger
+from guestledger.adapters.cli import show
 from guestledger.adapters.cli.stopping import stopping
-from guestledger.engine.domain.errors import GuestledgerError
 
 Result = TypeVar("Result")
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Do a command's work. An error that it can name is told of in one line, and ends the command with exit code 2.
+    """Run a command's coroutine. A `GuestledgerError` becomes one line and exit code 2.
 
-    Told to stop, it is cancelled, unless it has said otherwise by `stopping.then`.
+    The first signal cancels it, unless it calls `stopping.then` itself.
     """
     try:
         return asyncio.run(_cancellable(work))
-    except GuestledgerError as error:
-        fail(str(error))
+    except guestledger.GuestledgerError as error:
+        fail_with(error)
     except asyncio.CancelledError:
-        say("interrupted: accepted requests stay pending, `guestledger worker` goes on with them")
+        say("interrupted: accepted requests stay pending, `guestledger worker` continues them")
         raise stopped() from None
 
 
@@ -35,17 +39,38 @@ async def _cancellable(work: Coroutine[Any, Any, Result]) -> Result:
     return await work
 
 
+def opened() -> AbstractAsyncContextManager[guestledger.Ledger]:
+    """Open the ledger of the environment's settings, without a scheduler."""
+    return guestledger.connect(guestledger.Settings.from_env(), scheduler=False)
+
+
+@asynccontextmanager
+async def reading() -> AsyncIterator[guestledger.Ledger]:
+    """Open the ledger and bring its projections up to date."""
+    async with opened() as ledger:
+        with show.progress(None, "catching up"):
+            await ledger.projections.catch_up()
+        yield ledger
+
+
 def stopped() -> typer.Exit:
-    """The end of a command that was told to stop: with exit code 130 by SIGINT, 143 by SIGTERM, as shells count."""
+    """Return the exit of a stopped command: code 130 for SIGINT, 143 for SIGTERM."""
     return typer.Exit(128 + (stopping.signal or signal.SIGINT))
 
 
 def say(text: str) -> None:
-    """One line for a person, on stderr."""
+    """Write one line for a person to stderr."""
     sys.stderr.write(f"guestledger: {text}\n")
 
 
 def fail(text: str) -> NoReturn:
-    """End the command as used wrongly, or as unable to reach a service: exit code 2."""
+    """End the command with exit code 2: wrong use, or a service cannot be reached."""
     say(text)
     raise typer.Exit(2)
+
+
+def fail_with(error: guestledger.GuestledgerError) -> NoReturn:
+    """End the command with this error's line and exit code 2."""
+    from guestledger.adapters.cli.messages import error_line
+
+    fail(error_line(error))

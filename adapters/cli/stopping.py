@@ -1,7 +1,4 @@
-"""SIGTERM and SIGINT: the first asks a command to stop, a second one ends the process there and then.
-
-Nothing but the standard library is needed here, so that a signal is heeded before all the rest is read in.
-"""
+"""SIGTERM and SIGINT: the first asks a command to stop, the second ends the process at once."""
 
 import asyncio
 import os
@@ -14,40 +11,39 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Stopping:
-    """What a process does when it is told to stop. There is one of it, `stopping`, as there is one process."""
+    """The process's reaction to signals. The one instance is `stopping`."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        """The signal that came first."""
+        """The first signal received."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: Callable[[], object] | None = None
 
     def install(self) -> None:
-        """Take notice of signals from now on. A SIGINT that whoever started the process wants ignored is ignored."""
-        signal.signal(signal.SIGTERM, self._came)
+        """Handle signals from now on. A SIGINT that the parent process ignores stays ignored."""
+        signal.signal(signal.SIGTERM, self._received)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._came)
+            signal.signal(signal.SIGINT, self._received)
 
     def then(self, stop: Callable[[], object]) -> None:
-        """When told to stop, call this once in the running event loop, and nothing that was named earlier.
+        """On the first signal, call `stop` once in the running event loop. Replaces any earlier `stop`.
 
-        Soon, if that has been told already.
+        If the signal has come already, `stop` is called soon.
         """
         self._loop, self._stop = asyncio.get_running_loop(), stop
         if self.signal is not None:
-            self._loop.call_soon(self._obey)
+            self._loop.call_soon(self._call)
 
-    def _came(self, number: int, _frame: FrameType | None) -> None:
-        # Not by the signal's default action: the first process of a container has none.
+    def _received(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
             if sys.stderr.isatty():
                 os.write(2, _SHOW_CURSOR)
-            os._exit(128 + number)
+            os._exit(128 + number)  # process 1 of a container has no default action for signals
         self.signal = number
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._obey)
+            self._loop.call_soon_threadsafe(self._call)
 
-    def _obey(self) -> None:
+    def _call(self) -> None:
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()

@@ -43,6 +43,10 @@ class Cause(StrEnum):
     """What came back is not HTTP."""
 
     LEASE_LOST = "lease_lost"
+    NOT_CONFIGURED = "not_configured"
+    """The settings of this process give no access to the service."""
+    NOT_READY = "not_ready"
+    """The service answers, but has to be set up first."""
     SERVICE_UNAVAILABLE = "service_unavailable"
     """A service that the request needs, such as the token endpoint, could not be used."""
     TOKEN_REFUSED = "token_refused"  # noqa: S105 - a code, not a token

@@ -119,9 +119,7 @@ class Executor:
         own = kept or step
         mine = () if own is None else (own,)
         try:
-            appended = await self.recorder.append(
-                work, mine=mine, keep=kept is not None, feedback=result.feedback
-            )
+            appended = await self.recorder.append(work, mine=mine, keep=kept is not None, feedback=result.feedback)
         except WrongExpectedVersion:
             await self.recorder.record_late(work, result)
             raise

@@ -1,7 +1,5 @@
 """A step handler: what it gets, what it returns, and where it runs."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -19,6 +17,7 @@ from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.webhook import WebhookSender
+from guestledger.engine.worker.calls import CallLimit
 
 
 class Lane(Enum):
@@ -64,8 +63,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     limiter: RateLimiter
     clock: Clock
     policy: Policy
-    call: Callable[[bool], AbstractAsyncContextManager[None]]
-    """A place among this process's calls to the provider; the argument says whether the step was claimed."""
+    calls: CallLimit
 
 
 class StepContext(Protocol):

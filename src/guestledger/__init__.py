@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from guestledger.adapters.cxone.profile import Profile
-    from guestledger.adapters.postgres.admin.privileges import TooManyPrivileges
-    from guestledger.adapters.postgres.connection import DatabaseFault, LedgerNotReady, NotAllowed, UnfitEngine
+    from guestledger.adapters.database import stop_database, upgrade_database
+    from guestledger.adapters.postgres.errors import TooManyPrivileges
+    from guestledger.adapters.postgres.errors import (
+        DatabaseFault,
+        LedgerClosed,
+        LedgerNotReady,
+        NotAllowed,
+        UnfitEngine,
+    )
     from guestledger.adapters.settings import InvalidSettings, Settings
     from guestledger.adapters.simulator.config import SimulatorConfig
     from guestledger.adapters.simulator.server import Simulator
-    from guestledger.adapters.wiring import connect, simulated, stop_database, upgrade_database
-    from guestledger.engine.domain import events
+    from guestledger.adapters.wiring import connect, simulated
+    from guestledger.engine.domain.causes import Cause
     from guestledger.engine.domain.consent import Consent
-    from guestledger.engine.domain.delivery import DeliveryPolicy
+    from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
         CredentialsRefused,
         EventTooLarge,
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
         PartitionRefused,
         ProjectionStopped,
         RebuildInterrupted,
+        RedeliveryRefusal,
         RedeliveryRefused,
         RequestDenied,
         ResolutionRefused,
@@ -36,26 +44,29 @@ if TYPE_CHECKING:
         UnknownEvent,
         UnknownProjection,
     )
-    from guestledger.engine.domain.events import Event, FailureKind
-    from guestledger.engine.domain.lifecycle import Policy
-    from guestledger.engine.domain.outcomes import Adoption, Resolution, Verdict
+    from guestledger.engine.domain.events import *  # noqa: F403 - every event class
+    from guestledger.engine.domain.events import Event, Guest
+    from guestledger.engine.domain.outcomes import Adoption, FailureKind, Resolution, Verdict
+    from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
     from guestledger.engine.domain.session import Session, Status
     from guestledger.engine.ledger import Ledger
+    from guestledger.engine.limits.admission import DenialReason, Denied
     from guestledger.engine.limits.limiter import LimiterState
-    from guestledger.engine.limits.policy import DenialReason, Denied, LimiterPolicy
-    from guestledger.engine.limits.retry import InDoubt, RetryPolicy
+    from guestledger.engine.limits.policy import LimiterPolicy
+    from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.events import Events
-    from guestledger.engine.operations.explain import Blocker, Explanation, Wait
+    from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
-    from guestledger.engine.ports import ConsumerRow, Partition
+    from guestledger.engine.ports.consumers import ConsumerRow
+    from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, contract_form
     from guestledger.engine.projections.metrics import Metrics, MetricsFilter
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
@@ -67,7 +78,9 @@ __all__ = [
     "AuditEntry",
     "AuditFilter",
     "Batch",
+    "BlockedBy",
     "Blocker",
+    "Cause",
     "ComplianceStatus",
     "Consent",
     "ConsumerOptions",
@@ -78,6 +91,7 @@ __all__ = [
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "DueStep",
     "Event",
     "EventFilter",
     "EventTooLarge",
@@ -85,6 +99,7 @@ __all__ = [
     "Explanation",
     "FailureKind",
     "Frame",
+    "Guest",
     "GuestConsent",
     "GuestRequest",
     "GuestledgerError",
@@ -95,6 +110,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidSettings",
     "Ledger",
+    "LedgerClosed",
     "LedgerNotReady",
     "LimiterPolicy",
     "LimiterState",
@@ -113,6 +129,7 @@ __all__ = [
     "Projections",
     "RebuildInterrupted",
     "RecordedEvent",
+    "RedeliveryRefusal",
     "RedeliveryRefused",
     "RequestDenied",
     "Resolution",
@@ -129,6 +146,8 @@ __all__ = [
     "Simulator",
     "SimulatorConfig",
     "Status",
+    "StepExplanation",
+    "StepName",
     "TooManyPrivileges",
     "UnfitEngine",
     "UnknownEvent",
@@ -136,11 +155,11 @@ __all__ = [
     "Verdict",
     "Verification",
     "Wait",
+    "WaitBasis",
     "Webhooks",
     "__version__",
     "connect",
     "contract_form",
-    "events",
     "parse_request",
     "simulated",
     "stop_database",
@@ -150,47 +169,46 @@ __version__: str
 
 _NAMES = {
     "adapters.cxone.profile": "Profile",
+    "adapters.database": "stop_database upgrade_database",
     "adapters.postgres.admin.privileges": "TooManyPrivileges",
-    "adapters.postgres.connection": "DatabaseFault LedgerNotReady NotAllowed UnfitEngine",
+    "adapters.postgres.errors": "DatabaseFault LedgerClosed LedgerNotReady NotAllowed UnfitEngine",
     "adapters.settings": "InvalidSettings Settings",
     "adapters.simulator.config": "SimulatorConfig",
     "adapters.simulator.server": "Simulator",
-    "adapters.wiring": "connect simulated stop_database upgrade_database",
+    "adapters.wiring": "connect simulated",
+    "engine.domain.causes": "Cause",
     "engine.domain.consent": "Consent",
-    "engine.domain.delivery": "DeliveryPolicy",
-    "engine.domain.errors": (
-        "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest "
-        "PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefused "
-        "RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent "
-        "UnknownProjection"
-    ),
-    "engine.domain.events": "Event FailureKind",
-    "engine.domain.lifecycle": "Policy",
-    "engine.domain.outcomes": "Adoption Resolution Verdict",
+    "engine.domain.due": "DueStep StepName",
+    "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection",
+    "engine.domain.events": "Event Guest",
+    "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
+    "engine.domain.policy": "DeliveryPolicy Policy",
     "engine.domain.request": "GuestConsent GuestRequest parse_request",
     "engine.domain.session": "Session Status",
     "engine.ledger": "Ledger",
+    "engine.limits.admission": "DenialReason Denied",
     "engine.limits.limiter": "LimiterState",
-    "engine.limits.policy": "DenialReason Denied LimiterPolicy",
-    "engine.limits.retry": "InDoubt RetryPolicy",
+    "engine.limits.policy": "LimiterPolicy",
+    "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.events": "Events",
-    "engine.operations.explain": "Blocker Explanation Wait",
+    "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",
     "engine.operations.partitions": "Partitions",
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
     "engine.operations.replay": "Frame",
-    "engine.ports": "ConsumerRow Partition",
+    "engine.ports.consumers": "ConsumerRow",
+    "engine.ports.partitions": "Partition",
     "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",
     "engine.projections.metrics": "Metrics MetricsFilter",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
     "engine.worker.scheduler": "Scheduler",
 }
-"""The public names of each module. The event classes are in `events`, so that a new one needs no line here."""
+"""The public names of each module. The event classes come besides."""
 _MODULES = {name: f"guestledger.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 
@@ -199,15 +217,20 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version  # noqa: PLC0415 - slow to import
 
         value: object = version("guestledger")
-    elif name == "events":
-        value = import_module("guestledger.engine.domain.events")
     elif name in _MODULES:
         value = getattr(import_module(_MODULES[name]), name)
+    elif not name.startswith("_") and name in _event_types():
+        value = _event_types()[name]
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
+def _event_types() -> dict[str, object]:
+    # So that a new event needs no line here.
+    return dict(import_module("guestledger.engine.domain.events").EVENT_TYPES)
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_event_types()})

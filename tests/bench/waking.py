@@ -10,7 +10,7 @@ from guestledger.adapters.postgres.log.notifier import LogNotifier
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.work import Claimed
+from guestledger.engine.ports.due_steps import Claimed
 from tests.bench.figures import Figure
 from tests.bench.opening import REQUEST
 

@@ -64,9 +64,7 @@ def file(tmp_path: Path) -> str:
     return guests.write_file(tmp_path, REQUESTS)
 
 
-async def test_a_thousand_requests_with_faults_are_answered_in_order_and_every_valid_one_ends_active_with_one_session(
-    database_url: str, file: str
-):
+async def test_thousand_faulty_requests_get_one_session_each_in_order(database_url: str, file: str):
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     async with Simulator(KNOBS) as simulator:
         env = environment(database_url, simulator, webhook_secret=secret)
@@ -88,9 +86,7 @@ async def test_a_thousand_requests_with_faults_are_answered_in_order_and_every_v
         await assert_audit_agrees_with_the_log(env, database_url)
 
 
-async def test_without_waiting_every_valid_request_is_active_or_under_way_and_a_worker_makes_it_active(
-    database_url: str, tmp_path: Path
-):
+async def test_worker_activates_what_open_did_not_wait_for(database_url: str, tmp_path: Path):
     requests, expected_ends = REQUESTS[:500], EXPECTED[:500]
     file = guests.write_file(tmp_path, requests)
     async with Simulator(KNOBS) as simulator:

@@ -36,16 +36,14 @@ async def auditor(database_url: str) -> AsyncIterator[str]:
         yield url
 
 
-async def test_an_auditor_can_read_all_there_is_to_read(auditor: str):
+async def test_auditor_can_run_all_reading_commands(auditor: str):
     results = await asyncio.gather(*(run(*command, "--json", env=environment(auditor)) for command in READING))
     for command, result in zip(READING, results, strict=True):
         assert (result.code, result.err) == (0, ""), command
         assert result.out or command == ("consumers",), command
 
 
-async def test_what_no_worker_has_projected_yet_is_missing_for_an_auditor_who_is_told_how_much(
-    auditor: str, database_url: str
-):
+async def test_auditor_gets_a_warning_about_events_not_yet_projected(auditor: str, database_url: str):
     env = environment(auditor)
     before = await run("sessions", "--json", env=env)
     await logs.write(database_url, 10, after=EVENTS - 1)
@@ -63,7 +61,7 @@ async def test_what_no_worker_has_projected_yet_is_missing_for_an_auditor_who_is
     assert len(caught_up.out) > len(before.out) > 0
 
 
-async def test_what_an_auditor_may_not_do_is_refused_in_one_line(auditor: str, database_url: str, tmp_path: Path):
+async def test_auditor_is_refused_other_commands_in_one_line(auditor: str, database_url: str, tmp_path: Path):
     before = await everything(database_url)
     file = guests.write_file(tmp_path, map(guests.guest, range(3)))
     async with Simulator() as simulator:
@@ -93,7 +91,7 @@ COLUMN = {
 }
 
 
-async def test_an_auditor_writes_nothing(auditor: str):
+async def test_auditor_writes_nothing(auditor: str):
     connection = await asyncpg.connect(auditor.replace("+asyncpg", ""), server_settings={"search_path": "guestledger"})
     changes = ("INSERT INTO {t} SELECT * FROM {t}", "UPDATE {t} SET {c} = {c}", "DELETE FROM {t}", "TRUNCATE {t}")
     for table, column in COLUMN.items():

@@ -15,7 +15,7 @@ from tests.e2e.command import ended, environment, run, started
 HAS_PROC = Path("/proc/self").exists()
 
 
-async def test_the_demo_shows_metrics_an_audit_entry_and_a_timeline_and_leaves_no_server_behind(data_dir: Path):
+async def test_demo_shows_its_results_and_leaves_no_server_behind(data_dir: Path):
     demo = await run("demo", env=environment(data_dir=str(data_dir)))
 
     assert demo.code == 0, demo.err
@@ -32,7 +32,7 @@ async def test_the_demo_shows_metrics_an_audit_entry_and_a_timeline_and_leaves_n
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="it takes /proc to see the server")
-async def test_the_demo_leaves_no_server_behind_when_it_is_told_to_stop(data_dir: Path):
+async def test_stopped_demo_leaves_no_server_behind(data_dir: Path):
     async with started("demo", env=environment(data_dir=str(data_dir))) as process:
         while len(processes_in(data_dir)) < 3:  # it has begun to serve
             assert process.returncode is None
@@ -44,9 +44,7 @@ async def test_the_demo_leaves_no_server_behind_when_it_is_told_to_stop(data_dir
     assert not processes_in(data_dir)
 
 
-async def test_commands_at_once_share_one_embedded_server_that_keeps_its_data_and_stops_when_told(
-    data_dir: Path, tmp_path: Path
-):
+async def test_concurrent_commands_share_one_embedded_server(data_dir: Path, tmp_path: Path):
     files = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

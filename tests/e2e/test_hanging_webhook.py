@@ -22,9 +22,7 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield running
 
 
-async def test_open_session_returns_before_its_webhook_has_been_answered_or_given_up(
-    database_url: str, simulator: Simulator
-):
+async def test_open_session_does_not_wait_for_the_webhook(database_url: str, simulator: Simulator):
     settings = Settings.from_env(environment(database_url, simulator))
     requests = [parse_request(line) for line in guests.as_lines(REQUESTS).splitlines()]
     async with connect(settings) as ledger:
@@ -36,9 +34,7 @@ async def test_open_session_returns_before_its_webhook_has_been_answered_or_give
         await a_webhook_hangs(simulator)
 
 
-async def test_the_command_answers_one_request_after_the_other_while_webhooks_hang(
-    database_url: str, simulator: Simulator, tmp_path: Path
-):
+async def test_open_answers_requests_while_webhooks_hang(database_url: str, simulator: Simulator, tmp_path: Path):
     file = guests.write_file(tmp_path, REQUESTS[:20])
     env = environment(database_url, simulator)
 

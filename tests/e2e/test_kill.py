@@ -39,9 +39,7 @@ MOMENTS = [Moment(1, HONEST), Moment(500, HONEST), Moment(250, ROUGH)]
 REQUESTS = [guests.guest(number, idempotencyKey=f"guest-{number}") for number in range(1_000)]
 
 
-async def test_whatever_was_accepted_when_open_is_killed_a_worker_ends_and_no_remote_session_is_unknown(
-    runtime_server: str, migrated_template: str, tmp_path: Path
-):
+async def test_worker_finishes_what_a_killed_open_accepted(runtime_server: str, migrated_template: str, tmp_path: Path):
     file = guests.write_file(tmp_path, REQUESTS)
 
     async def at(moment: Moment) -> None:
@@ -65,7 +63,7 @@ async def test_whatever_was_accepted_when_open_is_killed_a_worker_ends_and_no_re
             tasks.create_task(at(moment))
 
 
-async def test_a_file_that_is_given_again_after_a_kill_opens_every_session_once(database_url: str, tmp_path: Path):
+async def test_same_file_after_a_kill_opens_each_session_once(database_url: str, tmp_path: Path):
     file = guests.write_file(tmp_path, REQUESTS[:400])
     async with Simulator(HONEST) as simulator:
         env = environment(database_url, simulator)
@@ -82,9 +80,7 @@ async def test_a_file_that_is_given_again_after_a_kill_opens_every_session_once(
         await assert_nothing_lost(database_url, simulator)
 
 
-async def test_open_that_is_interrupted_says_in_one_line_that_a_worker_goes_on_and_it_does(
-    database_url: str, tmp_path: Path
-):
+async def test_interrupted_open_names_the_worker_which_continues(database_url: str, tmp_path: Path):
     file = guests.write_file(tmp_path, REQUESTS[:200])
     async with Simulator(SimulatorConfig(slow_ms=100)) as simulator:
         env = environment(database_url, simulator)
@@ -103,7 +99,7 @@ async def test_open_that_is_interrupted_says_in_one_line_that_a_worker_goes_on_a
         await assert_nothing_lost(database_url, simulator)
 
 
-async def test_when_a_worker_is_killed_another_one_ends_what_it_had_taken_on(database_url: str):
+async def test_another_worker_finishes_what_a_killed_one_claimed(database_url: str):
     async with Simulator(HONEST) as simulator:
         env = environment(database_url, simulator)
         await accept(database_url, REQUESTS[:300])
@@ -119,7 +115,7 @@ async def test_when_a_worker_is_killed_another_one_ends_what_it_had_taken_on(dat
         await assert_nothing_lost(database_url, simulator)
 
 
-async def test_a_worker_that_is_told_to_stop_ends_what_is_in_flight_and_leaves_the_rest_free_to_be_taken(
+async def test_stopped_worker_finishes_work_in_flight_and_frees_the_rest(
     database_url: str,
 ):
     # Whatever was cut off would be sent again, and would show as a second session.
@@ -142,7 +138,7 @@ async def test_a_worker_that_is_told_to_stop_ends_what_is_in_flight_and_leaves_t
         await assert_nothing_lost(database_url, simulator)
 
 
-async def test_a_worker_that_was_suspended_past_its_leases_records_what_it_learns_late_and_no_remote_session_is_unknown(
+async def test_worker_suspended_past_its_leases_records_late_answers(
     database_url: str,
 ):
     # This server makes a second session for whoever takes over, and only the suspended worker can tell of the first.
@@ -167,7 +163,7 @@ async def test_a_worker_that_was_suspended_past_its_leases_records_what_it_learn
         await assert_nothing_lost(database_url, simulator)
 
 
-async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_end_in_time_and_another_takes_it_on(
+async def test_stopped_worker_gives_back_what_it_cannot_finish_in_time(
     database_url: str,
 ):
     async with Simulator(SimulatorConfig(hang_share=1.0, hang_s=120, honour_idempotency_key=True)) as simulator:
@@ -191,7 +187,7 @@ async def test_a_worker_that_is_told_to_stop_gives_back_what_it_cannot_end_in_ti
         await assert_nothing_lost(database_url, simulator)
 
 
-async def test_a_second_signal_ends_a_worker_at_once_however_long_it_may_drain(database_url: str):
+async def test_second_signal_ends_a_draining_worker_at_once(database_url: str):
     async with Simulator(SimulatorConfig(hang_share=1.0, hang_s=120, honour_idempotency_key=True)) as simulator:
         env = environment(database_url, simulator)
         await accept(database_url, REQUESTS[:5])

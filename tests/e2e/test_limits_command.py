@@ -5,41 +5,41 @@ from tests.e2e import guests
 from tests.e2e.command import environment, run
 
 
-async def test_a_gate_that_a_server_wants_closed_for_years_is_listed_and_a_person_opens_it(database_url: str):
+async def test_limiter_closed_for_years_is_listed_and_can_be_reset(database_url: str):
     async with Simulator(SimulatorConfig(throttle_share=1.0, retry_after="huge")) as simulator:
         env = environment(database_url, simulator)
         given_up = await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(1)]))
         assert [answer["status"] for answer in given_up.out] == ["abandoned"]
 
-        [closed] = (await run("limiters", "--json", env=env)).out
+        [closed] = (await run("limits", "--json", env=env)).out
         assert closed["limiter"].endswith(" sessions")
         assert closed["closed_until"] > "2030"
-        table = await run("limiters", env=env)
+        table = await run("limits", env=env)
         assert closed["limiter"] in table.text
         assert closed["closed_until"][:10] in table.text
         assert "by the database's clock" in table.text
 
-        opened = await run("limiters", "--open", closed["limiter"], env=env)
+        opened = await run("limits", "--reset", closed["limiter"], env=env)
 
         assert (opened.code, opened.text) == (0, "")
         [trace, advice] = opened.err.splitlines()
-        assert f"limiter {closed['limiter']!r} is opened by hand, by '{getpass.getuser()}'" in trace
-        assert "what was told a time keeps it" in advice
-        assert (await run("limiters", "--json", env=env)).out == []
+        assert f"limiter {closed['limiter']!r} was reset by '{getpass.getuser()}'" in trace
+        assert "keep their time" in advice
+        assert (await run("limits", "--json", env=env)).out == []
         simulator.config = SimulatorConfig()
         made = await run("open", "-", env=env, stdin=guests.as_lines([guests.guest(2)]))
         assert [answer["status"] for answer in made.out] == ["active"]
 
 
-async def test_a_gate_that_nothing_is_known_against_is_said_to_be_so(database_url: str):
+async def test_reset_of_an_unknown_limiter_is_refused(database_url: str):
     async with Simulator() as simulator:
-        opened = await run("limiters", "--open", "api.example.com sessions", env=environment(database_url, simulator))
+        opened = await run("limits", "--reset", "api.example.com sessions", env=environment(database_url, simulator))
 
     assert opened.code == 2
     assert "guestledger limits" in opened.err
 
 
-async def test_a_worker_that_starts_while_no_token_may_be_asked_for_waits_until_one_may(database_url: str):
+async def test_worker_waits_for_the_token_limiter_at_its_start(database_url: str):
     async with Simulator(SimulatorConfig(token_throttle_times=1, retry_after_s=6)) as simulator:
         env = environment(database_url, simulator)
         opened = await run("open", "-", "--no-wait", env=env, stdin=guests.as_lines([guests.guest(1)]))

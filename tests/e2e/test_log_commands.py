@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.log.appends import Lease
 from tests import logs
 from tests.pacing import proposed
@@ -64,7 +64,7 @@ async def test_events_prints_the_log_in_order_within_80_columns(database_url: st
     assert max(map(len, lines)) <= 80
 
 
-async def test_events_as_json_shows_all_but_what_is_personal(database_url: str) -> None:
+async def test_events_as_json_masks_personal_data(database_url: str) -> None:
     await logs.write(database_url, 500)
     _, out, _ = await run(database_url, "events", "--json")
     lines = [msgspec.json.decode(line) for line in out.splitlines()]
@@ -77,7 +77,7 @@ async def test_events_as_json_shows_all_but_what_is_personal(database_url: str) 
         assert secret not in out
 
 
-async def test_events_can_be_narrowed_by_position_type_and_time(database_url: str) -> None:
+async def test_events_are_filtered_by_position_type_and_time(database_url: str) -> None:
     await logs.write(database_url, 300)
     every = await printed(database_url, "events")
     since, until = every[50]["recordedAt"], every[250]["recordedAt"]
@@ -88,17 +88,18 @@ async def test_events_can_be_narrowed_by_position_type_and_time(database_url: st
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--type", "SessionCreatd"], "is not an event type"), (["--follow", "--until", "2024-05-20"], "has no end")],
+    [
+        (["--type", "SessionCreatd"], "is not an event type"),
+        (["--follow", "--until", "2024-05-20"], "does not go with --follow"),
+    ],
 )
-async def test_events_refuses_what_makes_no_sense(database_url: str, arguments: list[str], told: str) -> None:
+async def test_events_rejects_senseless_filters(database_url: str, arguments: list[str], told: str) -> None:
     code, out, err = await run(database_url, "events", *arguments)
     assert (code, out) == (2, "")
     assert told in err
 
 
-async def test_events_says_in_one_line_where_it_met_an_event_it_cannot_read(
-    database_url: str, store: PostgresEventStore
-) -> None:
+async def test_events_names_the_position_of_an_unreadable_event(database_url: str, store: PostgresEventStore) -> None:
     await store.append(proposed(events=3))
     connection = await logs.connect(database_url)
     await connection.execute(
@@ -114,7 +115,7 @@ async def test_events_says_in_one_line_where_it_met_an_event_it_cannot_read(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_following_goes_on_with_what_comes_until_it_is_told_to_end(
+async def test_events_follows_the_log_until_a_signal(
     database_url: str, store: PostgresEventStore, number: signal.Signals
 ) -> None:
     await store.append(proposed(events=3))

@@ -14,7 +14,7 @@ REQUESTS = [guests.guest(number) for number in range(400)]
 WORKERS = 3
 
 
-async def test_workers_on_one_backlog_take_every_step_of_every_session_once(database_url: str):
+async def test_concurrent_workers_take_each_step_once(database_url: str):
     # This server makes a session for each request, and nothing fails: whatever is done twice, shows.
     config = SimulatorConfig(honour_idempotency_key=False, slow_ms=50, session_lifetime_s=2.5)
     async with asyncio.timeout(LIMIT_S), Simulator(config) as simulator, AsyncExitStack() as stack:

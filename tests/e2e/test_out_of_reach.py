@@ -45,7 +45,7 @@ def closed_port() -> Iterator[int]:
     ],
     ids=["wrong credentials", "CXone unreachable"],
 )
-async def test_where_cxone_cannot_be_used_every_request_is_accepted_and_a_worker_opens_it_once_it_can(
+async def test_requests_are_accepted_while_the_provider_cannot_be_used(
     broken, words, database_url: str, simulator: Simulator, file: str, closed_port: int
 ):
     env = environment(database_url, simulator)
@@ -73,13 +73,13 @@ async def test_where_cxone_cannot_be_used_every_request_is_accepted_and_a_worker
     assert (await raw_log.counts(database_url))["SessionCreated"] == 150
 
 
-async def test_a_worker_that_is_started_with_wrong_credentials_ends_at_once(database_url: str, simulator: Simulator):
+async def test_worker_with_wrong_credentials_ends_at_once(database_url: str, simulator: Simulator):
     worked = await run("worker", env=environment(database_url, simulator, cxone_client_secret=PASSWORD))
 
     assert_one_line(worked, "credentials", "GUESTLEDGER_CXONE_CLIENT_SECRET")
 
 
-async def test_a_worker_that_is_started_while_cxone_cannot_be_reached_warns_and_does_what_needs_none(
+async def test_worker_without_a_provider_warns_and_expires_tokens(
     database_url: str, simulator: Simulator, file: str, closed_port: int
 ):
     simulator.config = SimulatorConfig(session_lifetime_s=2)
@@ -99,7 +99,7 @@ async def test_a_worker_that_is_started_while_cxone_cannot_be_reached_warns_and_
     assert "refused" in worked.err.splitlines()[0]
 
 
-async def test_a_database_that_goes_away_in_the_middle_ends_open_in_one_line_and_a_worker_when_it_is_back_loses_nothing(
+async def test_database_outage_ends_open_in_one_line_and_loses_nothing(
     postgres_server: str, database_url: str, file: str
 ):
     async with Simulator(SimulatorConfig(slow_ms=20, server_error_share=0.2)) as simulator:
@@ -132,7 +132,7 @@ def but_for_losses(result: Result) -> Result:
     return result._replace(err="".join(told))
 
 
-async def test_an_answer_that_open_could_not_record_any_more_is_told_with_the_session_that_cxone_has_made(
+async def test_unrecorded_answer_is_logged_with_its_remote_session(
     postgres_server: str, database_url: str, tmp_path: Path
 ):
     async with Simulator(SimulatorConfig(slow_ms=1_500)) as simulator, asyncio.timeout(LIMIT_S):
@@ -148,9 +148,7 @@ async def test_an_answer_that_open_could_not_record_any_more_is_told_with_the_se
     assert_one_line(but_for_losses(opened), "database", "GUESTLEDGER_DATABASE_URL")
 
 
-async def test_a_database_out_of_reach_is_told_in_one_line_without_its_password(
-    simulator: Simulator, file: str, closed_port: int
-):
+async def test_unreachable_database_is_one_line_without_its_password(simulator: Simulator, file: str, closed_port: int):
     env = environment(f"postgresql://ledger:{PASSWORD}@127.0.0.1:{closed_port}/ledger", simulator)
     commands = [("open", file), ("db", "upgrade")]
 
@@ -160,7 +158,7 @@ async def test_a_database_out_of_reach_is_told_in_one_line_without_its_password(
         assert not result.text
 
 
-async def test_a_database_without_a_ledger_is_told_so_with_the_command_that_makes_one_which_then_does(
+async def test_missing_ledger_names_the_command_that_creates_it(
     empty_database_url: str, runtime_server: str, simulator: Simulator, file: str
 ):
     runtime = make_url(runtime_server).set(database=make_url(empty_database_url).database)

@@ -70,7 +70,7 @@ async def shown(runtime_server: str, migrated_template: str) -> AsyncIterator[Sh
         yield Shown(environment(database_url, webhook_url=simulator.webhook_url), sessions)
 
 
-async def test_sessions_lists_one_object_a_line_in_order_of_opening(shown: Shown):
+async def test_sessions_are_listed_in_order_of_opening(shown: Shown):
     listed = await shown.run("sessions", "--json")
 
     assert (listed.code, listed.err) == (0, "")
@@ -85,7 +85,7 @@ async def test_sessions_lists_one_object_a_line_in_order_of_opening(shown: Shown
         assert row["latencyMs"] == session.latency_ms
 
 
-async def test_sessions_are_filtered_by_channel_and_by_any_of_several_statuses(shown: Shown):
+async def test_sessions_are_filtered_by_channel_and_statuses(shown: Shown):
     of_status, of_both = await asyncio.gather(
         shown.run("sessions", "--json", "--status", "refused", "--status", "throttled"),
         shown.run("sessions", "--json", "--status", "refused", "--status", "throttled", "--channel", "ch_refused"),
@@ -95,7 +95,7 @@ async def test_sessions_are_filtered_by_channel_and_by_any_of_several_statuses(s
     assert of_both.out == of_status.out[:1]
 
 
-async def test_metrics_count_each_outcome_and_only_what_was_created_as_a_success(shown: Shown):
+async def test_metrics_count_only_created_sessions_as_success(shown: Shown):
     everything, one_channel = await asyncio.gather(
         shown.run("metrics", "--json"),
         shown.run("metrics", "--json", "--channel", "ch_active", "--until", "2100-01-01T00:00:00Z"),
@@ -111,7 +111,7 @@ async def test_metrics_count_each_outcome_and_only_what_was_created_as_a_success
     assert of_active["counts"]["throttled"] == 1
 
 
-async def test_the_audit_log_has_an_entry_in_the_contracts_shape_for_every_session(shown: Shown):
+async def test_audit_has_an_entry_in_contract_form_for_every_session(shown: Shown):
     audit = await shown.run("audit", "--json")
 
     assert (audit.code, audit.err) == (0, "")
@@ -145,7 +145,7 @@ async def test_the_audit_log_has_an_entry_in_the_contracts_shape_for_every_sessi
     }
 
 
-async def test_audit_entries_are_filtered_by_status_channel_session_and_time(shown: Shown):
+async def test_audit_entries_are_filtered(shown: Shown):
     entries = (await shown.run("audit", "--json")).out
     times = [entry["timestamp"] for entry in entries]
     expired = shown.sessions["expired"]
@@ -164,7 +164,7 @@ async def test_audit_entries_are_filtered_by_status_channel_session_and_time(sho
     assert by_time.out == entries[2:4]
 
 
-async def test_replay_shows_each_event_with_the_state_it_led_to_and_what_was_next(shown: Shown):
+async def test_replay_shows_each_event_with_its_state_and_next_step(shown: Shown):
     replayed = await shown.run("replay", str(shown.sessions["active"].id), "--json")
 
     assert (replayed.code, replayed.err) == (0, "")
@@ -187,7 +187,7 @@ async def test_replay_shows_each_event_with_the_state_it_led_to_and_what_was_nex
     )
 
 
-async def test_replay_stops_at_a_version_or_a_time_and_takes_cxones_id_as_well(shown: Shown):
+async def test_replay_stops_at_a_version_or_a_time(shown: Shown):
     session = shown.sessions["active"]
     [whole] = (await shown.run("replay", session.session_id, "--json")).out
     moment = whole["frames"][3]["recordedAt"]
@@ -212,14 +212,14 @@ async def test_replay_stops_at_a_version_or_a_time_and_takes_cxones_id_as_well(s
         (("audit", "--session"), ""),
     ],
 )
-async def test_an_id_that_nobody_has_is_told_in_one_line(command, unknown, shown: Shown):
+async def test_unknown_session_is_one_line(command, unknown, shown: Shown):
     result = await shown.run(*command, unknown)
 
     assert_one_line(result, repr(unknown), "guestledger sessions")
     assert not result.text
 
 
-async def test_tables_fit_a_terminal_of_80_columns_with_every_id_event_and_time_in_one_piece(shown: Shown):
+async def test_tables_fit_80_columns_without_breaking_ids_and_times(shown: Shown):
     env = shown.env | {"COLUMNS": "80", "TTY_COMPATIBLE": "1"}
     one = str(shown.sessions["active"].id)
 
@@ -239,7 +239,7 @@ async def test_tables_fit_a_terminal_of_80_columns_with_every_id_event_and_time_
         assert re.search(rf"(?<!\S){whole}(?!\S)", ESCAPES.sub("", replay.text))
 
 
-async def test_a_replay_masks_what_is_personal_or_secret_and_the_tables_have_nothing_of_it(shown: Shown):
+async def test_replay_and_tables_show_no_personal_data(shown: Shown):
     session = shown.sessions["active"]
 
     results = await asyncio.gather(
@@ -254,7 +254,7 @@ async def test_a_replay_masks_what_is_personal_or_secret_and_the_tables_have_not
     assert not guests.personal(REQUESTS.values()).search(text)
 
 
-async def test_an_empty_ledger_is_shown_as_empty(database_url: str):
+async def test_empty_ledger_is_shown_as_empty(database_url: str):
     env = environment(database_url)
 
     sessions, metrics, table = await asyncio.gather(

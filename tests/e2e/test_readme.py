@@ -53,7 +53,7 @@ async def test_the_embedding_example_runs_as_it_stands(database_url: str, tmp_pa
     assert re.fullmatch(rb"active sess_\w+ .*\n.* verified\n", out)
 
 
-def test_the_embedding_example_has_some_twenty_lines() -> None:
+def test_the_embedding_example_has_at_most_twenty_lines() -> None:
     lines = [line for line in block("python").splitlines() if line.strip()]
     assert len(lines) <= 20
 

@@ -58,9 +58,7 @@ def env(database_url: str, simulator: Simulator) -> dict[str, str]:
     return environment(database_url, simulator)
 
 
-async def test_a_bad_line_is_answered_in_its_place_by_line_field_and_reason_and_the_others_go_on(
-    env: dict[str, str], database_url: str, tmp_path: Path
-):
+async def test_invalid_line_is_answered_in_its_place(env: dict[str, str], database_url: str, tmp_path: Path):
     pairs = [(bad, line(100 + number)) for number, (bad, *_) in enumerate(BAD_LINES)]
     file = tmp_path / "requests.jsonl"
     file.write_bytes(b"\n".join(line for pair in pairs for line in pair))
@@ -79,7 +77,7 @@ async def test_a_bad_line_is_answered_in_its_place_by_line_field_and_reason_and_
     assert len(await raw_log.accepted(database_url)) == len(pairs)
 
 
-async def test_a_channel_that_cannot_take_the_session_is_named_in_its_line(env: dict[str, str]):
+async def test_unusable_channel_is_named_in_its_answer(env: dict[str, str]):
     requests = [
         guests.guest(1, channelId="ch_unknown_7"),
         guests.guest(2),
@@ -97,7 +95,7 @@ async def test_a_channel_that_cannot_take_the_session_is_named_in_its_line(env: 
         assert answer["channelId"] in answer["error"]["reason"]
 
 
-async def test_a_refused_consent_is_told_by_flag_and_recorded_and_nothing_leaves_the_machine(
+async def test_refused_consent_is_recorded_and_nothing_is_sent(
     env: dict[str, str], database_url: str, simulator: Simulator
 ):
     flags = [{}, {"dataProcessing": True, "gdprCompliant": 1}, {"dataProcessing": "true", "gdprCompliant": True}]
@@ -113,7 +111,7 @@ async def test_a_refused_consent_is_told_by_flag_and_recorded_and_nothing_leaves
     assert not simulator.requests
 
 
-async def test_blank_lines_are_counted_but_not_answered_and_a_byte_order_mark_or_a_missing_last_newline_does_no_harm(
+async def test_blank_lines_and_a_byte_order_mark_are_skipped(
     env: dict[str, str],
 ):
     given = BYTE_ORDER_MARK + line(1) + b"\r\n\n  \t\r\n" + line(2) + b"\n\n" + line(3)
@@ -128,7 +126,7 @@ async def test_blank_lines_are_counted_but_not_answered_and_a_byte_order_mark_or
     ]
 
 
-async def test_an_empty_file_goes_well(env: dict[str, str], tmp_path: Path):
+async def test_empty_file_succeeds(env: dict[str, str], tmp_path: Path):
     file = guests.write_file(tmp_path, [])
 
     of_file, of_mark = await asyncio.gather(
@@ -138,9 +136,7 @@ async def test_an_empty_file_goes_well(env: dict[str, str], tmp_path: Path):
     assert of_file == of_mark == (0, "", "")
 
 
-async def test_the_same_key_gives_the_same_session_back_and_another_request_under_it_is_told_which_one_has_it(
-    env: dict[str, str], simulator: Simulator
-):
+async def test_same_key_returns_the_same_session_or_a_conflict(env: dict[str, str], simulator: Simulator):
     first = guests.guest(1, idempotencyKey="key-1")
     other = guests.guest(2, idempotencyKey="key-1")
 
@@ -159,7 +155,7 @@ async def test_the_same_key_gives_the_same_session_back_and_another_request_unde
     assert len(raw_log.remote_sessions(simulator)) == 1
 
 
-async def test_a_reader_that_has_seen_enough_is_not_told_a_traceback(env: dict[str, str], tmp_path: Path):
+async def test_closed_pipe_gives_no_traceback(env: dict[str, str], tmp_path: Path):
     file = guests.write_file(tmp_path, [guests.guest(number) for number in range(300)])
     readable, writable = os.pipe()
 

@@ -12,7 +12,7 @@ EXPIRY = "2099-05-20T15:22:00Z"
 TOKEN = "gt_found_7x2k9m4p"
 
 
-async def test_parked_sessions_are_listed_and_retried_given_up_or_adopted(database_url: str, tmp_path: Path):
+async def test_parked_sessions_are_listed_retried_abandoned_or_adopted(database_url: str, tmp_path: Path):
     file = guests.write_file(tmp_path, [guests.guest(number) for number in range(4)])
     async with Simulator(SimulatorConfig(drop_share=1)) as simulator:
         env = environment(database_url, simulator, cxone_in_doubt="park")
@@ -47,12 +47,12 @@ async def test_parked_sessions_are_listed_and_retried_given_up_or_adopted(databa
     assert [counts[kind] for kind in kinds] == [4, 1, 1, 1]
 
 
-async def test_wrong_use_is_told_in_one_line_that_shows_no_token(database_url: str, tmp_path: Path):
+async def test_wrong_use_of_resolve_is_one_line_without_the_token(database_url: str, tmp_path: Path):
     env = environment(database_url)
     session, missing = str(uuid4()), str(tmp_path / "missing")
     adopt = ("resolve", session, "adopt", "--session-id", "sess_a", "--expires-at", EXPIRY, *WHY)
     assert_one_line(await run("resolve", session, "retry", env=env), "--reason")
-    assert_one_line(await run("resolve", session, "perhaps", *WHY, env=env), "one of retry, abandon and adopt")
+    assert_one_line(await run("resolve", session, "perhaps", *WHY, env=env), "is not one of")
     assert_one_line(await run("resolve", session, "retry", *WHY, env=env), "no session has the id")
     assert_one_line(await run("resolve", session, "adopt", *WHY, env=env), "--session-id and --expires-at")
     assert_one_line(await run("resolve", session, "retry", "--session-id", "x", *WHY, env=env), "go with adopt")

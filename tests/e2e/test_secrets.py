@@ -34,9 +34,7 @@ def file(tmp_path: Path) -> str:
     return guests.write_file(tmp_path, REQUESTS)
 
 
-async def test_nothing_that_goes_wrong_brings_a_secret_or_anything_personal_into_an_output(
-    database_url: str, tmp_path: Path
-):
+async def test_no_failure_prints_secrets_or_personal_data(database_url: str, tmp_path: Path):
     requests = [*REQUESTS, guests.guest(60, consent=guests.NO_CONSENT), guests.guest(61, channelId="ch_sms")]
     requests.append(guests.guest(62, idempotencyKey="guest-0"))
     file = guests.write_file(tmp_path, requests)
@@ -72,7 +70,7 @@ async def test_nothing_that_goes_wrong_brings_a_secret_or_anything_personal_into
     assert all(counts[name] for name in ("CreationThrottled", "CreationFailed", "ChannelRejected", "WebhookFailed"))
 
 
-async def test_a_guests_token_is_told_to_whoever_asks_for_tokens_and_only_then(database_url: str, file: str):
+async def test_guest_tokens_are_printed_only_on_request(database_url: str, file: str):
     async with Simulator() as simulator:
         env = environment(database_url, simulator)
 

@@ -71,8 +71,8 @@ def letters(lines: list[str]) -> str:
 
 
 @pytest.mark.parametrize("columns", [80, None], ids=["terminal", "pipe"])
-@pytest.mark.parametrize("command", ["sessions", "audit", "metrics", "webhooks list", "limiters", "consumers"])
-async def test_no_text_that_a_guest_or_a_server_chose_is_taken_for_markup(command, columns, awkward: Awkward):
+@pytest.mark.parametrize("command", ["sessions", "audit", "metrics", "webhooks list", "limits", "consumers"])
+async def test_texts_of_guests_and_servers_are_not_markup(command, columns, awkward: Awkward):
     printed = letters(await awkward.lines(*command.split(), columns=columns))
 
     assert printed.count("[/x]") == printed.count(":key:")
@@ -80,7 +80,7 @@ async def test_no_text_that_a_guest_or_a_server_chose_is_taken_for_markup(comman
     assert ("[/x][consent]:key:" in printed) >= (command == "audit" and columns is None)
 
 
-async def test_why_replay_and_a_verification_show_what_stands_there(awkward: Awkward):
+async def test_other_commands_print_ids_and_digests_unchanged(awkward: Awkward):
     why, replay, verified = await asyncio.gather(
         awkward.lines("why", str(awkward.failed)),
         awkward.lines("replay", str(awkward.failed)),
@@ -92,10 +92,10 @@ async def test_why_replay_and_a_verification_show_what_stands_there(awkward: Awk
     assert len(verified) == 1, "a digest stays in one piece, to be compared"
 
 
-async def test_in_80_columns_what_another_command_needs_is_in_one_piece_and_nothing_is_cut(awkward: Awkward):
+async def test_80_columns_cut_nothing_and_keep_names_in_one_piece(awkward: Awkward):
     dead_letters, limiters, consumers, sessions = await asyncio.gather(
         awkward.lines("webhooks", "list"),
-        awkward.lines("limiters"),
+        awkward.lines("limits"),
         awkward.lines("consumers"),
         awkward.lines("sessions"),
     )
@@ -112,7 +112,7 @@ async def test_in_80_columns_what_another_command_needs_is_in_one_piece_and_noth
     assert max(map(len, (*dead_letters, *consumers, *sessions))) <= 80
 
 
-async def test_a_projection_that_has_stopped_shows_the_whole_of_why(awkward: Awkward):
+async def test_stopped_projection_shows_its_whole_error(awkward: Awkward):
     await awkward.lines("sessions")  # it has a checkpoint then
     url, stop = awkward.env["GUESTLEDGER_DATABASE_URL"], "UPDATE checkpoints SET error = $1, stopped_at = now()"
     await raw_log.query(url, stop, BROKEN)

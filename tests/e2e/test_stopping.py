@@ -1,4 +1,4 @@
-"""Commands that are told to stop, by SIGTERM or SIGINT, at whatever moment."""
+"""Commands stopped by SIGTERM or SIGINT at any moment."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ async def silent_server() -> AsyncIterator[tuple[str, asyncio.Event]]:
 
 
 @pytest.mark.parametrize("module", ["guestledger.adapters.cli.main", "guestledger.adapters.cli.entry"])
-async def test_a_worker_that_is_told_to_stop_while_it_starts_ends_as_one_that_was_told_later(module: str):
+async def test_worker_stopped_during_its_start_exits_with_0(module: str):
     async with (
         asyncio.timeout(LIMIT_S),
         Simulator() as simulator,
@@ -53,9 +53,7 @@ async def test_a_worker_that_is_told_to_stop_while_it_starts_ends_as_one_that_wa
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_a_command_that_is_told_to_stop_says_so_in_one_line_and_ends_as_shells_count(
-    number: signal.Signals, code: int
-):
+async def test_stopped_command_prints_one_line_and_exits_as_shells_expect(number: signal.Signals, code: int):
     async with (
         asyncio.timeout(LIMIT_S),
         Simulator() as simulator,
@@ -71,7 +69,7 @@ async def test_a_command_that_is_told_to_stop_says_so_in_one_line_and_ends_as_sh
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_open_that_is_told_to_stop_ends_what_is_in_flight_and_answers_every_line_that_it_has_read(
+async def test_stopped_open_finishes_work_in_flight_and_answers_every_line(
     number: signal.Signals, code: int, database_url: str, tmp_path: Path
 ):
     # Whatever was cut off would be in doubt, and this server would make a second session of it.
@@ -97,9 +95,7 @@ async def test_open_that_is_told_to_stop_ends_what_is_in_flight_and_answers_ever
         assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
 
 
-async def test_open_that_is_told_to_stop_gives_back_what_it_cannot_end_in_time_and_says_which_lines_those_are(
-    database_url: str, tmp_path: Path
-):
+async def test_stopped_open_names_the_lines_that_it_cut_off(database_url: str, tmp_path: Path):
     async with asyncio.timeout(LIMIT_S), Simulator(HANGING) as simulator:
         file = guests.write_file(tmp_path, map(guests.guest, range(20)))
         env = environment(database_url, simulator, drain_seconds="0.2")
@@ -110,7 +106,7 @@ async def test_open_that_is_told_to_stop_gives_back_what_it_cannot_end_in_time_a
 
         assert result.code == 128 + signal.SIGTERM
         [line] = result.err.splitlines()
-        assert "15 of the lines up to there are not accepted, 5 may be" in line
+        assert "15 of the lines read are not accepted, 5 may be" in line
         assert [answer["error"]["reason"].split(":")[0] for answer in result.out] == [
             *["may have been accepted"] * 5,
             *["not accepted"] * 15,
@@ -119,9 +115,7 @@ async def test_open_that_is_told_to_stop_gives_back_what_it_cannot_end_in_time_a
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_open_that_is_told_to_stop_ends_though_more_lines_may_come(
-    number: signal.Signals, code: int, database_url: str
-):
+async def test_stopped_open_does_not_wait_for_more_lines(number: signal.Signals, code: int, database_url: str):
     async with asyncio.timeout(LIMIT_S), Simulator() as simulator:
         env = environment(database_url, simulator)
         async with started("open", "-", env=env, stdin=PIPE) as process:
@@ -133,10 +127,10 @@ async def test_open_that_is_told_to_stop_ends_though_more_lines_may_come(
             assert await process.wait() == code
             assert process.stderr is not None
             [line] = (await process.stderr.read()).splitlines()
-        assert b"told to stop after line 1: 0 of" in line
+        assert b"stopped after line 1: 0 of" in line
 
 
-async def test_a_worker_that_is_told_to_stop_before_it_is_idle_says_so(database_url: str):
+async def test_worker_stopped_before_it_is_idle_says_so(database_url: str):
     async with asyncio.timeout(LIMIT_S), Simulator(SimulatorConfig(throttle_share=1, retry_after_s=600)) as simulator:
         env = environment(database_url, simulator)
         await accept(database_url, map(guests.guest, range(5)))
@@ -148,7 +142,7 @@ async def test_a_worker_that_is_told_to_stop_before_it_is_idle_says_so(database_
             result = await ended(process)
     assert result.code == 0
     [line] = result.err.splitlines()
-    assert "told to stop; " in line
+    assert "stopped; " in line
     assert "CreationThrottled" in line
 
 
@@ -164,7 +158,7 @@ def can_have_a_namespace() -> bool:
 
 
 @pytest.mark.skipif(not can_have_a_namespace(), reason="it takes root on Linux to be the first process of a namespace")
-async def test_a_second_signal_ends_a_worker_at_once_also_where_it_is_the_first_process_of_a_container(
+async def test_second_signal_ends_a_worker_that_is_process_1(
     database_url: str,
 ):
     async with asyncio.timeout(LIMIT_S), Simulator(HANGING) as simulator:

@@ -8,9 +8,7 @@ from tests.e2e import guests
 from tests.e2e.command import assert_one_line, environment, run
 
 
-async def test_a_person_and_a_program_are_told_what_holds_a_session_and_when_it_moves(
-    database_url: str, tmp_path: Path
-):
+async def test_why_shows_what_holds_a_session_and_until_when(database_url: str, tmp_path: Path):
     asked = [guests.guest(0), guests.guest(1, consent=guests.NO_CONSENT)]
     file = guests.write_file(tmp_path, asked)
     async with Simulator(SimulatorConfig(throttle_share=1, retry_after_s=600)) as simulator:
@@ -40,6 +38,6 @@ async def test_a_person_and_a_program_are_told_what_holds_a_session_and_when_it_
         assert not guests.personal(asked).search(result.text + result.err)
 
 
-async def test_who_cannot_be_told_is_told_so_in_one_line(database_url: str):
+async def test_why_of_an_unknown_session_is_one_line(database_url: str):
     assert_one_line(await run("why", str(uuid4()), env=environment(database_url)), "no session has the id")
     assert_one_line(await run("why", env=environment(database_url)), "Missing argument")

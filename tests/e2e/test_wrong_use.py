@@ -36,7 +36,7 @@ WRONG_SETTINGS = [
 ]
 
 
-async def test_wrong_use_is_told_in_one_line():
+async def test_wrong_use_is_one_line():
     results = await asyncio.gather(*(run(*command, env=environment()) for command in WRONG_USE))
 
     for result, named in zip(results, WRONG_USE.values(), strict=True):
@@ -44,7 +44,7 @@ async def test_wrong_use_is_told_in_one_line():
         assert not result.text
 
 
-async def test_a_setting_that_is_missing_or_no_good_is_named_in_one_line_that_does_not_repeat_it():
+async def test_invalid_setting_is_named_without_its_value():
     results = await asyncio.gather(
         *(run(*command, env=environment(**SETTINGS | {name: value})) for name, value, command in WRONG_SETTINGS)
     )

@@ -12,7 +12,7 @@ from guestledger.adapters.clock import DatabaseClock
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.session import Status
-from guestledger.engine.limits.policy import Feedback, Observation
+from guestledger.engine.limits.feedback import Feedback, Observation
 from tests import logs
 from tests.integration.appends import a_lease, an_append, due_at
 from tests.unit.samples import request

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from guestledger.adapters.postgres.connection import LedgerClosed, close_engine
+from guestledger.adapters.postgres.errors import LedgerClosed
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import close_engine
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.errors import ServiceError
 from tests.integration.conftest import NewLedger, OpenEngine

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log.appends import Lease

@@ -11,7 +11,8 @@ from guestledger.engine.domain.events import CreationFailed, FailureKind
 from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import Feedback, LimiterPolicy, Observation
+from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from tests.unit.samples import request
 

@@ -12,9 +12,9 @@ from sqlalchemy import make_url
 
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin import migrate
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
 from guestledger.adapters.wiring import connect, simulated

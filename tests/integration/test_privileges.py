@@ -10,11 +10,12 @@ from msgspec.structs import replace
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from guestledger.adapters.database import upgrade_database
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.admin.privileges import TooManyPrivileges
-from guestledger.adapters.postgres.connection import NotAllowed
+from guestledger.adapters.postgres.errors import NotAllowed
 from guestledger.adapters.settings import InvalidSettings, Settings
-from guestledger.adapters.wiring import connect, upgrade_database
+from guestledger.adapters.wiring import connect
 from tests.e2e.command import assert_one_line, environment, run
 from tests.integration.conftest import NewLogin, Sql
 from tests.integration.plain_sql import connect_plainly
@@ -186,7 +187,7 @@ async def test_the_command_refuses_a_superuser_in_one_line_until_it_is_told_othe
 def test_whether_the_owner_is_allowed_is_1_or_0() -> None:
     assert Settings.from_env({"GUESTLEDGER_ALLOW_OWNER": "1"}).allow_owner
     assert not Settings.from_env({"GUESTLEDGER_ALLOW_OWNER": "0"}).allow_owner
-    with pytest.raises(InvalidSettings, match="GUESTLEDGER_ALLOW_OWNER cannot be used: it is to be 1 or 0"):
+    with pytest.raises(InvalidSettings, match="GUESTLEDGER_ALLOW_OWNER is invalid: it must be 1 or 0"):
         Settings.from_env({"GUESTLEDGER_ALLOW_OWNER": "perhaps"})
 
 

@@ -76,11 +76,11 @@ async def test_verify_exits_1_and_names_the_rows_and_a_rebuild_puts_them_right(r
     assert all(row.startswith("audit_log ") and row.endswith(" is missing") for row in found["differing"])
     code, out, _ = await run("verify", "audit_log")
     assert code == 1
-    assert "`guestledger projections rebuild audit_log` puts them right" in out
+    assert "`guestledger projections rebuild audit_log` repairs them" in out
 
     code, out, _ = await run("rebuild", "audit_log")
     assert code == 0
-    assert out.startswith("audit_log: made anew from the log; ")
+    assert out.startswith("audit_log: rebuilt from the log; ")
     code, out, _ = await run("verify", "audit_log", "--json")
     [found] = objects(out)
     assert (code, found["same"], found["digest"], found["differing"]) == (0, True, found["rebuiltDigest"], [])

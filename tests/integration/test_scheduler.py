@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from guestledger.engine.domain.feedback import heard_of_webhook
 from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
@@ -17,14 +18,13 @@ from guestledger.engine.domain import events as e
 from guestledger.engine.domain.commands import RecordAttempt, RecordDelivery
 from guestledger.engine.domain.delivery import DeliveryPolicy
 from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
-from guestledger.engine.domain.feedback import heard_of_webhook
 from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.outcomes import Failed
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log.appends import Append, Appended, Lease
-from guestledger.engine.work import Claimed
+from guestledger.engine.ports.due_steps import Claimed
 from guestledger.engine.worker.scheduler import LANES
 from guestledger.engine.worker.session_work import TOWARDS_CREATION, Run
 from tests.integration.conftest import AT_ONCE

@@ -14,7 +14,8 @@ from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.domain.events import FailureKind
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, Feedback, Observation
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.feedback import Feedback, Observation
 from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
 

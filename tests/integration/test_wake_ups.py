@@ -16,7 +16,8 @@ from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import Feedback, LimiterPolicy, Observation
+from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.limits.policy import LimiterPolicy
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.plain_sql import SCHEMA
 from tests.unit.samples import request

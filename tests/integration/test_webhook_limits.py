@@ -15,7 +15,7 @@ from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVe
 from guestledger.engine.domain.lifecycle import SyncWebhook
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import Feedback, Observation
+from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.worker.leases import Leases

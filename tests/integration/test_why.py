@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.delivery import DeliveryPolicy
@@ -16,9 +17,9 @@ from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.outcomes import Verdict
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import DenialReason
+from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
-from guestledger.engine.operations.explain import STEPS, Explanation, Wait
+from guestledger.engine.operations.explain import Explanation, Wait
 from tests.integration.appends import a_lease
 from tests.limits import BRISK
 from tests.unit.samples import FINGERPRINT, IP, USER_AGENT, consent, request

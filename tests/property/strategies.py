@@ -12,7 +12,7 @@ from guestledger.engine.domain.events import Event, FailureKind
 from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.outcomes import Adoption, Channel, Created, Delivered, Failed, Throttled, Verdict
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
-from guestledger.engine.limits.policy import DenialReason, Denied
+from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, InDoubt, RetryAfter, RetryPolicy
 from guestledger.engine.log.codec import EVENT_TYPES
 

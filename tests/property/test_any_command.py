@@ -23,7 +23,7 @@ from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
 from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.domain.session import Status
-from guestledger.engine.limits.policy import Denied
+from guestledger.engine.limits.admission import Denied
 from tests.property.invariants import Life
 from tests.property.strategies import (
     CONSENTING,

@@ -29,7 +29,7 @@ from guestledger.engine.domain.outcomes import (
     Throttled,
 )
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
-from guestledger.engine.limits.policy import DenialReason, Denied
+from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import RetryAfter
 
 E = TypeVar("E", bound=e.Event)

@@ -2,12 +2,13 @@
 
 import pytest
 
+from guestledger.adapters.http.retry_after import read_retry_after
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.events import FailureKind
 from guestledger.engine.domain.lifecycle import AttemptCreation, Policy
 from guestledger.engine.domain.outcomes import Throttled
 from guestledger.engine.domain.session import Status
-from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryPolicy, read_retry_after
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryPolicy
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,

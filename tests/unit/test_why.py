@@ -6,16 +6,19 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from guestledger.engine.work import DueStepRow
 from msgspec.structs import replace
 
+from guestledger.adapters.cli.why import why
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.lifecycle import Policy, ends_at, next_step
 from guestledger.engine.domain.session import fold
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.limiter import LimiterState, admit
-from guestledger.engine.limits.policy import AdmissionRequest, DenialReason, LimiterPolicy
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
-from guestledger.engine.operations.explain import Explanation, Wait, why
-from guestledger.engine.work import DueStepRow, WorkStatus
+from guestledger.engine.operations.explain import Explanation, Wait
+from guestledger.engine.ports.due_steps import WorkStatus
 from tests.unit.samples import (
     ABANDONED,
     ACTIVE,

@@ -9,8 +9,9 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity
@@ -66,7 +67,9 @@ class LimiterTransaction:
 
     def kept(self) -> dict[str, LimiterState]:
         """The changed states that know something against their API."""
-        changed = {name: state for name, state in self._states.items() if state != self._found.get(name, LimiterState())}
+        changed = {
+            name: state for name, state in self._states.items() if state != self._found.get(name, LimiterState())
+        }
         return {name: state for name, state in changed.items() if not state.is_clean(self.now, self._policy)}
 
     def dropped(self) -> list[str]:

@@ -140,8 +140,9 @@ class BatchRows:
 
     def _take_steps(self, append: Append) -> None:
         changes = append.steps
-        owner = changes.lease and changes.lease.owner
-        until = changes.lease and self._log.now + timedelta(milliseconds=changes.lease.ms)
+        lease = changes.lease
+        owner = lease.owner if lease else None
+        until = self._log.now + timedelta(milliseconds=lease.ms) if lease else None
         for step, due_at in ((due.step, due.due_at) for due in changes.due):
             key = (append.stream_id, step)
             earlier = self._steps.get(key)  # by an append before this one in the batch

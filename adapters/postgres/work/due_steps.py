@@ -6,10 +6,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import driver_connection, reported, short_transaction
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.limits.rate_limiter import CALLING, COUNTED, PostgresRateLimiter
 from guestledger.adapters.postgres.log.notifier import channel
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
+from guestledger.adapters.postgres.transactions import driver_connection, short_transaction
 from guestledger.adapters.postgres.work.statements import DueStepStatements
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.waiting import whole_ms
@@ -73,9 +74,7 @@ class PostgresDueSteps:
                 rows = await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step)
                 times = limiters.reserve(limiter, len(rows))
                 await self._limiter.write(driver, limiters)
-        claims = [
-            _claim(row, reserved_ms=whole_ms(time - limiters.now)) for row, time in zip(rows, times, strict=True)
-        ]
+        claims = [_claim(row, reserved_ms=whole_ms(time - limiters.now)) for row, time in zip(rows, times, strict=True)]
         waits = denied is not None and denied.by in (DenialReason.RATE, DenialReason.CONCURRENCY)
         more = denied is not None and waits and len(rows) == len(free)
         return Claimed(claims=claims, more_in_ms=whole_ms(denied.until - limiters.now) if denied and more else None)

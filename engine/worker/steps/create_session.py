@@ -35,7 +35,7 @@ class Step:
 
     async def run(self, session: Session, context: StepContext) -> StepResult:
         """`CreationAttempted`, then what came of it; or `CreationDeferred` if the limiter denies it."""
-        async with self._services.call(context.claimed):
+        async with self._services.calls.place(context.claimed):
             provider = self._services.provider
             prepared = provider.prepare(session)
             begin = self._begin(prepared, context)

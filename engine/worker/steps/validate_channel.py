@@ -45,7 +45,7 @@ class Step:
             return StepResult(commands=(overdue,))
         await context.commit()
         request = context.admission(self.limiter)
-        async with self._services.call(context.claimed):
+        async with self._services.calls.place(context.claimed):
             if known := self._remembered(session, context):  # another look-up ended while this one waited
                 return known
             outcome = await self._ask(session, request, context)

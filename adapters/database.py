@@ -13,7 +13,7 @@ from guestledger.adapters.postgres.admin.archive import Archive
 from guestledger.adapters.postgres.admin.embedded import default_data_dir, start_embedded, stop_embedded
 from guestledger.adapters.postgres.admin.migrate import check_current, upgrade, upgrade_through
 from guestledger.adapters.postgres.admin.roles import runtime_login
-from guestledger.adapters.postgres.connection import close_engine, database_url, lent_engine, open_engine
+from guestledger.adapters.postgres.pool import close_engine, database_url, lent_engine, open_engine
 from guestledger.adapters.settings import InvalidSettings, Settings
 
 

@@ -1,7 +1,7 @@
-"""Alembic's entry: runs the migrations of one ledger, in the ledger's own schema, `alembic_version` included.
+"""Alembic's entry point: runs the migrations of one ledger, in the ledger's own schema, `alembic_version` included.
 
-`guestledger.adapters.postgres.admin.migrate` hands over a connection and the schema; from the `alembic` command they come from the
-environment (`GUESTLEDGER_MIGRATION_URL` or else `GUESTLEDGER_DATABASE_URL`, `GUESTLEDGER_SCHEMA`).
+`guestledger.adapters.postgres.admin.migrate` passes a connection and the schema. For the `alembic` command they come from the
+environment: `GUESTLEDGER_MIGRATION_URL` or `GUESTLEDGER_DATABASE_URL`, and `GUESTLEDGER_SCHEMA`.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ import re
 from alembic import context
 from sqlalchemy import Connection, MetaData, text
 
-from guestledger.adapters.postgres.admin import roles
-from guestledger.adapters.postgres.connection import open_engine
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.admin.roles import reconcile_grants
+from guestledger.adapters.postgres.pool import open_engine
+from guestledger.adapters.postgres.projections import registry  # noqa: F401 - adds its tables to `metadata`
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.tables import metadata
 
 given = context.config.attributes
 schema: str = given.get("schema") or os.environ.get("GUESTLEDGER_SCHEMA", "guestledger")
 
-
-# The log's partitions come and go with the months; the ledger's own functions make them.
+# Partitions come and go; functions of the ledger create them.
 _PARTITION = re.compile(r"events_(default|\d{4}_\d{2})")
 
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
-    if kind == "schema":  # a host's own tables are none of our business
+    if kind == "schema":  # a host's tables are in other schemas
         return name == schema
     return kind != "table" or not _PARTITION.fullmatch(name or "")
 
@@ -38,7 +38,7 @@ def target() -> MetaData:
 
 
 def run(connection: Connection) -> None:
-    # Not IF NOT EXISTS, which wants the right to make schemas even where there is nothing to make.
+    # Not IF NOT EXISTS, which needs the right to create schemas even if the schema exists.
     if not connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :schema"), {"schema": schema}):
         connection.execute(text(f"CREATE SCHEMA {quoted(schema)}"))
     context.configure(
@@ -51,13 +51,13 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
-        roles.reconcile_grants(connection, schema)
+        reconcile_grants(connection, schema)
 
 
 async def run_from_environment() -> None:
     url = os.environ.get("GUESTLEDGER_MIGRATION_URL") or os.environ.get("GUESTLEDGER_DATABASE_URL")
     if not url:
-        raise SystemExit("set GUESTLEDGER_DATABASE_URL: the migrations of a ledger need a database to look at")
+        raise SystemExit("set GUESTLEDGER_DATABASE_URL: migrations need a database")
     engine = open_engine(url, schema, pool_size=1, command_timeout=None)
     try:
         async with engine.begin() as connection:
@@ -67,7 +67,7 @@ async def run_from_environment() -> None:
 
 
 if context.is_offline_mode():
-    raise SystemExit("the migrations of a ledger need a database to look at: run them online")
+    raise SystemExit("migrations need a database: run them online")
 if "connection" in given:
     run(given["connection"])
 else:

@@ -28,6 +28,8 @@ CAUSES: Mapping[str, str] = {
     "connection_lost": "the connection was lost",
     "protocol_error": "the answer is not HTTP",
     "lease_lost": "another worker took the session over before the request was sent",
+    "not_configured": "it is not set up here",
+    "not_ready": "it is not ready",
     "service_unavailable": "a service that the request needs could not be used",
     "token_refused": "the access token was refused",
     "process_ended": "the process ended before the answer was recorded",

@@ -44,7 +44,9 @@ class Cause(StrEnum):
 
     LEASE_LOST = "lease_lost"
     NOT_CONFIGURED = "not_configured"
-    """This process has no access to the service."""
+    """The settings of this process give no access to the service."""
+    NOT_READY = "not_ready"
+    """The service answers, but has to be set up first."""
     SERVICE_UNAVAILABLE = "service_unavailable"
     """A service that the request needs, such as the token endpoint, could not be used."""
     TOKEN_REFUSED = "token_refused"  # noqa: S105 - a code, not a token

@@ -1,27 +1,37 @@
-"""The ledger: log, due work, checkpoints and the three projections.
+"""The ledger: log and partitions, due steps and limits, consumers, projections.
 
-There is no downgrade: it would drop a log that is kept to be proof.
+There is no downgrade: it would drop the log, which is the proof.
 """
+
+from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-_Time = sa.DateTime(timezone=True)
+_SQL = Path(__file__).parents[1] / "sql" / "0001_partitions.sql"
+_TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
     schema = op.get_context().version_table_schema
+    assert schema is not None
     _create_log(schema)
-    _create_work(schema)
-    _create_projections(schema)
+    _create_partitions(schema)
+    _create_due_steps(schema)
+    _create_limits(schema)
+    _create_consumers(schema)
+    _create_checkpoints(schema)
+    _create_sessions(schema)
+    _create_session_metrics(schema)
+    _create_audit_log(schema)
 
 
 def _create_log(schema: str) -> None:
@@ -30,8 +40,9 @@ def _create_log(schema: str) -> None:
         sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
         sa.CheckConstraint("id = 1", name="head_is_one_row"),
         schema=schema,
-        comment="One row, locked by every append: it is what makes positions dense and in commit order",
+        comment="One row, locked by every append: it makes positions dense and in commit order",
     )
+    op.execute(f"INSERT INTO {quoted(schema)}.head (id) VALUES (1)")
     op.create_table(
         "events",
         sa.Column("stream_id", sa.Uuid, primary_key=True),
@@ -39,23 +50,32 @@ def _create_log(schema: str) -> None:
         sa.Column("position", sa.BigInteger, nullable=False),
         sa.Column("event_type", sa.Text, nullable=False),
         sa.Column("schema_version", sa.SmallInteger, nullable=False),
-        sa.Column("recorded_at", _Time, nullable=False),
+        sa.Column("recorded_at", _TIME, nullable=False),
         sa.Column("correlation_id", sa.Text, nullable=False),
         sa.Column("causation_id", sa.Uuid, nullable=False),
         sa.Column("actor", sa.Text, nullable=False),
         sa.Column("data", postgresql.JSON, nullable=False),
         sa.Column("leaf_hash", sa.LargeBinary, nullable=False),
         schema=schema,
+        postgresql_partition_by="RANGE (stream_id)",
     )
-    op.create_index("events_position", "events", ["position"], unique=True, schema=schema)
+    op.create_table(
+        "batches",
+        sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("recorded_at", _TIME, nullable=False),
+        schema=schema,
+        comment="The last position of each batch: it gives the end of the log without a look at any partition",
+    )
     op.create_table(
         "request_keys",
         sa.Column("idempotency_key", sa.Text, primary_key=True),
         sa.Column("stream_id", sa.Uuid, nullable=False),
         schema=schema,
     )
-    s = quoted(schema)
-    op.execute(f"INSERT INTO {s}.head (id) VALUES (1)")
+    _make_append_only(quoted(schema), "events", "batches", "request_keys")
+
+
+def _make_append_only(s: str, *tables: str) -> None:
     op.execute(
         f"""
         CREATE FUNCTION {s}.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -64,57 +84,124 @@ def _create_log(schema: str) -> None:
                   USING ERRCODE = 'restrict_violation';
         END $$"""
     )
-    # For each statement, not each row: it then also refuses a statement that would have met no row. ALWAYS: a session
-    # that calls itself a replica is refused too.
-    op.execute(
-        f"""
-        CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {s}.events
-            FOR EACH STATEMENT EXECUTE FUNCTION {s}.refuse_change()"""
-    )
-    op.execute(f"ALTER TABLE {s}.events ENABLE ALWAYS TRIGGER events_append_only")
+    for table in tables:
+        # For each statement, so that one that matches no row is refused too. ALWAYS, so that a session in the role of a
+        # replica is refused too.
+        op.execute(
+            f"""
+            CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {s}.{table}
+                FOR EACH STATEMENT EXECUTE FUNCTION {s}.refuse_change()"""
+        )
+        op.execute(f"ALTER TABLE {s}.{table} ENABLE ALWAYS TRIGGER append_only")
 
 
-def _create_work(schema: str) -> None:
+def _create_partitions(schema: str) -> None:
     op.create_table(
-        "due_work",
-        sa.Column("stream_id", sa.Uuid, primary_key=True),
-        sa.Column("step", sa.Text, nullable=False),
-        sa.Column("due_at", _Time, nullable=False),
-        sa.Column("owner", sa.Uuid),
-        sa.Column("lease_until", _Time),
+        "detached_partitions",
+        sa.Column("month", sa.Date, primary_key=True),
+        sa.Column("first_id", sa.Uuid, nullable=False),
+        sa.Column("end_id", sa.Uuid, nullable=False),
+        sa.Column("events", sa.BigInteger, nullable=False),
+        sa.Column("first_position", sa.BigInteger),
+        sa.Column("last_position", sa.BigInteger),
+        sa.Column("digest", sa.LargeBinary, nullable=False),
+        sa.Column("detached_at", _TIME, nullable=False),
         schema=schema,
     )
-    op.create_index("due_work_due", "due_work", ["due_at"], schema=schema)
+    s = quoted(schema)
+    for statement in _SQL.read_text(encoding="utf-8").split("\n\n"):
+        op.execute(statement.replace("{s}", s))
+    op.execute(f"SELECT {s}.create_partition_table('events_default')")
+    op.execute(f"ALTER TABLE {s}.events ATTACH PARTITION {s}.events_default DEFAULT")
+    op.execute(f"SELECT {s}.ensure_partitions()")
 
 
-def _create_projections(schema: str) -> None:
+def _create_due_steps(schema: str) -> None:
+    op.create_table(
+        "due_steps",
+        sa.Column("stream_id", sa.Uuid, primary_key=True),
+        sa.Column("step", sa.Text, primary_key=True),
+        sa.Column("due_at", _TIME, nullable=False),
+        sa.Column("owner", sa.Uuid),
+        sa.Column("lease_until", _TIME),
+        schema=schema,
+    )
+    op.create_index("due_steps_due", "due_steps", ["step", "due_at"], schema=schema)
+
+
+def _create_limits(schema: str) -> None:
+    op.create_table(
+        "limits",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("closed_at", _TIME),
+        sa.Column("closed_until", _TIME),
+        sa.Column("closed_by", sa.Text),
+        sa.Column("paced_from", _TIME),
+        sa.Column("ceiling", sa.Double),
+        sa.Column("successes", sa.Integer, nullable=False),
+        sa.Column("next_reservation", _TIME),
+        sa.Column("next_admission", _TIME),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("breaks", sa.Integer, nullable=False),
+        sa.Column("broken_at", _TIME),
+        sa.Column("broken_until", _TIME),
+        sa.Column("probe_until", _TIME),
+        sa.Column("retry_budget", sa.Double),
+        sa.Column("retry_budget_at", _TIME),
+        schema=schema,
+        comment="The state of each rate limiter, by API host and quota; no row while it restricts nothing",
+    )
+
+
+def _create_consumers(schema: str) -> None:
+    op.create_table(
+        "consumers",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("position", sa.BigInteger, nullable=False),
+        sa.Column("owner", sa.Uuid),
+        sa.Column("lease_until", _TIME),
+        schema=schema,
+    )
+
+
+def _create_checkpoints(schema: str) -> None:
     op.create_table(
         "checkpoints",
         sa.Column("projection", sa.Text, primary_key=True),
         sa.Column("position", sa.BigInteger, nullable=False),
+        sa.Column("stopped_at", _TIME),
+        sa.Column("error", sa.Text),
         schema=schema,
     )
+
+
+def _create_sessions(schema: str) -> None:
     op.create_table(
         "sessions",
         sa.Column("id", sa.Uuid, primary_key=True),
         sa.Column("channel_id", sa.Text, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("opened_at", _Time, nullable=False),
-        sa.Column("updated_at", _Time, nullable=False),
+        sa.Column("opened_at", _TIME, nullable=False),
+        sa.Column("updated_at", _TIME, nullable=False),
         sa.Column("subject_id", sa.Text),
         sa.Column("session_id", sa.Text),
-        sa.Column("accepted_at", _Time),
-        sa.Column("created_at", _Time),
-        sa.Column("expires_at", _Time),
-        sa.Column("retry_at", _Time),
+        sa.Column("accepted_at", _TIME),
+        sa.Column("created_at", _TIME),
+        sa.Column("expires_at", _TIME),
+        sa.Column("retry_at", _TIME),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("latency_ms", sa.BigInteger),
-        sa.Column("reason", sa.Text),
+        sa.Column("cause", sa.Text),
+        sa.Column("detail", sa.Text),
         schema=schema,
     )
-    op.create_index("sessions_session_id", "sessions", ["session_id"], schema=schema)
-    op.create_index("sessions_opened_at", "sessions", ["opened_at"], schema=schema)
+    for column in ("session_id", "opened_at", "expires_at"):
+        op.create_index(f"sessions_{column}", "sessions", [column], schema=schema)
+    _complete_projection(schema, "sessions", {"sessions": "id"})
+
+
+def _create_session_metrics(schema: str) -> None:
     counts = (
         "accepted refused created rejected abandoned expired attempts throttled failed duplicates "
         "webhooks_synced webhooks_failed webhooks_abandoned"
@@ -122,34 +209,51 @@ def _create_projections(schema: str) -> None:
     op.create_table(
         "session_metrics",
         sa.Column("channel_id", sa.Text, primary_key=True),
-        sa.Column("minute", _Time, primary_key=True),
+        sa.Column("minute", _TIME, primary_key=True),
+        sa.Column("month", sa.Date, primary_key=True),
         *(sa.Column(name, sa.BigInteger, nullable=False) for name in counts.split()),
         schema=schema,
     )
     op.create_table(
         "session_latencies",
         sa.Column("channel_id", sa.Text, primary_key=True),
-        sa.Column("minute", _Time, primary_key=True),
+        sa.Column("minute", _TIME, primary_key=True),
+        sa.Column("month", sa.Date, primary_key=True),
         sa.Column("latency_ms", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("sessions", sa.BigInteger, nullable=False),
         schema=schema,
     )
+    keys = {
+        "session_metrics": "channel_id, minute, month",
+        "session_latencies": "channel_id, minute, month, latency_ms",
+    }
+    _complete_projection(schema, "session_metrics", keys)
+
+
+def _create_audit_log(schema: str) -> None:
     op.create_table(
         "audit_log",
         sa.Column("id", sa.Uuid, primary_key=True),
-        sa.Column("timestamp", _Time, nullable=False),
+        sa.Column("timestamp", _TIME, nullable=False),
         sa.Column("session_id", sa.Text),
         sa.Column("channel_id", sa.Text, nullable=False),
         sa.Column("visitor_fingerprint", sa.Text, nullable=False),
         sa.Column("ip_address", sa.Text, nullable=False),
         sa.Column("consent_recorded", sa.Boolean, nullable=False),
         sa.Column("gdpr_compliant", sa.Boolean, nullable=False),
-        sa.Column("token_expiry", _Time),
+        sa.Column("token_expiry", _TIME),
         sa.Column("initialization_latency_ms", sa.BigInteger),
         sa.Column("compliance_status", sa.Text, nullable=False),
         schema=schema,
     )
-    op.create_index("audit_log_timestamp", "audit_log", ["timestamp"], schema=schema)
-    op.create_index("audit_log_session_id", "audit_log", ["session_id"], schema=schema)
-    for projection in ("sessions", "session_metrics", "audit_log"):
-        op.execute(f"INSERT INTO {quoted(schema)}.checkpoints (projection, position) VALUES ('{projection}', -1)")
+    for column in ("timestamp", "session_id"):
+        op.create_index(f"audit_log_{column}", "audit_log", [column], schema=schema)
+    _complete_projection(schema, "audit_log", {"audit_log": "id"})
+
+
+def _complete_projection(schema: str, name: str, keys: dict[str, str]) -> None:
+    """Create the shadow of each table, and the projection's checkpoint. A shadow has no indexes for readers."""
+    s = quoted(schema)
+    for table, key in keys.items():
+        op.execute(f"CREATE TABLE {s}.{table}_shadow (LIKE {s}.{table}, PRIMARY KEY ({key}))")
+    op.execute(f"INSERT INTO {s}.checkpoints (projection, position) VALUES ('{name}', -1)")

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from guestledger.adapters.cxone.profile import Profile
     from guestledger.adapters.database import stop_database, upgrade_database
-    from guestledger.adapters.postgres.admin.privileges import TooManyPrivileges
-    from guestledger.adapters.postgres.connection import DatabaseFault, LedgerNotReady, NotAllowed, UnfitEngine
+    from guestledger.adapters.postgres.errors import (
+        DatabaseFault,
+        LedgerNotReady,
+        NotAllowed,
+        TooManyPrivileges,
+        UnfitEngine,
+    )
     from guestledger.adapters.settings import InvalidSettings, Settings
     from guestledger.adapters.simulator.config import SimulatorConfig
     from guestledger.adapters.simulator.server import Simulator
@@ -45,8 +50,9 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
     from guestledger.engine.domain.session import Session, Status
     from guestledger.engine.ledger import Ledger
+    from guestledger.engine.limits.admission import DenialReason, Denied
     from guestledger.engine.limits.limiter import LimiterState
-    from guestledger.engine.limits.policy import DenialReason, Denied, LimiterPolicy
+    from guestledger.engine.limits.policy import LimiterPolicy
     from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
@@ -160,45 +166,44 @@ __all__ = [
 __version__: str
 
 _NAMES = {
-    "adapters.cxone.profile": ("Profile"),
-    "adapters.database": ("stop_database upgrade_database"),
-    "adapters.postgres.admin.privileges": ("TooManyPrivileges"),
-    "adapters.postgres.connection": ("DatabaseFault LedgerNotReady NotAllowed UnfitEngine"),
-    "adapters.settings": ("InvalidSettings Settings"),
-    "adapters.simulator.config": ("SimulatorConfig"),
-    "adapters.simulator.server": ("Simulator"),
-    "adapters.wiring": ("connect simulated"),
-    "engine.domain.causes": ("Cause"),
-    "engine.domain.consent": ("Consent"),
-    "engine.domain.due": ("DueStep StepName"),
-    "engine.domain.errors": (
-        "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection"
-    ),
+    "adapters.cxone.profile": "Profile",
+    "adapters.database": "stop_database upgrade_database",
+    "adapters.postgres.errors": "DatabaseFault LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
+    "adapters.settings": "InvalidSettings Settings",
+    "adapters.simulator.config": "SimulatorConfig",
+    "adapters.simulator.server": "Simulator",
+    "adapters.wiring": "connect simulated",
+    "engine.domain.causes": "Cause",
+    "engine.domain.consent": "Consent",
+    "engine.domain.due": "DueStep StepName",
+    "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection",
     "engine.domain.events": "Event Guest",
-    "engine.domain.outcomes": ("Adoption FailureKind Resolution Verdict"),
-    "engine.domain.policy": ("DeliveryPolicy Policy"),
-    "engine.domain.request": ("GuestConsent GuestRequest parse_request"),
-    "engine.domain.session": ("Session Status"),
-    "engine.ledger": ("Ledger"),
-    "engine.limits.limiter": ("LimiterState"),
-    "engine.limits.policy": ("DenialReason Denied LimiterPolicy"),
-    "engine.limits.retry": ("InDoubt RetryPolicy Wait WaitBasis"),
-    "engine.log.recorded": ("Batch EventFilter RecordedEvent"),
-    "engine.operations.consume": ("ConsumerOptions Handler"),
-    "engine.operations.events": ("Events"),
-    "engine.operations.explain": ("BlockedBy Blocker Explanation StepExplanation"),
-    "engine.operations.health": ("Health"),
-    "engine.operations.limits": ("Limits"),
-    "engine.operations.partitions": ("Partitions"),
-    "engine.operations.projections": ("Projections"),
-    "engine.operations.redeliver": ("DeadLetter Webhooks"),
-    "engine.operations.replay": ("Frame"),
-    "engine.ports": ("ConsumerRow Partition"),
-    "engine.projections.audit": ("AuditEntry AuditFilter ComplianceStatus contract_form"),
-    "engine.projections.metrics": ("Metrics MetricsFilter"),
-    "engine.projections.sessions": ("SessionFilter SessionRow"),
-    "engine.projections.status": ("ProjectionStatus Verification"),
-    "engine.worker.scheduler": ("Scheduler"),
+    "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
+    "engine.domain.policy": "DeliveryPolicy Policy",
+    "engine.domain.request": "GuestConsent GuestRequest parse_request",
+    "engine.domain.session": "Session Status",
+    "engine.ledger": "Ledger",
+    "engine.limits.admission": "DenialReason Denied",
+    "engine.limits.limiter": "LimiterState",
+    "engine.limits.policy": "LimiterPolicy",
+    "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
+    "engine.log.recorded": "Batch EventFilter RecordedEvent",
+    "engine.operations.consume": "ConsumerOptions Handler",
+    "engine.operations.events": "Events",
+    "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
+    "engine.operations.health": "Health",
+    "engine.operations.limits": "Limits",
+    "engine.operations.partitions": "Partitions",
+    "engine.operations.projections": "Projections",
+    "engine.operations.redeliver": "DeadLetter Webhooks",
+    "engine.operations.replay": "Frame",
+    "engine.ports.consumers": "ConsumerRow",
+    "engine.ports.partitions": "Partition",
+    "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",
+    "engine.projections.metrics": "Metrics MetricsFilter",
+    "engine.projections.sessions": "SessionFilter SessionRow",
+    "engine.projections.status": "ProjectionStatus Verification",
+    "engine.worker.scheduler": "Scheduler",
 }
 """The public names of each module. The event classes come besides."""
 _MODULES = {name: f"guestledger.{module}" for module, names in _NAMES.items() for name in names.split()}

@@ -9,8 +9,8 @@ import time
 from uuid import UUID
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.events import CreationAttempted
 from guestledger.engine.log.appends import Append, Due
 from tests.bench.peers.rounds import answer, at_once

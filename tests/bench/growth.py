@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.recorded import RecordedEvent
 from tests.bench.appending import append_of

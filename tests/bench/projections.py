@@ -16,7 +16,7 @@ import msgspec
 
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
-from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from tests import logs

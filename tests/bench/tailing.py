@@ -15,8 +15,8 @@ from pathlib import Path
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.operations.tail import tail
 from tests.bench.appending import append_of
 from tests.bench.figures import Figure

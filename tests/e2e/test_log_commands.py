@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.log.appends import Lease
 from tests import logs
 from tests.pacing import proposed

@@ -18,7 +18,6 @@ from guestledger.engine.domain.commands import (
     RecordLookup,
     RequestRedelivery,
 )
-from guestledger.engine.domain.waiting import max_spread_ms
 from guestledger.engine.domain.delivery import DeliveryPolicy
 from guestledger.engine.domain.lifecycle import (
     AttemptCreation,
@@ -32,6 +31,7 @@ from guestledger.engine.domain.lifecycle import (
 from guestledger.engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.domain.session import Session, Status, evolve
+from guestledger.engine.domain.waiting import max_spread_ms
 from guestledger.engine.limits.admission import Denied
 from guestledger.engine.limits.retry import RetryAfter, RetryPolicy
 from guestledger.engine.log.recorded import RecordedEvent

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import text
 
 from guestledger.adapters.postgres.admin.embedded import start_embedded
-from guestledger.adapters.postgres.connection import open_engine, reported
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable
 
 

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log.appends import Lease
@@ -88,7 +88,7 @@ async def running(
     **more: Any,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """A consumer that runs beside the block, and is cancelled at its end."""
-    consumer = Consumer(name, handler, store=store, checkpoints=checkpoints, clock=SystemClock(), pace=pace, **more)
+    consumer = Consumer(name, handler, store=store, checkpoints=checkpoints, clock=SystemClock(), options=pace, **more)
     task: asyncio.Task[None] = asyncio.create_task(consumer.run())
     try:
         yield task
@@ -226,7 +226,7 @@ async def main():
             os.kill(os.getpid(), signal.SIGKILL)
     await Consumer(
         "warehouse", handle, store=PostgresEventStore(engine, "guestledger"),
-        checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), pace=ConsumerOptions(batch=5, lease_ms=300),
+        checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), options=ConsumerOptions(batch=5, lease_ms=300),
     ).run()
 
 asyncio.run(main())

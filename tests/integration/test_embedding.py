@@ -14,11 +14,13 @@ from msgspec.structs import replace
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, create_engine, insert, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from guestledger.adapters.postgres.connection import LedgerNotReady, UnfitEngine, lent_engine, short_transaction
+from guestledger.adapters.database import upgrade_database
+from guestledger.adapters.postgres.errors import LedgerNotReady, UnfitEngine
+from guestledger.adapters.postgres.pool import lent_engine
+from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
-from guestledger.adapters.database import upgrade_database
 from guestledger.adapters.wiring import connect, simulated
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Lease

@@ -14,8 +14,9 @@ import pytest
 import rfc8785
 from sqlalchemy import make_url
 
-from guestledger.adapters.postgres.connection import DatabaseFault, open_engine
+from guestledger.adapters.postgres.errors import DatabaseFault
 from guestledger.adapters.postgres.log.event_store import MAX_IN_BATCH, PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.log.appends import Appended, KeyTaken
 from guestledger.engine.log.codec import EVENT_TYPES, encode, wire_name

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from msgspec import structs
 
-from guestledger.adapters.postgres.connection import DatabaseFault, LedgerNotReady
+from guestledger.adapters.postgres.errors import DatabaseFault, LedgerNotReady
 from guestledger.adapters.postgres.log.event_store import MAX_BYTES, MAX_IN_BATCH, PostgresEventStore
 from guestledger.engine.domain.errors import EventTooLarge, ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.domain.events import CreationFailed, FailureKind

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from guestledger.adapters.postgres.connection import LedgerNotReady
+from guestledger.adapters.postgres.errors import LedgerNotReady
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.errors import (

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import InvalidSettings, Settings
@@ -23,7 +24,6 @@ from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.adapters.cli.messages import STEPS
 from guestledger.engine.worker.session_work import TOWARDS_CREATION
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog
@@ -603,9 +603,7 @@ def test_a_limit_on_calls_that_is_none_is_refused_by_its_name(name: str, given: 
 @pytest.mark.parametrize("field", ["calls", "calls_per_process"])
 @pytest.mark.parametrize("given", [0, -1])
 def test_a_limit_on_calls_that_is_none_is_refused_where_it_is_set_from_code_too(field: str, given: int) -> None:
-    with pytest.raises(
-        InvalidSettings, match=f"GUESTLEDGER_{field.upper()} is invalid: it must be a whole number"
-    ):
+    with pytest.raises(InvalidSettings, match=f"GUESTLEDGER_{field.upper()} is invalid: it must be a whole number"):
         Settings(**{field: given})
 
 

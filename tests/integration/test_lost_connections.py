@@ -13,8 +13,9 @@ from sqlalchemy import make_url
 from guestledger.adapters.postgres import connection
 from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
-from guestledger.adapters.postgres.connection import NOBODY_WAITS_FOR_LONG, reported, short_transaction
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.transactions import TRANSACTION_LIMITS, short_transaction
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.log.appends import Append, Appended
 from tests.pacing import Stores, proposed, watching
@@ -229,7 +230,7 @@ async def test_who_stands_still_while_the_driver_prepares_a_statement_loses_its_
     stores: Stores, watch: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The driver prepares in a round trip of its own, without an end: the server then does not count the client as idle.
-    monkeypatch.setattr(connection, "NOBODY_WAITS_FOR_LONG", NOBODY_WAITS_FOR_LONG.replace("30s", "1s"))
+    monkeypatch.setattr(connection, "TRANSACTION_LIMITS", TRANSACTION_LIMITS.replace("30s", "1s"))
     if watch.get_server_version().major < 17:
         pytest.skip("PostgreSQL has the limit since 17")
     with pytest.raises(ServiceUnreachable), reported():  # noqa: PT012 - the end of the transaction is what raises

@@ -18,8 +18,9 @@ from sqlalchemy import Connection, text
 
 from guestledger.adapters.postgres import tables
 from guestledger.adapters.postgres.admin import migrate
-from guestledger.adapters.postgres.connection import DatabaseFault, LedgerNotReady, open_engine
+from guestledger.adapters.postgres.errors import DatabaseFault, LedgerNotReady
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLogin

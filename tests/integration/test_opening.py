@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
-from guestledger.adapters.settings import Settings
 from guestledger.adapters.database import open_archive
+from guestledger.adapters.settings import Settings
 from guestledger.engine.domain.request import parse_request
 from guestledger.engine.domain.session import Session
 from guestledger.engine.ledger import Ledger

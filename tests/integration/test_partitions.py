@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.postgres.admin.archive import Archive
 from guestledger.adapters.postgres.admin.migrate import config
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import poison, rebuild
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS

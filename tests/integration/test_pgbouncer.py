@@ -12,9 +12,9 @@ from sqlalchemy import make_url
 
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin import migrate
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
 from guestledger.adapters.wiring import connect, simulated
@@ -126,7 +126,7 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
 
     pace = ConsumerOptions(batch=10, poll_ms=20)
     task = asyncio.create_task(
-        Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), pace=pace).run()
+        Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), options=pace).run()
     )
     async with asyncio.timeout(PATIENCE):
         await done.wait()

@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from guestledger.adapters.database import upgrade_database
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.admin.privileges import TooManyPrivileges
-from guestledger.adapters.postgres.connection import NotAllowed
+from guestledger.adapters.postgres.errors import NotAllowed
 from guestledger.adapters.settings import InvalidSettings, Settings
-from guestledger.adapters.database import upgrade_database
 from guestledger.adapters.wiring import connect
 from tests.e2e.command import assert_one_line, environment, run
 from tests.integration.conftest import NewLogin, Sql

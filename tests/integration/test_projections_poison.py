@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import registry as projections
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS, Projection, RowChanges

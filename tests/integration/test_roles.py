@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres import tables
-from guestledger.adapters.postgres.admin.roles import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, role_name
+from guestledger.adapters.postgres.admin.grants import AUDITOR, LOG
+from guestledger.adapters.postgres.admin.roles import FUNCTIONS, RUNTIME, TABLES, role_name
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.log.appends import KeyTaken
 from tests.integration.appends import an_append

@@ -12,8 +12,9 @@ from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.admin.roles import ROLES, RUNTIME, role_name
-from guestledger.adapters.postgres.connection import NotAllowed, open_engine
+from guestledger.adapters.postgres.errors import NotAllowed
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from tests.e2e.command import environment, run

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from guestledger.engine.domain.feedback import heard_of_webhook
 from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
@@ -17,7 +18,6 @@ from guestledger.engine.domain import events as e
 from guestledger.engine.domain.commands import RecordAttempt, RecordDelivery
 from guestledger.engine.domain.delivery import DeliveryPolicy
 from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
-from guestledger.engine.domain.feedback import heard_of_webhook
 from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.outcomes import Failed
 from guestledger.engine.domain.session import Session, Status

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
+from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.delivery import DeliveryPolicy
@@ -17,7 +18,6 @@ from guestledger.engine.domain.lifecycle import Policy, SyncWebhook
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import wire_name
-from guestledger.adapters.cli.messages import STEPS
 from guestledger.engine.ports.due_steps import Claim
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.session_work import Run

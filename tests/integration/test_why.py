@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.delivery import DeliveryPolicy
@@ -18,7 +19,6 @@ from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
-from guestledger.adapters.cli.messages import STEPS
 from guestledger.engine.operations.explain import Explanation, Wait
 from tests.integration.appends import a_lease
 from tests.limits import BRISK

@@ -6,12 +6,12 @@ from email.utils import format_datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from guestledger.adapters.http.retry_after import read_retry_after
 from guestledger.engine.domain.delivery import DeliveryPolicy
 from guestledger.engine.domain.events import CreationFailed, CreationThrottled, WebhookAbandoned, WebhookFailed
 from guestledger.engine.domain.lifecycle import Policy, decide
 from guestledger.engine.domain.outcomes import Delivered, Failed, Throttled
 from guestledger.engine.domain.session import fold
-from guestledger.adapters.http.retry_after import read_retry_after
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryPolicy, backoff_ms
 from tests.property.strategies import (
     deliveries,

@@ -18,8 +18,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from guestledger.adapters.postgres.connection import open_engine
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.engine.domain.errors import WrongExpectedVersion
 from guestledger.engine.log.appends import Append, Appended, Due, KeyTaken, Lease

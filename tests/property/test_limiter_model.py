@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import SearchStrategy
 
-from guestledger.engine.limits.limiter import LimiterState, admit, observe, slots
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.limits.limiter import LimiterState, admit, observe, slots
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
 

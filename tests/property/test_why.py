@@ -3,20 +3,20 @@
 from datetime import timedelta
 from uuid import UUID
 
+from guestledger.engine.work import DueStepRow
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from guestledger.adapters.cli.why import why
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.engine.domain.lifecycle import Policy, next_step
 from guestledger.engine.domain.session import fold
-from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.adapters.cli.why import why
 from guestledger.engine.operations.explain import Explanation
 from guestledger.engine.ports.due_steps import WorkStatus
-from guestledger.engine.work import DueStepRow
 from tests.unit.samples import FAILED, IN_DOUBT, SESSION, THROTTLED, VALIDATED, at
 
 API = "api.example.com sessions"

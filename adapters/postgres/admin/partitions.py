@@ -1,4 +1,4 @@
-"""The months that the log is stored in: one partition for each, made ahead by whoever works on the ledger."""
+"""The partitions of the log, one for each month: listed, and created ahead by every worker."""
 
 import logging
 from contextlib import suppress
@@ -8,80 +8,90 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
 from guestledger.engine.ports.partitions import Partition
 
 logger = logging.getLogger("guestledger")
 
 DEFAULT = "events_default"
+"""The table of events that belong to no other partition."""
+_NAME = "events_%Y_%m"
 
 
-def partition(month: date) -> str:
-    """The name of the table that holds a month of the log."""
-    return f"events_{month:%Y_%m}"
+def partition_name(month: date) -> str:
+    """The name of the table with the events of a month's sessions."""
+    return month.strftime(_NAME)
 
 
 class PostgresPartitions:
-    """The parts of the log of the ledger in one schema."""
+    """The partitions of the log of the ledger in one schema."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
-        s = quoted(schema)
-        self._attached = f"""
+        self._schema = quoted(schema)
+
+    async def all(self) -> list[Partition]:
+        """Every partition, oldest first, with the detached ones; the default partition last."""
+        s = self._schema
+        attached = f"""
             SELECT relname, pg_total_relation_size(pg_class.oid) AS bytes
               FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
              WHERE inhparent = '{s}.events'::regclass AND relname <> '{DEFAULT}'"""
-        self._detached = f"""
+        detached = f"""
             SELECT month, first_position, last_position,
                    pg_total_relation_size(to_regclass('{s}.events_' || to_char(month, 'YYYY_MM'))) AS bytes
-              FROM {s}.detached_months"""
-        # Each in a statement of its own, with its bounds known: one partition alone is looked at then, by its index.
-        self._positions = f"""
-            SELECT (SELECT position FROM {s}.events WHERE stream_id >= {s}.first_id($1::date)
-                       AND stream_id < {s}.first_id(($1::date + interval '1 month')::date) ORDER BY position LIMIT 1),
-                   (SELECT position FROM {s}.events WHERE stream_id >= {s}.first_id($1::date)
-                       AND stream_id < {s}.first_id(($1::date + interval '1 month')::date) ORDER BY position DESC LIMIT 1)"""
-        self._strays = f"SELECT events, first_position, last_position, bytes FROM {s}.stray_events()"
-        self._make_months = f"SELECT {s}.make_months()"
-
-    async def all(self) -> list[Partition]:
-        """Every month, oldest first, those that are detached among them; last what no month was made for."""
+              FROM {s}.detached_partitions"""
         with reported():
             async with driver_connection(self._engine) as driver:
-                months = [await self._month(driver, *row) for row in await driver.fetch(self._attached)]
-                months += [Partition(attached=False, **row) for row in await driver.fetch(self._detached)]
-                strays = await driver.fetchrow(self._strays)
-        months.sort(key=lambda month: month.month or date.max)
-        return [*months, _default(strays)]
+                partitions = [await self._attached(driver, *row) for row in await driver.fetch(attached)]
+                partitions += [Partition(attached=False, **row) for row in await driver.fetch(detached)]
+                unpartitioned = await self._unpartitioned(driver)
+        partitions.sort(key=lambda partition: partition.month or date.max)
+        return [*partitions, _default(unpartitioned)]
 
     async def ensure_partitions(self) -> None:
-        """Make the months that come, and say (log) where events lie that no month was made for."""
+        """Create the partitions of this month and the next three. Logs an error if any event has no partition."""
         with reported():
-            # Where somebody reads the log for long, it is tried again in a while: there are months yet to come.
+            # A long reader of the log blocks this for now. A later call succeeds; the next partitions are needed only in months.
             with suppress(asyncpg.LockNotAvailableError):
                 async with short_transaction(self._engine) as driver:
-                    await driver.execute(self._make_months)
+                    await driver.execute(f"SELECT {self._schema}.ensure_partitions()")
             async with driver_connection(self._engine) as driver:
-                strays = await driver.fetchrow(self._strays)
-        if strays["events"]:
+                unpartitioned = await self._unpartitioned(driver)
+        if unpartitioned["events"]:
             logger.error(
-                "%d events lie where no month was made for them, as where a clock is wrong or no scheduler ran for "
-                "months: `guestledger partitions settle` makes one and moves them there",
-                strays["events"],
+                "%d events are in the default partition, as after a wrong clock or months without a worker: "
+                "settle the partitions to move them",
+                unpartitioned["events"],
             )
 
-    async def _month(self, driver: Driver, name: str, size: int) -> Partition:
-        month = datetime.strptime(name, "events_%Y_%m").date()  # noqa: DTZ007 - a month is a month
-        first, last = await driver.fetchrow(self._positions, month)
+    async def _attached(self, driver: Driver, name: str, size: int) -> Partition:
+        # One statement for each, with fixed bounds: it looks at one partition only, by its index.
+        s = self._schema
+        within = (
+            f"stream_id >= {s}.first_id($1::date) AND stream_id < {s}.first_id(($1::date + interval '1 month')::date)"
+        )
+        month = datetime.strptime(name, _NAME).date()  # noqa: DTZ007 - a month has no time zone
+        first, last = await driver.fetchrow(
+            f"""
+            SELECT (SELECT position FROM {s}.events WHERE {within} ORDER BY position LIMIT 1),
+                   (SELECT position FROM {s}.events WHERE {within} ORDER BY position DESC LIMIT 1)""",
+            month,
+        )
         return Partition(month=month, attached=True, first_position=first, last_position=last, bytes=size)
 
+    async def _unpartitioned(self, driver: Driver) -> Any:
+        statement = f"SELECT events, first_position, last_position, bytes FROM {self._schema}.unpartitioned_events()"
+        return await driver.fetchrow(statement)
 
-def _default(strays: Any) -> Partition:
+
+def _default(unpartitioned: Any) -> Partition:
     return Partition(
         month=None,
         attached=True,
-        first_position=strays["first_position"],
-        last_position=strays["last_position"],
-        bytes=strays["bytes"],
+        first_position=unpartitioned["first_position"],
+        last_position=unpartitioned["last_position"],
+        bytes=unpartitioned["bytes"],
     )

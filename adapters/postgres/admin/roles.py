@@ -1,74 +1,30 @@
-"""Who may do what in a ledger's schema: three roles that nobody logs in as, and what each may do, as data.
-
-Whoever logs in is a member of one of them: the owner migrates, the runtime is what a ledger connects as, the auditor reads.
-Roles belong to the whole cluster, so the ledgers of one name in several databases share theirs.
-"""
+"""Creates a ledger's roles, makes the owner role own the ledger, and corrects every grant, as far as the user may."""
 
 import logging
-from collections.abc import Iterable, Mapping
-from hashlib import sha256
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from guestledger.adapters.postgres import tables as t
-from guestledger.adapters.postgres.connection import open_engine, reported
-from guestledger.adapters.postgres.projections.registry import PROJECTIONS
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.admin.grants import (
+    FUNCTIONS,
+    OWNER,
+    ROLES,
+    RUNTIME,
+    SCHEMA,
+    TABLES,
+    Grants,
+    role_name,
+)
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.pool import open_engine
+from guestledger.adapters.postgres.sql import quoted
 
 logger = logging.getLogger("guestledger")
 
-OWNER, RUNTIME, AUDITOR = ROLES = ("owner", "runtime", "auditor")
-_MAX_NAME = 63  # bytes, PostgreSQL's limit
-
-Grants = Mapping[str, frozenset[str]]
-"""For each role, its privileges; an absent one has none."""
-
-_READ = frozenset({"SELECT"})
-_APPEND = _READ | {"INSERT"}
-_WRITE = _APPEND | {"UPDATE", "DELETE"}
-
-_PROJECTED = [table.name for projection in PROJECTIONS.values() for table in projection.tables]
-
-LOG: Mapping[str, Grants] = {
-    "events": {RUNTIME: _APPEND, AUDITOR: _READ},
-    "request_keys": {RUNTIME: _APPEND, AUDITOR: _READ},
-    "batches": {RUNTIME: _APPEND, AUDITOR: _READ},
-    "detached_months": {RUNTIME: _READ, AUDITOR: _READ},
-    # To lock its row, one has to have UPDATE on some column of it. A CHECK lets the only one have no other value.
-    t.head.name: {RUNTIME: _READ | {"UPDATE (id)"}, AUDITOR: _READ},
-}
-"""What nobody may change or take away, or all proof is gone with it."""
-
-TABLES: Mapping[str, Grants] = {
-    **LOG,
-    "due_work": {RUNTIME: _WRITE},
-    "limiters": {RUNTIME: _WRITE, AUDITOR: _READ},
-    "consumers": {RUNTIME: _WRITE, AUDITOR: _READ},
-    "checkpoints": {RUNTIME: _WRITE, AUDITOR: _READ},
-    **{name: {RUNTIME: _WRITE, AUDITOR: _READ} for name in _PROJECTED},
-    **{t.SHADOWS[name].name: {RUNTIME: _WRITE | {"TRUNCATE"}} for name in _PROJECTED},
-    "alembic_version": {RUNTIME: _READ, AUDITOR: _READ},
-}
-"""Every table of a ledger. Those that are not there yet are passed over."""
-
-_RUN = frozenset({"EXECUTE"})
-
-FUNCTIONS: Mapping[str, Grants] = {
-    "make_months": {RUNTIME: _RUN},
-    **{name: {RUNTIME: _RUN, AUDITOR: _RUN} for name in ("first_id", "stray_events")},
-    **{
-        name: {}
-        for name in ("refuse_change", "guard", "attach_month", "make_month", "make_months_of", "make_partition")
-    },
-}
-"""Every function of a ledger; a trigger's is run whoever may."""
-
-SCHEMA: Grants = {OWNER: frozenset({"CREATE", "USAGE"}), RUNTIME: frozenset({"USAGE"}), AUDITOR: frozenset({"USAGE"})}
-
-# Each object with its owner, whether we may act as that, and who has been granted what on it. Partitions go with their
-# table. An object that nobody has granted anything on has the default, by which PUBLIC may run functions.
-_FOUND = """
+# Each object with its owner, whether the user may act as the owner, and what was granted to whom. Partitions go with their
+# table. An object without any grant has the default, by which PUBLIC may run functions.
+_OBJECTS = """
     WITH RECURSIVE ours AS (
         SELECT oid, relname, relowner, relacl FROM pg_class
          WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = :schema)
@@ -102,83 +58,74 @@ _FOUND = """
       FROM objects ORDER BY rank, name"""
 
 
-def role_name(schema: str, role: str) -> str:
-    """What this role of the ledger in `schema` is called; where that would be too long, the schema's part is cut and marked."""
-    name = f"{schema}_{role}"
-    if len(name.encode()) <= _MAX_NAME:
-        return name
-    return f"{schema[:32]}_{sha256(schema.encode()).hexdigest()[:16]}_{role}"
-
-
 def reconcile_grants(connection: Connection, schema: str) -> None:
-    """Make the roles, hand the ledger over to its owner, and put every grant right: as far as the user on `connection` may.
+    """Bring roles, owners and grants of the ledger in `schema` to what `grants` says. Only differences are changed.
 
-    Only what differs is changed. To be run behind every migration, in its transaction.
+    Runs after the migrations, in their transaction.
     """
-    there = _make(connection, schema)
-    given = {"schema": schema, "tables": list(TABLES), "functions": list(FUNCTIONS)}
-    found = [row for row in connection.execute(text(_FOUND), given) if row.ours]
+    roles = _create_roles(connection, schema)
+    names = {"schema": schema, "tables": list(TABLES), "functions": list(FUNCTIONS)}
+    found = [row for row in connection.execute(text(_OBJECTS), names) if row.ours]
     owner = role_name(schema, OWNER)
-    may_hand_over = OWNER in there and _may_act_as(connection, owner)
-    may_make_schemas = connection.scalar(text("SELECT has_database_privilege(current_database(), 'CREATE')"))
+    may_hand_over = OWNER in roles and _may_act_as(connection, owner)
+    may_create_schemas = connection.scalar(text("SELECT has_database_privilege(current_database(), 'CREATE')"))
     for kind, name, written, owned_by, _, granted in found:
         wanted: Grants = SCHEMA if kind == "SCHEMA" else (TABLES if kind == "TABLE" else FUNCTIONS).get(name, {})
-        # The schema that every database has is not the ledger's own, even where somebody put a ledger into it. To hand a
-        # schema over takes more than to own it, and is not needed: the owner is granted CREATE on it.
-        hands_over = may_hand_over and (kind != "SCHEMA" or (written != "public" and may_make_schemas))
+        # `public` does not belong to the ledger even if a ledger is in it. Handing a schema over takes more than owning it,
+        # and can be left out: the owner role is granted CREATE on it.
+        hands_over = may_hand_over and (kind != "SCHEMA" or (written != "public" and may_create_schemas))
         if hands_over and owned_by != owner:
             connection.exec_driver_sql(f"ALTER {kind} {written} OWNER TO {quoted(owner)}")
-        for role in there if kind == "SCHEMA" else there - {OWNER}:
+        for role in roles if kind == "SCHEMA" else roles - {OWNER}:
             _grant(connection, f"{kind} {written}", role_name(schema, role), granted, wanted.get(role, frozenset()))
-        _shut_out_public(connection, kind, written, granted)
-    if OWNER in there and not may_hand_over and any(row.owner != owner for row in found):
+        _revoke_from_public(connection, kind, written, granted)
+    if OWNER in roles and not may_hand_over and any(row.owner != owner for row in found):
         logger.warning(
-            "the ledger in schema %s stays its maker's: have an administrator run `GRANT %s TO %s`, "
-            "then run `guestledger db upgrade` again",
+            "the ledger in schema %s still belongs to the user who created it: have an administrator run `GRANT %s TO %s`, "
+            "then repeat the upgrade",
             *(schema, quoted(owner), quoted(_user(connection))),
         )
 
 
 async def runtime_login(url: str, schema: str) -> str:
-    """The name of a user who logs in without a password and has the runtime's rights, made where there is none.
+    """Create a user with the runtime role and no password, unless it exists, and return its name.
 
-    For the embedded server alone, whose socket nobody else can reach; `url` is its superuser's.
+    For the embedded server only, whose socket no other system user can reach; `url` is its superuser's.
     """
     login, runtime = role_name(schema, "login"), role_name(schema, RUNTIME)
     engine = open_engine(url, schema, pool_size=1)
     try:
         with reported():
             async with engine.begin() as connection:
-                made = f"CREATE ROLE {quoted(login)} LOGIN IN ROLE {quoted(runtime)}"
-                await connection.exec_driver_sql(_unless_made(made))
+                create = f"CREATE ROLE {quoted(login)} LOGIN IN ROLE {quoted(runtime)}"
+                await connection.exec_driver_sql(_unless_done(create))
     finally:
         await engine.dispose()
     return login
 
 
-def _make(connection: Connection, schema: str) -> set[str]:
-    """Make the roles that are missing, if we may, and see that we can act as the owner. Returns those that are there."""
+def setup_statements(schema: str, missing: Iterable[str], user: str) -> str:
+    """What an administrator has to run so that `user` can do the rest."""
+    create = [f"CREATE ROLE {quoted(role_name(schema, role))}" for role in ROLES if role in missing]
+    return "; ".join([*create, f"GRANT {quoted(role_name(schema, OWNER))} TO {quoted(user)}"])
+
+
+def _create_roles(connection: Connection, schema: str) -> set[str]:
+    """Create the missing roles if the user may, and join the owner role. Returns the roles that exist."""
     missing = _missing(connection, schema)
-    if missing and not connection.scalar(
-        text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
-    ):
+    may_create = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+    if missing and not connection.scalar(text(may_create)):
         user = _user(connection)
         logger.warning(
-            "the database user %s may not make the ledger's roles, so the log in schema %s is guarded by triggers alone: "
-            "have an administrator run `%s`, then run `guestledger db upgrade` again",
-            *(user, schema, make_statements(schema, missing, user)),
+            "the database user %s may not create the ledger's roles, so triggers alone protect the log in schema %s: "
+            "have an administrator run `%s`, then repeat the upgrade",
+            *(user, schema, setup_statements(schema, missing, user)),
         )
         return set(ROLES) - missing
     for role in sorted(missing):
-        connection.exec_driver_sql(_unless_made(f"CREATE ROLE {quoted(role_name(schema, role))} NOLOGIN"))
+        connection.exec_driver_sql(_unless_done(f"CREATE ROLE {quoted(role_name(schema, role))} NOLOGIN"))
     _join_owner(connection, role_name(schema, OWNER))
     return set(ROLES)
-
-
-def make_statements(schema: str, missing: Iterable[str], user: str) -> str:
-    """What an administrator has to run for `user` to be able to put the rest right."""
-    made = [f"CREATE ROLE {quoted(role_name(schema, role))}" for role in ROLES if role in missing]
-    return "; ".join([*made, f"GRANT {quoted(role_name(schema, OWNER))} TO {quoted(user)}"])
 
 
 def _missing(connection: Connection, schema: str) -> set[str]:
@@ -189,21 +136,21 @@ def _missing(connection: Connection, schema: str) -> set[str]:
     return set(names.values()) - {names[name] for name in found}
 
 
-def _unless_made(statement: str) -> str:
-    # Another database of the cluster may be making its ledger now: nothing but the attempt tells.
-    return f"DO $make$ BEGIN {statement}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $make$"
+def _unless_done(statement: str) -> str:
+    # Another database of the cluster may be creating its ledger now, so a check beforehand is not enough.
+    return f"DO $do$ BEGIN {statement}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $do$"
 
 
 def _join_owner(connection: Connection, owner: str) -> None:
-    """Who makes a role may admit to it, but is no member by that."""
+    """Become a member of the owner role: who creates a role may grant it, but is no member yet."""
     if _may_act_as(connection, owner):
         return
     if connection.scalar(text("SELECT pg_has_role(:owner, 'USAGE WITH ADMIN OPTION')"), {"owner": owner}):
-        connection.exec_driver_sql(_unless_made(f"GRANT {quoted(owner)} TO CURRENT_USER"))
+        connection.exec_driver_sql(_unless_done(f"GRANT {quoted(owner)} TO CURRENT_USER"))
 
 
 def _may_act_as(connection: Connection, role: str) -> bool:
-    """Whether we have the role's rights without further ado, and can make things its own."""
+    """Whether the user has the role's rights, and may make the role an owner."""
     switch = "SET" if _version(connection) >= (16,) else "MEMBER"
     statement = "SELECT pg_has_role(:role, 'USAGE') AND pg_has_role(:role, :switch)"
     return bool(connection.scalar(text(statement), {"role": role, "switch": switch}))
@@ -219,11 +166,11 @@ def _grant(connection: Connection, on: str, role: str, granted: Iterable[str], w
         connection.exec_driver_sql(f"GRANT {', '.join(sorted(wanted))} ON {on} TO {quoted(role)}")
 
 
-def _shut_out_public(connection: Connection, kind: str, written: str, granted: Iterable[str]) -> None:
-    given = {entry.strip() for entry in granted if entry.startswith(" ")}
-    if kind == "SCHEMA":  # to look in harms nothing, and a schema that is not the ledger's alone needs it
-        given &= {"CREATE"}
-    if given:
+def _revoke_from_public(connection: Connection, kind: str, written: str, granted: Iterable[str]) -> None:
+    found = {entry.strip() for entry in granted if entry.startswith(" ")}
+    if kind == "SCHEMA":  # USAGE is harmless, and a host that shares the schema may need it
+        found &= {"CREATE"}
+    if found:
         connection.exec_driver_sql(f"REVOKE {'CREATE' if kind == 'SCHEMA' else 'ALL'} ON {kind} {written} FROM PUBLIC")
 
 

@@ -9,8 +9,9 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import Driver, driver_connection, reported, short_transaction
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity

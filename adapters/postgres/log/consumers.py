@@ -1,4 +1,4 @@
-"""The consumers' checkpoints in PostgreSQL: one row each, held under a lease by the database's clock."""
+"""Checkpoints of named consumers: one row each, held under a lease by the database's clock."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,45 +6,74 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import reported, short_transaction
-from guestledger.adapters.postgres.statements import Statements
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.consumers import ConsumerRow
 
 
 class PostgresConsumers:
-    """Who reads the log under which name, and how far each has come."""
+    """The consumers of the ledger in one schema."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
-        self._sql = Statements(schema)
+        self._schema = quoted(schema)
 
     async def claim(self, name: str, lease: Lease, start: int) -> int | None:
-        """Take the consumer and return its position; `None` while somebody else holds it. A new one stands at `start`."""
-        rows = await self._execute(self._sql.claim_consumer, name, lease.owner, lease.ms, start)
+        """Lease the consumer and return its position; `None` while another process holds it. A new one begins at `start`."""
+        rows = await self._execute(
+            f"""
+            INSERT INTO {self._schema}.consumers AS c (name, position, owner, lease_until)
+            VALUES ($1::text, $4::bigint, $2::uuid, now() + $3::int * interval '1 ms')
+            ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
+             WHERE c.owner = excluded.owner OR c.lease_until IS NULL OR c.lease_until <= now()
+            RETURNING position""",
+            name,
+            lease.owner,
+            lease.ms,
+            start,
+        )
         return rows[0][0] if rows else None
 
     async def keep(self, name: str, lease: Lease) -> bool:
-        """DenialReason it for another `lease.ms`; False when it was lost to somebody else."""
-        return bool(await self._execute(self._sql.keep_consumer, name, lease.owner, lease.ms))
+        """Extend the lease by `lease.ms`; False if another process took it over."""
+        statement = f"""
+            UPDATE {self._schema}.consumers SET lease_until = now() + $3::int * interval '1 ms'
+             WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
+        return bool(await self._execute(statement, name, lease.owner, lease.ms))
 
     async def move(self, name: str, owner: UUID, position: int) -> bool:
-        """Set its position; False, and nothing set, when it was lost to somebody else."""
-        return bool(await self._execute(self._sql.move_consumer, name, owner, position))
+        """Set the position; False, and no change, if another process took the consumer over."""
+        statement = f"""
+            UPDATE {self._schema}.consumers SET position = $3::bigint
+             WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
+        return bool(await self._execute(statement, name, owner, position))
 
     async def release(self, name: str, owner: UUID) -> None:
-        """Give it back; nothing when it was lost."""
-        await self._execute(self._sql.release_consumer, name, owner)
+        """End the lease, if it is still held."""
+        statement = f"""
+            UPDATE {self._schema}.consumers SET owner = NULL, lease_until = NULL
+             WHERE name = $1::text AND owner = $2::uuid"""
+        await self._execute(statement, name, owner)
 
     async def forget(self, name: str) -> bool:
-        """Drop its checkpoint; False when there was none. One that runs learns that it was lost."""
-        return bool(await self._execute(self._sql.forget_consumer, name))
+        """Delete the checkpoint; False if there is none. A running consumer then loses its lease."""
+        return bool(
+            await self._execute(f"DELETE FROM {self._schema}.consumers WHERE name = $1::text RETURNING name", name)
+        )
 
     async def all(self) -> list[ConsumerRow]:
         """Every consumer, by name."""
+        rows = await self._execute(
+            f"""
+            SELECT name, position,
+                   greatest(0, coalesce((SELECT max(position) FROM {self._schema}.batches), -1) - position) AS lag,
+                   coalesce(lease_until > now(), false) AS running
+              FROM {self._schema}.consumers ORDER BY name"""
+        )
         return [
-            ConsumerRow(name=name, position=position, lag=lag, running=running)
-            for name, position, lag, running in await self._execute(self._sql.list_consumers)
+            ConsumerRow(name=name, position=position, lag=lag, running=running) for name, position, lag, running in rows
         ]
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:

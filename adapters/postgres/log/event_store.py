@@ -9,11 +9,12 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
-from guestledger.adapters.postgres.connection import Driver, HeldConnection, reported
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
+from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
 from guestledger.engine.domain.events import Event
@@ -87,7 +88,7 @@ class PostgresEventStore(LogReader):
         if self._committing is not None:
             # Shielded: a caller that stops waiting must not stop a batch that others wait for.
             await asyncio.shield(self._committing)
-        await self._arrivals.close()
+        await self._notifier.close()
 
     async def _commit_all(self) -> None:
         batch: list[_Waiting] = []
@@ -164,7 +165,7 @@ class PostgresEventStore(LogReader):
         await driver.fetch(self._appending.append, *rows.columns())
         await self._limiter.write(driver, limiters)
         await driver.execute("COMMIT")
-        self._arrivals.announce()
+        self._notifier.announce()
         return outcomes
 
     async def _read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:

@@ -1,39 +1,41 @@
 """Hints that the log has grown: at once within a process, by NOTIFY and LISTEN between processes.
 
-Nothing depends on a hint: each may be late, in vain, or lost (behind a pgbouncer in transaction mode all from elsewhere
-are), and readers poll besides. NOTIFY takes a lock of the whole cluster while it commits, so it is kept out of the append:
-it goes out after the commit, over another connection, once for all that was committed meanwhile.
+Nothing depends on a hint, since readers also poll; behind pgbouncer in transaction mode those of other processes are lost.
+NOTIFY locks the whole cluster while it commits. Therefore it follows the append's commit on another connection, once for
+all appends since the last one.
 """
 
 import asyncio
 import logging
-import random
 from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
+from tenacity import AsyncRetrying, retry_if_result, wait_random
 
-from guestledger.adapters.postgres.connection import driver_connection, reported
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import driver_connection
 from guestledger.engine.domain.errors import GuestledgerError
 
 logger = logging.getLogger("guestledger")
 
-MAX_CHANNEL = 63  # bytes, PostgreSQL's limit; a name that is cut and so shared gives hints in vain, no more
+MAX_CHANNEL = 63
+"""Bytes, PostgreSQL's limit. Two ledgers whose names are the same after the cut share their hints."""
 
-# At most a hundred hints a second leave a process, and a hint is at most this late.
 _COALESCE_SECONDS = 0.01
-_LISTEN_AGAIN_SECONDS = 1.0
-_LAST_WORD_SECONDS = 1.0
+_FAREWELL_SECONDS = 1.0
+
+_listen_forever = AsyncRetrying(wait=wait_random(0.5, 1.5), retry=retry_if_result(lambda _lost: True))
 
 
 def channel(schema: str) -> str:
-    """The channel on which the hints of the ledger in this schema go out."""
+    """The NOTIFY channel of the ledger in this schema."""
     return f"guestledger_{schema}"[:MAX_CHANNEL]
 
 
 class LogNotifier:
-    """One ledger's hints, sent and received. It listens from the first time that somebody waits."""
+    """Sends and receives one ledger's hints. It listens from the first call of `next`."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
@@ -46,20 +48,20 @@ class LogNotifier:
     def next(self) -> asyncio.Event:
         """The event that the next hint will set."""
         if self._listening is None:
-            self._listening = asyncio.create_task(self._listen())
+            self._listening = asyncio.create_task(_listen_forever.copy()(self._listen))
         return self._next
 
     def announce(self) -> None:
-        """Say that the log has grown. Returns at once; what then fails is nobody's concern."""
+        """Signal that the log has grown. Returns at once; failures are ignored."""
         self._wake()
         self._grown = True
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
 
     async def close(self) -> None:
-        """Send the last hint, if that can be done soon, and stop listening."""
+        """Send the last hint if that takes no longer than a second, and stop listening."""
         if self._sending is not None:
-            await asyncio.wait([self._sending], timeout=_LAST_WORD_SECONDS)
+            await asyncio.wait([self._sending], timeout=_FAREWELL_SECONDS)
         tasks = [task for task in (self._sending, self._listening) if task is not None]
         for task in tasks:
             task.cancel()
@@ -70,7 +72,7 @@ class LogNotifier:
         waited_for.set()
 
     async def _send(self) -> None:
-        # Asynchronous commit: a notification alone would be worth no flush of the log to disk.
+        # Without waiting for the disk: a notification is not worth a flush.
         notify = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {quoted(self._channel)}; COMMIT"
         try:
             while self._grown:
@@ -83,14 +85,11 @@ class LogNotifier:
             self._sending = None
 
     async def _listen(self) -> None:
-        while True:
-            try:
-                with suppress(GuestledgerError), reported():
-                    await self._listen_once()
-            except Exception:
-                # Readers poll, so all goes on; but it must not end unseen.
-                logger.exception("no hints are heard from other processes for now")
-            await asyncio.sleep(_LISTEN_AGAIN_SECONDS * (0.5 + random.random()))  # noqa: S311 - it spreads reconnects
+        try:
+            with suppress(GuestledgerError), reported():
+                await self._listen_once()
+        except Exception:
+            logger.exception("hints from other processes are not received for now; readers poll")
 
     async def _listen_once(self) -> None:
         """Listen until the connection is lost."""
@@ -98,12 +97,12 @@ class LogNotifier:
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()
             driver: Any = raw.driver_connection
-            # It is held for good, so it must not take one of the pool's places. Detached, it is closed with this block.
+            # It is held for good, so it must not take one of the pool's places.
             raw.detach()
             try:
                 driver.add_termination_listener(lambda _driver: lost.set())
                 await driver.add_listener(self._channel, lambda *_notification: self._wake())
-                self._wake()  # for whatever was sent before
+                self._wake()  # for what was sent before
                 await lost.wait()
             finally:
-                driver.terminate()  # closed by the block's end alone, a server that hangs would be waited for
+                driver.terminate()  # closing it could wait for a server that hangs

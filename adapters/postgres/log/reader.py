@@ -1,4 +1,4 @@
-"""Reading the event log in PostgreSQL: a stream, the whole of it, or what has come since. Nothing is held between batches."""
+"""Reads of the event log: one stream, the whole log, or the next batch. No transaction stays open between batches."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -7,47 +7,72 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import driver_connection, reported
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.log.notifier import LogNotifier
-from guestledger.adapters.postgres.statements import Statements
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import Driver, driver_connection
 from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
 
-STRETCH = 20
-"""How many times a batch's size of positions one statement looks at, at most, where a filter lets little through."""
+COLUMNS = (
+    "position, stream_id, version, event_type, schema_version, recorded_at, "
+    "correlation_id, causation_id, actor, data::text, leaf_hash"
+)
+"""Of an event's row, in the order that `recorded` expects."""
+
+END = 2**63 - 1
+"""A position behind every event."""
+
+SCAN_FACTOR = 20
+"""How many times its batch size of positions one statement scans at most, where a filter matches few events."""
 
 
 class LogReader:
-    """Reads the log of the ledger in one schema. Each batch is a statement of its own: no transaction stays open."""
+    """Reads the log of the ledger in one schema."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
-        self._sql = Statements(schema)
-        self._arrivals = LogNotifier(engine, schema)
+        self._notifier = LogNotifier(engine, schema)
+        s = quoted(schema)
+        self._select_streams = f"""
+            SELECT {COLUMNS} FROM {s}.events WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
+        # One statement, so one snapshot: no event up to its `head` can appear later.
+        self._select_batch = f"""
+            SELECT head.position AS head, e.*
+              FROM (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1) AS head
+              LEFT JOIN (
+                  SELECT {COLUMNS} FROM {s}.events
+                   WHERE position > $1::bigint AND position <= $1::bigint + $2::bigint
+                     AND ($4::text[] IS NULL OR event_type = ANY($4::text[]))
+                     AND ($5::timestamptz IS NULL OR recorded_at >= $5::timestamptz)
+                     AND ($6::timestamptz IS NULL OR recorded_at < $6::timestamptz)
+                   ORDER BY position LIMIT $3::int) AS e ON true
+             ORDER BY e.position"""
+        self._select_head = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 
     def arrival(self) -> asyncio.Event:
-        """An event that is set when the log may have grown since this call. A hint: it may come late, in vain, or never."""
-        return self._arrivals.next()
+        """An event that is set when the log may have grown. Only a hint: it may be late, needless, or lost."""
+        return self._notifier.next()
 
     async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
-        """Every event of one stream, in order; empty when there is none. Raises `UnknownEvent`."""
+        """All events of one stream, in order; empty if there is none. Raises `UnknownEvent`."""
         return (await self.read_streams([stream_id])).get(stream_id, [])
 
     async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
-        """The events of many streams in one round trip; a stream without events is left out. Raises `UnknownEvent`."""
+        """The events of many streams in one round trip, without the empty ones. Raises `UnknownEvent`."""
         streams: dict[UUID, list[RecordedEvent]] = {}
-        for row in await self._fetch(self._sql.read_streams, list(stream_ids)):
+        for row in await self._fetch(self._select_streams, list(stream_ids)):
             streams.setdefault(row["stream_id"], []).append(recorded(row))
         return streams
 
     async def read_all(
         self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
     ) -> AsyncIterator[list[RecordedEvent]]:
-        """What is asked for of the log, in order of position, in batches of at most `batch`, up to its present end.
+        """The matching events up to the log's present end, in order of position, in batches of at most `batch`.
 
-        Raises `UnknownEvent` at an event that this release cannot read, once all before it have been given.
+        Raises `UnknownEvent` at an event that this release cannot read, after all events before it.
         """
         while (found := await self.read_batch(after=after, batch=batch, wanted=wanted)).position > after:
             if found.events:
@@ -55,26 +80,26 @@ class LogReader:
             after = found.position
 
     async def read_batch(self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter()) -> Batch:
-        """The next events after a position, at most `batch`, and how far that has read the log.
+        """At most `batch` matching events after a position, and the position up to which that has read the log.
 
-        At the log's end the batch is empty and stands at `after`. Raises `UnknownEvent` when the very next event that was
-        asked for cannot be read by this release; one further on only ends the batch before it.
+        At the log's end the batch is empty and its position is `after`. Raises `UnknownEvent` if this release cannot read
+        the first matching event; a later one only ends the batch before it.
         """
+        span = batch * SCAN_FACTOR
         types = list(wanted.types) or None
-        stretch = batch * STRETCH
-        rows = await self._fetch(self._sql.read_batch, after, stretch, batch, types, wanted.since, wanted.until)
+        rows = await self._fetch(self._select_batch, after, span, batch, types, wanted.since, wanted.until)
         if not rows:
             return Batch(events=(), position=after)
         found, unknown = readable(row[1:] for row in rows if row["position"] is not None)
         if unknown is not None and not found:
             raise unknown
         cut = unknown is not None or len(found) == batch
-        position = found[-1].position if cut else min(after + stretch, rows[0]["head"])
+        position = found[-1].position if cut else min(after + span, rows[0]["head"])
         return Batch(events=tuple(found), position=max(after, position))
 
     async def head(self) -> int:
-        """The position of the last event; -1 when the log is empty."""
-        return int((await self._fetch(self._sql.end))[0][0])
+        """The position of the last event; -1 if the log is empty."""
+        return int((await self._fetch(self._select_head))[0][0])
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         with reported():
@@ -83,26 +108,36 @@ class LogReader:
                 return rows
 
 
+async def fetch_range(driver: Driver, schema: str, *, after: int, upto: int = END, limit: int) -> Sequence[Any]:
+    """The rows of at most `limit` events between two positions, without the first and with the last."""
+    # By the last position too, not only by number: positions are missing where a partition is detached.
+    statement = f"""
+        SELECT {COLUMNS} FROM {quoted(schema)}.events
+         WHERE position > $1::bigint AND position <= $2::bigint ORDER BY position LIMIT $3::int"""
+    rows: Sequence[Any] = await driver.fetch(statement, after, upto, limit)
+    return rows
+
+
 def readable(rows: Iterable[Any]) -> tuple[list[RecordedEvent], UnknownEvent | None]:
-    """The events in these rows of the log, up to the first that this release cannot read; and that one's error."""
+    """The events in these rows up to the first that this release cannot read, and the error for that one."""
     found: list[RecordedEvent] = []
     try:
         for row in rows:
-            found.append(recorded(row))  # noqa: PERF401 - what came before the error is kept
+            found.append(recorded(row))  # noqa: PERF401 - keeps those before the error
     except UnknownEvent as error:
         return found, error
     return found, None
 
 
 def leaf_hash_of(row: Any) -> bytes:
-    """The leaf hash of a row of the log, made anew from what it holds."""
+    """Compute the leaf hash of a row of the log."""
     hashed = ("stream_id", "version", "event_type", "schema_version", "recorded_at", "correlation_id", "causation_id",
               "actor", "data")  # fmt: skip
     return leaf_hash(**{name: row[name] for name in hashed})
 
 
 def recorded(row: Any) -> RecordedEvent:
-    """The event in a row of the log. Raises `UnknownEvent`, which names its place, when a newer release wrote it."""
+    """Decode a row of the log. Raises `UnknownEvent`, with its place in the log."""
     position, stream_id, version, event_type, schema_version, at, correlation_id, causation_id, actor, data, leaf = row
     try:
         event = decode(event_type, schema_version, data)

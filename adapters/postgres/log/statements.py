@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from guestledger.adapters.postgres.connection import NOBODY_WAITS_FOR_LONG
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import TRANSACTION_LIMITS
 from guestledger.engine.log.recorded import month_bounds, month_of
 
 
@@ -14,7 +14,7 @@ class AppendStatements:
         s = quoted(schema)
         self.begin = f"""
             BEGIN ISOLATION LEVEL READ COMMITTED;
-            {NOBODY_WAITS_FOR_LONG};
+            {TRANSACTION_LIMITS};
             SET LOCAL plan_cache_mode = force_generic_plan;
             SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"""
         """Opens the transaction and takes the ledger's lock in one round trip; held until the batch commits.

@@ -1,1 +1,1 @@
-"""The projections in PostgreSQL."""
+"""Projections in PostgreSQL."""

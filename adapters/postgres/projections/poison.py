@@ -1,4 +1,4 @@
-"""Events that cannot be projected: telling them from a database that is in trouble, and getting up to them one by one."""
+"""Poison events: telling them from a database in trouble, and advancing right up to them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -7,18 +7,19 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import Driver, driver_connection, reported, transaction
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.transactions import Driver, driver_connection, transaction
 from guestledger.engine.domain.errors import GuestledgerError, UnknownEvent, in_short
 
 BATCH = 2_000
-"""Events in one transaction: larger ones are no faster, and hold the checkpoints longer."""
+"""Events in one transaction. Larger batches are no faster and hold the checkpoints longer."""
 
-# SQLSTATE classes of what PostgreSQL refuses because of a row: data exception, integrity constraint violation.
-_REFUSED_ROW = ("22", "23")
+# SQLSTATE classes that a row causes: data exception, integrity constraint violation.
+_ROW_REJECTED = ("22", "23")
 
 
 class Poisoned(Exception):
-    """A batch holds an event that cannot be decoded or applied; nothing of the batch was."""
+    """A batch holds an event that cannot be decoded or applied. The batch was rolled back."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(type(cause).__name__)
@@ -27,7 +28,7 @@ class Poisoned(Exception):
 
 @asynccontextmanager
 async def batch_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    """A transaction for one batch. Raises `Poisoned` where the fault lies in the events, and is there to stay."""
+    """A transaction for one batch. Raises `Poisoned` if the error lies in the events, so that a retry would not help."""
     poison: Exception | None = None
     with reported():
         async with driver_connection(engine) as driver:
@@ -43,9 +44,9 @@ async def batch_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
 
 
 async def each_batch(advance: Callable[[int], Awaitable[int]], limit: int) -> AsyncIterator[int]:
-    """Take batches of at most `limit` events with `advance` until there is none left; yields how many each had.
+    """Call `advance` with the largest batch size until it returns 0; yield the number of events of each batch.
 
-    Where a batch is poisoned, smaller ones go up to the very event. Raises `Poisoned` when that stands next.
+    A poisoned batch is halved until the events before the poison are in. Raises `Poisoned` at the poison event itself.
     """
     while True:
         try:
@@ -62,13 +63,13 @@ async def each_batch(advance: Callable[[int], Awaitable[int]], limit: int) -> As
 
 
 def describe(event: Any, error: Exception) -> str:
-    """One line on the row `event` of the log and what is wrong with it. An exception's own text may hold guests' data."""
+    """Describe in one line what is wrong with a row of the log. An exception's own text may hold guests' data."""
     if isinstance(error, UnknownEvent):
-        reason = f"{error.reason}; after that it goes on by itself"
+        reason = error.reason
     elif isinstance(error, asyncpg.PostgresError):
-        reason = f"PostgreSQL refuses its row (SQLSTATE {error.sqlstate})"
+        reason = f"PostgreSQL rejects its row (SQLSTATE {error.sqlstate})"
     else:
-        reason = in_short(error, within=("engine.", "adapters."))
+        reason = in_short(error, within=("guestledger.engine.", "guestledger.adapters."))
     return (
         f"event {event['position']} ({event['event_type']}, version {event['version']} of stream {event['stream_id']}) "
         f"cannot be projected: {reason}"
@@ -77,8 +78,8 @@ def describe(event: Any, error: Exception) -> str:
 
 def _lies_in_the_events(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
-        return str(error.sqlstate).startswith(_REFUSED_ROW)
+        return str(error.sqlstate).startswith(_ROW_REJECTED)
     if isinstance(error, GuestledgerError):
         return isinstance(error, UnknownEvent)
-    # The driver's internal error is what a statement meets after the server said goodbye between two of them.
+    # The driver raises its internal error for a statement after the server closed the connection between two of them.
     return not isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, MemoryError))

@@ -1,16 +1,19 @@
-"""Bringing the projections up to the log: a batch's row changes and the checkpoint commit together, so each is exact."""
+"""Brings the projections up to the log. A batch's row changes and its checkpoint commit together, so each event counts once."""
 
 import logging
 from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import Driver, NotAllowed, driver_connection, reported, short_transaction
-from guestledger.adapters.postgres.log.reader import recorded
+from guestledger.adapters.postgres.errors import NotAllowed, reported
+from guestledger.adapters.postgres.log.reader import END, fetch_range, recorded
+from guestledger.adapters.postgres.projections.checkpoints import Checkpoints
 from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, batch_transaction, describe, each_batch
-from guestledger.adapters.postgres.projections.rebuild import Advanced, Rebuild
-from guestledger.adapters.postgres.projections.registry import PROJECTIONS, RowChanges
-from guestledger.adapters.postgres.statements import END, Statements
+from guestledger.adapters.postgres.projections.rebuild import Progress, Rebuild
+from guestledger.adapters.postgres.projections.registry import PROJECTIONS
+from guestledger.adapters.postgres.projections.row_changes import RowChanges
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
 from guestledger.engine.projections.status import ProjectionStatus, Verification
 
 logger = logging.getLogger("guestledger")
@@ -18,8 +21,11 @@ logger = logging.getLogger("guestledger")
 
 class _Advance(NamedTuple):
     read: int
-    stopped: tuple[str, ...]
-    """Projections that a poisoned event holds up."""
+    end: int
+    """The log's end when the catch-up began."""
+    finished: bool
+    stopped: tuple[str, ...] = ()
+    """Projections that a poison event stopped."""
 
 
 class Projector:
@@ -28,38 +34,35 @@ class Projector:
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
         self._schema = schema
-        self._sql = Statements(schema)
-        self._told: set[str] = set()
+        self._checkpoints = Checkpoints(schema)
+        self._logged: set[str] = set()
 
     async def catch_up(self) -> int:
-        """Bring every projection up to the log's present end. Returns how many events were read for them.
+        """Bring every projection up to the log's end at this call. Returns the number of events read.
 
-        Whoever comes second waits for the first, so on return the rows hold all that was committed before. A projection
-        that cannot take an event in stops there alone, says so (log, `standing`), and is tried again by the next call.
-        Where the database user may only read, an auditor's, it is left to others: the log says what the rows then lack.
+        Concurrent calls wait for each other, so on return the rows hold everything that was committed before. A projection
+        that cannot take an event in stops there alone, logs it, and is tried again by the next call. A database user who may
+        only read leaves the work to others; the log then says how much is missing.
         """
         try:
             return await self._catch_up()
         except NotAllowed:
-            await self._leave_it_to_others()
+            await self._log_missing()
             return 0
 
-    async def _catch_up(self) -> int:
-        read, end = 0, await self._end()
-        while True:
-            try:
-                advance = await self._advance_together(end)
-            except Poisoned:
-                return read + sum([await self._catch_up_alone(name, BATCH) for name in PROJECTIONS])
-            read += advance.read
-            if not advance.read:
-                return read + sum([await self._catch_up_alone(name, 1) for name in advance.stopped])
-
-    async def standing(self) -> list[ProjectionStatus]:
-        """Every projection, and how far behind the log it is."""
+    async def status(self) -> list[ProjectionStatus]:
+        """Every projection and how far behind the log it is."""
+        s = quoted(self._schema)
+        statement = f"""
+            SELECT live.projection, live.position, head.position, live.stopped_at, live.error, rebuild.position,
+                   (SELECT clock_timestamp() - recorded_at FROM {s}.events AS e
+                     WHERE e.position > live.position ORDER BY e.position LIMIT 1)
+              FROM (SELECT coalesce(max(position), -1) AS position FROM {s}.batches) AS head, {s}.checkpoints AS live
+              LEFT JOIN {s}.checkpoints AS rebuild ON rebuild.projection = live.projection || ':rebuild'
+             WHERE live.projection = ANY($1::text[]) ORDER BY live.projection"""
         with reported():
             async with driver_connection(self._engine) as driver:
-                rows = await driver.fetch(self._sql.projections, list(PROJECTIONS))
+                rows = await driver.fetch(statement, list(PROJECTIONS))
         return [
             ProjectionStatus(
                 name=name,
@@ -73,51 +76,53 @@ class Projector:
             for name, position, head, stopped_at, error, rebuilt_to, waited in rows
         ]
 
-    async def rebuild(self, name: str, advanced: Advanced) -> int:
-        """Make the rows of a projection anew from the log and put them in place of the live ones, all at once.
+    standing = status
+    """Its former name, until the engine's port follows."""
 
-        Writers, readers and the projector go on meanwhile; a rebuild that was cut off is gone on with. `advanced` is told
-        each position on the way. Uses two connections at once. Returns how many rows differed. Raises `UnknownProjection`,
-        `ProjectionStopped` at an event that cannot be taken in, `RebuildInterrupted` when another process did the same
-        meanwhile.
+    async def rebuild(self, name: str, progress: Progress) -> int:
+        """Make a projection's rows again from the log and replace the live ones at once. Returns how many differed.
+
+        Writers, readers and the projector continue meanwhile, and an interrupted rebuild is resumed. Uses two connections.
+        Raises `UnknownProjection`, `ProjectionStopped` at a poison event, `RebuildInterrupted` if another process did the
+        same meanwhile.
         """
-        return await Rebuild(self._engine, self._schema, name, advanced).run()
+        return await Rebuild(self._engine, self._schema, name, progress).run()
 
-    async def verify(self, name: str, advanced: Advanced) -> Verification:
-        """DenialReason the rows of a projection against those that the log gives anew; both stay as they are.
+    async def verify(self, name: str, progress: Progress) -> Verification:
+        """Compare a projection's rows with those that the log gives, and change neither. Uses two connections.
 
-        Uses two connections at once. Raises as `rebuild` does, and `RebuildInterrupted` while a rebuild is unfinished.
+        Raises as `rebuild` does, and `RebuildInterrupted` while a rebuild is unfinished.
         """
-        return await Rebuild(self._engine, self._schema, name, advanced).verify()
+        return await Rebuild(self._engine, self._schema, name, progress).verify()
 
-    async def _leave_it_to_others(self) -> None:
-        lag = max((standing.lag_events for standing in await self.standing()), default=0)
-        told = "this database user may not bring the projections up to the log"
-        if lag and told not in self._told:
-            self._told.add(told)
-            logger.warning("%s: what is shown lacks its last %d events, until a worker has taken them in", told, lag)
+    async def _catch_up(self) -> int:
+        read, end = 0, None
+        while True:
+            try:
+                advance = await self._advance_together(end)
+            except Poisoned:
+                return read + sum([await self._catch_up_alone(name, BATCH) for name in PROJECTIONS])
+            read, end = read + advance.read, advance.end
+            if advance.finished:
+                return read + sum([await self._catch_up_alone(name, 1) for name in advance.stopped])
 
-    async def _end(self) -> int:
-        with reported():
-            async with driver_connection(self._engine) as driver:
-                end: int = await driver.fetchval(self._sql.end)
-        return end
-
-    async def _advance_together(self, end: int) -> _Advance:
-        # The locks on the checkpoints keep a second projector out; a crash takes rows and checkpoints back together.
+    async def _advance_together(self, end: int | None) -> _Advance:
+        # The locks on the checkpoints keep other projectors out; a crash rolls rows and checkpoints back together.
         async with batch_transaction(self._engine) as driver:
-            rows = await driver.fetch(self._sql.checkpoints, list(PROJECTIONS))
-            at = {name: position for name, position, error in rows if error is None}
-            stopped = tuple(name for name, _, error in rows if error is not None)
-            if not at:
-                return _Advance(0, stopped)
-            last = min(at.values())
-            if last >= end:  # writers may be faster than this: what they add meanwhile is the next call's
-                return _Advance(0, stopped)
-            # One reading serves all that stand at the same position; one that is ahead is met there, never passed.
-            upto = min((position for position in at.values() if position > last), default=end)
-            behind = [name for name, position in at.items() if position == last]
-            return _Advance(await self._project(driver, behind, last, upto, BATCH), stopped)
+            locked = await self._checkpoints.lock(driver, list(PROJECTIONS))
+            end = (
+                locked.head if end is None else end
+            )  # writers may be faster than this: later events are the next call's
+            at = {name: position for name, position in locked.positions.items() if name not in locked.stopped}
+            first = min(at.values(), default=end)
+            if first >= end:
+                return _Advance(0, end, True, locked.stopped)
+            # One read serves all projections at the same position, and ends where another one already is.
+            upto = min((position for position in at.values() if position > first), default=end)
+            behind = [name for name, position in at.items() if position == first]
+            events = await self._project(driver, behind, after=first, upto=upto, limit=BATCH)
+            finished = not events or (upto == end and len(behind) == len(at) and events < BATCH)
+            return _Advance(events, end, finished, locked.stopped)
 
     async def _catch_up_alone(self, name: str, limit: int) -> int:
         read, after = 0, -1
@@ -125,8 +130,8 @@ class Projector:
         async def advance(limit: int) -> int:
             nonlocal after
             async with batch_transaction(self._engine) as driver:
-                [(_, after, _)] = await driver.fetch(self._sql.checkpoints, [name])
-                return await self._project(driver, [name], after, END, limit)
+                after = (await self._checkpoints.lock(driver, [name])).positions[name]
+                return await self._project(driver, [name], after=after, upto=END, limit=limit)
 
         try:
             async for batch in each_batch(advance, limit):
@@ -135,20 +140,31 @@ class Projector:
             await self._stop(name, after, poisoned.cause)
         return read
 
-    async def _project(self, driver: Driver, names: list[str], after: int, upto: int, limit: int) -> int:
-        events = [recorded(row) for row in await driver.fetch(self._sql.read_all, after, upto, limit)]
+    async def _project(self, driver: Driver, names: list[str], *, after: int, upto: int, limit: int) -> int:
+        rows = await fetch_range(driver, self._schema, after=after, upto=upto, limit=limit)
+        events = [recorded(row) for row in rows]
         if events:
+            changes = RowChanges(driver, self._schema)
             for name in names:
-                await PROJECTIONS[name].apply(RowChanges(driver, self._schema), events)
-            await driver.execute(self._sql.move_checkpoints, names, events[-1].position)
+                await PROJECTIONS[name].apply(changes, events)
+            await changes.write(names, events[-1].position)
         return len(events)
 
     async def _stop(self, name: str, after: int, error: Exception) -> None:
         with reported():
             async with short_transaction(self._engine) as driver:
-                [event] = await driver.fetch(self._sql.read_all, after, END, 1)
+                [event] = await fetch_range(driver, self._schema, after=after, limit=1)
                 text = describe(event, error)
-                await driver.execute(self._sql.stop_projection, name, event["position"], text)
-        if (told := f"the projection {name} stands still, and is tried again now and then: {text}") not in self._told:
-            self._told.add(told)
-            logger.error(told)
+                await self._checkpoints.stop(driver, name, event["position"], text)
+        if (
+            message := f"the projection {name} has stopped and is retried with every catch-up: {text}"
+        ) not in self._logged:
+            self._logged.add(message)
+            logger.error(message)
+
+    async def _log_missing(self) -> None:
+        lag = max((status.lag_events for status in await self.status()), default=0)
+        message = "this database user may not update the projections"
+        if lag and message not in self._logged:
+            self._logged.add(message)
+            logger.warning("%s: the output lacks the last %d events until a worker has projected them", message, lag)

@@ -1,4 +1,4 @@
-"""Reading the projections: what auditors and operators ask."""
+"""Queries over the projections."""
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -8,9 +8,9 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import ColumnElement, Select, func, or_, select
 
-from guestledger.adapters.postgres import tables as t
-from guestledger.adapters.postgres.connection import reported
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.projections.projector import Projector
+from guestledger.adapters.postgres.projections.registry import AUDIT_LOG, SESSION_LATENCIES, SESSION_METRICS, SESSIONS
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import COUNTS, Metrics, MetricsFilter, summarise
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
@@ -19,11 +19,11 @@ BATCH = 500
 
 
 class PostgresReadModels(Projector):
-    """The three projections: kept up by `catch_up`, and read. Each method shows what was projected last."""
+    """The three projections. Each query shows the rows as of the last `catch_up`."""
 
     async def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
-        """The sessions that match, oldest first, in bounded memory."""
-        c = t.sessions.c
+        """The matching sessions, oldest first, in bounded memory."""
+        c = SESSIONS.c
         where: list[ColumnElement[bool]] = []
         if wanted.channel_id is not None:
             where.append(c.channel_id == wanted.channel_id)
@@ -35,12 +35,12 @@ class PostgresReadModels(Projector):
             where.append(c.expires_at > wanted.expires_after)
         if wanted.expires_until is not None:
             where.append(c.expires_at <= wanted.expires_until)
-        async for row in self._rows(select(t.sessions).where(*where).order_by(c.opened_at, c.id)):
+        async for row in self._rows(select(SESSIONS).where(*where).order_by(c.opened_at, c.id)):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
     async def stream_of(self, wanted: str) -> UUID | None:
-        """The stream of the session with this id, the engine's own or CXone's."""
-        c = t.sessions.c
+        """The stream of the session with this id, the engine's own or the provider's."""
+        c = SESSIONS.c
         either = [c.session_id == wanted]
         with suppress(ValueError):
             either.append(c.id == UUID(wanted))
@@ -50,8 +50,8 @@ class PostgresReadModels(Projector):
         return found
 
     async def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
-        """The audit entries that match, oldest first, in bounded memory."""
-        c = t.audit_log.c
+        """The matching audit entries, oldest first, in bounded memory."""
+        c = AUDIT_LOG.c
         where: list[ColumnElement[bool]] = []
         if wanted.channel_id is not None:
             where.append(c.channel_id == wanted.channel_id)
@@ -63,19 +63,19 @@ class PostgresReadModels(Projector):
             where.append(c.compliance_status == wanted.status)
         if wanted.id is not None:
             where.append(c.id == wanted.id)
-        async for row in self._rows(select(t.audit_log).where(*where).order_by(c.timestamp, c.id)):
+        async for row in self._rows(select(AUDIT_LOG).where(*where).order_by(c.timestamp, c.id)):
             yield msgspec.convert(row, AuditEntry, from_attributes=True)
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:
-        """The metrics over what matches."""
-        counts = select(*(func.coalesce(func.sum(t.session_metrics.c[name]), 0).label(name) for name in COUNTS))
-        c = t.session_latencies.c
+        """The metrics of the matching channel and time."""
+        counts = select(*(func.coalesce(func.sum(SESSION_METRICS.c[name]), 0).label(name) for name in COUNTS))
+        c = SESSION_LATENCIES.c
         latencies = select(c.latency_ms, func.sum(c.sessions)).group_by(c.latency_ms).order_by(c.latency_ms)
         with reported():
             async with self._engine.connect() as connection:
-                # One snapshot for both, or the latencies could know of a session that the counts do not.
+                # One snapshot for both, or the latencies could hold a session that the counts do not.
                 await connection.execution_options(isolation_level="REPEATABLE READ")
-                counted = (await connection.execute(_within(counts, t.session_metrics.c, wanted))).one()
+                counted = (await connection.execute(_within(counts, SESSION_METRICS.c, wanted))).one()
                 ranked = (await connection.execute(_within(latencies, c, wanted))).all()
         return summarise(
             {name: int(value) for name, value in counted._mapping.items()},  # noqa: SLF001 - SQLAlchemy's public name

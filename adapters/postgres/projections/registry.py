@@ -1,110 +1,126 @@
-"""The projections as rows: which tables each has, and how a batch of events changes them."""
+"""The projections: for each one its tables, and how a batch of events changes them.
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+To add one, write `engine/projections/<name>.py`, its entry and its tables here, and a migration that creates the tables,
+their shadows and the checkpoint.
+"""
 
-import msgspec
-from sqlalchemy import Column, Table
-from sqlalchemy.dialects import postgresql
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from guestledger.adapters.postgres import tables as t
-from guestledger.adapters.postgres.connection import Driver
-from guestledger.adapters.postgres.statements import quoted
+from sqlalchemy import BigInteger, Boolean, Column, Date, Index, Integer, Table, Text, Uuid
+
+from guestledger.adapters.postgres.projections.row_changes import Row, RowChanges
+from guestledger.adapters.postgres.projections.shadow import declare_shadow
+from guestledger.adapters.postgres.tables import TIME, metadata
 from guestledger.engine.domain.errors import UnknownProjection
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.projections import audit, metrics, sessions
 
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+SESSIONS = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("channel_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("opened_at", TIME, nullable=False),
+    Column("updated_at", TIME, nullable=False),
+    Column("subject_id", Text),
+    Column("session_id", Text),
+    Column("accepted_at", TIME),
+    Column("created_at", TIME),
+    Column("expires_at", TIME),
+    Column("retry_at", TIME),
+    Column("attempts", Integer, nullable=False),
+    Column("latency_ms", BigInteger),
+    Column("cause", Text),
+    Column("detail", Text),
+    Index("sessions_session_id", "session_id"),
+    Index("sessions_opened_at", "opened_at"),
+    Index("sessions_expires_at", "expires_at"),
+)
 
-Row = TypeVar("Row", bound=msgspec.Struct)
+SESSION_METRICS = Table(
+    "session_metrics",
+    metadata,
+    Column("channel_id", Text, primary_key=True),
+    Column("minute", TIME, primary_key=True),
+    Column("month", Date, primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in metrics.COUNTS),
+)
 
+SESSION_LATENCIES = Table(
+    "session_latencies",
+    metadata,
+    Column("channel_id", Text, primary_key=True),
+    Column("minute", TIME, primary_key=True),
+    Column("month", Date, primary_key=True),
+    Column("latency_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("sessions", BigInteger, nullable=False),
+)
 
-class RowChanges:
-    """Reads and writes the rows of projections within one transaction, a batch in one statement.
+AUDIT_LOG = Table(
+    "audit_log",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("timestamp", TIME, nullable=False),
+    Column("session_id", Text),
+    Column("channel_id", Text, nullable=False),
+    Column("visitor_fingerprint", Text, nullable=False),
+    Column("ip_address", Text, nullable=False),
+    Column("consent_recorded", Boolean, nullable=False),
+    Column("gdpr_compliant", Boolean, nullable=False),
+    Column("token_expiry", TIME),
+    Column("initialization_latency_ms", BigInteger),
+    Column("compliance_status", Text, nullable=False),
+    Index("audit_log_timestamp", "timestamp"),
+    Index("audit_log_session_id", "session_id"),
+)
 
-    With `shadow`, not the live tables' but those where a rebuild makes the rows anew.
-    """
-
-    def __init__(self, driver: Driver, schema: str, *, shadow: bool = False) -> None:
-        self._driver = driver
-        self._schema = schema
-        self._shadow = shadow
-
-    async def known(self, table: Table, row_type: type[Row], events: list[RecordedEvent]) -> dict[Any, Row]:
-        """The rows, as they are now, of the streams that these events belong to."""
-        # A stream that begins in this batch has no row yet.
-        older = {event.stream_id for event in events} - {event.stream_id for event in events if event.version == 1}
-        if not older:
-            return {}
-        rows = await self._driver.fetch(f"SELECT * FROM {self._name(table)} WHERE id = ANY($1)", list(older))
-        return {row["id"]: msgspec.convert(dict(row), row_type) for row in rows}
-
-    async def replace(self, table: Table, rows: Sequence[msgspec.Struct]) -> None:
-        """Write these rows in place of those with the same key."""
-        if rows:
-            columns = rows[0].__struct_fields__
-            values = zip(*map(msgspec.structs.astuple, rows), strict=True)
-            await self._upsert(table, dict(zip(columns, values, strict=True)), "{column} = excluded.{column}")
-
-    async def add(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-        """Add these numbers to those of the rows with the same key."""
-        if rows:
-            values = {name: [row[name] for row in rows] for name in rows[0]}
-            await self._upsert(table, values, "{column} = old.{column} + excluded.{column}")
-
-    async def _upsert(self, table: Table, values: Mapping[str, Sequence[Any]], change: str) -> None:
-        arrays = ", ".join(f"${number}::{_type(table.c[name])}[]" for number, name in enumerate(values, 1))
-        key = ", ".join(column.name for column in table.primary_key)
-        changes = ", ".join(change.format(column=name) for name in values if not table.c[name].primary_key)
-        await self._driver.execute(
-            f"INSERT INTO {self._name(table)} AS old ({', '.join(values)}) SELECT * FROM unnest({arrays}) "
-            f"ON CONFLICT ({key}) DO UPDATE SET {changes}",
-            *values.values(),
-        )
-
-    def _name(self, table: Table) -> str:
-        return f"{quoted(self._schema)}.{(t.SHADOWS[table.name] if self._shadow else table).name}"
-
-
-def _type(column: Column[Any]) -> str:
-    return str(column.type.compile(_DIALECT))
-
-
-async def _sessions(rows: RowChanges, events: list[RecordedEvent]) -> None:
-    known = await rows.known(t.sessions, sessions.SessionRow, events)
-    await rows.replace(t.sessions, sessions.project(known, events))
-
-
-async def _audit_log(rows: RowChanges, events: list[RecordedEvent]) -> None:
-    known = await rows.known(t.audit_log, audit.AuditEntry, events)
-    await rows.replace(t.audit_log, audit.project(known, events))
-
-
-async def _session_metrics(rows: RowChanges, events: list[RecordedEvent]) -> None:
-    increments = metrics.project(events)
-    zeros = dict.fromkeys(metrics.COUNTS, 0)
-    await rows.add(
-        t.session_metrics,
-        [{**cell._asdict(), **zeros, **counted} for cell, counted in increments.counts.items()],
-    )
-    await rows.add(
-        t.session_latencies,
-        [{**cell._asdict(), "latency_ms": ms, "sessions": n} for (cell, ms), n in increments.latencies.items()],
-    )
+Apply = Callable[[RowChanges, list[RecordedEvent]], Awaitable[None]]
 
 
 class Projection(NamedTuple):
-    """Its tables, and what brings a batch of events into them."""
+    """A projection. Each table needs a column `month`, or a key that begins with the stream's id."""
 
+    name: str
     tables: tuple[Table, ...]
-    apply: Callable[[RowChanges, list[RecordedEvent]], Awaitable[None]]
+    apply: Apply
+    """Collects the changes that a batch of events makes to the tables."""
 
 
-PROJECTIONS: Mapping[str, Projection] = {
-    sessions.NAME: Projection((t.sessions,), _sessions),
-    metrics.NAME: Projection((t.session_metrics, t.session_latencies), _session_metrics),
-    audit.NAME: Projection((t.audit_log,), _audit_log),
-}
+def _row_per_session(
+    table: Table,
+    row_type: type[Row],
+    project: Callable[[Mapping[Any, Row], Iterable[RecordedEvent]], Sequence[Row]],
+) -> Apply:
+    async def apply(changes: RowChanges, events: list[RecordedEvent]) -> None:
+        changes.replace(table, project(await changes.known(table, row_type, events), events))
+
+    return apply
+
+
+async def _session_metrics(changes: RowChanges, events: list[RecordedEvent]) -> None:
+    increments = metrics.project(events)
+    zeros = dict.fromkeys(metrics.COUNTS, 0)
+    counts = [{**cell._asdict(), **zeros, **counted} for cell, counted in increments.counts.items()]
+    latencies = [
+        {**cell._asdict(), "latency_ms": ms, "sessions": number} for (cell, ms), number in increments.latencies.items()
+    ]
+    changes.add(SESSION_METRICS, counts)
+    changes.add(SESSION_LATENCIES, latencies)
+
+
+_REGISTERED = (
+    Projection(sessions.NAME, (SESSIONS,), _row_per_session(SESSIONS, sessions.SessionRow, sessions.project)),
+    Projection(metrics.NAME, (SESSION_METRICS, SESSION_LATENCIES), _session_metrics),
+    Projection(audit.NAME, (AUDIT_LOG,), _row_per_session(AUDIT_LOG, audit.AuditEntry, audit.project)),
+)
+
+PROJECTIONS: Mapping[str, Projection] = {projection.name: projection for projection in _REGISTERED}
+
+TABLES = tuple(table for projection in _REGISTERED for table in projection.tables)
+SHADOWS = tuple(declare_shadow(table) for table in TABLES)
 
 
 def named(name: str) -> Projection:

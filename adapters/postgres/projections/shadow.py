@@ -1,29 +1,34 @@
-"""The statements that hold a projection's live table against its shadow, where a rebuild makes the rows anew."""
+"""Shadow tables, where a rebuild makes a projection's rows again, and the statements that compare them with the live ones."""
 
 from sqlalchemy import Table
 
-from guestledger.adapters.postgres.statements import quoted
-from guestledger.adapters.postgres.tables import SHADOWS
+from guestledger.adapters.postgres.sql import quoted
 
-# Which rows of a live table belong to a detached month, by the first column of its key.
-_MONTH = {
-    "id": "live.id >= detached.first_id AND live.id < detached.end_id",
-    "channel_id": "live.month = detached.month",
-}
+
+def shadow_name(table: Table) -> str:
+    """The name of a live table's shadow."""
+    return f"{table.name}_shadow"
+
+
+def declare_shadow(table: Table) -> Table:
+    """Add a table's shadow to its metadata: the same columns and key, without the indexes for readers."""
+    shadow = table.to_metadata(table.metadata, name=shadow_name(table))
+    shadow.indexes.clear()
+    return shadow
 
 
 class Shadow:
     """A live table and its shadow."""
 
     def __init__(self, table: Table, schema: str) -> None:
-        live, shadow = (f"{quoted(schema)}.{name}" for name in (table.name, SHADOWS[table.name].name))
+        live, shadow = (f"{quoted(schema)}.{name}" for name in (table.name, shadow_name(table)))
         columns = [column.name for column in table.columns]
         keys = [column.name for column in table.primary_key]
         others = [name for name in columns if name not in keys]
         same_key = " AND ".join(f"live.{key} = shadow.{key}" for key in keys)
         differ = f"ROW({_of('live', columns)}) IS DISTINCT FROM ROW({_of('shadow', columns)})"
-        # Rows of a month that is detached cannot be made anew; they stay as they are until it is back.
-        kept = f"SELECT FROM {quoted(schema)}.detached_months AS detached WHERE {_MONTH[keys[0]]}"
+        # Rows of a detached partition cannot be made again: they stay as they are until it is attached.
+        detached = f"SELECT FROM {quoted(schema)}.detached_partitions AS detached WHERE {_in_detached(table)}"
         either = ", ".join(f"coalesce(live.{key}, shadow.{key})" for key in keys)
 
         self.lock = f"LOCK TABLE {shadow} IN ACCESS SHARE MODE"
@@ -32,7 +37,7 @@ class Shadow:
 
         self.delete_surplus = f"""
             DELETE FROM {live} AS live WHERE NOT EXISTS (SELECT FROM {shadow} AS shadow WHERE {same_key})
-               AND NOT EXISTS ({kept})"""
+               AND NOT EXISTS ({detached})"""
 
         self.write_differing = f"""
             INSERT INTO {live} ({", ".join(columns)})
@@ -46,11 +51,19 @@ class Shadow:
                                   WHEN shadow.{keys[0]} IS NULL THEN 'is not in the log'
                                   ELSE 'differs' END)
               FROM {live} AS live FULL JOIN {shadow} AS shadow ON {same_key}
-             WHERE {differ} AND NOT EXISTS ({kept}) ORDER BY {either} LIMIT $1"""
+             WHERE {differ} AND NOT EXISTS ({detached}) ORDER BY {either} LIMIT $1"""
 
-        self.live_rows = _hashes(f"{live} AS live WHERE NOT EXISTS ({kept})", columns, keys)
-        # Of the shadow too: a month may have been detached since it was taken in there.
-        self.shadow_rows = _hashes(f"{shadow} AS live WHERE NOT EXISTS ({kept})", columns, keys)
+        self.live_rows = _hashes(f"{live} AS live WHERE NOT EXISTS ({detached})", columns, keys)
+        # A partition may have been detached after the rebuild read it.
+        self.shadow_rows = _hashes(f"{shadow} AS live WHERE NOT EXISTS ({detached})", columns, keys)
+
+
+def _in_detached(table: Table) -> str:
+    """Whether a live row belongs to a detached partition: by its column `month`, or else by its key, a stream's id."""
+    if "month" in table.c:
+        return "live.month = detached.month"
+    (key, *_) = (column.name for column in table.primary_key)
+    return f"live.{key} >= detached.first_id AND live.{key} < detached.end_id"
 
 
 def _of(table: str, columns: list[str]) -> str:
@@ -58,5 +71,5 @@ def _of(table: str, columns: list[str]) -> str:
 
 
 def _hashes(rows: str, columns: list[str], keys: list[str]) -> str:
-    """SHA-256 of each row's text, in order of the key: what leaves the server holds nothing personal."""
+    """Select the SHA-256 of each row's text, in order of the key: nothing personal leaves the server."""
     return f"SELECT sha256(convert_to(ROW({', '.join(columns)})::text, 'UTF8')) FROM {rows} ORDER BY {', '.join(keys)}"

@@ -6,10 +6,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.connection import driver_connection, reported, short_transaction
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.limits.rate_limiter import CALLING, COUNTED, PostgresRateLimiter
 from guestledger.adapters.postgres.log.notifier import channel
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
+from guestledger.adapters.postgres.transactions import driver_connection, short_transaction
 from guestledger.adapters.postgres.work.statements import DueStepStatements
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.waiting import whole_ms

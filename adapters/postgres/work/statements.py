@@ -1,6 +1,6 @@
 """The SQL of due steps, for the ledger in one schema."""
 
-from guestledger.adapters.postgres.statements import quoted
+from guestledger.adapters.postgres.sql import quoted
 
 # A due time may be so far away that its distance is no number.
 _MAX_MS = 24 * 3_600_000

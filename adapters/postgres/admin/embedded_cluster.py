@@ -1,0 +1,154 @@
+"""The database cluster in a data directory, and its server."""
+
+import contextlib
+import os
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from guestledger.adapters.postgres.admin.embedded_programs import Programs, unusable
+
+DATABASE = "guestledger"
+SUPERUSER = "postgres"
+PORT = "5432"
+"""Part of the socket's name; there is no network port."""
+
+_MAX_SOCKET = 103  # bytes, the smallest limit of the supported systems
+_MAX_SECONDS = 60  # for a start (with recovery after a crash) or a stop
+
+
+class Cluster:
+    """To be used under the data directory's lock."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._path = data_dir / "postgres"
+        self._log = self._path / "log"
+        self._programs = Programs(data_dir, self._path)
+
+    def start(self) -> Path:
+        """Start the server unless it runs. Returns the directory of its socket once it accepts connections."""
+        if not self._path.exists():
+            self._create()
+        until_ready = Retrying(
+            stop=stop_after_delay(_MAX_SECONDS), wait=wait_fixed(0.05), retry=retry_if_result(lambda ready: not ready)
+        )
+        try:
+            until_ready(self._ensure_started)
+        except RetryError:
+            raise unusable("start", self._data_dir, f"not ready after {_MAX_SECONDS} s, see {self._log}") from None
+        return self._socket_dir()
+
+    def stop(self) -> bool:
+        """Disconnect everybody, write everything to disk, and end. False if no server runs."""
+        if self._server() is None:
+            return False
+        socket_dir = self._socket_dir()
+        ended = self._programs.run("pg_ctl", "stop", "-D", self._path, "-m", "fast", "-w", "-t", _MAX_SECONDS)
+        if ended.returncode:
+            raise unusable("stop", self._data_dir, f"still running after {_MAX_SECONDS} s, see {self._log}")
+        if socket_dir != self._path:
+            with contextlib.suppress(OSError):
+                socket_dir.rmdir()  # not a whole tree: the server's user could name one to root
+        return True
+
+    def _create(self) -> None:
+        """Create the cluster under another name, and rename it once it is complete."""
+        unfinished = self._programs.new_directory()
+        locale = ("--locale=C", "--encoding=UTF8")  # the same on every system
+        private_socket_only = ("--auth-local=trust", "--auth-host=reject")
+        self._check(self._programs.run("initdb", "-D", unfinished, "-U", SUPERUSER, *locale, *private_socket_only))
+        self._check(
+            self._programs.run(
+                "postgres", "--single", "-c", "exit_on_error=true", "-D", unfinished, "postgres",
+                stdin=f"CREATE DATABASE {DATABASE}\n",
+            )
+        )  # fmt: skip
+        unfinished.rename(self._path)
+        # The new name must be on disk before the data is: the next start removes unfinished directories.
+        directory = os.open(self._data_dir, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+
+    def _check(self, done: subprocess.CompletedProcess[str]) -> None:
+        if done.returncode:
+            reason = " ".join(done.stderr.split()) or f"{done.args[0]} ended with {done.returncode}"
+            raise unusable("start", self._data_dir, reason)
+
+    def _ensure_started(self) -> bool:
+        """Start the server if it does not run. Returns whether it was ready before."""
+        if self._is_ready():
+            return True
+        if self._server() is None:
+            self._launch()
+        return False
+
+    def _launch(self) -> None:
+        """Start the server, and wait until it accepts connections or has ended."""
+        for left in ("postmaster.pid", f".s.PGSQL.{PORT}.lock"):
+            (self._path / left).unlink(missing_ok=True)
+        log_size = self._log.stat().st_size if self._log.exists() else 0
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self._new_socket_dir()),
+            "port": PORT,
+            "log_error_verbosity": "terse",  # an error's details would bring rows, and so persons, into the log
+        }
+        settings = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in options.items())
+        launched = self._programs.run(
+            "pg_ctl", "start", "-D", self._path, "-l", self._log, "-o", settings, "-w", "-t", _MAX_SECONDS
+        )  # fmt: skip
+        if launched.returncode == 0 or self._server() is not None:
+            return
+        written = self._log.read_bytes()[log_size:].decode(errors="replace") if self._log.exists() else ""
+        # Processes of a killed server may take a moment to end; the next try finds them gone.
+        if "pre-existing shared memory block" not in written:
+            fatal = [line for line in written.splitlines() if "FATAL:" in line or "PANIC:" in line]
+            reason = fatal[-1] if fatal else " ".join(launched.stderr.split())
+            raise unusable("start", self._data_dir, f"{reason} (see {self._log})")
+
+    def _new_socket_dir(self) -> Path:
+        """The cluster's directory, or a new one if that path is too long for a socket or holds PostgreSQL's separator."""
+        if len(os.fsencode(self._path / f".s.PGSQL.{PORT}")) <= _MAX_SOCKET and "," not in str(self._path):
+            return self._path
+        made = Path(tempfile.mkdtemp(prefix="guestledger-"))
+        if self._programs.account is not None:
+            os.chown(made, *self._programs.account)
+        return made
+
+    def _recorded(self) -> list[str]:
+        """What the server recorded: process id, data directory, start time, port, directory of its socket."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self._path / "postmaster.pid").read_text().splitlines()
+        return []
+
+    def _socket_dir(self) -> Path:
+        recorded = self._recorded()
+        return Path(recorded[4]) if len(recorded) > 4 and recorded[4] else self._path
+
+    def _server(self) -> int | None:
+        """The process id of the running server, ready or not.
+
+        The recorded number proves nothing: after a power cut it may be any process, and a killed process keeps its number
+        until its parent waits for it. The working directory of a PostgreSQL server is its cluster.
+        """
+        recorded = self._recorded()
+        if not recorded or not recorded[0].isdigit():
+            return None
+        server = int(recorded[0])
+        try:
+            if Path("/proc/self/cwd").exists():
+                return server if Path(f"/proc/{server}/cwd").samefile(self._path) else None
+            os.kill(server, 0)
+        except OSError:
+            return None
+        return server
+
+    def _is_ready(self) -> bool:
+        if self._server() is None:
+            return False
+        where = ("-h", self._socket_dir(), "-p", PORT, "-U", SUPERUSER, "-d", DATABASE)
+        return self._programs.run("pg_isready", "-q", *where).returncode == 0

@@ -1,0 +1,67 @@
+"""The three roles of a ledger and what each may do. Nobody logs in as a role: database users are members of one.
+
+The owner migrates, the runtime opens and works on the ledger, the auditor reads. Roles belong to the whole cluster, so ledgers
+of the same schema name in several databases share theirs.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+from guestledger.adapters.postgres import tables as t
+from guestledger.adapters.postgres.projections import registry
+
+OWNER, RUNTIME, AUDITOR = ROLES = ("owner", "runtime", "auditor")
+_MAX_NAME = 63  # bytes, PostgreSQL's limit
+
+Grants = Mapping[str, frozenset[str]]
+"""The privileges of each role; an absent role has none."""
+
+_READ = frozenset({"SELECT"})
+_APPEND = _READ | {"INSERT"}
+_WRITE = _APPEND | {"UPDATE", "DELETE"}
+_RUN = frozenset({"EXECUTE"})
+
+LOG: Mapping[str, Grants] = {
+    t.events.name: {RUNTIME: _APPEND, AUDITOR: _READ},
+    t.request_keys.name: {RUNTIME: _APPEND, AUDITOR: _READ},
+    t.batches.name: {RUNTIME: _APPEND, AUDITOR: _READ},
+    t.detached_partitions.name: {RUNTIME: _READ, AUDITOR: _READ},
+    # Locking a row takes UPDATE on a column. A CHECK keeps this column's only value.
+    t.head.name: {RUNTIME: _READ | {"UPDATE (id)"}, AUDITOR: _READ},
+}
+"""The tables that nobody may change, since they are the proof."""
+
+TABLES: Mapping[str, Grants] = {
+    **LOG,
+    t.due_steps.name: {RUNTIME: _WRITE},
+    t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},
+    t.consumers.name: {RUNTIME: _WRITE, AUDITOR: _READ},
+    t.checkpoints.name: {RUNTIME: _WRITE, AUDITOR: _READ},
+    **{table.name: {RUNTIME: _WRITE, AUDITOR: _READ} for table in registry.TABLES},
+    **{table.name: {RUNTIME: _WRITE | {"TRUNCATE"}} for table in registry.SHADOWS},
+    "alembic_version": {RUNTIME: _READ, AUDITOR: _READ},
+}
+"""Every table of a ledger."""
+
+FUNCTIONS: Mapping[str, Grants] = {
+    "ensure_partitions": {RUNTIME: _RUN},
+    "first_id": {RUNTIME: _RUN, AUDITOR: _RUN},
+    "unpartitioned_events": {RUNTIME: _RUN, AUDITOR: _RUN},
+    "attach_partition": {},
+    "create_partition": {},
+    "create_partitions_for": {},
+    "create_partition_table": {},
+    "guard_partition": {},
+    "refuse_change": {},  # a trigger runs whatever the user may
+}
+"""Every function of a ledger."""
+
+SCHEMA: Grants = {OWNER: frozenset({"CREATE", "USAGE"}), RUNTIME: frozenset({"USAGE"}), AUDITOR: frozenset({"USAGE"})}
+
+
+def role_name(schema: str, role: str) -> str:
+    """The name of this role of the ledger in `schema`. A schema name that is too long is cut and made unique by a hash."""
+    name = f"{schema}_{role}"
+    if len(name.encode()) <= _MAX_NAME:
+        return name
+    return f"{schema[:32]}_{sha256(schema.encode()).hexdigest()[:16]}_{role}"

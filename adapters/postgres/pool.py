@@ -1,0 +1,106 @@
+"""Connection pools: our own, and a host application's."""
+
+import asyncio
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import Pool
+
+from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, UnfitEngine, unreachable
+from guestledger.adapters.postgres.transactions import CLOSE_SECONDS, Driver
+from guestledger.engine.domain.causes import Cause
+
+_STATEMENT_SECONDS = 120
+_CONNECT_SECONDS = 10
+_CREATE_IT = 'create it with create_async_engine("postgresql+asyncpg://…")'
+# An unnamed statement is prepared and run at once, so pgbouncer cannot hand the server to somebody else in between.
+_UNPREPARED = {"statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
+
+_opened: WeakKeyDictionary[Pool, WeakSet[Driver]] = WeakKeyDictionary()
+"""The connections of each pool of `open_engine`."""
+
+
+def database_url(text: str, setting: str = DATABASE_URL) -> URL:
+    """Parse a database URL, for SQLAlchemy's asyncpg dialect whatever driver it names. Raises `ServiceUnreachable`."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # ValueError: the port is no number; its text would show a part of the URL
+        detail = f"{setting} is not a URL such as postgresql://user@host/database"
+        raise unreachable(Cause.INVALID_HOST, detail) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise unreachable(
+            Cause.INVALID_HOST, f"{setting} names {url.get_backend_name()!r}; only PostgreSQL is supported"
+        )
+    return url.set(drivername="postgresql+asyncpg")
+
+
+def open_engine(
+    url: str | URL, schema: str, *, pool_size: int = 8, command_timeout: float | None = _STATEMENT_SECONDS
+) -> AsyncEngine:
+    """Create a pool for the ledger in `schema`; it connects on first use. A statement may take `command_timeout` s.
+
+    With `prepared_statement_cache_size=0` in the URL, no prepared statement outlives its transaction: for pgbouncer in
+    transaction mode where it does not support prepared statements (before 1.21, or not enabled).
+    """
+    url = database_url(url) if isinstance(url, str) else url
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=False,
+        hide_parameters=True,  # a failing statement's parameters are the guests' data
+        connect_args={
+            "server_settings": {"application_name": "guestledger", "timezone": "UTC"},
+            "timeout": _CONNECT_SECONDS,
+            # A server that vanished must not block an append, and all behind it, until TCP gives up.
+            "command_timeout": command_timeout,
+            **({"ssl": False} if _is_socket(url) else {}),
+            **(_UNPREPARED if url.query.get(STATEMENT_CACHE) == "0" else {}),
+        },
+    )
+    opened: WeakSet[Driver] = WeakSet()
+    event.listen(engine.sync_engine, "connect", lambda adapted, _record: opened.add(adapted.driver_connection))
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    _opened[engine.pool] = opened
+    return engine.execution_options(schema_translate_map={None: schema})
+
+
+async def close_engine(engine: AsyncEngine) -> None:
+    """Close a pool of `open_engine`, all connections at once. Connections to a server that hangs are dropped."""
+    drivers = list(_opened[engine.pool])
+    await asyncio.gather(*(driver.close(timeout=CLOSE_SECONDS) for driver in drivers), return_exceptions=True)
+    for driver in drivers:
+        if not driver.is_closed():  # a statement was still running on it
+            driver.terminate()
+    await engine.dispose()  # alone, it would wait for each connection in turn, without end
+
+
+def lent_engine(engine: AsyncEngine, schema: str) -> AsyncEngine:
+    """Prepare a host's own pool for the ledger in `schema`. The host closes it.
+
+    Raises `UnfitEngine` unless it is SQLAlchemy's async engine over asyncpg.
+    """
+    if not isinstance(engine, AsyncEngine):
+        raise UnfitEngine(
+            f"the engine must be a sqlalchemy.ext.asyncio.AsyncEngine, not a {type(engine).__name__}: {_CREATE_IT}"
+        )
+    if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "asyncpg"):
+        raise UnfitEngine(f"the engine must use asyncpg, not {engine.dialect.driver}: {_CREATE_IT}")
+    # The host may have chosen another isolation level, such as AUTOCOMMIT: that holds for its own transactions only.
+    return engine.execution_options(schema_translate_map={None: schema}, isolation_level="READ COMMITTED")
+
+
+def _is_socket(url: URL) -> bool:
+    # A Unix socket has no TLS. libpq ignores `PGSSLMODE` there; asyncpg does not.
+    host = url.query.get("host", url.host)
+    return isinstance(host, str) and host.startswith("/") and "ssl" not in url.query
+
+
+def _refuse_closed(adapted: Any, _record: object, _proxy: object) -> None:
+    # The driver notices when the server closes a connection (a restart); the pool then opens another one.
+    if adapted.driver_connection.is_closed():
+        raise DisconnectionError

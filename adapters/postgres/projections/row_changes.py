@@ -1,0 +1,82 @@
+"""Reads and writes of projected rows: all changes of a batch go out in one statement, with the checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Column, Table
+from sqlalchemy.dialects import postgresql
+
+from guestledger.adapters.postgres.projections.shadow import shadow_name
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import Driver
+from guestledger.engine.log.recorded import RecordedEvent
+
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+
+class RowChanges:
+    """Collects the row changes of one batch. Each table may be changed once.
+
+    With `shadow`, it works on the shadow tables of a rebuild in place of the live ones.
+    """
+
+    def __init__(self, driver: Driver, schema: str, *, shadow: bool = False) -> None:
+        self._driver = driver
+        self._schema = quoted(schema)
+        self._shadow = shadow
+        self._statements: list[str] = []
+        self._values: list[Any] = []
+
+    async def known(self, table: Table, row_type: type[Row], events: list[RecordedEvent]) -> dict[Any, Row]:
+        """The present rows of the streams that these events belong to."""
+        # A stream that begins in this batch has no row yet.
+        older = {event.stream_id for event in events} - {event.stream_id for event in events if event.version == 1}
+        if not older:
+            return {}
+        rows = await self._driver.fetch(f"SELECT * FROM {self._name(table)} WHERE id = ANY($1)", list(older))
+        return {row["id"]: msgspec.convert(dict(row), row_type) for row in rows}
+
+    def replace(self, table: Table, rows: Sequence[msgspec.Struct]) -> None:
+        """Insert these rows, or replace those with the same key."""
+        if rows:
+            columns = rows[0].__struct_fields__
+            values = zip(*map(msgspec.structs.astuple, rows), strict=True)
+            self._upsert(table, dict(zip(columns, values, strict=True)), "{column} = excluded.{column}")
+
+    def add(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert these rows, or add their numbers to those with the same key."""
+        if rows:
+            values = {name: [row[name] for row in rows] for name in rows[0]}
+            self._upsert(table, values, "{column} = old.{column} + excluded.{column}")
+
+    async def write(self, checkpoints: Sequence[str], position: int) -> None:
+        """Write all changes, and set these checkpoints to `position`."""
+        number = len(self._values)
+        move = f"""
+            UPDATE {self._schema}.checkpoints SET position = ${number + 2}::bigint, stopped_at = NULL, error = NULL
+             WHERE projection = ANY(${number + 1}::text[])"""
+        changes = ", ".join(f"change_{n} AS ({statement})" for n, statement in enumerate(self._statements))
+        await self._driver.execute(
+            f"WITH {changes} {move}" if changes else move, *self._values, list(checkpoints), position
+        )
+
+    def _upsert(self, table: Table, values: Mapping[str, Sequence[Any]], change: str) -> None:
+        first = len(self._values) + 1
+        arrays = ", ".join(f"${number}::{_type(table.c[name])}[]" for number, name in enumerate(values, first))
+        key = ", ".join(column.name for column in table.primary_key)
+        changes = ", ".join(change.format(column=name) for name in values if not table.c[name].primary_key)
+        self._statements.append(
+            f"INSERT INTO {self._name(table)} AS old ({', '.join(values)}) SELECT * FROM unnest({arrays}) "
+            f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
+        )
+        self._values += values.values()
+
+    def _name(self, table: Table) -> str:
+        return f"{self._schema}.{shadow_name(table) if self._shadow else table.name}"
+
+
+def _type(column: Column[Any]) -> str:
+    return str(column.type.compile(_DIALECT))

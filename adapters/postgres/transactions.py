@@ -1,0 +1,110 @@
+"""Connections and transactions of the driver itself, for statements whose round trips count."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from guestledger.adapters.postgres.errors import reported
+
+Driver = Any
+"""An `asyncpg.Connection`; asyncpg brings no types."""
+
+CLOSE_SECONDS = 2.0
+"""How long to wait for a server that may hang before its connection is dropped."""
+
+_IDLE_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
+# transaction_timeout exists since PostgreSQL 17. The server's version is checked each time: it may change behind a URL.
+TRANSACTION_LIMITS = f"""{_IDLE_LIMIT};
+            SELECT set_config('transaction_timeout', '30s', true) WHERE current_setting('server_version_num')::int >= 170000"""
+"""Ends a transaction whose client stands still while others wait for its locks.
+
+Both limits are needed: the driver prepares a statement in a round trip of its own, during which the server considers the
+client busy, not idle.
+"""
+
+
+@asynccontextmanager
+async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
+    """Take a connection from the pool as asyncpg's own object, outside any transaction.
+
+    A connection on which anything failed is not used again.
+    """
+    async with engine.connect() as connection:
+        driver: Driver = (await connection.get_raw_connection()).driver_connection
+        while driver.is_closed():  # the server closed it while it was in the pool
+            await connection.invalidate()
+            driver = (await connection.get_raw_connection()).driver_connection
+        try:
+            yield driver
+        except BaseException:
+            await connection.invalidate()
+            raise
+
+
+async def read_time(engine: AsyncEngine) -> datetime:
+    """The database's clock (UTC). Raises `ServiceError`."""
+    with reported():
+        async with driver_connection(engine) as driver:
+            moment: datetime = await driver.fetchval("SELECT clock_timestamp()")
+            return moment
+
+
+@asynccontextmanager
+async def transaction(driver: Driver, *, unhurried: bool = False, durable: bool = True) -> AsyncIterator[None]:
+    """A transaction at READ COMMITTED, whatever the default is. At a stricter level, waiting for a lock would fail.
+
+    It ends when its process stands still (`TRANSACTION_LIMITS`). With `unhurried`, a statement may take as long as it
+    needs. Without `durable`, the commit does not wait for the disk: for rows that can be derived again after a crash.
+    """
+    limits = _IDLE_LIMIT if unhurried else TRANSACTION_LIMITS
+    commit = "" if durable else "; SET LOCAL synchronous_commit = off"
+    await driver.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; {limits}{commit}")
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the connection may be what failed
+            await driver.execute("ROLLBACK", timeout=CLOSE_SECONDS)
+        raise
+    await driver.execute("COMMIT")
+
+
+@asynccontextmanager
+async def short_transaction(
+    engine: AsyncEngine, *, unhurried: bool = False, durable: bool = True
+) -> AsyncIterator[Driver]:
+    """A connection of the pool in a `transaction`."""
+    async with driver_connection(engine) as driver, transaction(driver, unhurried=unhurried, durable=durable):
+        yield driver
+
+
+class HeldConnection:
+    """One connection that is kept from one use to the next: checking one out costs as much as a small batch.
+
+    For one user at a time. A connection on which anything failed is replaced.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._stack = AsyncExitStack()
+        self._driver: Driver | None = None
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Driver]:
+        """The connection, as from `driver_connection`."""
+        if self._driver is None:
+            self._driver = await self._stack.enter_async_context(driver_connection(self._engine))
+        try:
+            yield self._driver
+        except BaseException:
+            self._driver = None
+            await self._stack.__aexit__(*sys.exc_info())
+            raise
+
+    async def give_back(self) -> None:
+        """Return it to the pool until the next use."""
+        self._driver = None
+        await self._stack.aclose()

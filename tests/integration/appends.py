@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -53,26 +53,10 @@ def a_lease(owner: UUID | None = None, ms: int = HOUR_MS) -> Lease:
     return Lease(owner=owner or uuid4(), ms=ms)
 
 
-def due(
-    moment: datetime = START,
-    step: StepName = StepName.CREATE_SESSION,
-    *,
-    lease: Lease | None = None,
-    done: Iterable[StepName] = (),
-) -> StepChanges:
+def due(moment: datetime = START, step: StepName = StepName.CREATE_SESSION, lease: Lease | None = None) -> StepChanges:
     """`step` becomes due at `moment`. With `lease`, the append leases it; without, a lease on it stays as it is."""
     mine = frozenset[StepName]() if lease is None else frozenset({step})
-    return StepChanges(due=(DueStep(step, moment),), mine=mine, lease=lease, done=frozenset(done))
-
-
-def freed(moment: datetime = START, step: StepName = StepName.CREATE_SESSION) -> StepChanges:
-    """`step` becomes due at `moment`, and the append releases the lease on it."""
-    return StepChanges(due=(DueStep(step, moment),), mine=frozenset({step}))
-
-
-def done(*steps: StepName) -> StepChanges:
-    """These steps are no longer due."""
-    return StepChanges(done=frozenset(steps))
+    return StepChanges(due=(DueStep(step, moment),), mine=mine, lease=lease)
 
 
 def leaf_of(row: asyncpg.Record) -> bytes:

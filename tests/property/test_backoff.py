@@ -60,9 +60,7 @@ def test_seconds_are_parsed_exactly(seconds: int, now: datetime) -> None:
 
 @given(now=moments.filter(lambda moment: moment.year < 9000), ahead=st.timedeltas(timedelta(0), timedelta(days=3_000)))
 @example(now=datetime(2024, 5, 20, 14, 0, 0, 500_700, tzinfo=UTC), ahead=timedelta(seconds=2))
-def test_a_wait_until_a_date_is_never_short_and_under_a_millisecond_long(
-    now: datetime, ahead: timedelta
-) -> None:
+def test_a_wait_until_a_date_is_never_short_and_under_a_millisecond_long(now: datetime, ahead: timedelta) -> None:
     wanted = (now + ahead).replace(microsecond=0)
     over = now + timedelta(milliseconds=read_retry_after(format_datetime(wanted, usegmt=True), None, now).ms)
     assert max(now, wanted) <= over < max(now, wanted) + timedelta(milliseconds=1)

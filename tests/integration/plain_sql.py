@@ -25,7 +25,7 @@ EMPTY = """
             END IF;
         END LOOP;
     END $$;
-    DELETE FROM due_work; DELETE FROM limits; DELETE FROM consumers;
+    DELETE FROM due_steps; DELETE FROM limits; DELETE FROM consumers;
     DELETE FROM sessions; DELETE FROM session_metrics; DELETE FROM session_latencies; DELETE FROM audit_log;
     DELETE FROM sessions_shadow; DELETE FROM session_metrics_shadow; DELETE FROM session_latencies_shadow;
     DELETE FROM audit_log_shadow; DELETE FROM checkpoints WHERE projection LIKE '%:%';

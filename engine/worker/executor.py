@@ -87,8 +87,14 @@ class Executor:
             raise
         return work.state
 
+    def now(self, work: SessionWork) -> datetime:
+        """The time (UTC). This process's copy of the database's clock may be slightly behind: what was claimed is due."""
+        now = self.clock.now()
+        return now if work.claim is None else max(now, work.claim.claimed_at)
+
     def _is_due(self, work: SessionWork, step: StepName) -> bool:
-        return any(due.step is step for due in due_steps(work.state, self.policy))
+        now = self.now(work)
+        return any(due.step is step and due.due_at <= now for due in due_steps(work.state, self.policy))
 
     async def _run_step(self, work: SessionWork, step: StepName) -> StepResult:
         context = _Context(self, work, step)
@@ -133,7 +139,7 @@ class Executor:
         return following
 
     def _next_step(self, work: SessionWork, lane: Lane | None) -> StepName | None:
-        now = self.clock.now()
+        now = self.now(work)
         for due in due_steps(work.state, self.policy):
             if self.handlers[due.step].lane is lane and due.due_at <= now:
                 return due.step
@@ -178,9 +184,7 @@ class _Context:
         return self._work.must_ask
 
     def now(self) -> datetime:
-        # This process's copy of the database's clock may be slightly behind: what was claimed is due.
-        claim, now = self._work.claim, self._executor.clock.now()
-        return now if claim is None else max(now, claim.claimed_at)
+        return self._executor.now(self._work)
 
     def decide(self, command: Command) -> list[Event]:
         return decide(self._work.state, command, self._executor.policy)

@@ -94,12 +94,12 @@ async def test_leases_and_limiters_follow_a_database_clock_that_was_set_back(
                causation_id, actor, data, leaf_hash FROM events"""
     )
     await sql(logs.END)
-    hearing = Feedback(limiter="cxone", answered=Observation.THROTTLED, began_at=dt.datetime.now(UTC), closed_ms=60_000)
+    hearing = Feedback(limiter="cxone", observation=Observation.THROTTLED, began_at=dt.datetime.now(UTC), closed_ms=60_000)
 
-    appended = await store.append(an_append(due=due_at(lease=a_lease(ms=60_000)), hearing=hearing))
+    appended = await store.append(an_append(due=due_at(lease=a_lease(ms=60_000)), feedback=hearing))
 
     assert appended.recorded_at - appended.at > timedelta(minutes=59)
-    [(lease_until, closed_until)] = await sql("SELECT max(lease_until), max(closed_until) FROM due_work, limiters")
+    [(lease_until, closed_until)] = await sql("SELECT max(lease_until), max(closed_until) FROM due_steps, limiters")
     assert max(lease_until, closed_until) < appended.at + timedelta(minutes=2)
 
 

@@ -15,7 +15,7 @@ from guestledger.engine.log.appends import Lease
 from guestledger.engine.worker.leases import Leases
 from tests.integration.appends import HOUR_MS, a_lease, an_append, due_at, new_id
 
-CREATE, SYNC, EXPIRE = "AttemptCreation", "SyncWebhook", "ExpireToken"
+CREATE, SYNC, EXPIRE = "create_session", "deliver_webhook", "expire_token"
 HOUR = timedelta(hours=1)
 LONG = 30
 """Seconds. Nothing here takes as long, unless it hangs."""
@@ -32,7 +32,7 @@ def put(sql: Any) -> Put:
     ) -> UUID:
         stream_id = new_id()
         await sql(
-            "INSERT INTO due_work VALUES ($1, $2, now() + $3 * interval '1 s', $4, now() + $5 * interval '1 s')",
+            "INSERT INTO due_steps VALUES ($1, $2, now() + $3 * interval '1 s', $4, now() + $5 * interval '1 s')",
             stream_id,
             step,
             due_in,
@@ -45,7 +45,7 @@ def put(sql: Any) -> Put:
 
 
 async def rows(sql: Any) -> dict[UUID, asyncpg.Record]:
-    return {row["stream_id"]: row for row in await sql("SELECT * FROM due_work")}
+    return {row["stream_id"]: row for row in await sql("SELECT * FROM due_steps")}
 
 
 async def claimed(due_work: PostgresDueSteps, *steps: str, lease: Lease | None = None, limit: int = 100) -> list[UUID]:
@@ -64,12 +64,12 @@ async def test_due_steps_are_claimed_oldest_first(due_work: PostgresDueSteps, pu
 
 async def test_a_batch_of_claims_is_in_due_order(due_work: PostgresDueSteps, sql: Any) -> None:
     await sql(
-        "INSERT INTO due_work SELECT gen_random_uuid(), $1, now() - (n * 7919 % 1000) * interval '1 s' "
+        "INSERT INTO due_steps SELECT gen_random_uuid(), $1, now() - (n * 7919 % 1000) * interval '1 s' "
         "FROM generate_series(1, 999) AS n",
         CREATE,
     )
     await sql("ANALYZE due_work")
-    by_age = await sql("SELECT stream_id FROM due_work ORDER BY due_at LIMIT 500")
+    by_age = await sql("SELECT stream_id FROM due_steps ORDER BY due_at LIMIT 500")
 
     assert await claimed(due_work, limit=500) == [row["stream_id"] for row in by_age]
 
@@ -78,16 +78,16 @@ async def test_no_step_is_claimed_before_it_is_due(due_work: PostgresDueSteps, p
     later = await put(3_600)
     assert await claimed(due_work) == []
 
-    await sql("UPDATE due_work SET due_at = now()")
+    await sql("UPDATE due_steps SET due_at = now()")
     assert await claimed(due_work) == [later]
 
 
 async def test_only_the_requested_steps_are_claimed(due_work: PostgresDueSteps, put: Put) -> None:
-    await put(step="ExpireToken")
-    second, first = await put(-10, "AttemptCreation"), await put(-20, "ValidateChannel")
+    await put(step="expire_token")
+    second, first = await put(-10, "create_session"), await put(-20, "validate_channel")
 
-    assert await claimed(due_work, "SyncWebhook") == []
-    assert await claimed(due_work, "ValidateChannel", "AttemptCreation") == [first, second]
+    assert await claimed(due_work, "deliver_webhook") == []
+    assert await claimed(due_work, "validate_channel", "create_session") == [first, second]
 
 
 async def test_a_claim_names_its_step_and_is_leased_by_the_database_clock(
@@ -112,7 +112,7 @@ async def test_the_claim_limit_holds_under_any_query_plan(
     await put()
     await sql("ANALYZE due_work")
     await sql(
-        "INSERT INTO due_work SELECT gen_random_uuid(), $1, now() - n * interval '1 s' FROM generate_series(1, 50) AS n",
+        "INSERT INTO due_steps SELECT gen_random_uuid(), $1, now() - n * interval '1 s' FROM generate_series(1, 50) AS n",
         CREATE,
     )
 
@@ -127,7 +127,7 @@ async def test_a_claimed_step_is_claimed_again_only_after_its_lease_lapses(
     assert await claimed(due_work, lease=second) == []
     assert await claimed(due_work, lease=first) == []
 
-    await sql("UPDATE due_work SET lease_until = now()")
+    await sql("UPDATE due_steps SET lease_until = now()")
     assert await claimed(due_work, lease=second) == [stream_id]
     assert (await rows(sql))[stream_id]["owner"] == second.owner
 
@@ -153,7 +153,7 @@ async def test_a_claim_skips_locked_rows(
 ) -> None:
     older, younger = await put(-20), await put(-10)
     async with outsider.transaction():
-        await outsider.execute("SELECT FROM due_work WHERE stream_id = $1 FOR UPDATE", older)
+        await outsider.execute("SELECT FROM due_steps WHERE stream_id = $1 FOR UPDATE", older)
         async with asyncio.timeout(LONG):
             assert await claimed(due_work, limit=1) == [younger]
 
@@ -167,10 +167,10 @@ async def test_an_expiry_is_claimed_once_while_its_webhook_is_still_due(
     new_engine: Any, due_work: PostgresDueSteps, put: Put, sql: Any
 ) -> None:
     ends = {await put(step=SYNC) for _ in range(20)}
-    await sql("UPDATE due_work SET ends_at = now() - interval '1 s'")
+    await sql("UPDATE due_steps SET ends_at = now() - interval '1 s'")
     held, lasting = await put(step=SYNC, owner=uuid4(), leased_for=3_600), await put(step=SYNC)
-    await sql("UPDATE due_work SET ends_at = now() - interval '1 s' WHERE stream_id = $1", held)
-    await sql("UPDATE due_work SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", lasting)
+    await sql("UPDATE due_steps SET ends_at = now() - interval '1 s' WHERE stream_id = $1", held)
+    await sql("UPDATE due_steps SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", lasting)
     expired = await put(step=EXPIRE)
 
     claimers = [PostgresDueSteps(new_engine(), "guestledger") for _ in range(4)]
@@ -190,9 +190,9 @@ async def test_only_an_overdue_expiry_is_claimed_under_another_owners_lease(
     late = {await put(step=step, owner=uuid4(), leased_for=old) for step in (SYNC, EXPIRE)}
     await put(step=SYNC, owner=uuid4(), leased_for=new)
     attempted = await put(step=CREATE, owner=uuid4(), leased_for=old)
-    await sql("UPDATE due_work SET ends_at = now() - interval '2 s'")
+    await sql("UPDATE due_steps SET ends_at = now() - interval '2 s'")
     in_time = await put(step=SYNC, owner=uuid4(), leased_for=old)
-    await sql("UPDATE due_work SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", in_time)
+    await sql("UPDATE due_steps SET ends_at = now() + interval '1 hour' WHERE stream_id = $1", in_time)
 
     outlook = await due_work.outlook({EXPIRE: None, CREATE: None})
     assert (outlook.claimable, await claimed(due_work, CREATE)) == ({EXPIRE}, [])
@@ -209,7 +209,7 @@ async def test_an_expiry_under_another_lease_is_checked_again_within_half_a_seco
     await put(step=SYNC, owner=uuid4(), leased_for=3_590)
     async with asyncio.timeout(30):
         while True:  # the machine may be too slow for the half second that it lasts
-            await sql("UPDATE due_work SET ends_at = now()")
+            await sql("UPDATE due_steps SET ends_at = now()")
             outlook = await due_work.outlook({EXPIRE: None})
             if not outlook.claimable:
                 break
@@ -222,7 +222,7 @@ async def test_expired_tokens_count_towards_the_claim_limit(
 ) -> None:
     for step in (SYNC, EXPIRE) * 3:
         await put(step=step)
-    await sql("UPDATE due_work SET ends_at = now() WHERE step = $1", SYNC)
+    await sql("UPDATE due_steps SET ends_at = now() WHERE step = $1", SYNC)
 
     assert [len(await claimed(due_work, EXPIRE, limit=4)) for _ in range(3)] == [4, 2, 0]
 
@@ -232,8 +232,8 @@ async def test_a_delayed_release_delays_an_overdue_expiry_but_not_a_future_one(
 ) -> None:
     owner = uuid4()
     ended, ends = [await put(step=SYNC, owner=owner, leased_for=60) for _ in range(2)]
-    await sql("UPDATE due_work SET ends_at = now() - interval '1 s' WHERE stream_id = $1", ended)
-    await sql("UPDATE due_work SET ends_at = now() + interval '1 min' WHERE stream_id = $1", ends)
+    await sql("UPDATE due_steps SET ends_at = now() - interval '1 s' WHERE stream_id = $1", ended)
+    await sql("UPDATE due_steps SET ends_at = now() + interval '1 min' WHERE stream_id = $1", ends)
     before = await rows(sql)
 
     for stream_id in (ended, ends):
@@ -275,7 +275,7 @@ async def test_a_heartbeat_skips_locked_rows_and_cannot_deadlock(
     before = await rows(sql)
     appending = await connect_by_sql()
     async with appending.transaction():
-        await appending.execute("UPDATE due_work SET due_at = due_at WHERE stream_id = $1", busy)
+        await appending.execute("UPDATE due_steps SET due_at = due_at WHERE stream_id = $1", busy)
         async with asyncio.timeout(LONG):
             assert await due_work.heartbeat(lease, [busy, idle]) == {idle}
 
@@ -352,7 +352,7 @@ async def test_a_release_delay_can_be_as_long_as_any_token_lifetime(
 ) -> None:
     lease, span = a_lease(), timedelta(days=days)
     waits, ended = await put(), await put()
-    await sql("UPDATE due_work SET ends_at = now() WHERE stream_id = $1", ended)
+    await sql("UPDATE due_steps SET ends_at = now() WHERE stream_id = $1", ended)
     assert set(await claimed(due_work, lease=lease)) == {waits, ended}
 
     (began,) = (await sql("SELECT clock_timestamp()"))[0]
@@ -379,7 +379,7 @@ async def test_an_owner_that_lost_its_lease_can_neither_release_nor_renew_it(
 ) -> None:
     stream_id, first, second = await put(), a_lease(), a_lease()
     await claimed(due_work, lease=first)
-    await sql("UPDATE due_work SET lease_until = now()")
+    await sql("UPDATE due_steps SET lease_until = now()")
     await claimed(due_work, lease=second)
     before = await rows(sql)
 
@@ -415,7 +415,7 @@ async def test_release_all_skips_locked_rows_and_cannot_deadlock(
     before = await rows(sql)
     appending = await connect_by_sql()
     async with appending.transaction():
-        await appending.execute("UPDATE due_work SET due_at = due_at WHERE stream_id = $1", busy)
+        await appending.execute("UPDATE due_steps SET due_at = due_at WHERE stream_id = $1", busy)
         async with asyncio.timeout(LONG):
             await due_work.release_all([owner])
 
@@ -439,17 +439,17 @@ async def test_the_backlog_excludes_future_expiries_and_far_webhook_retries(
     await put(-1, owner=uuid4(), leased_for=60)
     assert (await due_work.backlog({})).unfinished == 4
 
-    hooked = {"SyncWebhook": "hooks"}
-    await put(3_600, "SyncWebhook")
+    hooked = {"deliver_webhook": "hooks"}
+    await put(3_600, "deliver_webhook")
     assert (await due_work.backlog(hooked)).unfinished == 4
-    await put(30, "SyncWebhook")
+    await put(30, "deliver_webhook")
     assert (await due_work.backlog(hooked)).unfinished == 5
     assert (await due_work.backlog({})).unfinished == 4, "nobody waits for notices that are not sent from here"
 
-    await sql("UPDATE due_work SET due_at = now()")
+    await sql("UPDATE due_steps SET due_at = now()")
     assert (await due_work.backlog(hooked)).unfinished == 7
     assert (await due_work.backlog({})).unfinished == 5
-    await sql("UPDATE due_work SET ends_at = now() WHERE step = 'SyncWebhook'")
+    await sql("UPDATE due_steps SET ends_at = now() WHERE step = 'deliver_webhook'")
     assert (await due_work.backlog({})).unfinished == 7, "an expiry is recorded here all the same"
 
 

@@ -38,7 +38,7 @@ async def test_concurrent_schedulers_record_each_expiry_once(
             await stack.enter_async_context(new_ledger(scheduler=True))
         sessions = await asyncio.gather(*(ledger.open_session(request()) for _ in range(60)))
         async with asyncio.timeout(LONG):
-            while await sql("SELECT FROM due_work"):
+            while await sql("SELECT FROM due_steps"):
                 await asyncio.sleep(0.02)
 
     rows = await sql("SELECT stream_id FROM events WHERE event_type = 'TokenExpired'")
@@ -55,7 +55,7 @@ async def test_tokens_that_expired_without_a_scheduler_are_recorded_at_the_start
         done = await other.scheduler.run_once()
 
     assert done == {"TokenExpired": 250}
-    assert not await sql("SELECT FROM due_work")
+    assert not await sql("SELECT FROM due_steps")
 
 
 @pytest.mark.parametrize("webhook", ["owed", "off"])
@@ -66,7 +66,7 @@ async def test_the_lease_of_a_dead_worker_does_not_delay_an_expiry(
     async with new_ledger(**hooked) as ledger, asyncio.timeout(LONG):
         session_id = await opened(ledger, simulator, 1)
         lease = (
-            "UPDATE due_work SET owner = gen_random_uuid(), lease_until = now() + interval '10 s' RETURNING lease_until"
+            "UPDATE due_steps SET owner = gen_random_uuid(), lease_until = now() + interval '10 s' RETURNING lease_until"
         )
         [[lapses_at]] = await sql(lease)
         async with new_ledger(**hooked, scheduler=True):
@@ -84,7 +84,7 @@ async def test_an_expiry_recorded_by_another_worker_loses_no_webhook_answer(
     hooked = {"webhook_url": simulator.webhook_url}
     async with new_ledger(**hooked) as holder, new_ledger(**hooked) as other, asyncio.timeout(LONG):
         session = await holder.open_session(request())
-        recorder = holder._steps._recorder
+        recorder = holder._executor.recorder
         whole = recorder.record
 
         async def record(run: Run, *, hold: bool, **given: Any) -> None:

@@ -17,7 +17,7 @@ from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.events import Event
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
@@ -32,7 +32,7 @@ from tests.unit.samples import request
 
 LONG = 60
 """Seconds. Nothing here takes as long, unless it hangs."""
-QUICK = LimiterPolicy(first_rate=500.0, min_rate=100.0, retries_per_second=1_000.0)
+QUICK = LimiterPolicy(initial_rate=500.0, min_rate=100.0, retries_per_second=1_000.0)
 FAILING = SimulatorConfig(server_error_share=1.0, fault_times=1_000_000)
 
 
@@ -131,7 +131,7 @@ async def test_a_session_opened_behind_a_closed_limiter_is_deferred_with_a_reaso
         await one.open_session(request())
         session = await other.open_session(request())
 
-        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        ((name, until),) = await sql("SELECT name, closed_until FROM limits")
         assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
         assert session.reason == "the limiter is closed: Retry-After of 600000 ms"
         deferred = (await events(other, session))[-1]
@@ -150,7 +150,7 @@ async def test_a_failure_with_retry_after_closes_the_limiter_for_all_processes(
         (met,) = asked(simulator)
         last = (await events(one, failed))[-1]
         assert isinstance(last, e.CreationFailed)
-        assert (last.wait_ms, last.reason) == (1_000, "Retry-After of 1000 ms, plus 0 ms backoff")
+        assert (last.wait.ms, last.reason) == (1_000, "Retry-After of 1000 ms, plus 0 ms backoff")
         held_back = await other.open_session(request())
         assert (held_back.status, held_back.attempts) == (Status.PENDING, 0)
         assert held_back.reason == "the limiter is closed: Retry-After of 1000 ms"
@@ -171,7 +171,7 @@ async def test_a_closed_limiter_blocks_neither_webhooks_nor_other_hosts(
         made = await one.open_session(request())
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
         behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
-        await sql("UPDATE due_work SET due_at = now() WHERE step = 'AttemptCreation'")
+        await sql("UPDATE due_steps SET due_at = now() WHERE step = 'create_session'")
         before = [await events(one, session) for session in behind]
 
         done = await other.scheduler.run_once()
@@ -256,11 +256,11 @@ async def test_a_limiter_row_is_deleted_when_it_restricts_nothing(
     async with two(new_ledger, policy()) as (one, other):
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0)
         await one.open_session(request())
-        assert len(await sql("SELECT FROM limiters")) == 1
+        assert len(await sql("SELECT FROM limits")) == 1
         simulator.config = SimulatorConfig()
-        await sql("UPDATE limiters SET closed_until = now(), paced_from = now() - interval '1 day'")
+        await sql("UPDATE limits SET closed_until = now(), paced_from = now() - interval '1 day'")
         assert (await other.open_session(request())).status is Status.ACTIVE
-        assert await sql("SELECT FROM limiters") == []
+        assert await sql("SELECT FROM limits") == []
 
 
 async def test_an_admission_does_not_overwrite_concurrent_feedback(
@@ -322,7 +322,7 @@ async def test_a_claim_that_sends_nothing_reserves_the_probe_only_briefly(
             await other.scheduler.run_once()
             await asyncio.sleep(0.05)
 
-        assert await sql("SELECT FROM limiters WHERE broken_at IS NOT NULL") == []
+        assert await sql("SELECT FROM limits WHERE broken_at IS NOT NULL") == []
 
 
 async def test_a_shared_lookup_that_fails_counts_as_one_failure(
@@ -349,7 +349,7 @@ async def test_a_shared_lookup_that_fails_counts_as_one_failure(
             await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
 
         assert simulator.counts["channel 500"] == 1
-        ((failures, broken_at),) = await sql("SELECT failures, broken_at FROM limiters")
+        ((failures, broken_at),) = await sql("SELECT failures, broken_at FROM limits")
         assert (failures, broken_at) == (1, None)
 
 
@@ -360,7 +360,7 @@ async def test_a_shared_lookup_result_is_observed_even_if_one_caller_is_cancelle
     async with new_ledger(policy=policy()) as ledger:
         await ledger.check()  # a token's request is told to a limiter of its own
         provider, all_ask, told = ledger._provider, asyncio.Barrier(4), []
-        ask, answer, observe = provider.look_up_channel, provider._look_up, ledger._gates.observe
+        ask, answer, observe = provider.look_up_channel, provider._look_up, ledger.limits._limiter.observe
 
         async def look_up_channel(channel_id: str, again: Any) -> Any:
             waiting = asyncio.create_task(all_ask.wait())
@@ -380,14 +380,14 @@ async def test_a_shared_lookup_result_is_observed_even_if_one_caller_is_cancelle
 
         monkeypatch.setattr(provider, "look_up_channel", look_up_channel)
         monkeypatch.setattr(provider, "_look_up", look_up)
-        monkeypatch.setattr(ledger._gates, "observe", hear_but_first)
+        monkeypatch.setattr(ledger.limits._limiter, "observe", hear_but_first)
         async with asyncio.timeout(LONG):
             opening = [asyncio.create_task(ledger.open_session(request())) for _ in range(3)]
             opened = await asyncio.gather(*opening, return_exceptions=True)
 
         assert [type(session) for session in opened].count(asyncio.CancelledError) == 1
         assert len(told) == 2
-        assert len(await sql("SELECT FROM limiters WHERE closed_until > now()")) == 1
+        assert len(await sql("SELECT FROM limits WHERE closed_until > now()")) == 1
 
 
 async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
@@ -397,7 +397,7 @@ async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
     async with new_ledger(policy=policy(patient)) as ledger:
         await ledger.check()
         provider, asked, goes_on = ledger._provider, asyncio.Event(), asyncio.Event()
-        answer, admit, joined = provider._look_up, ledger._gates.admit, asyncio.Event()
+        answer, admit, joined = provider._look_up, ledger.limits._limiter.admit, asyncio.Event()
 
         async def look_up(channel_id: str, again: Any) -> Any:
             asked.set()
@@ -412,20 +412,20 @@ async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
             return admitted
 
         monkeypatch.setattr(provider, "_look_up", look_up)
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_say_so)
         async with asyncio.timeout(LONG):
             first = asyncio.create_task(ledger.open_session(request()))
             await asked.wait()
             now = await sql("SELECT clock_timestamp()")
-            failing = Feedback(limiter=provider.lookup_limiter, answered=Observation.FAILED, began_at=now[0][0])
-            await ledger._gates.observe(failing)
-            await sql("UPDATE limiters SET broken_until = now()")
+            failing = Feedback(limiter=provider.lookup_limiter, observation=Observation.FAILED, began_at=now[0][0])
+            await ledger.limits._limiter.observe(failing)
+            await sql("UPDATE limits SET broken_until = now()")
             second = asyncio.create_task(ledger.open_session(request()))
             await joined.wait()
             goes_on.set()
             await asyncio.gather(first, second)
 
-        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limits")
         assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
@@ -472,8 +472,8 @@ async def test_a_creation_that_fails_for_lack_of_a_token_is_no_failure_of_the_ap
         assert simulator.counts["token 503"] == 3
         failed = (await events(ledger, session))[-1]
         assert isinstance(failed, e.CreationFailed)
-        assert (failed.kind, failed.wait_ms is None) == (e.FailureKind.UNAVAILABLE, False)
-        assert await sql("SELECT FROM limiters WHERE broken_at IS NOT NULL OR failures > 0") == []
+        assert (failed.kind, failed.wait.ms is None) == (e.FailureKind.UNAVAILABLE, False)
+        assert await sql("SELECT FROM limits WHERE broken_at IS NOT NULL OR failures > 0") == []
 
 
 # Calls in flight
@@ -612,13 +612,13 @@ async def test_a_lookup_is_admitted_only_when_the_process_has_capacity(
 ) -> None:
     async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
         await ledger.check()
-        admit, admitted, places = ledger._gates.admit, [], ledger._steps._calls
+        admit, admitted, places = ledger.limits._limiter.admit, [], ledger._steps._calls
 
         async def admit_and_say_so(passage: AdmissionRequest) -> Any:
             admitted.append(passage)
             return await admit(passage)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_say_so)
         async with places:
             opening = asyncio.create_task(ledger.open_session(request()))
             while not (places._waiters or admitted):
@@ -697,13 +697,13 @@ async def test_a_session_between_two_calls_uses_no_capacity(
 
 
 async def test_concurrent_claims_never_exceed_the_call_limit(new_engine: Any, sql: Any) -> None:
-    steps = {"AttemptCreation": "a", "ValidateChannel": "b"}
+    steps = {"create_session": "a", "validate_channel": "b"}
     claimers = [PostgresDueSteps(new_engine(), SCHEMA, LimiterPolicy(calls=3)) for _ in range(4)]
     for _ in range(10):
-        await sql("DELETE FROM due_work")
+        await sql("DELETE FROM due_steps")
         for number in range(12):
-            step = ["AttemptCreation", "ValidateChannel"][number % 2]
-            await sql("INSERT INTO due_work VALUES ($1, $2, now(), NULL, NULL)", new_id(), step)
+            step = ["create_session", "validate_channel"][number % 2]
+            await sql("INSERT INTO due_steps VALUES ($1, $2, now(), NULL, NULL)", new_id(), step)
         claimed = await asyncio.gather(*(claimer.claim(a_lease(uuid4(), HOUR_MS), steps, 12) for claimer in claimers))
         assert sum(len(found.claims) for found in claimed) == 3
 
@@ -722,7 +722,7 @@ async def test_a_token_expires_in_time_behind_a_closed_webhook_limiter(
         assert simulator.counts["webhook 429"] == 1, "the other notice waits behind the limiter"
         assert await ledger.scheduler.unfinished() == 0, "nobody waits for a receiver that wants to be left in peace"
         simulator.config = SimulatorConfig()
-        await sql("DELETE FROM limiters")
+        await sql("DELETE FROM limits")
         await ledger.scheduler.run_once()
         told = [json.loads(call.body)["sessionId"] for call in simulator.webhooks]
         assert second.session_id in told
@@ -734,14 +734,14 @@ async def test_an_old_throttled_session_is_claimed_before_a_new_one(
     async with new_ledger(policy=policy()) as ledger:
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0)
         old = await ledger.open_session(request())
-        await sql("UPDATE limiters SET closed_until = now(), next_slot = now(), next_passage = now()")
-        await sql("UPDATE due_work SET due_at = now() - interval '1 min'")
+        await sql("UPDATE limits SET closed_until = now(), next_slot = now(), next_passage = now()")
+        await sql("UPDATE due_steps SET due_at = now() - interval '1 min'")
         for _ in range(3):
             await ledger.accept(request(channel_id="ch_new"))
-        await ledger._due_work.claim(
+        await ledger.scheduler._due_steps.claim(
             a_lease(ms=1), ledger._steps.limiters(STEPS), 0
         )  # it has been seen that there is a limiter
 
-        [claim] = (await ledger._due_work.claim(a_lease(), ledger._steps.limiters(STEPS), 1)).claims
+        [claim] = (await ledger.scheduler._due_steps.claim(a_lease(), ledger._steps.limiters(STEPS), 1)).claims
 
         assert claim.stream_id == old.id

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
@@ -13,7 +13,7 @@ from guestledger.engine.operations.explain import Wait
 from tests.unit.samples import request
 
 CLOSED = """
-    INSERT INTO limiters (name, closed_at, closed_until, why, well, failures, breaks)
+    INSERT INTO limits (name, closed_at, closed_until, why, well, failures, breaks)
     VALUES ($1, now(), now() + interval '1 h', 'Retry-After of 3600000 ms', 0, 0, 0)"""
 
 

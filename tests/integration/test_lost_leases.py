@@ -10,7 +10,7 @@ import pytest
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.events import CreationFailed, DoubtLifted, FailureKind
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -76,7 +76,7 @@ async def test_a_worker_stalled_before_its_request_sends_nothing_and_another_con
 
     assert (given_up.status, given_up.attempts, given_up.in_doubt) == (Status.PENDING, 1, ())
     assert not simulator.sessions_by_key
-    await sql("UPDATE due_work SET lease_until = now()")
+    await sql("UPDATE due_steps SET lease_until = now()")
     async with new_ledger() as other:
         await other.scheduler.run_until_idle()
     assert (await ledger.session(given_up.id)).status is Status.ACTIVE
@@ -92,7 +92,7 @@ async def test_an_unsent_attempt_lifts_the_doubt_that_another_worker_recorded(
         appended = await whole(given)
         if type(given.events[-1]).__name__ == "CreationAttempted":
             clock.ahead = SPAN
-            await sql("UPDATE due_work SET lease_until = now()")
+            await sql("UPDATE due_steps SET lease_until = now()")
             async with new_ledger() as other:
                 await other.scheduler.run_until_idle()
         return appended
@@ -142,21 +142,21 @@ async def test_an_unsent_probe_is_returned_after_a_lost_lease(
     simulator.config = SimulatorConfig(server_error_share=1.0, fault_times=1)
     async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), limiter=patient)) as ledger:
         await ledger.open_session(request())
-        await sql("UPDATE limiters SET broken_until = now()")
+        await sql("UPDATE limits SET broken_until = now()")
         whole = ledger._store.append
 
         async def append(given: Append) -> Appended:
             appended = await whole(given)
             if type(given.events[-1]).__name__ == "CreationAttempted":
                 clock.ahead = SPAN
-                [limiter] = await sql("SELECT probe_until > now() + interval '1 hour' AS probes FROM limiters")
+                [limiter] = await sql("SELECT probe_until > now() + interval '1 hour' AS probes FROM limits")
                 assert limiter["probes"]
             return appended
 
         monkeypatch.setattr(ledger._store, "append", append)
         await ledger.open_session(request())
 
-        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limits")
         assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
@@ -167,8 +167,8 @@ async def test_a_worker_stalled_before_a_lookup_sends_nothing_and_returns_its_pr
     simulator.config = SimulatorConfig(channel_errors=1)
     async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), limiter=patient)) as ledger:
         await ledger.open_session(request())
-        await sql("UPDATE limiters SET broken_until = now()")
-        whole = ledger._gates.admit
+        await sql("UPDATE limits SET broken_until = now()")
+        whole = ledger.limits._limiter.admit
 
         async def admit(passage: Any) -> Any:
             admitted = await whole(passage)
@@ -176,12 +176,12 @@ async def test_a_worker_stalled_before_a_lookup_sends_nothing_and_returns_its_pr
             clock.ahead = SPAN
             return admitted
 
-        monkeypatch.setattr(ledger._gates, "admit", admit)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit)
         given_up = await ledger.open_session(request())
 
         assert given_up.status is Status.PENDING
         assert (simulator.counts["channel 500"], simulator.counts["channel 200"]) == (1, 0)
-        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limits")
         assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
@@ -209,7 +209,7 @@ async def test_closing_releases_cut_off_claims_but_not_newer_ones(
     late, newer, unseen = a_lease(), a_lease(), a_lease()
     cut, taken, claimed = new_id(), new_id(), new_id()
     for stream_id, lease in ((cut, late), (taken, newer), (claimed, unseen)):
-        await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), $2, 'infinity')", stream_id, lease.owner)
+        await sql("INSERT INTO due_steps VALUES ($1, 'deliver_webhook', now(), $2, 'infinity')", stream_id, lease.owner)
     leases = Leases(due_work, LEASE.ms)
     for stream_id in (cut, taken):
         with suppress(asyncio.CancelledError), leases.hold(late, stream_id):
@@ -220,13 +220,13 @@ async def test_closing_releases_cut_off_claims_but_not_newer_ones(
     with leases.hold(newer, taken):
         await leases.close()
 
-    rows = await sql("SELECT stream_id, owner FROM due_work")
+    rows = await sql("SELECT stream_id, owner FROM due_steps")
     assert {row["stream_id"]: row["owner"] for row in rows} == {cut: None, taken: newer.owner, claimed: None}
 
 
 async def test_closing_releases_no_lease_of_an_owner_with_work_in_flight(due_work: PostgresDueSteps, sql: Any) -> None:
     lease, cut, under_way = a_lease(), new_id(), new_id()
-    await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), $2, 'infinity')", under_way, lease.owner)
+    await sql("INSERT INTO due_steps VALUES ($1, 'deliver_webhook', now(), $2, 'infinity')", under_way, lease.owner)
     leases = Leases(due_work, LEASE.ms)
     with suppress(asyncio.CancelledError), leases.hold(lease, cut):
         raise asyncio.CancelledError
@@ -234,5 +234,5 @@ async def test_closing_releases_no_lease_of_an_owner_with_work_in_flight(due_wor
     with leases.hold(lease, under_way):
         await leases.close()
 
-    [row] = await sql("SELECT owner FROM due_work")
+    [row] = await sql("SELECT owner FROM due_steps")
     assert row["owner"] == lease.owner

@@ -48,7 +48,7 @@ async def test_a_parked_session_has_no_due_step_and_appears_in_every_read_model(
 ) -> None:
     async with parking() as ledger:
         session = await parked(ledger, simulator)
-        assert await sql("SELECT * FROM due_work") == []
+        assert await sql("SELECT * FROM due_steps") == []
         assert await ledger.scheduler.unfinished() == 0
         assert await ledger.scheduler.run_until_idle() == {}
 
@@ -106,7 +106,7 @@ async def test_a_parked_session_that_a_person_abandons_counts_as_abandoned(parki
     async with parking() as ledger:
         session = await parked(ledger, simulator)
         assert (await ledger.resolve(session.id, Verdict.ABANDON, **ASKED)).status is Status.ABANDONED
-        assert await sql("SELECT * FROM due_work") == []
+        assert await sql("SELECT * FROM due_steps") == []
         [entry] = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
         assert entry.compliance_status == "abandoned"
         assert (await ledger.metrics()).counts["abandoned"] == 1
@@ -137,8 +137,8 @@ async def test_a_worker_with_a_webhook_delivers_adoptions_made_elsewhere(
             if session_id == "sess_one":
                 assert await worker.scheduler.run_once() == {"WebhookSynced": 1}
         assert await without.scheduler.run_once() == {}
-        steps = [row["step"] for row in await sql("SELECT step FROM due_work ORDER BY stream_id")]
-        assert steps == ["ExpireToken", "SyncWebhook"], "told; and left to whoever has one"
+        steps = [row["step"] for row in await sql("SELECT step FROM due_steps ORDER BY stream_id")]
+        assert steps == ["expire_token", "deliver_webhook"], "told; and left to whoever has one"
         assert await worker.scheduler.run_once() == {"WebhookSynced": 1}
 
 

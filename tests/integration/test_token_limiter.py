@@ -20,7 +20,7 @@ from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
 
 LONG_REST = SimulatorConfig(token_throttle_times=1, retry_after_s=600)
-OPEN_NOW = "UPDATE limiters SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
+OPEN_NOW = "UPDATE limits SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
 
 
 def asked_for_tokens(simulator: Simulator) -> list[float]:
@@ -60,7 +60,7 @@ async def test_a_throttled_token_request_blocks_running_and_new_processes(
         behind.append(await later.session(accepted.id))
 
         assert simulator.counts == {told: 1}
-        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        ((name, until),) = await sql("SELECT name, closed_until FROM limits")
         assert name.endswith(" token")
         for session in behind:
             assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
@@ -108,13 +108,13 @@ async def test_the_token_limiter_is_asked_once_per_token_request(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy()) as ledger:
-        admit, asked = ledger._gates.admit, []
+        admit, asked = ledger.limits._limiter.admit, []
 
         async def admit_and_say_so(passage: AdmissionRequest) -> Any:
             asked.append(passage.limiter)
             return await admit(passage)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_say_so)
         opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
 
         assert {session.status for session in opened} == {Status.ACTIVE}
@@ -157,7 +157,7 @@ async def test_an_attempt_that_gets_no_new_token_after_a_401_is_deferred(
         assert simulator.counts["session 401"] == 1
 
         await sql(OPEN_NOW)
-        await sql("UPDATE due_work SET due_at = now()")
+        await sql("UPDATE due_steps SET due_at = now()")
         ledger._clock.now = lambda: deferred.retry_at  # type: ignore[method-assign]
         await ledger.scheduler.run_once()
         assert (await ledger.session(session.id)).status is Status.ACTIVE
@@ -178,15 +178,15 @@ async def test_an_unrecorded_token_429_is_recorded_before_the_next_token_request
 ) -> None:
     simulator.config = LONG_REST
     async with new_ledger(policy=policy()) as ledger:
-        observe = ledger._gates.observe
+        observe = ledger.limits._limiter.observe
 
         async def away(_hearing: Feedback) -> None:
             raise ServiceUnreachable("the database is away")
 
-        monkeypatch.setattr(ledger._gates, "observe", away)
+        monkeypatch.setattr(ledger.limits._limiter, "observe", away)
         with pytest.raises(ServiceUnreachable, match="the database is away"):
             await ledger.open_session(request())
-        monkeypatch.setattr(ledger._gates, "observe", observe)
+        monkeypatch.setattr(ledger.limits._limiter, "observe", observe)
 
         session = await ledger.open_session(request())
 
@@ -232,7 +232,7 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
         assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 401)
         assert failed.message.startswith("CXone refused its token (HTTP 401), and it was not sent again: ")
         assert isinstance(deferred, e.CreationDeferred)
-        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        ((name, until),) = await sql("SELECT name, closed_until FROM limits")
         assert (deferred.limiter, deferred.held_by, deferred.retry_at) == (name, DenialReason.GATE, until)
         assert (session.status, session.in_doubt, session.retry_at) == (Status.PENDING, (), until)
         assert (await one.session(throttled.id)).status is Status.THROTTLED
@@ -255,7 +255,7 @@ async def test_a_401_with_an_exhausted_quota_closes_the_limiter_and_is_not_resen
 
         assert [sent.status for sent in simulator.requests if name in sent.path][refused:] == [401]
         assert (session.status, session.attempts, session.in_doubt) == (Status.PENDING, refused, ())
-        limiters = await sql("SELECT name, failures, closed_until - now() AS left FROM limiters")
+        limiters = await sql("SELECT name, failures, closed_until - now() AS left FROM limits")
         ((limiter, failures, left),) = limiters
         assert limiter.endswith(" sessions" if refused else " channels")
         assert (failures, left > timedelta(seconds=500)) == (0, True)
@@ -273,11 +273,11 @@ async def test_a_lookup_refused_with_401_is_not_resent_after_the_limiter_closes(
 
         async def fetch() -> str:
             token = str(await whole())
-            admitted = await other._gates.admit(AdmissionRequest(limiter=limiter, retry=False, slotted=False))
+            admitted = await other.limits._limiter.admit(AdmissionRequest(limiter=limiter, retry=False, slotted=False))
             throttled = Feedback(
-                limiter=limiter, answered=Observation.THROTTLED, began_at=admitted.at, closed_ms=600_000
+                limiter=limiter, observation=Observation.THROTTLED, began_at=admitted.at, closed_ms=600_000
             )
-            await other._gates.observe(throttled)
+            await other.limits._limiter.observe(throttled)
             return token
 
         monkeypatch.setattr(one._provider._tokens, "_fetch", fetch)  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from tests.unit.samples import request
 NEVER_MS = 3_600_000
 LONG = 30
 """Seconds. Nothing here takes as long, unless it hangs."""
-STEPS = dict.fromkeys(("ValidateChannel", "AttemptCreation", "SyncWebhook", "ExpireToken"))
+STEPS = dict.fromkeys(("validate_channel", "create_session", "deliver_webhook", "expire_token"))
 
 
 class Looks:
@@ -85,9 +85,9 @@ async def test_an_idle_worker_sends_one_statement_per_poll(ledger: Ledger) -> No
     told: list[str] = []
     looks = Looks(ledger, poll_ms=1)
     async with working(ledger):
-        event.listen(ledger._due_work._engine.sync_engine, "checkout", told_by(told))
+        event.listen(ledger.scheduler._due_steps._engine.sync_engine, "checkout", told_by(told))
         async with asyncio.timeout(LONG):
-            while set(told) != {ledger._due_work._sql.outlook}:  # it may still be about what it found when it began
+            while set(told) != {ledger.scheduler._due_steps._sql.outlook}:  # it may still be about what it found when it began
                 told.clear()
                 before = looks.number
                 while looks.number < before + 10:
@@ -103,8 +103,8 @@ async def test_run_until_idle_sends_two_statements_per_poll_while_it_waits(
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     await ledger.open_session(request())
     told: list[str] = []
-    looks, sql = Looks(ledger, poll_ms=1), ledger._due_work._sql
-    event.listen(ledger._due_work._engine.sync_engine, "checkout", told_by(told))
+    looks, sql = Looks(ledger, poll_ms=1), ledger.scheduler._due_steps._sql
+    event.listen(ledger.scheduler._due_steps._engine.sync_engine, "checkout", told_by(told))
     async with asyncio.timeout(LONG):
         running = asyncio.create_task(ledger.scheduler.run_until_idle())
         while set(told) != {sql.outlook, sql.is_unfinished}:  # it may still be about what it found when it began
@@ -161,7 +161,7 @@ async def test_a_notification_wakes_a_worker_before_its_poll(
 
 
 async def listens(ledger: Ledger) -> bool:
-    rows = await ledger._due_work._execute(
+    rows = await ledger.scheduler._due_steps._execute(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     )
     return bool(rows[0][0])
@@ -198,9 +198,9 @@ async def test_a_worker_wakes_at_an_expiry_behind_a_closed_webhook_limiter(
     simulator.config = SimulatorConfig(session_lifetime_s=2.5)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
-        [(now,)] = await ledger._due_work._execute("SELECT clock_timestamp()")
+        [(now,)] = await ledger.scheduler._due_steps._execute("SELECT clock_timestamp()")
         closing = {"answered": Observation.THROTTLED, "began_at": now, "closed_ms": HOUR_MS}
-        await ledger._gates.observe(Feedback(limiter=ledger._steps._webhook.limiter, **closing))
+        await ledger.limits._limiter.observe(Feedback(limiter=ledger._steps._webhook.limiter, **closing))
         Looks(ledger, poll_ms=NEVER_MS)
         async with working(ledger):
             assert await active(ledger, session.id)
@@ -231,7 +231,7 @@ async def projected(ledger: Ledger) -> bool:
 
 async def put(sql: Any, due_in: timedelta, *, leased_for: timedelta | None = None) -> None:
     await sql(
-        "INSERT INTO due_work VALUES ($1, 'AttemptCreation', now() + $2, $3, now() + $4)",
+        "INSERT INTO due_steps VALUES ($1, 'create_session', now() + $2, $3, now() + $4)",
         new_id(),
         due_in,
         a_lease().owner,
@@ -261,26 +261,26 @@ async def test_the_outlook_shows_claimable_steps_and_the_next_due_time(
 async def test_the_outlook_includes_the_expiry_of_a_token_whose_webhook_waits(
     due_work: PostgresDueSteps, sql: Any
 ) -> None:
-    await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), NULL, NULL, now() + interval '30 min')", new_id())
+    await sql("INSERT INTO due_steps VALUES ($1, 'deliver_webhook', now(), NULL, NULL, now() + interval '30 min')", new_id())
     limiters = PostgresRateLimiter(due_work._engine, SCHEMA, LimiterPolicy())
     [(now,)] = await sql("SELECT clock_timestamp()")
-    await limiters.observe(Feedback(limiter="hooks", answered=Observation.THROTTLED, began_at=now, closed_ms=HOUR_MS))
+    await limiters.observe(Feedback(limiter="hooks", observation=Observation.THROTTLED, began_at=now, closed_ms=HOUR_MS))
 
-    for passed in (STEPS, STEPS | {"SyncWebhook": "hooks"}):
+    for passed in (STEPS, STEPS | {"deliver_webhook": "hooks"}):
         ahead = await due_work.outlook(passed)
-        assert ahead.claimable == (frozenset() if passed["SyncWebhook"] else {"SyncWebhook"})
+        assert ahead.claimable == (frozenset() if passed["deliver_webhook"] else {"deliver_webhook"})
         assert ahead.next_due_ms is not None
         assert HOUR_MS / 2 - 60_000 < ahead.next_due_ms <= HOUR_MS / 2
 
-    await sql("UPDATE due_work SET ends_at = now()")
-    assert (await due_work.outlook(STEPS | {"SyncWebhook": "hooks"})).claimable == {"ExpireToken"}
-    await sql("UPDATE due_work SET lease_until = now() + interval '1 hour'")
-    assert (await due_work.outlook(STEPS | {"SyncWebhook": "hooks"})).claimable == frozenset()
+    await sql("UPDATE due_steps SET ends_at = now()")
+    assert (await due_work.outlook(STEPS | {"deliver_webhook": "hooks"})).claimable == {"expire_token"}
+    await sql("UPDATE due_steps SET lease_until = now() + interval '1 hour'")
+    assert (await due_work.outlook(STEPS | {"deliver_webhook": "hooks"})).claimable == frozenset()
 
 
 async def test_the_outlook_accepts_due_times_at_infinity(due_work: PostgresDueSteps, sql: Any) -> None:
-    await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', 'infinity')", new_id())
-    await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', '9999-12-31')", new_id())
+    await sql("INSERT INTO due_steps VALUES ($1, 'expire_token', 'infinity')", new_id())
+    await sql("INSERT INTO due_steps VALUES ($1, 'expire_token', '9999-12-31')", new_id())
 
     ahead = await due_work.outlook(STEPS)
 
@@ -289,14 +289,14 @@ async def test_the_outlook_accepts_due_times_at_infinity(due_work: PostgresDueSt
 
 async def test_the_outlook_shows_whether_projections_are_behind(ledger: Ledger) -> None:
     await ledger.accept(request())
-    assert (await ledger._due_work.outlook(STEPS)).unprojected
+    assert (await ledger.scheduler._due_steps.outlook(STEPS)).unprojected
     await ledger.projections.catch_up()
-    assert not (await ledger._due_work.outlook(STEPS)).unprojected
+    assert not (await ledger.scheduler._due_steps.outlook(STEPS)).unprojected
 
 
 async def test_a_ledger_is_idle_exactly_when_its_backlog_is_empty(due_work: PostgresDueSteps, sql: Any) -> None:
     assert await due_work.is_idle({})
     await put(sql, timedelta(hours=1))
     assert not await due_work.is_idle({})
-    await sql("UPDATE due_work SET step = 'ExpireToken'")
+    await sql("UPDATE due_steps SET step = 'expire_token'")
     assert await due_work.is_idle({})

@@ -59,12 +59,12 @@ class Hanging:
 
 async def throttled(ledger: Ledger, closed_ms: int = 0) -> Any:
     """Let the webhook's limiter observe of a 429 that came just now."""
-    [(now,)] = await ledger._due_work._execute("SELECT clock_timestamp()")
+    [(now,)] = await ledger.scheduler._due_steps._execute("SELECT clock_timestamp()")
     limiter = ledger._steps._webhook.limiter
-    await ledger._gates.observe(
-        Feedback(limiter=limiter, answered=Observation.THROTTLED, began_at=now, closed_ms=closed_ms)
+    await ledger.limits._limiter.observe(
+        Feedback(limiter=limiter, observation=Observation.THROTTLED, began_at=now, closed_ms=closed_ms)
     )
-    return (await ledger._gates.all())[limiter].closed_until
+    return (await ledger.limits._limiter.all())[limiter].closed_until
 
 
 async def told_of(ledger: Ledger, stream_id: Any) -> Counter[str]:
@@ -224,7 +224,7 @@ async def test_a_retry_after_of_years_makes_dead_letters_and_closes_no_limiter(
         letters = await ledger.webhooks.dead_letters()
     assert {letter.id for letter in letters} == {first.id, second.id}
     assert all("no notice is kept longer than" in letter.reason for letter in letters)
-    assert await sql("SELECT FROM limiters") == []
+    assert await sql("SELECT FROM limits") == []
 
 
 async def test_a_webhook_waits_if_its_limiter_closes_between_claim_and_call(
@@ -248,7 +248,7 @@ async def test_a_webhook_waits_if_its_limiter_closes_between_claim_and_call(
             synced = (await ledger.history(session.id))[-1].event
             assert isinstance(synced, e.WebhookSynced)
             assert synced.attempt == 1
-    [limiter] = await sql("SELECT retries FROM limiters")
+    [limiter] = await sql("SELECT retries FROM limits")
     assert limiter["retries"] is None, "no notice is a retry that a limiter has a budget for"
 
 
@@ -272,7 +272,7 @@ async def test_feedback_of_a_webhook_is_dated_at_its_admission(
     async with hooked() as ledger, asyncio.timeout(LONG):
         await throttled(ledger)
         await ledger.open_session(request())
-        admit, append, at, began_at = ledger._gates.admit, ledger._store.append, [], []
+        admit, append, at, began_at = ledger.limits._limiter.admit, ledger._store.append, [], []
 
         async def admit_and_say_so(passage: Any) -> Any:
             assert passage.slotted
@@ -284,7 +284,7 @@ async def test_feedback_of_a_webhook_is_dated_at_its_admission(
             began_at.extend([given.hearing.began_at] if given.hearing else [])
             return await append(given)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_say_so)
         monkeypatch.setattr(ledger._store, "append", append_and_say_so)
         await ledger.scheduler.run_until_idle()
     assert len(simulator.webhooks) == len(at) == 1
@@ -296,7 +296,7 @@ async def test_a_webhook_without_limiter_state_skips_admission(
 ) -> None:
     async with hooked() as ledger:
         await ledger.open_session(request())
-        monkeypatch.setattr(ledger._gates, "admit", None)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", None)
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
 
 
@@ -306,7 +306,7 @@ async def test_a_worker_stalled_after_webhook_admission_reports_not_sent(
     async with hooked() as ledger, asyncio.timeout(LONG):
         await throttled(ledger)
         await ledger.open_session(request())
-        admit, observe, now, at, heard = ledger._gates.admit, ledger._gates.observe, Leases.now, [], []
+        admit, observe, now, at, heard = ledger.limits._limiter.admit, ledger.limits._limiter.observe, Leases.now, [], []
 
         async def admit_and_stand_still(passage: Any) -> Any:
             admitted = await admit(passage)
@@ -318,8 +318,8 @@ async def test_a_worker_stalled_after_webhook_admission_reports_not_sent(
             heard.append(hearing)
             await observe(hearing)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_stand_still)
-        monkeypatch.setattr(ledger._gates, "observe", hear_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_stand_still)
+        monkeypatch.setattr(ledger.limits._limiter, "observe", hear_and_say_so)
         while not at:
             assert await ledger.scheduler.run_once() == {}
     assert not simulator.webhooks

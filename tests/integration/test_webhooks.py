@@ -12,9 +12,8 @@ from standardwebhooks import Webhook
 from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.delivery import DeliveryPolicy
 from guestledger.engine.domain.errors import InvalidRequest, RedeliveryRefused, ServiceUnreachable, SessionNotFound
-from guestledger.engine.domain.lifecycle import Policy, SyncWebhook
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy, SyncWebhook
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import wire_name
@@ -95,17 +94,17 @@ async def test_a_process_without_a_webhook_leaves_due_webhooks_to_others(
 ) -> None:
     async with hooked() as ledger, hooked(webhook_url=None) as without:
         session = await ledger.open_session(request())
-        owed = await sql("SELECT * FROM due_work")
+        owed = await sql("SELECT * FROM due_steps")
         async with asyncio.timeout(10):
             assert await without.scheduler.run_until_idle() == {}
         assert await without.scheduler.unfinished() == 0
         outlook = await without._due_work.outlook(without._steps.limiters(STEPS))
         assert (outlook.claimable, outlook.next_due_ms is None) == (frozenset(), False), "its token's end wakes it"
         waiting = await without.why(session.id)
-        assert (waiting.step, waiting.moves_at) == ("SyncWebhook", None)
+        assert (waiting.step, waiting.moves_at) == ("deliver_webhook", None)
         assert [held.reason for held in waiting.holds] == ["no webhook is set here: a worker that has one sends it"]
 
-        assert await sql("SELECT * FROM due_work") == owed
+        assert await sql("SELECT * FROM due_steps") == owed
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
 
 
@@ -116,7 +115,7 @@ async def test_a_process_without_a_webhook_records_expiries_and_keeps_webhooks_d
     async with hooked() as ledger, hooked(webhook_url=None) as without:
         session = await ledger.open_session(request())
         await asyncio.sleep(0.4)
-        assert (await without._due_work.outlook(without._steps.limiters(STEPS))).claimable == {"ExpireToken"}
+        assert (await without._due_work.outlook(without._steps.limiters(STEPS))).claimable == {"expire_token"}
         assert await without.scheduler.unfinished() == 1
 
         async with asyncio.timeout(10):
@@ -125,8 +124,8 @@ async def test_a_process_without_a_webhook_records_expiries_and_keeps_webhooks_d
         assert await without.scheduler.unfinished() == 0
         outlook = await without._due_work.outlook(without._steps.limiters(STEPS))
         assert (outlook.claimable, outlook.next_due_ms) == (frozenset(), None), "nothing is left to wake it"
-        [left] = await sql("SELECT step, owner, ends_at FROM due_work")
-        assert tuple(left) == ("SyncWebhook", None, None)
+        [left] = await sql("SELECT step, owner, ends_at FROM due_steps")
+        assert tuple(left) == ("deliver_webhook", None, None)
 
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
         assert (await ledger.session(session.id)).status == "expired"
@@ -163,14 +162,14 @@ async def test_a_redelivery_gives_an_expired_session_a_due_step_again(
         simulator.config = SimulatorConfig(webhook_status=410, session_lifetime_s=0)
         session = await ledger.open_session(request())
         await ledger.scheduler.run_until_idle()
-        assert await sql("SELECT * FROM due_work") == []
+        assert await sql("SELECT * FROM due_steps") == []
         simulator.config = SimulatorConfig()
 
         await ledger.webhooks.redeliver(session.id, **ASKED)
-        assert [row["step"] for row in await sql("SELECT step FROM due_work")] == ["SyncWebhook"]
+        assert [row["step"] for row in await sql("SELECT step FROM due_steps")] == ["deliver_webhook"]
         assert await ledger.scheduler.run_until_idle() == {"WebhookSynced": 1}
         assert (await ledger.session(session.id)).status == "expired"
-        assert await sql("SELECT * FROM due_work") == []
+        assert await sql("SELECT * FROM due_steps") == []
 
 
 async def test_a_failed_redelivery_becomes_a_dead_letter_again(hooked: Any, simulator: Simulator) -> None:
@@ -232,9 +231,9 @@ async def test_a_receiver_is_not_called_before_its_retry_after(
         failed = (await ledger.history(session.id))[-1].event
     assert isinstance(failed, e.WebhookFailed)
     assert (failed.retry_after_given, failed.retry_after_ms) == ("120", 120_000)
-    assert failed.wait_ms >= 120_000
-    (due,) = await sql("SELECT step, due_at FROM due_work")
-    assert (due["step"], due["due_at"]) == ("SyncWebhook", failed.retry_at)
+    assert failed.wait.ms >= 120_000
+    (due,) = await sql("SELECT step, due_at FROM due_steps")
+    assert (due["step"], due["due_at"]) == ("deliver_webhook", failed.retry_at)
 
 
 async def test_a_private_receiver_is_refused_in_every_event_and_logged_once(
@@ -272,7 +271,7 @@ async def test_the_start_of_a_webhook_call_is_dated_by_the_database_clock(
         monkeypatch.setattr(ledger._store, "append", append_and_say_so)
         # The step itself: by a wrong clock it may not be due yet.
         [(now,)] = await sql("SELECT clock_timestamp()")
-        claim = Claim(stream_id=session.id, step="SyncWebhook", due_at=now, claimed_at=now)
+        claim = Claim(stream_id=session.id, step="deliver_webhook", due_at=now, claimed_at=now)
         run = Run.of(await ledger.history(session.id), frozenset({SyncWebhook}), "worker", a_lease(), claim)
         with ledger._leases.hold(run.lease, run.state.id, Leases.now()):
             await ledger._steps._sync_webhook(run)
@@ -297,7 +296,7 @@ async def test_a_webhook_answer_committed_without_confirmation_is_recorded_once(
         with monkeypatch.context() as patched:
             patched.setattr(ledger._store, "append", append)
             await ledger.scheduler.run_once()
-        while ledger._steps._recorder._untold:
+        while ledger._executor.recorder._untold:
             await asyncio.sleep(0.01)
         told = [recorded.event for recorded in await ledger.history(session.id)]
     assert [type(event) for event in told].count(e.WebhookFailed) == 1

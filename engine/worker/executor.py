@@ -90,7 +90,7 @@ class Executor:
     def now(self, work: SessionWork) -> datetime:
         """The time (UTC). This process's copy of the database's clock may be slightly behind: what was claimed is due."""
         now = self.clock.now()
-        return now if work.claim is None else max(now, work.claim.claimed_at)
+        return now if work.started_at is None else max(now, work.started_at)
 
     def _is_due(self, work: SessionWork, step: StepName) -> bool:
         now = self.now(work)
@@ -134,7 +134,7 @@ class Executor:
                 self.recorder.record_once_back(work, result)
             raise
         if handed is not None and self.handover is not None:
-            work.must_ask = self.handlers[handed].limiter in appended.limiters
+            work.must_ask, work.started_at = self.handlers[handed].limiter in appended.limiters, appended.at
             self.handover.start(work, handed)
         return following
 
@@ -182,6 +182,10 @@ class _Context:
     @property
     def must_ask(self) -> bool:
         return self._work.must_ask
+
+    @property
+    def started_at(self) -> datetime:
+        return self._work.started_at or self.now()
 
     def now(self) -> datetime:
         return self._executor.now(self._work)

@@ -144,9 +144,7 @@ async def test_a_retry_after_in_the_log_overrides_an_earlier_due_time(
     assert due["owner"] is None
 
 
-async def test_every_session_is_created_once_despite_temporary_faults(
-    ledger: Ledger, simulator: Simulator
-) -> None:
+async def test_every_session_is_created_once_despite_temporary_faults(ledger: Ledger, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(
         throttle_share=0.3,
         throttle_times=2,

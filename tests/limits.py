@@ -1,4 +1,4 @@
-"""A limiter policy for tests of something else: it restricts as little as possible."""
+"""A limiter policy for tests that are not about the limiter: it delays as little as possible."""
 
 from guestledger.engine.limits.policy import LimiterPolicy
 

@@ -27,7 +27,7 @@ from guestledger.engine.log.appends import Append, Appended, Lease
 from guestledger.engine.ports.due_steps import Claimed
 from guestledger.engine.worker.session_work import SessionWork
 from guestledger.engine.worker.step import Lane, StepResult
-from tests.integration.conftest import AT_ONCE
+from tests.integration.conftest import AT_ONCE, webhook_of
 from tests.unit.samples import delivered, request
 
 PATIENT = replace(AT_ONCE, creation=RetryPolicy(base_ms=600_000, cap_ms=600_000))
@@ -617,7 +617,7 @@ async def test_a_webhook_that_fails_once_is_delivered_by_the_retry(
 ) -> None:
     simulator.config = SimulatorConfig(webhook_status=500)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
-        webhook = ledger._executor.handlers[StepName.DELIVER_WEBHOOK]._webhook
+        webhook = webhook_of(ledger)
         whole = webhook.send
 
         async def send(session: Session) -> Any:

@@ -12,7 +12,7 @@ from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.events import CreationAttempted
-from guestledger.engine.log.appends import Append, Appended, Due
+from guestledger.engine.log.appends import Append, Appended, StepChanges
 from tests.postgres import as_administrator
 from tests.sequence_store import SequenceStore
 
@@ -40,7 +40,7 @@ def proposed(
             )
             for number in range(version + 1, version + 1 + events)
         ),
-        "due": Due(step="AttemptCreation", due_at=now),
+        "steps": StepChanges(),
         "actor": "test",
         "causation_id": _clock.new_id(),
         "correlation_id": str(stream_id),

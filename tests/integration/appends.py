@@ -12,7 +12,7 @@ import rfc8785
 from uuid_utils.compat import uuid7
 
 from guestledger.engine.domain.events import Event
-from guestledger.engine.log.appends import Append, Due, Lease
+from guestledger.engine.log.appends import Append, Lease, StepChanges
 from tests.unit.samples import START, was_attempted, was_recorded, was_validated
 
 HOUR_MS = 3_600_000
@@ -27,7 +27,7 @@ def an_append(
     expected: int = 0,
     events: Sequence[Event] | None = None,
     *,
-    due: Due | None = None,
+    steps: StepChanges = StepChanges(),
     key: str | None = None,
     **given: Any,
 ) -> Append:
@@ -37,7 +37,7 @@ def an_append(
         stream_id=stream_id or uuid7(),
         expected_version=expected,
         events=tuple(events or (was_recorded(),)),
-        due=due,
+        steps=steps,
         idempotency_key=key,
         **{**plain, **given},
     )
@@ -50,10 +50,6 @@ def some_events(number: int) -> tuple[Event, ...]:
 
 def a_lease(owner: UUID | None = None, ms: int = HOUR_MS) -> Lease:
     return Lease(owner=owner or uuid4(), ms=ms)
-
-
-def due_at(moment: datetime = START, step: str = "AttemptCreation", **given: Any) -> Due:
-    return Due(step=step, due_at=moment, **given)
 
 
 def leaf_of(row: asyncpg.Record) -> bytes:

@@ -42,6 +42,7 @@ class Looks:
         self._asleep = asyncio.Event()
 
     async def _look(self, steps: Any) -> Any:
+        self._asleep.clear()
         found = await self._whole(steps)
         self.number += 1
         if not found.claimable and not found.unprojected:
@@ -49,8 +50,12 @@ class Looks:
         return found
 
     async def nothing_found(self) -> None:
-        """Return once a look has found nothing to do."""
+        """Return once a further look has found nothing to do."""
         self._asleep.clear()
+        await self.asleep()
+
+    async def asleep(self) -> None:
+        """Return once the last look has found nothing to do."""
         async with asyncio.timeout(LONG):
             await self._asleep.wait()
 
@@ -158,7 +163,7 @@ async def test_a_notification_wakes_a_worker_before_its_poll(
     looks = Looks(ledger, poll_ms=NEVER_MS)
     async with working(ledger), new_ledger() as other:
         await until(lambda: listens(other))
-        await looks.nothing_found()
+        await looks.asleep()
         session = await other.accept(request())
         await until(lambda: active(other, session.id))
 

@@ -16,7 +16,7 @@ from guestledger.engine.domain.causes import Cause
 _STATEMENT_SECONDS = 120
 _CONNECT_SECONDS = 10
 _CREATE_IT = 'create it with create_async_engine("postgresql+asyncpg://…")'
-# An unnamed statement is prepared and run at once, so pgbouncer cannot hand the server to somebody else in between.
+# An unnamed statement is prepared and run at once: pgbouncer cannot switch servers in between.
 _UNPREPARED = {"statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
 _opened: WeakKeyDictionary[Pool, WeakSet[Driver]] = WeakKeyDictionary()
@@ -24,10 +24,10 @@ _opened: WeakKeyDictionary[Pool, WeakSet[Driver]] = WeakKeyDictionary()
 
 
 def database_url(text: str, setting: str = DATABASE_URL) -> URL:
-    """Parse a database URL, for SQLAlchemy's asyncpg dialect whatever driver it names. Raises `ServiceUnreachable`."""
+    """Parse a URL with any driver, for SQLAlchemy's asyncpg dialect. Raises `ServiceUnreachable`."""
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # ValueError: the port is no number; its text would show a part of the URL
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
         detail = f"{setting} is not a URL such as postgresql://user@host/database"
         raise unreachable(Cause.INVALID_HOST, detail) from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
@@ -40,10 +40,10 @@ def database_url(text: str, setting: str = DATABASE_URL) -> URL:
 def open_engine(
     url: str | URL, schema: str, *, pool_size: int = 8, command_timeout: float | None = _STATEMENT_SECONDS
 ) -> AsyncEngine:
-    """Create a pool for the ledger in `schema`; it connects on first use. A statement may take `command_timeout` s.
+    """Create a pool for the ledger in `schema`. It connects on first use.
 
-    With `prepared_statement_cache_size=0` in the URL, no prepared statement outlives its transaction: for pgbouncer in
-    transaction mode where it does not support prepared statements (before 1.21, or not enabled).
+    With `prepared_statement_cache_size=0` in the URL, no prepared statement outlives its transaction, for pgbouncer in
+    transaction mode.
     """
     url = database_url(url) if isinstance(url, str) else url
     engine = create_async_engine(
@@ -56,7 +56,7 @@ def open_engine(
         connect_args={
             "server_settings": {"application_name": "guestledger", "timezone": "UTC"},
             "timeout": _CONNECT_SECONDS,
-            # A server that vanished must not block an append, and all behind it, until TCP gives up.
+            # A server that vanished must not block appends until TCP gives up.
             "command_timeout": command_timeout,
             **({"ssl": False} if _is_socket(url) else {}),
             **(_UNPREPARED if url.query.get(STATEMENT_CACHE) == "0" else {}),
@@ -70,27 +70,24 @@ def open_engine(
 
 
 async def close_engine(engine: AsyncEngine) -> None:
-    """Close a pool of `open_engine`, all connections at once. Connections to a server that hangs are dropped."""
+    """Close a pool of `open_engine`, all connections at once; drop those to a server that hangs."""
     drivers = list(_opened[engine.pool])
     await asyncio.gather(*(driver.close(timeout=CLOSE_SECONDS) for driver in drivers), return_exceptions=True)
     for driver in drivers:
-        if not driver.is_closed():  # a statement was still running on it
+        if not driver.is_closed():
             driver.terminate()
-    await engine.dispose()  # alone, it would wait for each connection in turn, without end
+    await engine.dispose()  # alone, it would wait for each connection in turn
 
 
 def lent_engine(engine: AsyncEngine, schema: str) -> AsyncEngine:
-    """Prepare a host's own pool for the ledger in `schema`. The host closes it.
-
-    Raises `UnfitEngine` unless it is SQLAlchemy's async engine over asyncpg.
-    """
+    """Prepare a host's own pool, which the host closes. Raises `UnfitEngine`."""
     if not isinstance(engine, AsyncEngine):
         raise UnfitEngine(
             f"the engine must be a sqlalchemy.ext.asyncio.AsyncEngine, not a {type(engine).__name__}: {_CREATE_IT}"
         )
     if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "asyncpg"):
         raise UnfitEngine(f"the engine must use asyncpg, not {engine.dialect.driver}: {_CREATE_IT}")
-    # The host may have chosen another isolation level, such as AUTOCOMMIT: that holds for its own transactions only.
+    # The host's isolation level, such as AUTOCOMMIT, is for its own transactions only.
     return engine.execution_options(schema_translate_map={None: schema}, isolation_level="READ COMMITTED")
 
 
@@ -101,6 +98,6 @@ def _is_socket(url: URL) -> bool:
 
 
 def _refuse_closed(adapted: Any, _record: object, _proxy: object) -> None:
-    # The driver notices when the server closes a connection (a restart); the pool then opens another one.
+    # After a restart of the server; the pool then opens another one.
     if adapted.driver_connection.is_closed():
         raise DisconnectionError

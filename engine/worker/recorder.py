@@ -99,9 +99,8 @@ class Recorder:
         if keep:
             work.leased_at = asked_at
             self._leases.renewed(work.lease, after.id, asked_at)
-        work.propose(events)
-        work.counts.update(map(wire_name, work.proposed))
-        work.confirm()
+        work.counts.update(map(wire_name, (*work.proposed, *events)))
+        work.confirm(after)
         return appended
 
     async def reload(self, work: SessionWork) -> Session:

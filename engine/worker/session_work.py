@@ -81,6 +81,7 @@ class SessionWork:
             self.state = evolve(self.state, event)
             self.proposed.append(event)
 
-    def confirm(self) -> None:
-        """What was proposed is recorded."""
-        self.recorded, self.proposed, self.unconfirmed_append_id = self.state, [], None
+    def confirm(self, recorded: Session) -> None:
+        """Everything up to this state is recorded."""
+        self.recorded = self.state = recorded
+        self.proposed, self.unconfirmed_append_id = [], None

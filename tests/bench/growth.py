@@ -70,7 +70,7 @@ class Log:
         connection = await connect(url)
         await connection.execute("SET synchronous_commit = off")  # for what is not measured
         await connection.execute(
-            f"""SELECT "{schema}".make_month((date_trunc('month', now() AT TIME ZONE 'UTC') - ago * interval '1 month')::date)
+            f"""SELECT "{schema}".create_partition((date_trunc('month', now() AT TIME ZONE 'UTC') - ago * interval '1 month')::date)
                   FROM generate_series(1, $1::int) AS ago""",
             months,
         )

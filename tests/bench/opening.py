@@ -87,7 +87,7 @@ async def _engine_rate(ledger: Ledger, sessions: int, waits: list[float]) -> flo
         began = time.perf_counter()
         session = await ledger.open_session(REQUEST)
         waits.append(time.perf_counter() - began)
-        assert session.status == "active", session.reason
+        assert session.status == "active", session.cause
 
     began = time.perf_counter()
     await _at_once(one, sessions)

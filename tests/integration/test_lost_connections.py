@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from guestledger.adapters.postgres import connection
+from guestledger.adapters.postgres import transactions
 from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
 from guestledger.adapters.postgres.errors import reported
@@ -230,7 +230,7 @@ async def test_who_stands_still_while_the_driver_prepares_a_statement_loses_its_
     stores: Stores, watch: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The driver prepares in a round trip of its own, without an end: the server then does not count the client as idle.
-    monkeypatch.setattr(connection, "TRANSACTION_LIMITS", TRANSACTION_LIMITS.replace("30s", "1s"))
+    monkeypatch.setattr(transactions, "TRANSACTION_LIMITS", TRANSACTION_LIMITS.replace("30s", "1s"))
     if watch.get_server_version().major < 17:
         pytest.skip("PostgreSQL has the limit since 17")
     with pytest.raises(ServiceUnreachable), reported():  # noqa: PT012 - the end of the transaction is what raises

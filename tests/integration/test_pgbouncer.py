@@ -13,7 +13,6 @@ from sqlalchemy import make_url
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
@@ -21,6 +20,7 @@ from guestledger.adapters.wiring import connect, simulated
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions
 from guestledger.engine.operations.tail import tail
 from tests import logs
+from tests.event_stores import open_store
 from tests.pacing import proposed
 from tests.postgres import as_administrator
 from tests.unit.samples import request
@@ -77,7 +77,7 @@ def _owner(host: str) -> int:
     return Path(host).stat().st_uid if host.startswith("/") else 65534
 
 
-async def test_whoever_did_not_switch_prepared_statements_off_is_told_to(pooled_url: str) -> None:
+async def test_lost_prepared_statements_name_the_parameter_to_set(pooled_url: str) -> None:
     engines = [open_engine(make_url(pooled_url).set(query={}), "guestledger") for _ in range(2)]
     asked = [PostgresConsumers(engine, "guestledger").all() for engine in engines * 50]
     told = {
@@ -88,9 +88,9 @@ async def test_whoever_did_not_switch_prepared_statements_off_is_told_to(pooled_
         await engine.dispose()
 
 
-async def test_appending_reading_and_tailing_work_by_polling_alone(pooled_url: str) -> None:
+async def test_appending_reading_and_tailing_work_without_hints(pooled_url: str) -> None:
     writing, reading = open_engine(pooled_url, "guestledger"), open_engine(pooled_url, "guestledger")
-    writer, reader = PostgresEventStore(writing, "guestledger"), PostgresEventStore(reading, "guestledger")
+    writer, reader = open_store(writing), open_store(reading)
     seen: list[int] = []
 
     async def follow() -> None:
@@ -116,7 +116,7 @@ async def test_appending_reading_and_tailing_work_by_polling_alone(pooled_url: s
 async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, database_url: str) -> None:
     await logs.write(database_url, 100)
     engine = open_engine(pooled_url, "guestledger")
-    store, checkpoints = PostgresEventStore(engine, "guestledger"), PostgresConsumers(engine, "guestledger")
+    store, checkpoints = open_store(engine), PostgresConsumers(engine, "guestledger")
     done, seen = asyncio.Event(), []
 
     async def handle(events: object) -> None:
@@ -126,7 +126,7 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
 
     pace = ConsumerOptions(batch=10, poll_ms=20)
     task = asyncio.create_task(
-        Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), pace=pace).run()
+        Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), options=pace).run()
     )
     async with asyncio.timeout(PATIENCE):
         await done.wait()
@@ -137,7 +137,7 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
     await engine.dispose()
 
 
-async def test_a_whole_ledger_works_and_can_be_made_there(pooled_url: str) -> None:
+async def test_a_whole_ledger_is_created_and_works(pooled_url: str) -> None:
     await migrate.upgrade(pooled_url, "another")
     async with (
         simulated(Settings(database_url=pooled_url, schema="another", allow_owner=True), SimulatorConfig()) as settings,

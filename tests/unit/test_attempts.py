@@ -1,4 +1,4 @@
-"""Attempts at a creation: numbered, throttled, failed, in doubt, given up."""
+"""Creation attempts: success, throttles, failures, doubt and giving up."""
 
 import pytest
 

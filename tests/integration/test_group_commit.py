@@ -138,16 +138,16 @@ class Denied(PacedLockStore):
         async def nothing(_statement: str) -> None:
             return
 
-        while self.limiter is None:
+        while self.paused is None:
             await asyncio.sleep(0)
         self.wait = nothing  # type: ignore[method-assign]
-        self.limiter.set_result(None)
+        self.paused.set_result(None)
 
 
 async def begun(store: Denied, number: int) -> list[asyncio.Task[Appended]]:
     """So many appends, the first of them in a batch of its own that is under way."""
     tasks = [asyncio.create_task(store.append(proposed())) for _ in range(number)]
-    while store.limiter is None:
+    while store.paused is None:
         await asyncio.sleep(0)
     return tasks
 

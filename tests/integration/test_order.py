@@ -77,7 +77,7 @@ async def faults_in(
             await tail.read(scene)
         await scene.finish(scene.writers)
         await tail.read(scene)
-        faults = [repr(told) for writer in scene.writers for _, told in writer.told if not isinstance(told, Appended)]
+        faults = [repr(outcome) for writer in scene.writers for _, outcome in writer.outcomes if not isinstance(outcome, Appended)]
         found += [f"{order}: {fault}" for fault in (tail.fault(await scene.log()), *faults) if fault]
     return found
 

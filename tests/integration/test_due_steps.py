@@ -11,13 +11,12 @@ import pytest
 
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.due import DueStep, StepName
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import ServiceUnreachable
-from guestledger.engine.log.appends import Lease, StepChanges
+from guestledger.engine.log.appends import Lease
 from guestledger.engine.worker.leases import Leases
-from tests.integration.appends import HOUR_MS, a_lease, an_append, new_id
+from tests.integration.appends import HOUR_MS, a_lease, an_append, due, new_id
 from tests.integration.plain_sql import SCHEMA
-from tests.unit.samples import START
 
 CREATE, DELIVER, EXPIRE = StepName.CREATE_SESSION, StepName.DELIVER_WEBHOOK, StepName.EXPIRE_TOKEN
 HOUR = timedelta(hours=1)
@@ -346,11 +345,11 @@ async def test_a_release_delay_can_be_as_long_as_any_token_lifetime(
 async def test_a_release_never_moves_a_due_time_earlier(due_steps: PostgresDueSteps, put: Put, sql: Any) -> None:
     owner = uuid4()
     stream_id = await put(3_600, owner=owner, leased_for=60)
-    due = (await rows(sql))[stream_id]["due_at"]
+    before = (await rows(sql))[stream_id]["due_at"]
 
     await due_steps.release(owner, stream_id, 1_000)
 
-    assert (await rows(sql))[stream_id]["due_at"] == due
+    assert (await rows(sql))[stream_id]["due_at"] == before
 
 
 async def test_an_owner_that_lost_its_lease_can_neither_release_nor_renew_it(
@@ -437,22 +436,17 @@ async def test_the_backlog_excludes_future_expiries_and_far_webhook_retries(
 # Together with the log
 
 
-def leased(lease: Lease) -> StepChanges:
-    """A due step, leased."""
-    return StepChanges(due=(DueStep(CREATE, START),), mine=frozenset({CREATE}), lease=lease)
-
-
 async def test_a_step_appended_with_a_lease_belongs_to_the_lease_owner(
     store: Any, due_steps: PostgresDueSteps, sql: Any
 ) -> None:
     lease, other, stream_id = a_lease(), a_lease(), new_id()
-    await store.append(an_append(stream_id, steps=leased(lease)))
+    await store.append(an_append(stream_id, steps=due(lease=lease)))
     assert await claimed(due_steps, lease=other) == []
 
     await due_steps.release(lease.owner, stream_id)
     assert await claimed(due_steps, lease=other) == [stream_id]
 
-    await store.append(an_append(stream_id, 1, steps=leased(lease)))
+    await store.append(an_append(stream_id, 1, steps=due(lease=lease)))
     assert (await rows(sql))[stream_id]["owner"] == lease.owner
 
 
@@ -470,7 +464,7 @@ async def test_concurrent_appends_and_heartbeats_do_not_deadlock(store: Any, due
 
     async def append(stream_id: UUID) -> None:
         for version in range(8):
-            await store.append(an_append(stream_id, version, steps=leased(lease)))
+            await store.append(an_append(stream_id, version, steps=due(lease=lease)))
 
     await due_steps.heartbeat(lease, ids)  # connects
     beating = asyncio.create_task(beat())

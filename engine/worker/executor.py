@@ -42,8 +42,8 @@ class Handover(Protocol):
         """Whether the lane takes another step now."""
         ...
 
-    def start(self, work: SessionWork, step: StepName) -> None:
-        """Run the step, whose lease `work` holds, in the background."""
+    def start(self, work: SessionWork, step: StepName) -> bool:
+        """Run the step, whose lease `work` holds, in the background; `False` if it is not accepted any more."""
         ...
 
 
@@ -94,6 +94,7 @@ class Executor:
         return now if work.started_at is None else max(now, work.started_at)
 
     def _is_due(self, work: SessionWork, step: StepName) -> bool:
+        # The history is read after the claim: somebody may have moved the step to a later time in between.
         now = self.now(work)
         return any(due.step is step and due.due_at <= now for due in due_steps(work.state, self.policy))
 
@@ -128,7 +129,8 @@ class Executor:
         try:
             appended = await self.recorder.append(work, mine=mine, keep=kept is not None, feedback=result.feedback)
         except WrongExpectedVersion:
-            await self.recorder.record_late(work, result)
+            if is_outcome(result):
+                await self.recorder.record_late(work, result)
             raise
         except ServiceUnreachable:
             if is_outcome(result):
@@ -136,7 +138,8 @@ class Executor:
             raise
         if handed is not None and self.handover is not None:
             work.must_ask, work.started_at = self.handlers[handed].limiter in appended.limiters, appended.at
-            self.handover.start(work, handed)
+            if not self.handover.start(work, handed):
+                await self.recorder.release(work)
         return following
 
     def _next_step(self, work: SessionWork, lane: Lane | None) -> StepName | None:

@@ -79,13 +79,16 @@ class LaneRunner:
         """Whether a step that became due in this process can be run without a claim."""
         return self.accepts and not self._stopping.is_set() and self._places(lane) > 0
 
-    def start(self, work: SessionWork, step: StepName) -> None:
-        """Run a step that became due in this process, in the background."""
+    def start(self, work: SessionWork, step: StepName) -> bool:
+        """Run a step that became due in this process, in the background; `False` if the scheduler has ended meanwhile."""
+        if not self.accepts:
+            return False
         handed = SessionWork(work.state, actor=self._actor, lease=work.lease, correlation_id=work.correlation_id)
         handed.must_ask, handed.started_at = work.must_ask, work.started_at
         task = self._task(handed, step, work.leased_at)
         self._handed.add(task)
         task.add_done_callback(self._note_handed)
+        return True
 
     def _note_handed(self, task: asyncio.Task[Counter[str]]) -> None:
         self._handed.discard(task)
@@ -93,10 +96,15 @@ class LaneRunner:
             self._handed_done.update(task.result())
 
     async def finish_handed(self, done: Counter[str]) -> None:
-        """Wait for the steps that were handed over, and count what they recorded; when cancelled, cut them off."""
-        await _wait_or_cancel(self._handed)
+        """Wait for the steps that were handed over, and count what they recorded."""
+        if self._handed:
+            await asyncio.wait(self._handed.copy())
         done.update(self._handed_done)
         self._handed_done.clear()
+
+    async def cut_off_handed(self) -> None:
+        """Cancel the steps that were handed over, and wait for their end."""
+        await _cancel(self._handed.copy())
 
     async def drain(self, lane: Lane, done: Counter[str]) -> None:
         """Run the lane's steps until none is due. Counts the recorded events in `done`, however it ends."""
@@ -120,10 +128,7 @@ class LaneRunner:
                     done.update(task.result())
             raise
         finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.wait(running)
+            await _cancel(running)
 
     def _places(self, lane: Lane) -> int:
         """How many more steps of the lane may be in flight."""
@@ -195,13 +200,8 @@ class LaneRunner:
         return work.counts
 
 
-async def _wait_or_cancel(tasks: Running) -> None:
-    pending = set(tasks)
-    try:
-        if pending:
-            await asyncio.wait(pending)
-    finally:
-        for task in pending:
-            task.cancel()
-        if unfinished := {task for task in pending if not task.done()}:
-            await asyncio.wait(unfinished)
+async def _cancel(tasks: Running) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

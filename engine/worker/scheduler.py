@@ -170,10 +170,15 @@ class Scheduler:
     async def _with_handover(self, work: Coroutine[Any, Any, None], done: Counter[str]) -> None:
         self._lanes.accepts = True
         try:
-            await work
-        finally:
+            # Even if the work fails, steps in flight may still record their answer. Only a cancellation cuts them off.
+            [failed] = await asyncio.gather(work, return_exceptions=True)
             self._lanes.accepts = False
             await self._lanes.finish_handed(done)
+        finally:
+            self._lanes.accepts = False
+            await self._lanes.cut_off_handed()
+        if failed is not None:
+            raise failed
 
     async def _run_forever(self) -> None:
         async with asyncio.TaskGroup() as tasks:

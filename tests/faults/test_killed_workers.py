@@ -37,7 +37,7 @@ ROUGH = {
 @pytest.mark.parametrize(
     "kills", [4, *[pytest.param(25, marks=pytest.mark.slow, id=f"25, {part} of 4") for part in range(1, 5)]]
 )
-async def test_workers_that_are_killed_at_random_moments_under_load_lose_nothing_and_open_nothing_silently(
+async def test_workers_killed_at_random_moments_lose_no_session(
     runtime_server: str,
     migrated_template: str,
     kills: int,

@@ -9,9 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
-from guestledger.engine.domain.policy import DeliveryPolicy
 from guestledger.engine.domain.events import CreationFailed
 from guestledger.engine.domain.lifecycle import Policy, next_step
+from guestledger.engine.domain.policy import DeliveryPolicy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy

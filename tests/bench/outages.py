@@ -46,7 +46,7 @@ class Load:
         async def caller() -> None:
             for _ in left:
                 session = await self._ledger.open_session(_request())
-                assert session.status == "active", session.reason
+                assert session.status == "active", session.cause
                 self.done.append(time.perf_counter())
 
         async with asyncio.TaskGroup() as tasks:

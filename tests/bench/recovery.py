@@ -79,7 +79,7 @@ async def _began(simulator: Simulator, workers: int) -> None:
 
 async def _until_taken_on(url: str, held: list[UUID], workers: list[Process]) -> float:
     [(in_flight, now)] = await raw_log.query(
-        url, "SELECT count(*) FILTER (WHERE lease_until > now()), clock_timestamp() FROM due_work"
+        url, "SELECT count(*) FILTER (WHERE lease_until > now()), clock_timestamp() FROM due_steps"
     )
     assert in_flight == len(held), f"{in_flight} are in flight"
     for worker in workers:

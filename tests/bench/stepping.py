@@ -39,10 +39,11 @@ from sqlalchemy import make_url
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
 from guestledger.adapters.postgres.admin.roles import runtime_login
-from guestledger.engine.domain.lifecycle import ExpireToken
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Lease
-from guestledger.engine.worker.session_work import Run
+from guestledger.engine.worker.session_work import SessionWork
+from guestledger.engine.worker.step import Lane
 from tests.bench.figures import Figure
 from tests.bench.store import CONCURRENCY, Side, peer, side
 from tests.bench.working import ledger_in_memory, new_id, prepare
@@ -84,13 +85,13 @@ def ours(url: str, what: str) -> Any:
 async def _claims(ledger: Ledger) -> Figure:
     """What is claimed is given back, for later and untimed, so that no claim has to pass by what was leased before."""
     await prepare(ledger, CLAIMED, delivered=True, expires_in=OVERDUE)
-    due_work, seconds = ledger._due_work, 0.0
+    due_steps, seconds = ledger.scheduler._due_steps, 0.0
     for _ in range(CLAIMED // CONCURRENCY):
         lease, began = _lease(), time.perf_counter()
-        claims = (await due_work.claim(lease, {ExpireToken.__name__: None}, CONCURRENCY)).claims
+        claims = (await due_steps.claim(lease, {StepName.EXPIRE_TOKEN: None}, CONCURRENCY)).claims
         seconds += time.perf_counter() - began
         assert len(claims) == CONCURRENCY
-        await asyncio.gather(*(due_work.release(lease.owner, claim.stream_id, LATER_MS) for claim in claims))
+        await asyncio.gather(*(due_steps.release(lease.owner, claim.stream_id, LATER_MS) for claim in claims))
     return Figure(name=f"claims, {CONCURRENCY} at a time", value=CLAIMED / seconds, unit="claims/s")
 
 
@@ -112,15 +113,15 @@ async def _alone(ledger: Ledger) -> list[Figure]:
 
 
 async def _step(ledger: Ledger) -> tuple[float, ...]:
-    lease, kinds = _lease(), frozenset({ExpireToken})
+    lease = _lease()
     began = time.perf_counter()
-    (claim,) = (await ledger._due_work.claim(lease, {ExpireToken.__name__: None}, 1)).claims
+    (claim,) = (await ledger.scheduler._due_steps.claim(lease, {StepName.EXPIRE_TOKEN: None}, 1)).claims
     claimed = time.perf_counter()
     histories = await ledger._store.read_streams([claim.stream_id])
     read = time.perf_counter()
-    run = Run.of(histories[claim.stream_id], kinds, "bench", lease)
-    await ledger._steps.carry_on(run)
-    assert run.tally == {"TokenExpired": 1}
+    work = SessionWork.of(histories[claim.stream_id], actor="bench", lease=lease, claim=claim)
+    await ledger._executor.run(work, Lane.RECORDING, claim.step)
+    assert work.counts == {"TokenExpired": 1}
     return began, claimed, read, time.perf_counter()
 
 

@@ -35,7 +35,7 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
 async def _claimed_after_ms(worker: Ledger, other: Ledger) -> float:
     await asyncio.sleep(0.3)  # it has gone back to sleep by then
     claimed: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-    whole = worker.scheduler._due_work.claim
+    whole = worker.scheduler._due_steps.claim
 
     async def claim(*given: Any) -> Any:
         claimed_now = await whole(*given)
@@ -43,7 +43,7 @@ async def _claimed_after_ms(worker: Ledger, other: Ledger) -> float:
             claimed.set_result(time.perf_counter())
         return Claimed(claims=[])  # it stays leased, and so out of the way of the next
 
-    with mock.patch.object(worker.scheduler._due_work, "claim", claim):
+    with mock.patch.object(worker.scheduler._due_steps, "claim", claim):
         await other.accept(REQUEST)
         recorded = time.perf_counter()
         return (await claimed - recorded) * 1_000

@@ -98,13 +98,14 @@ async def sent_unrecorded(database_url: str, simulator: Simulator) -> Counter[tu
 
 
 def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:
-    """The creation requests received by the simulator, by key and `request_sha256`."""
+    """The creation requests that arrived at the simulator, by key and digest."""
     return Counter(
-        (request.key, _digest(simulator, request)) for request in simulator.requests if request.path == SESSIONS_PATH
+        (request.key, digest_of(simulator, request)) for request in simulator.requests if request.path == SESSIONS_PATH
     )
 
 
-def _digest(simulator: Simulator, request: SentRequest) -> str:
+def digest_of(simulator: Simulator, request: SentRequest) -> str:
+    """The digest that `CreationAttempted` records of a creation request: over method, URL and body."""
     return sha256(f"{request.method} {simulator.url}{request.path}\n".encode() + request.body).hexdigest()
 
 
@@ -131,7 +132,7 @@ async def sent_too_early(database_url: str, simulator: Simulator, retry_after_s:
     early: list[SentRequest] = []
     until = since = 0.0
     for request in sent:
-        told_of = (request.key, _digest(simulator, request))
+        told_of = (request.key, digest_of(simulator, request))
         if request.time < until and announced[told_of] > since:
             early.append(request)
         if request.status == 429:

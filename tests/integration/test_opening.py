@@ -26,7 +26,7 @@ async def opened(ledger: Ledger, request: guests.Request) -> Session:
     return await ledger.open_session(parse_request(msgspec.json.encode(request)))
 
 
-async def test_a_key_whose_session_cannot_be_read_is_answered_in_its_place_and_the_lines_after_it_go_on(
+async def test_an_unreadable_session_of_a_key_fails_only_its_own_line(
     database_url: str, ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [PERSON | {"idempotencyKey": key} for key in ("detached", "newer", "fresh")]

@@ -1,9 +1,9 @@
-"""RateLimiter for tests of something else: they hold back only what they must."""
+"""A limiter policy for tests that are not about the limiter: it delays as little as possible."""
 
 from guestledger.engine.limits.policy import LimiterPolicy
 
 BRISK = LimiterPolicy(
-    first_rate=2_000.0,
+    initial_rate=2_000.0,
     min_rate=500.0,
     min_closed_ms=0,
     failures_in_a_row=1_000,

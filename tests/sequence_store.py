@@ -1,8 +1,8 @@
-"""The planted bug: the same store, with positions from a sequence where ours takes the ledger's lock.
+"""A store with a planted bug: it takes positions from a sequence instead of the ledger's lock.
 
-This is how most event stores on PostgreSQL number their events. A sequence hands its numbers out before their
-transactions commit, so a later number may be visible before an earlier one, and a reader that has passed the later one
-never sees the other. The tests of order must find that.
+Many event stores on PostgreSQL number their events like this. A sequence hands out numbers before their transactions
+commit, so a later number can be visible before an earlier one. A reader that has passed the later one never sees the
+earlier one. The tests of order must find that.
 """
 
 from typing import Any
@@ -25,9 +25,9 @@ class SequenceStore(PostgresEventStore):
         rows = BatchRows(log, await self._open_limiters(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
         columns = rows.columns()
-        # As a BIGSERIAL column would, with the insert.
+        # The numbers that a BIGSERIAL column would take with the insert.
         numbers = "SELECT nextval('guestledger.positions') FROM generate_series(1, $1)"
         columns[_POSITION] = [number for (number,) in await driver.fetch(numbers, len(columns[_POSITION]))]
-        await driver.fetch(self._sql.append, *columns)
+        await driver.fetch(self._appending.append, *columns)
         await driver.execute("COMMIT")
         return outcomes

@@ -37,7 +37,7 @@ nearly_dates = st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,2} (Jan|May|Foo) [0-9]{1,5
     date=st.none() | headers | dates | nearly_dates,
     now=moments,
 )
-def test_any_header_at_all_is_read_as_a_wait_that_can_be_added_to_a_time_and_stored(
+def test_any_retry_after_header_gives_a_bounded_and_storable_wait(
     given: str | None, date: str | None, now: datetime
 ) -> None:
     read = read_retry_after(given, date, now)
@@ -54,13 +54,13 @@ def test_any_header_at_all_is_read_as_a_wait_that_can_be_added_to_a_time_and_sto
 
 
 @given(seconds=st.integers(0, MAX_RETRY_AFTER_MS // 1_000), now=moments)
-def test_seconds_are_read_to_the_millisecond(seconds: int, now: datetime) -> None:
+def test_seconds_are_parsed_exactly(seconds: int, now: datetime) -> None:
     assert read_retry_after(str(seconds), None, now).ms == seconds * 1_000
 
 
 @given(now=moments.filter(lambda moment: moment.year < 9000), ahead=st.timedeltas(timedelta(0), timedelta(days=3_000)))
 @example(now=datetime(2024, 5, 20, 14, 0, 0, 500_700, tzinfo=UTC), ahead=timedelta(seconds=2))
-def test_a_wait_until_a_date_is_never_shorter_and_less_than_a_millisecond_longer(
+def test_a_wait_until_a_date_is_never_short_and_under_a_millisecond_long(
     now: datetime, ahead: timedelta
 ) -> None:
     wanted = (now + ahead).replace(microsecond=0)
@@ -69,7 +69,7 @@ def test_a_wait_until_a_date_is_never_shorter_and_less_than_a_millisecond_longer
 
 
 @given(tries=st.integers(1, 10_000), policy=retry_policies, jitter=jitters)
-def test_backoff_lies_between_nothing_and_its_ceiling(tries: int, policy: RetryPolicy, jitter: float) -> None:
+def test_backoff_stays_between_zero_and_its_ceiling(tries: int, policy: RetryPolicy, jitter: float) -> None:
     wait = backoff_ms(tries, policy, jitter)
     assert 0 <= wait <= policy.cap_ms
     assert wait <= policy.base_ms * 2 ** (tries - 1)
@@ -77,7 +77,7 @@ def test_backoff_lies_between_nothing_and_its_ceiling(tries: int, policy: RetryP
 
 
 @given(outcome=throttles | passing_failures, policy=retry_policies, jitter=jitters)
-def test_no_attempt_is_planned_earlier_than_the_server_asked(
+def test_no_attempt_is_due_before_the_servers_retry_after(
     outcome: Throttled | Failed, policy: RetryPolicy, jitter: float
 ) -> None:
     event, *_ = decide(fold(SESSION, ATTEMPTING), answer(outcome, jitter=jitter), Policy(creation=policy))
@@ -89,7 +89,7 @@ def test_no_attempt_is_planned_earlier_than_the_server_asked(
 
 
 @given(policy=delivery_policies, failures=st.integers(0, 5), outcome=deliveries, jitter=jitters)
-def test_a_webhook_waits_as_long_as_the_schedule_and_the_receiver_say_and_its_jitter_longer(
+def test_a_webhook_waits_for_schedule_or_retry_after_plus_jitter(
     policy: DeliveryPolicy, failures: int, outcome: Delivered, jitter: float
 ) -> None:
     history = (*ACTIVE, *[webhook_failed()] * failures)

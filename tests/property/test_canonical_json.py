@@ -23,7 +23,7 @@ def test_the_text_of_an_event_is_canonical_by_rfc_8785(name: str, data: st.DataO
 
 @pytest.mark.parametrize("name", EVENTS_BY_NAME)
 @given(data=st.data())
-def test_an_event_is_read_back_as_it_was_written(name: str, data: st.DataObject) -> None:
+def test_an_event_survives_encoding_and_decoding(name: str, data: st.DataObject) -> None:
     event = data.draw(EVENTS_BY_NAME[name])
     again = decode(wire_name(event), event.schema_version, encode(event))
     assert again == event
@@ -32,7 +32,7 @@ def test_an_event_is_read_back_as_it_was_written(name: str, data: st.DataObject)
 
 
 @given(history=st.lists(events, max_size=8))
-def test_any_history_can_be_folded_and_its_versions_count_the_events(history: list[Event]) -> None:
+def test_folding_any_history_counts_one_version_per_event(history: list[Event]) -> None:
     state = Session(id=SESSION)
     for version, event in enumerate(history, start=1):
         state = evolve(state, event)

@@ -302,7 +302,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.run(self.due_work.backlog({})).unfinished == len(unfinished)
 
 
-def test_the_store_behaves_as_its_model_does_whoever_writes_and_reads(database_url: str) -> None:
+def test_the_store_behaves_like_its_model(database_url: str) -> None:
     with asyncio.Runner() as runner:
         engines = [open_engine(database_url, SCHEMA, pool_size=2) for _ in STORES]
         stores = [PostgresEventStore(engine, SCHEMA) for engine in engines]

@@ -204,7 +204,7 @@ TestGateModel = GateModel.TestCase
     ahead_ms=st.integers(0, 1_000),
     moves=st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 50), st.booleans()), min_size=5, max_size=40),
 )
-def test_over_any_second_no_more_is_let_through_than_a_constant_rate_allows_however_it_is_asked_for(
+def test_a_constant_rate_is_not_exceeded_in_any_second(
     rate: float, ahead_ms: int, moves: list[tuple[float, int, bool]]
 ) -> None:
     policy = LimiterPolicy(decrease=1.0, rest_share=1.0, ahead_ms=ahead_ms, spare_slots=0.0)

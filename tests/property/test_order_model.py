@@ -114,12 +114,12 @@ class OrderModel(RuleBasedStateMachine):
         assert not found, "events that nobody was told of"
 
 
-def test_no_reader_ever_skips_or_reorders_an_event_and_no_writer_is_told_a_lie(place: Place) -> None:
+def test_no_reader_skips_or_reorders_events_and_every_append_result_is_true(place: Place) -> None:
     half = settings(max_examples=settings.default.max_examples // 2)  # each round trip is one to PostgreSQL
     run_state_machine_as_test(lambda: OrderModel(place, PacedLockStore), settings=half)
 
 
-def test_the_model_catches_a_store_that_numbers_by_a_sequence(place: Place) -> None:
+def test_the_order_model_exposes_a_store_that_uses_a_sequence(place: Place) -> None:
     sought = settings(
         max_examples=200, stateful_step_count=30, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False
     )

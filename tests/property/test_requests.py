@@ -48,7 +48,7 @@ def hold_to_the_promise(request: GuestRequest) -> None:
 
 
 @given(body=bodies, escape=st.booleans())
-def test_any_json_object_is_a_request_that_can_be_stored_or_is_refused(body: dict[str, Any], escape: bool) -> None:
+def test_any_json_object_is_a_storable_request_or_is_rejected(body: dict[str, Any], escape: bool) -> None:
     line = json.dumps(body, ensure_ascii=escape).encode(errors="surrogatepass")
     try:
         request = parse_request(line)
@@ -59,7 +59,7 @@ def test_any_json_object_is_a_request_that_can_be_stored_or_is_refused(body: dic
 
 
 @given(line=st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_refused_by_the_engines_own_error(line: bytes) -> None:
+def test_any_invalid_line_raises_invalid_request(line: bytes) -> None:
     try:
         parse_request(line)
     except InvalidRequest as error:
@@ -69,7 +69,7 @@ def test_any_bytes_are_refused_by_the_engines_own_error(line: bytes) -> None:
 
 
 @given(request=requests)
-def test_a_request_made_in_python_can_be_opened_once_it_has_been_checked(request: GuestRequest) -> None:
+def test_a_valid_request_built_in_python_can_be_opened(request: GuestRequest) -> None:
     assert checked(request) == request
     hold_to_the_promise(request)
 
@@ -83,7 +83,7 @@ def test_a_request_made_in_python_can_be_opened_once_it_has_been_checked(request
         },
     )
 )
-def test_a_request_made_in_python_of_anything_is_refused_or_can_be_opened(given: dict[str, Any]) -> None:
+def test_any_request_built_in_python_is_rejected_or_can_be_opened(given: dict[str, Any]) -> None:
     plain = {"channel_id": "ch_1", "ip_address": "203.0.113.7", "user_agent": "", "timestamp": "2024-05-20T14:21:59Z"}
     try:
         request = checked(GuestRequest(**{**plain, **given}))
@@ -98,7 +98,7 @@ def test_a_request_made_in_python_of_anything_is_refused_or_can_be_opened(given:
     after=any_text,
     bent=st.sampled_from([lambda text: text, lambda text: [text], lambda text: {text: text}, lambda text: text * 200]),
 )
-def test_no_refusal_repeats_what_was_given(field: str, before: str, after: str, bent: Any) -> None:
+def test_no_rejection_repeats_the_given_value(field: str, before: str, after: str, bent: Any) -> None:
     body = {
         "channelId": "ch_1",
         "ipAddress": "203.0.113.7",
@@ -113,7 +113,7 @@ def test_no_refusal_repeats_what_was_given(field: str, before: str, after: str, 
 
 
 @given(request=requests, order=st.randoms(use_true_random=False))
-def test_the_digest_does_not_depend_on_the_order_of_fields(request: GuestRequest, order: Any) -> None:
+def test_the_digest_is_independent_of_field_order(request: GuestRequest, order: Any) -> None:
     body = list(msgspec.to_builtins(request).items())
     order.shuffle(body)
     assert request_digest(parse_request(json.dumps(dict(body)).encode())) == request_digest(request)

@@ -68,7 +68,7 @@ moves = st.lists(
 
 
 @given(policy=patient_policies | policies, moves=moves)
-def test_no_session_that_cxone_made_is_missing_from_the_history_however_two_workers_interleave(
+def test_two_interleaved_workers_never_lose_a_session_of_the_provider(
     policy: Policy, moves: list[tuple[int, str, CreationOutcome]]
 ) -> None:
     life = Life(policy)

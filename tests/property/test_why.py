@@ -73,7 +73,7 @@ def standing(history: tuple[object, ...], policy: Policy, **given: object) -> Wo
     ahead=st.integers(0, 300),
     flying=st.integers(0, 6),
 )
-def test_what_is_said_is_what_the_claim_and_then_the_append_meet(
+def test_the_explanation_matches_the_claim_and_the_admission(
     history: tuple[object, ...], policy: Policy, limiter: LimiterState, now: object, ahead: int, flying: int
 ) -> None:
     work = standing(history, policy, now=now, in_flight=flying)
@@ -96,7 +96,7 @@ def test_what_is_said_is_what_the_claim_and_then_the_append_meet(
 
 
 @given(history=histories, policy=policies, limiter=limiters(), now=moments)
-def test_nothing_holds_it_any_more_at_the_time_when_it_is_said_to_move_and_until_then_something_does(
+def test_a_session_is_blocked_until_the_predicted_time_and_not_longer(
     history: tuple[object, ...], policy: Policy, limiter: LimiterState, now: object
 ) -> None:
     work = standing(history, policy, now=now)
@@ -111,7 +111,7 @@ def test_nothing_holds_it_any_more_at_the_time_when_it_is_said_to_move_and_until
             assert said(replace(work, now=before), history, policy, limiter).holds != ()
 
 
-def test_the_lease_of_anybody_is_told_before_all_else() -> None:
+def test_a_lease_takes_precedence_over_a_closed_limiter() -> None:
     work = standing(VALIDATED, Policy(), now=at(3))
     assert work.row is not None
     leased = replace(work, row=replace(work.row, owner=UUID(int=1), lease_until=at(9)))

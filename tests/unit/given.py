@@ -1,12 +1,15 @@
 """Given, when, then over the events of one session."""
 
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
 from guestledger.engine.domain.commands import Command
+from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.events import Event
-from guestledger.engine.domain.lifecycle import Policy, Step, decide, next_step
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, fold
 from tests.unit.samples import SESSION
 
@@ -14,7 +17,7 @@ E = TypeVar("E", bound=Event)
 
 
 class Then(msgspec.Struct, frozen=True):
-    """What a command came to."""
+    """The outcome of a command."""
 
     before: tuple[Event, ...]
     events: tuple[Event, ...]
@@ -31,7 +34,7 @@ class Then(msgspec.Struct, frozen=True):
         return self
 
     def then_one(self, kind: type[E]) -> E:
-        """The only event, for a closer look."""
+        """The only event."""
         assert len(self.events) == 1
         assert isinstance(self.events[0], kind)
         return self.events[0]
@@ -39,6 +42,9 @@ class Then(msgspec.Struct, frozen=True):
     @property
     def state(self) -> Session:
         return fold(SESSION, (*self.before, *self.events))
+
+    def due(self, policy: Policy = Policy()) -> dict[StepName, datetime]:
+        return given(*self.before, *self.events).due(policy)
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -53,8 +59,12 @@ class Given(msgspec.Struct, frozen=True):
     def when(self, command: Command, policy: Policy = Policy()) -> Then:
         return Then(self.events, tuple(decide(self.state, command, policy)))
 
-    def next_step(self, policy: Policy = Policy()) -> Step | None:
-        return next_step(self.state, policy)
+    def due(self, policy: Policy = Policy()) -> dict[StepName, datetime]:
+        """When each due step is due."""
+        steps = due_steps(self.state, policy)
+        due = {step.step: step.due_at for step in steps}
+        assert len(due) == len(steps), "a step is due once"
+        return due
 
 
 def given(*events: Event) -> Given:

@@ -1,20 +1,23 @@
-"""One guest session, told in samples: every builder gives a plausible value and takes what a test cares about."""
+"""Sample values of one guest session. A builder gives a plausible value; a test overrides the fields that matter to it."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import (
     BeginAttempt,
-    Defer,
-    Expire,
+    DeferCreation,
+    EnforceDeadline,
+    ExpireToken,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
     RequestRedelivery,
     Resolve,
+    SettleAttempt,
 )
 from guestledger.engine.domain.consent import Consent
 from guestledger.engine.domain.outcomes import (
@@ -22,15 +25,17 @@ from guestledger.engine.domain.outcomes import (
     Channel,
     Created,
     CreationOutcome,
-    Delivered,
+    Delivery,
     Failed,
+    FailureKind,
     LookupOutcome,
     Resolution,
     Throttled,
 )
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.limits.admission import DenialReason, Denied
-from guestledger.engine.limits.retry import RetryAfter
+from guestledger.engine.limits.feedback import Observation
+from guestledger.engine.limits.retry import RetryAfter, Wait, WaitBasis
 
 E = TypeVar("E", bound=e.Event)
 
@@ -45,7 +50,7 @@ EXPIRY = START + timedelta(hours=1)
 
 
 def at(seconds: float) -> datetime:
-    """So many seconds after the request was accepted."""
+    """This many seconds after the request was accepted."""
     return START + timedelta(seconds=seconds)
 
 
@@ -86,24 +91,53 @@ def created(**given: Any) -> Created:
     return Created(**{**plain, **given})
 
 
+def unusable(problem: Cause = Cause.CHANNEL_INACTIVE, **given: Any) -> Channel:
+    return channel(**{"problem": problem, "detail": "inactive", "status": "inactive", **given})
+
+
+def retry_after(ms: int) -> RetryAfter:
+    return RetryAfter(given=f"{ms // 1_000}", ms=ms, basis=WaitBasis.RETRY_AFTER)
+
+
 def throttled(retry_after_ms: int = 2_000) -> Throttled:
-    seconds = retry_after_ms // 1_000
-    return Throttled(
-        status=429, retry_after=RetryAfter(given=f"{seconds}", ms=retry_after_ms, why=f"Retry-After of {seconds} s")
-    )
+    return Throttled(status=429, retry_after=retry_after(retry_after_ms))
+
+
+CAUSES = {
+    FailureKind.UNSENT: Cause.CONNECTION_REFUSED,
+    FailureKind.UNAVAILABLE: Cause.SERVER_ERROR,
+    FailureKind.IN_DOUBT: Cause.ANSWER_TIMEOUT,
+    FailureKind.FINAL: Cause.REJECTED,
+}
+DETAIL = "E42"
 
 
 def failed(
-    kind: e.FailureKind = e.FailureKind.UNAVAILABLE, status: int | None = None, retry_after_ms: int | None = None
+    kind: FailureKind = FailureKind.UNAVAILABLE, status: int | None = None, retry_after_ms: int | None = None
 ) -> Failed:
-    asked = None if retry_after_ms is None else throttled(retry_after_ms).retry_after
-    return Failed(kind=kind, status=status, message=f"it is {kind}", retry_after=asked)
+    return Failed(
+        kind=kind,
+        cause=CAUSES[kind],
+        status=status,
+        detail=DETAIL,
+        retry_after=None if retry_after_ms is None else retry_after(retry_after_ms),
+        observation=Observation.SUCCESS if kind is FailureKind.FINAL else Observation.FAILED,
+    )
 
 
-def delivered(status: int | None = 200, retry_after_ms: int | None = None) -> Delivered:
-    message = "no answer" if status is None else f"answered {status}"
-    asked = None if retry_after_ms is None else throttled(retry_after_ms).retry_after
-    return Delivered(status=status, message=message, latency_ms=30, retry_after=asked)
+def delivered(status: int | None = 200, retry_after_ms: int | None = None) -> Delivery:
+    """The delivery that a webhook sender makes of an answer with this status; `None`: no answer came."""
+    accepted = status is not None and 200 <= status < 300
+    cause = Cause.CONNECTION_REFUSED if status is None else Cause.NOT_ACCEPTED
+    return Delivery(
+        accepted=accepted,
+        gone=status == 410,
+        cause=None if accepted else cause,
+        status=status,
+        detail="" if accepted else DETAIL,
+        latency_ms=30,
+        retry_after=None if retry_after_ms is None else retry_after(retry_after_ms),
+    )
 
 
 # Commands
@@ -117,19 +151,30 @@ def look_up(outcome: LookupOutcome, now: datetime = START, jitter: float = 0.5) 
     return RecordLookup(outcome=outcome, now=now, jitter=jitter)
 
 
-def begin(now: datetime = START, jitter: float = 0.5) -> BeginAttempt:
-    return BeginAttempt(request_sha256="ab" * 32, now=now, jitter=jitter)
+def begin(now: datetime = START) -> BeginAttempt:
+    return BeginAttempt(request_sha256="ab" * 32, now=now)
+
+
+def settle(attempt: int = 1, now: datetime = START, jitter: float = 0.5) -> SettleAttempt:
+    return SettleAttempt(attempt=attempt, now=now, jitter=jitter)
+
+
+def enforce(now: datetime) -> EnforceDeadline:
+    return EnforceDeadline(now=now)
 
 
 def answer(outcome: CreationOutcome, attempt: int = 1, now: datetime = START, jitter: float = 0.5) -> RecordAttempt:
     return RecordAttempt(attempt=attempt, outcome=outcome, now=now, jitter=jitter)
 
 
-def deferred(held: Denied, now: datetime = START, jitter: float = 0.5) -> Defer:
-    return Defer(limiter="api.example.com sessions", held=held, now=now, jitter=jitter)
+LIMITER = "api.example.com sessions"
 
 
-def deliver(outcome: Delivered, now: datetime = START, jitter: float = 0.5) -> RecordDelivery:
+def deferred(denied: Denied, now: datetime = START, jitter: float = 0.5) -> DeferCreation:
+    return DeferCreation(limiter=LIMITER, denied=denied, now=now, jitter=jitter)
+
+
+def deliver(outcome: Delivery, now: datetime = START, jitter: float = 0.5) -> RecordDelivery:
     return RecordDelivery(outcome=outcome, now=now, jitter=jitter)
 
 
@@ -142,11 +187,11 @@ def adoption(**given: Any) -> Adoption:
 
 
 def resolve(resolution: Resolution, now: datetime = START) -> Resolve:
-    return Resolve(resolution=resolution, decided_by="ops", reason="looked into CXone", now=now)
+    return Resolve(resolution=resolution, decided_by="ops", reason="checked with the provider", now=now)
 
 
-def expire(now: datetime) -> Expire:
-    return Expire(now=now)
+def expire(now: datetime) -> ExpireToken:
+    return ExpireToken(now=now)
 
 
 # Events
@@ -190,18 +235,24 @@ def was_validated(**given: Any) -> e.ChannelValidated:
 
 
 def was_rejected(**given: Any) -> e.ChannelRejected:
-    plain = {"reason": "channel 'ch_8f3a9b2c' is 'inactive'", "looked_up_at": START, "cached": True}
+    plain = {"cause": Cause.CHANNEL_INACTIVE, "detail": "inactive", "looked_up_at": START, "cached": True}
     return _event(e.ChannelRejected, plain, given)
 
 
-def lookup_failed(**given: Any) -> e.ChannelLookupFailed:
+BACKOFF = Wait(ms=250, basis=WaitBasis.BACKOFF, extra_ms=250)
+ASKED = Wait(ms=2_250, basis=WaitBasis.RETRY_AFTER, basis_ms=2_000, extra_ms=250, given="2")
+SCHEDULED = Wait(ms=500, basis=WaitBasis.SCHEDULE, basis_ms=500)
+HELD = Wait(ms=1_500, basis=WaitBasis.LIMITER, basis_ms=1_500)
+
+
+def lookup_failed(kind: FailureKind | None = FailureKind.UNAVAILABLE, **given: Any) -> e.ChannelLookupFailed:
     plain = {
         "lookup": 1,
-        "kind": e.FailureKind.UNAVAILABLE,
-        "status": 503,
-        "message": "CXone answered 503",
-        "wait_ms": 250,
-        "reason": "250 ms backoff",
+        "kind": kind,
+        "cause": Cause.THROTTLED if kind is None else CAUSES[kind],
+        "status": 429 if kind is None else 503,
+        "detail": "" if kind is None else DETAIL,
+        "wait": BACKOFF,
         "retry_at": at(0.25),
     }
     return _event(e.ChannelLookupFailed, plain, given)
@@ -213,38 +264,25 @@ def was_attempted(attempt: int = 1, **given: Any) -> e.CreationAttempted:
 
 
 def was_deferred(**given: Any) -> e.CreationDeferred:
-    plain = {
-        "limiter": "api.example.com sessions",
-        "held_by": DenialReason.GATE,
-        "reason": "the limiter is closed: Retry-After of 2000 ms",
-        "wait_ms": 1_500,
-        "retry_at": at(1.5),
-    }
+    plain = {"limiter": LIMITER, "denied_by": DenialReason.CLOSED, "wait": HELD, "retry_at": at(1.5)}
     return _event(e.CreationDeferred, plain, given)
 
 
 def was_throttled(attempt: int = 1, **given: Any) -> e.CreationThrottled:
-    plain = {
-        "attempt": attempt,
-        "status": 429,
-        "retry_after_given": "2",
-        "retry_after_ms": 2_000,
-        "wait_ms": 2_250,
-        "reason": "Retry-After of 2000 ms, plus 250 ms backoff",
-        "retry_at": at(2.25),
-    }
+    plain = {"attempt": attempt, "status": 429, "wait": ASKED, "retry_at": at(2.25)}
     return _event(e.CreationThrottled, plain, given)
 
 
-def has_failed(attempt: int = 1, kind: e.FailureKind = e.FailureKind.UNAVAILABLE, **given: Any) -> e.CreationFailed:
+def has_failed(attempt: int = 1, kind: FailureKind = FailureKind.UNAVAILABLE, **given: Any) -> e.CreationFailed:
+    final = kind is FailureKind.FINAL
     plain = {
         "attempt": attempt,
         "kind": kind,
+        "cause": CAUSES[kind],
         "status": None,
-        "message": f"it is {kind}",
-        "wait_ms": None if kind.is_final else 250,
-        "reason": None if kind.is_final else "250 ms backoff",
-        "retry_at": None if kind.is_final else at(0.25),
+        "detail": DETAIL,
+        "wait": None if final else BACKOFF,
+        "retry_at": None if final else at(0.25),
     }
     return _event(e.CreationFailed, plain, given)
 
@@ -258,6 +296,7 @@ def was_created(attempt: int = 1, **given: Any) -> e.SessionCreated:
         "status": "active",
         "attempt_latency_ms": 120,
         "latency_ms": 0,
+        "webhook_owed": True,
     }
     return _event(e.SessionCreated, plain, given)
 
@@ -269,20 +308,21 @@ def was_duplicated(attempt: int = 1, session_id: str = "sess_second", **given: A
 def doubt_lifted(attempt: int = 1, **given: Any) -> e.DoubtLifted:
     plain = {
         "attempt": attempt,
-        "kind": e.FailureKind.REJECTED,
+        "kind": FailureKind.FINAL,
+        "cause": Cause.REJECTED,
         "status": 400,
-        "message": "it is rejected",
+        "detail": DETAIL,
         "retry_at": None,
     }
     return _event(e.DoubtLifted, plain, given)
 
 
 def was_parked(attempt: int = 1, **given: Any) -> e.SessionParked:
-    reason = f"attempt {attempt} is in doubt (it is in_doubt): a person has to decide, by `guestledger resolve`"
-    return _event(e.SessionParked, {"attempt": attempt, "reason": reason}, given)
+    plain = {"attempt": attempt, "cause": Cause.ANSWER_TIMEOUT, "detail": DETAIL}
+    return _event(e.SessionParked, plain, given)
 
 
-DECIDED = {"decided_by": "ops", "reason": "looked into CXone"}
+DECIDED = {"decided_by": "ops", "reason": "checked with the provider"}
 
 
 def retry_decided(**given: Any) -> e.RetryDecided:
@@ -294,7 +334,13 @@ def abandonment_decided(**given: Any) -> e.AbandonmentDecided:
 
 
 def was_adopted(attempt: int = 1, **given: Any) -> e.SessionAdopted:
-    plain = {"attempt": attempt, "session_id": "sess_found", "guest_token": TOKEN, "expires_at": EXPIRY}
+    plain = {
+        "attempt": attempt,
+        "session_id": "sess_found",
+        "guest_token": TOKEN,
+        "expires_at": EXPIRY,
+        "webhook_owed": True,
+    }
     return _event(e.SessionAdopted, {**DECIDED, **plain}, given)
 
 
@@ -309,20 +355,19 @@ def was_synced(**given: Any) -> e.WebhookSynced:
 def webhook_failed(**given: Any) -> e.WebhookFailed:
     plain = {
         "attempt": 1,
+        "cause": Cause.NOT_ACCEPTED,
         "status": 500,
-        "message": "answered 500",
+        "detail": DETAIL,
         "latency_ms": 30,
-        "retry_after_given": None,
-        "retry_after_ms": None,
-        "wait_ms": 500,
-        "reason": "500 ms by the schedule, plus 0 ms jitter",
+        "wait": SCHEDULED,
         "retry_at": at(0.5),
     }
     return _event(e.WebhookFailed, plain, given)
 
 
 def webhook_abandoned(**given: Any) -> e.WebhookAbandoned:
-    return _event(e.WebhookAbandoned, {"attempts": 6, "status": None, "reason": "no answer"}, given)
+    plain = {"attempts": 6, "cause": Cause.CONNECTION_REFUSED, "status": None, "detail": DETAIL}
+    return _event(e.WebhookAbandoned, plain, given)
 
 
 def redelivery_requested(**given: Any) -> e.WebhookRedeliveryRequested:
@@ -335,18 +380,18 @@ def has_expired(**given: Any) -> e.TokenExpired:
 
 
 def was_abandoned(**given: Any) -> e.SessionAbandoned:
-    return _event(e.SessionAbandoned, {"reason": "given up after 8 failures", "attempts": 8}, given)
+    return _event(e.SessionAbandoned, {"cause": Cause.TOO_MANY_FAILURES, "attempts": 8}, given)
 
 
-# Histories, for a test that starts in the middle of a life
+# Histories
 
 OPEN = (was_recorded(),)
 VALIDATED = (*OPEN, was_validated())
 ATTEMPTING = (*VALIDATED, was_attempted())
 THROTTLED = (*ATTEMPTING, was_throttled())
-IN_DOUBT = (*ATTEMPTING, has_failed(kind=e.FailureKind.IN_DOUBT))
+IN_DOUBT = (*ATTEMPTING, has_failed(kind=FailureKind.IN_DOUBT))
 PARKED = (*IN_DOUBT, was_parked())
-FAILED = (*ATTEMPTING, has_failed(kind=e.FailureKind.UNAVAILABLE))
+FAILED = (*ATTEMPTING, has_failed(kind=FailureKind.UNAVAILABLE))
 ACTIVE = (*ATTEMPTING, was_created())
 EXPIRED = (*ACTIVE, has_expired())
 REFUSED = (was_refused(),)
@@ -362,7 +407,7 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     was_deferred(),
     was_attempted(),
     was_throttled(),
-    has_failed(kind=e.FailureKind.IN_DOUBT),
+    has_failed(kind=FailureKind.IN_DOUBT),
     was_created(),
     was_duplicated(),
     doubt_lifted(),

@@ -1,4 +1,4 @@
-"""A guest token's time passes."""
+"""The expiry of guest tokens."""
 
 import pytest
 
@@ -17,6 +17,7 @@ from tests.unit.samples import (
     at,
     expire,
     has_expired,
+    was_created,
 )
 
 
@@ -31,13 +32,17 @@ def test_a_token_expires_at_its_time() -> None:
     assert then.state.status is Status.EXPIRED
 
 
-def test_an_expiry_that_is_noticed_late_says_how_late() -> None:
+def test_an_expiry_records_how_late_it_was_noticed() -> None:
     event = given(*ACTIVE).when(expire(at(3_600 + 90.25))).then_one(e.TokenExpired)
     assert (event.expires_at, event.noticed_late_ms) == (EXPIRY, 90_250)
 
 
 def test_a_token_expires_once() -> None:
     given(*EXPIRED).when(expire(at(9_999))).then_nothing()
+
+
+def test_a_token_without_an_expiry_time_never_expires() -> None:
+    given(*ATTEMPTING, was_created(expires_at=None)).when(expire(at(9_999_999))).then_nothing()
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,6 @@ def test_only_an_active_session_expires(history: tuple[e.Event, ...]) -> None:
     given(*history).when(expire(at(9_999))).then_nothing()
 
 
-def test_an_expired_session_still_shows_what_it_was() -> None:
+def test_an_expired_session_keeps_its_session_id_and_expiry() -> None:
     state = given(*EXPIRED).state
     assert (state.session_id, state.expires_at) == ("sess_9d4e8f1a", EXPIRY)

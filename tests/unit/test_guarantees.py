@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_test_that_the_guarantees_name_exists() -> None:
+def test_every_test_named_in_the_guarantees_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "guarantees.md").read_text()))
     written = {
         name
@@ -18,7 +18,7 @@ def test_every_test_that_the_guarantees_name_exists() -> None:
     assert named - written == set()
 
 
-def test_every_promise_has_a_test_that_shows_it() -> None:
+def test_every_guarantee_names_a_test() -> None:
     rows = [line for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines() if line.startswith("| ")]
     promises = [row for row in rows if not row.startswith("| promise |")]
 

@@ -1,11 +1,11 @@
-"""Answers that come late, twice, or to nobody: a remote session is never lost from sight, and nothing is counted twice."""
+"""Answers that come late, twice or to no attempt: every remote session is recorded, and nothing is counted twice."""
 
 import pytest
 from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.events import FailureKind
-from guestledger.engine.domain.outcomes import CreationOutcome, Failed, Throttled
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.outcomes import CreationOutcome, Failed, FailureKind, Throttled
 from guestledger.engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import (
@@ -43,7 +43,7 @@ STILL_WAITING: dict[str, tuple[e.Event, ...]] = {
 SETTLED: dict[str, tuple[e.Event, ...]] = {
     "active": (*SECOND_ATTEMPT, was_created(2)),
     "expired": EXPIRED,
-    "rejected": (*SECOND_ATTEMPT, has_failed(2, FailureKind.REJECTED)),
+    "rejected": (*SECOND_ATTEMPT, has_failed(2, FailureKind.FINAL)),
     "abandoned": ABANDONED,
 }
 DOUBTED: dict[str, tuple[e.Event, ...]] = {
@@ -58,11 +58,11 @@ DEFINITE: list[Throttled | Failed] = [
     failed(status=425, retry_after_ms=2_000),
     *(failed(kind) for kind in FailureKind if kind is not FailureKind.IN_DOUBT),
 ]
-"""Of which it is sure that nothing was made."""
+"""Answers after which it is certain that no session was made."""
 
 
 @pytest.mark.parametrize("history", STILL_WAITING.values(), ids=STILL_WAITING)
-def test_a_session_that_a_late_answer_brings_is_adopted_while_the_guest_still_waits(
+def test_a_late_answer_activates_a_session_that_is_still_waiting(
     history: tuple[e.Event, ...],
 ) -> None:
     then = given(*history).when(answer(created(session_id="sess_late"), attempt=1, now=at(4)))
@@ -72,19 +72,21 @@ def test_a_session_that_a_late_answer_brings_is_adopted_while_the_guest_still_wa
     assert (then.state.status, then.state.session_id) == (Status.ACTIVE, "sess_late")
 
 
-def test_an_attempt_that_is_under_way_when_an_older_one_brings_the_session_is_in_doubt_until_it_is_answered() -> None:
-    """Nobody asks after it any more: if its answer is lost, nothing else would tell of the session that it may have made."""
+def test_an_attempt_overtaken_by_an_older_answer_is_in_doubt_until_answered() -> None:
+    """The session no longer waits for that attempt. If its answer is lost, the history still shows the doubt."""
     then = given(*SECOND_ATTEMPT).when(answer(created(session_id="sess_late"), attempt=1, now=at(4)))
-    then.then_kinds(e.CreationFailed, e.SessionCreated)
+    overtaken = then.then_kinds(e.CreationFailed, e.SessionCreated).events[0]
+    assert isinstance(overtaken, e.CreationFailed)
+    assert (overtaken.attempt, overtaken.cause, overtaken.detail) == (2, Cause.OVERTAKEN, "1")
     assert (then.state.status, then.state.in_doubt) == (Status.ACTIVE, (2,))
     lost = given(*then.before, *then.events)
     lost.when(answer(failed(FailureKind.IN_DOUBT), attempt=2)).then_nothing()
     assert lost.when(answer(created(session_id="sess_second"), attempt=2)).state.in_doubt == ()
-    lost.when(answer(failed(FailureKind.REJECTED, 400), attempt=2)).then_kinds(e.DoubtLifted)
+    lost.when(answer(failed(FailureKind.FINAL, 400), attempt=2)).then_kinds(e.DoubtLifted)
 
 
 @pytest.mark.parametrize("history", SETTLED.values(), ids=SETTLED)
-def test_a_second_remote_session_is_recorded_as_a_duplicate_once_the_guest_has_an_answer(
+def test_a_second_remote_session_of_a_settled_session_is_a_duplicate(
     history: tuple[e.Event, ...],
 ) -> None:
     then = given(*history).when(answer(created(session_id="sess_second"), attempt=1, now=at(4)))
@@ -94,12 +96,12 @@ def test_a_second_remote_session_is_recorded_as_a_duplicate_once_the_guest_has_a
     assert then.state.duplicates == ("sess_second",)
 
 
-def test_the_answer_that_comes_second_is_the_duplicate_whichever_attempt_it_belongs_to() -> None:
+def test_the_second_answer_is_the_duplicate_even_of_a_later_attempt() -> None:
     adopted = (*SECOND_ATTEMPT, was_created(1, session_id="sess_first"))
     given(*adopted).when(answer(created(session_id="sess_second"), attempt=2)).then(was_duplicated(2, "sess_second"))
 
 
-def test_two_attempts_that_bring_the_same_session_bring_no_duplicate() -> None:
+def test_two_attempts_with_the_same_session_make_no_duplicate() -> None:
     adopted = (*SECOND_ATTEMPT, was_created(1, session_id="sess_same"))
     given(*adopted).when(answer(created(session_id="sess_same"), attempt=2)).then_nothing()
 
@@ -108,48 +110,49 @@ def test_a_duplicate_is_recorded_once() -> None:
     given(*ACTIVE, was_duplicated(1, "sess_second")).when(answer(created(session_id="sess_second"))).then_nothing()
 
 
-def test_every_further_remote_session_is_recorded() -> None:
+def test_every_further_remote_session_is_recorded_as_a_duplicate() -> None:
     then = given(*ACTIVE, was_duplicated(1, "sess_2")).when(answer(created(session_id="sess_3")))
     assert then.state.duplicates == ("sess_2", "sess_3")
 
 
 @pytest.mark.parametrize("outcome", DEFINITE, ids=lambda outcome: getattr(outcome, "kind", "throttled"))
 @pytest.mark.parametrize("history", DOUBTED.values(), ids=DOUBTED)
-def test_a_late_answer_that_nothing_was_made_lifts_the_doubt_and_changes_nothing_else(
+def test_a_late_definite_failure_lifts_the_doubt_and_changes_nothing_else(
     history: tuple[e.Event, ...], outcome: CreationOutcome
 ) -> None:
     then = given(*history).when(answer(outcome, attempt=1))
     lifted = then.then_one(e.DoubtLifted)
     assert (lifted.attempt, lifted.retry_at) == (1, None)
+    assert lifted.cause == (outcome.cause if isinstance(outcome, Failed) else Cause.THROTTLED)
     before, after = given(*history).state, then.state
     assert (before.in_doubt, after.in_doubt) == ((1,), ())
     assert replace(after, in_doubt=(1,), version=before.version) == before
 
 
 @pytest.mark.parametrize("outcome", DEFINITE, ids=lambda outcome: getattr(outcome, "kind", "throttled"))
-def test_a_doubt_that_the_session_waits_on_is_lifted_and_it_goes_on_no_earlier_than_planned_or_than_cxone_wishes(
+def test_lifting_the_doubt_keeps_the_later_of_planned_retry_and_retry_after(
     outcome: Throttled | Failed,
 ) -> None:
     then = given(*IN_DOUBT).when(answer(outcome, attempt=1))
-    wished = 2 if outcome.retry_after else 0.25
-    assert then.then_one(e.DoubtLifted).retry_at == at(wished)
-    assert (then.state.status, then.state.retry_at, then.state.in_doubt) == (Status.PENDING, at(wished), ())
+    planned = 2 if outcome.retry_after else 0.25
+    assert then.then_one(e.DoubtLifted).retry_at == at(planned)
+    assert (then.state.status, then.state.retry_at, then.state.in_doubt) == (Status.PENDING, at(planned), ())
 
 
-def test_a_doubt_that_is_lifted_past_the_deadline_ends_a_parked_session_as_any_other() -> None:
+def test_lifting_the_doubt_past_the_deadline_abandons_a_parked_session() -> None:
     late = at(2 * 3_600)
-    then = given(*PARKED).when(answer(failed(FailureKind.REJECTED, 400), now=late))
+    then = given(*PARKED).when(answer(failed(FailureKind.FINAL, 400), now=late))
     then.then_kinds(e.DoubtLifted, e.SessionAbandoned)
 
 
-def test_a_late_answer_that_says_nothing_leaves_the_doubt() -> None:
+def test_a_late_answer_that_is_in_doubt_keeps_the_doubt() -> None:
     for history in (IN_DOUBT, PARKED, ABANDONED):
         given(*history).when(answer(failed(FailureKind.IN_DOUBT), attempt=1)).then_nothing()
 
 
 @pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome: getattr(outcome, "kind", "throttled"))
 @pytest.mark.parametrize("history", [EXPIRED, (*THROTTLED, was_attempted(2)), (*FAILED, was_attempted(2))])
-def test_a_late_answer_to_an_attempt_that_is_not_in_doubt_changes_nothing(
+def test_a_late_failure_of_an_attempt_not_in_doubt_changes_nothing(
     history: tuple[e.Event, ...], outcome: CreationOutcome
 ) -> None:
     given(*history).when(answer(outcome, attempt=1)).then_nothing()
@@ -158,7 +161,7 @@ def test_a_late_answer_to_an_attempt_that_is_not_in_doubt_changes_nothing(
 @pytest.mark.parametrize(
     "outcome", [created(), *FAILURES], ids=lambda outcome: getattr(outcome, "kind", outcome.status)
 )
-def test_the_same_answer_twice_is_recorded_once(outcome: CreationOutcome) -> None:
+def test_a_repeated_answer_is_recorded_once(outcome: CreationOutcome) -> None:
     first = given(*ATTEMPTING).when(answer(outcome))
     assert first.events
     given(*ATTEMPTING, *first.events).when(answer(outcome, now=at(1))).then_nothing()
@@ -169,9 +172,7 @@ def test_the_same_answer_twice_is_recorded_once(outcome: CreationOutcome) -> Non
     [((), 1), (REFUSED, 1), (OPEN, 1), (VALIDATED, 1), (ATTEMPTING, 0), (ATTEMPTING, 2), (THROTTLED, 2), (ACTIVE, 2)],
     ids=["new", "refused", "pending", "validated", "zeroth", "next", "throttled", "active"],
 )
-def test_an_answer_to_an_attempt_that_was_never_made_changes_nothing(
-    history: tuple[e.Event, ...], attempt: int
-) -> None:
+def test_an_answer_to_an_unknown_attempt_changes_nothing(history: tuple[e.Event, ...], attempt: int) -> None:
     outcomes: list[CreationOutcome] = [created(session_id="sess_strange"), *FAILURES]
     for outcome in outcomes:
         given(*history).when(answer(outcome, attempt)).then_nothing()

@@ -1,4 +1,4 @@
-"""The month in which a stream began, told by its id."""
+"""The partition of a stream, by the time in its id."""
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID, uuid4
@@ -19,16 +19,16 @@ from tests import logs
         (datetime(2026, 12, 31, 12, tzinfo=UTC), date(2026, 12, 1)),
     ],
 )
-def test_the_month_of_a_stream_is_that_of_its_ids_time_in_utc(began: datetime, month: date) -> None:
+def test_the_partition_month_comes_from_the_utc_time_in_the_stream_id(began: datetime, month: date) -> None:
     assert month_of(logs.new_stream(began)) == month
 
 
-def test_rfc_9562s_own_example_began_in_february_2022() -> None:
+def test_the_example_of_rfc_9562_falls_into_february_2022() -> None:
     assert month_of(UUID("017F22E2-79B0-7CC3-98C4-DC0C0C07398F")) == date(2022, 2, 1)
 
 
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
-def test_a_stream_lies_within_the_bounds_of_its_month_and_of_no_other(began: datetime) -> None:
+def test_a_stream_id_lies_within_the_bounds_of_its_partition(began: datetime) -> None:
     stream_id = logs.new_stream(began)
     month = month_of(stream_id)
     first, end = month_bounds(month)
@@ -38,5 +38,5 @@ def test_a_stream_lies_within_the_bounds_of_its_month_and_of_no_other(began: dat
     assert month_bounds((month + timedelta(days=31)).replace(day=1))[0] == end
 
 
-def test_an_id_that_tells_no_time_is_of_no_real_month() -> None:
+def test_an_id_without_a_time_falls_into_january_1970() -> None:
     assert month_of(uuid4()) == date(1970, 1, 1)

@@ -1,4 +1,4 @@
-"""The door: what a guest request must look like, and what a refusal says without repeating what was given."""
+"""Guest requests: which are accepted. A refusal names the field and never repeats its value."""
 
 import json
 from datetime import UTC, datetime
@@ -42,11 +42,11 @@ def refusal(data: bytes) -> InvalidRequest:
     return caught.value
 
 
-def test_a_line_of_json_is_read_as_a_guest_request() -> None:
+def test_a_json_line_is_parsed_as_a_guest_request() -> None:
     assert parse_request(line()) == request()
 
 
-def test_every_field_of_the_contract_is_read() -> None:
+def test_every_field_of_the_contract_is_parsed() -> None:
     given = {
         "source": "app",
         "campaign": "spring",
@@ -114,7 +114,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("given", "field", "reason"), BAD_FIELDS)
-def test_a_bad_field_is_named_with_what_is_wrong_and_never_repeated(
+def test_an_invalid_field_is_named_with_a_reason_and_without_its_value(
     given: dict[str, Any], field: str, reason: str
 ) -> None:
     error = refusal(line(**given))
@@ -140,7 +140,7 @@ def test_a_bad_field_is_named_with_what_is_wrong_and_never_repeated(
         (line().replace(b"Mozilla", b"4111\\ud800"), "is not JSON"),
     ],
 )
-def test_what_is_no_request_at_all_is_refused_as_a_whole(data: bytes, reason: str) -> None:
+def test_input_that_is_no_request_is_rejected_as_a_whole(data: bytes, reason: str) -> None:
     error = refusal(data)
     assert error.field == ""
     assert str(error) == error.reason
@@ -148,14 +148,14 @@ def test_what_is_no_request_at_all_is_refused_as_a_whole(data: bytes, reason: st
     assert "4111" not in str(error)
 
 
-def test_json_that_is_nested_too_deep_is_refused() -> None:
+def test_too_deeply_nested_json_is_rejected() -> None:
     deep = line(consent={"dataProcessing": "@"}).replace(b'"@"', b"[" * 100_000 + b"]" * 100_000)
     error = refusal(deep)
     assert "nested" in error.reason
 
 
 @pytest.mark.parametrize("name", [IP, "someone@example.org", "+49 170 1234567", "4111 1111", "x\ny", "a`b", MARK * 9])
-def test_an_unknown_field_whose_name_is_no_plain_word_is_not_named(name: str) -> None:
+def test_an_unknown_field_name_that_may_be_personal_is_not_repeated(name: str) -> None:
     for data, field in ((line(**{name: 1}), ""), (line(consent={name: True}), "consent")):
         error = refusal(data)
         assert error.field == field
@@ -165,7 +165,7 @@ def test_an_unknown_field_whose_name_is_no_plain_word_is_not_named(name: str) ->
 
 
 @pytest.mark.parametrize("address", ["203.0.113.7", "2001:db8::1", "::ffff:203.0.113.7", "2001:DB8:0:0:0:0:0:1"])
-def test_both_kinds_of_address_are_taken_as_given(address: str) -> None:
+def test_ipv4_and_ipv6_addresses_are_kept_unchanged(address: str) -> None:
     assert parse_request(line(ipAddress=address)).ip_address == address
 
 
@@ -173,7 +173,7 @@ def test_both_kinds_of_address_are_taken_as_given(address: str) -> None:
     "moment",
     ["2024-05-20T14:21:59Z", "2024-05-20T14:21:59.123Z", "2024-05-20T16:21:59+02:00", "2024-05-20T14:21:59-00:00"],
 )
-def test_a_timestamp_is_kept_letter_for_letter(moment: str) -> None:
+def test_a_timestamp_is_kept_unchanged(moment: str) -> None:
     assert parse_request(line(timestamp=moment)).timestamp == moment
 
 
@@ -183,16 +183,16 @@ def test_a_user_agent_may_be_any_printable_text(agent: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "true", 1, 1.0, [], {}, {"deep": [1, {"x": None}]}, 2**80])
-def test_any_value_of_a_consent_flag_comes_through_the_door_to_be_refused_on_the_record(value: object) -> None:
+def test_any_consent_value_is_parsed_so_that_its_refusal_is_recorded(value: object) -> None:
     through = parse_request(line(consent={"dataProcessing": value, "gdprCompliant": value}))
     assert set(refused_flags(through.consent)) == {"dataProcessing", "gdprCompliant"}
     assert checked(through) == through
 
 
-# The same door for a request made in Python
+# Requests made in Python
 
 
-def test_a_good_request_made_in_python_comes_through_as_it_is() -> None:
+def test_a_valid_request_built_in_python_is_unchanged() -> None:
     good = request(idempotency_key="order-4711", subject_id="person-17")
     assert checked(good) == good
 
@@ -217,7 +217,7 @@ def test_a_good_request_made_in_python_comes_through_as_it_is() -> None:
         ({"consent": None}, "consent", "expected object, got null"),
     ],
 )
-def test_a_bad_request_made_in_python_is_refused_by_the_same_rules(
+def test_an_invalid_request_built_in_python_is_rejected_by_the_same_rules(
     given: dict[str, Any], field: str, reason: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -227,7 +227,7 @@ def test_a_bad_request_made_in_python_is_refused_by_the_same_rules(
     assert "4111" not in str(caught.value)
 
 
-def test_a_refusal_shows_nothing_of_the_request_by_way_of_its_cause() -> None:
+def test_a_rejection_has_no_cause_that_could_show_the_request() -> None:
     error = refusal(line(ipAddress=MARK, userAgent=MARK))
     assert error.__cause__ is None
     assert error.__suppress_context__
@@ -236,7 +236,7 @@ def test_a_refusal_shows_nothing_of_the_request_by_way_of_its_cause() -> None:
 # The digest
 
 
-def test_the_same_request_has_the_same_digest_however_it_is_written() -> None:
+def test_the_digest_is_independent_of_json_formatting() -> None:
     backwards = json.dumps(dict(reversed(PLAIN.items())), indent=2).encode()
     spelled_out = line(
         source="web",
@@ -245,7 +245,7 @@ def test_the_same_request_has_the_same_digest_however_it_is_written() -> None:
         idempotencyKey=None,
         consent={"marketing": False, "notice": None, "gdprCompliant": True, "dataProcessing": True},
     )
-    # line() leaves out what has a default: a field added in a later release changes no digest of an earlier one
+    # line() leaves out defaults: a field added in a later release does not change older digests
     digests = {request_digest(parse_request(data)) for data in (line(), backwards, spelled_out)}
     canonical = rfc8785.dumps(json.loads(line()))
     assert digests == {request_digest(request())} == {sha256(canonical).hexdigest()}
@@ -269,11 +269,11 @@ def test_the_same_request_has_the_same_digest_however_it_is_written() -> None:
         {"consent": GuestConsent()},
     ],
 )
-def test_another_request_has_another_digest(given: dict[str, Any]) -> None:
+def test_every_field_changes_the_digest(given: dict[str, Any]) -> None:
     assert request_digest(replace(request(), **given)) != request_digest(request())
 
 
-def test_a_conflict_of_keys_names_the_session_and_says_what_to_do() -> None:
+def test_an_idempotency_conflict_names_the_session_and_the_next_action() -> None:
     error = IdempotencyConflict(SESSION)
     assert (error.field, error.stream_id) == ("idempotencyKey", SESSION)
     assert str(SESSION) in str(error)
@@ -282,11 +282,11 @@ def test_a_conflict_of_keys_names_the_session_and_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("given", ["", "a\x00b", "\ud800", "x" * 256])
-def test_a_correlation_id_that_could_not_be_stored_is_refused_at_the_door(given: str) -> None:
+def test_a_correlation_id_that_cannot_be_stored_is_rejected(given: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         checked_correlation_id(given)
     assert caught.value.field == "correlationId"
 
 
-def test_a_correlation_id_is_kept_as_it_is() -> None:
+def test_a_valid_correlation_id_is_unchanged() -> None:
     assert checked_correlation_id("trace-4711") == "trace-4711"

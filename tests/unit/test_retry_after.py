@@ -23,7 +23,7 @@ TODAY = "Mon, 20 May 2024 14:00:00 GMT"
         ("0" * 5_000 + "5", 5_000),
     ],
 )
-def test_seconds_are_read_as_seconds(given: str, ms: int) -> None:
+def test_retry_after_in_seconds_is_parsed(given: str, ms: int) -> None:
     read = read_retry_after(given, None, NOW)
     assert (read.ms, read.given, read.basis) == (ms, given.strip()[:64], WaitBasis.RETRY_AFTER)
 

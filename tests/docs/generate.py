@@ -1,4 +1,4 @@
-"""Writes docs/cli.md and docs/settings.md from the code: `python -m tests.docs.generate`."""
+"""Writes docs/cli.md and docs/settings.md from the code: `.venv/bin/python -m tests.docs.generate`."""
 
 import ast
 import inspect
@@ -19,7 +19,7 @@ from guestledger.adapters.cli.main import app
 from guestledger.adapters.settings import variable
 from tests.docs.blocks import ROOT
 
-_GENERATED = "<!-- Written by `make docs` from the code. Changes here are lost. -->"
+_GENERATED = "<!-- Written from the code by `python -m tests.docs.generate`. Changes here are lost. -->"
 
 _CLI = f"""{_GENERATED}
 
@@ -109,20 +109,31 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
     if parameter.param_type_name == "argument":
         return f"`{_argument(parameter)}`", parameter.help or "", "" if not parameter.required else "required"
     names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    return names, parameter.help or "", _option_default(parameter)
+
+
+def _option_default(parameter: Any) -> str:
     if parameter.required:
-        default = "required"
-    else:
-        default = "" if parameter.default in (None, False) or parameter.is_flag else f"`{parameter.default}`"
-    return names, parameter.help or "", default
+        return "required"
+    if parameter.default in (None, False):
+        return ""
+    return f"`{parameter.opts[0] if parameter.is_flag else parameter.default}`"
 
 
 def _fields(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str, str]]:
+    in_environment = kind is Settings
     meanings, hints = _meanings(kind), get_type_hints(kind, include_extras=True)
     for field in msgspec.structs.fields(kind):
         default = field.default
         if default is msgspec.NODEFAULT:
             default = field.default_factory() if callable(field.default_factory) else None
-        yield field.name, _values(hints[field.name]), _default(default), meanings.get(field.name, "")
+        values = _values(hints[field.name])
+        yield (
+            field.name,
+            values if in_environment else values.replace("`1` or `0`", "`True` or `False`"),
+            _default(default, in_environment=in_environment),
+            meanings.get(field.name, ""),
+        )
 
 
 def _meanings(kind: type) -> dict[str, str]:
@@ -150,12 +161,14 @@ def _values(kind: Any) -> str:
     return words.get(kind) or f"`{kind.__name__}`"
 
 
-def _default(value: Any) -> str:
+def _default(value: Any, *, in_environment: bool) -> str:
     match value:
         case None | "":
             return ""
         case bool():
-            return f"`{int(value)}`"
+            return f"`{int(value)}`" if in_environment else f"`{value}`"
+        case float():
+            return f"`{value:g}`"
         case StrEnum():
             return f"`{value}`"
         case tuple():

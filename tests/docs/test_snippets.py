@@ -44,9 +44,7 @@ async def test_every_snippet_of_the_page_runs(page: Path, database_url: str, tmp
             login = await stack.enter_async_context(auditor)
         if page.name == "operations.md":
             await _add_an_old_partition(database_url)
-        running = await stack.enter_async_context(
-            scenario(database_url, tmp_path, login, **WANTED.get(page.name, {}))
-        )
+        running = await stack.enter_async_context(scenario(database_url, tmp_path, login, **WANTED.get(page.name, {})))
         if login:
             await _project_everything(running.settings)
         for block in blocks_of(page):
@@ -110,7 +108,7 @@ def test_the_named_extras_exist() -> None:
         extra
         for page in PAGES
         if page.name not in GENERATED
-        for found in re.findall(r'(?:guestledger|/src)\[([\w,]+)\]', page.read_text())
+        for found in re.findall(r"(?:guestledger|/src)\[([\w,]+)\]", page.read_text())
         for extra in found.split(",")
     }
     assert named

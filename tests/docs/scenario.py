@@ -93,9 +93,13 @@ class Scenario:
             self.parked = [await ledger.open_session(guest(10 + number)) for number in range(parked)]
         self.simulator.config = usual
         if throttled:
-            self.simulator.config = replace(usual, throttle_share=1.0, retry_after_s=LONG_WAIT_S)
-            async with connect(self.settings, scheduler=False) as ledger:
-                self.throttled = await ledger.open_session(guest(4))
+            await self._throttle()
+
+    async def _throttle(self) -> None:
+        """Open a session that the simulator throttles. Its limiter stays closed."""
+        self.simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=LONG_WAIT_S)
+        async with connect(self.settings, scheduler=False) as ledger:
+            self.throttled = await ledger.open_session(guest(4))
 
     async def run(self, block: Block) -> None:
         """Run a block as its language says. Raises `AssertionError`, naming the page and line."""
@@ -105,6 +109,8 @@ class Scenario:
             await self._shell(block, block.text)
         elif block.language == "console":
             for command, shown in _commands(block.text):
+                if command == "guestledger limits":
+                    await self._throttle()
                 self._compare(block, shown, await self._shell(block, command))
         elif block.language == "sql":
             await self._sql(block.text)

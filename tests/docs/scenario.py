@@ -36,6 +36,12 @@ LIMIT_S = 60
 """Only so that a hang fails."""
 LONG_WAIT_S = 600
 
+_already_run: set[str] = set()
+"""Commands that ran on this or another page. Reading commands are run once."""
+_READING = re.compile(
+    r"guestledger (?:limits|sessions|metrics|consumers|webhooks list|(?:projections|partitions) list)\b[^|&]*"
+)
+
 # Commands that run until a signal.
 _ENDLESS = re.compile(r"^(guestledger worker|guestledger events --follow|python -m guestledger.*)$", re.MULTILINE)
 # Neither installing nor the whole of `make demo` and `make test` is run here: only whether such targets exist.
@@ -125,8 +131,12 @@ class Scenario:
 
     async def _shell(self, block: Block, text: str) -> str:
         text = _NOT_RUN.sub("", self._filled_in(text))
+        if block.language == "sh":
+            text = "\n".join(filter(_is_new, text.splitlines()))
         text = _MAKE.sub(f"make --directory {ROOT} --dry-run ", text)
         text = _ENDLESS.sub(r"timeout --preserve-status --signal TERM 2 \1", text)
+        if not text.strip():
+            return ""
         code, out = await self._process(["bash", "-euo", "pipefail", "-c", text], self.environment(text))
         # A simulator, or `events --follow`, that is stopped says so by its exit code.
         assert code == 0 or (code == 143 and "timeout" in text), f"{block}: exit code {code}\n{text}\n{out}"
@@ -247,6 +257,15 @@ class Scenario:
         found = found or (self.throttled if "why" in command else None) or self.active
         assert found is not None
         return found
+
+
+def _is_new(line: str) -> bool:
+    command = line.partition("#")[0].strip()
+    if command in _already_run:
+        return False
+    if _READING.fullmatch(command) and "--reset" not in command:
+        _already_run.add(command)
+    return True
 
 
 def _commands(text: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""That nothing is ever changed in the log is the database's rule: it holds for whoever connects, in whatever way."""
+"""The database keeps the log append-only, for every user and every statement."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ CHANGES = {
     "TRUNCATE": "TRUNCATE {log}",
     "an UPDATE that would meet no row": "UPDATE {log} SET actor = 'somebody else' WHERE position = -5",
     "a DELETE that would meet no row": "DELETE FROM {log} WHERE false",
-    "a TRUNCATE together with another table": "TRUNCATE guestledger.due_work, {log} CASCADE",
+    "a TRUNCATE together with another table": "TRUNCATE guestledger.due_steps, {log} CASCADE",
     "an UPDATE by way of INSERT": (
         "INSERT INTO {log} SELECT * FROM {log} ON CONFLICT (stream_id, version) DO UPDATE SET actor = 'somebody else'"
     ),
@@ -36,7 +36,7 @@ async def test_every_change_to_the_log_is_refused_by_name(
     assert await outsider.fetch("SELECT * FROM events") == before
 
 
-async def test_the_log_takes_further_events_after_a_refused_change(store: Any, outsider: asyncpg.Connection) -> None:
+async def test_the_log_accepts_events_after_a_refused_change(store: Any, outsider: asyncpg.Connection) -> None:
     await store.append(an_append())
     with pytest.raises(asyncpg.RestrictViolationError):
         await outsider.execute("DELETE FROM events")
@@ -45,7 +45,7 @@ async def test_the_log_takes_further_events_after_a_refused_change(store: Any, o
 
 
 @pytest.mark.parametrize("column", ["position", "stream_id, version"])
-async def test_no_position_of_a_month_and_no_version_of_a_stream_can_be_taken_twice(
+async def test_positions_of_a_partition_and_versions_of_a_stream_are_unique(
     column: str, store: Any, outsider: asyncpg.Connection
 ) -> None:
     await store.append(an_append())

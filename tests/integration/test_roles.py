@@ -1,4 +1,4 @@
-"""Owner, runtime and auditor: what each may do, and that the runtime's user finds no way to change the log."""
+"""The roles owner, runtime and auditor, and the ways in which the runtime user cannot change the log."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres import tables
-from guestledger.adapters.postgres.admin.grants import AUDITOR, LOG
-from guestledger.adapters.postgres.admin.roles import FUNCTIONS, RUNTIME, TABLES, role_name
+from guestledger.adapters.postgres.admin.grants import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, role_name
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.log.appends import KeyTaken
 from tests.integration.appends import an_append
@@ -22,18 +21,18 @@ KEY = {
     "events": "stream_id, version",
     "request_keys": "idempotency_key",
     "head": "id",
-    "detached_months": "month",
+    "detached_partitions": "month",
     "batches": "position",
 }
 COLUMN = {
     "events": "actor",
     "request_keys": "stream_id",
     "head": "id",
-    "detached_months": "digest",
+    "detached_partitions": "digest",
     "batches": "recorded_at",
 }
 
-# Every one of them as a user could write it; those that only lock or fill a row of `head` are looked at below.
+# Statements a user could write. Those on `head` have a test of their own.
 CHANGES = {
     "UPDATE": "UPDATE {t} SET {column} = {column}",
     "an UPDATE that would meet no row": "UPDATE {t} SET {column} = {column} WHERE false",
@@ -103,7 +102,7 @@ def ways_in() -> list[Any]:
         "events": everywhere,
         "request_keys": everywhere,
         "batches": everywhere,
-        "detached_months": WAYS_IN,
+        "detached_partitions": WAYS_IN,
         "head": WAYS_IN,
     }
     return [pytest.param(table, way, id=f"{table}: {name}") for table in ways for name, way in ways[table].items()]
@@ -112,12 +111,12 @@ def ways_in() -> list[Any]:
 # The ways in
 
 
-def test_every_table_of_the_log_is_tried() -> None:
+def test_every_table_of_the_log_is_attacked() -> None:
     assert set(KEY) == set(COLUMN) == set(LOG)
 
 
 @pytest.mark.parametrize(("table", "way"), ways_in())
-async def test_the_runtimes_user_is_refused_every_way_into_the_log(
+async def test_the_runtime_user_cannot_change_the_log(
     table: str, way: str, store: Any, runtime: asyncpg.Connection, everything: Any, postgres_server: str
 ) -> None:
     await store.append(an_append(key="order-1"))
@@ -141,15 +140,13 @@ async def test_the_runtimes_user_is_refused_every_way_into_the_log(
     "way",
     ["TABLE {t}", "INSERT INTO {t} TABLE guestledger.events", "DELETE FROM {t}", "TRUNCATE {t}", "DROP TABLE {t}"],
 )
-async def test_a_month_by_its_own_name_is_nobodys_but_the_owners(way: str, runtime: asyncpg.Connection) -> None:
+async def test_the_runtime_user_cannot_use_a_partition_by_its_name(way: str, runtime: asyncpg.Connection) -> None:
     for name in (f"events_{datetime.now(UTC):%Y_%m}", "events_default"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await runtime.execute(way.format(t=f"guestledger.{name}"))
 
 
-async def test_of_the_head_the_runtimes_user_can_lock_the_row_and_change_nothing(
-    runtime: asyncpg.Connection, everything: Any
-) -> None:
+async def test_the_runtime_user_can_only_lock_the_head_row(runtime: asyncpg.Connection, everything: Any) -> None:
     before = await everything()
     await runtime.execute("SELECT FROM guestledger.head FOR UPDATE; UPDATE guestledger.head SET id = 1")
     with pytest.raises(asyncpg.CheckViolationError):
@@ -161,9 +158,7 @@ async def test_of_the_head_the_runtimes_user_can_lock_the_row_and_change_nothing
 
 @pytest.mark.parametrize("change", ["UPDATE {t} SET stream_id = stream_id", "DELETE FROM {t}", "TRUNCATE {t}"])
 @pytest.mark.parametrize("role", ["origin", "replica"])
-async def test_a_requests_key_is_kept_by_a_trigger_even_from_a_superuser(
-    change: str, role: str, store: Any, sql: Sql
-) -> None:
+async def test_a_trigger_keeps_request_keys_even_from_a_superuser(change: str, role: str, store: Any, sql: Sql) -> None:
     await store.append(an_append(key="order-1"))
     await sql(f"SET session_replication_role = {role}")
     with pytest.raises(asyncpg.RestrictViolationError, match=r"^guestledger\.request_keys is append-only"):
@@ -175,11 +170,11 @@ async def test_a_requests_key_is_kept_by_a_trigger_even_from_a_superuser(
 # What each role may do
 
 
-def test_for_every_table_it_is_laid_down_who_may_do_what() -> None:
+def test_every_table_has_declared_grants() -> None:
     assert set(TABLES) == {*tables.metadata.tables, "alembic_version"}
 
 
-async def test_nobody_but_the_owner_may_run_a_function_of_the_ledger_for_whom_it_is_not_laid_down(sql: Sql) -> None:
+async def test_every_function_has_exactly_the_declared_grants(sql: Sql) -> None:
     found = await sql("SELECT oid, proname FROM pg_proc WHERE pronamespace = 'guestledger'::regnamespace")
     assert {name for _, name in found} <= set(FUNCTIONS)
     for function, name in found:
@@ -190,7 +185,7 @@ async def test_nobody_but_the_owner_may_run_a_function_of_the_ledger_for_whom_it
             assert may[0][0] == ("EXECUTE" in FUNCTIONS[name].get(role, ()))
 
 
-async def test_each_role_has_what_is_laid_down_and_nothing_else(sql: Sql) -> None:
+async def test_each_role_has_exactly_the_declared_grants(sql: Sql) -> None:
     found: dict[tuple[str, str], set[str]] = {}
     for table, grantee, privilege in await sql(
         """SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants
@@ -210,14 +205,12 @@ async def test_each_role_has_what_is_laid_down_and_nothing_else(sql: Sql) -> Non
     assert [tuple(row) for row in owners] == [("guestledger_owner",)]
 
 
-async def test_a_session_lives_its_whole_life_with_the_runtimes_privileges(
-    new_ledger: NewLedger, simulator: Simulator
-) -> None:
+async def test_a_whole_session_works_with_the_runtime_privileges(new_ledger: NewLedger, simulator: Simulator) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         await ledger.open_session(request(idempotency_key="order-1"))
         await ledger.scheduler.run_until_idle()
         assert (await ledger.metrics()).counts["webhooks_synced"] == 1
         assert [entry.compliance_status async for entry in ledger.audit()] == ["verified"]
-        for standing in await ledger.projections.status():
-            assert (await ledger.projections.verify(standing.name)).is_same
-            assert await ledger.projections.rebuild(standing.name) == 0
+        for status in await ledger.projections.status():
+            assert (await ledger.projections.verify(status.name)).is_same
+            assert await ledger.projections.rebuild(status.name) == 0

@@ -1,4 +1,4 @@
-"""Who can make a ledger's roles and put its grants right, and what those are told who cannot."""
+"""Creating a ledger's roles and correcting its grants, and what a user who cannot gets to know."""
 
 import asyncio
 import logging
@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.admin import migrate
-from guestledger.adapters.postgres.admin.roles import ROLES, RUNTIME, role_name
-from guestledger.adapters.postgres.errors import NotAllowed
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.admin.grants import ROLES, RUNTIME, role_name
+from guestledger.adapters.postgres.errors import Access, NotAllowed
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from tests.e2e.command import environment, run
+from tests.event_stores import open_store
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLogin, Sql
 from tests.integration.plain_sql import CATALOGUE, connect_plainly
@@ -26,7 +26,7 @@ from tests.postgres import as_administrator
 
 @pytest.fixture
 async def tenant(postgres_server: str) -> AsyncIterator[str]:
-    """A schema whose roles nobody has made in this cluster; they are dropped at the end."""
+    """A schema whose roles do not exist in this cluster; they are dropped at the end."""
     schema = f"tenant_{uuid4().hex[:8]}"
     yield schema
     connection = await connect_plainly(postgres_server)
@@ -44,7 +44,7 @@ async def empty(tenant: str, empty_database_url: str) -> AsyncIterator[asyncpg.C
 
 @pytest.fixture
 async def maker(empty: asyncpg.Connection, empty_database_url: str, new_login_at: NewLogin) -> Any:
-    """Make a user who may make schemas in the empty database; `options` are those of CREATE ROLE. Its URL."""
+    """Create a user who may create schemas in the empty database, with these options of CREATE ROLE. Returns its URL."""
 
     async def make(options: str = "") -> str:
         url = await new_login_at(empty_database_url, options)
@@ -66,7 +66,7 @@ async def owners(connection: asyncpg.Connection, schema: str) -> set[str]:
 
 async def append(url: str, schema: str) -> int:
     engine = open_engine(url, schema)
-    store = PostgresEventStore(engine, schema)
+    store = open_store(engine, schema)
     try:
         return (await store.append(an_append())).position
     finally:
@@ -74,7 +74,7 @@ async def append(url: str, schema: str) -> int:
         await engine.dispose()
 
 
-async def test_who_may_make_roles_need_be_no_superuser_to_make_a_ledger_and_hand_it_over(
+async def test_createrole_is_enough_to_create_a_ledger_and_hand_it_over(
     tenant: str, maker: Any, empty: asyncpg.Connection, new_login_at: NewLogin, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = await maker("CREATEROLE")
@@ -90,18 +90,18 @@ async def test_who_may_make_roles_need_be_no_superuser_to_make_a_ledger_and_hand
         assert len([batch async for batch in ledger.events.read()]) == 1
 
 
-async def test_who_may_make_no_roles_can_upgrade_is_told_what_to_have_run_and_after_that_all_is_well(
+async def test_without_createrole_an_upgrade_works_and_names_the_statements(
     tenant: str, maker: Any, empty: asyncpg.Connection, new_login_at: NewLogin, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = await maker()
 
     await migrate.upgrade(url, tenant)
 
-    [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "\n" not in told
-    assert "run `guestledger db upgrade` again" in told
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "\n" not in warning
+    assert "then repeat the upgrade" in warning
     assert await append(url, tenant) == 0
-    await empty.execute(told.split("`")[1])
+    await empty.execute(warning.split("`")[1])
     caplog.clear()
 
     await migrate.upgrade(url, tenant)
@@ -111,7 +111,7 @@ async def test_who_may_make_no_roles_can_upgrade_is_told_what_to_have_run_and_af
     assert await append(await new_login_at(url, f"IN ROLE {role_name(tenant, RUNTIME)}"), tenant) == 1
 
 
-async def test_who_may_not_act_as_the_owner_keeps_the_ledger_and_is_told(
+async def test_a_user_who_cannot_act_as_owner_keeps_the_ledger_and_is_warned(
     tenant: str, maker: Any, empty: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     for role in ROLES:
@@ -125,14 +125,14 @@ async def test_who_may_not_act_as_the_owner_keeps_the_ledger_and_is_told(
     assert [f'run `GRANT "{tenant}_owner" TO "{user}"`' in record.getMessage() for record in caplog.records] == [True]
 
 
-async def test_an_upgrade_puts_right_what_was_granted_or_taken_by_hand(
+async def test_an_upgrade_corrects_grants_changed_by_hand(
     database_url: str, sql: Sql, runtime: asyncpg.Connection
 ) -> None:
     before = await sql(CATALOGUE)
     await sql("GRANT ALL ON events, head TO guestledger_runtime WITH GRANT OPTION")
     await sql("GRANT UPDATE (actor) ON events TO PUBLIC")
     await sql("GRANT ALL ON SCHEMA guestledger TO PUBLIC")
-    await sql("REVOKE ALL ON due_work FROM guestledger_runtime")
+    await sql("REVOKE ALL ON due_steps FROM guestledger_runtime")
     await sql("ALTER TABLE request_keys OWNER TO CURRENT_USER")
 
     await migrate.upgrade(as_administrator(database_url))
@@ -142,7 +142,7 @@ async def test_an_upgrade_puts_right_what_was_granted_or_taken_by_hand(
     assert not await runtime.fetchval("SELECT has_schema_privilege('guestledger', 'CREATE')")
 
 
-async def test_an_upgrade_by_the_runtimes_user_of_a_ledger_that_is_up_to_date_changes_nothing_and_says_nothing(
+async def test_an_upgrade_by_the_runtime_user_changes_and_logs_nothing(
     ledger_url: str, sql: Sql, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = await sql(CATALOGUE)
@@ -151,12 +151,14 @@ async def test_an_upgrade_by_the_runtimes_user_of_a_ledger_that_is_up_to_date_ch
     assert not caplog.records
 
 
-async def test_who_may_not_make_a_ledger_is_told_in_one_line_who_may(ledger_url: str) -> None:
-    with pytest.raises(NotAllowed, match=r"permission denied for database .*GUESTLEDGER_MIGRATION_URL.*another_owner"):
+async def test_a_user_who_may_not_create_a_ledger_learns_which_role_may(ledger_url: str) -> None:
+    with pytest.raises(NotAllowed, match="permission denied for database") as raised:
         await migrate.upgrade(ledger_url, "another")
+    error = raised.value
+    assert (error.access, error.schema, error.role) == (Access.CHANGE_TABLES, "another", "another_owner")
 
 
-async def test_ledgers_of_one_name_in_two_databases_can_be_made_at_once(
+async def test_ledgers_of_one_name_in_two_databases_are_created_at_once(
     tenant: str, empty: asyncpg.Connection, empty_database_url: str, database_url: str
 ) -> None:
     made = await asyncio.gather(
@@ -170,7 +172,7 @@ async def test_ledgers_of_one_name_in_two_databases_can_be_made_at_once(
 
 
 @pytest.mark.parametrize("schema", ["s" * 55, "s" * 56, "s" * 63])
-def test_a_roles_name_fits_whatever_the_schemas_and_is_that_schemas_alone(schema: str) -> None:
+def test_a_role_name_fits_and_is_unique_for_any_schema(schema: str) -> None:
     names = {role_name(name, role) for name in (schema, schema[:-1] + "t") for role in (*ROLES, "login")}
     assert len(names) == 8
     assert max(len(name) for name in names) <= 63

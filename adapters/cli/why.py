@@ -38,7 +38,7 @@ def _lines(found: guestledger.Explanation) -> Iterator[str]:
     for blocker in found.blockers:
         yield f"  {_blocker(blocker)}"
     for step in found.steps:
-        yield f"{step.step}: {STEPS[step.step]}"
+        yield f"{step.step}: {STEPS.get(step.step, step.step.replace('_', ' '))}"
         for blocker in step.blockers:
             yield f"  {_blocker(blocker)}"
         if not step.blockers:

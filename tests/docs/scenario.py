@@ -169,7 +169,7 @@ class Scenario:
         code = compile(text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         try:
             async with asyncio.timeout(LIMIT_S):
-                running = eval(code, self._names)  # noqa: S307 - this is what the pages tell people to run
+                running = eval(code, self._names)
                 if inspect.isawaitable(running):
                     await running
         except Exception as error:

@@ -133,7 +133,7 @@ async def test_pytest_recipe(running: Scenario, monkeypatch: pytest.MonkeyPatch)
 
 async def test_alembic_filter_hides_the_ledger(running: Scenario) -> None:
     names: dict[str, Any] = {}
-    exec(the_file("embedding.md", "env_filter.py"), names)  # noqa: S102 - the page's own code
+    exec(the_file("embedding.md", "env_filter.py"), names)
     of_the_host = MetaData()
     Table("orders", of_the_host, Column("id", Integer, primary_key=True))
 

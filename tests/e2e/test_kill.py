@@ -1,4 +1,5 @@
 import asyncio
+import os
 import signal
 from asyncio.subprocess import Process
 from pathlib import Path
@@ -195,7 +196,7 @@ async def test_second_signal_ends_a_draining_worker_at_once(database_url: str):
             await attempted(database_url, 5, process)
             async with asyncio.timeout(LIMIT_S):
                 while process.returncode is None:
-                    process.send_signal(signal.SIGTERM)
+                    os.kill(process.pid, signal.SIGTERM)  # Popen.send_signal would reap the process before asyncio does
                     await asyncio.sleep(0.05)
         assert process.returncode == 128 + signal.SIGTERM
         await raw_log.lapse_leases(database_url)

@@ -170,15 +170,15 @@ async def test_a_closed_limiter_blocks_neither_webhooks_nor_other_hosts(
     async with two(new_ledger, policy(), **hooked) as (one, other), Simulator() as elsewhere:
         made = await one.open_session(request())
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
-        behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
+        deferred = [await ledger.open_session(request()) for ledger in (one, other, one)]
         await sql("UPDATE due_steps SET due_at = now() WHERE step = 'create_session'")
-        before = [await events(one, session) for session in behind]
+        before = [await events(one, session) for session in deferred]
 
         done = await other.scheduler.run_once()
 
         assert done == {"WebhookSynced": 1}
         assert isinstance((await events(one, made))[-1], e.WebhookSynced)
-        assert [await events(one, session) for session in behind] == before
+        assert [await events(one, session) for session in deferred] == before
         secret = {"cxone_client_secret": elsewhere.client_secret, "cxone_client_id": elsewhere.client_id}
         async with new_ledger(policy=policy(), cxone_url=elsewhere.url, **secret) as third:
             assert (await third.open_session(request())).status is Status.ACTIVE
@@ -282,7 +282,7 @@ async def test_a_failing_server_gets_only_single_probes_until_it_recovers(
     rests_ms = (100, 200, 400, 400)
     limiter = LimiterPolicy(failures_in_a_row=5, break_ms=100, max_break_ms=400, retries_per_second=1_000.0)
     async with two(new_ledger, policy(limiter)) as (one, other):
-        await other.open_session(request())  # so that it has a token and knows the channel
+        await other.open_session(request())  # so that it has a token and the channel
         simulator.config = FAILING
         first = await one.open_session(request())
         assert (first.attempts, len(asked(simulator))) == (5, 6)
@@ -398,12 +398,12 @@ async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
     patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
     async with new_ledger(policy=policy(patient)) as ledger:
         await ledger.check()
-        provider, asked, goes_on = ledger._provider, asyncio.Event(), asyncio.Event()
+        provider, asked, continues = ledger._provider, asyncio.Event(), asyncio.Event()
         answer, admit, joined = provider._look_up, ledger.limits._limiter.admit, asyncio.Event()
 
         async def look_up(channel_id: str, again: Any) -> Any:
             asked.set()
-            await goes_on.wait()
+            await continues.wait()
             return await answer(channel_id, again)
 
         async def admit_and_note(admission: AdmissionRequest, *rest: Any) -> Any:
@@ -424,7 +424,7 @@ async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
             await sql("UPDATE limits SET broken_until = now()")
             second = asyncio.create_task(ledger.open_session(request()))
             await joined.wait()
-            goes_on.set()
+            continues.set()
             await asyncio.gather(first, second)
 
         [limiter] = await sql("SELECT broken_at, probe_until FROM limits")

@@ -130,7 +130,7 @@ async def test_an_adopted_session_counts_as_created_without_latency(parking: Any
 async def test_a_worker_with_a_webhook_delivers_adoptions_made_elsewhere(
     parking: Any, simulator: Simulator, sql: Any
 ) -> None:
-    """Whoever records the adoption decides whether a notice is owed."""
+    """The process that records the adoption decides whether a notice is owed."""
     hooked = {"webhook_url": simulator.webhook_url}
     async with parking() as without, parking(**hooked) as adopting, parking(**hooked) as worker:
         unannounced, announced = await parked(without, simulator), await parked(without, simulator)

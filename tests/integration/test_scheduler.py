@@ -44,11 +44,11 @@ async def event(ledger: Ledger, stream_id: UUID, kind: type[Any]) -> Any:
 
 
 class DelayedAnswers:
-    """Creation requests whose answers arrive and then wait until `let_go` is set."""
+    """Creation requests whose answers arrive and then wait until `released` is set."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.answered = asyncio.Event()
-        self.let_go = asyncio.Event()
+        self.released = asyncio.Event()
         self.outcome: Any = None
         """Replaces the answer; `None`: the answer stays."""
         self._whole = ledger._provider.create
@@ -57,7 +57,7 @@ class DelayedAnswers:
     async def create(self, prepared: Any, key: str, check: Any) -> Any:
         outcome = await self._whole(prepared, key, check)
         self.answered.set()
-        await self.let_go.wait()
+        await self.released.wait()
         return self.outcome or outcome
 
     async def lose_the_lease(self, sql: Any) -> None:
@@ -71,33 +71,26 @@ async def hanging(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[DelayedAnswers, asyncio.Task[Session]]]:
     """A session that `ledger` is opening: the answer is delayed."""
-    held = DelayedAnswers(ledger)
-    monkeypatch.setattr(ledger._provider, "create", held.create)
+    delayed = DelayedAnswers(ledger)
+    monkeypatch.setattr(ledger._provider, "create", delayed.create)
     async with asyncio.timeout(60):
         opening = asyncio.create_task(ledger.open_session(request()))
-        await held.answered.wait()
-        yield held, opening
+        await delayed.answered.wait()
+        yield delayed, opening
 
 
 async def claims_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the running scheduler of `ledger` finds nothing to claim, not even steps that it lost itself."""
-    asked = asyncio.Event()
+    asked: set[StepName] = set()
 
-    async def claim(*_: Any) -> Claimed:
-        asked.set()
+    async def claim(_lease: Lease, wanted: Any, _limit: int) -> Claimed:
+        asked.update(wanted)
         return Claimed(claims=[])
 
     monkeypatch.setattr(ledger.scheduler._due_steps, "claim", claim)
-    await asked.wait()  # so no earlier claim is under way
-
-
-async def claims_nothing_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the scheduler of `ledger` finds nothing to claim."""
-
-    async def claim(*_: Any) -> Claimed:
-        return Claimed(claims=[])
-
-    monkeypatch.setattr(ledger.scheduler._due_steps, "claim", claim)
+    # No earlier claim is in flight then.
+    while not asked >= {StepName.CREATE_SESSION, StepName.SETTLE_ATTEMPT}:
+        await asyncio.sleep(0.01)
 
 
 # Retries
@@ -204,9 +197,9 @@ async def test_two_schedulers_on_one_ledger_run_each_step_once(new_ledger: Any, 
 async def test_no_scheduler_claims_a_session_that_is_being_opened(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (delayed, opening):
         assert await other.scheduler.run_once() == {}
-        held.let_go.set()
+        delayed.released.set()
         session = await opening
 
     assert session.status is Status.ACTIVE
@@ -242,10 +235,10 @@ async def test_a_released_session_is_not_continued_even_if_it_falls_due(
 async def test_a_cut_off_attempt_is_recorded_in_doubt_and_the_session_continues(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with hanging(ledger, monkeypatch) as (held, opening):
+    async with hanging(ledger, monkeypatch) as (delayed, opening):
         opening.cancel()
         await asyncio.wait([opening])
-        await held.lose_the_lease(sql)
+        await delayed.lose_the_lease(sql)
     (stream_id,) = [row.id async for row in ledger.sessions()]
 
     async with new_ledger() as other:
@@ -266,12 +259,12 @@ async def test_a_late_answer_with_the_known_session_records_nothing(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CXone honours the key here: the second attempt gets the first one's session."""
-    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
-        await held.lose_the_lease(sql)
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (delayed, opening):
+        await delayed.lose_the_lease(sql)
         assert (await other.scheduler.run_once())["SessionCreated"] == 1
         (stream_id,) = [row.id async for row in other.sessions()]
         before = await other.history(stream_id)
-        held.let_go.set()
+        delayed.released.set()
         session = await opening
 
     assert await ledger.history(stream_id) == before
@@ -285,11 +278,11 @@ async def test_a_late_answer_with_another_session_is_recorded_as_a_duplicate(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(honour_idempotency_key=False)
-    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
-        await held.lose_the_lease(sql)
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (delayed, opening):
+        await delayed.lose_the_lease(sql)
         assert (await other.scheduler.run_once())["SessionCreated"] == 1
         due = await sql("SELECT * FROM due_steps")
-        held.let_go.set()
+        delayed.released.set()
         session = await opening
 
     first, second = simulator.sessions_by_key[str(session.id)]
@@ -308,10 +301,10 @@ async def test_a_late_answer_to_an_attempt_in_doubt_activates_the_session(
 ) -> None:
     async with new_ledger(policy=PATIENT) as slow, new_ledger(policy=PATIENT) as other:
         monkeypatch.setattr(other._clock, "jitter", lambda: 0.5)
-        async with hanging(slow, monkeypatch) as (held, opening):
-            await held.lose_the_lease(sql)
+        async with hanging(slow, monkeypatch) as (delayed, opening):
+            await delayed.lose_the_lease(sql)
             assert await other.scheduler.run_once() == {"CreationFailed": 1}
-            held.let_go.set()
+            delayed.released.set()
             session = await opening
 
         assert (session.status, session.attempts) == (Status.ACTIVE, 1)
@@ -341,20 +334,20 @@ async def test_a_late_run_does_not_touch_the_lease_of_a_newer_run(
         await newer.answered.wait()  # the same scheduler has claimed it again
     (before,) = await sql("SELECT owner, lease_until FROM due_steps")
     assert before["owner"] is not None
-    await claims_nothing_more(ledger, monkeypatch)
-    turned_away = asyncio.Event()
+    await claims_no_more(ledger, monkeypatch)
+    rejected = asyncio.Event()
     whole = ledger.scheduler._due_steps.release
 
     async def release(*given: Any) -> None:
         await whole(*given)
-        turned_away.set()
+        rejected.set()
 
     monkeypatch.setattr(ledger.scheduler._due_steps, "release", release)
     async with asyncio.timeout(30):
-        older.let_go.set()
-        await turned_away.wait()
+        older.released.set()
+        await rejected.wait()
         (after,) = await sql("SELECT owner, lease_until FROM due_steps")
-        newer.let_go.set()
+        newer.released.set()
         await running
 
     assert after["owner"] == before["owner"]
@@ -362,9 +355,14 @@ async def test_a_late_run_does_not_touch_the_lease_of_a_newer_run(
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
 
 
-@pytest.mark.parametrize(("status", "told"), [(429, "status 429"), (None, "no answer")])
+@pytest.mark.parametrize(("status", "described"), [(429, "status 429"), (None, "no answer")])
 async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
-    new_ledger: Any, simulator: Simulator, sql: Any, caplog: pytest.LogCaptureFixture, status: int | None, told: str
+    new_ledger: Any,
+    simulator: Simulator,
+    sql: Any,
+    caplog: pytest.LogCaptureFixture,
+    status: int | None,
+    described: str,
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
@@ -382,7 +380,7 @@ async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
             await ledger._executor._record(late, StepName.DELIVER_WEBHOOK, result, Lane.WEBHOOK)
 
         assert await ledger.history(session.id) == settled
-        assert f"session {session.id}: the webhook's answer ({told}) is late and changes nothing" in caplog.text
+        assert f"session {session.id}: the webhook's answer ({described}) is late and changes nothing" in caplog.text
         closed = await sql("SELECT name FROM limits WHERE closed_until > now()")
         assert [limiter["name"] for limiter in closed] == ([] if status is None else ["hooks"])
 
@@ -390,12 +388,12 @@ async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
 async def test_a_late_rejection_lifts_the_doubt_and_a_redundant_answer_is_logged(
     ledger: Ledger, new_ledger: Any, sql: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
-        await held.lose_the_lease(sql)
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (delayed, opening):
+        await delayed.lose_the_lease(sql)
         assert (await other.scheduler.run_once())["SessionCreated"] == 1
         [row] = [row async for row in other.sessions()]
         before = await sql("SELECT * FROM due_steps")
-        held.let_go.set()
+        delayed.released.set()
         await opening
         assert f"session {row.id}: the answer to attempt 1 (created {row.session_id}) is late" in caplog.text
         assert await sql("SELECT * FROM due_steps") == before
@@ -422,10 +420,10 @@ async def test_steps_without_a_request_are_recorded_without_a_token(
     throttled = await ledger.open_session(request(idempotency_key="throttled"))
     await sql("DELETE FROM limits")
     simulator.config = SimulatorConfig()
-    async with hanging(ledger, monkeypatch) as (held, opening):
+    async with hanging(ledger, monkeypatch) as (delayed, opening):
         opening.cancel()
         await asyncio.wait([opening])
-        await held.lose_the_lease(sql)
+        await delayed.lose_the_lease(sql)
         await sql("UPDATE due_steps SET due_at = now(), lease_until = NULL, owner = NULL")
         async with new_ledger(cxone_client_secret="wrong") as other:
             tomorrow = throttled.accepted_at + timedelta(days=1)
@@ -462,18 +460,18 @@ async def test_a_worker_with_a_stale_version_releases_its_claim_at_once(
 async def test_a_late_answer_keeps_the_lease_of_the_current_worker(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
-        held.outcome = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
-        await held.lose_the_lease(sql)
-        held_too = DelayedAnswers(other)
-        monkeypatch.setattr(other._provider, "create", held_too.create)
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (delayed, opening):
+        delayed.outcome = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
+        await delayed.lose_the_lease(sql)
+        delayed_too = DelayedAnswers(other)
+        monkeypatch.setattr(other._provider, "create", delayed_too.create)
         running = asyncio.create_task(other.scheduler.run_once())
-        await held_too.answered.wait()
+        await delayed_too.answered.wait()
         (before,) = await sql("SELECT * FROM due_steps")
-        held.let_go.set()
+        delayed.released.set()
         await opening
         (after,) = await sql("SELECT * FROM due_steps")
-        held_too.let_go.set()
+        delayed_too.released.set()
         await running
 
     session = await ledger.session(before["stream_id"])
@@ -488,16 +486,16 @@ async def test_a_late_answer_keeps_the_lease_of_the_current_worker(
 async def test_a_late_answer_ends_the_lease_on_a_later_attempt(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
-        await held.lose_the_lease(sql)
-        held_too = DelayedAnswers(other)
-        monkeypatch.setattr(other._provider, "create", held_too.create)
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (delayed, opening):
+        await delayed.lose_the_lease(sql)
+        delayed_too = DelayedAnswers(other)
+        monkeypatch.setattr(other._provider, "create", delayed_too.create)
         running = asyncio.create_task(other.scheduler.run_once())
-        await held_too.answered.wait()
-        held.let_go.set()
+        await delayed_too.answered.wait()
+        delayed.released.set()
         session = await opening
         (after,) = await sql("SELECT step, owner, lease_until FROM due_steps")
-        held_too.let_go.set()
+        delayed_too.released.set()
         await running
 
     assert tuple(after) == ("expire_token", None, None)
@@ -511,19 +509,19 @@ async def test_answers_to_an_abandoned_session_are_recorded_as_duplicates(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(honour_idempotency_key=False)
-    async with new_ledger() as second, new_ledger() as third, hanging(ledger, monkeypatch) as (held, opening):
-        await held.lose_the_lease(sql)
-        held_too = DelayedAnswers(second)
-        monkeypatch.setattr(second._provider, "create", held_too.create)
+    async with new_ledger() as second, new_ledger() as third, hanging(ledger, monkeypatch) as (delayed, opening):
+        await delayed.lose_the_lease(sql)
+        delayed_too = DelayedAnswers(second)
+        monkeypatch.setattr(second._provider, "create", delayed_too.create)
         running = asyncio.create_task(second.scheduler.run_once())
-        await held_too.answered.wait()
+        await delayed_too.answered.wait()
         await claims_no_more(second, monkeypatch)
-        await held_too.lose_the_lease(sql)
+        await delayed_too.lose_the_lease(sql)
         down = Failed(kind=e.FailureKind.UNAVAILABLE, cause=Cause.SERVER_ERROR, status=503)
         monkeypatch.setattr(third._provider, "create", lambda *_: asyncio.sleep(0, down))
         assert (await third.scheduler.run_once())["SessionAbandoned"] == 1
-        held_too.let_go.set()
-        held.let_go.set()
+        delayed_too.released.set()
+        delayed.released.set()
         await running
         session = await opening
 
@@ -538,11 +536,11 @@ async def test_a_short_database_outage_loses_no_attempt_in_flight(
 ) -> None:
     """Otherwise its answer would be lost, and the attempt in doubt."""
     session = await ledger.accept(request())
-    held = DelayedAnswers(ledger)
-    monkeypatch.setattr(ledger._provider, "create", held.create)
+    delayed = DelayedAnswers(ledger)
+    monkeypatch.setattr(ledger._provider, "create", delayed.create)
     running = asyncio.create_task(ledger.scheduler.run_once())
     async with asyncio.timeout(30):
-        await held.answered.wait()
+        await delayed.answered.wait()
         asked = asyncio.Event()
 
         async def claim(*_: Any) -> Any:
@@ -551,7 +549,7 @@ async def test_a_short_database_outage_loses_no_attempt_in_flight(
 
         monkeypatch.setattr(ledger.scheduler._due_steps, "claim", claim)
         await asked.wait()
-        held.let_go.set()
+        delayed.released.set()
         with pytest.raises(ServiceUnreachable):
             await running
 

@@ -56,17 +56,17 @@ async def test_a_throttled_token_request_blocks_running_and_new_processes(
 ) -> None:
     simulator.config = config
     async with two(new_ledger, policy()) as (one, other):
-        behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
+        waiting = [await ledger.open_session(request()) for ledger in (one, other, one)]
     async with new_ledger(policy=policy()) as later:
-        behind.append(await later.open_session(request()))
+        waiting.append(await later.open_session(request()))
         accepted = await later.accept(request())
         await later.scheduler.run_once()
-        behind.append(await later.session(accepted.id))
+        waiting.append(await later.session(accepted.id))
 
         assert simulator.counts == {counted: 1}
         ((name, until),) = await sql("SELECT name, closed_until FROM limits")
         assert name.endswith(" token")
-        for session in behind:
+        for session in waiting:
             assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
             deferred = await deferral(later, session)
             assert (deferred.limiter, deferred.denied_by) == (name, DenialReason.CLOSED)
@@ -212,12 +212,12 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
         simulator.revoke_tokens()
         forget_token(other)
         await other.check()
-        goes_on = asyncio.Event()
+        continues = asyncio.Event()
         tokens = one._provider._tokens  # type: ignore[attr-defined]
         whole = tokens._fetch
 
         async def slow() -> str:
-            await goes_on.wait()
+            await continues.wait()
             return str(await whole())
 
         monkeypatch.setattr(tokens, "_fetch", slow)
@@ -227,7 +227,7 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
         throttled = await other.open_session(request())
         simulator.config = SimulatorConfig()
-        goes_on.set()
+        continues.set()
 
         session = await opening
 
@@ -250,7 +250,7 @@ async def test_a_401_with_an_exhausted_quota_closes_the_limiter_and_is_not_resen
     exhausted = Reply(401, b"{}", (("RateLimit", '"default";r=0;t=600'),))
     async with two(new_ledger, policy()) as (one, other):
         if refused:
-            await one.open_session(request())  # it knows the channel then
+            await one.open_session(request())  # so that it has the channel cached
         await asyncio.gather(one.check(), other.check())
         api = simulator._api
         whole = api._refusal

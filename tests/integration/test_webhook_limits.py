@@ -40,11 +40,11 @@ def hooked(new_ledger: Any, simulator: Simulator) -> Any:
 
 
 class Hanging:
-    """Makes the webhook calls of these ledgers hang until `let_go` is set."""
+    """Makes the webhook calls of these ledgers hang until `released` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger) -> None:
         self.calls = 0
-        self.let_go = asyncio.Event()
+        self.released = asyncio.Event()
         for ledger in ledgers:
             webhook = webhook_of(ledger)
             monkeypatch.setattr(webhook, "send", self._hang(webhook.send))
@@ -52,7 +52,7 @@ class Hanging:
     def _hang(self, whole: Any) -> Any:
         async def send(session: Any) -> Any:
             self.calls += 1
-            await self.let_go.wait()
+            await self.released.wait()
             return await whole(session)
 
         return send
@@ -98,7 +98,7 @@ async def test_an_expiry_is_recorded_once_while_other_webhooks_hang(
         assert hanging.calls == len(first)
         assert not simulator.webhooks
 
-        hanging.let_go.set()
+        hanging.released.set()
         for session in (*first, *queued):
             while (await one.session(session.id)).webhook_owed:
                 await asyncio.sleep(0.01)
@@ -122,7 +122,7 @@ async def test_an_expiry_is_recorded_before_a_late_webhook_is_answered(
         while not hanging.calls or (await ledger.session(session.id)).status is not Status.EXPIRED:
             await asyncio.sleep(0.01)
         assert not running.done()
-        hanging.let_go.set()
+        hanging.released.set()
         assert await running == {"TokenExpired": 1, "WebhookSynced": 1}
 
 
@@ -140,7 +140,7 @@ async def test_an_expiry_is_recorded_while_the_sessions_own_webhook_hangs(
         while (await ledger.session(session.id)).status is not Status.EXPIRED:
             await asyncio.sleep(0.01)
         assert not running.done()
-        hanging.let_go.set()
+        hanging.released.set()
         assert await running == {"TokenExpired": 1, "WebhookSynced": 1}
     assert len(simulator.webhooks) == 1
 
@@ -158,14 +158,14 @@ async def test_an_expiry_that_failed_to_record_and_the_webhook_answer_are_record
         async def append(given: Append) -> Appended:
             if isinstance(given.events[-1], e.TokenExpired) and not refused:
                 refused.append(given)
-                hanging.let_go.set()
+                hanging.released.set()
                 raise error
             return await whole(given)
 
         monkeypatch.setattr(ledger._store, "append", append)
         session = await ledger.open_session(request())
         running = asyncio.create_task(ledger.scheduler.run_once())
-        await hanging.let_go.wait()
+        await hanging.released.wait()
         done = await running + await ledger.scheduler.run_until_idle()
         assert done == {"TokenExpired": 1, "WebhookSynced": 1}
         counts = await counts_of(ledger, session.id)
@@ -183,7 +183,7 @@ async def test_a_concurrent_expiry_does_not_lose_the_webhook_answer(
         async def append(given: Append) -> Appended:
             if isinstance(given.events[-1], e.TokenExpired):
                 await whole(replace(given, actor="another", causation_id=new_id()))
-                hanging.let_go.set()
+                hanging.released.set()
             return await whole(given)
 
         monkeypatch.setattr(ledger._store, "append", append)
@@ -210,6 +210,29 @@ async def test_a_slow_worker_clock_does_not_delay_an_expiry_behind_a_closed_limi
         expired = (await ledger.history(session.id))[-1].event
     assert isinstance(expired, e.TokenExpired)
     assert expired.at >= expired.expires_at
+
+
+# Capacity
+
+
+async def test_handed_over_and_claimed_webhooks_share_one_capacity(
+    hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender has as many connections: a call that waited for one could time out unsent."""
+    monkeypatch.setattr(Lane, "max_in_flight", property(lambda lane: 2 if lane is Lane.WEBHOOK else 200))
+    async with hooked() as ledger, hooked(scheduler=True) as working, asyncio.timeout(LONG):
+        hanging = Hanging(monkeypatch, working)
+        sessions = [await opening.open_session(request()) for opening in (working, ledger) * 3]
+        while hanging.calls < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        assert hanging.calls == 2
+
+        hanging.released.set()
+        for session in sessions:
+            while (await ledger.session(session.id)).webhook_owed:
+                await asyncio.sleep(0.01)
+    assert len(simulator.webhooks) == 6
 
 
 # The limiter

@@ -80,7 +80,7 @@ async def test_a_410_makes_a_dead_letter_at_once(hooked: Any, simulator: Simulat
 async def test_toggling_the_webhook_does_not_block_or_loop_open_sessions(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, opened_with: Any, continued_with: Any
 ) -> None:
-    """Whoever records the session decides whether a notice is owed; whoever continues it sends it or leaves it."""
+    """The process that records the session decides whether a notice is owed. A process without a webhook leaves it."""
     claims: Counter[str] = Counter()
     whole = PostgresDueSteps.claim
 

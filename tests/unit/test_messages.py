@@ -11,7 +11,6 @@ import guestledger
 from guestledger.adapters.cli import messages
 from guestledger.adapters.postgres import errors as database
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import (
     CredentialsRefused,
     GuestledgerError,
@@ -38,7 +37,6 @@ ID = uuid4()
         (messages.WAITS, WaitBasis),
         (messages.DENIALS, DenialReason),
         (messages.BLOCKERS, BlockedBy),
-        (messages.STEPS, StepName),
         (messages.REDELIVERIES, RedeliveryRefusal),
     ],
 )

@@ -32,15 +32,10 @@ from tests import postgres
 from tests.docs.blocks import ROOT, Block
 from tests.docs.shape import difference
 
+BIN = Path(sys.executable).parent
 LIMIT_S = 60
 """Only so that a hang fails."""
 LONG_WAIT_S = 600
-
-_already_run: set[str] = set()
-"""Commands that ran on this or another page. Reading commands are run once."""
-_READING = re.compile(
-    r"guestledger (?:limits|sessions|metrics|consumers|webhooks list|(?:projections|partitions) list)\b[^|&]*"
-)
 
 # Commands that run until a signal.
 _ENDLESS = re.compile(r"^(guestledger worker|guestledger events --follow|python -m guestledger.*)$", re.MULTILINE)
@@ -64,7 +59,7 @@ def guest(number: int = 0, *, consents: bool = True) -> GuestRequest:
 class Scenario:
     """A ledger with sessions in the states that a page speaks of, and the simulator."""
 
-    def __init__(self, url: str, directory: Path, simulator: Simulator, login: str) -> None:
+    def __init__(self, url: str, directory: Path, simulator: Simulator, programs: Path, login: str) -> None:
         self.directory = directory
         self.simulator = simulator
         self.settings = Settings(
@@ -76,6 +71,7 @@ class Scenario:
             webhook_allow_private=True,
         )
         self._login = login
+        self._programs = programs
         self._stack = AsyncExitStack()
         self._names: dict[str, Any] = {}
         self.active: Session | None = None
@@ -131,12 +127,9 @@ class Scenario:
 
     async def _shell(self, block: Block, text: str) -> str:
         text = _NOT_RUN.sub("", self._filled_in(text))
-        if block.language == "sh":
-            text = "\n".join(filter(_is_new, text.splitlines()))
         text = _MAKE.sub(f"make --directory {ROOT} --dry-run ", text)
-        text = _ENDLESS.sub(r"timeout --preserve-status --signal TERM 2 \1", text)
-        if not text.strip():
-            return ""
+        # A signal has to reach the process itself, so this is the program that is installed.
+        text = _ENDLESS.sub(rf"timeout --preserve-status --signal TERM 2 {BIN}/\1", text)
         code, out = await self._process(["bash", "-euo", "pipefail", "-c", text], self.environment(text))
         # A simulator, or `events --follow`, that is stopped says so by its exit code.
         assert code == 0 or (code == 143 and "timeout" in text), f"{block}: exit code {code}\n{text}\n{out}"
@@ -225,7 +218,7 @@ class Scenario:
         if _OWNERS.search(command):
             named[variable("migration_url")] = postgres.as_administrator(self.url)
         return {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+            "PATH": os.pathsep.join([str(self._programs), str(BIN), os.environ.get("PATH", os.defpath)]),
             "HOME": str(self.directory),
             "GUEST_TOKEN": "gt_7x2k9m4p8q1w",
             **named,
@@ -259,15 +252,6 @@ class Scenario:
         return found
 
 
-def _is_new(line: str) -> bool:
-    command = line.partition("#")[0].strip()
-    if command in _already_run:
-        return False
-    if _READING.fullmatch(command) and "--reset" not in command:
-        _already_run.add(command)
-    return True
-
-
 def _commands(text: str) -> list[tuple[str, str]]:
     """The commands of a console block, each with the output below it."""
     parts = re.split(r"^\$ ", text, flags=re.MULTILINE)
@@ -281,10 +265,12 @@ def _plain(url: str) -> str:
 
 
 @asynccontextmanager
-async def scenario(url: str, directory: Path, login: str = "", **wanted: Any) -> AsyncIterator[Scenario]:
+async def scenario(
+    url: str, directory: Path, programs: Path = BIN, login: str = "", **wanted: Any
+) -> AsyncIterator[Scenario]:
     """A prepared ledger in the database of `url`, whose commands log in as `login` does."""
     async with Simulator(port=0) as simulator:
-        made = Scenario(url, directory, simulator, login or url)
+        made = Scenario(url, directory, simulator, programs, login or url)
         await made.prepare(**wanted)
         try:
             yield made

@@ -36,7 +36,7 @@ PAGES_THAT_RUN = [page for page in PAGES if any(block.language in RUN for block 
 
 
 @pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.name)
-async def test_every_snippet_of_the_page_runs(page: Path, database_url: str, tmp_path: Path) -> None:
+async def test_every_snippet_of_the_page_runs(page: Path, database_url: str, programs: Path, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         login = ""
         if page.name == "auditing.md":
@@ -44,7 +44,9 @@ async def test_every_snippet_of_the_page_runs(page: Path, database_url: str, tmp
             login = await stack.enter_async_context(auditor)
         if page.name == "operations.md":
             await _add_an_old_partition(database_url)
-        running = await stack.enter_async_context(scenario(database_url, tmp_path, login, **WANTED.get(page.name, {})))
+        running = await stack.enter_async_context(
+            scenario(database_url, tmp_path, programs, login, **WANTED.get(page.name, {}))
+        )
         if login:
             await _project_everything(running.settings)
         for block in blocks_of(page):

@@ -1,4 +1,4 @@
-"""RateLimiter for tests of something else: they hold back only what they must."""
+"""A limiter policy for tests that are not about the limiter: it delays as little as possible."""
 
 from guestledger.engine.limits.policy import LimiterPolicy
 

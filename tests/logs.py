@@ -1,4 +1,4 @@
-"""Logs made fast, for tests and benchmarks of what reads them: whole lifecycles, copied in as rows."""
+"""Logs for tests and benchmarks of readers: whole lifecycles, copied in as rows, which is fast."""
 
 import itertools
 from collections import deque
@@ -22,18 +22,18 @@ from tests.unit import samples
 CHANNELS = tuple(f"ch_{number:02}" for number in range(20))
 START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 AT_ONCE = 64
-"""So many sessions are under way at any time: their events lie mixed in the log, as they do where guests come at once."""
+"""How many sessions are in progress at any time: their events are interleaved, as when many guests arrive together."""
 
 END = """
     INSERT INTO guestledger.batches SELECT position, recorded_at FROM guestledger.events ORDER BY position DESC LIMIT 1
     ON CONFLICT DO NOTHING"""
-"""What an append notes of the log's end."""
+"""Records the end of the log, as an append does."""
 
 COLUMNS = [column.name for column in events_table.columns]
 
 
 async def connect(url: str) -> Any:
-    """asyncpg's own connection to a database that SQLAlchemy has a URL for, as who may do everything there."""
+    """An asyncpg connection as the administrator, to the database of a SQLAlchemy URL."""
     plain = make_url(as_administrator(url))
     host = plain.query.get("host", plain.host)
     port = int(str(plain.query.get("port", plain.port or 5432)))
@@ -43,15 +43,15 @@ async def connect(url: str) -> Any:
 
 
 async def write(url: str, events: int, *, after: int = -1, began: datetime | None = None) -> None:
-    """Write this many events behind position `after`, as sessions of five events each, one a millisecond.
+    """Write this many events behind position `after`: sessions of five events each, one event a millisecond.
 
-    The sessions began just now, by their ids, or at the time `began`.
+    The session ids are of the time `began` (default: now).
     """
     await _copy(url, _rows(after + 1, itertools.islice(_mixed(began), events)))
 
 
 async def write_events(url: str, events: Iterable[e.Event], *, after: int, event_type: str | None = None) -> UUID:
-    """Write one stream behind position `after`, under another event type than its own if one is given; returns its id."""
+    """Write one stream behind position `after`, under `event_type` if given. Returns the id of the stream."""
     stream_id = uuid7()
     numbered = ((stream_id, version, event) for version, event in enumerate(events, 1))
     await _copy(url, _rows(after + 1, numbered, event_type))
@@ -70,7 +70,7 @@ async def _copy(url: str, rows: Iterable[list[Any]]) -> None:
 
 
 def lifecycle(number: int) -> tuple[e.Event, ...]:
-    """What happens in a session that goes well: five events, the number in some of its values."""
+    """The five events of a session without trouble. `number` is part of some values."""
     channel, at = CHANNELS[number % len(CHANNELS)], START + timedelta(milliseconds=number)
     guest = e.Guest(
         source="web",
@@ -102,19 +102,20 @@ def lifecycle(number: int) -> tuple[e.Event, ...]:
             status="active",
             attempt_latency_ms=100 + number % 400,
             latency_ms=120 + number % 400,
+            webhook_owed=True,
         ),
         e.WebhookSynced(**common, attempt=1, status=200, latency_ms=30),
     )
 
 
 def new_stream(began: datetime | None = None) -> UUID:
-    """A stream's id, of now or of another time."""
+    """A stream id of the time `began` (default: now)."""
     now = uuid7()
     return now if began is None else UUID(int=(int(began.timestamp() * 1_000) << 80) | now.int & (1 << 80) - 1)
 
 
 def _mixed(began: datetime | None) -> Iterator[tuple[UUID, int, e.Event]]:
-    """Sessions without end, `AT_ONCE` of them taking turns, each one event further on than the next."""
+    """Endless sessions, `AT_ONCE` of them in turn, each one event further than the next."""
     under_way: deque[tuple[UUID, tuple[e.Event, ...], int]] = deque()
     number = 0
     while True:

@@ -1,8 +1,6 @@
-"""The planted bug: the same store, with positions from a sequence where ours takes the ledger's lock.
+"""A store with a planted bug, which the tests of order must find: positions from a sequence.
 
-This is how most event stores on PostgreSQL number their events. A sequence hands its numbers out before their
-transactions commit, so a later number may be visible before an earlier one, and a reader that has passed the later one
-never sees the other. The tests of order must find that.
+A sequence hands out numbers before their transactions commit, so a reader can pass a number that becomes visible later.
 """
 
 from typing import Any
@@ -25,9 +23,8 @@ class SequenceStore(PostgresEventStore):
         rows = BatchRows(log, await self._open_limiters(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
         columns = rows.columns()
-        # As a BIGSERIAL column would, with the insert.
         numbers = "SELECT nextval('guestledger.positions') FROM generate_series(1, $1)"
         columns[_POSITION] = [number for (number,) in await driver.fetch(numbers, len(columns[_POSITION]))]
-        await driver.fetch(self._sql.append, *columns)
+        await driver.fetch(self._appending.append, *columns)
         await driver.execute("COMMIT")
         return outcomes

@@ -1,4 +1,4 @@
-"""How one status may lead to another: the table that the properties and the README's diagram are held to."""
+"""The allowed transitions between statuses. Property tests and the diagram in the documentation are compared with them."""
 
 from guestledger.engine.domain.session import Status
 
@@ -6,39 +6,39 @@ LEGAL: set[tuple[Status, Status]] = {
     (Status.NEW, Status.PENDING),
     (Status.NEW, Status.REFUSED),
     (Status.PENDING, Status.ATTEMPTING),
-    (Status.PENDING, Status.ACTIVE),  # a late answer to an attempt that was in doubt
+    (Status.PENDING, Status.ACTIVE),  # a late answer to an attempt in doubt
     (Status.PENDING, Status.REJECTED),
     (Status.PENDING, Status.ABANDONED),
-    (Status.ATTEMPTING, Status.PENDING),  # it failed, and nothing came of it
+    (Status.ATTEMPTING, Status.PENDING),  # the attempt failed without an effect
     (Status.ATTEMPTING, Status.THROTTLED),
     (Status.ATTEMPTING, Status.IN_DOUBT),
     (Status.ATTEMPTING, Status.ACTIVE),
     (Status.ATTEMPTING, Status.REJECTED),
     (Status.THROTTLED, Status.ATTEMPTING),
-    (Status.THROTTLED, Status.ACTIVE),  # a late answer to an attempt that was in doubt
+    (Status.THROTTLED, Status.ACTIVE),  # a late answer to an attempt in doubt
     (Status.THROTTLED, Status.ABANDONED),
     (Status.IN_DOUBT, Status.ATTEMPTING),
     (Status.IN_DOUBT, Status.ACTIVE),  # a late answer
     (Status.IN_DOUBT, Status.ABANDONED),
-    (Status.IN_DOUBT, Status.PENDING),  # a late answer lifts the doubt
+    (Status.IN_DOUBT, Status.PENDING),  # a late answer ends the doubt
     (Status.IN_DOUBT, Status.PARKED),
-    (Status.PARKED, Status.PENDING),  # a person has it retried; a late answer lifts the doubt
-    (Status.PARKED, Status.ACTIVE),  # a person adopts it; a late answer
+    (Status.PARKED, Status.PENDING),  # a person decides to retry; a late answer ends the doubt
+    (Status.PARKED, Status.ACTIVE),  # a person adopts a remote session; a late answer
     (Status.PARKED, Status.ABANDONED),  # a person gives it up
     (Status.ACTIVE, Status.EXPIRED),
 }
 
-# Where an event may leave the status as it is.
+# An event may leave these statuses unchanged.
 STAYS: set[Status] = {
-    Status.ATTEMPTING,  # a late answer lifts the doubt about an earlier attempt
-    Status.THROTTLED,  # likewise, or the next attempt is deferred
-    Status.IN_DOUBT,  # likewise
-    Status.PARKED,  # likewise
+    Status.ATTEMPTING,  # a late answer ends the doubt about an earlier attempt
+    Status.THROTTLED,  # the same, or the next attempt is deferred
+    Status.IN_DOUBT,  # the same
+    Status.PARKED,  # a late answer ends the doubt about an earlier attempt
     Status.PENDING,  # the channel was looked up; the attempt is deferred
     Status.ACTIVE,  # the webhook was called; a duplicate came to light
-    Status.EXPIRED,  # likewise
+    Status.EXPIRED,  # the same
     Status.REJECTED,  # a duplicate came to light
-    Status.ABANDONED,  # likewise
+    Status.ABANDONED,  # the same
 }
 
 

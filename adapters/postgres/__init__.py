@@ -1,1 +1,1 @@
-"""The event log, the due work and the read models in PostgreSQL, in a schema of their own."""
+"""A ledger in one PostgreSQL schema."""

@@ -16,8 +16,8 @@ from guestledger.engine.domain.errors import GuestledgerError, PartitionRefused,
 DATABASE_URL = "GUESTLEDGER_DATABASE_URL"
 STATEMENT_CACHE = "prepared_statement_cache_size"
 
-# SQLSTATE classes: connection exception, operator intervention, insufficient resources, invalid authorization, no such
-# database, transaction rollback, lock not available, read-only, a transaction that was idle for too long.
+# SQLSTATE: connection exception, operator intervention, insufficient resources, invalid authorization, no such database,
+# transaction rollback, lock not available, read-only, idle or overlong transaction.
 _UNREACHABLE = ("08", "57", "53", "28", "3D", "40", "55P03", "25006", "25P03", "25P04")
 # Data exceptions: their texts quote the value.
 _QUOTES_VALUE = "22"
@@ -29,7 +29,7 @@ _MAX_SHOWN = 12
 
 
 class LedgerProblem(StrEnum):
-    """Why a ledger cannot be used by this release."""
+    """Why this release cannot use a ledger."""
 
     MISSING = "missing"
     OUTDATED = "outdated"
@@ -61,23 +61,26 @@ class LedgerNotReady(ServiceError):
         return self.detail
 
 
+class LedgerClosed(ServiceError):
+    """The ledger was closed while this call was running: it outlived the block of `connect`."""
+
+
 class Access(StrEnum):
     """What a database user was refused."""
 
     STATEMENT = "statement"
-    """Any statement of a ledger that was open already."""
+    """Any statement of an open ledger."""
     OPEN = "open"
     RUN = "run"
-    """To work on due steps, which takes more than reading."""
+    """To work on due steps."""
     CHANGE_TABLES = "change_tables"
-    """To create, upgrade or partition the ledger."""
+    """To create, upgrade or partition a ledger."""
 
 
 class NotAllowed(ServiceError):
-    """The database user lacks a privilege.
+    """The database user lacks a privilege. `refusal` is PostgreSQL's text, `role` the role with the privilege.
 
-    `refusal` is PostgreSQL's text, `role` the role that has the privilege, `lacking` the missing privileges where they
-    are known, and `member` whether the user has the role already.
+    `member`: whether the user has that role already.
     """
 
     def __init__(
@@ -114,11 +117,7 @@ class NotAllowed(ServiceError):
 
 
 class TooManyPrivileges(GuestledgerError):
-    """The database user could change the log.
-
-    `excess` names each way; `role` is the runtime role that a user should have instead, and `role_exists` whether it
-    has been created.
-    """
+    """The database user could change the log, as each of `excess` says. `role` is the role it should have instead."""
 
     def __init__(self, user: str, excess: tuple[str, ...], role: str, *, role_exists: bool) -> None:
         super().__init__(f"the database user {user} can change the log: it {in_short(excess, '; ')}")
@@ -162,10 +161,7 @@ _PROBLEMS = {
 
 
 class PartitionBlocked(PartitionRefused):
-    """A partition cannot be detached or attached now. Nothing was changed.
-
-    `problems` are all the reasons, each with a detail: a number, a name or a position.
-    """
+    """A partition cannot be detached or attached now. Each problem has a detail: a number, a name or a position."""
 
     def __init__(self, month: date | None, problems: Sequence[tuple[PartitionProblem, str]]) -> None:
         which = f"the partition {month:%Y-%m}" if month else "the default partition"
@@ -180,20 +176,17 @@ class UnfitEngine(GuestledgerError):
 
 
 class DatabaseFault(GuestledgerError):
-    """PostgreSQL rejected a statement of ours: a bug in this release, or someone changed its tables."""
+    """PostgreSQL rejected a statement: a bug in this release, or its tables were changed."""
 
 
 def unreachable(cause: Cause, fact: str, setting: str = DATABASE_URL) -> ServiceUnreachable:
-    """The error of a database that cannot be used. `setting` is named if it is not the usual one."""
+    """The error of a database that cannot be used."""
     return ServiceUnreachable("database", cause, fact if setting == DATABASE_URL else f"{fact}: check {setting}")
 
 
 @contextmanager
 def reported(setting: str = DATABASE_URL) -> Iterator[None]:
-    """Turn the driver's errors into a `ServiceError` or a `DatabaseFault` of one line.
-
-    `setting` is the name of the setting that the database's URL came from.
-    """
+    """Turn the driver's errors into `ServiceError` or `DatabaseFault`. `setting` is the name of the URL's setting."""
     # `from None` throughout: the driver's own error holds whole rows in its details.
     try:
         yield
@@ -201,7 +194,7 @@ def reported(setting: str = DATABASE_URL) -> Iterator[None]:
         raise unreachable(Cause.SERVICE_UNAVAILABLE, "all connections are in use") from None
     except (OSError, TimeoutError) as error:
         raise unreachable(_cause(error), type(error).__name__, setting) from None
-    # The driver raises its internal error for a statement after the server closed the connection between two of them.
+    # InternalClientError: the server closed the connection between two statements.
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise _translated(error.orig if isinstance(error, DBAPIError) and error.orig else error, setting) from None
 

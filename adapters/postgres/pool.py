@@ -4,30 +4,47 @@ import asyncio
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, Dialect, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import Pool
 
-from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, UnfitEngine, unreachable
+from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, LedgerClosed, UnfitEngine, unreachable
 from guestledger.adapters.postgres.transactions import CLOSE_SECONDS, Driver
 from guestledger.engine.domain.causes import Cause
 
 _STATEMENT_SECONDS = 120
 _CONNECT_SECONDS = 10
 _CREATE_IT = 'create it with create_async_engine("postgresql+asyncpg://…")'
-# An unnamed statement is prepared and run at once, so pgbouncer cannot hand the server to somebody else in between.
+# An unnamed statement is prepared and run at once: pgbouncer cannot switch servers in between.
 _UNPREPARED = {"statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
-_opened: WeakKeyDictionary[Pool, WeakSet[Driver]] = WeakKeyDictionary()
-"""The connections of each pool of `open_engine`."""
+
+class _Connections:
+    """The connections of one engine. A closed engine gets no more of them, because nothing would close them."""
+
+    def __init__(self) -> None:
+        self.drivers: WeakSet[Driver] = WeakSet()
+        self.closed = False
+
+    def refuse_if_closed(self, *_: object) -> None:
+        if self.closed:
+            raise LedgerClosed("database", Cause.NOT_READY, "the ledger is closed")
+
+    def add(self, adapted: Any, _record: object) -> None:
+        if self.closed:  # while this connection was being made
+            adapted.driver_connection.terminate()
+        self.refuse_if_closed()
+        self.drivers.add(adapted.driver_connection)
+
+
+_connections: WeakKeyDictionary[Dialect, _Connections] = WeakKeyDictionary()
 
 
 def database_url(text: str, setting: str = DATABASE_URL) -> URL:
-    """Parse a database URL, for SQLAlchemy's asyncpg dialect whatever driver it names. Raises `ServiceUnreachable`."""
+    """Parse a URL with any driver, for SQLAlchemy's asyncpg dialect. Raises `ServiceUnreachable`."""
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # ValueError: the port is no number; its text would show a part of the URL
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
         detail = f"{setting} is not a URL such as postgresql://user@host/database"
         raise unreachable(Cause.INVALID_HOST, detail) from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
@@ -40,10 +57,10 @@ def database_url(text: str, setting: str = DATABASE_URL) -> URL:
 def open_engine(
     url: str | URL, schema: str, *, pool_size: int = 8, command_timeout: float | None = _STATEMENT_SECONDS
 ) -> AsyncEngine:
-    """Create a pool for the ledger in `schema`; it connects on first use. A statement may take `command_timeout` s.
+    """Create a pool for the ledger in `schema`. It connects on first use.
 
-    With `prepared_statement_cache_size=0` in the URL, no prepared statement outlives its transaction: for pgbouncer in
-    transaction mode where it does not support prepared statements (before 1.21, or not enabled).
+    With `prepared_statement_cache_size=0` in the URL, no prepared statement outlives its transaction, for pgbouncer in
+    transaction mode.
     """
     url = database_url(url) if isinstance(url, str) else url
     engine = create_async_engine(
@@ -56,41 +73,43 @@ def open_engine(
         connect_args={
             "server_settings": {"application_name": "guestledger", "timezone": "UTC"},
             "timeout": _CONNECT_SECONDS,
-            # A server that vanished must not block an append, and all behind it, until TCP gives up.
+            # A server that vanished must not block appends until TCP gives up.
             "command_timeout": command_timeout,
             **({"ssl": False} if _is_socket(url) else {}),
             **(_UNPREPARED if url.query.get(STATEMENT_CACHE) == "0" else {}),
         },
     )
-    opened: WeakSet[Driver] = WeakSet()
-    event.listen(engine.sync_engine, "connect", lambda adapted, _record: opened.add(adapted.driver_connection))
+    connections = _connections[engine.sync_engine.dialect] = _Connections()
+    event.listen(engine.sync_engine, "do_connect", connections.refuse_if_closed)
+    event.listen(engine.sync_engine, "connect", connections.add)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
-    _opened[engine.pool] = opened
     return engine.execution_options(schema_translate_map={None: schema})
 
 
 async def close_engine(engine: AsyncEngine) -> None:
-    """Close a pool of `open_engine`, all connections at once. Connections to a server that hangs are dropped."""
-    drivers = list(_opened[engine.pool])
+    """Close a pool of `open_engine` for good, all connections at once. Connections to a server that hangs are dropped.
+
+    Whatever still uses the pool gets `LedgerClosed` when it needs a new connection.
+    """
+    connections = _connections[engine.sync_engine.dialect]
+    connections.closed = True
+    drivers = list(connections.drivers)
     await asyncio.gather(*(driver.close(timeout=CLOSE_SECONDS) for driver in drivers), return_exceptions=True)
     for driver in drivers:
-        if not driver.is_closed():  # a statement was still running on it
+        if not driver.is_closed():
             driver.terminate()
-    await engine.dispose()  # alone, it would wait for each connection in turn, without end
+    await engine.dispose()  # alone, it would wait for each connection in turn
 
 
 def lent_engine(engine: AsyncEngine, schema: str) -> AsyncEngine:
-    """Prepare a host's own pool for the ledger in `schema`. The host closes it.
-
-    Raises `UnfitEngine` unless it is SQLAlchemy's async engine over asyncpg.
-    """
+    """Prepare a host's own pool, which the host closes. Raises `UnfitEngine`."""
     if not isinstance(engine, AsyncEngine):
         raise UnfitEngine(
             f"the engine must be a sqlalchemy.ext.asyncio.AsyncEngine, not a {type(engine).__name__}: {_CREATE_IT}"
         )
     if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "asyncpg"):
         raise UnfitEngine(f"the engine must use asyncpg, not {engine.dialect.driver}: {_CREATE_IT}")
-    # The host may have chosen another isolation level, such as AUTOCOMMIT: that holds for its own transactions only.
+    # The host's isolation level, such as AUTOCOMMIT, is for its own transactions only.
     return engine.execution_options(schema_translate_map={None: schema}, isolation_level="READ COMMITTED")
 
 
@@ -101,6 +120,6 @@ def _is_socket(url: URL) -> bool:
 
 
 def _refuse_closed(adapted: Any, _record: object, _proxy: object) -> None:
-    # The driver notices when the server closes a connection (a restart); the pool then opens another one.
+    # After a restart of the server; the pool then opens another one.
     if adapted.driver_connection.is_closed():
         raise DisconnectionError

@@ -1,4 +1,4 @@
-"""Connections and transactions of the driver itself, for statements whose round trips count."""
+"""Connections and transactions of the driver itself, to save round trips."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -14,25 +14,20 @@ Driver = Any
 """An `asyncpg.Connection`; asyncpg brings no types."""
 
 CLOSE_SECONDS = 2.0
-"""How long to wait for a server that may hang before its connection is dropped."""
+"""How long to wait for a server that may hang."""
 
 _IDLE_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
-# transaction_timeout exists since PostgreSQL 17. The server's version is checked each time: it may change behind a URL.
+# transaction_timeout exists since PostgreSQL 17; the server behind a URL may change.
 TRANSACTION_LIMITS = f"""{_IDLE_LIMIT};
             SELECT set_config('transaction_timeout', '30s', true) WHERE current_setting('server_version_num')::int >= 170000"""
-"""Ends a transaction whose client stands still while others wait for its locks.
-
-Both limits are needed: the driver prepares a statement in a round trip of its own, during which the server considers the
-client busy, not idle.
+"""Ends a transaction whose client stands still. The idle limit alone does not: while the driver prepares a statement, the
+server considers the client busy.
 """
 
 
 @asynccontextmanager
 async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    """Take a connection from the pool as asyncpg's own object, outside any transaction.
-
-    A connection on which anything failed is not used again.
-    """
+    """A connection of the pool, as asyncpg's own object. It is dropped after any error."""
     async with engine.connect() as connection:
         driver: Driver = (await connection.get_raw_connection()).driver_connection
         while driver.is_closed():  # the server closed it while it was in the pool
@@ -55,10 +50,9 @@ async def read_time(engine: AsyncEngine) -> datetime:
 
 @asynccontextmanager
 async def transaction(driver: Driver, *, unhurried: bool = False, durable: bool = True) -> AsyncIterator[None]:
-    """A transaction at READ COMMITTED, whatever the default is. At a stricter level, waiting for a lock would fail.
+    """A transaction at READ COMMITTED: at a stricter level, waiting for a lock could fail.
 
-    It ends when its process stands still (`TRANSACTION_LIMITS`). With `unhurried`, a statement may take as long as it
-    needs. Without `durable`, the commit does not wait for the disk: for rows that can be derived again after a crash.
+    `unhurried` lets a statement take as long as it needs. Without `durable`, the commit does not wait for the disk.
     """
     limits = _IDLE_LIMIT if unhurried else TRANSACTION_LIMITS
     commit = "" if durable else "; SET LOCAL synchronous_commit = off"
@@ -66,7 +60,7 @@ async def transaction(driver: Driver, *, unhurried: bool = False, durable: bool 
     try:
         yield
     except BaseException:
-        with suppress(Exception):  # the connection may be what failed
+        with suppress(Exception):
             await driver.execute("ROLLBACK", timeout=CLOSE_SECONDS)
         raise
     await driver.execute("COMMIT")
@@ -82,10 +76,7 @@ async def short_transaction(
 
 
 class HeldConnection:
-    """One connection that is kept from one use to the next: checking one out costs as much as a small batch.
-
-    For one user at a time. A connection on which anything failed is replaced.
-    """
+    """One connection kept between uses: a check-out costs as much as a small batch. For one user at a time."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -94,7 +85,7 @@ class HeldConnection:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Driver]:
-        """The connection, as from `driver_connection`."""
+        """As `driver_connection`."""
         if self._driver is None:
             self._driver = await self._stack.enter_async_context(driver_connection(self._engine))
         try:

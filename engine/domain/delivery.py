@@ -5,6 +5,7 @@ from datetime import timedelta
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import RecordDelivery, RequestRedelivery
+from guestledger.engine.domain.outcomes import Delivery
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.retry import RetryAfter, Wait, WaitBasis
@@ -35,9 +36,14 @@ def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPol
             attempts=attempt,
             cause=given_up,
             status=outcome.status,
-            detail=outcome.detail,
+            detail=_given_up_detail(given_up, outcome),
         )
     ]
+
+
+def _given_up_detail(cause: Cause, outcome: Delivery) -> str:
+    asked = outcome.retry_after
+    return f"{asked.ms} ms" if cause is Cause.WAIT_TOO_LONG and asked is not None else outcome.detail
 
 
 def _why_given_up(state: Session, command: RecordDelivery, policy: DeliveryPolicy) -> Cause | None:

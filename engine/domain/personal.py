@@ -1,4 +1,4 @@
-"""Which fields are personal or secret, and the one place that keeps them out of every printed form."""
+"""Marks personal and secret fields, and masks them wherever they are printed."""
 
 from functools import cache
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta, inspect
 
 Personal = Annotated[str, Meta(extra={"personal": True})]
-"""A string that is personal or secret: never logged, never in an error, masked in every `repr`."""
+"""A personal or secret string: never in a log or an error, masked in every `repr`."""
 
 MASK = "•••"
 
@@ -16,7 +16,7 @@ PersonalBytes = Annotated[bytes, Meta(extra={"personal": True})]
 
 
 class Secret(str):
-    """A string that shows itself in no `repr`: for one that goes through many hands, as a local variable or in a tuple."""
+    """A string that is masked in every `repr`, also as a local variable or in a tuple."""
 
     __slots__ = ()
 
@@ -40,10 +40,9 @@ class SecretBytes(bytes):
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable value whose `repr` masks the fields marked `Personal`.
+    """An immutable value whose `repr` masks the fields marked `Personal`, also in rich tracebacks.
 
-    Log lines, exception texts and failing assertions all go through `repr`: masking here holds for all of them.
-    Rich, which shows the locals of a traceback, has a way of its own: it is given the same.
+    Log lines, exception texts and failing assertions all use `repr`.
     """
 
     def __repr__(self) -> str:
@@ -55,7 +54,7 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def masked(value: Guarded) -> dict[str, Any]:
-    """The fields of `value` by name, with those that are personal and set replaced by `MASK`."""
+    """The fields of `value` by name; personal ones that are set become `MASK`."""
     hidden = personal_fields(type(value))
     return {
         name: MASK if name in hidden and getattr(value, name) is not None else getattr(value, name)
@@ -64,7 +63,7 @@ def masked(value: Guarded) -> dict[str, Any]:
 
 
 def public(value: Any) -> Any:
-    """`value` as plain dicts and lists for JSON, with all that is personal masked, however deep it lies."""
+    """`value` as plain dicts and lists for JSON, personal data masked at any depth."""
     if isinstance(value, Guarded):
         return {name: public(field) for name, field in masked(value).items()}
     if isinstance(value, msgspec.Struct):
@@ -74,7 +73,7 @@ def public(value: Any) -> Any:
 
 @cache
 def personal_fields(cls: type[msgspec.Struct]) -> frozenset[str]:
-    """The names of the fields of `cls` that are marked `Personal`, optional ones included."""
+    """The names of the fields of `cls` that are marked `Personal`."""
     info = inspect.type_info(cls)
     assert isinstance(info, inspect.StructType)
     return frozenset(field.name for field in info.fields if _is_personal(field.type))

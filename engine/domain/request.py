@@ -1,4 +1,4 @@
-"""A guest request: what a caller gives, and the checks at the door (contract, "Guest request")."""
+"""A guest request and its validation (contract, "Guest request")."""
 
 import re
 from datetime import date, datetime, time, timedelta
@@ -25,34 +25,34 @@ Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PRINTABLE)]
 class GuestConsent(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
 ):
-    """What the guest agreed to. The two first flags take any value: only exactly `True` consents, the rest is refused *and recorded*."""
+    """What the guest agreed to. The first two flags take any value: all but exactly `True` is refused and recorded."""
 
     data_processing: Any = None
     gdpr_compliant: Any = None
     marketing: bool = False
     notice: Name | None = None
-    """The privacy notice that was shown, by its id or version."""
+    """The id or version of the privacy notice that was shown."""
 
 
 class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
-    """One guest who wants a session. Field names are camelCase in JSON, snake_case in Python."""
+    """A request for a session. Field names are camelCase in JSON, snake_case in Python."""
 
     channel_id: Name
     ip_address: Annotated[str, Meta(max_length=45, pattern=_PRINTABLE, extra=_PERSONAL)]
     user_agent: Annotated[str, Meta(max_length=1024, pattern=_PRINTABLE, extra=_PERSONAL)]
     timestamp: Annotated[str, Meta(max_length=40)]
-    """RFC 3339, kept letter for letter: the fingerprint is made of the text as given."""
+    """RFC 3339, stored as given: it is part of the fingerprint."""
     source: Name = "web"
     campaign: Name = "organic"
     device_type: Name = "desktop"
     consent: GuestConsent = GuestConsent()
     idempotency_key: Key | None = None
-    """The caller's own key: the same key gives the same session back."""
+    """The caller's key: the same key returns the same session."""
     subject_id: Name | None = None
     """The caller's pseudonymous id of the person."""
 
 
-# Types that msgspec would write as a string, so that they would pass for one.
+# Types that msgspec would convert to a string.
 _NOT_JSON = (bytes, bytearray, datetime, date, time, timedelta, UUID, Decimal)
 
 _decoder = msgspec.json.Decoder(GuestRequest)
@@ -62,10 +62,7 @@ _PLAIN_WORD = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
 
 
 def parse_request(line: bytes) -> GuestRequest:
-    """The guest request in one line of JSON.
-
-    Raises `InvalidRequest` with the field and the reason; the reason never repeats what was given.
-    """
+    """The guest request in one line of JSON. Raises `InvalidRequest`; its reason never repeats a value."""
     try:
         request = _decoder.decode(line)
     except msgspec.ValidationError as error:
@@ -84,7 +81,7 @@ _FIELDS = msgspec.structs.fields(GuestRequest)
 
 
 def checked(request: GuestRequest) -> GuestRequest:
-    """`request` as it is, once it has passed the same checks as a line of JSON. Raises `InvalidRequest`."""
+    """`request`, after the same checks as a line of JSON. Raises `InvalidRequest`."""
     try:
         msgspec.convert(
             msgspec.to_builtins(request, builtin_types=_NOT_JSON, str_keys=True, enc_hook=lambda _: {}), GuestRequest
@@ -93,19 +90,19 @@ def checked(request: GuestRequest) -> GuestRequest:
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
     except (TypeError, ValueError, RecursionError):
-        # Every other field has been checked by now: it is a flag, which may be anything that JSON has.
+        # Every other field has passed: it is a consent flag.
         raise InvalidRequest("consent", "is not JSON") from None
     _check(request)
     return request
 
 
 def checked_correlation_id(text: str) -> str:
-    """`text` as it is, once it is known that it can be stored. Raises `InvalidRequest`."""
+    """`text`, if it can be stored. Raises `InvalidRequest`."""
     return checked_text("correlationId", text)
 
 
 def checked_text(field: str, text: str) -> str:
-    """`text` as it is, once it is known to be one line of 1 to 255 characters. Raises `InvalidRequest`, naming `field`."""
+    """`text`, if it is one line of 1 to 255 characters. Raises `InvalidRequest`, naming `field`."""
     try:
         return msgspec.convert(text, Key)
     except msgspec.ValidationError as error:
@@ -113,9 +110,9 @@ def checked_text(field: str, text: str) -> str:
 
 
 def request_digest(request: GuestRequest) -> str:
-    """SHA-256 (hex) over the canonical JSON of the request: tells the same request sent twice from another one.
+    """SHA-256 (hex) over the canonical JSON of the request. It identifies a repeated request.
 
-    What is left at its default is left out, so that a field added later does not change the digest of old requests.
+    Defaults are left out, so that a field added later does not change the digest of old requests.
     """
     named = ((field, getattr(request, field.name)) for field in _FIELDS)
     given = {field.encode_name: value for field, value in named if value != field.default}
@@ -136,10 +133,10 @@ def _check(request: GuestRequest) -> None:
 
 
 def _refusal(message: str) -> InvalidRequest:
-    """Msgspec's words, turned into a field and a reason."""
+    """A msgspec message as a field and a reason."""
     if unknown := _UNKNOWN.fullmatch(message):
         name, parent = unknown[1], unknown[2] or ""
-        if not _PLAIN_WORD.fullmatch(name):  # It may be anything, a personal datum too.
+        if not _PLAIN_WORD.fullmatch(name):  # it may contain personal data
             return InvalidRequest(parent, "has a field that a guest request does not have")
         return InvalidRequest(f"{parent}.{name}" if parent else name, "is not a field of a guest request")
     text, _, path = message.partition(" - at `")

@@ -27,12 +27,13 @@ def defer(state: Session, command: DeferCreation, policy: RetryPolicy) -> list[e
     spread_ms = int(max_spread_ms(state, denied, policy) * command.jitter)
     retry_at = denied.until + timedelta(milliseconds=spread_ms)
     wait_ms = whole_ms(retry_at - now)
+    extra_ms = min(spread_ms, wait_ms)
     deferred = e.CreationDeferred(
         at=now,
         channel_id=state.channel_id,
         limiter=command.limiter,
         denied_by=denied.by,
-        wait=Wait(ms=wait_ms, basis=WaitBasis.LIMITER, basis_ms=max(0, wait_ms - spread_ms), extra_ms=spread_ms),
+        wait=Wait(ms=wait_ms, basis=WaitBasis.LIMITER, basis_ms=wait_ms - extra_ms, extra_ms=extra_ms),
         retry_at=retry_at,
     )
     return [deferred, *give_up(state, 0, retry_at, now, policy)]

@@ -34,10 +34,10 @@ def leaf_hash(
     actor: str,
     data: str,
 ) -> bytes:
-    """SHA-256(0x00 ‖ entry), RFC 6962 section 2.1, of one recorded event.
+    """SHA-256(0x00 ‖ entry) of one recorded event (RFC 6962, section 2.1).
 
-    The entry is the event's row as canonical JSON (RFC 8785): every column but the position, which is the index, and
-    this hash. `data` goes in as the object it is; `recorded_at` as RFC 3339 in UTC, with microseconds where there are any.
+    The entry is the row as canonical JSON (RFC 8785) without position and hash; `data` as the object it is, `recorded_at`
+    as RFC 3339 in UTC, with microseconds if there are any.
     """
     entry = _Entry(
         stream_id=stream_id,

@@ -1,4 +1,4 @@
-"""An event as the log holds it."""
+"""An event as it is stored."""
 
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -11,7 +11,7 @@ from guestledger.engine.domain.personal import Guarded, Personal
 
 
 class RecordedEvent(Guarded, frozen=True, kw_only=True):
-    """An event with what the store alone gives it. `position` counts from 0 over the whole log, `version` from 1 in its stream."""
+    """An event with what the store adds. `position` counts from 0 over the log, `version` from 1 in its stream."""
 
     position: int
     stream_id: UUID
@@ -21,19 +21,19 @@ class RecordedEvent(Guarded, frozen=True, kw_only=True):
     """The database's clock when the event was committed (UTC)."""
     correlation_id: str
     causation_id: UUID
-    """The append that brought it: events of one append share it."""
+    """Events of one append share it."""
     actor: str
     data: Personal
-    """The exact text that was hashed, with all that is personal in the event."""
+    """The exact text that was hashed, personal data included."""
     leaf_hash: bytes
 
 
 NO_MONTH = date(1970, 1, 1)
-"""Stands for the month of a stream whose id tells no time."""
+"""The month of a stream whose id has no time."""
 
 
 def month_of(stream_id: UUID) -> date:
-    """The first day of the month (UTC) in which a stream began: a UUIDv7 begins with its time, RFC 9562, section 5.7.
+    """The first day of the month (UTC) in which a stream began, by its UUIDv7 (RFC 9562, section 5.7).
 
     `NO_MONTH` for an id of another version.
     """
@@ -43,7 +43,7 @@ def month_of(stream_id: UUID) -> date:
 
 @cache
 def month_bounds(month: date) -> tuple[UUID, UUID]:
-    """The least id of a stream that began in `month`, given by its first day, and the least one after those."""
+    """The first possible stream id of a month, given by its first day, and the first one after it."""
     following = (month + timedelta(days=31)).replace(day=1)
     first, end = (
         UUID(int=int(datetime(d.year, d.month, 1, tzinfo=UTC).timestamp() * 1_000) << 80) for d in (month, following)
@@ -52,12 +52,12 @@ def month_bounds(month: date) -> tuple[UUID, UUID]:
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events are asked for; what is left out does not matter. Raises `ValueError` for a type that does not exist."""
+    """Which events to return. Raises `ValueError` for an unknown type."""
 
     types: tuple[str, ...] = ()
     """Transport names, such as `SessionCreated`."""
     since: datetime | None = None
-    """Recorded at this time or later (UTC, the database's clock)."""
+    """Recorded then or later (UTC, the database's clock)."""
     until: datetime | None = None
     """Recorded before this time."""
 
@@ -68,10 +68,9 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of the log as a reader with a filter sees it."""
+    """The events that a filter leaves of a part of the log."""
 
     events: tuple[RecordedEvent, ...]
-    """In order of position; empty where the filter left nothing of the stretch."""
+    """By position; may be empty."""
     position: int
-    """How far the log has been read: every event up to here that was asked for is in this batch or was in one before it.
-    This is a reader's checkpoint: it goes on after it, and so past what the filter left out."""
+    """The reader's checkpoint: every matching event up to here was returned by now."""

@@ -1,8 +1,7 @@
-"""Named consumers: each feeds something else from the log (a queue, a warehouse, a webhook), from a checkpoint of its own.
+"""Named consumers: each feeds another system from the log, from a checkpoint of its own.
 
-At least once: the handler has a batch first, and the checkpoint moves after that. Whatever ends in between, a crash, a lost
-lease or a cancellation, brings the same events again; none is ever passed over. A handler that must not do a thing twice
-goes by the events' positions.
+At least once: the handler gets a batch first, then the checkpoint moves. After a crash, a lost lease or a cancellation the
+same events come again; none is skipped. A handler that must not repeat an effect uses the events' positions.
 """
 
 import asyncio
@@ -25,21 +24,21 @@ from guestledger.engine.ports.event_store import EventStore
 logger = logging.getLogger("guestledger")
 
 Handler = Callable[[Sequence[RecordedEvent]], Awaitable[object]]
-"""Takes a batch, in order of position, and returns once it is safe with whoever it was for. What it returns is not used.
+"""Processes a batch, in order of position, and returns once it is safe. Its result is not used.
 
-Of what it raises only the kind and the place are logged: let it log by itself what else it can tell."""
+Of its errors only type and place are logged: their texts may quote events."""
 
 
 class ConsumerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a consumer takes its time."""
+    """How a consumer reads and retries."""
 
     batch: int = 500
-    """The most events that the handler is given at once."""
+    """The most events per call of the handler."""
     poll_ms: int = 500
     lease_ms: int = 10_000
-    """How long another process waits before it takes over from one that has died."""
+    """How long another process waits before it takes over from a dead one."""
     backoff: RetryPolicy = RetryPolicy(base_ms=500, cap_ms=60_000)
-    """The waits after a failure; it is never given up."""
+    """The waits after failures. It never gives up."""
 
 
 class _LeaseLost(Exception):
@@ -47,7 +46,7 @@ class _LeaseLost(Exception):
 
 
 class Consumer:
-    """One process's try at being the consumer `name`: of all that try, one at a time gets to be it."""
+    """One process's candidacy for the consumer `name`: one candidate at a time holds it."""
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class Consumer:
         clock: Clock,
         wanted: EventFilter = EventFilter(),
         start: int = -1,
-        pace: ConsumerOptions = ConsumerOptions(),
+        options: ConsumerOptions = ConsumerOptions(),
     ) -> None:
         self._name = name
         self._handler = handler
@@ -68,12 +67,12 @@ class Consumer:
         self._clock = clock
         self._wanted = wanted
         self._start = start
-        self._pace = pace
-        # An owner of its own, not the process's: two that ask for one name within a process exclude each other too.
-        self._lease = Lease(owner=clock.new_id(), ms=pace.lease_ms)
+        self._options = options
+        # An owner of its own, not the process's: two candidates within one process exclude each other too.
+        self._lease = Lease(owner=clock.new_id(), ms=options.lease_ms)
 
     async def run(self) -> NoReturn:
-        """Be the consumer, or stand by until it is to be had; until cancelled."""
+        """Hold the consumer, or stand by for it, until cancelled."""
         failures, before = 0, None
         try:
             while True:
@@ -83,15 +82,15 @@ class Consumer:
                         failures = failures if position == before else 0
                         before = position
                         await self._hold(position)
-                    await asyncio.sleep(self._pace.poll_ms * (0.5 + self._clock.jitter()) / 1_000)
+                    await asyncio.sleep(self._options.poll_ms * (0.5 + self._clock.jitter()) / 1_000)
                 except ServiceError as error:
                     failures += 1
                     logger.warning("consumer %s has to wait: %s", self._name, error)
                     await self._back_off(failures)
                 except Exception as error:  # noqa: BLE001
-                    # An event that cannot be read, above all. It is not passed over: somebody has to see to it.
+                    # An unreadable event, above all. It is not skipped: a person has to act.
                     failures += 1
-                    logger.error("consumer %s cannot go on, and tries again: %s", self._name, in_short(error))  # noqa: TRY400
+                    logger.error("consumer %s cannot continue, and retries: %s", self._name, in_short(error))  # noqa: TRY400
                     await self._back_off(failures)
         finally:
             with suppress(ServiceError):
@@ -114,24 +113,28 @@ class Consumer:
                 raise outcome
 
     async def _beat(self) -> None:
-        # Out of reach of the database for as long as the lease is, this process may not be the consumer any more.
+        # Without the database for as long as the lease, this process may no longer be the consumer.
         loop = asyncio.get_running_loop()
-        held_until = loop.time() + self._pace.lease_ms / 1_000
+        held_until = loop.time() + self._options.lease_ms / 1_000
         while True:
-            await asyncio.sleep(self._pace.lease_ms / 3_000)
+            await asyncio.sleep(self._options.lease_ms / 3_000)
             try:
                 kept = await self._checkpoints.keep(self._name, self._lease)
             except ServiceError:  # delivering meets the same and reports it
                 kept = loop.time() < held_until
             else:
-                held_until = loop.time() + self._pace.lease_ms / 1_000
+                held_until = loop.time() + self._options.lease_ms / 1_000
             if not kept:
                 raise _LeaseLost
 
     async def _deliver(self, position: int) -> None:
-        pace = self._pace
         batches = tail(
-            self._store, self._clock, after=position, wanted=self._wanted, batch=pace.batch, poll_ms=pace.poll_ms
+            self._store,
+            self._clock,
+            after=position,
+            wanted=self._wanted,
+            batch=self._options.batch,
+            poll_ms=self._options.poll_ms,
         )
         async for found in batches:
             if found.events:
@@ -146,9 +149,9 @@ class Consumer:
                 await self._handler(events)
             except Exception as error:  # noqa: BLE001
                 failures += 1
-                # Not the error's own text, nor its traceback: they may hold what is in the events.
+                # Not the error's text or traceback: they may quote events.
                 logger.error(  # noqa: TRY400
-                    "consumer %s failed on positions %d to %d (%d times by now), and tries again: %s",
+                    "consumer %s failed on positions %d to %d (%d times), and retries: %s",
                     self._name,
                     events[0].position,
                     events[-1].position,
@@ -160,4 +163,4 @@ class Consumer:
                 return
 
     async def _back_off(self, failures: int) -> None:
-        await asyncio.sleep(backoff_ms(failures, self._pace.backoff, self._clock.jitter()) / 1_000)
+        await asyncio.sleep(backoff_ms(failures, self._options.backoff, self._clock.jitter()) / 1_000)

@@ -44,7 +44,7 @@ class Events:
         *,
         wanted: EventFilter = EventFilter(),
         after: int = -1,
-        pace: ConsumerOptions = ConsumerOptions(),
+        options: ConsumerOptions = ConsumerOptions(),
     ) -> NoReturn:
         """Call `handler` with each batch, at least once and in order, from the checkpoint of `name`, until cancelled.
 
@@ -59,7 +59,7 @@ class Events:
             clock=self._clock,
             wanted=wanted,
             start=after,
-            pace=pace,
+            options=options,
         ).run()
 
     async def consumers(self) -> list[ConsumerRow]:

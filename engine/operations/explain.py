@@ -216,12 +216,12 @@ class _Path:
         """Ask the limiter as a claim does, again and again until it admits the step."""
         limited = self._policy.limiter.calls is not None and self._row.step in _CALLS
         policy = self._policy.limiter if limited else msgspec.structs.replace(self._policy.limiter, calls=None)
-        state, start = known or LimiterState(), self._now
+        state = known or LimiterState()
         while known is not None or limited:
             # What is ahead and in flight now says nothing about later.
-            ahead, in_flight = (self._row.ahead, self._work.in_flight) if self._now == start else (0, 0)
+            later = self._now > self._work.now
+            ahead, in_flight = (0, 0) if later else (self._row.ahead, self._work.in_flight)
             free, denied = capacity(state, ahead + 1, in_flight, self._now, policy)
-            later = self._now > start
             if len(free) > ahead or (denied is not None and denied.by is DenialReason.CONCURRENCY and later):
                 return
             denied = denied or at_limit(in_flight + len(free), self._now, policy)

@@ -1,4 +1,4 @@
-"""The `audit_log` projection: one entry a session, in the contract's words."""
+"""The `audit_log` projection: one entry per session (contract, "Metrics and audit entry")."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -17,22 +17,22 @@ NAME = "audit_log"
 
 
 class ComplianceStatus(StrEnum):
-    """What an auditor can say of a session."""
+    """The compliance outcome of a session."""
 
     VERIFIED = "verified"
-    """Consent was recorded, then the session was made, or one that had been made was found and adopted by a person."""
+    """Consent was recorded, then the session was created or adopted."""
     PENDING = "pending"
-    """Consent was recorded; whether a session will be made is still open, or waits for a person to decide."""
+    """Consent was recorded; the outcome is still open."""
     REFUSED = "refused"
-    """Consent did not suffice: nothing was sent to CXone."""
+    """Consent was insufficient: nothing was sent to the provider."""
     REJECTED = "rejected"
-    """CXone or the channel cannot take the session."""
+    """The provider or the channel cannot take the session."""
     ABANDONED = "abandoned"
-    """Given up; if an attempt was in doubt, the history says so."""
+    """Given up. The history says whether an attempt was in doubt."""
 
 
 class AuditEntry(Guarded, frozen=True, kw_only=True):
-    """One entry of the audit log. `timestamp` is when the outcome was recorded (UTC, the database's clock)."""
+    """One entry of the audit log. `timestamp`: when the outcome was recorded (UTC, the database's clock)."""
 
     id: UUID
     timestamp: datetime
@@ -48,7 +48,7 @@ class AuditEntry(Guarded, frozen=True, kw_only=True):
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries are asked for; `since` is inclusive, `until` exclusive; what is left out does not matter."""
+    """Which entries to return. `since` is inclusive, `until` exclusive."""
 
     channel_id: str | None = None
     since: datetime | None = None
@@ -58,7 +58,7 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def contract_form(entry: AuditEntry) -> dict[str, Any]:
-    """The entry in the contract's JSON shape ("Metrics and audit entry"), personal data included."""
+    """The entry as the contract's JSON object, personal data included."""
     return {
         "auditType": "guest_session_initialization",
         "timestamp": entry.timestamp,
@@ -75,7 +75,7 @@ def contract_form(entry: AuditEntry) -> dict[str, Any]:
 
 
 def project(known: Mapping[UUID, AuditEntry], events: Iterable[RecordedEvent]) -> list[AuditEntry]:
-    """The entries that `events` change, given the entries of the same streams before them."""
+    """The entries that `events` change. `known`: the entries of the same streams before them."""
     entries: dict[UUID, AuditEntry] = {}
     for recorded in events:
         before = entries.get(recorded.stream_id) or known.get(recorded.stream_id)
@@ -92,7 +92,7 @@ def _opened(recorded: RecordedEvent) -> AuditEntry:
         case e.ConsentRefused(guest=guest, failed=failed):
             gdpr_compliant, status = "gdprCompliant" not in failed, ComplianceStatus.REFUSED
         case _:
-            raise ValueError(f"stream {recorded.stream_id} does not begin with the guest's consent")
+            raise ValueError(f"stream {recorded.stream_id} does not start with the guest's consent")
     return AuditEntry(
         id=recorded.stream_id,
         timestamp=recorded.recorded_at,

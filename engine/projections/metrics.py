@@ -1,4 +1,4 @@
-"""The `session_metrics` projection: what happened, counted by channel and minute; and how its figures are summed up."""
+"""The `session_metrics` projection: events counted by channel and minute, and how the counts are summed."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -30,23 +30,23 @@ COUNTS = (
 
 
 class Cell(NamedTuple):
-    """Where a count belongs."""
+    """The row that a count belongs to."""
 
     channel_id: str
     minute: datetime
     month: date
-    """That in which the session began: every row belongs to one month of the log, and can be made anew without the others."""
+    """The month in which the session began: a row belongs to one partition, and can be rebuilt without the others."""
 
 
 class Increments(NamedTuple):
-    """What a batch adds: to the counts of a cell (by name), and to the number of sessions of a cell that took so many ms."""
+    """What a batch adds: to the counts of each cell, and to the number of its sessions per latency in ms."""
 
     counts: dict[Cell, Counter[str]]
     latencies: Counter[tuple[Cell, int]]
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """How long guests waited, in ms, from the request's acceptance to the session; exact, by nearest rank."""
+    """How long guests waited from acceptance to session, in ms. Exact, by nearest rank."""
 
     average: float
     p50: int
@@ -55,21 +55,22 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
-    """The contract's metrics, and what they are made of. A session is tracked once its outcome is known; only a
-    created one is a success: refused, rejected and abandoned ones count against the rate.
+    """The contract's metrics and the counts behind them. A session is tracked once its outcome is known.
+
+    Only a created session is a success: refused, rejected and abandoned ones lower the rate.
     """
 
     tracked: int
     success_rate: float
     latency: Latency | None
-    """`None` while no session has been created."""
+    """`None`: no session was created."""
     pending: int | None
-    """Accepted, outcome not known yet. `None` over a span of time, in which other sessions begin than end."""
+    """Accepted sessions without an outcome. `None` for a span of time: other sessions begin in it than end."""
     counts: Mapping[str, int]
 
 
 class MetricsFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """What the metrics are to be over, in whole minutes; `since` is inclusive, `until` exclusive."""
+    """Which events to count, in whole minutes. `since` is inclusive, `until` exclusive."""
 
     channel_id: str | None = None
     since: datetime | None = None
@@ -77,7 +78,7 @@ class MetricsFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def project(events: Iterable[RecordedEvent]) -> Increments:
-    """What `events` add to the counts, by channel and minute (the database's clock)."""
+    """What `events` add to the counts."""
     counts: defaultdict[Cell, Counter[str]] = defaultdict(Counter)
     latencies: Counter[tuple[Cell, int]] = Counter()
     for recorded in events:
@@ -93,10 +94,7 @@ def project(events: Iterable[RecordedEvent]) -> Increments:
 
 
 def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]], *, spanned: bool = False) -> Metrics:
-    """The metrics of these totals; `latencies` are pairs of ms and sessions, in ascending order of ms.
-
-    `spanned` says that they are over a span of time.
-    """
+    """The metrics of these totals. `latencies`: pairs of ms and sessions, by ascending ms. `spanned`: over a span of time."""
     created, accepted = counts["created"], counts["accepted"]
     settled = created + counts["rejected"] + counts["abandoned"]
     tracked = settled + counts["refused"]

@@ -1,7 +1,4 @@
-"""The `sessions` projection: where each session stands now, one row a session.
-
-There is no second state machine here: a row is a part of the `Session` that `evolve` folds.
-"""
+"""The `sessions` projection: the present state of each session, one row per session: a part of what `evolve` folds."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -17,14 +14,14 @@ NAME = "sessions"
 
 
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as lists show it. `id` is the engine's own, `session_id` is CXone's. Holds nothing personal."""
+    """A session as lists show it. `id` is ours, `session_id` the provider's. No personal data."""
 
     id: UUID
     channel_id: str
     status: Status
     version: int
     opened_at: datetime
-    """When the request was recorded, accepted or refused (UTC, the database's clock)."""
+    """When the request was recorded (UTC, the database's clock)."""
     updated_at: datetime
     subject_id: str | None
     session_id: str | None
@@ -39,22 +36,22 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sessions are asked for; what is left out does not matter."""
+    """Which sessions to return."""
 
     channel_id: str | None = None
     statuses: tuple[Status, ...] = ()
     ids: tuple[UUID, ...] | None = None
     expires_after: datetime | None = None
-    """Only those whose token expires later than this."""
+    """Only those whose token expires later."""
     expires_until: datetime | None = None
-    """Only those whose token expires then or earlier."""
+    """Only those whose token expires by then."""
 
 
 _SHARED = [name for name in SessionRow.__struct_fields__ if name in Session.__struct_fields__]
 
 
 def project(known: Mapping[UUID, SessionRow], events: Iterable[RecordedEvent]) -> list[SessionRow]:
-    """The rows that `events` change, given the rows of the same streams before them."""
+    """The rows that `events` change. `known`: the rows of the same streams before them."""
     states: dict[UUID, Session] = {}
     first: dict[UUID, RecordedEvent] = {}
     last: dict[UUID, RecordedEvent] = {}
@@ -75,7 +72,7 @@ def _state(row: SessionRow) -> Session:
 
 def _row(state: Session, known: SessionRow | None, first: RecordedEvent, last: RecordedEvent) -> SessionRow:
     subject_id = known.subject_id if known else None
-    if state.guest is not None:  # only the first event of a stream tells the guest
+    if state.guest is not None:  # only the first event of a stream has the guest
         subject_id = state.guest.subject_id
     return SessionRow(
         **{name: getattr(state, name) for name in _SHARED},

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from guestledger.adapters.cxone.profile import Profile
     from guestledger.adapters.database import stop_database, upgrade_database
-    from guestledger.adapters.postgres.errors import TooManyPrivileges
-    from guestledger.adapters.postgres.errors import DatabaseFault, LedgerNotReady, NotAllowed, UnfitEngine
+    from guestledger.adapters.postgres.errors import (
+        DatabaseFault,
+        LedgerClosed,
+        LedgerNotReady,
+        NotAllowed,
+        TooManyPrivileges,
+        UnfitEngine,
+    )
     from guestledger.adapters.settings import InvalidSettings, Settings
     from guestledger.adapters.simulator.config import SimulatorConfig
     from guestledger.adapters.simulator.server import Simulator
@@ -104,6 +110,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidSettings",
     "Ledger",
+    "LedgerClosed",
     "LedgerNotReady",
     "LimiterPolicy",
     "LimiterState",
@@ -163,8 +170,7 @@ __version__: str
 _NAMES = {
     "adapters.cxone.profile": "Profile",
     "adapters.database": "stop_database upgrade_database",
-    "adapters.postgres.admin.privileges": "TooManyPrivileges",
-    "adapters.postgres.errors": "DatabaseFault LedgerNotReady NotAllowed UnfitEngine",
+    "adapters.postgres.errors": "DatabaseFault LedgerClosed LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
     "adapters.settings": "InvalidSettings Settings",
     "adapters.simulator.config": "SimulatorConfig",
     "adapters.simulator.server": "Simulator",

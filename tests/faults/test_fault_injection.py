@@ -37,7 +37,7 @@ AT_ONCE = Policy(
 IMPATIENT = Profile(connect_ms=40, total_ms=80)
 THROTTLING = {"throttle_share": 0.5, "retry_after_s": 0}
 
-Tell = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 class Life(NamedTuple):
@@ -78,7 +78,7 @@ def request(number: int) -> GuestRequest:
 
 @pytest.mark.parametrize(("life", "server"), LIVES, ids=lambda given: given.name)
 async def test_another_scheduler_finishes_work_that_was_cut_off_at_any_await(
-    database_url: str, life: Life, server: Server, tell: Tell
+    database_url: str, life: Life, server: Server, report_line: ReportLine
 ):
     async with Simulator(server.config(**life.config)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url, webhook_url=life.webhook_url))
@@ -99,7 +99,7 @@ async def test_another_scheduler_finishes_work_that_was_cut_off_at_any_await(
                 return cut.happened
 
             points = await count_points(cut_after)
-            tell(f"{life.name} at {server.name}: a scheduler was cut off at {points} points")
+            report_line(f"{life.name} at {server.name}: a scheduler was cut off at {points} points")
 
             await raw_log.lapse_leases(database_url)
             await other.scheduler.run_until_idle()
@@ -111,7 +111,9 @@ async def test_another_scheduler_finishes_work_that_was_cut_off_at_any_await(
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-async def test_an_open_session_cut_off_at_any_await_is_finished_later(database_url: str, server: Server, tell: Tell):
+async def test_an_open_session_cut_off_at_any_await_is_finished_later(
+    database_url: str, server: Server, report_line: ReportLine
+):
     async with Simulator(server.config(**THROTTLING)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url))
 
@@ -125,7 +127,7 @@ async def test_an_open_session_cut_off_at_any_await_is_finished_later(database_u
             return cut.happened
 
         points = await count_points(cut_after)
-        tell(f"open_session at {server.name}: the process was cut off at {points} points")
+        report_line(f"open_session at {server.name}: the process was cut off at {points} points")
         cut_off = await raw_log.open_ended(database_url)
         assert len(cut_off) > 10, "there are more awaits than that between acceptance and session"
 
@@ -134,7 +136,7 @@ async def test_an_open_session_cut_off_at_any_await_is_finished_later(database_u
         await assert_nothing_lost(database_url, simulator, server)
 
 
-async def test_cancelling_open_session_at_any_await_loses_no_session(database_url: str, tell: Tell):
+async def test_cancelling_open_session_at_any_await_loses_no_session(database_url: str, report_line: ReportLine):
     async with Simulator(KEYS.config(**THROTTLING)) as simulator:
         settings = Settings.from_env(environment_at(KEYS, simulator, database_url))
         async with connect(settings, policy=AT_ONCE, scheduler=False) as ledger:
@@ -145,7 +147,7 @@ async def test_cancelling_open_session_at_any_await_loses_no_session(database_ur
                 return cut.happened
 
             points = await count_points(cut_after)
-            tell(f"open_session: its caller was cancelled at {points} points")
+            report_line(f"open_session: its caller was cancelled at {points} points")
 
             await ledger.scheduler.run_until_idle()
 
@@ -157,7 +159,7 @@ async def test_cancelling_open_session_at_any_await_loses_no_session(database_ur
 
 
 async def test_a_webhook_handed_to_the_scheduler_and_cut_off_at_any_await_is_delivered_later(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, tell: Tell
+    database_url: str, monkeypatch: pytest.MonkeyPatch, report_line: ReportLine
 ):
     handed = note_handed(monkeypatch)
     async with Simulator(KEYS.config()) as simulator:
@@ -179,7 +181,7 @@ async def test_a_webhook_handed_to_the_scheduler_and_cut_off_at_any_await_is_del
             return cut.happened
 
         points = await count_points(cut_after)
-        tell(f"open_session beside a scheduler: the process was cut off at {points} points")
+        report_line(f"open_session beside a scheduler: the process was cut off at {points} points")
         assert len(handed) > 3, "there are more awaits than that after the hand-over"
 
         await finish(settings)
@@ -191,7 +193,7 @@ async def test_a_webhook_handed_to_the_scheduler_and_cut_off_at_any_await_is_del
 @pytest.mark.parametrize("recorded", [False, True], ids=["not recorded", "recorded, but not confirmed"])
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
 async def test_an_answer_to_be_recorded_later_and_cut_off_at_any_await_leaves_no_silent_session(
-    database_url: str, server: Server, recorded: bool, tell: Tell
+    database_url: str, server: Server, recorded: bool, report_line: ReportLine
 ):
     async with Simulator(server.config()) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url))
@@ -211,7 +213,9 @@ async def test_an_answer_to_be_recorded_later_and_cut_off_at_any_await_leaves_no
             return cut.happened
 
         points = await count_points(cut_after)
-        tell(f"an answer recorded in the background at {server.name}: the process was cut off at {points} points")
+        report_line(
+            f"an answer recorded in the background at {server.name}: the process was cut off at {points} points"
+        )
         [uncut] = await raw_log.query(
             database_url, "SELECT stream_id FROM events WHERE data->>'channel_id' = $1 LIMIT 1", f"ch_{points + 1}"
         )

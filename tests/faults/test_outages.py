@@ -27,7 +27,7 @@ _, NO_KEYS = SERVERS
 
 @pytest.mark.parametrize(("sessions", "stops"), [(400, 2), pytest.param(5_000, 10, marks=pytest.mark.slow)])
 async def test_repeated_postgres_crashes_lose_nothing_and_repeat_no_step(
-    data_dir: Path, sessions: int, stops: int, tell: Callable[[str], None]
+    data_dir: Path, sessions: int, stops: int, report_line: Callable[[str], None]
 ):
     url = await start_embedded(data_dir)
     await upgrade(url)
@@ -50,7 +50,7 @@ async def test_repeated_postgres_crashes_lose_nothing_and_repeat_no_step(
 
         assert result.code == 0, result.err
         assert "Traceback" not in result.err
-        tell(
+        report_line(
             f"Postgres was stopped {stops} times at once during {sessions} sessions: {result.err.count(chr(10))} warnings"
         )
         await assert_each_step_was_taken_once(url, simulator, sessions)

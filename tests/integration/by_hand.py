@@ -1,4 +1,4 @@
-"""The read models once more, by hand: from the rows of the log alone, with none of the engine's projections."""
+"""The read models computed from the rows of the log alone, without the engine's projections."""
 
 import json
 from collections import defaultdict
@@ -82,7 +82,7 @@ def _entry(rows: list[asyncpg.Record]) -> dict[str, Any]:
 
 
 async def sessions(log: asyncpg.Connection) -> dict[UUID, dict[str, Any]]:
-    """What `evolve` makes of each stream, from its first event to its last."""
+    """Each stream folded from its first event to its last."""
     rows = {}
     for stream_id, history in (await streams(log)).items():
         state = fold(stream_id, (decode(row["event_type"], row["schema_version"], row["data"]) for row in history))
@@ -102,7 +102,8 @@ async def sessions(log: asyncpg.Connection) -> dict[UUID, dict[str, Any]]:
             "retry_at": state.retry_at,
             "attempts": state.attempts,
             "latency_ms": state.latency_ms,
-            "reason": state.reason,
+            "cause": state.cause,
+            "detail": state.detail,
         }
     return rows
 

@@ -1,4 +1,4 @@
-"""A ledger in a database of its own, reached through the adapters and, beside them, by plain SQL."""
+"""A ledger in a test database, reached through the adapters and by plain SQL."""
 
 import asyncio
 import contextlib
@@ -19,6 +19,7 @@ from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -39,7 +40,7 @@ AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_m
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_database_url(runtime_server: str, migrated_template: str) -> AsyncIterator[str]:
-    """A database for all tests that do without one of their own: to make and drop one takes longer than most tests."""
+    """One database for all tests that need none of their own: creating one takes longer than most tests."""
     async with postgres.new_database(runtime_server, migrated_template) as url:
         yield url
 
@@ -54,14 +55,14 @@ async def emptied_database_url(shared_database_url: str) -> str:
 
 @pytest.fixture
 def ledger_url(request: pytest.FixtureRequest) -> str:
-    """A database with an empty ledger: the one that is shared, or, for a test that asks for `database_url`, that one."""
+    """A database with an empty ledger: the shared one, or the test's own if it uses `database_url`."""
     own = "database_url" in request.fixturenames
     return str(request.getfixturevalue("database_url" if own else "emptied_database_url"))
 
 
 @pytest.fixture
 async def connect_by_sql(ledger_url: str) -> AsyncIterator[Callable[[], Awaitable[asyncpg.Connection]]]:
-    """Open one more connection by plain SQL, as who may do everything; it is closed at the end."""
+    """Open another connection by plain SQL, as an administrator; it is closed at the end."""
     opened: list[asyncpg.Connection] = []
 
     async def connect() -> asyncpg.Connection:
@@ -75,7 +76,7 @@ async def connect_by_sql(ledger_url: str) -> AsyncIterator[Callable[[], Awaitabl
 
 @pytest.fixture
 async def outsider(connect_by_sql: Any) -> asyncpg.Connection:
-    """A connection by plain SQL, as who may do everything."""
+    """A connection by plain SQL, as an administrator."""
     return await connect_by_sql()
 
 
@@ -95,8 +96,8 @@ async def runtime(ledger_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def new_login_at(postgres_server: str) -> AsyncIterator[NewLogin]:
-    """`await new_login_at(url, options)`: make a user as CREATE ROLE does with these options; the URL of the same database
-    for that one. It is dropped at the end.
+    """`await new_login_at(url, options)`: create a user with these options of CREATE ROLE, and return the database's URL
+    for that user. It is dropped at the end.
     """
     async with contextlib.AsyncExitStack() as stack:
 
@@ -108,7 +109,7 @@ async def new_login_at(postgres_server: str) -> AsyncIterator[NewLogin]:
 
 @pytest.fixture
 async def new_engine(ledger_url: str) -> AsyncIterator[OpenEngine]:
-    """Open a pool on the test's database, as another process would; it is disposed of at the end."""
+    """Open a pool on the test's database, as another process would; it is closed at the end."""
     opened: list[AsyncEngine] = []
 
     def new(url: str = ledger_url, *, schema: str = SCHEMA, pool_size: int = 8) -> AsyncEngine:
@@ -121,13 +122,13 @@ async def new_engine(ledger_url: str) -> AsyncIterator[OpenEngine]:
 
 
 @pytest.fixture
-async def new_store(new_engine: OpenEngine) -> AsyncIterator[Callable[[], PostgresEventStore]]:
-    """Open the event store once more, with a pool of its own."""
+async def new_store(new_engine: OpenEngine) -> AsyncIterator[Callable[..., PostgresEventStore]]:
+    """Open another event store, with a pool of its own."""
     opened: list[PostgresEventStore] = []
 
-    def new() -> PostgresEventStore:
+    def new(limits: LimiterPolicy = LimiterPolicy()) -> PostgresEventStore:
         engine = new_engine()
-        opened.append(PostgresEventStore(engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, LimiterPolicy())))
+        opened.append(PostgresEventStore(engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, limits)))
         return opened[-1]
 
     yield new
@@ -136,19 +137,29 @@ async def new_store(new_engine: OpenEngine) -> AsyncIterator[Callable[[], Postgr
 
 
 @pytest.fixture
-def store(new_store: Callable[[], PostgresEventStore]) -> PostgresEventStore:
+def store(new_store: Callable[..., PostgresEventStore]) -> PostgresEventStore:
     return new_store()
 
 
 @pytest.fixture
-def due_steps(new_engine: OpenEngine) -> PostgresDueSteps:
-    engine = new_engine()
-    return PostgresDueSteps(engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, LimiterPolicy()))
+def new_due_steps(new_engine: OpenEngine) -> Callable[..., PostgresDueSteps]:
+    """Open the due steps again, with a pool of their own."""
+
+    def new(limits: LimiterPolicy = LimiterPolicy()) -> PostgresDueSteps:
+        engine = new_engine()
+        return PostgresDueSteps(engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, limits))
+
+    return new
+
+
+@pytest.fixture
+def due_steps(new_due_steps: Callable[..., PostgresDueSteps]) -> PostgresDueSteps:
+    return new_due_steps()
 
 
 @pytest.fixture
 def new_read_models(new_engine: OpenEngine) -> Callable[[], PostgresReadModels]:
-    """Open the projections once more, with a pool of their own."""
+    """Open the projections again, with a pool of their own."""
     return lambda: PostgresReadModels(new_engine(), SCHEMA)
 
 
@@ -158,7 +169,7 @@ def read_models(new_read_models: Callable[[], PostgresReadModels]) -> PostgresRe
 
 
 class HeldLog:
-    """The ledger's lock, held by somebody else: every append waits until it is let go."""
+    """The ledger's lock, held by another client: every append waits until it is released."""
 
     def __init__(self, holder: asyncpg.Connection, watcher: asyncpg.Connection) -> None:
         self._transaction = holder.transaction()
@@ -174,7 +185,7 @@ class HeldLog:
         await self._transaction.rollback()
 
     async def waiting(self) -> int:
-        """The process id of the backend that waits for the lock, as soon as one does."""
+        """The process id of the backend that waits for the lock, once there is one."""
         async with asyncio.timeout(30):
             while True:
                 found = await self._watcher.fetch(
@@ -187,7 +198,7 @@ class HeldLog:
 
 @pytest.fixture
 async def held_log(connect_by_sql: Any, outsider: asyncpg.Connection) -> HeldLog:
-    """`async with held_log`: no append gets through within the block."""
+    """`async with held_log`: no append is committed within the block."""
     return HeldLog(await connect_by_sql(), outsider)
 
 
@@ -200,9 +211,9 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
-    """`async with new_ledger(…)`: the ledger, as another process would have it. No scheduler runs beside it unless asked for.
+    """`async with new_ledger(…)`: the ledger, as another process would open it, by default without a scheduler.
 
-    Retries are made at once, and no webhook is sent unless `webhook_url` is given; other settings go in by name.
+    Retries are immediate, and a webhook is sent only with `webhook_url`. Other settings go in by name.
     """
 
     def new(
@@ -222,6 +233,11 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
         return connect(Settings(**{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler)
 
     return new
+
+
+def webhook_of(ledger: Ledger) -> Any:
+    """What sends the ledger's notices."""
+    return ledger._executor.handlers[StepName.DELIVER_WEBHOOK]._webhook  # type: ignore[attr-defined]
 
 
 @pytest.fixture

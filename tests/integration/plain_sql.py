@@ -1,14 +1,16 @@
-"""A ledger's database by plain SQL, past the adapters."""
+"""A ledger's database by plain SQL, without the adapters."""
 
 import asyncpg
 from sqlalchemy import make_url
 
+from guestledger.adapters.postgres.admin.grants import LOG, TABLES
 from tests.postgres import as_administrator
 
 SCHEMA = "guestledger"
 
-# The log lets nobody empty it but its tables' owner, who can take the guards away; they are put back just as they were.
-EMPTY = """
+_EMPTIED = sorted(TABLES.keys() - LOG.keys() - {"alembic_version", "checkpoints"})
+# Only the owner can empty the log, by disabling the triggers. They are restored as they were.
+EMPTY = f"""
     DO $$
     DECLARE
         part text;
@@ -25,13 +27,11 @@ EMPTY = """
             END IF;
         END LOOP;
     END $$;
-    DELETE FROM due_steps; DELETE FROM limits; DELETE FROM consumers;
-    DELETE FROM sessions; DELETE FROM session_metrics; DELETE FROM session_latencies; DELETE FROM audit_log;
-    DELETE FROM sessions_shadow; DELETE FROM session_metrics_shadow; DELETE FROM session_latencies_shadow;
-    DELETE FROM audit_log_shadow; DELETE FROM checkpoints WHERE projection LIKE '%:%';
+    {"; ".join(f"DELETE FROM {table}" for table in _EMPTIED)};
+    DELETE FROM checkpoints WHERE projection LIKE '%:%';
     UPDATE checkpoints SET position = -1, stopped_at = NULL, error = NULL"""
 
-# Who owns and may do what, and which triggers are on.
+# Owners, grants and triggers.
 CATALOGUE = """
     SELECT relname, pg_get_userbyid(relowner), ARRAY(SELECT unnest(relacl)::text ORDER BY 1), relnatts, tgname, tgenabled
       FROM pg_class LEFT JOIN pg_trigger ON tgrelid = pg_class.oid
@@ -39,6 +39,6 @@ CATALOGUE = """
 
 
 async def connect_plainly(url: str) -> asyncpg.Connection:
-    """A connection that knows nothing of the adapters, nor of privileges, with the ledger's schema in its search path."""
+    """Connect as the administrator, with the ledger's schema in the search path."""
     plain = make_url(as_administrator(url)).set(drivername="postgresql").render_as_string(hide_password=False)
     return await asyncpg.connect(plain, server_settings={"search_path": SCHEMA})

@@ -1,4 +1,4 @@
-"""That nothing is ever changed in the log is the database's rule: it holds for whoever connects, in whatever way."""
+"""The database keeps the log append-only, for every user and every statement."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ CHANGES = {
     "TRUNCATE": "TRUNCATE {log}",
     "an UPDATE that would meet no row": "UPDATE {log} SET actor = 'somebody else' WHERE position = -5",
     "a DELETE that would meet no row": "DELETE FROM {log} WHERE false",
-    "a TRUNCATE together with another table": "TRUNCATE guestledger.due_work, {log} CASCADE",
+    "a TRUNCATE together with another table": "TRUNCATE guestledger.due_steps, {log} CASCADE",
     "an UPDATE by way of INSERT": (
         "INSERT INTO {log} SELECT * FROM {log} ON CONFLICT (stream_id, version) DO UPDATE SET actor = 'somebody else'"
     ),

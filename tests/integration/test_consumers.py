@@ -1,4 +1,4 @@
-"""Named consumers: at least once, from a checkpoint of their own, one process at a time."""
+"""Named consumers: at least once, from their own checkpoint, one process at a time."""
 
 import asyncio
 import logging
@@ -26,6 +26,7 @@ from guestledger.engine.log.recorded import EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
 from guestledger.engine.ports.consumers import ConsumerRow
 from tests import logs
+from tests.event_stores import open_store
 from tests.pacing import proposed
 
 PATIENCE = 60.0  # seconds until a test that hangs fails
@@ -43,7 +44,7 @@ async def engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def store(engine: AsyncEngine) -> AsyncIterator[PostgresEventStore]:
-    store = PostgresEventStore(engine, "guestledger")
+    store = open_store(engine)
     yield store
     await store.close()
 
@@ -88,7 +89,7 @@ async def running(
     **more: Any,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """A consumer that runs beside the block, and is cancelled at its end."""
-    consumer = Consumer(name, handler, store=store, checkpoints=checkpoints, clock=SystemClock(), pace=pace, **more)
+    consumer = Consumer(name, handler, store=store, checkpoints=checkpoints, clock=SystemClock(), options=pace, **more)
     task: asyncio.Task[None] = asyncio.create_task(consumer.run())
     try:
         yield task
@@ -122,7 +123,7 @@ async def test_a_consumer_receives_the_log_in_order_and_then_new_events(
     assert sink.positions == list(range(30))
     assert max(map(len, sink.batches)) == PACE.batch
     (row,) = await checkpoints.all()
-    assert not row.running, "whoever ends gives it back"
+    assert not row.running, "a consumer that ends releases its lease"
 
 
 async def test_a_consumer_resumes_from_its_checkpoint(
@@ -214,8 +215,8 @@ import asyncio, os, signal, sys
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions
+from tests.event_stores import open_store
 
 async def main():
     engine = open_engine(sys.argv[1], "guestledger")
@@ -225,8 +226,8 @@ async def main():
         if events[-1].position >= 14:
             os.kill(os.getpid(), signal.SIGKILL)
     await Consumer(
-        "warehouse", handle, store=PostgresEventStore(engine, "guestledger"),
-        checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), pace=ConsumerOptions(batch=5, lease_ms=300),
+        "warehouse", handle, store=open_store(engine),
+        checkpoints=PostgresConsumers(engine, "guestledger"), clock=SystemClock(), options=ConsumerOptions(batch=5, lease_ms=300),
     ).run()
 
 asyncio.run(main())
@@ -375,7 +376,7 @@ async def test_a_failing_handler_is_retried_and_blocks_no_other(
         assert [row.position for row in await checkpoints.all() if row.name == "queue"] == [-1]
     assert sink.positions == list(range(25))
     assert broken.positions == []
-    assert "consumer warehouse failed on positions 10 to 19 (3 times by now), and tries again" in caplog.text
+    assert "consumer warehouse failed on positions 10 to 19 (3 times), and retries" in caplog.text
     assert caplog.records[0].levelno == logging.ERROR
     assert "RuntimeError in tests.integration.test_consumers, line" in caplog.text
     assert "the warehouse is shut" not in caplog.text, "an error's own text may hold what is in the events"

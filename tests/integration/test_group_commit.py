@@ -138,23 +138,21 @@ class Denied(PacedLockStore):
         async def nothing(_statement: str) -> None:
             return
 
-        while self.limiter is None:
+        while self.paused is None:
             await asyncio.sleep(0)
         self.wait = nothing  # type: ignore[method-assign]
-        self.limiter.set_result(None)
+        self.paused.set_result(None)
 
 
 async def begun(store: Denied, number: int) -> list[asyncio.Task[Appended]]:
     """So many appends, the first of them in a batch of its own that is under way."""
     tasks = [asyncio.create_task(store.append(proposed())) for _ in range(number)]
-    while store.limiter is None:
+    while store.paused is None:
         await asyncio.sleep(0)
     return tasks
 
 
-async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(Denied, max_waiting=300)
     tasks = await begun(store, 300)
     assert len(store._waiting) == 300 - MAX_IN_BATCH
@@ -183,9 +181,7 @@ async def test_an_append_cancelled_before_its_batch_is_dropped(stores: Stores, w
     assert await positions(watch) == list(range(301))
 
 
-async def test_cancelling_an_append_does_not_affect_its_batch(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_cancelling_an_append_does_not_affect_its_batch(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(Denied)
     tasks = await begun(store, 20)
     tasks[0].cancel()

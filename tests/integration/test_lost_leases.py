@@ -1,4 +1,4 @@
-"""Leases: whoever may have lost one learns it before the next effect, and sends nothing."""
+"""Leases: a worker that may have lost one notices before the next effect, and sends nothing."""
 
 import asyncio
 from contextlib import suppress
@@ -9,8 +9,9 @@ import pytest
 
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.events import CreationFailed, DoubtLifted, FailureKind
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -25,7 +26,7 @@ SPAN = LEASE.ms / 1_000
 
 
 class Clock:
-    """This process's monotonic clock, as far on as the test says."""
+    """This process's monotonic clock, `ahead` by so many seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
@@ -37,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-async def test_a_lease_holds_for_its_span_from_before_it_was_asked_for_and_from_then_on_no_more(clock: Clock) -> None:
+async def test_a_lease_is_valid_for_its_duration_from_the_time_of_the_request(clock: Clock) -> None:
     leases, stream_id = Leases(None, LEASE.ms), new_id()  # type: ignore[arg-type]
     asked_at = Leases.now()
     with leases.hold(LEASE, stream_id, asked_at):
@@ -59,7 +60,7 @@ async def test_a_lease_holds_for_its_span_from_before_it_was_asked_for_and_from_
     await leases.close()
 
 
-async def test_a_worker_that_stood_still_between_its_attempt_and_the_request_sends_nothing_says_so_and_another_takes_over(
+async def test_a_worker_stalled_before_its_request_sends_nothing_and_another_continues(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     whole = ledger._store.append
@@ -72,18 +73,18 @@ async def test_a_worker_that_stood_still_between_its_attempt_and_the_request_sen
 
     monkeypatch.setattr(ledger._store, "append", append)
 
-    given_up = await ledger.open_session(request())
+    left = await ledger.open_session(request())
 
-    assert (given_up.status, given_up.attempts, given_up.in_doubt) == (Status.PENDING, 1, ())
+    assert (left.status, left.attempts, left.in_doubt) == (Status.PENDING, 1, ())
     assert not simulator.sessions_by_key
-    await sql("UPDATE due_work SET lease_until = now()")
+    await sql("UPDATE due_steps SET lease_until = now()")
     async with new_ledger() as other:
         await other.scheduler.run_until_idle()
-    assert (await ledger.session(given_up.id)).status is Status.ACTIVE
-    assert len(simulator.sessions_by_key[str(given_up.id)]) == 1
+    assert (await ledger.session(left.id)).status is Status.ACTIVE
+    assert len(simulator.sessions_by_key[str(left.id)]) == 1
 
 
-async def test_who_has_sent_nothing_says_so_also_where_another_has_taken_its_attempt_for_doubtful_meanwhile(
+async def test_an_unsent_attempt_lifts_the_doubt_that_another_worker_recorded(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     whole = ledger._store.append
@@ -92,7 +93,7 @@ async def test_who_has_sent_nothing_says_so_also_where_another_has_taken_its_att
         appended = await whole(given)
         if type(given.events[-1]).__name__ == "CreationAttempted":
             clock.ahead = SPAN
-            await sql("UPDATE due_work SET lease_until = now()")
+            await sql("UPDATE due_steps SET lease_until = now()")
             async with new_ledger() as other:
                 await other.scheduler.run_until_idle()
         return appended
@@ -101,14 +102,14 @@ async def test_who_has_sent_nothing_says_so_also_where_another_has_taken_its_att
 
     session = await ledger.open_session(request())
 
-    told = [recorded.event for recorded in await ledger.history(session.id)]
-    lifted = [event for event in told if isinstance(event, DoubtLifted)]
+    events = [recorded.event for recorded in await ledger.history(session.id)]
+    lifted = [event for event in events if isinstance(event, DoubtLifted)]
     assert [(event.attempt, event.kind) for event in lifted] == [(1, FailureKind.UNSENT)]
     assert (session.status, session.attempts, session.in_doubt) == (Status.ACTIVE, 2, ())
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
 
 
-async def test_a_worker_that_stood_still_between_a_401_and_its_replay_sends_nothing_more_and_says_so(
+async def test_a_worker_stalled_after_a_401_does_not_send_the_attempt_again(
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     await ledger.open_session(request())
@@ -123,69 +124,68 @@ async def test_a_worker_that_stood_still_between_a_401_and_its_replay_sends_noth
 
     monkeypatch.setattr(ledger._provider._tokens, "token", token)
 
-    given_up = await ledger.open_session(request())
+    left = await ledger.open_session(request())
 
     assert (simulator.counts["session 401"], simulator.counts["token 200"]) == (1, 2)
-    assert str(given_up.id) not in simulator.sessions_by_key
-    failed = (await ledger.history(given_up.id))[-1].event
+    assert str(left.id) not in simulator.sessions_by_key
+    failed = (await ledger.history(left.id))[-1].event
     assert isinstance(failed, CreationFailed)
-    assert (failed.attempt, failed.kind, failed.status) == (1, FailureKind.UNAVAILABLE, 401)
-    lapsed = "it was not sent again: the lease had lapsed before it could be sent"
-    assert failed.message == f"CXone refused its token (HTTP 401), and {lapsed}"
-    assert (given_up.status, given_up.attempts, given_up.in_doubt) == (Status.PENDING, 1, ())
+    assert (failed.attempt, failed.kind) == (1, FailureKind.UNAVAILABLE)
+    assert (failed.cause, failed.detail) == (Cause.TOKEN_REFUSED, Cause.LEASE_LOST)
+    assert (left.status, left.attempts, left.in_doubt) == (Status.PENDING, 1, ())
 
 
-async def test_a_probe_that_could_not_be_sent_any_more_is_given_back(
+async def test_an_unsent_probe_is_returned_after_a_lost_lease(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
     simulator.config = SimulatorConfig(server_error_share=1.0, fault_times=1)
     async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), limiter=patient)) as ledger:
         await ledger.open_session(request())
-        await sql("UPDATE limiters SET broken_until = now()")
+        await sql("UPDATE limits SET broken_until = now()")
         whole = ledger._store.append
 
         async def append(given: Append) -> Appended:
             appended = await whole(given)
             if type(given.events[-1]).__name__ == "CreationAttempted":
                 clock.ahead = SPAN
-                [limiter] = await sql("SELECT probe_until > now() + interval '1 hour' AS probes FROM limiters")
+                [limiter] = await sql("SELECT probe_until > now() + interval '1 hour' AS probes FROM limits")
                 assert limiter["probes"]
             return appended
 
         monkeypatch.setattr(ledger._store, "append", append)
         await ledger.open_session(request())
 
-        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limits")
         assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
-async def test_a_worker_that_stood_still_before_a_look_up_asks_nothing_and_gives_its_probe_back(
+async def test_a_worker_stalled_before_a_lookup_sends_nothing_and_returns_its_probe(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
     simulator.config = SimulatorConfig(channel_errors=1)
     async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), limiter=patient)) as ledger:
         await ledger.open_session(request())
-        await sql("UPDATE limiters SET broken_until = now()")
-        whole = ledger._gates.admit
+        await sql("UPDATE limits SET broken_until = now()")
+        whole = ledger.limits._limiter.admit
 
-        async def admit(passage: Any) -> Any:
-            admitted = await whole(passage)
+        async def admit(*given: Any) -> Any:
+            admitted = await whole(*given)
             assert admitted.probes
             clock.ahead = SPAN
             return admitted
 
-        monkeypatch.setattr(ledger._gates, "admit", admit)
-        given_up = await ledger.open_session(request())
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit)
+        left = await ledger.open_session(request())
 
-        assert given_up.status is Status.PENDING
+        assert left.status is Status.PENDING
         assert (simulator.counts["channel 500"], simulator.counts["channel 200"]) == (1, 0)
-        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limits")
         assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
-async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_send_it(
+async def test_a_worker_stalled_after_claiming_a_webhook_does_not_send_it(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
@@ -200,17 +200,15 @@ async def test_a_worker_that_stood_still_after_it_claimed_a_webhook_does_not_sen
         assert await ledger.scheduler.run_once() == {}
 
         assert not simulator.webhooks
-        assert not (await ledger.session(session.id)).webhook_settled
+        assert (await ledger.session(session.id)).webhook_owed
 
 
-async def test_what_was_cut_off_is_given_back_at_the_end_and_what_a_newer_run_of_the_process_has_taken_is_not(
-    due_work: PostgresDueSteps, sql: Any
-) -> None:
+async def test_closing_releases_cut_off_claims_but_not_newer_ones(due_steps: PostgresDueSteps, sql: Any) -> None:
     late, newer, unseen = a_lease(), a_lease(), a_lease()
     cut, taken, claimed = new_id(), new_id(), new_id()
     for stream_id, lease in ((cut, late), (taken, newer), (claimed, unseen)):
-        await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), $2, 'infinity')", stream_id, lease.owner)
-    leases = Leases(due_work, LEASE.ms)
+        await sql("INSERT INTO due_steps VALUES ($1, 'deliver_webhook', now(), $2, 'infinity')", stream_id, lease.owner)
+    leases = Leases(due_steps, LEASE.ms)
     for stream_id in (cut, taken):
         with suppress(asyncio.CancelledError), leases.hold(late, stream_id):
             raise asyncio.CancelledError
@@ -220,19 +218,19 @@ async def test_what_was_cut_off_is_given_back_at_the_end_and_what_a_newer_run_of
     with leases.hold(newer, taken):
         await leases.close()
 
-    rows = await sql("SELECT stream_id, owner FROM due_work")
+    rows = await sql("SELECT stream_id, owner FROM due_steps")
     assert {row["stream_id"]: row["owner"] for row in rows} == {cut: None, taken: newer.owner, claimed: None}
 
 
-async def test_an_owner_that_still_has_a_run_under_way_gives_nothing_back(due_work: PostgresDueSteps, sql: Any) -> None:
+async def test_closing_releases_no_lease_of_an_owner_with_work_in_flight(due_steps: PostgresDueSteps, sql: Any) -> None:
     lease, cut, under_way = a_lease(), new_id(), new_id()
-    await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), $2, 'infinity')", under_way, lease.owner)
-    leases = Leases(due_work, LEASE.ms)
+    await sql("INSERT INTO due_steps VALUES ($1, 'deliver_webhook', now(), $2, 'infinity')", under_way, lease.owner)
+    leases = Leases(due_steps, LEASE.ms)
     with suppress(asyncio.CancelledError), leases.hold(lease, cut):
         raise asyncio.CancelledError
 
     with leases.hold(lease, under_way):
         await leases.close()
 
-    [row] = await sql("SELECT owner FROM due_work")
+    [row] = await sql("SELECT owner FROM due_steps")
     assert row["owner"] == lease.owner

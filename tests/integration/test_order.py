@@ -1,7 +1,7 @@
-"""Order: whatever the interleaving, no reader skips an event or sees two in the wrong order.
+"""No reader skips an event or sees two in the wrong order, in any interleaving of the writers.
 
-Each schedule drives the round trips of two or three writing connections one by one, a reader reads after every move,
-and another transaction stays open all the while. The sequence-based store must be found out by the very same schedules.
+Each schedule drives the round trips of two or three writers one by one. A reader reads after every move, and another
+transaction stays open. A store that takes positions from a sequence fails the same schedules.
 """
 
 import asyncio
@@ -77,7 +77,12 @@ async def faults_in(
             await tail.read(scene)
         await scene.finish(scene.writers)
         await tail.read(scene)
-        faults = [repr(told) for writer in scene.writers for _, told in writer.told if not isinstance(told, Appended)]
+        faults = [
+            repr(outcome)
+            for writer in scene.writers
+            for _, outcome in writer.outcomes
+            if not isinstance(outcome, Appended)
+        ]
         found += [f"{order}: {fault}" for fault in (tail.fault(await scene.log()), *faults) if fault]
     return found
 
@@ -97,16 +102,14 @@ async def test_no_reader_skips_or_reorders_an_event_in_any_interleaving(
 
 
 @THE_SCHEDULES
-async def test_the_same_schedules_catch_a_store_that_numbers_by_a_sequence(
+async def test_the_interleavings_expose_a_store_that_uses_a_sequence(
     schedules, stores: Stores, watch: asyncpg.Connection, slow_transaction: None
 ) -> None:
     faults = await faults_in(schedules(), PacedSequenceStore, stores, watch)
     assert any("skipped" in fault for fault in faults)
 
 
-async def test_a_reader_sees_nothing_of_an_append_before_it_is_committed_and_all_of_it_after(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_an_append_becomes_visible_as_a_whole_at_its_commit(stores: Stores, watch: asyncpg.Connection) -> None:
     scene = Scene(stores, watch, PacedLockStore, writers=1)
     await scene.begin(scene.writers[0], proposed(events=3))
     for _ in range(3):
@@ -116,7 +119,7 @@ async def test_a_reader_sees_nothing_of_an_append_before_it_is_committed_and_all
     assert [position for position, *_ in await scene.read(-1)] == [0, 1, 2]
 
 
-async def test_times_never_run_against_positions_even_when_the_clock_was_set_back(
+async def test_recorded_times_never_decrease_even_if_the_clock_is_set_back(
     stores: Stores, watch: asyncpg.Connection
 ) -> None:
     store = stores.open()

@@ -1,31 +1,30 @@
-"""The log is stored by months: they are made ahead, and old ones can be taken out of it and brought back."""
+"""The log is partitioned by month: partitions are created ahead, detached and attached."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
-from alembic import command
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.admin.archive import Archive
-from guestledger.adapters.postgres.admin.migrate import config
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
+from guestledger.adapters.postgres.errors import PartitionBlocked, PartitionProblem
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import poison, rebuild
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
-from guestledger.engine.domain.errors import PartitionDetached, PartitionRefused
+from guestledger.engine.domain.errors import PartitionDetached
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.recorded import month_of
 from guestledger.engine.projections.audit import AuditFilter
 from tests import logs
+from tests.event_stores import open_store
 from tests.integration.appends import an_append, leaf_of
 from tests.integration.plain_sql import SCHEMA, connect_plainly
 from tests.postgres import as_administrator, new_login
@@ -34,19 +33,19 @@ from tests.unit import samples
 MARCH, APRIL = date(2024, 3, 1), date(2024, 4, 1)
 IN_MARCH, IN_APRIL = datetime(2024, 3, 31, 23, 59, 59, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC)
 AHEAD = 4
-"""Partitions there are at any time: this one, and the three that come."""
+"""How many partitions there are at any time: this month's and the next three."""
 SESSIONS = 30
 EVENTS = 5 * SESSIONS
 
 
 @pytest.fixture
-def months(new_engine: Any) -> PostgresPartitions:
+def partitions(new_engine: Any) -> PostgresPartitions:
     return PostgresPartitions(new_engine(), SCHEMA)
 
 
 @pytest.fixture
 async def owner(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """Who may change tables, and has not made them himself."""
+    """A user who may change the tables and did not create them."""
     async with new_login(as_administrator(database_url), "IN ROLE guestledger_owner") as url:
         engine = open_engine(url, SCHEMA)
         yield engine
@@ -60,15 +59,15 @@ def archive(owner: AsyncEngine) -> Archive:
 
 @pytest.fixture
 async def by_owner(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection by plain SQL that may do everything."""
+    """A connection by plain SQL, as the administrator."""
     connection = await connect_plainly(database_url)
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def three_months(database_url: str, archive: Archive, read_models: PostgresReadModels) -> None:
-    """Sessions that began in March 2024, in April 2024 and now, all of it projected."""
+async def three_partitions(database_url: str, archive: Archive, read_models: PostgresReadModels) -> None:
+    """Sessions that began in March 2024, in April 2024 and now, all projected."""
     for number, began in enumerate((IN_MARCH, IN_APRIL, None)):
         await logs.write(database_url, EVENTS, after=number * EVENTS - 1, began=began)
     await archive.settle()
@@ -89,11 +88,19 @@ async def derived(sql: Any) -> list[Any]:
     ]
 
 
-async def months_of(months: PostgresPartitions) -> dict[date | None, bool]:
-    return {month.month: month.attached for month in await months.all()}
+async def attached_of(partitions: PostgresPartitions) -> dict[date | None, bool]:
+    return {partition.month: partition.attached for partition in await partitions.all()}
 
 
-# Where events lie
+async def refused(changing: Awaitable[Any], problem: PartitionProblem, detail: str | None = None) -> None:
+    with pytest.raises(PartitionBlocked) as raised:
+        await changing
+    found = dict(raised.value.problems)
+    assert problem in found
+    assert detail in (None, found[problem])
+
+
+# Where events are
 
 
 @pytest.mark.parametrize(
@@ -105,7 +112,7 @@ async def test_a_stream_is_in_the_partition_of_its_month(
     began: datetime | None, month: str | None, store: Any, archive: Archive, by_owner: asyncpg.Connection
 ) -> None:
     stream_id = logs.new_stream(began)
-    month = month or f"{month_of(stream_id):%Y_%m}"  # a month may have ended since the tests were collected
+    month = month or f"{month_of(stream_id):%Y_%m}"  # the month may have changed since the tests were collected
     await store.append(an_append(stream_id))
     await archive.settle()
     await store.append(an_append(stream_id, expected=1))
@@ -115,22 +122,20 @@ async def test_a_stream_is_in_the_partition_of_its_month(
     assert [name for (name,) in found] == [f"events_{month}"]
 
 
-async def test_coming_partitions_are_created_once(
-    new_engine: Any, by_owner: asyncpg.Connection
-) -> None:
+async def test_coming_partitions_are_created_once(new_engine: Any, by_owner: asyncpg.Connection) -> None:
     coming = [name for (name,) in await by_owner.fetch("SELECT tablename FROM pg_tables WHERE tablename ~ '^events_2'")]
     assert len(coming) == AHEAD
     for name in coming:
         await by_owner.execute(f"DROP TABLE {name}")
     everybody = [PostgresPartitions(new_engine(), SCHEMA) for _ in range(4)]
 
-    await asyncio.gather(*(months.ensure_partitions() for months in everybody))
+    await asyncio.gather(*(one.ensure_partitions() for one in everybody))
 
     assert set(await by_owner.fetch("SELECT tablename FROM pg_tables WHERE tablename ~ '^events_2'")) == {
         (name,) for name in coming
     }
     assert len(await everybody[0].all()) == AHEAD + 1
-    await PostgresEventStore(new_engine(), SCHEMA).append(an_append())
+    await open_store(new_engine(), SCHEMA).append(an_append())
     assert await by_owner.fetchval("SELECT count(*) FROM events_default") == 0
 
 
@@ -140,44 +145,43 @@ async def test_a_scheduler_creates_the_coming_partitions(new_ledger: Any, by_own
     async with new_ledger() as ledger:
         await ledger.scheduler.run_once()
 
-        assert [month.month is not None for month in await ledger.partitions.list()] == [True] * AHEAD + [False]
+        assert [one.month is not None for one in await ledger.partitions.list()] == [True] * AHEAD + [False]
 
 
 async def test_an_unpartitioned_event_is_kept_and_reported_until_settled(
-    store: Any, months: PostgresPartitions, archive: Archive, sql: Any, caplog: pytest.LogCaptureFixture
+    store: Any, partitions: PostgresPartitions, archive: Archive, sql: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     for began in (None, IN_MARCH, IN_APRIL, IN_MARCH):
         await store.append(an_append(logs.new_stream(began)))
     before = await sql("SELECT * FROM events ORDER BY position")
     with caplog.at_level(logging.ERROR):
-        await months.ensure_partitions()
-    assert "3 events lie where no month was made for them" in caplog.text
-    assert "guestledger partitions settle" in caplog.text
-    *_, strays = await months.all()
-    assert (strays.month, strays.first_position, strays.last_position) == (None, 1, 3)
+        await partitions.ensure_partitions()
+    assert "3 events are in the default partition" in caplog.text
+    *_, default = await partitions.all()
+    assert (default.month, default.first_position, default.last_position) == (None, 1, 3)
 
     assert await archive.settle() == 3
 
     assert await sql("SELECT * FROM events ORDER BY position") == before
     caplog.clear()
-    await months.ensure_partitions()
+    await partitions.ensure_partitions()
     assert not caplog.records
-    *attached, strays = await months.all()
-    assert (strays.first_position, strays.last_position) == (None, None)
-    assert [(month.month, month.first_position, month.last_position) for month in attached[:2]] == [
+    *attached, default = await partitions.all()
+    assert (default.first_position, default.last_position) == (None, None)
+    assert [(one.month, one.first_position, one.last_position) for one in attached[:2]] == [
         (MARCH, 1, 3),
         (APRIL, 2, 2),
     ]
 
 
 async def test_a_partition_with_unpartitioned_events_does_not_block_others(
-    months: PostgresPartitions,
+    partitions: PostgresPartitions,
     archive: Archive,
     by_owner: asyncpg.Connection,
     store: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As where no scheduler ran for months, or a clock is ahead: the alarm has to come even so."""
+    """As after months without a scheduler, or with a clock that is ahead. The error is logged all the same."""
     made = sorted(
         name for (name,) in await by_owner.fetch("SELECT tablename FROM pg_tables WHERE tablename ~ '^events_2'")
     )
@@ -187,52 +191,17 @@ async def test_a_partition_with_unpartitioned_events_does_not_block_others(
     await store.append(an_append(logs.new_stream(next_month)))
 
     with caplog.at_level(logging.ERROR):
-        await months.ensure_partitions()
+        await partitions.ensure_partitions()
 
-    assert "1 events lie where no month was made for them" in caplog.text
-    assert [f"events_{month.month:%Y_%m}" for month in await months.all() if month.month] == [made[0], *made[2:]]
+    assert "1 events are in the default partition" in caplog.text
+    assert [f"events_{one.month:%Y_%m}" for one in await partitions.all() if one.month] == [made[0], *made[2:]]
     assert await archive.settle() == 1
-    assert [f"events_{month.month:%Y_%m}" for month in await months.all() if month.month] == made
-
-
-async def test_a_log_from_before_there_were_months_is_the_same_after_the_upgrade(
-    empty_database_url: str, read_models: PostgresReadModels
-) -> None:
-    def to(revision: str) -> Any:
-        def upgrade(connection: Connection) -> None:
-            alembic = config(SCHEMA)
-            alembic.attributes["connection"] = connection
-            command.upgrade(alembic, revision)
-
-        return upgrade
-
-    engine = open_engine(empty_database_url, SCHEMA)
-    connection = await connect_plainly(empty_database_url)
-    try:
-        async with engine.begin() as upgrading:
-            await upgrading.run_sync(to("0003"))
-        await logs.write(empty_database_url, EVENTS, began=IN_MARCH)
-        await logs.write(empty_database_url, EVENTS, after=EVENTS - 1)
-        await connection.execute("UPDATE checkpoints SET position = 100")
-        before = await connection.fetch("SELECT * FROM events ORDER BY position")
-
-        async with engine.begin() as upgrading:
-            await upgrading.run_sync(to("head"))
-
-        assert await connection.fetch("SELECT * FROM events ORDER BY position") == before
-        assert await connection.fetchval("SELECT count(*) FROM events_2024_03") == EVENTS
-        assert await connection.fetchval("SELECT count(*) FROM events_default") == 0
-        with pytest.raises(asyncpg.RestrictViolationError, match=r"events_2024_03 is append-only"):
-            await connection.execute("DELETE FROM events_2024_03")
-        assert await connection.fetchval("SELECT position FROM checkpoints WHERE projection = 'session_metrics'") == -1
-    finally:
-        await connection.close()
-        await engine.dispose()
+    assert [f"events_{one.month:%Y_%m}" for one in await partitions.all() if one.month] == made
 
 
 @pytest.mark.parametrize("change", ["UPDATE {} SET actor = 'other'", "DELETE FROM {}", "TRUNCATE {}"])
 async def test_a_partition_is_append_only_attached_or_not(
-    change: str, three_months: None, archive: Archive, by_owner: asyncpg.Connection
+    change: str, three_partitions: None, archive: Archive, by_owner: asyncpg.Connection
 ) -> None:
     await archive.detach(MARCH)
     await by_owner.execute("SET session_replication_role = replica")
@@ -246,7 +215,7 @@ async def test_a_partition_is_append_only_attached_or_not(
 
 
 async def test_a_detached_partition_leaves_reads_and_projections_intact(
-    three_months: None, archive: Archive, read_models: PostgresReadModels, store: Any, sql: Any
+    three_partitions: None, archive: Archive, read_models: PostgresReadModels, store: Any, sql: Any
 ) -> None:
     before = await derived(sql)
     assert await verified(read_models) == [True] * 3
@@ -262,7 +231,7 @@ async def test_a_detached_partition_leaves_reads_and_projections_intact(
 
 
 async def test_with_a_partition_detached_verify_and_rebuild_still_work(
-    three_months: None, archive: Archive, read_models: PostgresReadModels, sql: Any
+    three_partitions: None, archive: Archive, read_models: PostgresReadModels, sql: Any
 ) -> None:
     before = await derived(sql)
     await archive.detach(MARCH)
@@ -281,20 +250,20 @@ async def test_with_a_partition_detached_verify_and_rebuild_still_work(
 
 
 async def test_attaching_a_partition_restores_the_log(
-    three_months: None,
+    three_partitions: None,
     archive: Archive,
     read_models: PostgresReadModels,
-    months: PostgresPartitions,
+    partitions: PostgresPartitions,
     store: Any,
     sql: Any,
 ) -> None:
     before = await sql("SELECT * FROM events ORDER BY position")
     detached = await archive.detach(MARCH)
-    assert (await months_of(months))[MARCH] is False
+    assert (await attached_of(partitions))[MARCH] is False
 
     assert await archive.attach(MARCH) == detached
 
-    assert (await months_of(months))[MARCH] is True
+    assert (await attached_of(partitions))[MARCH] is True
     assert await sql("SELECT * FROM events ORDER BY position") == before
     assert [leaf_of(row) for row in before] == [row["leaf_hash"] for row in before]
     assert await verified(read_models) == [True] * 3
@@ -305,9 +274,9 @@ async def test_attaching_a_partition_restores_the_log(
 
 
 async def test_a_detached_partition_can_be_dropped_and_restored(
-    three_months: None,
+    three_partitions: None,
     archive: Archive,
-    months: PostgresPartitions,
+    partitions: PostgresPartitions,
     store: Any,
     owner: AsyncEngine,
     by_owner: asyncpg.Connection,
@@ -315,10 +284,9 @@ async def test_a_detached_partition_can_be_dropped_and_restored(
     await archive.detach(MARCH)
     await by_owner.execute("CREATE TABLE public.kept AS TABLE events_2024_03; DROP TABLE events_2024_03")
     await by_owner.execute("GRANT SELECT ON public.kept TO PUBLIC")
-    [march, *_] = await months.all()
+    [march, *_] = await partitions.all()
     assert (march.month, march.attached, march.bytes) == (MARCH, False, None)
-    with pytest.raises(PartitionRefused, match="not in this database: restore it from where it was kept"):
-        await archive.attach(MARCH)
+    await refused(archive.attach(MARCH), PartitionProblem.TABLE_MISSING)
     async with owner.begin() as connection:
         await connection.exec_driver_sql("CREATE TABLE guestledger.events_2024_03 (LIKE guestledger.events)")
         await connection.exec_driver_sql("INSERT INTO guestledger.events_2024_03 TABLE public.kept")
@@ -331,58 +299,68 @@ async def test_a_detached_partition_can_be_dropped_and_restored(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "problem", "detail"),
     [
+        ("UPDATE events_2024_03 SET actor = 'other' WHERE position = 7", PartitionProblem.EVENT_CHANGED, "7"),
         (
-            "UPDATE events_2024_03 SET actor = 'other' WHERE position = 7",
-            "the event at position 7 .* is not what was rec",
+            "DELETE FROM events_2024_03 WHERE position = 7",
+            PartitionProblem.CONTENTS_DIFFER,
+            "149 events; 150 were detached",
         ),
-        ("DELETE FROM events_2024_03 WHERE position = 7", "149 events, and there were 150"),
-        ("UPDATE events_2024_03 SET position = 1000 WHERE position = 149", "or others"),
+        (
+            "UPDATE events_2024_03 SET position = 1000 WHERE position = 149",
+            PartitionProblem.CONTENTS_DIFFER,
+            "150 events; 150 were detached",
+        ),
     ],
 )
 async def test_only_what_was_detached_can_be_attached(
-    change: str, told: str, three_months: None, archive: Archive, store: Any, by_owner: asyncpg.Connection
+    change: str,
+    problem: PartitionProblem,
+    detail: str,
+    three_partitions: None,
+    archive: Archive,
+    store: Any,
+    by_owner: asyncpg.Connection,
 ) -> None:
     await archive.detach(MARCH)
     await by_owner.execute(f"ALTER TABLE events_2024_03 DISABLE TRIGGER append_only; {change}")
 
-    with pytest.raises(PartitionRefused, match=told):
-        await archive.attach(MARCH)
+    await refused(archive.attach(MARCH), problem, detail)
 
     assert await positions(store) == list(range(EVENTS, 3 * EVENTS))
 
 
 async def test_a_long_reader_delays_new_partitions_and_not_appends(
-    months: PostgresPartitions, by_owner: asyncpg.Connection, connect_by_sql: Any, store: Any
+    partitions: PostgresPartitions, by_owner: asyncpg.Connection, connect_by_sql: Any, store: Any
 ) -> None:
     await by_owner.execute(f"DROP TABLE events_{datetime.now(UTC):%Y_%m}")
     reader = await connect_by_sql()
     async with reader.transaction():
         await reader.fetch("SELECT count(*) FROM events")
 
-        await asyncio.gather(months.ensure_partitions(), store.append(an_append()))
+        await asyncio.gather(partitions.ensure_partitions(), store.append(an_append()))
 
-    assert len(await months.all()) == AHEAD
+    assert len(await partitions.all()) == AHEAD
     assert await positions(store) == [0]
 
 
 async def test_a_late_event_of_a_detached_partition_moves_there_on_attach(
-    three_months: None, archive: Archive, months: PostgresPartitions, store: Any, by_owner: asyncpg.Connection
+    three_partitions: None, archive: Archive, partitions: PostgresPartitions, store: Any, by_owner: asyncpg.Connection
 ) -> None:
     await archive.detach(MARCH)
     await store.append(an_append(logs.new_stream(IN_MARCH)))
-    assert await archive.settle() == 0  # a table in the month's place would keep it out for ever
+    assert await archive.settle() == 0  # a table in its place would prevent attaching it
 
     await archive.attach(MARCH)
 
     assert await positions(store) == list(range(3 * EVENTS + 1))
     assert await by_owner.fetchval("SELECT count(*) FROM events_2024_03") == EVENTS + 1
-    assert (await months.all())[-1].first_position is None
+    assert (await partitions.all())[-1].first_position is None
 
 
 async def test_attaching_a_partition_restarts_rebuilds_that_passed_it(
-    three_months: None, archive: Archive, read_models: PostgresReadModels, sql: Any, monkeypatch: pytest.MonkeyPatch
+    three_partitions: None, archive: Archive, read_models: PostgresReadModels, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await derived(sql)
     await archive.detach(MARCH)
@@ -405,7 +383,7 @@ async def test_attaching_a_partition_restarts_rebuilds_that_passed_it(
 
 
 async def test_detaching_during_a_verification_raises_no_alarm(
-    three_months: None, archive: Archive, read_models: PostgresReadModels, monkeypatch: pytest.MonkeyPatch
+    three_partitions: None, archive: Archive, read_models: PostgresReadModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare = rebuild.Rebuild._compare
 
@@ -429,11 +407,10 @@ async def test_an_event_at_another_position_prevents_attaching(
     await by_owner.execute("ALTER TABLE events_2024_03 DISABLE TRIGGER append_only")
     await by_owner.execute("UPDATE events_2024_03 SET position = 3 WHERE position = 2")
 
-    with pytest.raises(PartitionRefused, match="or others"):
-        await archive.attach(MARCH)
+    await refused(archive.attach(MARCH), PartitionProblem.CONTENTS_DIFFER)
 
 
-# What stands against it
+# What prevents detaching
 
 
 async def unread_by_consumer(sql: Any) -> None:
@@ -450,7 +427,7 @@ async def rebuilding(sql: Any) -> None:
 
 async def unfinished(sql: Any) -> None:
     await sql(
-        "INSERT INTO due_work (stream_id, step, due_at) SELECT stream_id, 'ExpireToken', now() FROM events WHERE position = 3"
+        "INSERT INTO due_steps (stream_id, step, due_at) SELECT stream_id, 'expire_token', now() FROM events WHERE position = 3"
     )
 
 
@@ -460,56 +437,54 @@ async def tampered(sql: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("obstacle", "told"),
+    ("obstacle", "problem", "detail"),
     [
-        (
-            unread_by_consumer,
-            "the consumer warehouse has not read it yet: .* `guestledger consumers --forget warehouse`",
-        ),
-        (unprojected, "the projection audit_log has not taken it in yet"),
-        (rebuilding, "a rebuild is unfinished: `guestledger projections rebuild sessions` first"),
-        (unfinished, "1 sessions that began in it still have work ahead"),
-        (tampered, "the event at position 7 in .*events_2024_03 is not what was recorded"),
+        (unread_by_consumer, PartitionProblem.NOT_CONSUMED, "warehouse"),
+        (unprojected, PartitionProblem.NOT_PROJECTED, "audit_log"),
+        (rebuilding, PartitionProblem.REBUILD_UNFINISHED, "sessions"),
+        (unfinished, PartitionProblem.WORK_LEFT, "1"),
+        (tampered, PartitionProblem.EVENT_CHANGED, "7"),
     ],
 )
 async def test_a_partition_in_need_or_tampered_with_cannot_be_detached(
-    obstacle: Any, told: str, three_months: None, archive: Archive, by_owner: asyncpg.Connection, store: Any
+    obstacle: Any,
+    problem: PartitionProblem,
+    detail: str,
+    three_partitions: None,
+    archive: Archive,
+    by_owner: asyncpg.Connection,
+    store: Any,
 ) -> None:
     await obstacle(by_owner.fetch)
 
-    with pytest.raises(PartitionRefused, match=told):
-        await archive.detach(MARCH)
+    await refused(archive.detach(MARCH), problem, detail)
 
     assert await positions(store) == list(range(3 * EVENTS))
 
 
-async def test_the_current_partition_cannot_be_detached(three_months: None, archive: Archive) -> None:
-    with pytest.raises(PartitionRefused, match="cannot be detached: it is not over yet, or not for a day"):
-        await archive.detach(datetime.now(UTC).date().replace(day=1))
-    with pytest.raises(PartitionRefused, match="2024-05 is not attached"):
-        await archive.detach(date(2024, 5, 1))
-    with pytest.raises(PartitionRefused, match="2024-03 is not detached"):
-        await archive.attach(MARCH)
+async def test_the_current_partition_cannot_be_detached(three_partitions: None, archive: Archive) -> None:
+    await refused(archive.detach(datetime.now(UTC).date().replace(day=1)), PartitionProblem.NOT_OVER)
+    await refused(archive.detach(date(2024, 5, 1)), PartitionProblem.NOT_ATTACHED)
+    await refused(archive.attach(MARCH), PartitionProblem.NOT_DETACHED)
 
 
 async def test_a_long_reader_prevents_detaching_and_not_appends(
-    three_months: None, archive: Archive, connect_by_sql: Any, store: Any
+    three_partitions: None, archive: Archive, connect_by_sql: Any, store: Any
 ) -> None:
     reader = await connect_by_sql()
     async with reader.transaction():
         await reader.fetch("SELECT count(*) FROM events")
 
-        with pytest.raises(PartitionRefused, match="in one transaction: try again later"):
-            await archive.detach(MARCH)
+        await refused(archive.detach(MARCH), PartitionProblem.IN_USE)
 
         await store.append(an_append())
     await archive.detach(MARCH)
 
 
 async def test_a_rebuild_after_detaching_ends_at_the_live_position(
-    three_months: None, archive: Archive, read_models: PostgresReadModels, by_owner: asyncpg.Connection
+    three_partitions: None, archive: Archive, read_models: PostgresReadModels, by_owner: asyncpg.Connection
 ) -> None:
-    """The live rows hold all up to the month's last event, and nothing that is left lies before that."""
+    """The live rows end at the partition's last event, and no other event is before it."""
     await by_owner.execute(f"UPDATE checkpoints SET position = {EVENTS - 1}")
     await archive.detach(MARCH)
     before = await by_owner.fetch("SELECT * FROM audit_log ORDER BY id")
@@ -521,7 +496,7 @@ async def test_a_rebuild_after_detaching_ends_at_the_live_position(
 
 
 async def test_positions_continue_after_the_last_events_partition_is_detached(
-    three_months: None, archive: Archive, read_models: PostgresReadModels, store: Any
+    three_partitions: None, archive: Archive, read_models: PostgresReadModels, store: Any
 ) -> None:
     last = await store.append(an_append(logs.new_stream(IN_MARCH)))
     await archive.settle()
@@ -546,7 +521,7 @@ async def test_one_batch_appends_to_streams_of_several_partitions(
     assert [len(await store.read_stream(stream_id)) for stream_id in ids] == [2, 2, 2, 2, 3]
 
 
-# What its sessions' users meet
+# Its sessions
 
 
 async def test_a_session_of_a_detached_partition_is_listed_and_reported(
@@ -559,16 +534,15 @@ async def test_a_session_of_a_detached_partition_is_listed_and_reported(
     await ledger.open_session(samples.request())
     await archive.settle()
     await ledger.projections.catch_up()
-    await by_owner.execute("DELETE FROM due_work")
+    await by_owner.execute("DELETE FROM due_steps")
 
     await archive.detach(MARCH)
 
     assert [entry.id async for entry in ledger.audit(AuditFilter(id=old.id))] == [old.id]
-    told = f"session {old.id} began in 2024-03, a month that is detached .*`guestledger partitions attach 2024-03`"
     for wanted in (old.id, str(old.id), old.session_id):
-        with pytest.raises(PartitionDetached, match=told):
+        with pytest.raises(PartitionDetached, match=str(old.id)):
             await ledger.session(wanted)
-    with pytest.raises(PartitionDetached, match=told):
+    with pytest.raises(PartitionDetached, match=str(old.id)):
         await ledger.open_session(request)
     await archive.attach(MARCH)
     assert (await ledger.open_session(request)).id == old.id

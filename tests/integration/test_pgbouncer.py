@@ -1,4 +1,4 @@
-"""Behind a pgbouncer in transaction mode: each transaction may go to another server connection, and LISTEN is lost."""
+"""pgbouncer in transaction mode: each transaction may use another server connection, and LISTEN is lost."""
 
 import asyncio
 import os
@@ -13,7 +13,6 @@ from sqlalchemy import make_url
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
@@ -21,6 +20,7 @@ from guestledger.adapters.wiring import connect, simulated
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions
 from guestledger.engine.operations.tail import tail
 from tests import logs
+from tests.event_stores import open_store
 from tests.pacing import proposed
 from tests.postgres import as_administrator
 from tests.unit.samples import request
@@ -33,9 +33,9 @@ pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer is insta
 
 @pytest.fixture
 async def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The URL of the database by way of a pgbouncer that has two server connections for everybody."""
+    """The database's URL through a pgbouncer with two server connections."""
     assert PGBOUNCER is not None
-    plain = make_url(as_administrator(database_url))  # who can make a ledger by this way as well
+    plain = make_url(as_administrator(database_url))  # who can also create a ledger
     host, port = plain.query.get("host", plain.host), plain.query.get("port", plain.port or 5432)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,24 +73,24 @@ async def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def _owner(host: str) -> int:
-    """Who pgbouncer is to run as, which refuses to be root: whoever may use the server's socket, or nobody."""
+    """The user of pgbouncer, which refuses to run as root: the owner of the server's socket, or nobody."""
     return Path(host).stat().st_uid if host.startswith("/") else 65534
 
 
 async def test_lost_prepared_statements_name_the_parameter_to_set(pooled_url: str) -> None:
     engines = [open_engine(make_url(pooled_url).set(query={}), "guestledger") for _ in range(2)]
     asked = [PostgresConsumers(engine, "guestledger").all() for engine in engines * 50]
-    told = {
+    errors = {
         str(error) for error in await asyncio.gather(*asked, return_exceptions=True) if isinstance(error, Exception)
     }
-    assert any("add prepared_statement_cache_size=0 to the parameters" in text for text in told), told
+    assert any("add prepared_statement_cache_size=0 to the parameters" in text for text in errors), errors
     for engine in engines:
         await engine.dispose()
 
 
 async def test_appending_reading_and_tailing_work_without_hints(pooled_url: str) -> None:
     writing, reading = open_engine(pooled_url, "guestledger"), open_engine(pooled_url, "guestledger")
-    writer, reader = PostgresEventStore(writing, "guestledger"), PostgresEventStore(reading, "guestledger")
+    writer, reader = open_store(writing), open_store(reading)
     seen: list[int] = []
 
     async def follow() -> None:
@@ -116,7 +116,7 @@ async def test_appending_reading_and_tailing_work_without_hints(pooled_url: str)
 async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, database_url: str) -> None:
     await logs.write(database_url, 100)
     engine = open_engine(pooled_url, "guestledger")
-    store, checkpoints = PostgresEventStore(engine, "guestledger"), PostgresConsumers(engine, "guestledger")
+    store, checkpoints = open_store(engine), PostgresConsumers(engine, "guestledger")
     done, seen = asyncio.Event(), []
 
     async def handle(events: object) -> None:
@@ -126,7 +126,7 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
 
     pace = ConsumerOptions(batch=10, poll_ms=20)
     task = asyncio.create_task(
-        Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), pace=pace).run()
+        Consumer("queue", handle, store=store, checkpoints=checkpoints, clock=SystemClock(), options=pace).run()
     )
     async with asyncio.timeout(PATIENCE):
         await done.wait()

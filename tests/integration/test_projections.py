@@ -1,4 +1,4 @@
-"""The read models: exact under concurrency and crashes, and in agreement with a count over the raw log."""
+"""The projections: exact under concurrency and crashes, and equal to a count over the raw log."""
 
 import asyncio
 import json
@@ -18,7 +18,8 @@ from guestledger.adapters.postgres.projections import projector
 from guestledger.adapters.postgres.projections import read_models as reading
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.engine.domain.errors import ServiceUnreachable
-from guestledger.engine.domain.events import Event, FailureKind
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.session import Status
 from guestledger.engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
 from guestledger.engine.projections.metrics import Metrics, MetricsFilter
@@ -291,15 +292,15 @@ async def test_the_audit_entry_of_an_active_session_has_the_contracts_shape(
     assert datetime.fromisoformat(shown["timestamp"]) == recorded_at
 
 
-NEVER = {"wait_ms": None, "retry_at": None}
+NEVER = {"wait": None, "retry_at": None}
 ENDS = {
     "pending": [s.OPEN, s.VALIDATED, s.ATTEMPTING, s.THROTTLED, s.IN_DOUBT, s.FAILED, (*s.OPEN, s.lookup_failed())],
     "refused": [s.REFUSED],
     "rejected": [
         s.REJECTED,
-        (*s.OPEN, s.lookup_failed(kind=FailureKind.FORBIDDEN, **NEVER)),
-        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.REJECTED)),
-        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.REJECTED), s.was_duplicated()),
+        (*s.OPEN, s.lookup_failed(kind=FailureKind.FINAL, **NEVER)),
+        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.FINAL)),
+        (*s.ATTEMPTING, s.has_failed(kind=FailureKind.FINAL), s.was_duplicated()),
     ],
     "abandoned": [s.ABANDONED, (*s.ABANDONED, s.was_duplicated()), (*s.THROTTLED, s.was_abandoned())],
     "verified": [s.ACTIVE, s.EXPIRED, (*s.IN_DOUBT, s.was_created()), (*s.EXPIRED, s.was_duplicated())],
@@ -433,7 +434,7 @@ async def test_matching_rows_are_fetched_in_bounded_batches(
     )
     await outsider.execute(
         "INSERT INTO sessions SELECT id, channel_id, 'pending', 1, timestamp, timestamp, NULL, NULL, timestamp, NULL, "
-        "NULL, NULL, 0, NULL, NULL FROM audit_log"
+        "NULL, NULL, 0, NULL, NULL, NULL FROM audit_log"
     )
     limits: list[int] = []
     whole = asyncpg.cursor.BaseCursor._exec

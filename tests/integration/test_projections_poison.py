@@ -1,4 +1,4 @@
-"""Events that a projection cannot take in: it stands still alone, says where and why, and goes on after the fix."""
+"""Poison events: the projection stops alone, says where and why, and continues after the fix."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -11,20 +11,24 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.pool import open_engine
-from guestledger.adapters.postgres.projections import registry as projections
+from guestledger.adapters.postgres.projections import registry
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
-from guestledger.adapters.postgres.projections.registry import PROJECTIONS, Projection, RowChanges
+from guestledger.adapters.postgres.projections.registry import PROJECTIONS
+from guestledger.adapters.postgres.projections.row_changes import RowChanges
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import GuestledgerError, ProjectionStopped, ServiceUnreachable
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.projections.status import ProjectionStatus
 from tests import logs
+from tests.unit import samples
 
 BEFORE = 3_000
-"""Events in front of the poison, more than a batch of them; the poison is in mid-batch."""
+"""Events before the poison: more than a batch, so that the poison is within one."""
 AFTER = 100
 
 
@@ -40,11 +44,11 @@ def read_models(engine: AsyncEngine) -> PostgresReadModels:
     return PostgresReadModels(engine, "guestledger")
 
 
-async def standing(read_models: PostgresReadModels) -> dict[str, ProjectionStatus]:
-    return {found.name: found for found in await read_models.standing()}
+async def status_of(read_models: PostgresReadModels) -> dict[str, ProjectionStatus]:
+    return {found.name: found for found in await read_models.status()}
 
 
-def unheard(_position: int) -> None:
+def ignored(_position: int) -> None:
     pass
 
 
@@ -54,19 +58,8 @@ def huge_attempt() -> e.Event:
 
 
 def message_with_nul() -> e.Event:
-    """PostgreSQL takes no NUL in a text; only `sessions` keeps the reason."""
-    at = logs.START
-    return e.CreationFailed(
-        at=at,
-        channel_id="ch_00",
-        attempt=1,
-        kind=e.FailureKind.IN_DOUBT,
-        status=None,
-        message="a NUL: \0, then 203.0.113.77",
-        wait_ms=10,
-        reason=None,
-        retry_at=at,
-    )
+    """PostgreSQL accepts no NUL in a text, and only `sessions` keeps the detail."""
+    return samples.has_failed(kind=FailureKind.IN_DOUBT, detail="a NUL: \0, then 203.0.113.77")
 
 
 @pytest.mark.parametrize("poison", [huge_attempt, message_with_nul])
@@ -84,7 +77,7 @@ async def test_a_row_that_postgresql_rejects_stops_that_projection_alone(
 
     await read_models.catch_up()
 
-    found = await standing(read_models)
+    found = await status_of(read_models)
     assert {name: found[name].position for name in found} == {
         "sessions": BEFORE,
         "session_metrics": head,
@@ -100,15 +93,15 @@ async def test_a_row_that_postgresql_rejects_stops_that_projection_alone(
     assert found["audit_log"].error is None
     assert [(record.levelno, error in record.getMessage()) for record in caplog.records] == [(logging.ERROR, True)]
 
-    await read_models.catch_up()  # tries again, and has nothing new to tell
-    again = (await standing(read_models))["sessions"]
+    await read_models.catch_up()  # tries again, and logs nothing new
+    again = (await status_of(read_models))["sessions"]
     assert (again.position, again.stopped_at, again.error) == (BEFORE, found["sessions"].stopped_at, error)
     assert len(caplog.records) == 1
 
 
 @pytest.fixture
 def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[list[RecordedEvent]], None]], None]:
-    """Plants a fault into one projection: it is called with each batch."""
+    """`fault(name, fails)`: call `fails` with each batch of one projection."""
 
     def plant(name: str, fails: Callable[[list[RecordedEvent]], None]) -> None:
         sound = PROJECTIONS[name]
@@ -117,7 +110,7 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[list[Reco
             fails(events)
             await sound.apply(rows, events)
 
-        monkeypatch.setitem(projections.PROJECTIONS, name, Projection(sound.tables, apply))  # type: ignore[arg-type]
+        monkeypatch.setitem(registry.PROJECTIONS, name, sound._replace(apply=apply))  # type: ignore[arg-type]
 
     return plant
 
@@ -142,7 +135,7 @@ async def test_a_fault_in_one_projection_stops_it_alone_until_the_fix(
     await logs.write(ledger_url, BEFORE)
     fault(name, at_position(2_345))
     await read_models.catch_up()
-    found = await standing(read_models)
+    found = await status_of(read_models)
     assert {other: found[other].position for other in found} == {**dict.fromkeys(PROJECTIONS, BEFORE - 1), name: 2_344}
     error = found[name].error or ""
     assert error.startswith("event 2345 (")
@@ -153,11 +146,11 @@ async def test_a_fault_in_one_projection_stops_it_alone_until_the_fix(
     await logs.write(ledger_url, AFTER, after=BEFORE - 1)
     await read_models.catch_up()
 
-    found = await standing(read_models)
+    found = await status_of(read_models)
     assert {found[other].position for other in found} == {BEFORE + AFTER - 1}
     assert (found[name].error, found[name].stopped_at, found[name].lag_seconds) == (None, None, 0.0)
     for other in PROJECTIONS:
-        assert (await read_models.verify(other, unheard)).is_same
+        assert (await read_models.verify(other, ignored)).is_same
 
 
 async def test_a_poisoned_first_event_leaves_the_projection_before_the_log(
@@ -166,7 +159,7 @@ async def test_a_poisoned_first_event_leaves_the_projection_before_the_log(
     await logs.write(ledger_url, 10)
     fault("audit_log", at_position(0))
     await read_models.catch_up()
-    assert (await standing(read_models))["audit_log"].position == -1
+    assert (await status_of(read_models))["audit_log"].position == -1
 
 
 async def test_an_event_of_a_newer_release_is_reported_and_not_skipped(
@@ -175,19 +168,18 @@ async def test_an_event_of_a_newer_release_is_reported_and_not_skipped(
     await logs.write(ledger_url, BEFORE)
     stream_id = await logs.write_events(ledger_url, logs.lifecycle(0), after=BEFORE - 1, event_type="SessionTeleported")
     await read_models.catch_up()
-    for found in await read_models.standing():
+    for found in await read_models.status():
         assert found.position == BEFORE - 1
         assert found.error == (
             f"event {BEFORE} (SessionTeleported, version 1 of stream {stream_id}) cannot be projected: "
-            "event 'SessionTeleported' with schema version 1 is not known to this release: it was written by a newer release; "
-            "upgrade guestledger here; after that it goes on by itself"
+            "event 'SessionTeleported' with schema version 1 is unknown to this release: a newer one wrote it"
         )
 
 
 @pytest.mark.parametrize(
     "trouble",
     [
-        ServiceUnreachable("gone"),
+        ServiceUnreachable("database", Cause.CONNECTION_LOST),
         asyncpg.InterfaceError("gone"),
         OSError("gone"),
         asyncpg.DeadlockDetectedError("again"),
@@ -203,7 +195,7 @@ async def test_a_database_in_trouble_is_no_poison(
     fault("sessions", fails)
     with pytest.raises(GuestledgerError):
         await read_models.catch_up()
-    assert [(found.position, found.error) for found in await read_models.standing()] == [(-1, None)] * 3
+    assert [(found.position, found.error) for found in await read_models.status()] == [(-1, None)] * 3
 
 
 async def test_an_older_release_does_not_stop_a_newer_ones_projection(
@@ -220,12 +212,12 @@ async def test_an_older_release_does_not_stop_a_newer_ones_projection(
 
     monkeypatch.setattr(older, "_stop", late)
     monkeypatch.setitem(
-        projections.PROJECTIONS,  # type: ignore[arg-type]
+        registry.PROJECTIONS,  # type: ignore[arg-type]
         "sessions",
-        Projection(PROJECTIONS["sessions"].tables, _unable),
+        PROJECTIONS["sessions"]._replace(apply=_unable),
     )
     await older.catch_up()
-    assert [(found.position, found.error) for found in await read_models.standing()] == [(9, None)] * 3
+    assert [(found.position, found.error) for found in await read_models.status()] == [(9, None)] * 3
 
 
 async def _unable(_rows: RowChanges, _events: list[RecordedEvent]) -> None:
@@ -239,19 +231,19 @@ async def test_a_rebuild_stops_at_a_poison_event_and_resumes_after_the_fix(
     await read_models.catch_up()
     fault("sessions", at_position(2_345))
     with pytest.raises(ProjectionStopped, match=r"sessions cannot be rebuilt: event 2345 \(\w+, version \d of stream "):
-        await read_models.rebuild("sessions", unheard)
-    assert (await standing(read_models))["sessions"].rebuilt_to == 2_344
+        await read_models.rebuild("sessions", ignored)
+    assert (await status_of(read_models))["sessions"].rebuilt_to == 2_344
     monkeypatch.undo()
-    told: list[int] = []
-    await read_models.rebuild("sessions", told.append)
-    assert told[0] > 2_344
-    assert (await read_models.verify("sessions", unheard)).is_same
+    reached: list[int] = []
+    await read_models.rebuild("sessions", reached.append)
+    assert reached[0] > 2_344
+    assert (await read_models.verify("sessions", ignored)).is_same
 
 
 async def test_lag_counts_missing_events_and_the_age_of_the_oldest(
     ledger_url: str, read_models: PostgresReadModels
 ) -> None:
-    empty = await standing(read_models)
+    empty = await status_of(read_models)
     assert {(found.position, found.head, found.lag_events, found.lag_seconds) for found in empty.values()} == {
         (-1, -1, 0, 0.0)
     }
@@ -260,7 +252,7 @@ async def test_lag_counts_missing_events_and_the_age_of_the_oldest(
     await logs.write(ledger_url, 70, after=99)
     connection = await logs.connect(ledger_url)
     before: datetime = await connection.fetchval("SELECT clock_timestamp()")
-    found = await standing(read_models)
+    found = await status_of(read_models)
     after: datetime = await connection.fetchval("SELECT clock_timestamp()")
     await connection.close()
     oldest = logs.START + timedelta(milliseconds=100)
@@ -268,7 +260,7 @@ async def test_lag_counts_missing_events_and_the_age_of_the_oldest(
         assert one.lag_events == 70
         assert (before - oldest).total_seconds() <= one.lag_seconds <= (after - oldest).total_seconds()
     await read_models.catch_up()
-    assert {(one.lag_events, one.lag_seconds) for one in await read_models.standing()} == {(0, 0.0)}
+    assert {(one.lag_events, one.lag_seconds) for one in await read_models.status()} == {(0, 0.0)}
 
 
 async def test_wait_for_returns_once_every_projection_is_there(ledger_url: str) -> None:

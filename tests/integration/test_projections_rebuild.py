@@ -1,4 +1,4 @@
-"""Rebuilding projections while all else goes on, and holding them against the log."""
+"""Rebuilding and verifying projections while everything else continues."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +20,7 @@ from tests import logs
 
 EVENTS = 1_000
 
-# One snapshot: what is read, and what it has to be at the checkpoint of the very same snapshot.
+# One snapshot: the rows, and what they have to be at the checkpoint of the same snapshot.
 SESSIONS = """
     SELECT (SELECT count(*) FROM guestledger.sessions),
            (SELECT count(*) FROM guestledger.sessions WHERE status = 'active'),
@@ -70,7 +70,7 @@ async def sql(database_url: str) -> AsyncIterator[Any]:
     await connection.close()
 
 
-def unheard(_position: int) -> None:
+def ignored(_position: int) -> None:
     pass
 
 
@@ -79,17 +79,17 @@ class Crash(Exception):
 
 
 async def crash_in_mid_rebuild(read_models: PostgresReadModels, name: str) -> int:
-    """Returns the last position that was told."""
-    told: list[int] = []
+    """Returns the last position that was reported."""
+    reported: list[int] = []
 
     def crash(position: int) -> None:
-        told.append(position)
-        if len(told) == 3:
+        reported.append(position)
+        if len(reported) == 3:
             raise Crash
 
     with pytest.raises(Crash):
         await read_models.rebuild(name, crash)
-    return told[-1]
+    return reported[-1]
 
 
 @pytest.mark.parametrize(("name", "reading"), [("sessions", SESSIONS), ("session_metrics", METRICS)])
@@ -111,7 +111,7 @@ async def test_a_reader_sees_a_rebuild_as_one_change(
         while not rebuilding.done():
             seen.append(tuple(await sql.fetchrow(reading)))
 
-    rebuilding = asyncio.create_task(read_models.rebuild(name, unheard))
+    rebuilding = asyncio.create_task(read_models.rebuild(name, ignored))
     await asyncio.gather(rebuilding, write(), read())
     await read_models.catch_up()
     seen.append(tuple(await sql.fetchrow(reading)))
@@ -123,18 +123,18 @@ async def test_a_reader_sees_a_rebuild_as_one_change(
     assert damaged == sorted(damaged, reverse=True)
     assert set(damaged) == {damaged[0], 0}
     assert written > EVENTS
-    assert (await read_models.verify(name, unheard)).is_same
+    assert (await read_models.verify(name, ignored)).is_same
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
 async def test_a_rebuild_resumes_after_a_crash(read_models: PostgresReadModels, sql: Any, name: str) -> None:
     reached = await crash_in_mid_rebuild(read_models, name)
-    told: list[int] = []
-    [standing] = [standing for standing in await read_models.standing() if standing.name == name]
-    assert standing.rebuilt_to == reached
-    await read_models.rebuild(name, told.append)
-    assert told[0] > reached
-    assert (await read_models.verify(name, unheard)).is_same
+    reported: list[int] = []
+    [status] = [one for one in await read_models.status() if one.name == name]
+    assert status.rebuilt_to == reached
+    await read_models.rebuild(name, reported.append)
+    assert reported[0] > reached
+    assert (await read_models.verify(name, ignored)).is_same
     assert await sql.fetchval("SELECT count(*) FROM guestledger.checkpoints") == len(PROJECTIONS)
 
 
@@ -151,9 +151,9 @@ async def test_a_crash_while_rows_are_replaced_leaves_the_live_rows(
     with monkeypatch.context() as patched:
         patched.setattr(rebuild.Rebuild, "_clear", crash)
         with pytest.raises(Crash):
-            await read_models.rebuild("session_metrics", unheard)
+            await read_models.rebuild("session_metrics", ignored)
     assert await sql.fetchrow(METRICS) == before
-    await read_models.rebuild("session_metrics", unheard)
+    await read_models.rebuild("session_metrics", ignored)
     assert (await sql.fetchrow(METRICS))[2] == 0
 
 
@@ -164,7 +164,7 @@ async def test_an_older_snapshot_keeps_the_old_rows_and_blocks_nothing(
     other = await logs.connect(database_url)
     async with other.transaction(isolation="repeatable_read"):
         before = await other.fetchrow(SESSIONS)
-        await read_models.rebuild("sessions", unheard)
+        await read_models.rebuild("sessions", ignored)
         assert await other.fetchrow(SESSIONS) == before
     await other.close()
     assert (await sql.fetchrow(SESSIONS))[2] == 0
@@ -197,12 +197,12 @@ async def test_no_event_is_projected_between_the_last_batch_and_the_swap(
 
     monkeypatch.setattr(rebuild.Rebuild, "_build_to", build_then_let_the_projector_try)
     monkeypatch.setattr(rebuild.Rebuild, "_snapshot", let_the_projector_try_before_the_snapshot)
-    found = await work(read_models, "session_metrics", unheard)
+    found = await work(read_models, "session_metrics", ignored)
     await asyncio.gather(*projector)
     assert getattr(found, "is_same", True)
     monkeypatch.undo()
     assert tuple(await sql.fetchrow(METRICS))[:2] == tuple(await sql.fetchrow(METRICS))[3:]
-    assert (await read_models.verify("session_metrics", unheard)).is_same
+    assert (await read_models.verify("session_metrics", ignored)).is_same
 
 
 async def until_blocked_or_done(sql: Any, task: asyncio.Task[int]) -> None:
@@ -215,11 +215,11 @@ async def until_blocked_or_done(sql: Any, task: asyncio.Task[int]) -> None:
 
 async def test_two_concurrent_rebuilds_leave_correct_rows(read_models: PostgresReadModels) -> None:
     outcomes = await asyncio.gather(
-        *(read_models.rebuild("session_metrics", unheard) for _ in range(2)), return_exceptions=True
+        *(read_models.rebuild("session_metrics", ignored) for _ in range(2)), return_exceptions=True
     )
     assert any(isinstance(outcome, int) for outcome in outcomes)
     assert all(isinstance(outcome, int | RebuildInterrupted) for outcome in outcomes), outcomes
-    assert (await read_models.verify("session_metrics", unheard)).is_same
+    assert (await read_models.verify("session_metrics", ignored)).is_same
 
 
 async def test_a_hosts_view_and_grants_survive_a_rebuild(
@@ -228,7 +228,7 @@ async def test_a_hosts_view_and_grants_survive_a_rebuild(
     await sql.execute("CREATE VIEW public.mine AS SELECT count(*) AS n FROM guestledger.sessions")
     await sql.execute("GRANT SELECT ON guestledger.sessions TO PUBLIC")
     for name in PROJECTIONS:
-        await read_models.rebuild(name, unheard)
+        await read_models.rebuild(name, ignored)
     assert await sql.fetchval("SELECT n FROM public.mine") == (await sql.fetchrow(SESSIONS))[3]
     assert await sql.fetchval("SELECT relacl::text FROM pg_class WHERE oid = 'guestledger.sessions'::regclass")
 
@@ -241,9 +241,7 @@ async def test_a_hosts_view_and_grants_survive_a_rebuild(
         await connection.run_sync(check)
 
 
-async def test_verify_names_rows_changed_by_hand_and_leaves_them(
-    read_models: PostgresReadModels, sql: Any
-) -> None:
+async def test_verify_names_rows_changed_by_hand_and_leaves_them(read_models: PostgresReadModels, sql: Any) -> None:
     changed, removed = [
         row["id"] for row in await sql.fetch("SELECT id FROM guestledger.audit_log ORDER BY id DESC LIMIT 2")
     ]
@@ -257,7 +255,7 @@ async def test_verify_names_rows_changed_by_hand_and_leaves_them(
     await sql.execute("DELETE FROM guestledger.audit_log WHERE id = $1", removed)
     before = await sql.fetch("SELECT * FROM guestledger.audit_log ORDER BY id")
 
-    found = await read_models.verify("audit_log", unheard)
+    found = await read_models.verify("audit_log", ignored)
 
     assert not found.is_same
     assert set(found.differing) == {
@@ -267,22 +265,20 @@ async def test_verify_names_rows_changed_by_hand_and_leaves_them(
     }
     assert await sql.fetch("SELECT * FROM guestledger.audit_log ORDER BY id") == before
     assert await sql.fetchval("SELECT count(*) FROM guestledger.audit_log_shadow") == 0
-    assert await read_models.rebuild("audit_log", unheard) == 3
-    assert (await read_models.verify("audit_log", unheard)).is_same
+    assert await read_models.rebuild("audit_log", ignored) == 3
+    assert (await read_models.verify("audit_log", ignored)).is_same
 
 
 async def test_verify_finds_one_latency_that_is_off_by_one(read_models: PostgresReadModels, sql: Any) -> None:
     await sql.execute(
         "UPDATE guestledger.session_latencies SET sessions = sessions + 1 WHERE ctid = '(0,1)'",
     )
-    [differing] = (await read_models.verify("session_metrics", unheard)).differing
+    [differing] = (await read_models.verify("session_metrics", ignored)).differing
     assert differing.startswith("session_latencies ch_")
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
-async def test_verify_passes_while_writers_write(
-    database_url: str, read_models: PostgresReadModels, name: str
-) -> None:
+async def test_verify_passes_while_writers_write(database_url: str, read_models: PostgresReadModels, name: str) -> None:
     async def write() -> None:
         written = EVENTS
         while not verifying.done():
@@ -290,7 +286,7 @@ async def test_verify_passes_while_writers_write(
             written += 50
             await read_models.catch_up()
 
-    verifying = asyncio.create_task(read_models.verify(name, unheard))
+    verifying = asyncio.create_task(read_models.verify(name, ignored))
     await asyncio.gather(verifying, write())
     assert verifying.result().is_same
     assert verifying.result().position >= EVENTS - 1
@@ -300,23 +296,23 @@ async def test_verify_is_refused_during_a_rebuild_which_replaces_a_verify(
     read_models: PostgresReadModels,
 ) -> None:
     reached = await crash_in_mid_rebuild(read_models, "sessions")
-    with pytest.raises(RebuildInterrupted, match="projections rebuild sessions"):
-        await read_models.verify("sessions", unheard)
-    [standing] = [standing for standing in await read_models.standing() if standing.name == "sessions"]
-    assert standing.rebuilt_to == reached
-    await read_models.rebuild("sessions", unheard)
+    with pytest.raises(RebuildInterrupted, match="a rebuild of sessions is unfinished"):
+        await read_models.verify("sessions", ignored)
+    [status] = [one for one in await read_models.status() if one.name == "sessions"]
+    assert status.rebuilt_to == reached
+    await read_models.rebuild("sessions", ignored)
 
     def take_over(_position: int) -> None:
         raise Crash
 
     with pytest.raises(Crash):
         await read_models.verify("sessions", take_over)
-    told: list[int] = []
-    await read_models.rebuild("sessions", told.append)
-    assert told[0] == poison.BATCH - 1
-    assert (await read_models.verify("sessions", unheard)).is_same
+    reported: list[int] = []
+    await read_models.rebuild("sessions", reported.append)
+    assert reported[0] == poison.BATCH - 1
+    assert (await read_models.verify("sessions", ignored)).is_same
 
 
 async def test_an_unknown_projection_is_named_with_the_known_ones(read_models: PostgresReadModels) -> None:
     with pytest.raises(UnknownProjection, match="'session': there are sessions, session_metrics, audit_log"):
-        await read_models.rebuild("session", unheard)
+        await read_models.rebuild("session", ignored)

@@ -1,4 +1,4 @@
-"""Reading the log: in batches, with filters, and following it as it grows."""
+"""Reading the log in batches, with filters, and as it grows."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +20,7 @@ from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import Batch, EventFilter
 from guestledger.engine.operations.tail import tail
 from tests import logs
+from tests.event_stores import open_store
 from tests.pacing import proposed
 
 NEVER_MS = 3_600_000
@@ -37,11 +38,11 @@ async def engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def opened(engine: AsyncEngine) -> AsyncIterator[Opened]:
-    """Makes stores, as so many processes would have them."""
+    """Opens stores, as several processes would."""
     made: list[PostgresEventStore] = []
 
     def one() -> PostgresEventStore:
-        made.append(PostgresEventStore(engine, "guestledger"))
+        made.append(open_store(engine))
         return made[-1]
 
     yield one
@@ -54,7 +55,7 @@ def followed(store: PostgresEventStore, *, after: int = -1, poll_ms: int = NEVER
 
 
 class Followed:
-    """What a tail gives, taken up to a position."""
+    """What a tail yields up to a position."""
 
     def __init__(self, batches: AsyncIterator[Batch]) -> None:
         self.batches = batches
@@ -95,9 +96,7 @@ async def test_a_reader_advances_past_events_that_do_not_match(ledger_url: str, 
         batches.append(batch)
     assert at == 999
     assert not any(batch.events for batch in batches)
-    assert len(batches) == 1_000 // (10 * log_reader.STRETCH), (
-        "one statement looks at a stretch of the log, not at all of it"
-    )
+    assert len(batches) == 1_000 // (10 * log_reader.SCAN_FACTOR), "one statement scans a part of the log"
 
 
 async def test_a_full_batch_ends_at_its_last_event(ledger_url: str, opened: Opened) -> None:
@@ -109,7 +108,7 @@ async def test_a_full_batch_ends_at_its_last_event(ledger_url: str, opened: Open
 
 async def test_a_reader_crosses_missing_positions(ledger_url: str, opened: Opened) -> None:
     await logs.write(ledger_url, 5)
-    await logs.write(ledger_url, 5, after=100_000)  # as where old months are detached
+    await logs.write(ledger_url, 5, after=100_000)  # as where old partitions are detached
     found = [event.position async for batch in opened().read_all(batch=10) for event in batch]
     assert found == [*range(5), *range(100_001, 100_006)]
 
@@ -147,7 +146,7 @@ async def test_a_tail_wakes_up_for_an_append_in_its_own_process(
     await store.append(proposed())
     assert await waiting == [0]
     waiting = asyncio.create_task(following.up_to(1))
-    await asyncio.sleep(0.1)  # it waits by now
+    await asyncio.sleep(0.1)  # until it waits
     await store.append(proposed())
     assert await waiting == [0, 1]
 
@@ -199,7 +198,7 @@ async def test_many_appends_send_few_notifications(opened: Opened, monkeypatch: 
 
 async def test_listening_uses_no_place_of_the_pool(ledger_url: str) -> None:
     engine = open_engine(ledger_url, "guestledger", pool_size=1)
-    store = PostgresEventStore(engine, "guestledger")
+    store = open_store(engine)
     following = followed(store)
     for position in range(5):
         await store.append(proposed())
@@ -211,20 +210,18 @@ async def test_listening_uses_no_place_of_the_pool(ledger_url: str) -> None:
         SELECT count(*) FROM pg_stat_activity WHERE application_name = 'guestledger' AND datname = current_database()"""
     async with asyncio.timeout(PATIENCE):
         while await connection.fetchval(left):
-            await asyncio.sleep(0.01)  # nothing is left behind
+            await asyncio.sleep(0.01)  # every connection gets closed
     await connection.close()
 
 
 @pytest.mark.parametrize("poll_ms", [20, NEVER_MS], ids=["polling", "by hints"])
-async def test_a_tail_survives_a_server_restart_without_gap_or_repeat(
-    data_dir: Path, poll_ms: int
-) -> None:
+async def test_a_tail_survives_a_server_restart_without_gap_or_repeat(data_dir: Path, poll_ms: int) -> None:
     url = await start_embedded(data_dir)
     await migrate.upgrade(url)
     writing, reading = open_engine(url, "guestledger"), open_engine(url, "guestledger")
     writer, reader = (
-        PostgresEventStore(writing, "guestledger", patience=PATIENCE),
-        PostgresEventStore(reading, "guestledger"),
+        open_store(writing, patience=PATIENCE),
+        open_store(reading),
     )
     done = asyncio.Event()
     ids: list[UUID] = []

@@ -1,4 +1,4 @@
-"""Who can make a ledger's roles and put its grants right, and what those are told who cannot."""
+"""Creating a ledger's roles and correcting its grants, and what a user who cannot gets to know."""
 
 import asyncio
 import logging
@@ -12,12 +12,12 @@ from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.admin.grants import ROLES, RUNTIME, role_name
-from guestledger.adapters.postgres.errors import NotAllowed
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.errors import Access, NotAllowed
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from tests.e2e.command import environment, run
+from tests.event_stores import open_store
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLogin, Sql
 from tests.integration.plain_sql import CATALOGUE, connect_plainly
@@ -26,7 +26,7 @@ from tests.postgres import as_administrator
 
 @pytest.fixture
 async def tenant(postgres_server: str) -> AsyncIterator[str]:
-    """A schema whose roles nobody has made in this cluster; they are dropped at the end."""
+    """A schema whose roles do not exist in this cluster; they are dropped at the end."""
     schema = f"tenant_{uuid4().hex[:8]}"
     yield schema
     connection = await connect_plainly(postgres_server)
@@ -44,7 +44,7 @@ async def empty(tenant: str, empty_database_url: str) -> AsyncIterator[asyncpg.C
 
 @pytest.fixture
 async def maker(empty: asyncpg.Connection, empty_database_url: str, new_login_at: NewLogin) -> Any:
-    """Make a user who may make schemas in the empty database; `options` are those of CREATE ROLE. Its URL."""
+    """Create a user who may create schemas in the empty database, with these options of CREATE ROLE. Returns its URL."""
 
     async def make(options: str = "") -> str:
         url = await new_login_at(empty_database_url, options)
@@ -66,7 +66,7 @@ async def owners(connection: asyncpg.Connection, schema: str) -> set[str]:
 
 async def append(url: str, schema: str) -> int:
     engine = open_engine(url, schema)
-    store = PostgresEventStore(engine, schema)
+    store = open_store(engine, schema)
     try:
         return (await store.append(an_append())).position
     finally:
@@ -97,11 +97,11 @@ async def test_without_createrole_an_upgrade_works_and_names_the_statements(
 
     await migrate.upgrade(url, tenant)
 
-    [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "\n" not in told
-    assert "run `guestledger db upgrade` again" in told
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "\n" not in warning
+    assert "then repeat the upgrade" in warning
     assert await append(url, tenant) == 0
-    await empty.execute(told.split("`")[1])
+    await empty.execute(warning.split("`")[1])
     caplog.clear()
 
     await migrate.upgrade(url, tenant)
@@ -132,7 +132,7 @@ async def test_an_upgrade_corrects_grants_changed_by_hand(
     await sql("GRANT ALL ON events, head TO guestledger_runtime WITH GRANT OPTION")
     await sql("GRANT UPDATE (actor) ON events TO PUBLIC")
     await sql("GRANT ALL ON SCHEMA guestledger TO PUBLIC")
-    await sql("REVOKE ALL ON due_work FROM guestledger_runtime")
+    await sql("REVOKE ALL ON due_steps FROM guestledger_runtime")
     await sql("ALTER TABLE request_keys OWNER TO CURRENT_USER")
 
     await migrate.upgrade(as_administrator(database_url))
@@ -152,8 +152,10 @@ async def test_an_upgrade_by_the_runtime_user_changes_and_logs_nothing(
 
 
 async def test_a_user_who_may_not_create_a_ledger_learns_which_role_may(ledger_url: str) -> None:
-    with pytest.raises(NotAllowed, match=r"permission denied for database .*GUESTLEDGER_MIGRATION_URL.*another_owner"):
+    with pytest.raises(NotAllowed, match="permission denied for database") as raised:
         await migrate.upgrade(ledger_url, "another")
+    error = raised.value
+    assert (error.access, error.schema, error.role) == (Access.CHANGE_TABLES, "another", "another_owner")
 
 
 async def test_ledgers_of_one_name_in_two_databases_are_created_at_once(

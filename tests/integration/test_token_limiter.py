@@ -1,4 +1,4 @@
-"""The limiter that requests for a token pass, and a request that is sent again with another token: between processes."""
+"""The token limiter, and requests that are sent again with a new token, across processes."""
 
 import asyncio
 from datetime import timedelta
@@ -10,17 +10,21 @@ from guestledger.adapters.http import token_source as auth
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.simulator.api import Reply
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.errors import RequestDenied, ServiceUnreachable
 from guestledger.engine.domain.events import FailureKind
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.operations.explain import BlockedBy
 from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
 
 LONG_REST = SimulatorConfig(token_throttle_times=1, retry_after_s=600)
-OPEN_NOW = "UPDATE limiters SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
+OPEN_NOW = (
+    "UPDATE limits SET closed_until = now(), paced_from = now(), next_reservation = now(), next_admission = now()"
+)
 
 
 def asked_for_tokens(simulator: Simulator) -> list[float]:
@@ -43,38 +47,40 @@ async def deferral(ledger: Ledger, session: Session) -> e.CreationDeferred:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "counted"),
     [(LONG_REST, "token 429"), (SimulatorConfig(token_errors=1, error_retry_after="600"), "token 503")],
     ids=["429", "503"],
 )
-async def test_a_throttled_request_for_a_token_holds_back_every_process_and_those_that_start_later(
-    new_ledger: Any, simulator: Simulator, sql: Any, config: SimulatorConfig, told: str
+async def test_a_throttled_token_request_blocks_running_and_new_processes(
+    new_ledger: Any, simulator: Simulator, sql: Any, config: SimulatorConfig, counted: str
 ) -> None:
     simulator.config = config
     async with two(new_ledger, policy()) as (one, other):
-        behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
+        waiting = [await ledger.open_session(request()) for ledger in (one, other, one)]
     async with new_ledger(policy=policy()) as later:
-        behind.append(await later.open_session(request()))
+        waiting.append(await later.open_session(request()))
         accepted = await later.accept(request())
         await later.scheduler.run_once()
-        behind.append(await later.session(accepted.id))
+        waiting.append(await later.session(accepted.id))
 
-        assert simulator.counts == {told: 1}
-        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        assert simulator.counts == {counted: 1}
+        ((name, until),) = await sql("SELECT name, closed_until FROM limits")
         assert name.endswith(" token")
-        for session in behind:
+        for session in waiting:
             assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
             deferred = await deferral(later, session)
-            assert (deferred.limiter, deferred.held_by) == (name, DenialReason.GATE)
+            assert (deferred.limiter, deferred.denied_by) == (name, DenialReason.CLOSED)
             why = await later.why(session.id)
             assert why.moves_at == until
-            assert [held.reason for held in why.holds] == ["the limiter is closed: Retry-After of 600000 ms"]
-        with pytest.raises(ServiceUnreachable, match=r"no access token .* limiter '.* token' holds it back until"):
+            [blocker] = why.steps[0].blockers
+            assert (blocker.by, blocker.cause, blocker.until) == (BlockedBy.NOT_DUE, Cause.RATE_LIMITED, until)
+        with pytest.raises(RequestDenied) as denial:
             await later.check()
-        assert list(await later.limiters()) == [name]
+        assert (denial.value.limiter, denial.value.denied.until) == (name, until)
+        assert list(await later.limits.states()) == [name]
 
 
-async def test_a_token_is_asked_for_again_when_its_retry_after_has_passed_and_every_session_is_made(
+async def test_a_token_is_requested_again_after_retry_after_and_sessions_become_active(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "MAX_WAIT_S", 0)
@@ -94,7 +100,7 @@ async def test_a_token_is_asked_for_again_when_its_retry_after_has_passed_and_ev
         assert simulator.counts["token 200"] <= 2, "one for each process that had something to do"
 
 
-async def test_a_short_wait_for_a_token_is_waited_out_by_whoever_needs_it(
+async def test_a_short_retry_after_for_a_token_is_waited_out_within_open_session(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(token_throttle_times=1, retry_after_s=1)
@@ -104,24 +110,24 @@ async def test_a_short_wait_for_a_token_is_waited_out_by_whoever_needs_it(
     assert second >= first + 1
 
 
-async def test_the_gate_is_asked_once_for_each_request_for_a_token_however_many_sessions_wait_for_it(
+async def test_the_token_limiter_is_asked_once_per_token_request(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy()) as ledger:
-        admit, asked = ledger._gates.admit, []
+        admit, asked = ledger.limits._limiter.admit, []
 
-        async def admit_and_say_so(passage: AdmissionRequest) -> Any:
-            asked.append(passage.limiter)
-            return await admit(passage)
+        async def admit_and_note(admission: AdmissionRequest, *rest: Any) -> Any:
+            asked.append(admission.limiter)
+            return await admit(admission, *rest)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_note)
         opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
 
         assert {session.status for session in opened} == {Status.ACTIVE}
         assert len([limiter for limiter in asked if limiter.endswith(" token")]) == simulator.counts["token 200"] == 1
 
 
-async def test_an_attempt_that_finds_the_gate_for_tokens_closed_is_deferred_before_it_is_announced(
+async def test_a_closed_token_limiter_defers_an_attempt_before_it_is_recorded(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with new_ledger(policy=policy()) as ledger:
@@ -139,7 +145,7 @@ async def test_an_attempt_that_finds_the_gate_for_tokens_closed_is_deferred_befo
         assert len(simulator.sessions_by_key) == 1
 
 
-async def test_an_attempt_whose_token_is_refused_and_gets_no_other_is_deferred_until_one_may_be_asked_for(
+async def test_an_attempt_that_gets_no_new_token_after_a_401_is_deferred(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with new_ledger(policy=policy()) as ledger, asyncio.timeout(LONG):
@@ -150,20 +156,20 @@ async def test_an_attempt_whose_token_is_refused_and_gets_no_other_is_deferred_u
 
         failed, deferred = (await events(ledger, session))[-2:]
         assert isinstance(failed, e.CreationFailed)
-        assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 401)
+        assert (failed.kind, failed.cause) == (FailureKind.UNAVAILABLE, Cause.TOKEN_REFUSED)
         assert isinstance(deferred, e.CreationDeferred)
         assert deferred.limiter.endswith(" token")
         assert session.retry_at == deferred.retry_at
         assert simulator.counts["session 401"] == 1
 
         await sql(OPEN_NOW)
-        await sql("UPDATE due_work SET due_at = now()")
+        await sql("UPDATE due_steps SET due_at = now()")
         ledger._clock.now = lambda: deferred.retry_at  # type: ignore[method-assign]
         await ledger.scheduler.run_once()
         assert (await ledger.session(session.id)).status is Status.ACTIVE
 
 
-async def test_a_token_endpoint_that_fails_breaks_no_circuit(new_ledger: Any, simulator: Simulator) -> None:
+async def test_a_failing_token_endpoint_opens_no_breaker(new_ledger: Any, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(token_errors=1_000)
     async with new_ledger(policy=policy()) as ledger:
         for _ in range(5):
@@ -173,20 +179,20 @@ async def test_a_token_endpoint_that_fails_breaks_no_circuit(new_ledger: Any, si
         assert await ledger.limits.states() == {}
 
 
-async def test_a_429_that_the_database_could_not_be_told_is_told_before_the_next_request_for_a_token(
+async def test_an_unrecorded_token_429_is_recorded_before_the_next_token_request(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = LONG_REST
     async with new_ledger(policy=policy()) as ledger:
-        observe = ledger._gates.observe
+        observe = ledger.limits._limiter.observe
 
-        async def away(_hearing: Feedback) -> None:
-            raise ServiceUnreachable("the database is away")
+        async def away(_feedback: Feedback) -> None:
+            raise ServiceUnreachable("database", Cause.CONNECTION_REFUSED)
 
-        monkeypatch.setattr(ledger._gates, "observe", away)
-        with pytest.raises(ServiceUnreachable, match="the database is away"):
+        monkeypatch.setattr(ledger.limits._limiter, "observe", away)
+        with pytest.raises(ServiceUnreachable, match="database"):
             await ledger.open_session(request())
-        monkeypatch.setattr(ledger._gates, "observe", observe)
+        monkeypatch.setattr(ledger.limits._limiter, "observe", observe)
 
         session = await ledger.open_session(request())
 
@@ -194,10 +200,10 @@ async def test_a_429_that_the_database_could_not_be_told_is_told_before_the_next
         assert simulator.counts == {"token 429": 1}
 
 
-# Sent again
+# Second sendings
 
 
-async def test_a_request_that_was_refused_with_401_is_not_sent_again_through_a_gate_that_another_has_closed_meanwhile(
+async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_closes(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(new_ledger, policy(base_ms=1_000)) as (one, other):
@@ -206,12 +212,12 @@ async def test_a_request_that_was_refused_with_401_is_not_sent_again_through_a_g
         simulator.revoke_tokens()
         forget_token(other)
         await other.check()
-        goes_on = asyncio.Event()
+        continues = asyncio.Event()
         tokens = one._provider._tokens  # type: ignore[attr-defined]
         whole = tokens._fetch
 
         async def slow() -> str:
-            await goes_on.wait()
+            await continues.wait()
             return str(await whole())
 
         monkeypatch.setattr(tokens, "_fetch", slow)
@@ -221,7 +227,7 @@ async def test_a_request_that_was_refused_with_401_is_not_sent_again_through_a_g
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
         throttled = await other.open_session(request())
         simulator.config = SimulatorConfig()
-        goes_on.set()
+        continues.set()
 
         session = await opening
 
@@ -229,33 +235,32 @@ async def test_a_request_that_was_refused_with_401_is_not_sent_again_through_a_g
         assert simulator.counts["session 401"] == simulator.counts["session 429"] == 1
         failed, deferred = (await events(one, session))[-2:]
         assert isinstance(failed, e.CreationFailed)
-        assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 401)
-        assert failed.message.startswith("CXone refused its token (HTTP 401), and it was not sent again: ")
+        assert (failed.kind, failed.cause) == (FailureKind.UNAVAILABLE, Cause.TOKEN_REFUSED)
         assert isinstance(deferred, e.CreationDeferred)
-        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
-        assert (deferred.limiter, deferred.held_by, deferred.retry_at) == (name, DenialReason.GATE, until)
+        ((name, until),) = await sql("SELECT name, closed_until FROM limits")
+        assert (deferred.limiter, deferred.denied_by, deferred.retry_at) == (name, DenialReason.CLOSED, until)
         assert (session.status, session.in_doubt, session.retry_at) == (Status.PENDING, (), until)
         assert (await one.session(throttled.id)).status is Status.THROTTLED
 
 
 @pytest.mark.parametrize(("name", "refused"), [("/sessions", 1), ("/channels/", 0)])
-async def test_a_401_that_says_that_the_quota_is_used_up_closes_the_gate_and_is_not_followed_by_another_request(
+async def test_a_401_with_an_exhausted_quota_closes_the_limiter_and_is_not_resent(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, name: str, refused: int
 ) -> None:
-    drained = Reply(401, b"{}", (("RateLimit", '"default";r=0;t=600'),))
+    exhausted = Reply(401, b"{}", (("RateLimit", '"default";r=0;t=600'),))
     async with two(new_ledger, policy()) as (one, other):
         if refused:
-            await one.open_session(request())  # it knows the channel then
+            await one.open_session(request())  # so that it has the channel cached
         await asyncio.gather(one.check(), other.check())
         api = simulator._api
         whole = api._refusal
-        monkeypatch.setattr(api, "_refusal", lambda *_: drained)
+        monkeypatch.setattr(api, "_refusal", lambda *_: exhausted)
         session = await one.open_session(request())
         monkeypatch.setattr(api, "_refusal", whole)
 
         assert [sent.status for sent in simulator.requests if name in sent.path][refused:] == [401]
         assert (session.status, session.attempts, session.in_doubt) == (Status.PENDING, refused, ())
-        limiters = await sql("SELECT name, failures, closed_until - now() AS left FROM limiters")
+        limiters = await sql("SELECT name, failures, closed_until - now() AS left FROM limits")
         ((limiter, failures, left),) = limiters
         assert limiter.endswith(" sessions" if refused else " channels")
         assert (failures, left > timedelta(seconds=500)) == (0, True)
@@ -263,7 +268,7 @@ async def test_a_401_that_says_that_the_quota_is_used_up_closes_the_gate_and_is_
         assert [sent.status for sent in simulator.requests if name in sent.path][refused:] == [401]
 
 
-async def test_a_look_up_that_was_refused_with_401_is_not_sent_again_through_a_gate_that_has_closed_meanwhile(
+async def test_a_lookup_refused_with_401_is_not_resent_after_the_limiter_closes(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(new_ledger, policy()) as (one, other):
@@ -273,11 +278,11 @@ async def test_a_look_up_that_was_refused_with_401_is_not_sent_again_through_a_g
 
         async def fetch() -> str:
             token = str(await whole())
-            admitted = await other._gates.admit(AdmissionRequest(limiter=limiter, retry=False, slotted=False))
+            admitted = await other.limits._limiter.admit(AdmissionRequest(limiter=limiter, retry=False, reserved=False))
             throttled = Feedback(
-                limiter=limiter, answered=Observation.THROTTLED, began_at=admitted.at, closed_ms=600_000
+                limiter=limiter, observation=Observation.THROTTLED, began_at=admitted.at, closed_ms=600_000
             )
-            await other._gates.observe(throttled)
+            await other.limits._limiter.observe(throttled)
             return token
 
         monkeypatch.setattr(one._provider._tokens, "_fetch", fetch)  # type: ignore[attr-defined]
@@ -286,4 +291,4 @@ async def test_a_look_up_that_was_refused_with_401_is_not_sent_again_through_a_g
 
         assert (simulator.counts["channel 401"], simulator.counts["channel 200"]) == (1, 0)
         deferred = await deferral(one, session)
-        assert (deferred.limiter, deferred.held_by) == (limiter, DenialReason.GATE)
+        assert (deferred.limiter, deferred.denied_by) == (limiter, DenialReason.CLOSED)

@@ -1,4 +1,4 @@
-"""How hard Hypothesis tries: a little each time, a lot with `HYPOTHESIS_PROFILE=thorough`."""
+"""How many examples Hypothesis tries: few by default, many with `HYPOTHESIS_PROFILE=thorough`."""
 
 import os
 

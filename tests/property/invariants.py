@@ -1,23 +1,26 @@
-"""What holds for every session whatever happens to it: checked event by event while a history grows."""
+"""What holds for every session, whatever happens to it: checked after each event of a growing history."""
 
 from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.commands import Command, OpenSession, RecordAttempt
-from guestledger.engine.domain.lifecycle import Policy, decide, next_step
-from guestledger.engine.domain.outcomes import Created
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.commands import Command, DeferCreation, RecordAttempt, RecordDelivery, RecordLookup
+from guestledger.engine.domain.due import due_steps
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.outcomes import Created, FailureKind
+from guestledger.engine.domain.policy import Policy, deadline_of
 from guestledger.engine.domain.session import Session, Status, evolve, fold
-from guestledger.engine.limits.retry import InDoubt
+from guestledger.engine.limits.retry import InDoubt, Wait
 from tests.transitions import is_legal
 
 SESSION = UUID("018f96c2-7a60-7000-8000-0000000000a1")
-OVER = {Status.PARKED, Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED}
+WAITING = {Status.PENDING, Status.THROTTLED, Status.IN_DOUBT}
 
 
 class Life:
-    """A session that takes commands, and holds its history to the laws."""
+    """A session that takes commands and checks the invariants."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -25,14 +28,19 @@ class Life:
         self.history: list[e.Event] = []
 
     def take(self, command: Command) -> list[e.Event]:
-        """The events that `command` makes, now part of the history."""
+        """Add the events of `command` to the history, and return them."""
         before = self.state
         decided = decide(before, command, self.policy)
         assert decided == decide(self.state, command, self.policy), "a decision depends on its arguments alone"
         for event in decided:
             self._add(event)
-        if isinstance(command, OpenSession | RecordAttempt):
-            assert decide(self.state, command, self.policy) == [], "the same news is no news"
+        match command:
+            case RecordLookup() | DeferCreation():
+                pass  # the same failure or denial may come again
+            case RecordDelivery():
+                assert not (command.outcome.gone and self.state.webhook_owed), "nothing is sent to a gone receiver"
+            case _:
+                assert decide(self.state, command, self.policy) == [], "a repeated command changes nothing"
         if isinstance(command, RecordAttempt):
             self._check_answer(before, command, decided)
         self._check_whole()
@@ -42,29 +50,47 @@ class Life:
         before, after = self.state, evolve(self.state, event)
         assert is_legal(before.status, after.status), (before.status, after.status)
         assert after.version == before.version + 1
+        self._check_creation(before, event, after)
+        self._check_doubt(before, event)
+        self._check_webhook(before, event)
+        if isinstance(event, e.TokenExpired):
+            assert event.at >= event.expires_at
+        self.state = after
+        self.history.append(event)
+
+    def _check_creation(self, before: Session, event: e.Event, after: Session) -> None:
         match event:
             case e.CreationAttempted():
-                assert not before.status.is_settled
+                assert before.status in WAITING
                 assert before.channel_validated
                 assert event.attempt == before.attempts + 1
                 assert event.idempotency_key == str(SESSION)
             case e.CreationDeferred():
                 assert after.attempts == before.attempts
-                assert not before.status.is_settled
+                assert before.status in WAITING
+                assert event.wait.ms == event.wait.basis_ms + event.wait.extra_ms
             case e.CreationThrottled():
-                assert event.retry_at >= event.at + timedelta(milliseconds=event.retry_after_ms)
-                assert event.wait_ms >= event.retry_after_ms
+                _check_wait(event.wait)
+                assert event.retry_at == event.at + timedelta(milliseconds=event.wait.ms)
             case e.CreationFailed():
-                assert (event.retry_at is None) == event.kind.is_final
-                assert (after.status is Status.REJECTED) == event.kind.is_final
-                assert (after.status is Status.IN_DOUBT) == (event.kind is e.FailureKind.IN_DOUBT)
+                final = event.kind is FailureKind.FINAL
+                assert (event.retry_at is None, event.wait is None) == (final, final)
+                assert (after.status is Status.REJECTED) == final
+                assert (after.status is Status.IN_DOUBT) == (event.kind is FailureKind.IN_DOUBT)
+                assert (event.attempt in after.in_doubt) == (event.kind is FailureKind.IN_DOUBT)
             case e.SessionCreated():
                 assert before.session_id is None
                 assert 1 <= event.attempt <= before.attempts
+                assert event.webhook_owed == self.policy.webhook_enabled
             case e.DuplicateCreated():
                 assert before.status.is_settled
                 assert event.session_id not in {before.session_id, *before.duplicates}
                 assert after.session_id == before.session_id
+            case e.SessionAbandoned():
+                assert before.status in WAITING
+
+    def _check_doubt(self, before: Session, event: e.Event) -> None:
+        match event:
             case e.GuestTokenFound():
                 assert (before.status, before.guest_token) == (Status.ACTIVE, None)
                 assert before.session_id is not None
@@ -76,28 +102,34 @@ class Life:
                 assert self.policy.creation.in_doubt is InDoubt.PARK
             case e.RetryDecided() | e.AbandonmentDecided() | e.SessionAdopted():
                 assert before.status is Status.PARKED
+
+    def _check_webhook(self, before: Session, event: e.Event) -> None:
+        match event:
+            case e.WebhookSynced() | e.WebhookAbandoned():
+                assert before.webhook_owed
             case e.WebhookFailed():
-                assert event.wait_ms >= (event.retry_after_ms or 0)
-                assert event.wait_ms >= self.policy.webhook.waits_ms[before.webhook_failures]
-                assert event.status != 410
+                assert before.webhook_owed
+                _check_wait(event.wait)
+                assert event.wait.ms >= self.policy.webhook.waits_ms[before.webhook_failures]
+                assert event.retry_at == event.at + timedelta(milliseconds=event.wait.ms)
             case e.WebhookRedeliveryRequested():
-                assert before.webhook_settled
-        self.state = after
-        self.history.append(event)
+                assert before.session_id is not None
+                assert not before.webhook_owed
 
     def _check_answer(self, before: Session, command: RecordAttempt, decided: list[e.Event]) -> None:
         own, late = decided, before.status is Status.ATTEMPTING and command.attempt != before.attempts
         if late and isinstance(command.outcome, Created) and decided:
             overtaken, *own = decided
             assert isinstance(overtaken, e.CreationFailed)
-            assert (overtaken.attempt, overtaken.kind) == (before.attempts, e.FailureKind.IN_DOUBT)
+            assert (overtaken.attempt, overtaken.kind) == (before.attempts, FailureKind.IN_DOUBT)
+            assert overtaken.cause is Cause.OVERTAKEN
         for event in own:
             if isinstance(event, e.CreationThrottled | e.CreationFailed | e.SessionCreated | e.DuplicateCreated):
                 assert event.attempt == command.attempt, "an answer belongs to its own attempt"
         was_made = 1 <= command.attempt <= before.attempts
         if isinstance(command.outcome, Created) and was_made:
             known = {self.state.session_id, *self.state.duplicates}
-            assert command.outcome.session_id in known, "no remote session is lost from sight"
+            assert command.outcome.session_id in known, "every remote session is recorded"
             assert before.status.is_settled or self.state.status is Status.ACTIVE
 
     def _check_whole(self) -> None:
@@ -117,11 +149,32 @@ class Life:
         assert state.webhook_attempts == seen[e.WebhookSynced] + seen[e.WebhookFailed] + seen[e.WebhookAbandoned]
         attempts = [event.attempt for event in self.history if isinstance(event, e.CreationAttempted)]
         assert attempts == list(range(1, state.attempts + 1))
-        if state.status in {Status.PENDING, Status.THROTTLED, Status.IN_DOUBT}:
-            policy = self.policy.creation
-            assert state.deadline_from is not None
-            assert state.due_since <= state.deadline_from + timedelta(milliseconds=policy.deadline_ms)
-            assert max(state.failures, state.lookups_failed) < policy.max_failures
-        ours_to_do = self.policy.webhook_enabled and bool(made) and not state.webhook_settled
-        over = state.status in OVER | {Status.NEW} and not ours_to_do
-        assert (next_step(state, self.policy) is None) == over, "a session that is not over has a next step"
+        if state.status in WAITING:
+            assert state.due_since <= deadline_of(state, self.policy.creation)
+            assert max(state.failures, state.lookups_failed) < self.policy.creation.max_failures
+        self._check_due_steps()
+
+    def _check_due_steps(self) -> None:
+        status, owed = self.state.status, _owes_webhook(self.history)
+        expires = status is Status.ACTIVE and self.state.expires_at is not None
+        expected = status in WAITING | {Status.ATTEMPTING} or owed or expires
+        due = due_steps(self.state, self.policy)
+        assert bool(due) == expected, "a session that is not over has due steps"
+        assert len({step.step for step in due}) == len(due)
+
+
+def _owes_webhook(history: list[e.Event]) -> bool:
+    for event in reversed(history):
+        match event:
+            case e.WebhookSynced() | e.WebhookAbandoned():
+                return False
+            case e.WebhookRedeliveryRequested():
+                return True
+            case e.SessionCreated() | e.SessionAdopted():
+                return event.webhook_owed
+    return False
+
+
+def _check_wait(wait: Wait) -> None:
+    assert wait.ms == wait.basis_ms + wait.extra_ms
+    assert min(wait.basis_ms, wait.extra_ms) >= 0

@@ -7,14 +7,22 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from msgspec import inspect
 
-from guestledger.engine.domain.delivery import DeliveryPolicy
-from guestledger.engine.domain.events import Event, FailureKind
-from guestledger.engine.domain.lifecycle import Policy
-from guestledger.engine.domain.outcomes import Adoption, Channel, Created, Delivered, Failed, Throttled, Verdict
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.events import EVENT_TYPES, Event
+from guestledger.engine.domain.outcomes import (
+    Adoption,
+    Channel,
+    Created,
+    Delivery,
+    Failed,
+    FailureKind,
+    Throttled,
+    Verdict,
+)
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.limits.admission import DenialReason, Denied
-from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, InDoubt, RetryAfter, RetryPolicy
-from guestledger.engine.log.codec import EVENT_TYPES
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, InDoubt, RetryAfter, RetryPolicy, WaitBasis
 
 START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 HIGHEST = 2**53 - 1  # RFC 8785 takes integers up to here
@@ -39,7 +47,7 @@ json_values: SearchStrategy[Any] = st.recursive(
 
 
 def of_type(kind: inspect.Type) -> SearchStrategy[Any]:
-    """Values of a type as the events' fields use them."""
+    """Values of the type of an event's field."""
     match kind:
         case inspect.Metadata():
             return of_type(kind.type)
@@ -74,7 +82,7 @@ EVENTS_BY_NAME: dict[str, SearchStrategy[Event]] = {
 events = st.one_of(list(EVENTS_BY_NAME.values()))
 
 
-# Requests that have passed the door
+# Valid requests
 
 flags = st.just(True) | st.just(True) | json_values
 guest_consents = st.builds(
@@ -92,25 +100,33 @@ requests = st.builds(
 )
 
 
-# What comes back from outside
+# Outcomes
 
 waits_ms = st.sampled_from([0, 1, 999, 2_000, 60_000, MAX_RETRY_AFTER_MS]) | st.integers(0, 120_000)
-wishes = st.builds(RetryAfter, given=st.none() | short_texts, ms=waits_ms, why=short_texts)
-throttles = st.builds(Throttled, status=st.just(429), retry_after=wishes)
+retry_afters = st.builds(
+    RetryAfter,
+    given=st.none() | short_texts,
+    ms=waits_ms,
+    basis=st.sampled_from([basis for basis in WaitBasis if basis.startswith("retry_after")]),
+)
+throttles = st.builds(Throttled, status=st.just(429), retry_after=retry_afters)
+causes = st.sampled_from([Cause.REJECTED, Cause.FORBIDDEN, Cause.SERVER_ERROR, Cause.ANSWER_TIMEOUT, Cause.NO_ADDRESS])
 statuses = st.none() | st.sampled_from([400, 401, 403, 404, 409, 422, 500, 503])
 failures = st.builds(
     Failed,
     kind=st.sampled_from(FailureKind),
+    cause=causes,
     status=statuses,
-    message=short_texts,
-    retry_after=st.none() | wishes,
+    detail=short_texts,
+    retry_after=st.none() | retry_afters,
 )
-passing_failures = st.builds(
+temporary_failures = st.builds(
     Failed,
-    kind=st.sampled_from([kind for kind in FailureKind if not kind.is_final]),
+    kind=st.sampled_from([kind for kind in FailureKind if kind is not FailureKind.FINAL]),
+    cause=causes,
     status=st.none() | st.just(503),
-    message=short_texts,
-    retry_after=st.none() | wishes,
+    detail=short_texts,
+    retry_after=st.none() | retry_afters,
 )
 usable_channels = st.builds(
     Channel,
@@ -123,40 +139,57 @@ usable_channels = st.builds(
 channels = usable_channels | st.builds(
     Channel,
     id=short_texts,
-    status=st.sampled_from(["active", "inactive"]),
-    protocols=st.sampled_from([("sms",), ("sms", "web_chat")]),
+    problem=st.sampled_from([Cause.CHANNEL_UNKNOWN, Cause.CHANNEL_INACTIVE, Cause.CHANNEL_UNSUPPORTED]),
+    detail=short_texts,
     looked_up_at=st.just(START),
 )
-creations = st.builds(
-    Created,
-    session_id=st.sampled_from(["sess_1", "sess_2", "sess_3"]),  # few, so that answers bring the same one
-    guest_token=st.just("gt_1"),
-    expires_at=st.integers(-10, 7_200).map(lambda seconds: START + timedelta(seconds=seconds)),
-    status=st.just("active"),
-    latency_ms=st.integers(0, 60_000),
+expiries = st.integers(-10, 7_200).map(lambda seconds: START + timedelta(seconds=seconds))
+
+
+def creations_until(expires_at: SearchStrategy[datetime | None]) -> SearchStrategy[Created]:
+    """Created sessions with these expiry times. Their ids are few, so that several answers bring the same one."""
+    return st.builds(
+        Created,
+        session_id=st.sampled_from(["sess_1", "sess_2", "sess_3"]),
+        guest_token=st.just("gt_1"),
+        expires_at=expires_at,
+        status=st.just("active"),
+        latency_ms=st.integers(0, 60_000),
+    )
+
+
+expiring_creations = creations_until(expiries)
+creations = creations_until(expiries | expiries | st.none())
+accepted_deliveries = st.builds(
+    Delivery, accepted=st.just(True), status=st.sampled_from([200, 204]), latency_ms=st.integers(0, 3_000)
 )
-retry_afters = st.builds(RetryAfter, given=st.none() | short_texts, ms=waits_ms, why=short_texts)
-deliveries = st.builds(
-    Delivered,
-    status=st.none() | st.integers(100, 599) | st.sampled_from([200, 410, 429, 503]),
-    message=short_texts,
+failed_deliveries = st.builds(
+    Delivery,
+    accepted=st.just(False),
+    gone=st.sampled_from([False, False, False, True]),
+    cause=st.none() | causes,
+    status=st.none() | st.integers(100, 599),
+    detail=short_texts,
     latency_ms=st.integers(0, 3_000),
     retry_after=st.none() | retry_afters,
 )
+deliveries = accepted_deliveries | failed_deliveries
 resolutions = st.sampled_from(Verdict) | st.builds(
     Adoption,
     session_id=st.sampled_from(["sess_1", "sess_found"]),
-    expires_at=st.integers(-10, 7_200).map(lambda seconds: START + timedelta(seconds=seconds)),
+    expires_at=expiries,
     guest_token=st.none() | st.just("gt_found"),
 )
-holds = st.builds(
+denials = st.builds(
     Denied,
     by=st.sampled_from(DenialReason),
     until=st.integers(-10, 20_000).map(lambda seconds: START + timedelta(seconds=seconds)),
-    reason=short_texts,
 )
-lookup_outcomes = channels | usable_channels | throttles | failures | passing_failures
-creation_outcomes = creations | throttles | failures | passing_failures
+lookup_outcomes = channels | usable_channels | throttles | failures | temporary_failures
+creation_outcomes = creations | throttles | failures | temporary_failures
+
+
+# Policies
 
 retry_policies = st.builds(
     RetryPolicy,

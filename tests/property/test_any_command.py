@@ -1,4 +1,4 @@
-"""Any command at any time, in any order, early, late or twice: no session ever does what the table does not allow."""
+"""Any command at any time, in any order, early, late or twice, makes only legal transitions."""
 
 from datetime import timedelta
 
@@ -7,24 +7,25 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from guestledger.engine.domain.commands import (
     BeginAttempt,
-    BeginLookup,
     Command,
-    Defer,
-    Expire,
+    DeferCreation,
+    EnforceDeadline,
+    ExpireToken,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
     RequestRedelivery,
     Resolve,
+    SettleAttempt,
 )
-from guestledger.engine.domain.events import Event
-from guestledger.engine.domain.lifecycle import Policy
-from guestledger.engine.domain.outcomes import CreationOutcome, Delivered, LookupOutcome, Resolution
+from guestledger.engine.domain.outcomes import CreationOutcome, Delivery, LookupOutcome, Resolution
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.admission import Denied
 from tests.property.invariants import Life
+from tests.property.moves import DIGEST, LIMITER
 from tests.property.strategies import (
     CONSENTING,
     START,
@@ -32,7 +33,7 @@ from tests.property.strategies import (
     creation_outcomes,
     creations,
     deliveries,
-    holds,
+    denials,
     jitters,
     lookup_outcomes,
     patient_policies,
@@ -43,7 +44,7 @@ from tests.property.strategies import (
 
 
 class AnyCommand(RuleBasedStateMachine):
-    """Draws commands with no regard to what the session needs."""
+    """Draws commands without regard to what the session needs."""
 
     life: Life
 
@@ -51,15 +52,17 @@ class AnyCommand(RuleBasedStateMachine):
         super().__init__()
         self.now = START
 
-    @initialize(policy=policies | patient_policies, done=st.integers(0, 7))
-    def begin_somewhere(self, policy: Policy, done: int) -> None:
+    @initialize(policy=policies | patient_policies, number=st.integers(0, 7))
+    def start_somewhere(self, policy: Policy, number: int) -> None:
         self.life = Life(policy)
         first: list[Command] = [
             OpenSession(request=CONSENTING, now=self.now),
             RecordLookup(outcome=USABLE, now=self.now, jitter=0.5),
-            *[BeginAttempt(request_sha256="ab", now=self.now, jitter=0.5)] * 5,  # every second finds the first lost
         ]
-        for command in first[:done]:
+        for attempt in range(1, 4):
+            first.append(BeginAttempt(request_sha256=DIGEST, now=self.now))
+            first.append(SettleAttempt(attempt=attempt, now=self.now, jitter=0.5))
+        for command in first[:number]:
             self.life.take(command)
 
     @rule(ms=st.integers(0, 10_000) | st.just(8_000_000))
@@ -70,21 +73,17 @@ class AnyCommand(RuleBasedStateMachine):
     def open(self, request: GuestRequest) -> None:
         self.life.take(OpenSession(request=request, now=self.now))
 
-    @rule()
-    def begin_look_up(self) -> None:
-        self.life.take(BeginLookup(now=self.now))
-
     @rule(outcome=lookup_outcomes, jitter=jitters)
     def look_up(self, outcome: LookupOutcome, jitter: float) -> None:
         self.life.take(RecordLookup(outcome=outcome, now=self.now, jitter=jitter))
 
-    @rule(jitter=jitters)
-    def begin(self, jitter: float) -> None:
-        self.life.take(BeginAttempt(request_sha256="ab", now=self.now, jitter=jitter))
+    @rule()
+    def begin(self) -> None:
+        self.life.take(BeginAttempt(request_sha256=DIGEST, now=self.now))
 
-    @rule(held=holds, jitter=jitters)
-    def hold_back(self, held: Denied, jitter: float) -> None:
-        self.life.take(Defer(limiter="api.example.com sessions", held=held, now=self.now, jitter=jitter))
+    @rule(denied=denials, jitter=jitters)
+    def defer(self, denied: Denied, jitter: float) -> None:
+        self.life.take(DeferCreation(limiter=LIMITER, denied=denied, now=self.now, jitter=jitter))
 
     @rule(outcome=creation_outcomes, jitter=jitters)
     def answer(self, outcome: CreationOutcome, jitter: float) -> None:
@@ -95,8 +94,18 @@ class AnyCommand(RuleBasedStateMachine):
     def answer_any(self, attempt: int, outcome: CreationOutcome, jitter: float) -> None:
         self.life.take(RecordAttempt(attempt=attempt, outcome=outcome, now=self.now, jitter=jitter))
 
+    @rule(back=st.integers(0, 2), jitter=jitters)
+    def settle(self, back: int, jitter: float) -> None:
+        attempt, before = self.life.state.attempts - back, self.life.state
+        events = self.life.take(SettleAttempt(attempt=attempt, now=self.now, jitter=jitter))
+        assert bool(events) == (before.status is Status.ATTEMPTING and not back), "only the current attempt is settled"
+
+    @rule()
+    def enforce_deadline(self) -> None:
+        self.life.take(EnforceDeadline(now=self.now))
+
     @rule(outcome=deliveries, jitter=jitters)
-    def deliver(self, outcome: Delivered, jitter: float) -> None:
+    def deliver(self, outcome: Delivery, jitter: float) -> None:
         self.life.take(RecordDelivery(outcome=outcome, now=self.now, jitter=jitter))
 
     @rule()
@@ -106,13 +115,13 @@ class AnyCommand(RuleBasedStateMachine):
     @rule(resolution=resolutions)
     def resolve(self, resolution: Resolution) -> None:
         was_parked = self.life.state.status is Status.PARKED
-        told = self.life.take(Resolve(resolution=resolution, decided_by="ops", reason="", now=self.now))
-        assert bool(told) == was_parked, "a person decides about parked sessions, and about no others"
+        events = self.life.take(Resolve(resolution=resolution, decided_by="ops", reason="", now=self.now))
+        assert bool(events) == was_parked, "a person decides about parked sessions only"
 
     @rule()
     def expire(self) -> None:
         due = self.life.state.expires_at
-        events: list[Event] = self.life.take(Expire(now=self.now))
+        events = self.life.take(ExpireToken(now=self.now))
         assert not events or (due is not None and self.now >= due)
 
 

@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.unit.given")
+pytest.register_assert_rewrite("tests.unit.given", "tests.unit.limiters", "tests.unit.waiting")

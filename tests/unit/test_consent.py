@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import fingerprint
 from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request, request_digest
 from guestledger.engine.domain.session import Status
@@ -66,8 +67,8 @@ def test_a_flag_that_is_not_true_refuses_the_session_and_is_recorded(flag: str, 
     assert event.failed == (FLAGS[flag],)
     assert event.given == {FLAGS[flag]: as_json}
     assert then.state.status is Status.REFUSED
-    assert FLAGS[flag] in (then.state.reason or "")
-    assert given(event).next_step() is None
+    assert (then.state.cause, then.state.detail) == (Cause.CONSENT_REFUSED, FLAGS[flag])
+    assert then.due() == {}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An attempt that its limiter holds back: put off with a reason, and given up where it would come too late."""
+"""Deferrals: what the limiter denies is tried again later, or given up if that is past the deadline."""
 
 from heapq import heapify, heappop, heappush
 from random import Random
@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.lifecycle import AttemptCreation, Policy, ValidateChannel, decide
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status, evolve
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.limiter import LimiterState, admit
-from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.limits.retry import RetryPolicy, Wait, WaitBasis
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,
@@ -20,6 +23,7 @@ from tests.unit.samples import (
     EXPIRED,
     FAILED,
     IN_DOUBT,
+    LIMITER,
     OPEN,
     PARKED,
     REFUSED,
@@ -29,9 +33,11 @@ from tests.unit.samples import (
     at,
     begin,
     deferred,
+    enforce,
     has_failed,
     lookup_failed,
     retry_decided,
+    settle,
     was_attempted,
     was_deferred,
     was_throttled,
@@ -43,8 +49,8 @@ DEADLINE = Policy(creation=RetryPolicy(deadline_ms=60_000))
 WAITING = {"open": OPEN, "validated": VALIDATED, "throttled": THROTTLED, "in_doubt": IN_DOUBT, "failed": FAILED}
 
 
-def held(until: float = 9, by: DenialReason = DenialReason.GATE) -> Denied:
-    return Denied(by=by, until=at(until), reason="the limiter is closed: Retry-After of 2 s")
+def denied(until: float = 9, by: DenialReason = DenialReason.CLOSED) -> Denied:
+    return Denied(by=by, until=at(until))
 
 
 waiting = pytest.mark.parametrize("history", WAITING.values(), ids=WAITING)
@@ -52,10 +58,10 @@ waiting = pytest.mark.parametrize("history", WAITING.values(), ids=WAITING)
 
 @waiting
 def test_a_denied_step_is_deferred_with_its_limiter_and_reason(history: tuple[e.Event, ...]) -> None:
-    event = given(*history).when(deferred(held(9), now=at(3.5))).then_one(e.CreationDeferred)
-    assert (event.at, event.retry_at, event.wait_ms) == (at(3.5), at(9), 5_500)
-    assert (event.limiter, event.held_by) == ("api.example.com sessions", DenialReason.GATE)
-    assert event.reason == "the limiter is closed: Retry-After of 2 s"
+    event = given(*history).when(deferred(denied(9), now=at(3.5))).then_one(e.CreationDeferred)
+    assert (event.at, event.retry_at) == (at(3.5), at(9))
+    assert event.wait == Wait(ms=5_500, basis=WaitBasis.LIMITER, basis_ms=5_500)
+    assert (event.limiter, event.denied_by) == (LIMITER, DenialReason.CLOSED)
 
 
 @waiting
@@ -63,13 +69,13 @@ def test_a_deferral_keeps_the_state_and_repeats_the_same_step_later(
     history: tuple[e.Event, ...],
 ) -> None:
     before = given(*history)
-    then = before.when(deferred(held(9), now=at(3.5)))
+    then = before.when(deferred(denied(9), now=at(3.5)))
     assert (then.state.status, then.state.attempts) == (before.state.status, before.state.attempts)
     assert (then.state.failures, then.state.throttles) == (before.state.failures, before.state.throttles)
     assert then.state.in_doubt == before.state.in_doubt
-    assert (then.state.retry_at, then.state.reason) == (at(9), "the limiter is closed: Retry-After of 2 s")
-    step = ValidateChannel if history == OPEN else AttemptCreation
-    assert given(*then.before, *then.events).next_step() == step(at(9))
+    assert (then.state.retry_at, then.state.cause, then.state.detail) == (at(9), Cause.RATE_LIMITED, LIMITER)
+    step = StepName.VALIDATE_CHANNEL if history == OPEN else StepName.CREATE_SESSION
+    assert then.due() == {step: at(9), StepName.ENFORCE_DEADLINE: at(3_600.001)}
 
 
 def test_a_deferral_uses_no_attempt_number() -> None:
@@ -82,28 +88,29 @@ def test_a_deferral_uses_no_attempt_number() -> None:
     ids=["new", "attempting", "parked", "active", "expired", "refused", "rejected", "abandoned"],
 )
 def test_a_session_without_a_call_to_make_is_not_deferred(history: tuple[e.Event, ...]) -> None:
-    given(*history).when(deferred(held())).then_nothing()
+    given(*history).when(deferred(denied())).then_nothing()
 
 
-@pytest.mark.parametrize(("by", "spread_ms"), [(DenialReason.BUDGET, 15_000), (DenialReason.CALLS, 500)])
+@pytest.mark.parametrize(("by", "spread_ms"), [(DenialReason.RETRY_BUDGET, 15_000), (DenialReason.CONCURRENCY, 500)])
 def test_waits_for_the_retry_budget_and_for_capacity_are_spread(by: DenialReason, spread_ms: int) -> None:
     def wait(jitter: float) -> Any:
-        return given(*VALIDATED).when(deferred(held(9, by), now=at(8), jitter=jitter)).then_one(e.CreationDeferred)
+        return given(*VALIDATED).when(deferred(denied(9, by), now=at(8), jitter=jitter)).then_one(e.CreationDeferred)
 
     assert wait(0.0).retry_at == at(9)
-    assert wait(0.0).reason == held().reason
+    assert wait(0.0).wait == Wait(ms=1_000, basis=WaitBasis.LIMITER, basis_ms=1_000)
     half = wait(0.5)
-    assert (half.retry_at, half.wait_ms) == (at(9 + spread_ms / 2_000), 1_000 + spread_ms // 2)
-    assert half.reason == f"{held().reason}, plus {spread_ms // 2} ms spread"
+    assert half.retry_at == at(9 + spread_ms / 2_000)
+    extra_ms = spread_ms // 2
+    assert half.wait == Wait(ms=1_000 + extra_ms, basis=WaitBasis.LIMITER, basis_ms=1_000, extra_ms=extra_ms)
 
 
 def of_budget(until: float = 9) -> e.CreationDeferred:
-    return was_deferred(held_by=DenialReason.BUDGET, retry_at=at(until))
+    return was_deferred(denied_by=DenialReason.RETRY_BUDGET, retry_at=at(until))
 
 
-def spread(history: tuple[e.Event, ...], by: DenialReason = DenialReason.BUDGET, policy: Policy = PATIENT) -> int:
-    """Over how many milliseconds those are spread who have this history and are held back until 9 s."""
-    event = given(*history).when(deferred(held(9, by), now=at(8), jitter=1.0), policy).events[0]
+def spread(history: tuple[e.Event, ...], by: DenialReason = DenialReason.RETRY_BUDGET, policy: Policy = PATIENT) -> int:
+    """The range in ms over which sessions with this history are spread if they are denied until 9 s."""
+    event = given(*history).when(deferred(denied(9, by), now=at(8), jitter=1.0), policy).events[0]
     assert isinstance(event, e.CreationDeferred)
     return round((event.retry_at - at(9)).total_seconds() * 1_000)
 
@@ -121,31 +128,31 @@ def test_an_exhausted_retry_budget_is_checked_again_with_growing_delays() -> Non
 def test_the_budget_delay_grows_only_by_budget_denials_and_resets_after_a_call() -> None:
     waited = (*FAILED, of_budget(), was_deferred(), of_budget())
     assert spread(waited) == 33_750
-    assert spread(waited, DenialReason.CALLS) == 500
+    assert spread(waited, DenialReason.CONCURRENCY) == 500
     assert spread((*waited, was_attempted(2), has_failed(2))) == 15_000
-    unseen = (*OPEN, lookup_failed(), of_budget(), of_budget())
-    assert spread(unseen) == 33_750
-    assert spread((*unseen, lookup_failed(lookup=2))) == 15_000
-    assert spread((*unseen, was_validated())) == 15_000
+    unvalidated = (*OPEN, lookup_failed(), of_budget(), of_budget())
+    assert spread(unvalidated) == 33_750
+    assert spread((*unvalidated, lookup_failed(lookup=2))) == 15_000
+    assert spread((*unvalidated, was_validated())) == 15_000
 
 
-@pytest.mark.parametrize("by", [DenialReason.BUDGET, DenialReason.CALLS])
+@pytest.mark.parametrize("by", [DenialReason.RETRY_BUDGET, DenialReason.CONCURRENCY])
 def test_the_spread_never_moves_a_retry_past_the_deadline(by: DenialReason) -> None:
     for until in (59.9, 60):
-        event = given(*VALIDATED).when(deferred(held(until, by), jitter=0.999), DEADLINE).then_one(e.CreationDeferred)
+        event = given(*VALIDATED).when(deferred(denied(until, by), jitter=0.999), DEADLINE).then_one(e.CreationDeferred)
         assert at(until) <= event.retry_at <= at(60)
 
 
 def test_many_waiting_sessions_use_the_whole_retry_budget_with_few_checks() -> None:
     number, policy, chance = 1_000, PATIENT, Random(1)
-    limiter = LimiterState(retries=0.0, retries_at=at(0))
+    limiter = LimiterState(retry_budget=0.0, retry_budget_at=at(0))
     waiting = [(at(1 + chance.random()), n, given(*FAILED).state) for n in range(number)]
     heapify(waiting)
     deferrals, made = 0, []
     while waiting:
         now, n, state = heappop(waiting)
         limiter, back = admit(
-            limiter, AdmissionRequest(limiter="", retry=state.is_retried, slotted=True), now, policy.limiter
+            limiter, AdmissionRequest(limiter="", retry=state.is_retried, reserved=True), now, policy.limiter
         )
         if back is None:
             made.append(now)
@@ -160,15 +167,23 @@ def test_many_waiting_sessions_use_the_whole_retry_budget_with_few_checks() -> N
     assert made[-1] < at(2 * best)
 
 
-@pytest.mark.parametrize("by", [DenialReason.GATE, DenialReason.PACE, DenialReason.BREAKER])
-def test_waits_for_a_closed_paced_or_broken_limiter_are_not_spread(by: DenialReason) -> None:
-    event = given(*VALIDATED).when(deferred(held(9, by), jitter=0.999)).then_one(e.CreationDeferred)
+@pytest.mark.parametrize("by", [DenialReason.CLOSED, DenialReason.RATE, DenialReason.CIRCUIT_OPEN])
+def test_waits_for_a_pause_a_rate_or_an_open_circuit_are_not_spread(by: DenialReason) -> None:
+    event = given(*VALIDATED).when(deferred(denied(9, by), jitter=0.999)).then_one(e.CreationDeferred)
     assert event.retry_at == at(9)
 
 
 def test_the_wait_of_a_deferral_is_never_negative() -> None:
-    event = given(*VALIDATED).when(deferred(held(9), now=at(20))).then_one(e.CreationDeferred)
-    assert (event.wait_ms, event.retry_at) == (0, at(9))
+    event = given(*VALIDATED).when(deferred(denied(9), now=at(20))).then_one(e.CreationDeferred)
+    assert (event.wait, event.retry_at) == (Wait(ms=0, basis=WaitBasis.LIMITER), at(9))
+    spread_only = deferred(denied(9, DenialReason.CONCURRENCY), now=at(9.2), jitter=0.999)
+    event = given(*VALIDATED).when(spread_only).then_one(e.CreationDeferred)
+    assert event.wait == Wait(ms=299, basis=WaitBasis.LIMITER, extra_ms=299)
+
+
+def test_a_deferral_never_shortens_a_planned_wait() -> None:
+    given(*THROTTLED).when(deferred(denied(2.2), now=at(1))).then_nothing()
+    given(*THROTTLED).when(deferred(denied(2.25), now=at(1))).then_kinds(e.CreationDeferred)
 
 
 # The deadline
@@ -178,11 +193,11 @@ def test_the_wait_of_a_deferral_is_never_negative() -> None:
 def test_a_deferral_beyond_the_deadline_abandons_the_session_at_once(
     history: tuple[e.Event, ...],
 ) -> None:
-    given(*history).when(deferred(held(60)), DEADLINE).then_kinds(e.CreationDeferred)
-    then = given(*history).when(deferred(held(60.001)), DEADLINE).then_kinds(e.CreationDeferred, e.SessionAbandoned)
+    given(*history).when(deferred(denied(60)), DEADLINE).then_kinds(e.CreationDeferred)
+    then = given(*history).when(deferred(denied(60.001)), DEADLINE).then_kinds(e.CreationDeferred, e.SessionAbandoned)
     assert then.state.status is Status.ABANDONED
-    assert then.state.reason == "given up: the next try would come after the deadline of 60000 ms"
-    assert given(*then.before, *then.events).next_step() is None
+    assert (then.state.cause, then.state.detail) == (Cause.DEADLINE_EXCEEDED, None)
+    assert then.due() == {}
 
 
 def test_a_deferred_attempt_past_the_deadline_abandons_the_session() -> None:
@@ -194,15 +209,16 @@ def test_a_deferred_attempt_past_the_deadline_abandons_the_session() -> None:
 
 
 def test_a_cut_off_attempt_is_recorded_before_the_session_is_abandoned() -> None:
-    given(*ATTEMPTING).when(begin(now=at(61)), DEADLINE).then_kinds(e.CreationFailed, e.SessionAbandoned)
+    given(*ATTEMPTING).when(enforce(at(61)), DEADLINE).then_nothing()
+    given(*ATTEMPTING).when(settle(1, now=at(61)), DEADLINE).then_kinds(e.CreationFailed, e.SessionAbandoned)
 
 
 def test_only_the_deadline_ends_a_session_that_is_deferred_again_and_again() -> None:
     history = (*THROTTLED, *(was_deferred() for _ in range(100)), was_attempted(2), was_throttled(2))
-    given(*history).when(deferred(held(9))).then_kinds(e.CreationDeferred)
+    given(*history).when(deferred(denied(9))).then_kinds(e.CreationDeferred)
 
 
 def test_a_retry_decision_sets_a_new_deadline_for_deferrals() -> None:
     history = (*PARKED, retry_decided(at=at(100)))
-    given(*history).when(deferred(held(160), now=at(101)), DEADLINE).then_kinds(e.CreationDeferred)
+    given(*history).when(deferred(denied(160), now=at(101)), DEADLINE).then_kinds(e.CreationDeferred)
     given(*history).when(begin(now=at(160)), DEADLINE).then_kinds(e.CreationAttempted)

@@ -1,22 +1,25 @@
-"""In doubt: what follows an attempt whose answer is lost, by policy, and what a person decides about a parked session."""
+"""In doubt: what each policy does after a lost answer, and what a person decides about a parked session."""
 
 import pytest
 
 from guestledger.adapters.cxone.profile import Profile
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.events import FailureKind
-from guestledger.engine.domain.lifecycle import AttemptCreation, ExpireToken, Policy, SyncWebhook
-from guestledger.engine.domain.outcomes import Adoption, Verdict
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.outcomes import Adoption, CreationOutcome, FailureKind, Verdict
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from tests.unit.given import given
 from tests.unit.samples import (
     ATTEMPTING,
+    DETAIL,
     EXPIRY,
     IN_DOUBT,
     ONE_OF_EACH,
     OPEN,
     PARKED,
+    START,
     THROTTLED,
     TOKEN,
     VALIDATED,
@@ -26,11 +29,13 @@ from tests.unit.samples import (
     at,
     begin,
     created,
+    enforce,
     expire,
     failed,
     has_expired,
     resolve,
     retry_decided,
+    settle,
     throttled,
     token_found,
     was_adopted,
@@ -62,24 +67,26 @@ def test_a_parking_policy_parks_a_session_whose_answer_is_lost() -> None:
     then = given(*ATTEMPTING).when(answer(LOST), PARKING)
     then.then_kinds(e.CreationFailed, e.SessionParked)
     assert (then.state.status, then.state.in_doubt, then.state.retry_at) == (Status.PARKED, (1,), None)
-    assert "guestledger resolve" in (then.state.reason or "")
+    assert (then.state.cause, then.state.detail) == (Cause.ANSWER_TIMEOUT, DETAIL)
 
 
 def test_a_cut_off_attempt_parks_the_session_under_a_parking_policy() -> None:
-    then = given(*ATTEMPTING).when(begin(at(30)), PARKING)
+    then = given(*ATTEMPTING).when(settle(1, at(30)), PARKING)
     then.then_kinds(e.CreationFailed, e.SessionParked)
+    assert (then.state.status, then.state.cause) == (Status.PARKED, Cause.PROCESS_ENDED)
 
 
 @pytest.mark.parametrize("outcome", [throttled(), failed(FailureKind.UNAVAILABLE), failed(FailureKind.UNSENT)])
-def test_a_session_that_is_not_in_doubt_is_never_parked(outcome: object) -> None:
-    then = given(*ATTEMPTING).when(answer(outcome), PARKING)  # type: ignore[arg-type]
+def test_a_session_that_is_not_in_doubt_is_never_parked(outcome: CreationOutcome) -> None:
+    then = given(*ATTEMPTING).when(answer(outcome), PARKING)
     assert then.state.status in (Status.THROTTLED, Status.PENDING)
 
 
 def test_a_parked_session_has_no_due_step_and_no_deadline() -> None:
     parked = given(*PARKED)
-    assert parked.next_step(PARKING) is None
+    assert parked.due(PARKING) == {}
     parked.when(begin(LATE), PARKING).then_nothing()
+    parked.when(enforce(LATE), PARKING).then_nothing()
     parked.when(expire(LATE), PARKING).then_nothing()
     assert given(*ATTEMPTING).when(answer(LOST, now=LATE), PARKING).state.status is Status.PARKED
     once = Policy(creation=RetryPolicy(in_doubt=InDoubt.PARK, max_failures=1))
@@ -89,25 +96,31 @@ def test_a_parked_session_has_no_due_step_and_no_deadline() -> None:
 def test_a_retry_decision_resets_failures_and_deadline() -> None:
     then = given(*PARKED).when(resolve(Verdict.RETRY, LATE), PARKING).then(retry_decided(at=LATE))
     assert (then.state.status, then.state.failures, then.state.in_doubt) == (Status.PENDING, 0, (1,))
-    assert given(*PARKED, *then.events).next_step(PARKING) == AttemptCreation(LATE)
+    assert (then.state.cause, then.state.detail) == (Cause.RETRY_DECIDED, "checked with the provider")
+    assert then.due(PARKING)[StepName.CREATE_SESSION] == LATE
     again = (*PARKED, *then.events, was_attempted(2, at=LATE))
     assert given(*again).when(answer(throttled(), 2, LATE), PARKING).state.status is Status.THROTTLED
 
 
 def test_an_abandonment_decision_ends_a_parked_session() -> None:
     then = given(*PARKED).when(resolve(Verdict.ABANDON), PARKING).then(abandonment_decided())
-    assert (then.state.status, then.state.reason, then.state.in_doubt) == (Status.ABANDONED, "looked into CXone", (1,))
-    assert given(*PARKED, *then.events).next_step(PARKING) is None
+    assert (then.state.status, then.state.in_doubt) == (Status.ABANDONED, (1,))
+    assert (then.state.cause, then.state.detail) == (Cause.ABANDONMENT_DECIDED, "checked with the provider")
+    assert then.due(PARKING) == {}
 
 
 def test_an_adopted_session_is_delivered_to_the_webhook_and_expires() -> None:
     then = given(*PARKED).when(resolve(adoption()), PARKING).then(was_adopted())
     assert (then.state.status, then.state.session_id, then.state.guest_token) == (Status.ACTIVE, "sess_found", TOKEN)
     assert then.state.in_doubt == ()
-    adopted = given(*PARKED, *then.events)
-    assert isinstance(adopted.next_step(), SyncWebhook)
-    assert adopted.next_step(Policy(webhook_enabled=False)) == ExpireToken(EXPIRY)
-    assert adopted.when(expire(EXPIRY)).state.status is Status.EXPIRED
+    assert then.due() == {StepName.DELIVER_WEBHOOK: START, StepName.EXPIRE_TOKEN: EXPIRY}
+    assert given(*PARKED, *then.events).when(expire(EXPIRY)).state.status is Status.EXPIRED
+
+
+def test_an_adoption_owes_no_webhook_if_none_is_enabled() -> None:
+    then = given(*PARKED).when(resolve(adoption()), Policy(webhook_enabled=False))
+    then.then(was_adopted(webhook_owed=False))
+    assert then.due() == {StepName.EXPIRE_TOKEN: EXPIRY}
 
 
 def test_an_adoption_without_a_token_makes_an_active_session_without_a_token() -> None:

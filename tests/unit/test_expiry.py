@@ -1,4 +1,4 @@
-"""A guest token's time passes."""
+"""The expiry of guest tokens."""
 
 import pytest
 
@@ -17,6 +17,7 @@ from tests.unit.samples import (
     at,
     expire,
     has_expired,
+    was_created,
 )
 
 
@@ -38,6 +39,10 @@ def test_an_expiry_records_how_late_it_was_noticed() -> None:
 
 def test_a_token_expires_once() -> None:
     given(*EXPIRED).when(expire(at(9_999))).then_nothing()
+
+
+def test_a_token_without_an_expiry_time_never_expires() -> None:
+    given(*ATTEMPTING, was_created(expires_at=None)).when(expire(at(9_999_999))).then_nothing()
 
 
 @pytest.mark.parametrize(

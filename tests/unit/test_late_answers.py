@@ -1,11 +1,11 @@
-"""Answers that come late, twice, or to nobody: a remote session is never lost from sight, and nothing is counted twice."""
+"""Answers that come late, twice or to no attempt: every remote session is recorded, and nothing is counted twice."""
 
 import pytest
 from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.events import FailureKind
-from guestledger.engine.domain.outcomes import CreationOutcome, Failed, Throttled
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.outcomes import CreationOutcome, Failed, FailureKind, Throttled
 from guestledger.engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import (
@@ -43,7 +43,7 @@ STILL_WAITING: dict[str, tuple[e.Event, ...]] = {
 SETTLED: dict[str, tuple[e.Event, ...]] = {
     "active": (*SECOND_ATTEMPT, was_created(2)),
     "expired": EXPIRED,
-    "rejected": (*SECOND_ATTEMPT, has_failed(2, FailureKind.REJECTED)),
+    "rejected": (*SECOND_ATTEMPT, has_failed(2, FailureKind.FINAL)),
     "abandoned": ABANDONED,
 }
 DOUBTED: dict[str, tuple[e.Event, ...]] = {
@@ -58,7 +58,7 @@ DEFINITE: list[Throttled | Failed] = [
     failed(status=425, retry_after_ms=2_000),
     *(failed(kind) for kind in FailureKind if kind is not FailureKind.IN_DOUBT),
 ]
-"""Of which it is sure that nothing was made."""
+"""Answers after which it is certain that no session was made."""
 
 
 @pytest.mark.parametrize("history", STILL_WAITING.values(), ids=STILL_WAITING)
@@ -73,14 +73,16 @@ def test_a_late_answer_activates_a_session_that_is_still_waiting(
 
 
 def test_an_attempt_overtaken_by_an_older_answer_is_in_doubt_until_answered() -> None:
-    """Nobody asks after it any more: if its answer is lost, nothing else would tell of the session that it may have made."""
+    """The session no longer waits for that attempt. If its answer is lost, the history still shows the doubt."""
     then = given(*SECOND_ATTEMPT).when(answer(created(session_id="sess_late"), attempt=1, now=at(4)))
-    then.then_kinds(e.CreationFailed, e.SessionCreated)
+    overtaken = then.then_kinds(e.CreationFailed, e.SessionCreated).events[0]
+    assert isinstance(overtaken, e.CreationFailed)
+    assert (overtaken.attempt, overtaken.cause, overtaken.detail) == (2, Cause.OVERTAKEN, "1")
     assert (then.state.status, then.state.in_doubt) == (Status.ACTIVE, (2,))
     lost = given(*then.before, *then.events)
     lost.when(answer(failed(FailureKind.IN_DOUBT), attempt=2)).then_nothing()
     assert lost.when(answer(created(session_id="sess_second"), attempt=2)).state.in_doubt == ()
-    lost.when(answer(failed(FailureKind.REJECTED, 400), attempt=2)).then_kinds(e.DoubtLifted)
+    lost.when(answer(failed(FailureKind.FINAL, 400), attempt=2)).then_kinds(e.DoubtLifted)
 
 
 @pytest.mark.parametrize("history", SETTLED.values(), ids=SETTLED)
@@ -121,6 +123,7 @@ def test_a_late_definite_failure_lifts_the_doubt_and_changes_nothing_else(
     then = given(*history).when(answer(outcome, attempt=1))
     lifted = then.then_one(e.DoubtLifted)
     assert (lifted.attempt, lifted.retry_at) == (1, None)
+    assert lifted.cause == (outcome.cause if isinstance(outcome, Failed) else Cause.THROTTLED)
     before, after = given(*history).state, then.state
     assert (before.in_doubt, after.in_doubt) == ((1,), ())
     assert replace(after, in_doubt=(1,), version=before.version) == before
@@ -131,14 +134,14 @@ def test_lifting_the_doubt_keeps_the_later_of_planned_retry_and_retry_after(
     outcome: Throttled | Failed,
 ) -> None:
     then = given(*IN_DOUBT).when(answer(outcome, attempt=1))
-    wished = 2 if outcome.retry_after else 0.25
-    assert then.then_one(e.DoubtLifted).retry_at == at(wished)
-    assert (then.state.status, then.state.retry_at, then.state.in_doubt) == (Status.PENDING, at(wished), ())
+    planned = 2 if outcome.retry_after else 0.25
+    assert then.then_one(e.DoubtLifted).retry_at == at(planned)
+    assert (then.state.status, then.state.retry_at, then.state.in_doubt) == (Status.PENDING, at(planned), ())
 
 
 def test_lifting_the_doubt_past_the_deadline_abandons_a_parked_session() -> None:
     late = at(2 * 3_600)
-    then = given(*PARKED).when(answer(failed(FailureKind.REJECTED, 400), now=late))
+    then = given(*PARKED).when(answer(failed(FailureKind.FINAL, 400), now=late))
     then.then_kinds(e.DoubtLifted, e.SessionAbandoned)
 
 

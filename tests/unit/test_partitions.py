@@ -1,4 +1,4 @@
-"""The month in which a stream began, told by its id."""
+"""The partition of a stream, by the time in its id."""
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID, uuid4

@@ -12,8 +12,7 @@ import pytest
 from aiohttp import ClientSession
 from rich.pretty import pretty_repr
 
-import adapters
-import engine
+from guestledger import adapters, engine
 from guestledger.adapters.cxone import payload
 from guestledger.adapters.cxone.answers import Answer, SessionAnswer
 from guestledger.adapters.cxone.payload import creation_body
@@ -28,7 +27,7 @@ from guestledger.engine.domain.outcomes import Adoption, Created
 from guestledger.engine.domain.personal import MASK, Guarded, Personal, Secret, SecretBytes, masked, personal_fields
 from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.appends import Append
+from guestledger.engine.log.appends import Append, StepChanges
 from guestledger.engine.log.codec import encode
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.provider import PreparedCreation
@@ -68,7 +67,7 @@ PROPOSED = Append(
     stream_id=SESSION,
     expected_version=0,
     events=(was_recorded(), was_created()),
-    due=None,
+    steps=StepChanges(),
     actor="a",
     causation_id=SESSION,
     correlation_id="c",
@@ -83,14 +82,14 @@ HOLDERS: dict[str, Any] = {
     "a command with an outcome": answer(created()),
     "a list of events": [was_recorded(), was_created()],
     "a dict of sessions": {"one": given(*ACTIVE).state},
-    "what is about to be attempted": BeginAttempt(request_sha256=FINGERPRINT, now=START, jitter=0),
-    "what a person adopts": Adoption(session_id="s", expires_at=START, guest_token=TOKEN),
-    "a creation request": PreparedCreation(body=creation_body(given(*ACTIVE).state), sha256=FINGERPRINT),
+    "a command to attempt": BeginAttempt(request_sha256=FINGERPRINT, now=START),
+    "an adoption": Adoption(session_id="s", expires_at=START, guest_token=TOKEN),
+    "a creation request": PreparedCreation(body=creation_body(given(*ACTIVE).state), request_sha256=FINGERPRINT),
     "its fields": payload._Attributes(FINGERPRINT, 0, 1),
     "an answer": Answer(status=201, retry_after=None, date=None, body=TOKEN.encode()),
     "a new session": SessionAnswer(session_id="s", token=TOKEN, expires_at=START, status="active"),
     "an access token": TokenAnswer(access_token=TOKEN, expires_in=60),
-    "a webhook's notice": _notice(given(*ACTIVE).state),
+    "a notice": _notice(given(*ACTIVE).state),
     "settings": Settings(
         database_url=f"postgresql://user:{PASSWORD}@host/db",
         migration_url=f"postgresql://owner:{PASSWORD}@host/db",
@@ -106,7 +105,7 @@ HOLDERS: dict[str, Any] = {
 
 
 class Sample(Guarded, frozen=True, kw_only=True):
-    """A value with a personal field of each make."""
+    """A value with each kind of personal field."""
 
     plain: str
     secret: Personal
@@ -178,17 +177,17 @@ def _structs(root: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
         yield from _structs(kind)
 
 
-# What is called so, or is bytes, is a guest's or a secret, but for what `PLAIN` says.
-TELLING = {
+# Fields with these names, and all bytes, are personal or secret. `PLAIN` has the exceptions.
+REVEALING = {
     *("fingerprint", "visitor_fingerprint", "ip_address", "user_agent", "guest_token", "token", "access_token"),
     *("data", "body", "answer", "texts", "request_sha256", "sha256", "database_url", "migration_url", "cxone_url"),
     *("cxone_client_secret", "webhook_url", "webhook_secret"),
 }
 PLAIN = {
-    "guestledger.adapters.cxone.profile.TokenFields.access_token",  # what the wire calls it
+    "guestledger.adapters.http.token_source.TokenFields.access_token",  # a field name of the provider's JSON
     "guestledger.adapters.cxone.profile.SessionFields.token",
     "guestledger.engine.log.recorded.RecordedEvent.leaf_hash",
-    "guestledger.engine.log.merkle._Entry.data",  # `msgspec.Raw` shows nothing
+    "guestledger.engine.log.merkle._Entry.data",  # `msgspec.Raw` has no readable repr
 }
 
 
@@ -206,7 +205,7 @@ def test_every_personal_field_is_marked() -> None:
         f"{kind.__module__}.{kind.__qualname__}.{name}"
         for kind in kinds
         for name, type_ in get_type_hints(kind).items()
-        if name in TELLING or type_ in (bytes, bytes | None)
+        if name in REVEALING or type_ in (bytes, bytes | None)
         if not issubclass(kind, Guarded) or name not in personal_fields(kind)
     }
     assert bare == PLAIN
@@ -215,9 +214,9 @@ def test_every_personal_field_is_marked() -> None:
 def test_only_known_tuples_have_personal_fields() -> None:
     modules = set(_modules())
     kinds = {kind for kind in tuple.__subclasses__() if kind.__module__ in modules}
-    telling = {kind.__qualname__ for kind in kinds if TELLING.intersection(getattr(kind, "_fields", ()))}
-    # Proposals are held above, the others are the simulator's.
-    assert telling == {"Proposal", "Reply", "Made", "SentRequest", "SentWebhook"}
+    revealing = {kind.__qualname__ for kind in kinds if REVEALING.intersection(getattr(kind, "_fields", ()))}
+    # `Proposal` is among `HOLDERS`; the others are the simulator's.
+    assert revealing == {"Proposal", "Reply", "Made", "SentRequest", "SentWebhook"}
 
 
 async def test_the_simulators_records_show_no_personal_value() -> None:

@@ -1,4 +1,4 @@
-"""The door: what a guest request must look like, and what a refusal says without repeating what was given."""
+"""Guest requests: which are accepted. A refusal names the field and never repeats its value."""
 
 import json
 from datetime import UTC, datetime
@@ -189,7 +189,7 @@ def test_any_consent_value_is_parsed_so_that_its_refusal_is_recorded(value: obje
     assert checked(through) == through
 
 
-# The same door for a request made in Python
+# Requests made in Python
 
 
 def test_a_valid_request_built_in_python_is_unchanged() -> None:
@@ -245,7 +245,7 @@ def test_the_digest_is_independent_of_json_formatting() -> None:
         idempotencyKey=None,
         consent={"marketing": False, "notice": None, "gdprCompliant": True, "dataProcessing": True},
     )
-    # line() leaves out what has a default: a field added in a later release changes no digest of an earlier one
+    # line() leaves out defaults: a field added in a later release does not change older digests
     digests = {request_digest(parse_request(data)) for data in (line(), backwards, spelled_out)}
     canonical = rfc8785.dumps(json.loads(line()))
     assert digests == {request_digest(request())} == {sha256(canonical).hexdigest()}

@@ -1,4 +1,4 @@
-"""Following the log, on a store of the test's own that does what a real one does only now and then."""
+"""Following the log, on a fake store that does on purpose what a real one does rarely."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from guestledger.adapters.clock import SystemClock
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.log.recorded import Batch
 from guestledger.engine.operations.tail import tail
@@ -16,7 +17,7 @@ PATIENCE = 60.0  # seconds until a test that hangs fails
 
 
 class Log:
-    """A log that grows to `grows` while it is read for the first time, and says so at once; then fails as told."""
+    """A log that grows to `grows` during its first read and reports it at once; then `failures` reads fail."""
 
     def __init__(self, grows: int, failures: int = 0) -> None:
         self.position = -1
@@ -35,7 +36,7 @@ class Log:
             waited_for.set()
         elif self.failures:
             self.failures -= 1
-            raise ServiceUnreachable("the database restarts")
+            raise ServiceUnreachable("database", Cause.CONNECTION_LOST)
         return Batch(events=(), position=max(after, seen))
 
 
@@ -52,4 +53,4 @@ async def test_a_tail_returns_at_once_if_the_log_grows_while_it_reads() -> None:
 async def test_a_tail_waits_for_a_database_outage_to_end(caplog: pytest.LogCaptureFixture) -> None:
     batches = tail(Log(grows=5, failures=3), SystemClock(), poll_ms=NEVER_MS)  # type: ignore[arg-type]
     assert (await first(batches)).position == 5
-    assert caplog.messages == ["the log cannot be read now: the database restarts"] * 3
+    assert caplog.messages == ["the log cannot be read now: the database cannot be used: connection_lost"] * 3

@@ -1,10 +1,10 @@
-"""The table of transitions has no line that no history shows, and no history shows a line that is not in it."""
+"""The table of legal transitions equals what sample histories show."""
 
 from itertools import pairwise
 
-from guestledger.engine.domain.events import FailureKind
+from guestledger.engine.domain.events import EVENT_TYPES
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.session import Session, Status, evolve
-from guestledger.engine.log.codec import EVENT_TYPES
 from tests.transitions import LEGAL, STAYS, is_legal
 from tests.unit.samples import (
     ABANDONED,
@@ -41,7 +41,7 @@ HISTORIES = [
     REJECTED,
     (*REJECTED, was_duplicated()),
     (*OPEN, lookup_failed(), was_abandoned()),
-    (*ATTEMPTING, has_failed(kind=FailureKind.REJECTED)),
+    (*ATTEMPTING, has_failed(kind=FailureKind.FINAL)),
     (*FAILED, was_attempted(2)),
     (*FAILED, was_created()),
     (*THROTTLED, was_attempted(2)),

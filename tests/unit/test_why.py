@@ -1,37 +1,35 @@
-"""Why a session waits: what a worker would meet on the way to its next step, in that order, and the time behind it."""
+"""`explain`: what blocks each due step, in the order in which a worker meets it, and when the step moves."""
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 import pytest
-from guestledger.engine.work import DueStepRow
-from msgspec.structs import replace
 
-from guestledger.adapters.cli.why import why
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.lifecycle import Policy, ends_at, next_step
-from guestledger.engine.domain.session import fold
-from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
-from guestledger.engine.limits.limiter import LimiterState, admit
-from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.limits.retry import InDoubt, RetryPolicy
-from guestledger.engine.operations.explain import Explanation, Wait
-from guestledger.engine.ports.due_steps import WorkStatus
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.limits.admission import DenialReason
+from guestledger.engine.limits.limiter import LimiterState
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
+from guestledger.engine.operations.explain import BlockedBy
 from tests.unit.samples import (
     ABANDONED,
     ACTIVE,
+    ASKED,
     ATTEMPTING,
+    BACKOFF,
+    DETAIL,
     EXPIRED,
     EXPIRY,
     FAILED,
+    HELD,
     IN_DOUBT,
+    LIMITER,
     OPEN,
     PARKED,
     REFUSED,
     REJECTED,
-    SESSION,
+    SCHEDULED,
     START,
     THROTTLED,
     VALIDATED,
@@ -42,263 +40,147 @@ from tests.unit.samples import (
     was_synced,
     webhook_failed,
 )
+from tests.unit.waiting import CLOSED, DEADLINE, LIMITERS, OWNER, RECEIVER, blocked, main, waits
 
-API, RECEIVER = "api.example.com sessions", "hooks.example.com"
-PASSED = {"ValidateChannel": API, "AttemptCreation": API, "SyncWebhook": RECEIVER, "ExpireToken": None}
-OWNER = UUID(int=7)
-DEADLINE = at(3_600)
-
-CLOSED = LimiterState(
-    closed_at=at(0), closed_until=at(60), why="Retry-After of 60 s", paced_from=at(60), next_slot=at(60)
-)
-SLOW = LimiterPolicy(first_rate=0.1, boundless_rate=1e9)
-PACED = LimiterState(closed_at=at(0), closed_until=at(1), paced_from=at(1), ceiling=1.0, next_slot=at(20))
-BROKEN = LimiterState(failures=10, breaks=1, broken_at=at(0), broken_until=at(30))
-SPENT = LimiterState(failures=3, retries=0.0, retries_at=at(10))
+# Without blockers
 
 
-def waits(
-    history: Sequence[e.Event],
-    now: datetime,
-    *,
-    policy: Policy = Policy(),
-    limiters: dict[str, LimiterState] | None = None,
-    passed: dict[str, str | None] = PASSED,
-    in_flight: int = 0,
-    **row: Any,
-) -> Explanation:
-    """What is said of a session with this history, whose due work is as its last append left it, but for what `row` says."""
-    state = fold(SESSION, history)
-    step = next_step(state, policy)
-    found = None
-    if step is not None and row.pop("there", True):
-        plain = {
-            "step": type(step).__name__,
-            "due_at": step.not_before,
-            "owner": None,
-            "lease_until": None,
-            "ends_at": ends_at(state, policy),
-            "ahead": 0,
-        }
-        found = DueStepRow(**{**plain, **row})
-    work = WorkStatus(now=now, version=state.version, in_flight=in_flight, row=found)
-    return why(state, policy, work, events=history, passed=passed, limiters=limiters or {})
-
-
-def held(waiting: Explanation) -> list[tuple[str, datetime | None]]:
-    return [(hold.by, hold.until) for hold in waiting.holds]
-
-
-# Nothing holds it
-
-
-@pytest.mark.parametrize("history", [OPEN, VALIDATED, THROTTLED, IN_DOUBT, FAILED, ACTIVE])
+@pytest.mark.parametrize("history", [OPEN, VALIDATED, THROTTLED, IN_DOUBT, FAILED, ATTEMPTING, ACTIVE])
 def test_a_due_session_without_a_lease_waits_only_for_a_worker(history: tuple[e.Event, ...]) -> None:
     waiting = waits(history, at(3))
-    assert (waiting.holds, waiting.moves_at) == ((), at(3))
-    assert "`guestledger worker`" in waiting.outlook
+    assert (main(waiting).blockers, main(waiting).moves_at) == ((), at(3))
+    assert (waiting.blockers, waiting.moves_at) == ((), at(3))
 
 
 @pytest.mark.parametrize("history", [REFUSED, REJECTED, ABANDONED, (*EXPIRED, was_synced())])
 def test_a_settled_session_has_no_due_step_and_no_blockers(history: tuple[e.Event, ...]) -> None:
     waiting = waits(history, at(9))
-    assert (waiting.step, waiting.holds, waiting.moves_at, waiting.deadline) == (None, (), None, None)
-    assert "nothing more is to be done, ever" in waiting.outlook
+    assert (waiting.steps, waiting.blockers, waiting.moves_at, waiting.deadline) == ((), (), None, None)
 
 
 def test_a_parked_session_waits_for_a_person_without_a_time() -> None:
     waiting = waits(PARKED, at(99_999))
-    assert held(waiting) == [(Wait.PERSON, None)]
-    assert "guestledger resolve" in waiting.holds[0].reason
-    assert "guestledger resolve" in waiting.outlook
-    assert (waiting.step, waiting.moves_at, waiting.deadline) == (None, None, None)
+    [blocker] = waiting.blockers
+    assert (blocker.by, blocker.until) == (BlockedBy.PERSON, None)
+    assert (blocker.cause, blocker.detail) == (Cause.ANSWER_TIMEOUT, DETAIL)
+    assert (waiting.steps, waiting.moves_at, waiting.deadline) == ((), None, None)
 
 
 def test_a_lapsed_lease_blocks_nothing() -> None:
-    assert waits(VALIDATED, at(3), owner=OWNER, lease_until=at(3)).holds == ()
+    assert blocked(waits(VALIDATED, at(3), owner=OWNER, lease_until=at(3))) == []
 
 
 # Leases and due times
 
 
-def test_a_leased_session_is_blocked_by_its_lease_and_not_by_its_limiter() -> None:
-    waiting = waits(ATTEMPTING, at(3), owner=OWNER, lease_until=at(13), limiters={API: CLOSED})
-    assert held(waiting) == [(Wait.LEASE, at(13))]
-    assert (waiting.step, waiting.moves_at) == ("AttemptCreation", at(13))
-    assert "recorded as in doubt" in waiting.outlook
+@pytest.mark.parametrize("history", [OPEN, VALIDATED, THROTTLED, ACTIVE])
+def test_a_leased_session_is_blocked_by_its_lease_and_not_by_its_limiter(history: tuple[e.Event, ...]) -> None:
+    states = {LIMITER: CLOSED, RECEIVER: CLOSED}
+    waiting = waits(history, at(3), owner=OWNER, lease_until=at(13), states=states)
+    assert blocked(waiting) == [(BlockedBy.LEASE, at(13))]
+    assert main(waiting).blockers[0].owner == OWNER
+    assert main(waiting).moves_at == waiting.moves_at == at(13)
+
+
+def test_an_attempt_in_flight_is_settled_when_its_lease_lapses() -> None:
+    waiting = waits(ATTEMPTING, at(3), owner=OWNER, lease_until=at(13), states={LIMITER: CLOSED})
+    assert [step.step for step in waiting.steps] == [StepName.SETTLE_ATTEMPT]
+    assert blocked(waiting) == [(BlockedBy.LEASE, at(13))]
+    assert (waiting.moves_at, waiting.deadline) == (at(13), None)
 
 
 @pytest.mark.parametrize(
-    ("history", "until", "reason"),
+    ("history", "until", "cause", "detail", "wait"),
     [
-        (THROTTLED, at(2.25), "Retry-After of 2000 ms, plus 250 ms backoff"),
-        (FAILED, at(0.25), "it is unavailable: 250 ms backoff"),
-        (IN_DOUBT, at(0.25), "it is in_doubt: 250 ms backoff"),
-        ((*OPEN, lookup_failed(retry_at=at(7))), at(7), "CXone answered 503: 250 ms backoff"),
-        ((*VALIDATED, was_deferred()), at(1.5), "the limiter is closed: Retry-After of 2000 ms"),
-        ((*IN_DOUBT, doubt_lifted(retry_at=at(5), message="nothing came of it")), at(5), "nothing came of it"),
-        ((*ACTIVE, webhook_failed(retry_at=at(60))), at(60), "answered 500: 500 ms by the schedule, plus 0 ms jitter"),
-        ((*ACTIVE, was_synced()), EXPIRY, "its token expires then"),
+        (THROTTLED, at(2.25), Cause.THROTTLED, "", ASKED),
+        (FAILED, at(0.25), Cause.SERVER_ERROR, DETAIL, BACKOFF),
+        (IN_DOUBT, at(0.25), Cause.ANSWER_TIMEOUT, DETAIL, BACKOFF),
+        ((*OPEN, lookup_failed(retry_at=at(7))), at(7), Cause.SERVER_ERROR, DETAIL, BACKOFF),
+        ((*VALIDATED, was_deferred()), at(1.5), Cause.RATE_LIMITED, f"closed {LIMITER}", HELD),
+        ((*IN_DOUBT, doubt_lifted(retry_at=at(5))), at(5), Cause.REJECTED, DETAIL, None),
+        ((*ACTIVE, webhook_failed(retry_at=at(60))), at(60), Cause.NOT_ACCEPTED, DETAIL, SCHEDULED),
+        ((*ACTIVE, was_synced()), EXPIRY, None, "", None),
     ],
+    ids=["throttled", "failed", "in doubt", "lookup", "deferred", "doubt lifted", "webhook", "expiry"],
 )
 def test_a_session_not_yet_due_waits_for_the_reason_in_its_history(
-    history: tuple[e.Event, ...], until: datetime, reason: str
+    history: tuple[e.Event, ...], until: datetime, cause: Cause | None, detail: str, wait: Wait | None
 ) -> None:
     waiting = waits(history, START)
-    assert held(waiting) == [(Wait.DUE, until)]
-    assert waiting.holds[0].reason == reason
-    assert waiting.moves_at == until
+    assert blocked(waiting) == [(BlockedBy.NOT_DUE, until)]
+    [blocker] = main(waiting).blockers
+    assert (blocker.cause, blocker.detail, blocker.wait) == (cause, detail, wait)
+    assert main(waiting).moves_at == waiting.moves_at == until
 
 
 def test_a_released_session_waits_for_its_release_delay() -> None:
     waiting = waits(THROTTLED, at(3), due_at=at(5))
-    assert held(waiting) == [(Wait.DUE, at(5))]
-    assert "gave it back" in waiting.holds[0].reason
+    assert blocked(waiting) == [(BlockedBy.NOT_DUE, at(5))]
+    [blocker] = main(waiting).blockers
+    assert (blocker.cause, blocker.wait) == (None, None)
 
 
 def test_a_wait_in_the_history_overrides_an_earlier_due_time() -> None:
-    assert held(waits(THROTTLED, at(1), due_at=at(0))) == [(Wait.DUE, at(2.25))]
+    assert blocked(waits(THROTTLED, at(1), due_at=at(0))) == [(BlockedBy.NOT_DUE, at(2.25))]
 
 
-# RateLimiter
-
-
-def test_a_closed_limiter_blocks_a_session_until_it_opens() -> None:
-    waiting = waits(VALIDATED, at(3), limiters={API: CLOSED})
-    assert held(waiting) == [(DenialReason.GATE, at(60))]
-    assert waiting.holds[0].reason == "the limiter is closed: Retry-After of 60 s"
-    assert waiting.moves_at == at(60)
-
-
-def test_a_closed_limiter_of_another_api_blocks_nothing() -> None:
-    assert waits(VALIDATED, at(3), limiters={RECEIVER: CLOSED, "other": BROKEN}).holds == ()
-    assert held(waits(ACTIVE, at(3), limiters={RECEIVER: CLOSED})) == [(DenialReason.GATE, at(60))]
-    assert held(waits((*ACTIVE, was_synced()), EXPIRY, limiters={API: CLOSED, RECEIVER: CLOSED})) == []
-
-
-def test_a_limiter_closed_beyond_the_due_time_is_the_next_blocker() -> None:
-    waiting = waits(THROTTLED, at(1), limiters={API: CLOSED})
-    assert held(waiting) == [(Wait.DUE, at(2.25)), (DenialReason.GATE, at(60))]
-    assert waiting.moves_at == at(60)
-    assert held(waits((*VALIDATED, was_deferred(retry_at=at(61))), at(1), limiters={API: CLOSED})) == [
-        (Wait.DUE, at(61))
-    ]
-
-
-def test_an_open_breaker_behind_a_closed_limiter_is_the_next_blocker() -> None:
-    both = replace(BROKEN, closed_until=at(20), why="Retry-After of 20 s")
-    assert held(waits(VALIDATED, at(3), limiters={API: both})) == [
-        (DenialReason.GATE, at(20)),
-        (DenialReason.BREAKER, at(30)),
-    ]
-
-
-def test_an_open_breaker_blocks_until_a_probe_is_allowed_or_has_lapsed() -> None:
-    assert held(waits(VALIDATED, at(3), limiters={API: BROKEN})) == [(DenialReason.BREAKER, at(30))]
-    assert held(waits(VALIDATED, at(30), limiters={API: BROKEN})) == []
-    probed = replace(BROKEN, probe_until=at(61))
-    assert held(waits(VALIDATED, at(31), limiters={API: probed})) == [(DenialReason.BREAKER, at(61))]
-
-
-def test_a_paced_limiter_blocks_by_the_number_of_sessions_due_before() -> None:
-    policy = Policy(limiter=SLOW)
-    assert held(waits(VALIDATED, at(3), policy=policy, limiters={API: PACED})) == [(DenialReason.PACE, at(20))]
-    rate = PACED.rate(at(3), SLOW)
-    assert rate is not None
-    queued = waits(VALIDATED, at(3), policy=policy, limiters={API: PACED}, ahead=8)
-    assert queued.moves_at is not None
-    assert abs((queued.moves_at - at(20 + 8 / rate)).total_seconds()) < 0.001
-    assert "due before it: 8" in queued.holds[0].reason
-
-
-def test_sessions_due_before_do_not_block_if_capacity_is_sufficient() -> None:
-    assert waits(VALIDATED, at(3), ahead=10_000).holds == ()
-    one_a_moment = replace(PACED, next_slot=None, ceiling=1_000.0, paced_from=at(-10))
-    assert waits(VALIDATED, at(3), limiters={API: one_a_moment}, ahead=5).holds == ()
-
-
-def test_calls_in_flight_block_a_session_at_the_call_limit() -> None:
-    limited = Policy(limiter=LimiterPolicy(calls=2))
-    waiting = waits(VALIDATED, at(3), policy=limited, in_flight=2)
-    assert held(waiting) == [(DenialReason.CALLS, at(4))]
-    assert held(waits(VALIDATED, at(3), policy=limited, in_flight=1)) == []
-    assert held(waits(VALIDATED, at(3), policy=limited, in_flight=1, ahead=1)) == [(DenialReason.CALLS, at(4))]
-    assert held(waits(THROTTLED, at(0), policy=limited, in_flight=2)) == [(Wait.DUE, at(2.25))]
-    assert held(waits(OPEN, at(3), policy=limited, in_flight=2)) == [(DenialReason.CALLS, at(4))]
-    assert held(waits(ACTIVE, at(3), policy=limited, in_flight=2)) == []
-
-
-def test_an_exhausted_retry_budget_blocks_only_retries() -> None:
-    waiting = waits(FAILED, at(10), limiters={API: SPENT})
-    assert held(waiting) == [(DenialReason.BUDGET, at(10.2))]
-    assert held(waits(FAILED, at(10.3), limiters={API: SPENT})) == []
-    assert held(waits(VALIDATED, at(10), limiters={API: SPENT})) == []
-    assert held(waits(THROTTLED, at(10), limiters={API: SPENT})) == []
-
-
-def test_an_exhausted_retry_budget_blocks_a_repeated_lookup() -> None:
-    failed = (*OPEN, lookup_failed(retry_at=at(9)))
-    assert held(waits(failed, at(10), limiters={API: SPENT})) == [(DenialReason.BUDGET, at(10.2))]
-    assert held(waits(failed, at(10.3), limiters={API: SPENT})) == []
-    assert held(waits(OPEN, at(10), limiters={API: SPENT})) == []
-    assert held(waits(failed, at(4_000), limiters={API: replace(SPENT, retries_at=at(4_000))})) == [], "it is given up"
-
-
-def test_an_unanswered_attempt_is_not_blocked_by_the_retry_budget() -> None:
-    waiting = waits(ATTEMPTING, at(10), limiters={API: SPENT})
-    assert waiting.holds == ()
-    assert "in doubt" in waiting.outlook
+def test_the_steps_of_an_active_session_are_explained_side_by_side() -> None:
+    waiting = waits((*ACTIVE, webhook_failed(retry_at=at(4_000))), at(3), states={RECEIVER: CLOSED})
+    webhook, expiry = waiting.steps[1], waiting.steps[0]
+    assert (webhook.step, webhook.moves_at) == (StepName.DELIVER_WEBHOOK, at(4_000))
+    assert (expiry.step, expiry.moves_at) == (StepName.EXPIRE_TOKEN, EXPIRY)
+    assert waiting.moves_at == EXPIRY
 
 
 # The deadline
 
 
-def test_the_deadline_is_shown_until_the_session_is_created() -> None:
+def test_the_deadline_is_shown_while_an_attempt_is_due() -> None:
     assert waits(OPEN, at(3)).deadline == DEADLINE
     assert waits(THROTTLED, at(1)).deadline == DEADLINE
+    assert waits(ATTEMPTING, at(1)).deadline is None
     assert waits(ACTIVE, at(3)).deadline is None
 
 
 def test_a_closed_limiter_blocks_a_session_no_longer_than_its_deadline() -> None:
-    late = LimiterState(closed_until=at(9_000), why="Retry-After of a long time")
+    late = {LIMITER: LimiterState(closed_until=at(9_000), closed_by=WaitBasis.RETRY_AFTER)}
     free = waits(FAILED, at(3_601))
-    assert (free.holds, free.moves_at) == ((), at(3_601))
-    assert "given up" in free.outlook
+    assert (main(free).blockers, free.moves_at) == ((), at(3_601))
 
-    behind = waits(FAILED, at(3_599), limiters={API: late})
-    assert held(behind) == [(DenialReason.GATE, at(3_600.001))]
+    behind = waits(FAILED, at(3_599), states=late)
+    assert blocked(behind) == [(DenialReason.CLOSED, at(9_000))]
+    assert {step.step: step.moves_at for step in behind.steps} == {
+        StepName.CREATE_SESSION: at(9_000),
+        StepName.ENFORCE_DEADLINE: at(3_600.001),
+    }
     assert behind.moves_at == at(3_600.001)
-    assert "given up" in behind.outlook
-    assert waits(FAILED, at(3_600.001), limiters={API: late}).holds == ()
+    assert waits(FAILED, at(3_600.001), states=late).moves_at == at(3_600.001)
 
 
 # Settings
 
 
 def test_an_unknown_limiter_is_reported_as_missing_settings() -> None:
-    nameless = {**PASSED, "AttemptCreation": ""}
-    waiting = waits(VALIDATED, at(3), limiters={API: CLOSED}, passed=nameless)
-    assert held(waiting) == [(Wait.SETTINGS, None)]
-    assert waiting.moves_at is None
-    assert waits(VALIDATED, at(3), passed=nameless).holds == ()
+    unknown = {**LIMITERS, StepName.CREATE_SESSION: ""}
+    waiting = waits(VALIDATED, at(3), states={LIMITER: CLOSED}, limiters=unknown)
+    assert blocked(waiting) == [(BlockedBy.SETTINGS, None)]
+    assert main(waiting).moves_at is None
+    assert waiting.moves_at == at(3_600.001), "its deadline ends it"
+    assert blocked(waits(VALIDATED, at(3), limiters=unknown)) == []
 
 
 def test_a_due_step_is_explained_without_the_workers_settings() -> None:
-    without = Policy(webhook_enabled=False)
-    waiting = waits(ACTIVE, at(3), policy=without, step="SyncWebhook", due_at=at(60))
-    assert (waiting.step, held(waiting)) == ("SyncWebhook", [(Wait.DUE, at(60)), (Wait.SETTINGS, None)])
-    nothing_left = waits(EXPIRED, EXPIRY, there=False)
-    assert held(nothing_left) == [(Wait.SETTINGS, None)]
-    assert (nothing_left.moves_at, nothing_left.outlook) == (None, "no worker comes by it")
+    webhookless = {step: limiter for step, limiter in LIMITERS.items() if step is not StepName.DELIVER_WEBHOOK}
+    waiting = waits(ACTIVE, at(3), policy=Policy(webhook_enabled=False), limiters=webhookless, due_at=at(60))
+    assert main(waiting).step is StepName.DELIVER_WEBHOOK
+    assert blocked(waiting) == [(BlockedBy.NOT_DUE, at(60)), (BlockedBy.SETTINGS, None)]
+    assert main(waiting).moves_at is None
+
+    missing = waits(EXPIRED, EXPIRY, stored=False)
+    assert [(blocker.by, blocker.until) for blocker in missing.blockers] == [(BlockedBy.SETTINGS, None)]
+    assert (missing.steps, missing.moves_at) == ((), None)
 
 
 def test_a_session_in_doubt_keeps_its_wait_under_a_parking_policy() -> None:
     parking = Policy(creation=RetryPolicy(in_doubt=InDoubt.PARK))
-    assert held(waits(IN_DOUBT, START, policy=parking)) == [(Wait.DUE, at(0.25))]
-
-
-def test_the_explained_budget_denial_equals_the_limiters() -> None:
-    _, met = admit(SPENT, AdmissionRequest(limiter=API, retry=True, slotted=True), at(10), LimiterPolicy())
-    assert met is not None
-    [told] = waits(FAILED, at(10), limiters={API: SPENT}).holds
-    assert (told.by, told.until, told.reason) == (met.by, met.until, met.reason)
+    assert blocked(waits(IN_DOUBT, START, policy=parking)) == [(BlockedBy.NOT_DUE, at(0.25))]

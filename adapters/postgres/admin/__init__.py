@@ -1,1 +1,1 @@
-"""What the owner of a ledger does: migrations, roles, partitions, the embedded server."""
+"""What a ledger's owner does."""

@@ -1,7 +1,6 @@
-"""Takes partitions out of the log and brings them back. Only the ledger's owner may change tables.
+"""Detaches partitions from the log and attaches them again, as the ledger's owner.
 
-A detached partition stays an append-only table, which can be dumped, dropped and restored. The ledger keeps its digest, so only
-the same events can be attached again.
+A detached partition is a table that can be dumped, dropped and restored. The ledger keeps its digest.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -35,7 +34,7 @@ _UNPARTITIONED = "events_unpartitioned"
 
 
 class Contents(NamedTuple):
-    """What a partition holds. The digest is the SHA-256 over each position (8 bytes, big-endian) and leaf hash, in order."""
+    """What a partition holds. The digest: SHA-256 over each position (8 bytes, big-endian) and leaf hash, in order."""
 
     events: int
     first_position: int | None
@@ -44,16 +43,16 @@ class Contents(NamedTuple):
 
 
 class Archive:
-    """Detaches and attaches the partitions of the ledger in one schema, for its owner."""
+    """The partitions of the ledger in one schema, for its owner."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
         self._schema = schema
 
     async def detach(self, month: date) -> Contents:
-        """Take a month's partition out of the log, if the month is over and nothing needs it any more.
+        """Detach a month's partition if nothing needs it and every event matches its leaf hash.
 
-        Every event in it is checked against its leaf hash first. Raises `PartitionBlocked`, `ServiceError`.
+        Raises `PartitionBlocked`, `ServiceError`.
         """
         s, table = quoted(self._schema), self._table(month)
         async with self._connection(month) as driver:
@@ -64,7 +63,7 @@ class Archive:
             async with transaction(driver, unhurried=True):
                 await self._lock_log(driver)
                 await driver.execute(f"ALTER TABLE {s}.events DETACH PARTITION {table}")
-                # Only now nobody can start to read it, so this finds every use of it.
+                # Only now nobody can start to use it.
                 await self._check_unused(driver, month, contents)
                 await driver.execute(
                     f"""
@@ -77,15 +76,14 @@ class Archive:
         return contents
 
     async def attach(self, month: date) -> Contents:
-        """Bring a month's partition back, if its table holds exactly what was detached.
+        """Attach a month's partition if its table holds exactly what was detached. Unfinished rebuilds start again.
 
-        A rebuild or verification that is under way has to start again, since it has passed these events.
         Raises `PartitionBlocked`, `ServiceError`.
         """
         s, table = quoted(self._schema), self._table(month)
         async with self._connection(month) as driver, transaction(driver, unhurried=True):
             contents = await self._check_contents(driver, month, table)
-            # Only after the reading: from here on nobody appends, and no rebuild replaces live rows.
+            # From here on nobody appends, and no rebuild replaces live rows.
             await self._lock_log(driver)
             await driver.execute(f"SELECT FROM {s}.checkpoints ORDER BY projection FOR UPDATE")
             await driver.execute(f"DELETE FROM {s}.checkpoints WHERE projection LIKE '%:%'")
@@ -96,7 +94,7 @@ class Archive:
         return contents
 
     async def settle(self) -> int:
-        """Move the events in the default partition into partitions of their months. Returns how many were moved.
+        """Move events from the default partition to those of their months. Returns how many.
 
         Raises `PartitionBlocked`, `ServiceError`.
         """
@@ -110,7 +108,7 @@ class Archive:
             return before - int(await driver.fetchval(count))
 
     async def _check_contents(self, driver: Driver, month: date, table: str) -> Contents:
-        """Lock the detached table, and return its contents if they are what was detached."""
+        """Lock the detached table, and return its contents if they are unchanged."""
         s = quoted(self._schema)
         recorded = await driver.fetchrow(
             f"""
@@ -131,7 +129,7 @@ class Archive:
 
     @asynccontextmanager
     async def _redistributed(self, driver: Driver) -> AsyncIterator[None]:
-        """An empty default partition within the block. After it, each event of the old one goes to its partition."""
+        """Empty the default partition for the block, then insert its events again."""
         s = quoted(self._schema)
         await driver.execute(
             f"""
@@ -208,7 +206,7 @@ _IS_PARTITION = (
 
 
 async def _contents(driver: Driver, month: date, table: str) -> Contents:
-    """Read what `table` holds. Raises `PartitionBlocked` at an event that does not match its leaf hash."""
+    """Read a table. Raises `PartitionBlocked` at an event that does not match its leaf hash."""
     events, first, last, digest = 0, None, None, sha256()
     async for row in driver.cursor(f"SELECT {COLUMNS} FROM {table} ORDER BY position", prefetch=BATCH):
         if leaf_hash_of(row) != row["leaf_hash"]:

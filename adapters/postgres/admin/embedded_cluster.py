@@ -30,7 +30,7 @@ class Cluster:
         self._programs = Programs(data_dir, self._path)
 
     def start(self) -> Path:
-        """Start the server unless it runs. Returns the directory of its socket once it accepts connections."""
+        """Start the server unless it runs, and return the directory of its socket."""
         if not self._path.exists():
             self._create()
         until_ready = Retrying(
@@ -43,7 +43,7 @@ class Cluster:
         return self._socket_dir()
 
     def stop(self) -> bool:
-        """Disconnect everybody, write everything to disk, and end. False if no server runs."""
+        """Stop the server and its connections. False if none runs."""
         if self._server() is None:
             return False
         socket_dir = self._socket_dir()
@@ -56,7 +56,7 @@ class Cluster:
         return True
 
     def _create(self) -> None:
-        """Create the cluster under another name, and rename it once it is complete."""
+        """Create the cluster, under another name until it is complete."""
         unfinished = self._programs.new_directory()
         locale = ("--locale=C", "--encoding=UTF8")  # the same on every system
         private_socket_only = ("--auth-local=trust", "--auth-host=reject")
@@ -68,7 +68,7 @@ class Cluster:
             )
         )  # fmt: skip
         unfinished.rename(self._path)
-        # The new name must be on disk before the data is: the next start removes unfinished directories.
+        # The new name must be on disk before the data: the next start removes unfinished directories.
         directory = os.open(self._data_dir, os.O_RDONLY)
         os.fsync(directory)
         os.close(directory)
@@ -79,7 +79,7 @@ class Cluster:
             raise unusable("start", self._data_dir, reason)
 
     def _ensure_started(self) -> bool:
-        """Start the server if it does not run. Returns whether it was ready before."""
+        """Whether it is ready; starts it if it does not run."""
         if self._is_ready():
             return True
         if self._server() is None:
@@ -87,7 +87,7 @@ class Cluster:
         return False
 
     def _launch(self) -> None:
-        """Start the server, and wait until it accepts connections or has ended."""
+        """Start the server, and wait until it is ready or has ended."""
         for left in ("postmaster.pid", f".s.PGSQL.{PORT}.lock"):
             (self._path / left).unlink(missing_ok=True)
         log_size = self._log.stat().st_size if self._log.exists() else 0
@@ -95,7 +95,7 @@ class Cluster:
             "listen_addresses": "",
             "unix_socket_directories": str(self._new_socket_dir()),
             "port": PORT,
-            "log_error_verbosity": "terse",  # an error's details would bring rows, and so persons, into the log
+            "log_error_verbosity": "terse",  # an error's details would bring personal data into the log
         }
         settings = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in options.items())
         launched = self._programs.run(
@@ -104,14 +104,14 @@ class Cluster:
         if launched.returncode == 0 or self._server() is not None:
             return
         written = self._log.read_bytes()[log_size:].decode(errors="replace") if self._log.exists() else ""
-        # Processes of a killed server may take a moment to end; the next try finds them gone.
+        # Processes of a killed server take a moment to end: try again.
         if "pre-existing shared memory block" not in written:
             fatal = [line for line in written.splitlines() if "FATAL:" in line or "PANIC:" in line]
             reason = fatal[-1] if fatal else " ".join(launched.stderr.split())
             raise unusable("start", self._data_dir, f"{reason} (see {self._log})")
 
     def _new_socket_dir(self) -> Path:
-        """The cluster's directory, or a new one if that path is too long for a socket or holds PostgreSQL's separator."""
+        """The cluster's directory, or a new one if PostgreSQL cannot use that path for a socket."""
         if len(os.fsencode(self._path / f".s.PGSQL.{PORT}")) <= _MAX_SOCKET and "," not in str(self._path):
             return self._path
         made = Path(tempfile.mkdtemp(prefix="guestledger-"))
@@ -120,7 +120,7 @@ class Cluster:
         return made
 
     def _recorded(self) -> list[str]:
-        """What the server recorded: process id, data directory, start time, port, directory of its socket."""
+        """The lines of the server's pid file."""
         with contextlib.suppress(FileNotFoundError):
             return (self._path / "postmaster.pid").read_text().splitlines()
         return []
@@ -132,8 +132,7 @@ class Cluster:
     def _server(self) -> int | None:
         """The process id of the running server, ready or not.
 
-        The recorded number proves nothing: after a power cut it may be any process, and a killed process keeps its number
-        until its parent waits for it. The working directory of a PostgreSQL server is its cluster.
+        The recorded number may be another process by now. A server's working directory is its cluster.
         """
         recorded = self._recorded()
         if not recorded or not recorded[0].isdigit():

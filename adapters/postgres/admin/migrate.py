@@ -11,7 +11,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import guestledger
 from guestledger.adapters.postgres.admin.grants import OWNER, RUNTIME, role_name
 from guestledger.adapters.postgres.errors import (
     DATABASE_URL,
@@ -23,7 +22,7 @@ from guestledger.adapters.postgres.errors import (
 )
 from guestledger.adapters.postgres.pool import database_url, open_engine
 
-_SCRIPTS = Path(guestledger.__file__).parent / "migrations"
+_SCRIPTS = Path(__file__).parents[3] / "migrations"
 
 
 def config(schema: str) -> Config:
@@ -35,10 +34,9 @@ def config(schema: str) -> Config:
 
 
 async def upgrade(url: str, schema: str = "guestledger", *, setting: str = DATABASE_URL) -> None:
-    """Create or upgrade the ledger in `schema`, in one transaction. `setting` is the name of the setting with `url`.
+    """Create or upgrade the ledger in `schema` and correct its grants, in one transaction. May run concurrently.
 
-    May run in several processes at once, and again: it also corrects roles and grants, as far as its user may.
-    Raises `ServiceUnreachable`, `NotAllowed`, or `LedgerNotReady` if a newer release made the ledger.
+    `setting` is the name of the setting with `url`. Raises `ServiceUnreachable`, `NotAllowed`, `LedgerNotReady`.
     """
     engine = open_engine(database_url(url, setting), schema, pool_size=1, command_timeout=None)
     try:
@@ -48,7 +46,7 @@ async def upgrade(url: str, schema: str = "guestledger", *, setting: str = DATAB
 
 
 async def upgrade_through(engine: AsyncEngine, schema: str, *, setting: str = DATABASE_URL) -> None:
-    """As `upgrade`, over a connection of `engine`, which its owner closes."""
+    """As `upgrade`, over a connection of `engine`."""
     try:
         with reported(setting):
             async with _turn(), engine.begin() as connection:
@@ -59,10 +57,7 @@ async def upgrade_through(engine: AsyncEngine, schema: str, *, setting: str = DA
 
 
 async def check_current(engine: AsyncEngine, schema: str) -> None:
-    """Raise `LedgerNotReady` unless the ledger in `schema` is at this release's revision.
-
-    Raises `ServiceUnreachable`, or `NotAllowed` if the user may not read it.
-    """
+    """Raise `LedgerNotReady` unless the ledger is at this release's revision. Raises `ServiceUnreachable`, `NotAllowed`."""
     try:
         with reported():
             async with engine.connect() as connection:
@@ -79,7 +74,7 @@ async def check_current(engine: AsyncEngine, schema: str) -> None:
         raise LedgerNotReady(LedgerProblem.OUTDATED, schema, found=found, wanted=wanted)
 
 
-# Alembic keeps its context in module globals, so upgrades within a process take turns, even of different ledgers.
+# Alembic keeps its context in module globals, so upgrades within a process take turns.
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
@@ -88,7 +83,7 @@ def _turn() -> asyncio.Lock:
 
 
 def _upgrade(connection: Connection, schema: str) -> None:
-    # Two processes that find no ledger would both create one. Migrations go to a single node, so an advisory lock is enough.
+    # Two processes that find no ledger would both create one.
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('guestledger ' || :schema))"), {"schema": schema})
     alembic = config(schema)
     found = _revision(connection, schema)

@@ -1,4 +1,4 @@
-"""The partitions of the log, one for each month: listed, and created ahead by every worker."""
+"""The partitions of the log, one for each month."""
 
 import logging
 from contextlib import suppress
@@ -16,12 +16,12 @@ from guestledger.engine.ports.partitions import Partition
 logger = logging.getLogger("guestledger")
 
 DEFAULT = "events_default"
-"""The table of events that belong to no other partition."""
+"""The partition of all other events."""
 _NAME = "events_%Y_%m"
 
 
 def partition_name(month: date) -> str:
-    """The name of the table with the events of a month's sessions."""
+    """The table of the sessions that began in this month."""
     return month.strftime(_NAME)
 
 
@@ -33,7 +33,7 @@ class PostgresPartitions:
         self._schema = quoted(schema)
 
     async def all(self) -> list[Partition]:
-        """Every partition, oldest first, with the detached ones; the default partition last."""
+        """Every partition, oldest first, detached ones too; the default partition last."""
         s = self._schema
         attached = f"""
             SELECT relname, pg_total_relation_size(pg_class.oid) AS bytes
@@ -52,9 +52,9 @@ class PostgresPartitions:
         return [*partitions, _default(unpartitioned)]
 
     async def ensure_partitions(self) -> None:
-        """Create the partitions of this month and the next three. Logs an error if any event has no partition."""
+        """Create the partitions of this month and the next three. Logs an error about unpartitioned events."""
         with reported():
-            # A long reader of the log blocks this for now. A later call succeeds; the next partitions are needed only in months.
+            # A long reader of the log blocks this for now; the next partitions are needed only in months.
             with suppress(asyncpg.LockNotAvailableError):
                 async with short_transaction(self._engine) as driver:
                     await driver.execute(f"SELECT {self._schema}.ensure_partitions()")
@@ -68,7 +68,7 @@ class PostgresPartitions:
             )
 
     async def _attached(self, driver: Driver, name: str, size: int) -> Partition:
-        # One statement for each, with fixed bounds: it looks at one partition only, by its index.
+        # With fixed bounds, this looks at one partition only.
         s = self._schema
         within = (
             f"stream_id >= {s}.first_id($1::date) AND stream_id < {s}.first_id(($1::date + interval '1 month')::date)"

@@ -1,4 +1,4 @@
-"""Checks, when a ledger is opened, that its database user can work on it and cannot change the log."""
+"""Checks that a ledger's database user can work on it and cannot change the log."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,9 +15,8 @@ _SINCE_17 = ("MAINTAIN",)
 # Their members write every table, or write files and run programs on the server.
 _POWERFUL = ("pg_write_all_data", "pg_maintain", "pg_write_server_files", "pg_execute_server_program")
 
-# A member of a role has its rights or can take them, by SET ROLE or by a grant to itself. A session can always return to its
-# login user. A superuser is a member of every role, so that word alone is reported. A partition is reported only for what
-# does not hold for the whole table.
+# A member of a role can take its rights, by SET ROLE or by a grant to itself. A session can return to its login user. Of a
+# superuser only that is reported, of a partition only what does not hold for the whole table.
 _EXCESS = """
     WITH RECURSIVE who AS (
         SELECT oid, rolname, rolsuper, rolcreaterole FROM pg_roles WHERE rolname IN (current_user, session_user)
@@ -79,9 +78,9 @@ _USER = """
 
 
 async def check_privileges(engine: AsyncEngine, schema: str, *, allow_owner: bool, works: bool) -> None:
-    """Check that the user of `engine` may run the ledger and, unless `allow_owner`, cannot change the log.
+    """Check that the user may run the ledger (if it `works`) and cannot change the log (unless `allow_owner`).
 
-    Without `works` the user may have less, since it only reads. Raises `TooManyPrivileges`, `NotAllowed`.
+    Raises `TooManyPrivileges`, `NotAllowed`.
     """
     role = role_name(schema, RUNTIME)
     excess: tuple[str, ...] = ()
@@ -129,7 +128,7 @@ class _Due(NamedTuple):
 
 
 def _due(tables: Mapping[str, Grants]) -> list[_Due]:
-    """What the runtime has on these tables; a privilege on a column counts as the privilege."""
+    """The runtime's privileges; one on a column counts as the privilege."""
     return [
         _Due(table, privilege.partition(" (")[0])
         for table, grants in tables.items()

@@ -1,4 +1,4 @@
-"""Creates a ledger's roles, makes the owner role own the ledger, and corrects every grant, as far as the user may."""
+"""Creates a ledger's roles, and corrects owners and grants, as far as the user may."""
 
 import logging
 from collections.abc import Iterable
@@ -22,8 +22,7 @@ from guestledger.adapters.postgres.sql import quoted
 
 logger = logging.getLogger("guestledger")
 
-# Each object with its owner, whether the user may act as the owner, and what was granted to whom. Partitions go with their
-# table. An object without any grant has the default, by which PUBLIC may run functions.
+# Each object with its owner, whether the user may act as the owner, and its grants. Partitions have their table's.
 _OBJECTS = """
     WITH RECURSIVE ours AS (
         SELECT oid, relname, relowner, relacl FROM pg_class
@@ -59,10 +58,7 @@ _OBJECTS = """
 
 
 def reconcile_grants(connection: Connection, schema: str) -> None:
-    """Bring roles, owners and grants of the ledger in `schema` to what `grants` says. Only differences are changed.
-
-    Runs after the migrations, in their transaction.
-    """
+    """Bring roles, owners and grants to what `grants` declares. Runs after the migrations, in their transaction."""
     roles = _create_roles(connection, schema)
     names = {"schema": schema, "tables": list(TABLES), "functions": list(FUNCTIONS)}
     found = [row for row in connection.execute(text(_OBJECTS), names) if row.ours]
@@ -71,8 +67,8 @@ def reconcile_grants(connection: Connection, schema: str) -> None:
     may_create_schemas = connection.scalar(text("SELECT has_database_privilege(current_database(), 'CREATE')"))
     for kind, name, written, owned_by, _, granted in found:
         wanted: Grants = SCHEMA if kind == "SCHEMA" else (TABLES if kind == "TABLE" else FUNCTIONS).get(name, {})
-        # `public` does not belong to the ledger even if a ledger is in it. Handing a schema over takes more than owning it,
-        # and can be left out: the owner role is granted CREATE on it.
+        # `public` is not the ledger's own. Handing a schema over takes CREATE on the database, and is not necessary: the owner
+        # role has CREATE on the schema.
         hands_over = may_hand_over and (kind != "SCHEMA" or (written != "public" and may_create_schemas))
         if hands_over and owned_by != owner:
             connection.exec_driver_sql(f"ALTER {kind} {written} OWNER TO {quoted(owner)}")
@@ -90,7 +86,7 @@ def reconcile_grants(connection: Connection, schema: str) -> None:
 async def runtime_login(url: str, schema: str) -> str:
     """Create a user with the runtime role and no password, unless it exists, and return its name.
 
-    For the embedded server only, whose socket no other system user can reach; `url` is its superuser's.
+    For the embedded server only: no other system user can reach its socket.
     """
     login, runtime = role_name(schema, "login"), role_name(schema, RUNTIME)
     engine = open_engine(url, schema, pool_size=1)
@@ -105,13 +101,13 @@ async def runtime_login(url: str, schema: str) -> str:
 
 
 def setup_statements(schema: str, missing: Iterable[str], user: str) -> str:
-    """What an administrator has to run so that `user` can do the rest."""
+    """What an administrator has to run first."""
     create = [f"CREATE ROLE {quoted(role_name(schema, role))}" for role in ROLES if role in missing]
     return "; ".join([*create, f"GRANT {quoted(role_name(schema, OWNER))} TO {quoted(user)}"])
 
 
 def _create_roles(connection: Connection, schema: str) -> set[str]:
-    """Create the missing roles if the user may, and join the owner role. Returns the roles that exist."""
+    """Create the missing roles if the user may. Returns those that exist."""
     missing = _missing(connection, schema)
     may_create = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
     if missing and not connection.scalar(text(may_create)):
@@ -137,12 +133,12 @@ def _missing(connection: Connection, schema: str) -> set[str]:
 
 
 def _unless_done(statement: str) -> str:
-    # Another database of the cluster may be creating its ledger now, so a check beforehand is not enough.
+    # A ledger in another database of the cluster may be created at the same time.
     return f"DO $do$ BEGIN {statement}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $do$"
 
 
 def _join_owner(connection: Connection, owner: str) -> None:
-    """Become a member of the owner role: who creates a role may grant it, but is no member yet."""
+    """Creating a role does not make its creator a member."""
     if _may_act_as(connection, owner):
         return
     if connection.scalar(text("SELECT pg_has_role(:owner, 'USAGE WITH ADMIN OPTION')"), {"owner": owner}):
@@ -150,7 +146,7 @@ def _join_owner(connection: Connection, owner: str) -> None:
 
 
 def _may_act_as(connection: Connection, role: str) -> bool:
-    """Whether the user has the role's rights, and may make the role an owner."""
+    """Whether the user has the role's rights and may hand objects over to it."""
     switch = "SET" if _version(connection) >= (16,) else "MEMBER"
     statement = "SELECT pg_has_role(:role, 'USAGE') AND pg_has_role(:role, :switch)"
     return bool(connection.scalar(text(statement), {"role": role, "switch": switch}))
@@ -168,7 +164,7 @@ def _grant(connection: Connection, on: str, role: str, granted: Iterable[str], w
 
 def _revoke_from_public(connection: Connection, kind: str, written: str, granted: Iterable[str]) -> None:
     found = {entry.strip() for entry in granted if entry.startswith(" ")}
-    if kind == "SCHEMA":  # USAGE is harmless, and a host that shares the schema may need it
+    if kind == "SCHEMA":  # a host that shares the schema may need USAGE
         found &= {"CREATE"}
     if found:
         connection.exec_driver_sql(f"REVOKE {'CREATE' if kind == 'SCHEMA' else 'ALL'} ON {kind} {written} FROM PUBLIC")

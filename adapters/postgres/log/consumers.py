@@ -1,4 +1,4 @@
-"""Checkpoints of named consumers: one row each, held under a lease by the database's clock."""
+"""Checkpoints of named consumers, held under leases."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ class PostgresConsumers:
         self._schema = quoted(schema)
 
     async def claim(self, name: str, lease: Lease, start: int) -> int | None:
-        """Lease the consumer and return its position; `None` while another process holds it. A new one begins at `start`."""
+        """Lease the consumer and return its position; `None` if another process holds it."""
         rows = await self._execute(
             f"""
             INSERT INTO {self._schema}.consumers AS c (name, position, owner, lease_until)
@@ -37,14 +37,14 @@ class PostgresConsumers:
         return rows[0][0] if rows else None
 
     async def keep(self, name: str, lease: Lease) -> bool:
-        """Extend the lease by `lease.ms`; False if another process took it over."""
+        """Renew the lease; False if it was lost."""
         statement = f"""
             UPDATE {self._schema}.consumers SET lease_until = now() + $3::int * interval '1 ms'
              WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
         return bool(await self._execute(statement, name, lease.owner, lease.ms))
 
     async def move(self, name: str, owner: UUID, position: int) -> bool:
-        """Set the position; False, and no change, if another process took the consumer over."""
+        """Set the position; False, and no change, if the lease was lost."""
         statement = f"""
             UPDATE {self._schema}.consumers SET position = $3::bigint
              WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
@@ -58,7 +58,7 @@ class PostgresConsumers:
         await self._execute(statement, name, owner)
 
     async def forget(self, name: str) -> bool:
-        """Delete the checkpoint; False if there is none. A running consumer then loses its lease."""
+        """Delete the checkpoint; False if there is none."""
         return bool(
             await self._execute(f"DELETE FROM {self._schema}.consumers WHERE name = $1::text RETURNING name", name)
         )

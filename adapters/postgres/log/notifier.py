@@ -1,8 +1,7 @@
 """Hints that the log has grown: at once within a process, by NOTIFY and LISTEN between processes.
 
-Nothing depends on a hint, since readers also poll; behind pgbouncer in transaction mode those of other processes are lost.
-NOTIFY locks the whole cluster while it commits. Therefore it follows the append's commit on another connection, once for
-all appends since the last one.
+Readers also poll: pgbouncer in transaction mode loses the hints of other processes. NOTIFY locks the whole cluster while it
+commits, so it follows the append on another connection, once for all appends since the last one.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from guestledger.engine.domain.errors import GuestledgerError
 logger = logging.getLogger("guestledger")
 
 MAX_CHANNEL = 63
-"""Bytes, PostgreSQL's limit. Two ledgers whose names are the same after the cut share their hints."""
+"""Bytes, PostgreSQL's limit. Ledgers with the same cut name share their hints."""
 
 _COALESCE_SECONDS = 0.01
 _FAREWELL_SECONDS = 1.0
@@ -35,31 +34,33 @@ def channel(schema: str) -> str:
 
 
 class LogNotifier:
-    """Sends and receives one ledger's hints. It listens from the first call of `next`."""
+    """Sends and receives one ledger's hints."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
         self._channel = channel(schema)
         self._next = asyncio.Event()
         self._grown = False
+        self._closed = False
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     def next(self) -> asyncio.Event:
         """The event that the next hint will set."""
-        if self._listening is None:
+        if self._listening is None and not self._closed:
             self._listening = asyncio.create_task(_listen_forever.copy()(self._listen))
         return self._next
 
     def announce(self) -> None:
-        """Signal that the log has grown. Returns at once; failures are ignored."""
+        """Signal that the log has grown, in the background."""
         self._wake()
         self._grown = True
-        if self._sending is None:
+        if self._sending is None and not self._closed:  # an append can outlive its ledger
             self._sending = asyncio.create_task(self._send())
 
     async def close(self) -> None:
         """Send the last hint if that takes no longer than a second, and stop listening."""
+        self._closed = True
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=_FAREWELL_SECONDS)
         tasks = [task for task in (self._sending, self._listening) if task is not None]
@@ -72,7 +73,6 @@ class LogNotifier:
         waited_for.set()
 
     async def _send(self) -> None:
-        # Without waiting for the disk: a notification is not worth a flush.
         notify = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {quoted(self._channel)}; COMMIT"
         try:
             while self._grown:
@@ -97,7 +97,7 @@ class LogNotifier:
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()
             driver: Any = raw.driver_connection
-            # It is held for good, so it must not take one of the pool's places.
+            # It must not take one of the pool's places for good.
             raw.detach()
             try:
                 driver.add_termination_listener(lambda _driver: lost.set())

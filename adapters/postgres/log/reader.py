@@ -1,4 +1,4 @@
-"""Reads of the event log: one stream, the whole log, or the next batch. No transaction stays open between batches."""
+"""Reads of the event log. No transaction stays open between batches."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -20,13 +20,13 @@ COLUMNS = (
     "position, stream_id, version, event_type, schema_version, recorded_at, "
     "correlation_id, causation_id, actor, data::text, leaf_hash"
 )
-"""Of an event's row, in the order that `recorded` expects."""
+"""In the order that `recorded` expects."""
 
 END = 2**63 - 1
 """A position behind every event."""
 
 SCAN_FACTOR = 20
-"""How many times its batch size of positions one statement scans at most, where a filter matches few events."""
+"""One statement scans at most this many times its batch size, if a filter matches few events."""
 
 
 class LogReader:
@@ -53,15 +53,15 @@ class LogReader:
         self._select_head = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 
     def arrival(self) -> asyncio.Event:
-        """An event that is set when the log may have grown. Only a hint: it may be late, needless, or lost."""
+        """An event that is set when the log may have grown: a hint, which may be late or lost."""
         return self._notifier.next()
 
     async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
-        """All events of one stream, in order; empty if there is none. Raises `UnknownEvent`."""
+        """All events of one stream, in order. Raises `UnknownEvent`."""
         return (await self.read_streams([stream_id])).get(stream_id, [])
 
     async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
-        """The events of many streams in one round trip, without the empty ones. Raises `UnknownEvent`."""
+        """The events of many streams in one round trip. Raises `UnknownEvent`."""
         streams: dict[UUID, list[RecordedEvent]] = {}
         for row in await self._fetch(self._select_streams, list(stream_ids)):
             streams.setdefault(row["stream_id"], []).append(recorded(row))
@@ -70,20 +70,16 @@ class LogReader:
     async def read_all(
         self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
     ) -> AsyncIterator[list[RecordedEvent]]:
-        """The matching events up to the log's present end, in order of position, in batches of at most `batch`.
-
-        Raises `UnknownEvent` at an event that this release cannot read, after all events before it.
-        """
+        """The matching events up to the log's present end. Raises `UnknownEvent` after all events before the unknown one."""
         while (found := await self.read_batch(after=after, batch=batch, wanted=wanted)).position > after:
             if found.events:
                 yield list(found.events)
             after = found.position
 
     async def read_batch(self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter()) -> Batch:
-        """At most `batch` matching events after a position, and the position up to which that has read the log.
+        """The next matching events after a position, and how far the log was read; at its end, `after`.
 
-        At the log's end the batch is empty and its position is `after`. Raises `UnknownEvent` if this release cannot read
-        the first matching event; a later one only ends the batch before it.
+        Raises `UnknownEvent` if the first one is unknown; a later one ends the batch before it.
         """
         span = batch * SCAN_FACTOR
         types = list(wanted.types) or None
@@ -98,7 +94,7 @@ class LogReader:
         return Batch(events=tuple(found), position=max(after, position))
 
     async def head(self) -> int:
-        """The position of the last event; -1 if the log is empty."""
+        """The position of the last event, or -1."""
         return int((await self._fetch(self._select_head))[0][0])
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
@@ -109,8 +105,8 @@ class LogReader:
 
 
 async def fetch_range(driver: Driver, schema: str, *, after: int, upto: int = END, limit: int) -> Sequence[Any]:
-    """The rows of at most `limit` events between two positions, without the first and with the last."""
-    # By the last position too, not only by number: positions are missing where a partition is detached.
+    """The rows of at most `limit` events after one position, up to another."""
+    # Positions are missing where a partition is detached, so the limit alone is not enough.
     statement = f"""
         SELECT {COLUMNS} FROM {quoted(schema)}.events
          WHERE position > $1::bigint AND position <= $2::bigint ORDER BY position LIMIT $3::int"""
@@ -119,7 +115,7 @@ async def fetch_range(driver: Driver, schema: str, *, after: int, upto: int = EN
 
 
 def readable(rows: Iterable[Any]) -> tuple[list[RecordedEvent], UnknownEvent | None]:
-    """The events in these rows up to the first that this release cannot read, and the error for that one."""
+    """The events in these rows up to the first unknown one, and its error."""
     found: list[RecordedEvent] = []
     try:
         for row in rows:
@@ -137,7 +133,7 @@ def leaf_hash_of(row: Any) -> bytes:
 
 
 def recorded(row: Any) -> RecordedEvent:
-    """Decode a row of the log. Raises `UnknownEvent`, with its place in the log."""
+    """Decode a row of the log. Raises `UnknownEvent`."""
     position, stream_id, version, event_type, schema_version, at, correlation_id, causation_id, actor, data, leaf = row
     try:
         event = decode(event_type, schema_version, data)

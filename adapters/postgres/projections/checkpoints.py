@@ -1,4 +1,4 @@
-"""Checkpoints of projections: how far the rows of each one are, and why it stopped."""
+"""Checkpoints of projections, rebuilds and verifications."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,23 +8,23 @@ from guestledger.adapters.postgres.transactions import Driver
 
 
 class Locked(NamedTuple):
-    """Checkpoints that the transaction has locked, by projection."""
+    """Checkpoints that the transaction has locked."""
 
     positions: dict[str, int]
     stopped: tuple[str, ...]
-    """Those that a poison event stopped."""
+    """By a poison event."""
     head: int
     """The log's last position when the statement began."""
 
 
 class Checkpoints:
-    """The table of checkpoints. A rebuild and a verification have checkpoints of their own."""
+    """The table of checkpoints."""
 
     def __init__(self, schema: str) -> None:
         self._schema = quoted(schema)
 
     async def lock(self, driver: Driver, names: Sequence[str]) -> Locked:
-        """Lock these checkpoints until the transaction ends, always in the same order."""
+        """Lock these checkpoints, in the order of their names."""
         rows = await driver.fetch(
             f"""
             SELECT projection, position, error IS NOT NULL AS stopped,
@@ -54,7 +54,7 @@ class Checkpoints:
         await driver.execute(f"DELETE FROM {self._schema}.checkpoints WHERE projection = ANY($1::text[])", list(names))
 
     async def stop(self, driver: Driver, name: str, position: int, error: str) -> None:
-        """Record why a projection cannot take in the event at `position`, unless a newer release has done so meanwhile."""
+        """Record why a projection stopped before `position`, unless a newer release has passed it."""
         await driver.execute(
             f"""
             UPDATE {self._schema}.checkpoints SET stopped_at = now(), error = $3

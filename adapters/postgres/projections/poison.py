@@ -1,4 +1,4 @@
-"""Poison events: telling them from a database in trouble, and advancing right up to them."""
+"""Poison events: advancing up to them, and not mistaking a database in trouble for one."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ _ROW_REJECTED = ("22", "23")
 
 
 class Poisoned(Exception):
-    """A batch holds an event that cannot be decoded or applied. The batch was rolled back."""
+    """A batch with an event that cannot be decoded or applied was rolled back."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(type(cause).__name__)
@@ -28,7 +28,7 @@ class Poisoned(Exception):
 
 @asynccontextmanager
 async def batch_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    """A transaction for one batch. Raises `Poisoned` if the error lies in the events, so that a retry would not help."""
+    """A transaction for one batch. Raises `Poisoned` if the error lies in its events."""
     poison: Exception | None = None
     with reported():
         async with driver_connection(engine) as driver:
@@ -44,9 +44,9 @@ async def batch_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
 
 
 async def each_batch(advance: Callable[[int], Awaitable[int]], limit: int) -> AsyncIterator[int]:
-    """Call `advance` with the largest batch size until it returns 0; yield the number of events of each batch.
+    """Call `advance` with a batch size until it returns 0; yield the size of each batch.
 
-    A poisoned batch is halved until the events before the poison are in. Raises `Poisoned` at the poison event itself.
+    Poisoned batches are halved. Raises `Poisoned` at the poison event itself.
     """
     while True:
         try:
@@ -63,7 +63,7 @@ async def each_batch(advance: Callable[[int], Awaitable[int]], limit: int) -> As
 
 
 def describe(event: Any, error: Exception) -> str:
-    """Describe in one line what is wrong with a row of the log. An exception's own text may hold guests' data."""
+    """What is wrong with a row of the log, in one line without personal data."""
     if isinstance(error, UnknownEvent):
         reason = error.reason
     elif isinstance(error, asyncpg.PostgresError):
@@ -81,5 +81,4 @@ def _lies_in_the_events(error: Exception) -> bool:
         return str(error.sqlstate).startswith(_ROW_REJECTED)
     if isinstance(error, GuestledgerError):
         return isinstance(error, UnknownEvent)
-    # The driver raises its internal error for a statement after the server closed the connection between two of them.
     return not isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, MemoryError))

@@ -1,4 +1,4 @@
-"""Brings the projections up to the log. A batch's row changes and its checkpoint commit together, so each event counts once."""
+"""Brings the projections up to the log. Rows and checkpoint commit together, so each event counts once."""
 
 import logging
 from typing import NamedTuple
@@ -22,10 +22,10 @@ logger = logging.getLogger("guestledger")
 class _Advance(NamedTuple):
     read: int
     end: int
-    """The log's end when the catch-up began."""
+    """Of the log when the catch-up began."""
     finished: bool
     stopped: tuple[str, ...] = ()
-    """Projections that a poison event stopped."""
+    """By a poison event."""
 
 
 class Projector:
@@ -40,9 +40,8 @@ class Projector:
     async def catch_up(self) -> int:
         """Bring every projection up to the log's end at this call. Returns the number of events read.
 
-        Concurrent calls wait for each other, so on return the rows hold everything that was committed before. A projection
-        that cannot take an event in stops there alone, logs it, and is tried again by the next call. A database user who may
-        only read leaves the work to others; the log then says how much is missing.
+        Concurrent calls wait for each other. A projection stops alone at a poison event, and is tried again by the next
+        call. A user who may only read leaves the work to others.
         """
         try:
             return await self._catch_up()
@@ -76,23 +75,16 @@ class Projector:
             for name, position, head, stopped_at, error, rebuilt_to, waited in rows
         ]
 
-    standing = status
-    """Its former name, until the engine's port follows."""
-
     async def rebuild(self, name: str, progress: Progress) -> int:
         """Make a projection's rows again from the log and replace the live ones at once. Returns how many differed.
 
-        Writers, readers and the projector continue meanwhile, and an interrupted rebuild is resumed. Uses two connections.
-        Raises `UnknownProjection`, `ProjectionStopped` at a poison event, `RebuildInterrupted` if another process did the
-        same meanwhile.
+        Resumes an interrupted rebuild. Uses two connections. Raises `UnknownProjection`, `ProjectionStopped`,
+        `RebuildInterrupted`.
         """
         return await Rebuild(self._engine, self._schema, name, progress).run()
 
     async def verify(self, name: str, progress: Progress) -> Verification:
-        """Compare a projection's rows with those that the log gives, and change neither. Uses two connections.
-
-        Raises as `rebuild` does, and `RebuildInterrupted` while a rebuild is unfinished.
-        """
+        """Compare a projection's rows with those that the log gives. Uses two connections. Raises as `rebuild` does."""
         return await Rebuild(self._engine, self._schema, name, progress).verify()
 
     async def _catch_up(self) -> int:
@@ -107,17 +99,15 @@ class Projector:
                 return read + sum([await self._catch_up_alone(name, 1) for name in advance.stopped])
 
     async def _advance_together(self, end: int | None) -> _Advance:
-        # The locks on the checkpoints keep other projectors out; a crash rolls rows and checkpoints back together.
+        # The locks on the checkpoints keep other projectors out.
         async with batch_transaction(self._engine) as driver:
             locked = await self._checkpoints.lock(driver, list(PROJECTIONS))
-            end = (
-                locked.head if end is None else end
-            )  # writers may be faster than this: later events are the next call's
+            end = locked.head if end is None else end
             at = {name: position for name, position in locked.positions.items() if name not in locked.stopped}
             first = min(at.values(), default=end)
             if first >= end:
                 return _Advance(0, end, True, locked.stopped)
-            # One read serves all projections at the same position, and ends where another one already is.
+            # One read serves all projections at the same position. It ends where another one is.
             upto = min((position for position in at.values() if position > first), default=end)
             behind = [name for name, position in at.items() if position == first]
             events = await self._project(driver, behind, after=first, upto=upto, limit=BATCH)

@@ -1,11 +1,8 @@
-"""Rebuilds of a projection: its rows are made again in shadow tables, beside the live ones.
+"""Rebuilds and verifications: a projection's rows are made again in shadow tables.
 
-The shadow has a checkpoint of its own, so a rebuild resumes after a crash. Once it has reached the live rows, one transaction
-under the live checkpoint's lock writes the rows that differ into the live tables. Readers see a single change at any
-isolation level. No table is renamed, so long readers block nothing, no right to create tables is needed, and a host's
-grants, views and publications stay.
-
-The price: the projection takes in no event during that transaction (200,000 rows: 0.4 s, or 3 s where all differ).
+Once the shadow has reached the live rows, one transaction under the live checkpoint's lock writes the differences into the live
+tables. Readers see one change. No table is renamed: long readers block nothing, and a host's grants and views stay. The
+projection takes in no event during that transaction (200,000 rows: 0.4 s, or 3 s if all differ).
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +25,7 @@ from guestledger.engine.projections.status import Verification
 MAX_SHOWN = 10
 
 Progress = Callable[[int], None]
-"""Receives the position of the last event that was taken in."""
+"""Receives each position reached."""
 
 
 class Rebuild:
@@ -47,20 +44,16 @@ class Rebuild:
         self._last = -1
 
     async def run(self) -> int:
-        """Rebuild, or resume an interrupted rebuild, and replace the live rows. Returns how many differed.
+        """Rebuild or resume, and replace the live rows. Returns how many differed.
 
-        Raises `ProjectionStopped` at a poison event (the shadow is kept), `RebuildInterrupted` if another process finished
-        the same rebuild meanwhile.
+        Raises `ProjectionStopped` (the shadow is kept), `RebuildInterrupted` if another process finished it.
         """
         await self._begin()
         await self._build()
         return await self._replace_live()
 
     async def verify(self) -> Verification:
-        """Rebuild up to the live checkpoint, compare, and empty the shadow. The live rows stay as they are.
-
-        Raises as `run` does, and `RebuildInterrupted` while a rebuild is unfinished.
-        """
+        """Rebuild, compare, and empty the shadow. Raises as `run`, and `RebuildInterrupted` if a rebuild is unfinished."""
         self._checkpoint = f"{self._name}:verify"
         await self._begin()
         await self._build()
@@ -73,7 +66,7 @@ class Rebuild:
     async def _begin(self) -> None:
         rebuild, verify = f"{self._name}:rebuild", f"{self._name}:verify"
         async with self._transaction() as driver:
-            # The live checkpoint's lock lets one process begin at a time; only a later statement sees what another began.
+            # One process begins at a time; only a later statement sees what another began.
             await self._lock_live(driver)
             if rebuild in (await self._checkpoints.lock(driver, [rebuild, verify])).positions:
                 if self._checkpoint == rebuild:
@@ -83,7 +76,7 @@ class Rebuild:
             await self._checkpoints.add(driver, self._checkpoint)
 
     async def _build(self) -> None:
-        """Approach the live checkpoint, which may move, until at most one batch is left."""
+        """Approach the moving live checkpoint until at most one batch is left."""
         while (last := await self._live_position()) > self._at:
             await self._build_to(last)
             if await self._live_position() - self._at <= BATCH:
@@ -107,7 +100,7 @@ class Rebuild:
             ) from poisoned.cause
 
     async def _take(self, driver: Driver, limit: int) -> int:
-        """Bring the next batch, up to `self._last`, into the shadow. Returns how many events it had."""
+        """Bring the next batch into the shadow. Returns how many events it had."""
         positions = (await self._checkpoints.lock(driver, [self._checkpoint])).positions
         if not positions:
             raise self._overtaken()
@@ -119,7 +112,7 @@ class Rebuild:
             await self._projection.apply(changes, events)
             self._at = events[-1].position
         else:
-            # No event is left up to there if the last partition that the live rows took in has been detached.
+            # The partition of the last events has been detached.
             self._at = max(self._at, self._last)
         await changes.write([self._checkpoint], self._at)
         return len(rows)
@@ -138,7 +131,7 @@ class Rebuild:
     async def _compare(self) -> Verification:
         with reported():
             async with AsyncExitStack() as stack:
-                # The live rows are locked only until both are in one snapshot; comparing them then blocks nobody.
+                # The live rows are locked only until both are in one snapshot.
                 async with self._transaction() as holder:
                     await self._build_to(await self._lock_live(holder))
                     reader = await stack.enter_async_context(self._snapshot())
@@ -158,10 +151,10 @@ class Rebuild:
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Driver]:
-        """A connection that sees live and shadow rows as they are now, until the block ends."""
+        """A connection that sees live and shadow rows as they are now."""
         async with driver_connection(self._engine) as driver, driver.transaction(isolation="repeatable_read"):
             await driver.execute("SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'")  # the digests are of text
-            # TRUNCATE shows at once in every snapshot, so it has to wait for this lock.
+            # TRUNCATE shows in every snapshot, so it has to wait for this lock.
             for shadow in self._shadows:
                 await driver.execute(shadow.lock)
             if await self._checkpoints.position(driver, self._checkpoint) != self._at:

@@ -1,7 +1,6 @@
-"""The projections: for each one its tables, and how a batch of events changes them.
+"""The projections: their tables, and how a batch of events changes them.
 
-To add one, write `engine/projections/<name>.py`, its entry and its tables here, and a migration that creates the tables,
-their shadows and the checkpoint.
+To add one: `engine/projections/<name>.py`, its tables and entry here, and a migration with tables, shadows and checkpoint.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -81,12 +80,12 @@ Apply = Callable[[RowChanges, list[RecordedEvent]], Awaitable[None]]
 
 
 class Projection(NamedTuple):
-    """A projection. Each table needs a column `month`, or a key that begins with the stream's id."""
+    """Each table needs a column `month`, or a key that begins with the stream's id."""
 
     name: str
     tables: tuple[Table, ...]
     apply: Apply
-    """Collects the changes that a batch of events makes to the tables."""
+    """Collects the changes of a batch of events."""
 
 
 def _row_per_session(

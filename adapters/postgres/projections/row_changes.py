@@ -1,4 +1,4 @@
-"""Reads and writes of projected rows: all changes of a batch go out in one statement, with the checkpoint."""
+"""Row changes of one batch: one statement writes them all, with the checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,10 +18,7 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 
 class RowChanges:
-    """Collects the row changes of one batch. Each table may be changed once.
-
-    With `shadow`, it works on the shadow tables of a rebuild in place of the live ones.
-    """
+    """Collects the changes of one batch, once for each table. With `shadow`, to the shadow tables."""
 
     def __init__(self, driver: Driver, schema: str, *, shadow: bool = False) -> None:
         self._driver = driver
@@ -31,7 +28,7 @@ class RowChanges:
         self._values: list[Any] = []
 
     async def known(self, table: Table, row_type: type[Row], events: list[RecordedEvent]) -> dict[Any, Row]:
-        """The present rows of the streams that these events belong to."""
+        """The present rows of these events' streams."""
         # A stream that begins in this batch has no row yet.
         older = {event.stream_id for event in events} - {event.stream_id for event in events if event.version == 1}
         if not older:

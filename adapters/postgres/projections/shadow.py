@@ -1,4 +1,4 @@
-"""Shadow tables, where a rebuild makes a projection's rows again, and the statements that compare them with the live ones."""
+"""Shadow tables of rebuilds, and statements that compare them with the live ones."""
 
 from sqlalchemy import Table
 
@@ -11,7 +11,7 @@ def shadow_name(table: Table) -> str:
 
 
 def declare_shadow(table: Table) -> Table:
-    """Add a table's shadow to its metadata: the same columns and key, without the indexes for readers."""
+    """Add a table's shadow to its metadata: the same columns and key, no other index."""
     shadow = table.to_metadata(table.metadata, name=shadow_name(table))
     shadow.indexes.clear()
     return shadow
@@ -27,7 +27,7 @@ class Shadow:
         others = [name for name in columns if name not in keys]
         same_key = " AND ".join(f"live.{key} = shadow.{key}" for key in keys)
         differ = f"ROW({_of('live', columns)}) IS DISTINCT FROM ROW({_of('shadow', columns)})"
-        # Rows of a detached partition cannot be made again: they stay as they are until it is attached.
+        # Rows of a detached partition cannot be made again.
         detached = f"SELECT FROM {quoted(schema)}.detached_partitions AS detached WHERE {_in_detached(table)}"
         either = ", ".join(f"coalesce(live.{key}, shadow.{key})" for key in keys)
 
@@ -54,12 +54,12 @@ class Shadow:
              WHERE {differ} AND NOT EXISTS ({detached}) ORDER BY {either} LIMIT $1"""
 
         self.live_rows = _hashes(f"{live} AS live WHERE NOT EXISTS ({detached})", columns, keys)
-        # A partition may have been detached after the rebuild read it.
+        # The partition may have been detached after the rebuild read it.
         self.shadow_rows = _hashes(f"{shadow} AS live WHERE NOT EXISTS ({detached})", columns, keys)
 
 
 def _in_detached(table: Table) -> str:
-    """Whether a live row belongs to a detached partition: by its column `month`, or else by its key, a stream's id."""
+    """Whether a live row is in a detached partition: by its column `month`, or its key, a stream's id."""
     if "month" in table.c:
         return "live.month = detached.month"
     (key, *_) = (column.name for column in table.primary_key)
@@ -71,5 +71,5 @@ def _of(table: str, columns: list[str]) -> str:
 
 
 def _hashes(rows: str, columns: list[str], keys: list[str]) -> str:
-    """Select the SHA-256 of each row's text, in order of the key: nothing personal leaves the server."""
+    """Select each row's SHA-256, in order of the key: no personal data leaves the server."""
     return f"SELECT sha256(convert_to(ROW({', '.join(columns)})::text, 'UTF8')) FROM {rows} ORDER BY {', '.join(keys)}"

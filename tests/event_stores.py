@@ -1,0 +1,14 @@
+"""Event stores for tests, each with a limiter of its own."""
+
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.limits.policy import LimiterPolicy
+
+
+def open_store(engine: AsyncEngine, schema: str = "guestledger", **given: Any) -> PostgresEventStore:
+    """The store of a ledger in this schema."""
+    return PostgresEventStore(engine, schema, PostgresRateLimiter(engine, schema, LimiterPolicy()), **given)

@@ -1,0 +1,122 @@
+"""`explain`: how the rate limiter blocks a due step."""
+
+from msgspec.structs import replace
+
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.limiter import admit
+from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.limits.retry import WaitBasis
+from guestledger.engine.operations.explain import BlockedBy
+from tests.unit.samples import (
+    ACTIVE,
+    ATTEMPTING,
+    EXPIRY,
+    FAILED,
+    LIMITER,
+    OPEN,
+    THROTTLED,
+    VALIDATED,
+    at,
+    lookup_failed,
+    was_deferred,
+    was_synced,
+)
+from tests.unit.waiting import BROKEN, CLOSED, PACED, RECEIVER, SLOW, SPENT, blocked, main, waits
+
+
+def test_a_closed_limiter_blocks_a_session_until_it_opens() -> None:
+    waiting = waits(VALIDATED, at(3), states={LIMITER: CLOSED})
+    assert blocked(waiting) == [(DenialReason.CLOSED, at(60))]
+    [blocker] = main(waiting).blockers
+    assert blocker.denied is not None
+    assert (blocker.denied.by, blocker.denied.closed_by) == (DenialReason.CLOSED, WaitBasis.RETRY_AFTER)
+    assert main(waiting).moves_at == at(60)
+
+
+def test_a_closed_limiter_of_another_api_blocks_nothing() -> None:
+    assert blocked(waits(VALIDATED, at(3), states={RECEIVER: CLOSED, "other": BROKEN})) == []
+    assert blocked(waits(ACTIVE, at(3), states={RECEIVER: CLOSED})) == [(DenialReason.CLOSED, at(60))]
+    assert blocked(waits((*ACTIVE, was_synced()), EXPIRY, states={LIMITER: CLOSED, RECEIVER: CLOSED})) == []
+
+
+def test_a_limiter_closed_beyond_the_due_time_is_the_next_blocker() -> None:
+    waiting = waits(THROTTLED, at(1), states={LIMITER: CLOSED})
+    assert blocked(waiting) == [(BlockedBy.NOT_DUE, at(2.25)), (DenialReason.CLOSED, at(60))]
+    assert main(waiting).moves_at == at(60)
+    later = (*VALIDATED, was_deferred(retry_at=at(61)))
+    assert blocked(waits(later, at(1), states={LIMITER: CLOSED})) == [(BlockedBy.NOT_DUE, at(61))]
+
+
+def test_an_open_breaker_behind_a_closed_limiter_is_the_next_blocker() -> None:
+    both = replace(BROKEN, closed_until=at(20), closed_by=WaitBasis.QUOTA)
+    assert blocked(waits(VALIDATED, at(3), states={LIMITER: both})) == [
+        (DenialReason.CLOSED, at(20)),
+        (DenialReason.CIRCUIT_OPEN, at(30)),
+    ]
+
+
+def test_an_open_breaker_blocks_until_a_probe_is_allowed_or_has_lapsed() -> None:
+    assert blocked(waits(VALIDATED, at(3), states={LIMITER: BROKEN})) == [(DenialReason.CIRCUIT_OPEN, at(30))]
+    assert blocked(waits(VALIDATED, at(30), states={LIMITER: BROKEN})) == []
+    probed = replace(BROKEN, probe_until=at(61))
+    assert blocked(waits(VALIDATED, at(31), states={LIMITER: probed})) == [(DenialReason.CIRCUIT_OPEN, at(61))]
+
+
+def test_a_paced_limiter_blocks_by_the_number_of_sessions_due_before() -> None:
+    policy = Policy(limiter=SLOW)
+    assert blocked(waits(VALIDATED, at(3), policy=policy, states={LIMITER: PACED})) == [(DenialReason.RATE, at(20))]
+    rate = PACED.rate(at(3), SLOW)
+    assert rate is not None
+    queued = main(waits(VALIDATED, at(3), policy=policy, states={LIMITER: PACED}, ahead=8))
+    assert queued.moves_at is not None
+    assert abs((queued.moves_at - at(20 + 8 / rate)).total_seconds()) < 0.001
+    assert queued.blockers[0].ahead == 8
+
+
+def test_sessions_due_before_do_not_block_if_capacity_is_sufficient() -> None:
+    assert blocked(waits(VALIDATED, at(3), ahead=10_000)) == []
+    fast = replace(PACED, next_reservation=None, ceiling=1_000.0, paced_from=at(-10))
+    assert blocked(waits(VALIDATED, at(3), states={LIMITER: fast}, ahead=5)) == []
+
+
+def test_calls_in_flight_block_a_session_at_the_call_limit() -> None:
+    limited = Policy(limiter=LimiterPolicy(calls=2))
+    full = [(DenialReason.CONCURRENCY, at(4))]
+    assert blocked(waits(VALIDATED, at(3), policy=limited, in_flight=2)) == full
+    assert blocked(waits(VALIDATED, at(3), policy=limited, in_flight=1)) == []
+    assert blocked(waits(VALIDATED, at(3), policy=limited, in_flight=1, ahead=1)) == full
+    assert blocked(waits(VALIDATED, at(3), in_flight=2)) == []
+    assert blocked(waits(THROTTLED, at(0), policy=limited, in_flight=2)) == [(BlockedBy.NOT_DUE, at(2.25))]
+    assert blocked(waits(OPEN, at(3), policy=limited, in_flight=2)) == full
+    assert blocked(waits(ATTEMPTING, at(3), policy=limited, in_flight=2)) == []
+    assert blocked(waits(ACTIVE, at(3), policy=limited, in_flight=2)) == []
+
+
+def test_an_exhausted_retry_budget_blocks_only_retries() -> None:
+    waiting = waits(FAILED, at(10), states={LIMITER: SPENT})
+    assert blocked(waiting) == [(DenialReason.RETRY_BUDGET, at(10.2))]
+    assert blocked(waits(FAILED, at(10.3), states={LIMITER: SPENT})) == []
+    assert blocked(waits(VALIDATED, at(10), states={LIMITER: SPENT})) == []
+    assert blocked(waits(THROTTLED, at(10), states={LIMITER: SPENT})) == []
+
+
+def test_an_exhausted_retry_budget_blocks_a_repeated_lookup() -> None:
+    failed = (*OPEN, lookup_failed(retry_at=at(9)))
+    assert blocked(waits(failed, at(10), states={LIMITER: SPENT})) == [(DenialReason.RETRY_BUDGET, at(10.2))]
+    assert blocked(waits(failed, at(10.3), states={LIMITER: SPENT})) == []
+    assert blocked(waits(OPEN, at(10), states={LIMITER: SPENT})) == []
+    spent = replace(SPENT, retry_budget_at=at(4_000))
+    assert blocked(waits(failed, at(4_000), states={LIMITER: spent})) == [], "it is given up instead"
+
+
+def test_an_unanswered_attempt_is_not_blocked_by_the_retry_budget() -> None:
+    assert blocked(waits(ATTEMPTING, at(10), states={LIMITER: SPENT})) == []
+
+
+def test_the_explained_budget_denial_equals_the_limiters() -> None:
+    request = AdmissionRequest(limiter=LIMITER, retry=True, reserved=True)
+    _, denied = admit(SPENT, request, at(10), LimiterPolicy())
+    assert denied is not None
+    [blocker] = main(waits(FAILED, at(10), states={LIMITER: SPENT})).blockers
+    assert (blocker.by, blocker.until, blocker.denied) == (denied.by, denied.until, denied)

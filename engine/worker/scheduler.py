@@ -169,6 +169,7 @@ class Scheduler:
 
     async def _with_handover(self, work: Coroutine[Any, Any, None], done: Counter[str]) -> None:
         self._lanes.accepts = True
+        failed: BaseException | None = None
         try:
             # Even if the work fails, steps in flight may still record their answer. Only a cancellation cuts them off.
             [failed] = await asyncio.gather(work, return_exceptions=True)

@@ -100,9 +100,7 @@ async def sent_unrecorded(database_url: str, simulator: Simulator) -> Counter[tu
 def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:
     """The creation requests that arrived at the simulator, by key and digest."""
     return Counter(
-        (request.key, digest_of(simulator, request))
-        for request in simulator.requests
-        if request.path == SESSIONS_PATH
+        (request.key, digest_of(simulator, request)) for request in simulator.requests if request.path == SESSIONS_PATH
     )
 
 

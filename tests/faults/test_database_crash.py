@@ -17,8 +17,7 @@ from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.errors import ServiceUnreachable
-from guestledger.engine.domain.outcomes import FailureKind
-from guestledger.engine.domain.outcomes import CreationOutcome
+from guestledger.engine.domain.outcomes import CreationOutcome, FailureKind
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.worker import scheduler
 from tests.e2e import guests, raw_log

@@ -10,8 +10,7 @@ from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.policy import DeliveryPolicy
-from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.request import GuestRequest, parse_request
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.retry import RetryPolicy
@@ -100,9 +99,7 @@ async def test_another_scheduler_finishes_work_that_was_cut_off_at_any_await(
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-async def test_an_open_session_cut_off_at_any_await_is_finished_later(
-    database_url: str, server: Server, tell: Tell
-):
+async def test_an_open_session_cut_off_at_any_await_is_finished_later(database_url: str, server: Server, tell: Tell):
     async with Simulator(server.config(**THROTTLING)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url))
 

@@ -99,9 +99,7 @@ async def test_an_idle_worker_stops_while_its_database_hangs(
 
 
 @pytest.mark.slow
-async def test_open_stops_while_its_database_hangs(
-    settings: Settings, simulator: Simulator, data_dir: Path
-) -> None:
+async def test_open_stops_while_its_database_hangs(settings: Settings, simulator: Simulator, data_dir: Path) -> None:
     assert settings.database_url is not None
     env = environment(settings.database_url, simulator, drain_seconds="1")
     async with started("open", "-", env=env, stdin=PIPE) as process:

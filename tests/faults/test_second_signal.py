@@ -4,7 +4,8 @@ from io import BytesIO
 import pytest
 
 from guestledger.adapters.cli import opening
-from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.cli.batch import Answer, OpeningBatch
+from guestledger.adapters.cli.lines import numbered_lines
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
@@ -30,7 +31,7 @@ async def test_open_finishes_attempts_in_flight_after_its_time_is_up(
     async with Simulator(config) as simulator:
         settings = Settings.from_env(environment(database_url, simulator))
         async with connect(settings, policy=policy, scheduler=False) as ledger:
-            run = Opening(ledger, concurrency=10, wait=False)
+            run = OpeningBatch(ledger, concurrency=10, wait=False)
             await run.run(numbered_lines(lines), answers.append)
             assert {answer["status"] for answer in answers} == {"in_doubt"}
             await asyncio.sleep(0.2)

@@ -1,4 +1,4 @@
-"""That nothing is ever changed in the log is the database's rule: it holds for whoever connects, in whatever way."""
+"""The database keeps the log append-only, for every user and every statement."""
 
 from typing import Any
 

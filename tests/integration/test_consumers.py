@@ -1,4 +1,4 @@
-"""Named consumers: at least once, from a checkpoint of their own, one process at a time."""
+"""Named consumers: at least once, from their own checkpoint, one process at a time."""
 
 import asyncio
 import logging
@@ -123,7 +123,7 @@ async def test_a_consumer_receives_the_log_in_order_and_then_new_events(
     assert sink.positions == list(range(30))
     assert max(map(len, sink.batches)) == PACE.batch
     (row,) = await checkpoints.all()
-    assert not row.running, "whoever ends gives it back"
+    assert not row.running, "a consumer that ends releases its lease"
 
 
 async def test_a_consumer_resumes_from_its_checkpoint(
@@ -376,7 +376,7 @@ async def test_a_failing_handler_is_retried_and_blocks_no_other(
         assert [row.position for row in await checkpoints.all() if row.name == "queue"] == [-1]
     assert sink.positions == list(range(25))
     assert broken.positions == []
-    assert "consumer warehouse failed on positions 10 to 19 (3 times by now), and tries again" in caplog.text
+    assert "consumer warehouse failed on positions 10 to 19 (3 times), and retries" in caplog.text
     assert caplog.records[0].levelno == logging.ERROR
     assert "RuntimeError in tests.integration.test_consumers, line" in caplog.text
     assert "the warehouse is shut" not in caplog.text, "an error's own text may hold what is in the events"

@@ -70,9 +70,7 @@ async def test_appended_events_are_read_back_unchanged(store: PostgresEventStore
         )
 
 
-async def test_a_row_stores_the_canonical_text_of_its_event(
-    store: PostgresEventStore, sql: Any
-) -> None:
+async def test_a_row_stores_the_canonical_text_of_its_event(store: PostgresEventStore, sql: Any) -> None:
     events = (*ONE_OF_EACH, was_abandoned(reason=AWKWARD), was_validated(protocols=(AWKWARD, "")))
     await store.append(an_append(events=events))
 
@@ -331,9 +329,7 @@ async def due_rows(sql: Any) -> dict[UUID, tuple[Any, ...]]:
     }
 
 
-async def test_an_append_replaces_the_due_step_of_the_previous_append(
-    store: PostgresEventStore, sql: Any
-) -> None:
+async def test_an_append_replaces_the_due_step_of_the_previous_append(store: PostgresEventStore, sql: Any) -> None:
     stream_id, lease = new_id(), a_lease(ms=10_000)
 
     opened = await store.append(an_append(stream_id, due=due_at(START, "ValidateChannel", lease=lease)))
@@ -348,9 +344,7 @@ async def test_an_append_replaces_the_due_step_of_the_previous_append(
     assert await due_rows(sql) == {}
 
 
-async def test_an_append_without_a_lease_keeps_the_current_lease(
-    store: PostgresEventStore, sql: Any
-) -> None:
+async def test_an_append_without_a_lease_keeps_the_current_lease(store: PostgresEventStore, sql: Any) -> None:
     leased, free, lease = new_id(), new_id(), a_lease()
     opened = await store.append(an_append(leased, due=due_at(lease=lease)))
     await store.append(an_append(free))
@@ -473,9 +467,7 @@ async def test_closing_waits_for_pending_appends(store: PostgresEventStore, held
 
 
 @pytest.mark.usefixtures("database_url")
-async def test_a_database_fault_never_shows_the_guests_data(
-    store: PostgresEventStore, sql: Any
-) -> None:
+async def test_a_database_fault_never_shows_the_guests_data(store: PostgresEventStore, sql: Any) -> None:
     await sql("ALTER TABLE events ADD CONSTRAINT no_actor CHECK (actor <> 'nobody')")
     recorded = was_recorded()
 

@@ -152,9 +152,7 @@ async def begun(store: Denied, number: int) -> list[asyncio.Task[Appended]]:
     return tasks
 
 
-async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(Denied, max_waiting=300)
     tasks = await begun(store, 300)
     assert len(store._waiting) == 300 - MAX_IN_BATCH
@@ -183,9 +181,7 @@ async def test_an_append_cancelled_before_its_batch_is_dropped(stores: Stores, w
     assert await positions(watch) == list(range(301))
 
 
-async def test_cancelling_an_append_does_not_affect_its_batch(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_cancelling_an_append_does_not_affect_its_batch(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(Denied)
     tasks = await begun(store, 20)
     tasks[0].cancel()

@@ -56,9 +56,7 @@ async def counts(sql: Any) -> tuple[int, int, int]:
 # Opening
 
 
-async def test_open_session_returns_an_active_session(
-    ledger: Ledger, simulator: Simulator, sql: Any
-) -> None:
+async def test_open_session_returns_an_active_session(ledger: Ledger, simulator: Simulator, sql: Any) -> None:
     session = await ledger.open_session(request())
 
     (made,) = simulator.sessions_by_key[str(session.id)]
@@ -142,9 +140,7 @@ async def test_an_unusable_channel_rejects_the_session_and_is_named(
     assert await counts(sql) == (2, 0, 0)
 
 
-async def test_a_cached_channel_needs_no_lookup_and_no_extra_append(
-    ledger: Ledger, simulator: Simulator
-) -> None:
+async def test_a_cached_channel_needs_no_lookup_and_no_extra_append(ledger: Ledger, simulator: Simulator) -> None:
     await ledger.open_session(request())
     session = await ledger.open_session(request())
 
@@ -177,9 +173,7 @@ async def test_an_accepted_request_is_opened_by_a_scheduler(
     assert await ledger.scheduler.unfinished() == 0
 
 
-async def test_an_invalid_request_is_rejected_and_not_recorded(
-    ledger: Ledger, simulator: Simulator, sql: Any
-) -> None:
+async def test_an_invalid_request_is_rejected_and_not_recorded(ledger: Ledger, simulator: Simulator, sql: Any) -> None:
     for bad, field in (
         (request(ip_address="nowhere"), "ipAddress"),
         (request(timestamp="yesterday"), "timestamp"),
@@ -344,9 +338,7 @@ async def test_a_request_that_is_not_recorded_is_not_accepted(
     assert (await ledger.open_session(request(idempotency_key="order-1"))).status is Status.ACTIVE
 
 
-async def test_connecting_to_a_database_without_a_ledger_fails(
-    new_ledger: Any, empty_database_url: str
-) -> None:
+async def test_connecting_to_a_database_without_a_ledger_fails(new_ledger: Any, empty_database_url: str) -> None:
     with pytest.raises(LedgerNotReady, match="run `guestledger db upgrade`"):
         async with new_ledger(database_url=empty_database_url):
             raise AssertionError("there is nothing to be opened")
@@ -390,9 +382,7 @@ async def test_reads_include_everything_committed_before(ledger: Ledger) -> None
 # Beside the caller
 
 
-async def test_a_ledger_with_a_scheduler_processes_accepted_sessions(
-    new_ledger: Any, simulator: Simulator
-) -> None:
+async def test_a_ledger_with_a_scheduler_processes_accepted_sessions(new_ledger: Any, simulator: Simulator) -> None:
     async with new_ledger(scheduler=True, webhook_url=simulator.webhook_url) as ledger, asyncio.timeout(30):
         session = await ledger.accept(request())
         while await ledger.scheduler.unfinished():

@@ -241,9 +241,7 @@ async def test_a_client_stalled_after_a_prepare_loses_its_locks(
             await watch.execute("SELECT FROM guestledger.checkpoints FOR UPDATE", timeout=10)
 
 
-async def test_a_stalled_writer_loses_the_log_lock_after_ten_seconds(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_a_stalled_writer_loses_the_log_lock_after_ten_seconds(stores: Stores, watch: asyncpg.Connection) -> None:
     seen: list[str] = []
 
     class Looking(PostgresEventStore):

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.cli.batch import Answer, OpeningBatch
+from guestledger.adapters.cli.lines import numbered_lines
 from guestledger.adapters.database import open_archive
 from guestledger.adapters.settings import Settings
 from guestledger.engine.domain.request import parse_request
@@ -41,11 +42,11 @@ async def test_an_unreadable_session_of_a_key_fails_only_its_own_line(
     await newer_release_writes(database_url, newer.id)
     answers: list[Answer] = []
 
-    opening = Opening(ledger, concurrency=1, wait=True)
+    opening = OpeningBatch(ledger, concurrency=1, wait=True)
     await opening.run(numbered_lines(BytesIO(guests.as_lines(requests))), answers.append)
 
     assert [answer["line"] for answer in answers] == [1, 2, 3]
-    assert f"session {old.id} began in 2024-03, a month that is detached" in answers[0]["error"]["reason"]
+    assert f"session {old.id} is in partition 2024-03, which is detached" in answers[0]["error"]["reason"]
     assert "upgrade guestledger here" in answers[1]["error"]["reason"]
     assert answers[2]["status"] == "active"
     assert (opening.short, opening.trouble) == (2, None)

@@ -1,4 +1,4 @@
-"""Behind a pgbouncer in transaction mode: each transaction may go to another server connection, and LISTEN is lost."""
+"""pgbouncer in transaction mode: each transaction may use another server connection, and LISTEN is lost."""
 
 import asyncio
 import os
@@ -33,9 +33,9 @@ pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer is insta
 
 @pytest.fixture
 async def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The URL of the database by way of a pgbouncer that has two server connections for everybody."""
+    """The database's URL through a pgbouncer with two server connections."""
     assert PGBOUNCER is not None
-    plain = make_url(as_administrator(database_url))  # who can make a ledger by this way as well
+    plain = make_url(as_administrator(database_url))  # who can also create a ledger
     host, port = plain.query.get("host", plain.host), plain.query.get("port", plain.port or 5432)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,17 +73,17 @@ async def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def _owner(host: str) -> int:
-    """Who pgbouncer is to run as, which refuses to be root: whoever may use the server's socket, or nobody."""
+    """The user of pgbouncer, which refuses to run as root: the owner of the server's socket, or nobody."""
     return Path(host).stat().st_uid if host.startswith("/") else 65534
 
 
 async def test_lost_prepared_statements_name_the_parameter_to_set(pooled_url: str) -> None:
     engines = [open_engine(make_url(pooled_url).set(query={}), "guestledger") for _ in range(2)]
     asked = [PostgresConsumers(engine, "guestledger").all() for engine in engines * 50]
-    told = {
+    errors = {
         str(error) for error in await asyncio.gather(*asked, return_exceptions=True) if isinstance(error, Exception)
     }
-    assert any("add prepared_statement_cache_size=0 to the parameters" in text for text in told), told
+    assert any("add prepared_statement_cache_size=0 to the parameters" in text for text in errors), errors
     for engine in engines:
         await engine.dispose()
 

@@ -96,9 +96,7 @@ async def test_a_reader_advances_past_events_that_do_not_match(ledger_url: str, 
         batches.append(batch)
     assert at == 999
     assert not any(batch.events for batch in batches)
-    assert len(batches) == 1_000 // (10 * log_reader.SCAN_FACTOR), (
-        "one statement scans a part of the log"
-    )
+    assert len(batches) == 1_000 // (10 * log_reader.SCAN_FACTOR), "one statement scans a part of the log"
 
 
 async def test_a_full_batch_ends_at_its_last_event(ledger_url: str, opened: Opened) -> None:
@@ -217,9 +215,7 @@ async def test_listening_uses_no_place_of_the_pool(ledger_url: str) -> None:
 
 
 @pytest.mark.parametrize("poll_ms", [20, NEVER_MS], ids=["polling", "by hints"])
-async def test_a_tail_survives_a_server_restart_without_gap_or_repeat(
-    data_dir: Path, poll_ms: int
-) -> None:
+async def test_a_tail_survives_a_server_restart_without_gap_or_repeat(data_dir: Path, poll_ms: int) -> None:
     url = await start_embedded(data_dir)
     await migrate.upgrade(url)
     writing, reading = open_engine(url, "guestledger"), open_engine(url, "guestledger")

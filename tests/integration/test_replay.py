@@ -9,9 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
-from guestledger.engine.domain.policy import DeliveryPolicy
 from guestledger.engine.domain.events import CreationFailed
 from guestledger.engine.domain.lifecycle import Policy, next_step
+from guestledger.engine.domain.policy import DeliveryPolicy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
@@ -20,7 +20,7 @@ from guestledger.engine.operations.replay import until
 from tests.integration import by_hand
 from tests.integration.decision_replay import (
     assert_each_attempt_was_committed_before_it_was_sent,
-    assert_every_decision_is_taken_again,
+    assert_every_decision_is_reproduced,
 )
 from tests.limits import BRISK
 from tests.unit.samples import consent, request
@@ -92,7 +92,7 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
             happened.update(type(recorded.event).__name__ for recorded in history)
             failures |= {recorded.event.message for recorded in history if isinstance(recorded.event, CreationFailed)}
 
-            assert assert_every_decision_is_taken_again(history, POLICY) == last
+            assert assert_every_decision_is_reproduced(history, POLICY) == last
             assert_each_attempt_was_committed_before_it_was_sent(history)
             assert last == await ledger.session(stream_id)
             shared = set(msgspec.structs.asdict(row)) & set(msgspec.structs.asdict(last))

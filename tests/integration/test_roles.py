@@ -1,4 +1,4 @@
-"""Owner, runtime and auditor: what each may do, and that the runtime's user finds no way to change the log."""
+"""The roles owner, runtime and auditor, and the ways in which the runtime user cannot change the log."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ COLUMN = {
     "batches": "recorded_at",
 }
 
-# Every one of them as a user could write it; those that only lock or fill a row of `head` are looked at below.
+# Statements a user could write. Those on `head` have a test of their own.
 CHANGES = {
     "UPDATE": "UPDATE {t} SET {column} = {column}",
     "an UPDATE that would meet no row": "UPDATE {t} SET {column} = {column} WHERE false",
@@ -146,9 +146,7 @@ async def test_the_runtime_user_cannot_use_a_partition_by_its_name(way: str, run
             await runtime.execute(way.format(t=f"guestledger.{name}"))
 
 
-async def test_the_runtime_user_can_only_lock_the_head_row(
-    runtime: asyncpg.Connection, everything: Any
-) -> None:
+async def test_the_runtime_user_can_only_lock_the_head_row(runtime: asyncpg.Connection, everything: Any) -> None:
     before = await everything()
     await runtime.execute("SELECT FROM guestledger.head FOR UPDATE; UPDATE guestledger.head SET id = 1")
     with pytest.raises(asyncpg.CheckViolationError):
@@ -160,9 +158,7 @@ async def test_the_runtime_user_can_only_lock_the_head_row(
 
 @pytest.mark.parametrize("change", ["UPDATE {t} SET stream_id = stream_id", "DELETE FROM {t}", "TRUNCATE {t}"])
 @pytest.mark.parametrize("role", ["origin", "replica"])
-async def test_a_trigger_keeps_request_keys_even_from_a_superuser(
-    change: str, role: str, store: Any, sql: Sql
-) -> None:
+async def test_a_trigger_keeps_request_keys_even_from_a_superuser(change: str, role: str, store: Any, sql: Sql) -> None:
     await store.append(an_append(key="order-1"))
     await sql(f"SET session_replication_role = {role}")
     with pytest.raises(asyncpg.RestrictViolationError, match=r"^guestledger\.request_keys is append-only"):
@@ -209,14 +205,12 @@ async def test_each_role_has_exactly_the_declared_grants(sql: Sql) -> None:
     assert [tuple(row) for row in owners] == [("guestledger_owner",)]
 
 
-async def test_a_whole_session_works_with_the_runtime_privileges(
-    new_ledger: NewLedger, simulator: Simulator
-) -> None:
+async def test_a_whole_session_works_with_the_runtime_privileges(new_ledger: NewLedger, simulator: Simulator) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         await ledger.open_session(request(idempotency_key="order-1"))
         await ledger.scheduler.run_until_idle()
         assert (await ledger.metrics()).counts["webhooks_synced"] == 1
         assert [entry.compliance_status async for entry in ledger.audit()] == ["verified"]
-        for standing in await ledger.projections.status():
-            assert (await ledger.projections.verify(standing.name)).is_same
-            assert await ledger.projections.rebuild(standing.name) == 0
+        for status in await ledger.projections.status():
+            assert (await ledger.projections.verify(status.name)).is_same
+            assert await ledger.projections.rebuild(status.name) == 0

@@ -11,10 +11,9 @@ from msgspec.structs import replace
 from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.policy import DeliveryPolicy
 from guestledger.engine.domain.errors import SessionNotFound
-from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.outcomes import Verdict
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import DenialReason
@@ -106,9 +105,7 @@ async def test_a_leased_session_is_blocked_and_cannot_be_claimed(ledger: Ledger,
     assert await claimed(ledger) == [session.id]
 
 
-async def test_why_does_not_wait_for_row_locks(
-    ledger: Ledger, simulator: Simulator, outsider: Any
-) -> None:
+async def test_why_does_not_wait_for_row_locks(ledger: Ledger, simulator: Simulator, outsider: Any) -> None:
     session = await throttled(ledger, simulator)
     async with outsider.transaction(), asyncio.timeout(30):
         await outsider.execute("SELECT FROM head FOR UPDATE")

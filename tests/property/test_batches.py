@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
-from guestledger.engine.domain.due import DueStep, StepName
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import WrongExpectedVersion
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended, KeyTaken, Lease, StepChanges
 from guestledger.engine.log.codec import encode
 from tests.integration.appends import an_append, some_events
 from tests.property.strategies import START
-from tests.property.table import Row, Table
+from tests.property.table import Row, Table, step_changes
 
 STREAMS = tuple(UUID(int=number) for number in range(1, 4))
 OWNERS = tuple(UUID(int=number) for number in range(11, 13))
@@ -31,17 +31,6 @@ rows = st.builds(Row, due_times) | st.builds(
     Row, due_times, owner=st.sampled_from(OWNERS), lease_until=st.sampled_from([NOW - DAY, NOW + DAY])
 )
 tables = st.dictionaries(st.tuples(st.sampled_from(STREAMS), st.sampled_from(StepName)), rows)
-
-
-@st.composite
-def step_changes(draw: st.DrawFn) -> StepChanges:
-    due = draw(st.dictionaries(st.sampled_from(StepName), due_times, max_size=4))
-    return StepChanges(
-        due=tuple(DueStep(step, due_at) for step, due_at in due.items()),
-        mine=frozenset(draw(st.sets(st.sampled_from(sorted(due))))) if due else frozenset(),
-        lease=draw(st.none() | leases),
-        done=frozenset(draw(st.sets(st.sampled_from(StepName))) - due.keys()),
-    )
 
 
 class Planned(NamedTuple):
@@ -60,7 +49,7 @@ planned = st.builds(
     beside=st.sampled_from([0, 0, 0, 0, 1, -1]),
     events=st.integers(1, 3),
     key=st.sampled_from([None, None, None, "order-1"]),
-    steps=step_changes(),
+    steps=step_changes(due_times, leases),
 )
 
 

@@ -114,7 +114,7 @@ def test_a_shorter_retry_after_does_not_override_the_schedule() -> None:
 def test_a_retry_after_beyond_the_maximum_wait_makes_a_dead_letter() -> None:
     policy = Policy(webhook=DeliveryPolicy(max_wait_ms=59_999))
     then = given(*ACTIVE).when(deliver(delivered(429, retry_after_ms=60_000)), policy)
-    then.then(webhook_abandoned(attempts=1, cause=Cause.WAIT_TOO_LONG, status=429))
+    then.then(webhook_abandoned(attempts=1, cause=Cause.WAIT_TOO_LONG, status=429, detail="60000 ms"))
     longest = Policy(webhook=DeliveryPolicy(max_wait_ms=60_000))
     given(*ACTIVE).when(deliver(delivered(429, retry_after_ms=60_000)), longest).then_kinds(e.WebhookFailed)
 

@@ -1,0 +1,196 @@
+"""Writes docs/cli.md and docs/settings.md from the code: `.venv/bin/python -m tests.docs.generate`."""
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import typer
+
+from guestledger import DeliveryPolicy, LimiterPolicy, Profile, RetryPolicy, Settings
+from guestledger.adapters.cli.main import app
+from guestledger.adapters.settings import variable
+from tests.docs.blocks import ROOT
+
+_GENERATED = "<!-- Written from the code by `python -m tests.docs.generate`. Changes here are lost. -->"
+
+_CLI = f"""{_GENERATED}
+
+# Which commands are there?
+
+`guestledger COMMAND --help` prints the same. Settings come from [environment variables](settings.md).
+
+A session id in an argument is the engine's `id` or the provider's `sessionId`. `--json` prints one JSON object a line.
+Without it, tables show at most 1,000 rows. Times are UTC, by the database's clock. Personal data is masked, except in
+`audit --json` and `open --tokens`.
+
+| exit code | meaning |
+|---|---|
+| 0 | everything went well |
+| 1 | a session did not become active, a check found a difference, or a decision was refused |
+| 2 | the command was used wrongly, or a service cannot be reached; one line on stderr says what to do |
+| 130, 143 | stopped by SIGINT or SIGTERM; a stopped `worker` exits with 0 |
+
+The first signal stops a command in order, the second ends it at once. Accepted requests stay pending, and a worker continues
+them.
+"""
+
+_SETTINGS = f"""{_GENERATED}
+
+# Which settings are there?
+
+Each variable is a field of `Settings`: `Settings.from_env()` reads the environment, `Settings(database_url=…)` is the same in
+code. An empty variable counts as unset. An invalid one raises `InvalidSettings`, which names the variable and never its value.
+All processes on one ledger should have the same settings.
+
+## Environment variables
+"""
+
+_IN_CODE = """
+## Only in code
+
+`connect(settings, policy=Policy(creation=RetryPolicy(…), webhook=DeliveryPolicy(…), limiter=LimiterPolicy(…)),
+profile=Profile(…))`. Durations are whole milliseconds (`_ms`).
+"""
+
+
+def cli() -> str:
+    """The page of commands."""
+    parts = [_CLI]
+    for name, command in _commands(typer.main.get_group(app), "guestledger"):
+        parts.append(f"## {name}\n\n{_sentences(command.help)}\n\n```text\n{_usage(name, command)}\n```\n")
+        rows = [_parameter(parameter) for parameter in command.params]
+        if rows:
+            parts.append(_table(("", "meaning", "default"), rows))
+    return "\n".join(parts)
+
+
+def settings() -> str:
+    """The page of settings."""
+    rows = [(f"`{variable(name)}`", *rest) for name, *rest in _fields(Settings)]
+    parts = [_SETTINGS, _table(("variable", "values", "default", "meaning"), rows), _IN_CODE]
+    for kind in (RetryPolicy, DeliveryPolicy, LimiterPolicy, Profile):
+        parts.append(f"### {kind.__name__}\n\n{_sentences(kind.__doc__ or '')}\n")
+        rows = [(f"`{name}`", *rest) for name, *rest in _fields(kind)]
+        parts.append(_table(("field", "values", "default", "meaning"), rows))
+    return "\n".join(parts)
+
+
+PAGES = {ROOT / "docs" / "cli.md": cli, ROOT / "docs" / "settings.md": settings}
+
+
+def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+def _usage(name: str, command: Any) -> str:
+    arguments = [_argument(each) for each in command.params if each.param_type_name == "argument"]
+    options = [f"{each.opts[0]} TEXT" for each in command.params if each.param_type_name == "option" and each.required]
+    return " ".join([name, "[OPTIONS]", *arguments, *options])
+
+
+def _argument(parameter: Any) -> str:
+    shown = parameter.metavar or parameter.name.upper()
+    return shown if parameter.required or shown.startswith("[") else f"[{shown}]"
+
+
+def _parameter(parameter: Any) -> tuple[str, str, str]:
+    if parameter.param_type_name == "argument":
+        return f"`{_argument(parameter)}`", parameter.help or "", "" if not parameter.required else "required"
+    names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    return names, parameter.help or "", _option_default(parameter)
+
+
+def _option_default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    if parameter.default in (None, False):
+        return ""
+    return f"`{parameter.opts[0] if parameter.is_flag else parameter.default}`"
+
+
+def _fields(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str, str]]:
+    in_environment = kind is Settings
+    meanings, hints = _meanings(kind), get_type_hints(kind, include_extras=True)
+    for field in msgspec.structs.fields(kind):
+        default = field.default
+        if default is msgspec.NODEFAULT:
+            default = field.default_factory() if callable(field.default_factory) else None
+        values = _values(hints[field.name])
+        yield (
+            field.name,
+            values if in_environment else values.replace("`1` or `0`", "`True` or `False`"),
+            _default(default, in_environment=in_environment),
+            meanings.get(field.name, ""),
+        )
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """The docstrings below the fields of a class."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, following in zip(definition.body, definition.body[1:], strict=False):
+        match field, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = _sentences(text)
+    return found
+
+
+def _values(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        return _values(get_args(kind)[0])
+    if isinstance(kind, UnionType) or NoneType in get_args(kind):
+        return ", ".join(dict.fromkeys(_values(option) for option in get_args(kind) if option is not NoneType))
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return ", ".join(f"`{value}`" for value in kind)
+    if get_origin(kind) is tuple:
+        return "several " + {"int": "whole numbers", "str": "texts"}[get_args(kind)[0].__name__]
+    words = {str: "text", bool: "`1` or `0`", int: "whole number", float: "number", Path: "directory"}
+    return words.get(kind) or f"`{kind.__name__}`"
+
+
+def _default(value: Any, *, in_environment: bool) -> str:
+    match value:
+        case None | "":
+            return ""
+        case bool():
+            return f"`{int(value)}`" if in_environment else f"`{value}`"
+        case float():
+            return f"`{value:g}`"
+        case StrEnum():
+            return f"`{value}`"
+        case tuple():
+            return ", ".join(f"`{each}`" for each in value)
+        case msgspec.Struct():
+            return "as in the contract"
+        case _:
+            return f"`{value}`"
+
+
+def _sentences(text: str | None) -> str:
+    """A docstring as Markdown: its paragraphs, each on one line."""
+    paragraphs = re.split(r"\n\s*\n", textwrap.dedent(text or "").strip())
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    for page, text in PAGES.items():
+        page.write_text(text())
+        sys.stdout.write(f"{page.relative_to(ROOT)}\n")

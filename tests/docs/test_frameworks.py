@@ -1,0 +1,160 @@
+"""The recipes of docs/embedding.md that are files: each runs in its framework, on a real ledger."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Column, Connection, Integer, MetaData, Table
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tests.docs.asgi import Asgi
+from tests.docs.blocks import the_file
+from tests.docs.scenario import Scenario, scenario
+
+PATH = "/chat-sessions"
+BODY = {"timestamp": "2024-05-20T14:21:59Z", "dataProcessing": True, "gdprCompliant": True}
+GUEST = {
+    "channelId": "ch_8f3a9b2c",
+    "ipAddress": "203.0.113.7",
+    "userAgent": "Mozilla/5.0",
+    "timestamp": "2024-05-20T14:21:59Z",
+    "consent": {"dataProcessing": True, "gdprCompliant": True},
+}
+
+
+@pytest.fixture
+async def running(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scenario]:
+    """A ledger and a simulator; the settings are in the environment, and the page's directory can be imported from."""
+    async with scenario(database_url, tmp_path) as made:
+        for name, value in made.environment("").items():
+            if name.startswith("GUESTLEDGER_"):
+                monkeypatch.setenv(name, value)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        yield made
+
+
+@pytest.fixture
+def load(running: Scenario) -> Iterator[Any]:
+    """`load(file)`: import a file of the page as a module."""
+    loaded: list[str] = []
+
+    def load(file: str) -> ModuleType:
+        path = running.directory / file
+        path.write_text(the_file("embedding.md", file))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        loaded.append(path.stem)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in loaded:
+        del sys.modules[name]
+
+
+async def test_fastapi_recipe(load: Any) -> None:
+    pytest.importorskip("fastapi")
+    async with Asgi(load("fastapi_app.py").app) as app:
+        status, opened = await app.post(PATH, BODY)
+        assert (status, opened["status"]) == (200, "active")
+        assert opened["token"]
+        _, refused = await app.post(PATH, {**BODY, "gdprCompliant": "true"})
+        assert refused["status"] == "refused"
+        status, invalid = await app.post(PATH, {**BODY, "timestamp": "yesterday"})
+        assert (status, invalid["field"]) == (422, "timestamp")
+
+
+async def test_aiohttp_recipe(load: Any) -> None:
+    async with TestClient(TestServer(load("aiohttp_app.py").app)) as client:
+        answer = await client.post(PATH, json=GUEST)
+        assert (await answer.json())["status"] == "active"
+
+
+async def test_django_recipe(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("django")
+    urls = ModuleType("docs_urls")
+    monkeypatch.setitem(sys.modules, "docs_urls", urls)
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "docs_django_settings")
+    settings = ModuleType("docs_django_settings")
+    settings.__dict__.update(ROOT_URLCONF="docs_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="x" * 50, USE_TZ=True)
+    monkeypatch.setitem(sys.modules, "docs_django_settings", settings)
+
+    from django.urls import path
+
+    asgi, views = load("asgi.py"), load("views.py")
+    urls.__dict__["urlpatterns"] = [path(PATH.lstrip("/"), views.open_session)]
+    async with Asgi(asgi.application) as app:
+        status, opened = await app.post(PATH, GUEST)
+    assert (status, opened["status"]) == (200, "active")
+
+
+async def test_django_recipe_reports_a_failed_start(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("django")
+    monkeypatch.setenv("GUESTLEDGER_SCHEMA", "not_made")
+    asgi = load("asgi.py")
+    with pytest.raises(AssertionError, match=r"lifespan\.startup\.failed"):
+        async with Asgi(asgi.application):
+            pass
+
+
+async def test_wsgi_recipe(running: Scenario) -> None:
+    (running.directory / "wsgi_ledger.py").write_text(the_file("embedding.md", "wsgi_ledger.py"))
+    program = (
+        "from guestledger import parse_request; from wsgi_ledger import open_session;"
+        f"print(open_session(parse_request({json.dumps(GUEST).encode()!r})).status)"
+    )
+    code, out = await _ended(running, sys.executable, "-c", program)
+    assert (code, out.strip()) == (0, "active")
+
+
+async def test_pytest_recipe(running: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("conftest.py", "test_chat.py"):
+        (running.directory / file).write_text(the_file("embedding.md", file))
+    (running.directory / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    for name in [name for name in os.environ if name.startswith("GUESTLEDGER_")]:
+        monkeypatch.delenv(name)
+    code, out = await _ended(running, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert code == 0, out
+    assert "1 passed" in out
+
+
+async def test_alembic_filter_hides_the_ledger(running: Scenario) -> None:
+    names: dict[str, Any] = {}
+    exec(the_file("embedding.md", "env_filter.py"), names)
+    of_the_host = MetaData()
+    Table("orders", of_the_host, Column("id", Integer, primary_key=True))
+
+    def differences(connection: Connection, **options: Any) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"include_schemas": True, **options})
+        return compare_metadata(context, of_the_host)
+
+    engine = create_async_engine(running.url)
+    async with engine.connect() as connection:
+        trap = await connection.run_sync(differences)
+        filtered = await connection.run_sync(lambda given: differences(given, include_name=names["include_name"]))
+    await engine.dispose()
+    assert "remove_table" in {difference[0] for difference in trap}
+    assert [difference[0] for difference in filtered] == ["add_table"]
+
+
+async def _ended(running: Scenario, *arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *arguments, cwd=running.directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(120):
+        out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode()

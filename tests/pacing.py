@@ -143,7 +143,7 @@ class Writer:
 
 
 class Stores:
-    """Stores on one database and one pool, which are closed together."""
+    """Stores on one database and one pool."""
 
     def __init__(self, url: str) -> None:
         self.engine = open_engine(url, "guestledger")
@@ -163,7 +163,7 @@ class Stores:
 
 
 class Scene:
-    """Several writers on one database, and a connection that sees which of them wait for a lock."""
+    """Several writers on one database."""
 
     def __init__(self, stores: Stores, watch: asyncpg.Connection, store: type[PacedStore], writers: int) -> None:
         self.watch = watch

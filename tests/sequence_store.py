@@ -1,8 +1,6 @@
-"""A store with a planted bug: it takes positions from a sequence instead of the ledger's lock.
+"""A store with a planted bug, which the tests of order must find: positions from a sequence.
 
-Many event stores on PostgreSQL number their events like this. A sequence hands out numbers before their transactions
-commit, so a later number can be visible before an earlier one. A reader that has passed the later one never sees the
-earlier one. The tests of order must find that.
+A sequence hands out numbers before their transactions commit, so a reader can pass a number that becomes visible later.
 """
 
 from typing import Any
@@ -25,7 +23,6 @@ class SequenceStore(PostgresEventStore):
         rows = BatchRows(log, await self._open_limiters(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
         columns = rows.columns()
-        # The numbers that a BIGSERIAL column would take with the insert.
         numbers = "SELECT nextval('guestledger.positions') FROM generate_series(1, $1)"
         columns[_POSITION] = [number for (number,) in await driver.fetch(numbers, len(columns[_POSITION]))]
         await driver.fetch(self._appending.append, *columns)

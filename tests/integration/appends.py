@@ -1,4 +1,4 @@
-"""Appends for tests, and the leaf hash computed from the published rules alone."""
+"""Appends for tests."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def an_append(
     key: str | None = None,
     **given: Any,
 ) -> Append:
-    """One event for `stream_id` (default: a new stream), unless others are given. Without `steps`, none change."""
+    """One event (default) for `stream_id` (default: a new stream)."""
     plain: dict[str, Any] = {"actor": "a test", "causation_id": uuid7(), "correlation_id": "a correlation"}
     return Append(
         stream_id=stream_id or uuid7(),
@@ -60,7 +60,7 @@ def due(moment: datetime = START, step: StepName = StepName.CREATE_SESSION, leas
 
 
 def leaf_of(row: asyncpg.Record) -> bytes:
-    """The RFC 6962 leaf hash of a row of the log, from its columns, by the reference library for RFC 8785."""
+    """The leaf hash of a row of the log (RFC 6962 over RFC 8785), computed without the engine."""
     entry = {
         "stream_id": str(row["stream_id"]),
         "version": row["version"],

@@ -137,9 +137,9 @@ async def test_alembic_filter_hides_the_ledger(running: Scenario) -> None:
     of_the_host = MetaData()
     Table("orders", of_the_host, Column("id", Integer, primary_key=True))
 
-    def differences(connection: Connection, **options: Any) -> list[Any]:
+    def differences(connection: Connection, /, **options: Any) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"include_schemas": True, **options})
-        return compare_metadata(context, of_the_host)
+        return list(compare_metadata(context, of_the_host))
 
     engine = create_async_engine(running.url)
     async with engine.connect() as connection:

@@ -2,7 +2,9 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -81,7 +83,7 @@ def test_named_options_exist(page: Path) -> None:
     assert found <= options | {"--help", "--config", "--table"}
 
 
-def _leaves():
+def _leaves() -> Iterator[tuple[str, Any]]:
     return generate._commands(typer.main.get_group(app), "guestledger")
 
 

@@ -11,7 +11,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import guestledger
 from guestledger.adapters.postgres.admin.grants import OWNER, RUNTIME, role_name
 from guestledger.adapters.postgres.errors import (
     DATABASE_URL,
@@ -23,7 +22,7 @@ from guestledger.adapters.postgres.errors import (
 )
 from guestledger.adapters.postgres.pool import database_url, open_engine
 
-_SCRIPTS = Path(guestledger.__file__).parent / "migrations"
+_SCRIPTS = Path(__file__).parents[3] / "migrations"
 
 
 def config(schema: str) -> Config:

@@ -1,7 +1,6 @@
 """The ledger: the object that an embedder holds."""
 
 from collections.abc import AsyncIterator
-from copy import copy
 from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
@@ -123,10 +122,7 @@ class Ledger:
         except KeyTaken as taken:
             return await self._repeated(request, taken.stream_id)
         except ServiceError as error:
-            # A copy: concurrent callers may share one exception.
-            own = copy(error)
-            own.accepted = session.id if work.recorded.version else None
-            raise own from error
+            raise error.with_accepted(session.id if work.recorded.version else None) from error
 
     async def _repeated(self, request: GuestRequest, stream_id: UUID) -> Session:
         session = session_of(await self._histories.of_stream(stream_id))

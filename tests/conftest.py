@@ -1,4 +1,4 @@
-"""What all tests share: a PostgreSQL server, fresh databases on it, Hypothesis' settings, and what is told at the end."""
+"""What all tests share: a PostgreSQL server, new databases on it, the check for leaks, and Hypothesis' settings."""
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,38 +10,51 @@ import pytest_asyncio
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.admin import migrate
-from tests import postgres
+from tests import leaks, postgres
 
-# on a shared machine the time of an example, or of its making, says nothing
+leaks.install()
+
+# No deadlines: on a shared machine the duration of an example means nothing.
 hypothesis.settings.register_profile("ci", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("ci")
 
 
 for name in [name for name in os.environ if name.startswith("PGSSL")]:
-    del os.environ[name]  # the tests' servers have no certificates
+    del os.environ[name]  # the test servers have no certificates
 
 
-_TOLD = "fault suite"
+_REPORTED = "fault suite"
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a connection, a task, a file descriptor or a process open."""
+    with leaks.checked():
+        yield
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """`tell(line)`: show this line at the end of the test run."""
+def report_line(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """`report_line(line)` shows the line at the end of the test run."""
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         print(line)  # noqa: T201 - pytest shows it with a failure
-        record_property(_TOLD, line)
+        record_property(_REPORTED, line)
 
-    return tell
+    return report
 
 
-# Here and not beside the fault suite: where tests run in other processes, this one reads no further conftest.
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(leaks.SharedFixtures())
+
+
+# Not in the fault suite's conftest: with xdist, the process that reports reads only this one.
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """At how many points what was ended, and by which seed."""
+    """Show the reported lines: how often work was interrupted, and the seed."""
     reports = [report for ended in ("passed", "failed") for report in terminalreporter.stats.get(ended, ())]
-    lines = [line for report in reports for name, line in report.user_properties if name == _TOLD]
+    lines = [line for report in reports for name, line in report.user_properties if name == _REPORTED]
     if lines:
-        terminalreporter.section(_TOLD)
+        terminalreporter.section(_REPORTED)
     for line in lines:
         terminalreporter.line(line)
 
@@ -52,14 +65,14 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The URL of a server, for a user who may do everything there."""
+    """The server's URL, for a superuser."""
     with postgres.running_server() as url:
         yield url
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def migrated_template(postgres_server: str) -> AsyncIterator[str]:
-    """The name of a database with a ledger in its schema `guestledger`, to make others from. Nobody connects to it."""
+    """The name of a template database with a ledger in schema `guestledger`. Nothing connects to it."""
     async with postgres.new_database(postgres_server) as url:
         await migrate.upgrade(url)
         yield str(make_url(url).database)
@@ -67,21 +80,21 @@ async def migrated_template(postgres_server: str) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def runtime_server(postgres_server: str, migrated_template: str) -> AsyncIterator[str]:
-    """The server's URL for a user who has the ledger's runtime role and nothing else: whom a ledger runs as."""
+    """The server's URL for a user with the ledger's runtime role only, as a ledger runs in production."""
     async with postgres.new_login(postgres_server, "IN ROLE guestledger_runtime") as url:
         yield url
 
 
 @pytest.fixture
 async def database_url(runtime_server: str, migrated_template: str) -> AsyncIterator[str]:
-    """The URL of a fresh database with an empty ledger in its schema `guestledger`, for the runtime's user."""
+    """A new database with an empty ledger in schema `guestledger`, for the runtime user."""
     async with postgres.new_database(runtime_server, migrated_template) as url:
         yield url
 
 
 @pytest.fixture
 async def empty_database_url(postgres_server: str) -> AsyncIterator[str]:
-    """The URL of a fresh database with nothing in it, for a user who may do everything there."""
+    """A new empty database, for a superuser."""
     async with postgres.new_database(postgres_server) as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""Stores whose round trips are let through one by one, so that a test chooses the interleaving and no clock does."""
+"""Stores that stop before each round trip, so that a test chooses the interleaving instead of a clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -9,15 +9,18 @@ from uuid import UUID
 import asyncpg
 
 from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
+from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.events import CreationAttempted
-from guestledger.engine.log.appends import Append, Appended, Due
+from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.log.appends import Append, Appended, StepChanges
 from tests.postgres import as_administrator
 from tests.sequence_store import SequenceStore
 
 _clock = SystemClock()
-_PATIENT = 60.0  # seconds; no outage is simulated here that lasts
+_PATIENCE = 60.0  # seconds; outages in these tests are short
 
 AnyStore = TypeVar("AnyStore", bound=PostgresEventStore)
 
@@ -28,7 +31,7 @@ Seen = tuple[int, UUID, int]
 def proposed(
     stream_id: UUID | None = None, *, version: int = 0, events: int = 1, key: str | None = None, **changes: Any
 ) -> Append:
-    """An append of so many events to the stream (default: a new one)."""
+    """An append of this many events to the stream (default: a new one)."""
     now = _clock.now()
     stream_id = stream_id or _clock.new_id()
     given: dict[str, Any] = {
@@ -40,7 +43,7 @@ def proposed(
             )
             for number in range(version + 1, version + 1 + events)
         ),
-        "due": Due(step="AttemptCreation", due_at=now),
+        "steps": StepChanges(due=(DueStep(StepName.CREATE_SESSION, now),)),
         "actor": "test",
         "causation_id": _clock.new_id(),
         "correlation_id": str(stream_id),
@@ -50,29 +53,29 @@ def proposed(
 
 
 class Paced:
-    """Put before a store class: each round trip of its writing waits to be let through."""
+    """A mixin for a store class: each round trip of a write waits until the test resumes it."""
 
     pid: int | None = None
-    limiter: asyncio.Future[None] | None = None
+    paused: asyncio.Future[None] | None = None
     statement = ""
 
     async def _write(self, driver: Any, batch: Any) -> Any:
         self.pid = driver.get_server_pid()
         try:
-            return await super()._write(_Gated(driver, self), batch)  # type: ignore[misc]
+            return await super()._write(_Stepwise(driver, self), batch)  # type: ignore[misc]
         finally:
             self.pid = None
 
     async def wait(self, statement: str) -> None:
         self.statement = statement
-        self.limiter = asyncio.get_running_loop().create_future()
+        self.paused = asyncio.get_running_loop().create_future()
         try:
-            await self.limiter
+            await self.paused
         finally:
-            self.limiter = None
+            self.paused = None
 
 
-class _Gated:
+class _Stepwise:
     def __init__(self, driver: Any, pace: Paced) -> None:
         self._driver = driver
         self._pace = pace
@@ -91,7 +94,7 @@ class PacedLockStore(Paced, PostgresEventStore):
 
 
 class PacedSequenceStore(Paced, SequenceStore):
-    """The planted bug."""
+    """The store with the planted bug."""
 
 
 PacedStore = PacedLockStore | PacedSequenceStore
@@ -104,51 +107,52 @@ class Writer:
         self.store = store
         self.append: Append | None = None
         self.task: asyncio.Task[Appended] | None = None
-        self.told: list[tuple[Append, Appended | BaseException]] = []
+        self.outcomes: list[tuple[Append, Appended | BaseException]] = []
 
     @property
     def idle(self) -> bool:
         return self.task is None
 
     def begin(self, append: Append) -> None:
-        """Hand in the append; it stops before its first round trip."""
+        """Start the append. It stops before its first round trip."""
         assert self.idle
         self.append = append
         self.task = asyncio.create_task(self.store.append(append))
 
-    def let_through(self) -> bool:
-        """Let the next round trip through; False where none waits."""
-        if self.store.limiter is None or self.store.limiter.done():
+    def resume(self) -> bool:
+        """Make the next round trip; False if none waits."""
+        if self.store.paused is None or self.store.paused.done():
             return False
-        self.store.limiter.set_result(None)
+        self.store.paused.set_result(None)
         return True
 
     @property
     def before_commit(self) -> bool:
-        """Whether all is written and only the COMMIT is held back."""
-        return self.store.limiter is not None and self.store.statement == "COMMIT"
+        """Whether everything is written and only the COMMIT waits."""
+        return self.store.paused is not None and self.store.statement == "COMMIT"
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing happens on this side until the test lets it happen."""
+        """Whether this writer does nothing until the test resumes it."""
         if self.task is not None and self.task.done():
             assert self.append is not None
             error = self.task.exception()
-            self.told.append((self.append, error or self.task.result()))
+            self.outcomes.append((self.append, error or self.task.result()))
             self.task = None
-        return self.idle or (self.store.limiter is not None and not self.store.limiter.done())
+        return self.idle or (self.store.paused is not None and not self.store.paused.done())
 
 
 class Stores:
-    """Stores on one database, with one pool, that are closed together."""
+    """Stores on one database and one pool, which are closed together."""
 
     def __init__(self, url: str) -> None:
         self.engine = open_engine(url, "guestledger")
         self._open: list[PostgresEventStore] = []
 
     def open(self, kind: type[AnyStore] = PostgresEventStore, **options: Any) -> AnyStore:
-        """A store of the test's own."""
-        store = kind(self.engine, "guestledger", **options)
+        """A new store."""
+        limiter = PostgresRateLimiter(self.engine, "guestledger", LimiterPolicy())
+        store = kind(self.engine, "guestledger", limiter, **options)
         self._open.append(store)
         return store
 
@@ -159,15 +163,15 @@ class Stores:
 
 
 class Scene:
-    """Some writers on one database, and the sight of who waits for whose lock."""
+    """Several writers on one database, and a connection that sees which of them wait for a lock."""
 
     def __init__(self, stores: Stores, watch: asyncpg.Connection, store: type[PacedStore], writers: int) -> None:
         self.watch = watch
-        self.writers = [Writer(stores.open(store, patience=_PATIENT)) for _ in range(writers)]
+        self.writers = [Writer(stores.open(store, patience=_PATIENCE)) for _ in range(writers)]
         self.reader = stores.open()
 
     async def settle(self) -> None:
-        """Return once each writer is idle, before a round trip, or waits for a lock in the database."""
+        """Wait until each writer is idle, stops before a round trip, or waits for a lock in the database."""
         while True:
             await asyncio.sleep(0)
             running = [writer.store.pid for writer in self.writers if not writer.at_rest]
@@ -178,14 +182,14 @@ class Scene:
                 return
 
     async def step(self, writer: Writer) -> bool:
-        """Let one round trip of the writer through, with all that follows from it; False where none waits."""
-        if not writer.let_through():
+        """Make one round trip of the writer, and wait for its consequences; False if none waits."""
+        if not writer.resume():
             return False
         await self.settle()
         return True
 
     async def write_or_commit(self, writer: Writer) -> None:
-        """Take the writer up to its COMMIT, or as far as the others' locks let it; from there on, through it."""
+        """Run the writer up to its COMMIT, or until another's lock stops it. If it is at its COMMIT, commit."""
         while await self.step(writer) and not (writer.idle or writer.before_commit):
             pass
 
@@ -194,26 +198,26 @@ class Scene:
         await self.settle()
 
     async def finish(self, order: Sequence[Writer]) -> None:
-        """Take every append to its end."""
+        """Finish every append."""
         while not all(writer.idle for writer in self.writers):
             for writer in order:
                 await self.step(writer)
 
-    async def read(self, after: int, most: int = 500) -> list[Seen]:
-        """What a reader who stands at `after` is given next."""
-        async for batch in self.reader.read_all(after=after, batch=most):
+    async def read(self, after: int, limit: int = 500) -> list[Seen]:
+        """The next events of a reader at `after`."""
+        async for batch in self.reader.read_all(after=after, batch=limit):
             return [(event.position, event.stream_id, event.version) for event in batch]
         return []
 
     async def log(self) -> list[Seen]:
-        """The whole log as it is now, without the store's reading."""
+        """The whole log now, read without the store."""
         rows = await self.watch.fetch("SELECT position, stream_id, version FROM guestledger.events ORDER BY position")
         return [(position, stream_id, version) for position, stream_id, version in rows]
 
 
 @asynccontextmanager
 async def watching(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the test's own, as who may do everything."""
+    """A separate connection as the administrator."""
     connection = await asyncpg.connect(as_administrator(url).replace("+asyncpg", ""))
     try:
         yield connection
@@ -222,7 +226,7 @@ async def watching(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 class Tail:
-    """A reader that goes on from where it stands."""
+    """A reader that continues where it stopped."""
 
     def __init__(self, position: int = -1) -> None:
         self.started_after = position
@@ -232,11 +236,11 @@ class Tail:
     def position(self) -> int:
         return self.seen[-1][0] if self.seen else self.started_after
 
-    async def read(self, scene: Scene, most: int = 500) -> None:
-        self.seen += await scene.read(self.position, most)
+    async def read(self, scene: Scene, limit: int = 500) -> None:
+        self.seen += await scene.read(self.position, limit)
 
     def fault(self, log: Sequence[Seen]) -> str | None:
-        """What this reader missed or saw out of order of what the log holds in the end; `None`: nothing."""
+        """What this reader missed or saw out of order, compared with the final log; `None`: nothing."""
         due = [entry for entry in log if self.started_after < entry[0] <= self.position]
         if self.seen == due:
             return None

@@ -1,8 +1,7 @@
-"""The PostgreSQL server that tests run against, and databases on it.
+"""The PostgreSQL server that tests use, and databases on it.
 
-In this order: the server of `GUESTLEDGER_TEST_DATABASE_URL`, where databases can be made and dropped; a container of the
-image `GUESTLEDGER_TEST_IMAGE` (default `postgres:18`), where a Docker daemon answers and can get the image; the embedded
-server, in a directory that is removed afterwards.
+The first of these that is available: the server of `GUESTLEDGER_TEST_DATABASE_URL`; a container of the image
+`GUESTLEDGER_TEST_IMAGE` (default `postgres:18`), if a Docker daemon has or gets the image; the embedded server.
 """
 
 import asyncio
@@ -30,11 +29,11 @@ from testcontainers.core.config import testcontainers_config
 
 from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
 
-_ROOM = 4 * 2**30
+_MIN_FREE_BYTES = 4 * 2**30
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where the server comes from: exactly one of `url` and `image`, or neither for the embedded one; and why."""
+    """Where the server comes from, and why: `url`, `image`, or neither for the embedded one."""
 
     reason: str
     url: str | None = None
@@ -43,7 +42,7 @@ class Source(msgspec.Struct, frozen=True):
 
 @functools.cache
 def source() -> Source:
-    """Choose the server, once a session. May pull an image."""
+    """Choose the server, once per test run. May pull an image."""
     if url := os.environ.get("GUESTLEDGER_TEST_DATABASE_URL"):
         return Source(
             "the server of GUESTLEDGER_TEST_DATABASE_URL",
@@ -51,21 +50,21 @@ def source() -> Source:
         )
     image = os.environ.get("GUESTLEDGER_TEST_IMAGE", "postgres:18")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the client leaves its socket open where nobody answers
+        warnings.simplefilter("ignore", ResourceWarning)  # the client leaves its socket open if no daemon answers
         obstacle = _obstacle(image)
         gc.collect()
     return Source(f"embedded, as {obstacle}") if obstacle else Source(f"a container of {image}", image=image)
 
 
 def _obstacle(image: str) -> str | None:
-    """Why no container of `image` can be had."""
+    """Why no container of `image` can be started, if so."""
     try:
         daemon = docker.from_env()
         daemon.ping()
     except (DockerException, RequestException):
         return "no Docker daemon answers"
     with contextlib.closing(daemon):
-        # the second image removes containers when a test run was killed
+        # the second image removes the containers of a killed test run
         for needed in (image,) if testcontainers_config.ryuk_disabled else (image, testcontainers_config.ryuk_image):
             try:
                 daemon.images.get(needed)
@@ -80,22 +79,22 @@ def _obstacle(image: str) -> str | None:
 
 @contextlib.contextmanager
 def running_server() -> Iterator[str]:
-    """The chosen server, for as long as the context lasts: a SQLAlchemy URL, of a user who may do everything there."""
+    """Run the chosen server. Yields a SQLAlchemy URL for a superuser."""
     with _chosen_server() as url:
-        _everything_on.append(make_url(url))
+        _superusers.append(make_url(url))
         try:
             yield url
         finally:
-            _everything_on.remove(make_url(url))
+            _superusers.remove(make_url(url))
 
 
-_everything_on: list[URL] = []
+_superusers: list[URL] = []
 
 
 def as_administrator(url: str) -> str:
-    """The URL of the same database for the user who may do everything there, whoever it is that `url` logs in."""
+    """The URL of the same database for its server's superuser."""
     given = make_url(url)
-    for server in _everything_on:
+    for server in _superusers:
         if _place(server) == _place(given):
             given = given.set(username=server.username, password=server.password)
     return given.render_as_string(hide_password=False)
@@ -107,9 +106,9 @@ def _place(url: URL) -> tuple[object, ...]:
 
 @contextlib.asynccontextmanager
 async def new_login(url: str, options: str) -> AsyncIterator[str]:
-    """A user made by CREATE ROLE with these options, on the way of an administrator's `url`: that URL for this one.
+    """Create a user with these options of CREATE ROLE, and yield `url` for it. Drops the user and its grants afterwards.
 
-    Dropped at the end, with all that it was granted in that database; what it owns there becomes the administrator's.
+    What it owns in the database of `url` then belongs to that URL's user.
     """
     name = f"test_{uuid.uuid4().hex}"
     await _execute(url, f"CREATE ROLE {name} LOGIN PASSWORD '{name}' {options}")
@@ -134,11 +133,13 @@ def _chosen_server() -> Iterator[str]:
 
 
 def _memory() -> Path | None:
-    """A file system in memory, if there is one with room. Processes are killed here, never the machine, so that nothing is
-    lost there which a disk would keep; and each test's own database is made in a tenth of the time."""
+    """A file system in memory, if it has enough room: creating a database there takes a tenth of the time.
+
+    Tests kill processes, never the machine, so it keeps all that a disk would keep.
+    """
     memory = Path("/dev/shm")
     with contextlib.suppress(OSError):
-        if shutil.disk_usage(memory).free >= _ROOM:
+        if shutil.disk_usage(memory).free >= _MIN_FREE_BYTES:
             tempfile.TemporaryFile(dir=memory).close()
             return memory
     return None
@@ -146,9 +147,9 @@ def _memory() -> Path | None:
 
 @contextlib.contextmanager
 def data_directory(place: Path | None = None) -> Iterator[Path]:
-    """A data directory for an embedded server, which is stopped and removed at the end.
+    """A data directory for an embedded server. The server is stopped and the directory removed afterwards.
 
-    Not below pytest's own temporary directory, which is closed to the user that root's server runs as.
+    Not in pytest's temporary directory: as root, the server runs as another user, who has no access there.
     """
     directory = Path(tempfile.mkdtemp(prefix="guestledger-test-", dir=place))
     directory.chmod(0o755)
@@ -160,13 +161,13 @@ def data_directory(place: Path | None = None) -> Iterator[Path]:
 
 
 def crash(data_dir: Path) -> None:
-    """End the embedded server as `pg_ctl stop -m immediate` and a power cut do: no checkpoint, every connection broken."""
+    """Stop the embedded server without a checkpoint, as `pg_ctl stop -m immediate` and a power cut do."""
     os.kill(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
 
 
 @contextlib.asynccontextmanager
 async def new_database(server_url: str, template: str = "template0") -> AsyncIterator[str]:
-    """A database of its own on the server, copied from `template` and dropped at the end: its URL, for the given URL's user."""
+    """Create a database from `template` and yield its URL, for the user of `server_url`. Drops it afterwards."""
     name, administrator = f"test_{uuid.uuid4().hex}", as_administrator(server_url)
     await _execute(administrator, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:

@@ -10,6 +10,7 @@ import typer
 
 import guestledger
 from guestledger.adapters.cli import show
+from guestledger.adapters.cli.messages import closed_words
 from guestledger.adapters.cli.options import Json, login
 from guestledger.adapters.cli.running import fail, opened, run, say
 
@@ -39,10 +40,8 @@ async def _list(*, json: bool) -> None:
     async with opened() as ledger:
         states = await ledger.limits.states()
     if json:
-        import msgspec
-
         for name, state in states.items():
-            show.write_json({"limiter": name, **msgspec.structs.asdict(state)})
+            show.write_json({"limiter": name, **show.camel_json(state)})
     else:
         console = show.console()
         for line in _lines(states):
@@ -69,7 +68,7 @@ def _lines(states: dict[str, guestledger.LimiterState]) -> Iterator[str]:
 
 def _facts(state: guestledger.LimiterState) -> Iterator[tuple[str, str]]:
     yield "closed until", _time(state.closed_until)
-    yield "because", state.why
+    yield "because of", "" if state.closed_by is None else closed_words(state.closed_by)
     yield "failures in a row:", str(state.failures or "")
     yield "circuit open until", _time(state.broken_until)
     yield "probe reserved until", _time(state.probe_until)

@@ -1,7 +1,13 @@
 """The command line's sentences: what each code of the engine means, and what to do about each error."""
 
+from __future__ import annotations
+
+import logging
+import os
 from collections.abc import Mapping
 from typing import Any
+
+import guestledger
 
 CAUSES: Mapping[str, str] = {
     "consent_refused": "the guest's consent is not sufficient",
@@ -67,132 +73,193 @@ DENIALS: Mapping[str, str] = {
 """Each `DenialReason`."""
 
 BLOCKERS: Mapping[str, str] = {
-    "lease": "a worker holds its lease",
-    "due": "its next step is not due yet",
-    "person": "a person has to decide: `guestledger resolve`",
-    "settings": "the settings here differ from the workers'",
+    "lease": "a worker runs it",
+    "not_due": "it is not due yet",
+    "person": "a person has to decide, with `guestledger resolve`",
+    "settings": "it cannot be run with the settings here: use the workers' settings",
 }
-"""What holds a session in `why`, apart from a limiter."""
+"""Each `BlockedBy`."""
 
 STEPS: Mapping[str, str] = {
     "validate_channel": "the channel is looked up",
     "create_session": "the session is requested from the provider",
-    "settle_attempt": "the last attempt is recorded as in doubt, because nobody recorded its answer",
-    "enforce_deadline": "the session is given up, because its deadline has passed",
+    "settle_attempt": "the last attempt is recorded as in doubt, unless its answer is recorded before",
+    "enforce_deadline": "the session is given up if it is still not active",
     "deliver_webhook": "the webhook is called",
     "expire_token": "the token's expiry is recorded",
 }
-"""What each step does."""
+"""What each step does, by `StepName`."""
+
+REDELIVERIES: Mapping[str, str] = {
+    "no_webhook": "no webhook is set: set GUESTLEDGER_WEBHOOK_URL",
+    "no_session": "it is {status}, and only opened sessions have a notice",
+    "in_delivery": "its notice is still being delivered",
+}
+"""Each `RedeliveryRefusal`."""
 
 HINTS: Mapping[str, str] = {
+    "PartitionDetached": "`guestledger partitions attach {error.partition:%Y-%m}` attaches it again",
     "SessionNotFound": "`guestledger sessions` lists them",
-    "PartitionDetached": "`guestledger partitions attach` brings its month back",
-    "PartitionRefused": "`guestledger partitions list` shows the partitions",
-    "IdempotencyConflict": "send the same request again, or use a new key",
-    "ResolutionRefused": "`guestledger sessions --status parked` lists the parked ones",
-    "UnknownEvent": "if a newer release wrote it, upgrade guestledger here",
-    "UnknownProjection": "`guestledger projections list` lists them",
+    "PartitionRefused": "`guestledger partitions list` shows all partitions",
+    "UnknownEvent": "upgrade guestledger here",
     "ProjectionStopped": "`guestledger projections list` shows the event",
-    "RebuildInterrupted": "`guestledger projections list` shows rebuilds; `guestledger projections rebuild` continues one",
+    "RebuildInterrupted": "`guestledger projections rebuild` continues an unfinished one",
     "CredentialsRefused": "check GUESTLEDGER_CXONE_CLIENT_ID and GUESTLEDGER_CXONE_CLIENT_SECRET",
     "RequestDenied": "`guestledger limits` shows the limiter",
     "LedgerNotReady": "run `guestledger db upgrade`",
-    "TooManyPrivileges": (
-        "log in as a member of the runtime role, or set GUESTLEDGER_ALLOW_OWNER=1: then only triggers protect the log"
-    ),
 }
-"""What to do about an exception, by the name of its class or a base class."""
+"""What to do about an exception, by the name of its class or of a base class."""
 
-_CHANGE_TABLES = "set GUESTLEDGER_MIGRATION_URL to a login of the owner role"
-_LEDGER_TOO_NEW = "upgrade guestledger here"
 _SERVICES = {
     "database": "check GUESTLEDGER_DATABASE_URL and that the server runs",
     "token endpoint": "check GUESTLEDGER_CXONE_URL",
     "provider": "check GUESTLEDGER_CXONE_URL",
 }
+_PARTITION_HINTS = {
+    "rebuild_unfinished": "`guestledger projections rebuild {}` finishes it",
+    "not_consumed": "`guestledger consumers --forget {}` if the consumer no longer exists",
+}
+_TEMPORARY = ("throttled", "server_error", "answer_timeout", "too_early", "request_timeout")
 
 
-def cause_sentence(cause: str, detail: str = "", status: int | None = None, channel_id: str = "") -> str:
+def cause_sentence(cause: str, detail: str | None = "", status: int | None = None, channel_id: str = "") -> str:
     """Say why something happened. `detail` and the HTTP `status` are evidence."""
-    sentence = CAUSES[cause].format(channel=channel_id).replace("  ", " ")
+    sentence = CAUSES[cause].format(channel=channel_id)
     return sentence + (f": {detail}" if detail else "") + (f" (HTTP {status})" if status is not None else "")
 
 
-def wait_sentence(wait: Any) -> str:
-    """Say how long a `Wait` is and why."""
+def wait_sentence(wait: guestledger.Wait) -> str:
+    """Say how long a wait is and why."""
     reason = WAITS[wait.basis].format(basis=_duration(wait.basis_ms), given=wait.given)
     if wait.basis_ms and wait.extra_ms:
         reason += f", plus {_duration(wait.extra_ms)}"
     return f"waits {_duration(wait.ms)}: {reason}"
 
 
-def denied_sentence(denied: Any) -> str:
-    """Say why a `Denied` request may not be sent now."""
-    sentence = DENIALS[denied.by]
-    if denied.closed_by is not None:
-        sentence += f" ({closed_words(denied.closed_by)})"
-    if denied.rate is not None:
-        sentence += f" ({denied.rate:.3g} a second)"
-    if denied.failures is not None:
-        sentence += f" ({denied.failures})"
-    if denied.probing:
-        sentence += ", and a probe is in flight"
-    if denied.in_flight is not None:
-        sentence += f" ({denied.in_flight})"
-    return sentence
+def denied_sentence(denied: guestledger.Denied) -> str:
+    """Say why a request may not be sent now."""
+    facts = [
+        "" if denied.closed_by is None else closed_words(denied.closed_by),
+        "" if denied.rate is None else f"{denied.rate:.3g} a second",
+        "" if denied.failures is None else f"{denied.failures} failures",
+        "a probe is in flight" if denied.probing else "",
+        "" if denied.in_flight is None else str(denied.in_flight),
+    ]
+    known = ", ".join(fact for fact in facts if fact)
+    return f"{DENIALS[denied.by]} ({known})" if known else DENIALS[denied.by]
 
 
 def closed_words(basis: str) -> str:
     """Say what closed a limiter, a `WaitBasis`, in a few words."""
-    return {
-        "quota": "exhausted quota",
-        "retry_after_missing": "429 without Retry-After",
-        "retry_after_unreadable": "unreadable Retry-After",
-    }.get(basis, "Retry-After" if basis.startswith("retry_after") else basis)
+    words = {"quota": "exhausted quota", "retry_after_missing": "no Retry-After"}
+    return words.get(basis, "Retry-After" if basis.startswith("retry_after") else basis)
 
 
-def session_reason(session: Any) -> str | None:
-    """Say why a `Session` or `SessionRow` is not active; `None` if it is."""
-    return _reason(session, session.channel_id)
+def blocker_sentence(blocker: guestledger.Blocker) -> str:
+    """Say what blocks a step."""
+    if blocker.denied is not None:
+        ahead = f"; {blocker.ahead} sessions are ahead" if blocker.ahead else ""
+        return f"rate limiter: {denied_sentence(blocker.denied)}{ahead}"
+    parts = [BLOCKERS[blocker.by]]
+    if blocker.cause is not None:
+        parts.append(cause_sentence(blocker.cause, blocker.detail))
+    if blocker.wait is not None:
+        parts.append(wait_sentence(blocker.wait))
+    return "; ".join(parts)
 
 
-def letter_reason(letter: Any) -> str | None:
-    """Say why the delivery of a `DeadLetter` failed."""
-    return _reason(letter, letter.channel_id)
+def session_reason(session: guestledger.Session | guestledger.SessionRow) -> str | None:
+    """Say why a session is not active; `None` if it is."""
+    if session.cause is None:
+        return None
+    return cause_sentence(session.cause, session.detail, channel_id=session.channel_id)
 
 
-def error_line(error: Exception) -> str:
+def letter_reason(letter: guestledger.DeadLetter) -> str:
+    """Say why a delivery failed."""
+    return cause_sentence(letter.cause, letter.detail, letter.status)
+
+
+def error_line(error: guestledger.GuestledgerError) -> str:
     """Return an exception's text and what to do about it, in one line."""
     text, hint = _text(error), _hint(error)
-    return f"{text}: {hint}" if hint and "`guestledger " not in text and "GUESTLEDGER_" not in text else text
+    # A text that names a setting says what to do already.
+    return f"{text}: {hint}" if hint and "GUESTLEDGER_" not in text else text
 
 
-def _reason(row: Any, channel_id: str) -> str | None:
-    if (cause := getattr(row, "cause", None)) is None:
-        return getattr(row, "reason", None)
-    return cause_sentence(cause, row.detail or "", getattr(row, "status_code", None), channel_id)
+class Sentences(logging.Filter):
+    """Replaces exceptions in log records by their lines."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record's arguments; keep every record."""
+        if isinstance(record.args, tuple) and any(isinstance(value, Exception) for value in record.args):
+            record.args = tuple(
+                error_line(value) if isinstance(value, guestledger.GuestledgerError) else value for value in record.args
+            )
+        return True
 
 
-def _text(error: Exception) -> str:
-    service, cause = getattr(error, "service", None), getattr(error, "cause", None)
-    if service is None or cause is None:
-        return str(error)
-    if (denied := getattr(error, "denied", None)) is not None:
-        return f"{service}: {denied_sentence(denied)}, until {denied.until:%Y-%m-%dT%H:%M:%SZ}"
-    sentence = cause_sentence(cause, getattr(error, "detail", ""))
-    refused = any(kind.__name__ == "CredentialsRefused" for kind in type(error).__mro__)
-    return f"{service}: {'the credentials were refused: ' if refused else ''}{sentence}"
+def _text(error: guestledger.GuestledgerError) -> str:
+    match error:
+        case guestledger.RequestDenied():
+            return f"the {error.service} cannot be used until {error.denied.until:%Y-%m-%dT%H:%M:%SZ}: rate limiter {error.limiter!r}: {denied_sentence(error.denied)}"
+        case guestledger.ServiceUnreachable():
+            known = error.cause == "service_unavailable" and error.detail  # the sentence would say it twice
+            return f"the {error.service} cannot be used: {known or cause_sentence(error.cause, error.detail)}"
+        case guestledger.CredentialsRefused():
+            return f"the {error.service} refused the credentials: {cause_sentence(error.cause, error.detail)}"
+        case guestledger.RedeliveryRefused():
+            why = REDELIVERIES[error.why].format(status=error.status)
+            return f"the notice of session {error.stream_id} cannot be sent again: {why}"
+        case _:
+            return str(error)
 
 
-def _hint(error: Exception) -> str:
-    if getattr(error, "problem", None) == "too_new":
-        return _LEDGER_TOO_NEW
-    if getattr(error, "access", None) == "change_tables":
-        return _CHANGE_TABLES
+def _hint(error: guestledger.GuestledgerError) -> str:
+    name = type(error).__name__
+    # By name: comparing with these classes would import the database's adapter.
+    if name == "LedgerNotReady" and getattr(error, "problem", None) == "too_new":
+        return "upgrade guestledger here"
+    if name == "NotAllowed":
+        return _access_hint(error)
+    if name == "TooManyPrivileges":
+        return _privileges_hint(error)
+    if name == "PartitionBlocked":
+        return _partition_hint(error)
+    if isinstance(error, guestledger.ResolutionRefused) and error.holder is None:
+        return "`guestledger sessions --status parked` lists the parked ones"
     for kind in type(error).__mro__:
         if kind.__name__ in HINTS:
-            return HINTS[kind.__name__]
-    return _SERVICES.get(getattr(error, "service", ""), "")
+            return HINTS[kind.__name__].format(error=error)
+    if isinstance(error, guestledger.ServiceUnreachable) and error.cause not in _TEMPORARY:
+        if (error.service, error.cause) == ("provider", "not_configured"):
+            return "set GUESTLEDGER_CXONE_URL and the credentials"
+        return _SERVICES.get(error.service, "")
+    return ""
+
+
+def _access_hint(error: Any) -> str:
+    role = error.role or f"{os.environ.get('GUESTLEDGER_SCHEMA') or 'guestledger'}_runtime"
+    if error.access == "change_tables":
+        return f"set GUESTLEDGER_MIGRATION_URL to a login of {role}"
+    if error.member:
+        return "run `guestledger db upgrade` to repair the grants"
+    return f"log in as a member of {role}, or run `GRANT {role} TO {error.user or '…'}`"
+
+
+def _privileges_hint(error: Any) -> str:
+    created = "" if error.role_exists else ", which `guestledger db upgrade` creates"
+    return (
+        f"log in as a member of {error.role}{created}, "
+        "or set GUESTLEDGER_ALLOW_OWNER=1: then only triggers protect the log"
+    )
+
+
+def _partition_hint(error: Any) -> str:
+    hints = [
+        _PARTITION_HINTS[problem].format(detail) for problem, detail in error.problems if problem in _PARTITION_HINTS
+    ]
+    return "; ".join(hints) or HINTS["PartitionRefused"]
 
 
 def _duration(ms: int) -> str:

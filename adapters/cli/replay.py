@@ -29,7 +29,7 @@ def replay(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Replay a session's history: each event, the state after it, and the next step. Personal data is masked."""
+    """Replay a session's history: each event, the state after it, and the due steps. Personal data is masked."""
     from guestledger.engine.operations.replay import until
 
     async def read() -> None:
@@ -51,20 +51,20 @@ def timeline(frames: Sequence[guestledger.Frame], width: int) -> Table:
     """Return one event a row. A narrow terminal gets the date of another day above the time."""
     from guestledger.engine.log.codec import wire_name
 
-    made = show.table("v", "recorded at", "event", "state", "next", "not before", wraps=("event",))
+    made = show.table("v", "recorded at", "event", "state", "next", "due at", wraps=("event",))
     day = frames[0].recorded.recorded_at.date()
     made.title = f"{frames[0].state.id}, {day} (UTC)"
     between = " " if width >= show.WIDE else "\n"
     for frame in frames:
-        step, not_before = _next(frame)
+        due = min(frame.due, key=lambda step: step.due_at, default=None)
         show.add_row(
             made,
             frame.recorded.version,
             show.time(frame.recorded.recorded_at, day, between),
             wire_name(frame.recorded.event),
             frame.state.status,
-            step,
-            show.time(not_before, day, between),
+            due.step if due else None,
+            show.time(due.due_at if due else None, day, between),
         )
     return made
 
@@ -84,7 +84,6 @@ def _frame_json(frame: guestledger.Frame) -> dict[str, Any]:
     from guestledger.engine.domain.personal import public
     from guestledger.engine.log.codec import wire_name
 
-    step, not_before = _next(frame)
     return {
         "version": frame.recorded.version,
         "position": frame.recorded.position,
@@ -93,9 +92,5 @@ def _frame_json(frame: guestledger.Frame) -> dict[str, Any]:
         "event": wire_name(frame.recorded.event),
         "data": public(frame.recorded.event),
         "state": public(frame.state),
-        "next": None if step is None else {"step": step, "notBefore": not_before},
+        "due": [show.camel_json(step) for step in frame.due],
     }
-
-
-def _next(frame: guestledger.Frame) -> tuple[str | None, datetime | None]:
-    return (None, None) if frame.next is None else (type(frame.next).__name__, frame.next.not_before)

@@ -29,11 +29,16 @@ def write_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-def camel_json(row: Any) -> dict[str, Any]:
-    """Return a struct as an object with camelCase fields."""
+def camel_json(struct: Any) -> Any:
+    """Return a struct, and those in it, as objects with camelCase fields."""
     import msgspec
 
-    return {_camel(name): value for name, value in msgspec.structs.asdict(row).items()}
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {_camel(name): renamed(item) for name, item in value.items()}
+        return [renamed(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return renamed(msgspec.to_builtins(struct))
 
 
 def console() -> Console:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -26,7 +26,7 @@ def list_all(json: Json = False) -> None:
                 letters = await ledger.webhooks.dead_letters()
         if json:
             for letter in letters:
-                show.write_json(_letter_json(letter))
+                show.write_json(show.camel_json(letter))
         else:
             console = show.console()
             console.print(_table(letters, console.width))
@@ -91,14 +91,3 @@ def _table(letters: list[guestledger.DeadLetter], width: int) -> Table:
     if len(letters) > show.MAX_IN_TABLE:
         table.caption = f"the first {show.MAX_IN_TABLE}: use --json for all"
     return table
-
-
-def _letter_json(letter: guestledger.DeadLetter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "channelId": letter.channel_id,
-        "abandonedAt": letter.abandoned_at,
-        "attempts": letter.attempts,
-        "status": letter.status,
-        "reason": letter.reason,
-    }

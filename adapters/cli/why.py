@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 import typer
 
 import guestledger
 from guestledger.adapters.cli import show
+from guestledger.adapters.cli.messages import STEPS, blocker_sentence
 from guestledger.adapters.cli.options import Json, Session
 from guestledger.adapters.cli.running import opened, run
 
@@ -24,7 +24,7 @@ def why(session: Session, json: Json = False) -> None:
         async with opened() as ledger:
             found = await ledger.why(session)
         if json:
-            show.write_json(_json(found))
+            show.write_json(show.camel_json(found))
             return
         console = show.console()
         for line in _lines(found):
@@ -33,29 +33,27 @@ def why(session: Session, json: Json = False) -> None:
     run(explain())
 
 
-def _json(found: guestledger.Explanation) -> dict[str, Any]:
-    return {
-        "id": found.id,
-        "status": found.status,
-        "next": found.step,
-        "now": found.now,
-        "holds": found.holds,
-        "movesAt": found.moves_at,
-        "deadline": found.deadline,
-        "outlook": found.outlook,
-    }
-
-
 def _lines(found: guestledger.Explanation) -> Iterator[str]:
     yield f"session {found.id} is {found.status}, at {_time(found.now)} (all times are UTC)"
-    for blocker in found.holds:
-        until = f" until {_time(blocker.until)}" if blocker.until else ""
-        yield f"held by {blocker.by}{until}: {blocker.reason}"
-    if found.moves_at is not None:
-        yield f"moves at {_time(found.moves_at)}" if found.holds else "due now"
+    for blocker in found.blockers:
+        yield f"  {_blocker(blocker)}"
+    for step in found.steps:
+        yield f"{step.step}: {STEPS[step.step]}"
+        for blocker in step.blockers:
+            yield f"  {_blocker(blocker)}"
+        if not step.blockers:
+            yield "  due now, waits for a worker: `guestledger worker`"
+        elif step.moves_at is not None:
+            yield f"  moves at {_time(step.moves_at)}, if a worker runs"
     if found.deadline is not None:
         yield f"deadline {_time(found.deadline)}"
-    yield found.outlook
+    if not found.steps and not found.blockers:
+        yield "nothing more is due, ever"
+
+
+def _blocker(blocker: guestledger.Blocker) -> str:
+    until = f"until {_time(blocker.until)}: " if blocker.until else ""
+    return until + blocker_sentence(blocker)
 
 
 def _time(moment: datetime) -> str:

@@ -61,6 +61,10 @@ class LedgerNotReady(ServiceError):
         return self.detail
 
 
+class LedgerClosed(ServiceError):
+    """The ledger was closed while this call was running: it outlived the block of `connect`."""
+
+
 class Access(StrEnum):
     """What a database user was refused."""
 

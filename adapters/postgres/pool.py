@@ -4,12 +4,11 @@ import asyncio
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, Dialect, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import Pool
 
-from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, UnfitEngine, unreachable
+from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, LedgerClosed, UnfitEngine, unreachable
 from guestledger.adapters.postgres.transactions import CLOSE_SECONDS, Driver
 from guestledger.engine.domain.causes import Cause
 
@@ -19,8 +18,26 @@ _CREATE_IT = 'create it with create_async_engine("postgresql+asyncpg://…")'
 # An unnamed statement is prepared and run at once: pgbouncer cannot switch servers in between.
 _UNPREPARED = {"statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
-_opened: WeakKeyDictionary[Pool, WeakSet[Driver]] = WeakKeyDictionary()
-"""The connections of each pool of `open_engine`."""
+
+class _Connections:
+    """The connections of one engine. A closed engine gets no more of them, because nothing would close them."""
+
+    def __init__(self) -> None:
+        self.drivers: WeakSet[Driver] = WeakSet()
+        self.closed = False
+
+    def refuse_if_closed(self, *_: object) -> None:
+        if self.closed:
+            raise LedgerClosed("database", Cause.NOT_READY, "the ledger is closed")
+
+    def add(self, adapted: Any, _record: object) -> None:
+        if self.closed:  # while this connection was being made
+            adapted.driver_connection.terminate()
+        self.refuse_if_closed()
+        self.drivers.add(adapted.driver_connection)
+
+
+_connections: WeakKeyDictionary[Dialect, _Connections] = WeakKeyDictionary()
 
 
 def database_url(text: str, setting: str = DATABASE_URL) -> URL:
@@ -62,16 +79,21 @@ def open_engine(
             **(_UNPREPARED if url.query.get(STATEMENT_CACHE) == "0" else {}),
         },
     )
-    opened: WeakSet[Driver] = WeakSet()
-    event.listen(engine.sync_engine, "connect", lambda adapted, _record: opened.add(adapted.driver_connection))
+    connections = _connections[engine.sync_engine.dialect] = _Connections()
+    event.listen(engine.sync_engine, "do_connect", connections.refuse_if_closed)
+    event.listen(engine.sync_engine, "connect", connections.add)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
-    _opened[engine.pool] = opened
     return engine.execution_options(schema_translate_map={None: schema})
 
 
 async def close_engine(engine: AsyncEngine) -> None:
-    """Close a pool of `open_engine`, all connections at once; drop those to a server that hangs."""
-    drivers = list(_opened[engine.pool])
+    """Close a pool of `open_engine` for good, all connections at once. Connections to a server that hangs are dropped.
+
+    Whatever still uses the pool gets `LedgerClosed` when it needs a new connection.
+    """
+    connections = _connections[engine.sync_engine.dialect]
+    connections.closed = True
+    drivers = list(connections.drivers)
     await asyncio.gather(*(driver.close(timeout=CLOSE_SECONDS) for driver in drivers), return_exceptions=True)
     for driver in drivers:
         if not driver.is_closed():

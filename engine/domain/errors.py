@@ -184,6 +184,13 @@ class ServiceError(GuestledgerError):
         self.cause = cause
         self.detail = detail
 
+    def with_accepted(self, session: UUID | None) -> "ServiceError":
+        """A copy that names the accepted session: concurrent callers may share one exception."""
+        own = type(self).__new__(type(self), *self.args)
+        own.__dict__.update(self.__dict__)
+        own.accepted = session
+        return own
+
     def __str__(self) -> str:
         text = f"the {self.service} cannot be used: {self.cause}"
         return f"{text} ({self.detail})" if self.detail else text

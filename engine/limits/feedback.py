@@ -13,11 +13,11 @@ class Observation(StrEnum):
     """What an answer, or the lack of one, says about the API."""
 
     SUCCESS = "success"
-    """The API answered properly. A rejected request counts too."""
+    """The API answered; it may have rejected the request."""
     THROTTLED = "throttled"
     FAILED = "failed"
     NOT_SENT = "not_sent"
-    """Nothing: the request was admitted and then not sent."""
+    """Admitted, then not sent."""
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,12 +26,12 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     limiter: str
     observation: Observation
     began_at: datetime
-    """When the request was admitted, by the database's clock."""
+    """Its admission, by the database's clock."""
     closed_ms: int | None = None
-    """How long the server wants no requests."""
+    """The pause the server asked for."""
     closed_by: WaitBasis | None = None
     quota: float | None = None
-    """Requests per second that the server says it bears, if it does."""
+    """Requests per second, as the server states it."""
 
 
 def not_sent(limiter: str, began_at: datetime) -> Feedback:

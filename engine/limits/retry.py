@@ -12,12 +12,12 @@ MAX_RETRY_AFTER_MS = 10 * 365 * 24 * 3_600_000
 
 
 class InDoubt(StrEnum):
-    """What follows an attempt whose answer was lost: the provider may have made a session."""
+    """What follows a lost answer: the provider may have made a session."""
 
     RETRY_WITH_KEY = "retry_with_key"
-    """Retry with the same key: the server makes one session for one key."""
+    """Retry: the server makes one session per key."""
     RETRY_AND_RECORD = "retry_and_record"
-    """Retry. A second remote session that comes to light is recorded as a duplicate."""
+    """Retry, and record a second remote session as a duplicate."""
     PARK = "park"
     """Wait for a person to decide."""
 
@@ -25,8 +25,7 @@ class InDoubt(StrEnum):
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a request is sent again, and when it is given up.
 
-    `max_failures` counts requests that were sent and failed. A throttle is not a failure: only `deadline_ms`, counted
-    from the acceptance of the request, ends a session that is always throttled.
+    A throttle is not a failure: only `deadline_ms` (since the acceptance) ends a session that is always throttled.
     """
 
     base_ms: int = 500
@@ -34,7 +33,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_failures: int = 8
     deadline_ms: int = 3_600_000
     in_doubt: InDoubt | None = None
-    """What follows a lost answer. `None`: the provider's profile decides, else the attempt is retried."""
+    """`None`: the provider's profile decides."""
 
 
 class WaitBasis(StrEnum):
@@ -54,7 +53,7 @@ class WaitBasis(StrEnum):
 
 
 class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):
-    """A `Retry-After` header: the text as given (`None`: absent; shortened and escaped), and the ms it was read as."""
+    """A `Retry-After` header: its text (`None`: absent; shortened, escaped), and the ms it means."""
 
     given: str | None
     ms: int
@@ -62,7 +61,7 @@ class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """How long something waits, and why: `ms` = `basis_ms` + `extra_ms` (backoff, jitter or spread)."""
+    """A wait and its reason: `ms` = `basis_ms` + `extra_ms` (backoff, jitter or spread)."""
 
     ms: int
     basis: WaitBasis
@@ -82,7 +81,7 @@ def backoff_ms(tries: int, policy: RetryPolicy, jitter: float) -> int:
 
 
 def backoff_wait(tries: int, policy: RetryPolicy, jitter: float, asked: RetryAfter | None) -> Wait:
-    """The backoff, on top of what the server asked for. Never shorter than that."""
+    """The backoff, on top of what the server asked for."""
     extra_ms = backoff_ms(tries, policy, jitter)
     if asked is None:
         return Wait(ms=extra_ms, basis=WaitBasis.BACKOFF, extra_ms=extra_ms)

@@ -13,10 +13,9 @@ from guestledger.engine.limits.feedback import Feedback
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """The sole right to work on due steps: `owner`'s, for `ms` by the database's clock.
+    """The sole right to work on due steps, for `ms` by the database's clock.
 
-    An owner is one claim, not a process: late work can then neither renew nor release what a newer claim of the same
-    process holds.
+    An owner is one claim, not a process: late work cannot touch what a newer claim holds.
     """
 
     owner: UUID
@@ -24,53 +23,52 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """How an append changes the due steps of its stream. Steps that are not named stay as they are, leases included."""
+    """How an append changes its stream's due steps. Others stay as they are."""
 
     due: tuple[DueStep, ...] = ()
-    """Steps that are new or due at another time. A lease that somebody holds on one stays."""
+    """New or moved steps. A held lease stays."""
     mine: frozenset[StepName] = frozenset()
-    """Those of `due` whose lease the append sets: to `lease`."""
+    """Those of `due` whose lease becomes `lease` (`None`: free)."""
     lease: Lease | None = None
-    """`None`: nobody's."""
     done: frozenset[StepName] = frozenset()
-    """Steps that are no longer due."""
+    """No longer due."""
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
-    """Events proposed for one stream, with what has to be decided and changed in the same transaction."""
+    """Proposed events of one stream, with what changes in the same transaction."""
 
     stream_id: UUID
     expected_version: int
-    """The version on which the events were decided; 0: the stream must not exist."""
+    """The version they were decided on; 0: a new stream."""
     events: Sequence[Event]
     steps: StepChanges
     actor: str
     causation_id: UUID
-    """Unique to this append. The store recognises a repeated append by it, and answers as the first time."""
+    """Unique: the store recognises a repeated append by it."""
     correlation_id: str
     idempotency_key: str | None = None
-    """At most one append is ever recorded under a key."""
+    """One append per key, ever."""
     admission: AdmissionRequest | None = None
-    """The request that these events announce: they are recorded only if the limiter admits it at that moment."""
+    """The request that they announce: recorded only if the limiter admits it."""
     feedback: Feedback | None = None
-    """What the answer that these events record shows about the API. Recorded with them."""
+    """What the recorded answer shows about the API."""
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
-    """A recorded append: the stream's new version, and the position of its last event."""
+    """A recorded append: the new version, and the last position."""
 
     version: int
     position: int
     recorded_at: datetime
-    """By the database's clock, but never before the log's last time."""
+    """Never before the log's last time."""
     at: datetime
-    """By the database's clock, also after it was set back: leases and limiters use it."""
+    """The database's clock as it is: for leases and limiters."""
     limiters: frozenset[str] = frozenset()
-    """The limiters that knew something against their API when it was recorded."""
+    """The limiters with a state at that moment."""
 
 
 class KeyTaken(Exception):
-    """The key of the append already belongs to `stream_id`. Nothing was recorded."""
+    """The key belongs to `stream_id`. Nothing was recorded."""
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(f"the key already belongs to stream {stream_id}")

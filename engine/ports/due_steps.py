@@ -1,4 +1,4 @@
-"""The due steps of all sessions, and how they are claimed."""
+"""Due steps, and how they are claimed. All times are the database's."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -11,75 +11,69 @@ from guestledger.engine.domain.due import StepName
 from guestledger.engine.log.appends import Lease
 
 Wanted = Mapping[StepName, str | None]
-"""The steps that a process runs, each with the limiter that its request passes (`None`: none)."""
+"""The steps that a process runs, each with its limiter."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """One due step, leased to the claimer. Times are the database's."""
+    """One due step, leased to the claimer."""
 
     stream_id: UUID
     step: StepName
     due_at: datetime
     claimed_at: datetime
     reserved_ms: int | None = None
-    """How long until the request that was reserved for it may be sent; `None`: none was reserved."""
+    """When its reserved request may be sent; `None`: no reservation."""
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was claimed, longest due first."""
+    """What was claimed, by due time."""
 
     claims: Sequence[Claim]
     more_in_ms: int | None = None
-    """If the limiter held more back: how long until it admits the next request."""
+    """When the limiter admits the next request, if it denied some."""
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to do now, and when there will be, by the database's clock."""
+    """What there is to do, and when to look again."""
 
     claimable: frozenset[StepName]
-    """The steps with a row that is due and free."""
+    """The steps with a due and free row."""
     next_due_ms: int | None
-    """How long until the next row is due; `None`: no row is."""
+    """`None`: nothing is due later."""
     unprojected: bool
-    """Whether the projections are behind the log."""
+    """Whether projections are behind the log."""
 
 
 class DueRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of one session as a claim finds it. Times are the database's."""
+    """A step of one session as a claim finds it."""
 
     step: StepName
     due_at: datetime
     owner: UUID | None
     lease_until: datetime | None
-    """Until when `owner` holds it; a past time: nobody does."""
     ahead: int
-    """How many free rows were due for the same step before it."""
+    """How many free rows of the step are due before it."""
 
 
 class WorkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The due steps of one session at one moment."""
+    """The due steps of one session."""
 
     now: datetime
-    """That moment, by the database's clock."""
     version: int
-    """The version of the session's stream."""
     in_flight: int
-    """The calls of other sessions that count against the limit on calls; 0 without a limit."""
+    """Other sessions' calls that count against the limit on calls."""
     rows: tuple[DueRow, ...]
 
 
 class DueSteps(Protocol):
-    """The due steps: one row for each session and step, changed together with the events that make it so."""
+    """One row per session and step, changed together with the events."""
 
     async def claim(self, lease: Lease, wanted: Wanted, limit: int) -> Claimed:
-        """Lease up to `limit` rows that are due and free, longest due first.
-
-        A step behind a limiter is claimed as far as the limiter admits it, with a reservation for each.
-        """
+        """Lease up to `limit` due and free rows. Behind a limiter, each gets a reservation."""
         ...
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
-        """Renew the leases of `lease.owner` on the steps of these streams. Returns the streams for which that was done."""
+        """Renew the owner's leases on these streams. Returns the streams that it still holds."""
         ...
 
     async def release(self, owner: UUID, stream_id: UUID, delay_ms: int = 0) -> None:
@@ -87,11 +81,11 @@ class DueSteps(Protocol):
         ...
 
     async def release_all(self, owners: Iterable[UUID]) -> None:
-        """Release everything that these owners hold, and notify other processes."""
+        """Release everything of these owners, and notify other processes."""
         ...
 
     async def outlook(self, wanted: Wanted) -> Outlook:
-        """What there is to do now, and when to look again. One cheap statement."""
+        """One cheap statement."""
         ...
 
     async def unfinished(self, wanted: Wanted) -> int:
@@ -102,9 +96,9 @@ class DueSteps(Protocol):
         ...
 
     async def is_idle(self, wanted: Wanted) -> bool:
-        """Whether `unfinished` would be 0. Cheaper."""
+        """Whether `unfinished` is 0."""
         ...
 
     async def status(self, stream_id: UUID) -> WorkStatus:
-        """The due steps of this session now. Locks nothing."""
+        """The session's steps now. Locks nothing."""
         ...

@@ -13,42 +13,38 @@ class EventStore(Protocol):
     """The log: append-only, dense positions in commit order."""
 
     async def append(self, append: Append) -> Appended:
-        """Record the events of `append`, all or none, durably.
+        """Record all events or none, durably.
 
-        Raises `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `EventTooLarge`, or `ServiceUnreachable`: the append may
-        be recorded then, and the same append handed in again gets its answer.
+        Raises `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `EventTooLarge`, or `ServiceUnreachable`: it may be
+        recorded then; repeating the same append gets its answer.
         """
         ...
 
     async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
-        """All events of one stream, in order; empty if there are none. Raises `UnknownEvent`."""
+        """All events of one stream, in order. Raises `UnknownEvent`."""
         ...
 
     async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
-        """The events of many streams in one round trip. Streams without events are left out. Raises `UnknownEvent`."""
+        """The same for many streams in one round trip. Empty streams are left out."""
         ...
 
     def read_all(
         self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
     ) -> AsyncIterator[list[RecordedEvent]]:
-        """The matching events up to the log's present end, by position, in batches of at most `batch`.
-
-        Raises `UnknownEvent` at an unreadable event, after all events before it.
-        """
+        """The matching events up to the present end, in batches. Raises `UnknownEvent` at the first unreadable one."""
         ...
 
     async def read_batch(self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter()) -> Batch:
-        """The next matching events after a position, at most `batch`, and how far the log was read.
+        """The next matching events after a position. At the log's end it is empty and stands at `after`.
 
-        At the log's end the batch is empty and stands at `after`. Raises `UnknownEvent` if the very next matching event is
-        unreadable; a later one only ends the batch before it.
+        Raises `UnknownEvent` if the first of them is unreadable; a later one only ends the batch.
         """
         ...
 
     def arrival(self) -> asyncio.Event:
-        """An event that is set when the log may have grown since this call. A hint: it may be late, in vain, or lost."""
+        """Set when the log may have grown since this call. A hint: it may be late, wrong or lost."""
         ...
 
     async def head(self) -> int:
-        """The position of the last event; -1 if the log is empty."""
+        """The last position; -1: the log is empty."""
         ...

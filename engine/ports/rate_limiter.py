@@ -10,24 +10,24 @@ from guestledger.engine.limits.limiter import LimiterState
 
 
 class RateLimiter(Protocol):
-    """What all processes know together about the APIs they call: one limiter for each host and quota."""
+    """One limiter for each host and quota, shared by all processes."""
 
     async def admit(self, request: AdmissionRequest, asking: Collection[UUID] | None = None) -> Admitted | Denied:
-        """Admit a request that no append announces, or say what denies it.
+        """Admit a request that no append announces.
 
-        `asking`: the sessions that are leased for a call and not admitted yet, this one included. `None`: the request
-        does not count against the limit on calls, or was counted with its reservation.
+        `asking`: the leased sessions that wait for admission, this one included. `None`: the request does not count
+        against the limit on calls, or its reservation did.
         """
         ...
 
     async def observe(self, feedback: Feedback) -> None:
-        """Take in what an answer shows, if no append records it."""
+        """Process the feedback of an answer that no append records."""
         ...
 
     async def states(self) -> dict[str, LimiterState]:
-        """Every limiter that knows something against its API, by name."""
+        """Every limiter that restricts something, by name."""
         ...
 
     async def reset(self, name: str) -> bool:
-        """Forget what this limiter knows; False if it knows nothing."""
+        """Delete the limiter's state; False: it had none."""
         ...

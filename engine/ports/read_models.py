@@ -11,32 +11,32 @@ from guestledger.engine.projections.status import ProjectionStatus, Verification
 
 
 class ReadModels(Protocol):
-    """The projections. A reading shows what was projected last; call `catch_up` first to read your own writes."""
+    """The projections. Call `catch_up` first to read your own writes."""
 
     async def catch_up(self) -> int:
-        """Bring every projection up to the log's present end. Returns how many events were projected, over all of them.
+        """Project up to the log's present end. Returns the number of events, over all projections.
 
-        A projection that cannot process an event stops there alone. The next call tries it again.
+        A projection that cannot process an event stops alone. The next call retries.
         """
         ...
 
     async def status(self) -> list[ProjectionStatus]:
-        """Every projection, and how far behind the log it is."""
+        """Every projection."""
         ...
 
     async def rebuild(self, name: str, advanced: Callable[[int], None]) -> int:
-        """Make a projection's rows again from the log and swap them in. Returns how many rows differed.
+        """Rebuild a projection and swap it in. Returns how many rows differed. `advanced` gets each position.
 
-        `advanced` gets each position on the way. Raises `UnknownProjection`, `ProjectionStopped`, `RebuildInterrupted`.
+        Raises `UnknownProjection`, `ProjectionStopped`, `RebuildInterrupted`.
         """
         ...
 
     async def verify(self, name: str, advanced: Callable[[int], None]) -> Verification:
-        """Compare a projection's rows with those that the log gives. Raises as `rebuild` does."""
+        """Compare a projection with the log. Raises as `rebuild` does."""
         ...
 
     def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
-        """The matching sessions, oldest first."""
+        """Oldest first."""
         ...
 
     async def stream_of(self, wanted: str) -> UUID | None:
@@ -44,9 +44,9 @@ class ReadModels(Protocol):
         ...
 
     def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
-        """The matching audit entries, oldest first."""
+        """Oldest first."""
         ...
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:
-        """The metrics over what matches."""
+        """The matching metrics."""
         ...

@@ -42,8 +42,8 @@ class Handover(Protocol):
         """Whether the lane takes another step now."""
         ...
 
-    def start(self, work: SessionWork, step: StepName) -> None:
-        """Run the step, whose lease `work` holds, in the background."""
+    def start(self, work: SessionWork, step: StepName) -> bool:
+        """Run the step, whose lease `work` holds, in the background; `False` if it is not accepted any more."""
         ...
 
 
@@ -83,12 +83,20 @@ class Executor:
             waiting.warning("session %s: its lease has lapsed, so nothing more is sent from here", work.state.id)
             return await self.recorder.reload(work)
         except ServiceError:
-            await self.recorder.release(work, round(SERVICE_DOWN_DELAY_MS * (0.5 + self.clock.jitter())))
+            if lane is not Lane.RECORDING:  # its short lease lapses as soon, and the step stays due
+                await self.recorder.release(work, round(SERVICE_DOWN_DELAY_MS * (0.5 + self.clock.jitter())))
             raise
         return work.state
 
+    def now(self, work: SessionWork) -> datetime:
+        """The time (UTC). This process's copy of the database's clock may be slightly behind: what was claimed is due."""
+        now = self.clock.now()
+        return now if work.started_at is None else max(now, work.started_at)
+
     def _is_due(self, work: SessionWork, step: StepName) -> bool:
-        return any(due.step is step for due in due_steps(work.state, self.policy))
+        # The history is read after the claim: somebody may have moved the step to a later time in between.
+        now = self.now(work)
+        return any(due.step is step and due.due_at <= now for due in due_steps(work.state, self.policy))
 
     async def _run_step(self, work: SessionWork, step: StepName) -> StepResult:
         context = _Context(self, work, step)
@@ -121,19 +129,21 @@ class Executor:
         try:
             appended = await self.recorder.append(work, mine=mine, keep=kept is not None, feedback=result.feedback)
         except WrongExpectedVersion:
-            await self.recorder.record_late(work, result)
+            if is_outcome(result):
+                await self.recorder.record_late(work, result)
             raise
         except ServiceUnreachable:
             if is_outcome(result):
                 self.recorder.record_once_back(work, result)
             raise
         if handed is not None and self.handover is not None:
-            work.must_ask = self.handlers[handed].limiter in appended.limiters
-            self.handover.start(work, handed)
+            work.must_ask, work.started_at = self.handlers[handed].limiter in appended.limiters, appended.at
+            if not self.handover.start(work, handed):
+                await self.recorder.release(work)
         return following
 
     def _next_step(self, work: SessionWork, lane: Lane | None) -> StepName | None:
-        now = self.clock.now()
+        now = self.now(work)
         for due in due_steps(work.state, self.policy):
             if self.handlers[due.step].lane is lane and due.due_at <= now:
                 return due.step
@@ -177,10 +187,12 @@ class _Context:
     def must_ask(self) -> bool:
         return self._work.must_ask
 
+    @property
+    def started_at(self) -> datetime:
+        return self._work.started_at or self.now()
+
     def now(self) -> datetime:
-        # This process's copy of the database's clock may be slightly behind: what was claimed is due.
-        claim, now = self._work.claim, self._executor.clock.now()
-        return now if claim is None else max(now, claim.claimed_at)
+        return self._executor.now(self._work)
 
     def decide(self, command: Command) -> list[Event]:
         return decide(self._work.state, command, self._executor.policy)

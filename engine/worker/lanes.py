@@ -61,6 +61,7 @@ class LaneRunner:
         self._stopping = stopping
         self._report = report
         self._actor = f"scheduler {lease.owner}"
+        self._in_flight: dict[Lane, Running] = {lane: set() for lane in Lane}
         self._handed: Running = set()
         self._handed_done: Counter[str] = Counter()
         self.accepts = False
@@ -76,15 +77,18 @@ class LaneRunner:
 
     def has_capacity(self, lane: Lane) -> bool:
         """Whether a step that became due in this process can be run without a claim."""
-        return self.accepts and not self._stopping.is_set() and len(self._handed) < lane.max_in_flight
+        return self.accepts and not self._stopping.is_set() and self._places(lane) > 0
 
-    def start(self, work: SessionWork, step: StepName) -> None:
-        """Run a step that became due in this process, in the background."""
+    def start(self, work: SessionWork, step: StepName) -> bool:
+        """Run a step that became due in this process, in the background; `False` if the scheduler has ended meanwhile."""
+        if not self.accepts:
+            return False
         handed = SessionWork(work.state, actor=self._actor, lease=work.lease, correlation_id=work.correlation_id)
-        handed.must_ask = work.must_ask
-        task = asyncio.create_task(self._run_step(handed, step, work.leased_at, None))
+        handed.must_ask, handed.started_at = work.must_ask, work.started_at
+        task = self._task(handed, step, work.leased_at)
         self._handed.add(task)
         task.add_done_callback(self._note_handed)
+        return True
 
     def _note_handed(self, task: asyncio.Task[Counter[str]]) -> None:
         self._handed.discard(task)
@@ -92,20 +96,26 @@ class LaneRunner:
             self._handed_done.update(task.result())
 
     async def finish_handed(self, done: Counter[str]) -> None:
-        """Wait for the steps that were handed over, and count what they recorded; when cancelled, cut them off."""
-        await _wait_or_cancel(self._handed)
+        """Wait for the steps that were handed over, and count what they recorded."""
+        if self._handed:
+            await asyncio.wait(self._handed.copy())
         done.update(self._handed_done)
         self._handed_done.clear()
+
+    async def cut_off_handed(self) -> None:
+        """Cancel the steps that were handed over, and wait for their end."""
+        await _cancel(self._handed.copy())
 
     async def drain(self, lane: Lane, done: Counter[str]) -> None:
         """Run the lane's steps until none is due. Counts the recorded events in `done`, however it ends."""
         running: Running = set()
         try:
             while True:
-                places = max(0, self._max_in_flight(lane) - len(running))
+                places = self._places(lane)
                 started, more_in_ms = await self._start(lane, places)
                 running |= started
-                if not running and more_in_ms is None:
+                # Without places, steps that were handed over are in flight.
+                if not running and more_in_ms is None and (places or self._stopping.is_set()):
                     return
                 finished, running = await self._wait(running, more_in_ms, full=len(started) == places)
                 for task in finished:
@@ -118,14 +128,13 @@ class LaneRunner:
                     done.update(task.result())
             raise
         finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.wait(running)
+            await _cancel(running)
 
-    def _max_in_flight(self, lane: Lane) -> int:
+    def _places(self, lane: Lane) -> int:
+        """How many more steps of the lane may be in flight."""
         # A step that only waits here for a call could run in another process.
-        return min(lane.max_in_flight, self._calls.max_claimed) if lane is Lane.CREATION else lane.max_in_flight
+        most = min(lane.max_in_flight, self._calls.max_claimed) if lane is Lane.CREATION else lane.max_in_flight
+        return max(0, most - len(self._in_flight[lane]))
 
     async def _wait(self, running: Running, more_in_ms: int | None, *, full: bool) -> tuple[Running, Running]:
         """Wait until it is time to claim again. Returns the finished and the unfinished tasks."""
@@ -153,7 +162,7 @@ class LaneRunner:
         for claim in claimed.claims:
             if history := histories.get(claim.stream_id):
                 work = SessionWork.of(history, actor=self._actor, lease=lease, claim=claim)
-                tasks.add(asyncio.create_task(self._run_step(work, claim.step, asked_at, claim.reserved_ms)))
+                tasks.add(self._task(work, claim.step, asked_at))
         return tasks, claimed.more_in_ms
 
     async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
@@ -169,14 +178,19 @@ class LaneRunner:
         middle = len(claims) // 2
         return await self._histories(claims[:middle], lease) | await self._histories(claims[middle:], lease)
 
-    async def _run_step(
-        self, work: SessionWork, step: StepName, asked_at: float | None, reserved_ms: int | None
-    ) -> Counter[str]:
+    def _task(self, work: SessionWork, step: StepName, asked_at: float | None) -> asyncio.Task[Counter[str]]:
+        lane = self._executor.handlers[step].lane
+        task = asyncio.create_task(self._run_step(work, step, lane, asked_at))
+        self._in_flight[lane].add(task)
+        task.add_done_callback(self._in_flight[lane].discard)
+        return task
+
+    async def _run_step(self, work: SessionWork, step: StepName, lane: Lane, asked_at: float | None) -> Counter[str]:
         with self._leases.hold(work.lease, work.state.id, asked_at):
             try:
-                if reserved_ms:
-                    await asyncio.sleep(reserved_ms / 1_000)
-                await self._executor.run(work, self._executor.handlers[step].lane, step)
+                if work.claim is not None and work.claim.reserved_ms:
+                    await asyncio.sleep(work.claim.reserved_ms / 1_000)
+                await self._executor.run(work, lane, step)
                 self._report(None)
             except ServiceError as error:
                 self._report(error)
@@ -186,13 +200,8 @@ class LaneRunner:
         return work.counts
 
 
-async def _wait_or_cancel(tasks: Running) -> None:
-    pending = set(tasks)
-    try:
-        if pending:
-            await asyncio.wait(pending)
-    finally:
-        for task in pending:
-            task.cancel()
-        if unfinished := {task for task in pending if not task.done()}:
-            await asyncio.wait(unfinished)
+async def _cancel(tasks: Running) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

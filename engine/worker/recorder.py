@@ -62,6 +62,7 @@ class Recorder:
         self._clock = clock
         self._policy = policy
         self._leases = leases
+        self._closed = False
         self._unrecorded: set[asyncio.Task[None]] = set()
 
     async def append(
@@ -125,6 +126,9 @@ class Recorder:
 
     def record_once_back(self, work: SessionWork, result: StepResult) -> None:
         """Keep trying to record an outcome in the background. Unrecorded, an attempt would be in doubt and repeated."""
+        if self._closed:
+            logger.warning("session %s: %s is lost: the ledger is closed", work.state.id, _describe(result.commands))
+            return
         task = asyncio.create_task(self._keep_trying(work, result))
         self._unrecorded.add(task)
         task.add_done_callback(self._unrecorded.discard)
@@ -133,6 +137,7 @@ class Recorder:
         """Wait a moment for outcomes that are still to be recorded. Call it before the store is closed."""
         if self._unrecorded:
             await asyncio.wait(self._unrecorded, timeout=_LAST_WAIT_SECONDS)
+        self._closed = True
         for task in self._unrecorded:
             task.cancel()
         if self._unrecorded:

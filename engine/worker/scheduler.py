@@ -111,12 +111,12 @@ class Scheduler:
         Returns as `run_once` does. Raises `ServiceError` if a service cannot be used for 15 s; refused credentials at once.
         """
         done: Counter[str] = Counter()
-        await self._within_limit(self._run_until_idle(done))
+        await self._within_limit(self._run_until_idle(done), done)
         return done
 
     async def run_forever(self) -> None:
         """Run until `stop` is called. If cancelled instead, what is in flight is cut off."""
-        await self._within_limit(self._run_forever())
+        await self._within_limit(self._run_forever(), Counter())
 
     async def _run_until_idle(self, done: Counter[str]) -> None:
         progressed_at, failures, due, first = self._clock.now(), 0, True, True
@@ -145,9 +145,9 @@ class Scheduler:
             if due:
                 await self._pause(self._rest_ms(failures))
 
-    async def _within_limit(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _within_limit(self, work: Coroutine[Any, Any, None], done: Counter[str]) -> None:
         """Run `work` to its end; after `stop`, for at most `drain_seconds`."""
-        task = asyncio.create_task(self._with_handover(work))
+        task = asyncio.create_task(self._with_handover(work, done))
         stopping = asyncio.create_task(self._stopping.wait())
         self.runs = True
         try:
@@ -167,13 +167,19 @@ class Scheduler:
         if not task.cancelled():
             task.result()
 
-    async def _with_handover(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _with_handover(self, work: Coroutine[Any, Any, None], done: Counter[str]) -> None:
         self._lanes.accepts = True
+        failed: BaseException | None = None
         try:
-            await work
+            # Even if the work fails, steps in flight may still record their answer. Only a cancellation cuts them off.
+            [failed] = await asyncio.gather(work, return_exceptions=True)
+            self._lanes.accepts = False
+            await self._lanes.finish_handed(done)
         finally:
             self._lanes.accepts = False
-            await self._lanes.finish_handed(Counter())
+            await self._lanes.cut_off_handed()
+        if failed is not None:
+            raise failed
 
     async def _run_forever(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -187,13 +193,29 @@ class Scheduler:
             tasks.create_task(self._tick(partial(self._poller.look, self._stopping)))
 
     async def _drain_all(self, done: Counter[str]) -> None:
-        # All lanes to their ends, even if one fails: what they have in flight may still record its answer.
-        drained = await asyncio.gather(*(self._lanes.drain(lane, done) for lane in Lane), return_exceptions=True)
-        await self._lanes.finish_handed(done)
-        for failed in drained:
-            if failed is not None:
-                raise failed
+        recorded = -1
+        while recorded != done.total():  # what one lane recorded may be due in another
+            recorded, busy, quiet = done.total(), set(Lane), asyncio.Event()
+            # All lanes to their ends, even if one fails: what they have in flight may still record its answer.
+            lanes = (self._drain(lane, done, busy, quiet) for lane in Lane)
+            drained = await asyncio.gather(*lanes, return_exceptions=True)
+            await self._lanes.finish_handed(done)
+            for failed in drained:
+                if failed is not None:
+                    raise failed
         await self._read_models.catch_up()
+
+    async def _drain(self, lane: Lane, done: Counter[str], busy: set[Lane], quiet: asyncio.Event) -> None:
+        """Drain the lane, and again while another one is in `busy`: a call that hangs there delays nothing here."""
+        while not quiet.is_set():
+            busy.add(lane)
+            try:
+                await self._lanes.drain(lane, done)
+            finally:
+                busy.discard(lane)
+                if not busy:
+                    quiet.set()
+            await wait_for_any(quiet, seconds=_SOON_MS / 1_000)
 
     async def _tick(
         self, task: Callable[[], Awaitable[object]], wait: Callable[[], Awaitable[object]] | None = None

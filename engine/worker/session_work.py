@@ -61,6 +61,8 @@ class SessionWork:
         self.reserved = claim.step if claim is not None and claim.reserved_ms is not None else None
         self.must_ask = self.reserved is not None
         """Whether the limiter of the claimed step knows something against its API."""
+        self.started_at = None if claim is None else claim.claimed_at
+        """When it was claimed or handed over, by the database's clock; `None`: neither."""
         self.leased_at: float | None = None
         """When the lease was last asked for (`Leases.now`)."""
         self.unconfirmed_append_id: UUID | None = None

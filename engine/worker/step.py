@@ -84,6 +84,11 @@ class StepContext(Protocol):
         """Whether the limiter of a claimed step knows something against its API."""
         ...
 
+    @property
+    def started_at(self) -> datetime:
+        """When the step was claimed, by the database's clock, as limiters need it; `now` if it was not claimed."""
+        ...
+
     def now(self) -> datetime:
         """The time (UTC): never before the step was claimed."""
         ...

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from guestledger.adapters.database import stop_database, upgrade_database
     from guestledger.adapters.postgres.errors import (
         DatabaseFault,
+        LedgerClosed,
         LedgerNotReady,
         NotAllowed,
         TooManyPrivileges,
@@ -109,6 +110,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidSettings",
     "Ledger",
+    "LedgerClosed",
     "LedgerNotReady",
     "LimiterPolicy",
     "LimiterState",
@@ -168,7 +170,7 @@ __version__: str
 _NAMES = {
     "adapters.cxone.profile": "Profile",
     "adapters.database": "stop_database upgrade_database",
-    "adapters.postgres.errors": "DatabaseFault LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
+    "adapters.postgres.errors": "DatabaseFault LedgerClosed LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
     "adapters.settings": "InvalidSettings Settings",
     "adapters.simulator.config": "SimulatorConfig",
     "adapters.simulator.server": "Simulator",

@@ -1,4 +1,4 @@
-"""Our own side: lifecycles of five appends, each with its expected version and the due work that it leaves behind.
+"""The engine's side of `store`: lifecycles of five appends, each with its expected version and due step.
 
 python -m tests.bench.appending URL CONCURRENCY
 """
@@ -9,13 +9,17 @@ import time
 from uuid import UUID
 
 from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
+from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.events import CreationAttempted
-from guestledger.engine.log.appends import Append, Due
+from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.log.appends import Append, StepChanges
 from tests.bench.peers.rounds import answer, at_once
 
 _clock = SystemClock()
+_STEPS_DONE = StepChanges(done=frozenset({StepName.CREATE_SESSION}))
 
 
 def append_of(stream_id: UUID, version: int) -> Append:
@@ -28,7 +32,7 @@ def append_of(stream_id: UUID, version: int) -> Append:
         stream_id=stream_id,
         expected_version=version,
         events=(event,),
-        due=Due(step="AttemptCreation", due_at=now) if version < 4 else None,
+        steps=_STEPS_DONE if version == 4 else StepChanges(due=(DueStep(StepName.CREATE_SESSION, now),)),
         actor="bench",
         causation_id=_clock.new_id(),
         correlation_id=str(stream_id),
@@ -48,7 +52,7 @@ async def lifecycle(store: PostgresEventStore, appends: list[float]) -> None:
 def main(url: str, concurrency: str) -> None:
     with asyncio.Runner() as runner:
         engine = open_engine(url, "guestledger")
-        store = PostgresEventStore(engine, "guestledger")
+        store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
 
         async def one_round(lifecycles: int) -> list[float]:
             return await at_once(lambda appends: lifecycle(store, appends), lifecycles, int(concurrency))

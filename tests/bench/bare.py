@@ -1,7 +1,7 @@
-"""A bare asyncpg loop: the same rows into the same table and indexes, by `unnest` in batches of 200, and nothing else.
+"""A bare asyncpg loop: the same rows into the same table and indexes, with `unnest` in batches of 200.
 
-The rows are made as ours are, encoded and hashed, by a loop that knows their streams, versions and positions by itself: no
-version is read or checked, no lock is taken, no due work is written, and nobody waits for an append of his own.
+Rows are encoded and hashed as the engine does it, but the loop already has their streams, versions and positions: it checks
+no version, takes no lock, writes no due step, and nobody waits for an append.
 
     python -m tests.bench.bare URL
 """

@@ -1,14 +1,14 @@
-"""Growth: does an append, or the reading of a stream, cost more in a large log than in a small one?
+"""An append and the reading of a stream, in a small log and in a large one.
 
-Two ledgers lie on one server, of 100,000 events in this month and of `BENCH_GROWTH` events (default 5,000,000) over three years.
-Appends and readings, one at a time, go to the one and the other by turns, so that whatever else happens on the machine
-happens to both. The streams read are drawn from the whole log.
+Two ledgers on one server: one of 100,000 events in this month, one of `BENCH_GROWTH` events (default 5,000,000) over three
+years. Single appends and readings alternate between them, so that both see the same load of the machine. The streams that
+are read are drawn from the whole log.
 """
 
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from statistics import median
 from uuid import UUID
@@ -18,8 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.recorded import RecordedEvent
 from tests.bench.appending import append_of
@@ -56,7 +58,7 @@ class Log:
 
     def __init__(self, engine: AsyncEngine, schema: str, streams: list[UUID]) -> None:
         self._engine = engine
-        self._store = PostgresEventStore(engine, schema)
+        self._store = PostgresEventStore(engine, schema, PostgresRateLimiter(engine, schema, LimiterPolicy()))
         self._streams = streams
         self._new_id = SystemClock().new_id
         self.appends: list[float] = []
@@ -99,7 +101,7 @@ class Log:
         await _timed(self.readings, lambda: self._store.read_stream(stream_id))
 
 
-async def run(data_dir: Path) -> list[Figure]:
+async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """The p50 of an append and of reading a stream in the large log, over that in the small one."""
     url = await start_embedded(data_dir)
     small, large = logs = await Log.filled(url, SMALL, months=0), await Log.filled(url, LARGE, months=36)
@@ -115,10 +117,8 @@ async def run(data_dir: Path) -> list[Figure]:
             await log.read()
     for log in logs:
         await log.close()
-    return [
-        _figure("an append, p50", small.appends, large.appends),
-        _figure("reading a stream, p50", small.readings, large.readings),
-    ]
+    yield _figure("an append, p50", small.appends, large.appends)
+    yield _figure("reading a stream, p50", small.readings, large.readings)
 
 
 def _figure(name: str, small: list[float], large: list[float]) -> Figure:

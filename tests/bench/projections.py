@@ -1,7 +1,7 @@
-"""Projections: how fast they catch up with a log, and in how much memory they are made anew from it.
+"""Catch-up, rebuild and verification of the projections: events per second, and memory.
 
-The log is of `BENCH_EVENTS` events (default 1,000,000), sessions of five events each, 64 of them under way at any time. Each
-piece of work runs in a process of its own, so that the memory it took at its peak is that work's alone.
+The log holds `BENCH_EVENTS` events (default 1,000,000): sessions of five events each, 64 of them open at any time. Each task
+runs in its own process, so that the peak memory is the task's alone.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -36,33 +36,32 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     peak_mb: float
 
 
-async def run(data_dir: Path) -> list[Figure]:
+async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """Catch-up of all three together, and rebuild and verification of all three, one after the other."""
     url = await start_embedded(data_dir)
     await upgrade(url)
     await logs.write(url, EVENTS)
-    spent = {name: await _apart(name, url) for name in WORK}
-    rates = {name: EVENTS / one.seconds for name, one in spent.items()}
     log = f"{EVENTS:,} events"
-    return [
-        Figure(
-            name=f"catch-up of three projections, {log}",
-            value=rates["catch_up"],
-            unit="events/s",
-            against=f"limit {CATCH_UP:,}",
-            ratio=rates["catch_up"] / CATCH_UP,
-        ),
-        Figure(name=f"rebuild of the three in turn, {log}", value=rates["rebuild"], unit="events/s"),
-        Figure(
-            name="rebuild, peak memory",
-            value=spent["rebuild"].peak_mb,
-            unit="MB",
-            against=f"limit {MEMORY}",
-            ratio=spent["rebuild"].peak_mb / MEMORY,
-        ),
-        Figure(name=f"verification of the three in turn, {log}", value=rates["verify"], unit="events/s"),
-        Figure(name="verification, peak memory", value=spent["verify"].peak_mb, unit="MB"),
-    ]
+    caught_up = EVENTS / (await _apart("catch_up", url)).seconds
+    yield Figure(
+        name=f"catch-up of three projections, {log}",
+        value=caught_up,
+        unit="events/s",
+        against=f"limit {CATCH_UP:,}",
+        ratio=caught_up / CATCH_UP,
+    )
+    rebuilt = await _apart("rebuild", url)
+    yield Figure(name=f"rebuild of the three in turn, {log}", value=EVENTS / rebuilt.seconds, unit="events/s")
+    yield Figure(
+        name="rebuild, peak memory",
+        value=rebuilt.peak_mb,
+        unit="MB",
+        against=f"limit {MEMORY}",
+        ratio=rebuilt.peak_mb / MEMORY,
+    )
+    verified = await _apart("verify", url)
+    yield Figure(name=f"verification of the three in turn, {log}", value=EVENTS / verified.seconds, unit="events/s")
+    yield Figure(name="verification, peak memory", value=verified.peak_mb, unit="MB")
 
 
 async def _catch_up(read_models: PostgresReadModels) -> None:

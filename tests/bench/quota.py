@@ -1,11 +1,12 @@
-"""Eight worker processes before an API that takes 50 creations a second and throttles more: what the shared limiter makes of it.
+"""Eight workers at an API that accepts 50 creations a second: how well the shared rate limiter uses this quota.
 
-The simulator counts the creations of any one second, whoever asks, and its 429 asks for a second's wait. It does not tell its
-quota: the workers have to find it. The figures are of `SPAN_S` from `SETTLED_S` after the first request on; that is longer than
-the limiter rests before it tries whether more can be had.
+The simulator counts creations per second from all workers, and its 429 asks for a wait of one second. It does not announce
+its quota; the workers have to find it. The figures cover `SPAN_S` from `SETTLED_S` after the first request on, which is
+longer than the limiter waits before it tries a higher rate.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -27,7 +28,7 @@ SPAN_S = 75.0
 RETRY_AFTER_S = 1
 
 
-async def run(data_dir: Path) -> list[Figure]:
+async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """Goodput against the quota, the share that is throttled, and how many requests came before their time."""
     url = await start_embedded(data_dir)
     await upgrade(url)
@@ -41,7 +42,8 @@ async def run(data_dir: Path) -> list[Figure]:
             while not raw_log.sent_creations(simulator):
                 await asyncio.sleep(0.1)
             await asyncio.sleep(SETTLED_S + SPAN_S)
-        return await _figures(url, simulator)
+        for figure in await _figures(url, simulator):
+            yield figure
 
 
 async def _figures(url: str, simulator: Simulator) -> list[Figure]:

@@ -1,34 +1,33 @@
-"""The scheduler's steps beside two peers, all on one embedded server, `fsync` and `synchronous_commit` on.
+"""The scheduler's steps per second beside DBOS and procrastinate, with a provider and a webhook that answer at once.
 
-Effects take no time: CXone and the webhook are replaced by what answers at once, in memory. The store, the leases and the
-scheduler are the real ones, and projections are caught up when the clock stops. Each side is one process that does 64 things
-at a time; the sides take turns, round by round, after one that does not count. Figures are medians over the rounds, ratios
-over those of the same round.
+All sides use one server with `fsync` and `synchronous_commit` on. The provider and the webhook are in memory; store, leases
+and scheduler are real, and projections are caught up when the clock stops. Each side is one process that does 64 things at a
+time. The sides take turns, after a first round that does not count. Figures are medians of the rounds, ratios compare sides
+of the same round.
 
-*Sessions.* From the request to the recorded answer of the webhook, in four appends, each durable before the next:
+*Sessions*: from the request to the recorded answer of the webhook, in four appends, each durable before the next:
 
-1. `ConsentRecorded`, by one of 64 callers at a time; the rest is the scheduler's, in its lanes of 64 places.
-2. `ChannelValidated` (the channel is remembered) and `CreationAttempted`, after a claim.
-3. `SessionCreated`: the session is given back.
-4. `WebhookSynced`, after another claim; the token's expiry is left for later.
+1. `ConsentRecorded`, by one of 64 callers; the rest is done by the scheduler, in lanes of 64.
+2. `ChannelValidated` (the channel is cached) and `CreationAttempted`, after a claim.
+3. `SessionCreated`; the lease is released.
+4. `WebhookSynced`, after another claim. The token's expiry stays due.
 
-Denied against a DBOS workflow of three empty steps, which records its start, each step and its end. 64 workflows at a time
-are started directly, which served DBOS a little better than its queue. (Callers and lanes together may have three times
-64 sessions under way; so many workflows at a time gave DBOS a few per cent more, if anything.) Beside that: *opened by their callers*, who make the
-appends 1 and 2 as one, and 3, themselves, so that there is one claim (`open_session`); and *nothing projected*, which is
-what the scheduler and the store cost alone.
+The peer is a DBOS workflow of three empty steps, which records its start, each step and its end. 64 workflows at a time are
+started directly, which was slightly faster than DBOS's queue. Callers and lanes together may have three times 64 sessions
+open; as many workflows made DBOS a few per cent faster at most. Two variants: *opened by their callers* makes the appends 1
+and 2 as one, and 3, in the caller, so that one claim is left (`open_session`); *nothing projected* is the cost of scheduler
+and store alone. The ratio falls by up to a third on a machine with other load.
 
-Read the ratio on a machine that nothing else uses: with others at work on its two cores, it was seen to fall by a third.
+*Empty steps*: one claim, one append: the webhook of sessions that were recorded before. The peer is an empty task of
+procrastinate: one worker, 64 at a time, jobs deferred before.
 
-*Empty steps.* One claimed row, one append: the webhook of sessions that were recorded beforehand. Denied against an empty
-task of procrastinate, one worker with 64 at a time, its jobs deferred beforehand.
-
-*A step alone.* The expiry of a token, which does nothing outside: claim, read, decide, append, one after the other by one.
+*A step alone*: the expiry of a token, which calls nothing outside. Claim, read, decide and append, one step at a time.
 """
 
 import asyncio
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -40,10 +39,11 @@ from sqlalchemy import make_url
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
 from guestledger.adapters.postgres.admin.roles import runtime_login
-from guestledger.engine.domain.lifecycle import ExpireToken
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Lease
-from guestledger.engine.worker.session_work import Run
+from guestledger.engine.worker.session_work import SessionWork
+from guestledger.engine.worker.step import Lane
 from tests.bench.figures import Figure
 from tests.bench.store import CONCURRENCY, Side, peer, side
 from tests.bench.working import ledger_in_memory, new_id, prepare
@@ -63,17 +63,19 @@ LATER_MS = 3_600_000
 OVERDUE = timedelta(seconds=-1)
 
 
-async def run(data_dir: Path) -> list[Figure]:
+async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """Claims, a step alone, and both comparisons."""
     url = await start_embedded(data_dir)
     await upgrade(url)
     login = await runtime_login(url, "guestledger")
     own = make_url(url).set(username=login).render_as_string(hide_password=False)
     async with ledger_in_memory(own) as (ledger, _):
-        figures = [*await _alone(ledger), await _claims(ledger)]
-    figures += await _beside_dbos(url, own)
-    figures += await _beside_procrastinate(url, own)
-    return figures
+        for figure in await _alone(ledger):
+            yield figure
+        yield await _claims(ledger)
+    for beside in (_beside_dbos, _beside_procrastinate):
+        for figure in await beside(url, own):
+            yield figure
 
 
 def ours(url: str, what: str) -> Any:
@@ -83,13 +85,13 @@ def ours(url: str, what: str) -> Any:
 async def _claims(ledger: Ledger) -> Figure:
     """What is claimed is given back, for later and untimed, so that no claim has to pass by what was leased before."""
     await prepare(ledger, CLAIMED, delivered=True, expires_in=OVERDUE)
-    due_work, seconds = ledger._due_work, 0.0
+    due_steps, seconds = ledger.scheduler._due_steps, 0.0
     for _ in range(CLAIMED // CONCURRENCY):
         lease, began = _lease(), time.perf_counter()
-        claims = (await due_work.claim(lease, {ExpireToken.__name__: None}, CONCURRENCY)).claims
+        claims = (await due_steps.claim(lease, {StepName.EXPIRE_TOKEN: None}, CONCURRENCY)).claims
         seconds += time.perf_counter() - began
         assert len(claims) == CONCURRENCY
-        await asyncio.gather(*(due_work.release(lease.owner, claim.stream_id, LATER_MS) for claim in claims))
+        await asyncio.gather(*(due_steps.release(lease.owner, claim.stream_id, LATER_MS) for claim in claims))
     return Figure(name=f"claims, {CONCURRENCY} at a time", value=CLAIMED / seconds, unit="claims/s")
 
 
@@ -111,15 +113,15 @@ async def _alone(ledger: Ledger) -> list[Figure]:
 
 
 async def _step(ledger: Ledger) -> tuple[float, ...]:
-    lease, kinds = _lease(), frozenset({ExpireToken})
+    lease = _lease()
     began = time.perf_counter()
-    (claim,) = (await ledger._due_work.claim(lease, {ExpireToken.__name__: None}, 1)).claims
+    (claim,) = (await ledger.scheduler._due_steps.claim(lease, {StepName.EXPIRE_TOKEN: None}, 1)).claims
     claimed = time.perf_counter()
     histories = await ledger._store.read_streams([claim.stream_id])
     read = time.perf_counter()
-    run = Run.of(histories[claim.stream_id], kinds, "bench", lease)
-    await ledger._steps.carry_on(run)
-    assert run.tally == {"TokenExpired": 1}
+    work = SessionWork.of(histories[claim.stream_id], actor="bench", lease=lease, claim=claim)
+    await ledger._executor.run(work, Lane.RECORDING, claim.step)
+    assert work.counts == {"TokenExpired": 1}
     return began, claimed, read, time.perf_counter()
 
 

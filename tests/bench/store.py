@@ -1,7 +1,7 @@
-"""The event store beside its peers, all on one embedded server, `fsync` and `synchronous_commit` on.
+"""Appends per second beside other event stores, all on one server with `fsync` and `synchronous_commit` on.
 
-A lifecycle is five appends to one stream, each durable before the next, 64 lifecycles at a time. The sides take turns,
-round by round, each in a process of its own; figures are medians over the rounds, ratios over those of the same round.
+A lifecycle is five appends to one stream, each durable before the next, 64 lifecycles at a time. Each side is a process of
+its own. The sides take turns, round by round; figures are medians of the rounds, ratios compare sides of the same round.
 """
 
 import asyncio
@@ -86,16 +86,15 @@ def peer(program: str, url: str, *more: str) -> Any:
     return side(str(PEER_PYTHON), str(PEERS / program), *place, str(CONCURRENCY), *more)
 
 
-async def run(data_dir: Path) -> list[Figure]:
+async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """Ours beside the peers; four processes beside one; with and without another's long transaction."""
     url = await start_embedded(data_dir)
     await upgrade(url)
     async with ours(url) as own:
         await own.run(LIFECYCLES)  # caches, plans, the first checkpoints of a new cluster
-        figures = await _beside_peers(url, own)
-        figures += await _four_processes(url, own)
-        figures += await _beside_a_long_transaction(url, own)
-    return figures
+        for part in (_beside_peers, _four_processes, _beside_a_long_transaction):
+            for figure in await part(url, own):
+                yield figure
 
 
 async def _beside_peers(url: str, own: Side) -> list[Figure]:

@@ -1,8 +1,7 @@
-"""Tailing: how long after its commit a reader in another process is given an event.
+"""From the commit of an event to a reader in another process, in milliseconds.
 
-The reader follows the log by `tail` over a connection of its own, in a process of its own; one event is appended at a time.
-What is measured runs from the moment that the append is answered, which is its commit, to the moment that the reader has it,
-on one machine's monotonic clock.
+The reader follows the log with `tail` on its own connection; events are appended one at a time. The clock starts when the
+append returns, which is its commit, and stops when the reader has the event. Both use the machine's monotonic clock.
 """
 
 import asyncio
@@ -10,13 +9,16 @@ import json
 import random
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.operations.tail import tail
 from tests.bench.appending import append_of
 from tests.bench.figures import Figure
@@ -24,12 +26,12 @@ from tests.bench.figures import Figure
 EVENTS = 500
 
 
-async def run(data_dir: Path) -> list[Figure]:
+async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """p50 and p99, in ms."""
     url = await start_embedded(data_dir)
     await upgrade(url)
     engine = open_engine(url, "guestledger")
-    store = PostgresEventStore(engine, "guestledger")
+    store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
     command = (sys.executable, "-m", "tests.bench.tailing", url)
     reader = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert reader.stdout
@@ -45,26 +47,24 @@ async def run(data_dir: Path) -> list[Figure]:
     await engine.dispose()
     late = sorted(max(0.0, at - committed[position]) for position, at in seen)
     name = "from commit to a reader who tails in another process"
-    return [
-        Figure(name=f"{name}, p50", value=late[len(late) // 2] * 1_000, unit="ms"),
-        Figure(name=f"{name}, p99", value=late[len(late) * 99 // 100] * 1_000, unit="ms"),
-    ]
+    yield Figure(name=f"{name}, p50", value=late[len(late) // 2] * 1_000, unit="ms")
+    yield Figure(name=f"{name}, p99", value=late[len(late) * 99 // 100] * 1_000, unit="ms")
 
 
 async def _read(url: str) -> None:
     engine = open_engine(url, "guestledger")
-    store = PostgresEventStore(engine, "guestledger")
+    store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
     seen: list[tuple[int, float]] = []
     batches = tail(store, SystemClock())
     store.arrival()
     await asyncio.sleep(1)  # by then it listens
-    print("ready", flush=True)  # noqa: T201 - standard output is the way to the parent
+    print("ready", flush=True)
     async for batch in batches:
         now = time.monotonic()
         seen += [(event.position, now) for event in batch.events]
         if len(seen) >= EVENTS:
             break
-    print(json.dumps(seen), flush=True)  # noqa: T201
+    print(json.dumps(seen), flush=True)
     await batches.aclose()
     await store.close()
     await engine.dispose()

@@ -1,7 +1,8 @@
-"""How soon an idle worker claims work that another process has recorded: by a hint, and where hints are lost."""
+"""How soon an idle worker claims work that another process recorded: with a hint, and where hints are lost."""
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,7 +19,7 @@ HINTED = 100
 UNHINTED = 5
 
 
-async def run(data_dir: Path) -> list[Figure]:
+async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """Milliseconds from the end of the append to the claim; nothing is opened, for there is no CXone."""
     settings = Settings(data_dir=data_dir)
     async with connect(settings) as worker, connect(settings, scheduler=False) as other:
@@ -26,17 +27,15 @@ async def run(data_dir: Path) -> list[Figure]:
         with mock.patch.object(LogNotifier, "announce"):
             unhinted = [await _claimed_after_ms(worker, other) for _ in range(UNHINTED)]
     hinted.sort()
-    return [
-        Figure(name="idle worker claims, with a hint, p50", value=hinted[HINTED // 2], unit="ms"),
-        Figure(name="idle worker claims, with a hint, p99", value=hinted[HINTED * 99 // 100], unit="ms"),
-        Figure(name="idle worker claims, hints lost, longest", value=max(unhinted), unit="ms"),
-    ]
+    yield Figure(name="idle worker claims, with a hint, p50", value=hinted[HINTED // 2], unit="ms")
+    yield Figure(name="idle worker claims, with a hint, p99", value=hinted[HINTED * 99 // 100], unit="ms")
+    yield Figure(name="idle worker claims, hints lost, longest", value=max(unhinted), unit="ms")
 
 
 async def _claimed_after_ms(worker: Ledger, other: Ledger) -> float:
     await asyncio.sleep(0.3)  # it has gone back to sleep by then
     claimed: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-    whole = worker.scheduler._due_work.claim
+    whole = worker.scheduler._due_steps.claim
 
     async def claim(*given: Any) -> Any:
         claimed_now = await whole(*given)
@@ -44,7 +43,7 @@ async def _claimed_after_ms(worker: Ledger, other: Ledger) -> float:
             claimed.set_result(time.perf_counter())
         return Claimed(claims=[])  # it stays leased, and so out of the way of the next
 
-    with mock.patch.object(worker.scheduler._due_work, "claim", claim):
+    with mock.patch.object(worker.scheduler._due_steps, "claim", claim):
         await other.accept(REQUEST)
         recorded = time.perf_counter()
         return (await claimed - recorded) * 1_000

@@ -1,8 +1,6 @@
-"""Our own side: the scheduler at work on effects that take no time, on a real store, under real leases.
+"""The engine's side of `stepping`: the real ledger, with a provider and a webhook in memory that answer at once.
 
-The ledger is put together as an embedder's is; only CXone and the webhook are replaced by what answers at once, in memory.
-
-    python -m tests.bench.working URL CONCURRENCY accepted|opened|unprojected|jobs
+python -m tests.bench.working URL CONCURRENCY accepted|opened|unprojected|jobs
 """
 
 import asyncio
@@ -18,13 +16,15 @@ from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.settings import Settings
 from guestledger.engine.domain.commands import BeginAttempt, OpenSession, RecordAttempt, RecordDelivery, RecordLookup
 from guestledger.engine.domain.events import Event
-from guestledger.engine.domain.lifecycle import Policy, decide, next_step
-from guestledger.engine.domain.outcomes import Channel, Created, Delivered
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.outcomes import Channel, Created, Delivery
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.domain.session import Session, evolve
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.log.appends import Append, Due
+from guestledger.engine.log.appends import Append
 from guestledger.engine.ports.provider import PreparedCreation
+from guestledger.engine.worker.session_work import step_changes
 from tests.bench.peers.rounds import answer, at_once
 
 AN_HOUR = timedelta(hours=1)
@@ -38,8 +38,8 @@ REQUEST = GuestRequest(
     timestamp="2024-05-20T14:21:59Z",
     consent=GuestConsent(data_processing=True, gdpr_compliant=True),
 )
-PREPARED = PreparedCreation(body=b"{}", sha256="0" * 64)
-TAKEN = Delivered(status=200, message="", latency_ms=0)
+PREPARED = PreparedCreation(body=b"{}", request_sha256="0" * 64)
+TAKEN = Delivery(accepted=True, status=200, latency_ms=0)
 
 _clock = SystemClock()
 new_id = _clock.new_id
@@ -95,7 +95,7 @@ class WebhookInMemory:
         self.wanted = self.taken + notices
         self.all_taken.clear()
 
-    async def send(self, _session: Session) -> Delivered:
+    async def send(self, _session: Session) -> Delivery:
         self.taken += 1
         if self.taken == self.wanted:
             self.all_taken.set()
@@ -125,7 +125,7 @@ def history(*, delivered: bool, expires_at: datetime) -> Append:
     commands: list[Any] = [
         OpenSession(request=REQUEST, now=now),
         RecordLookup(outcome=channel(), now=now, jitter=0),
-        BeginAttempt(request_sha256=PREPARED.sha256, now=now, jitter=0),
+        BeginAttempt(request_sha256=PREPARED.request_sha256, now=now),
         RecordAttempt(attempt=1, outcome=created(str(state.id), expires_at), now=now, jitter=0),
     ]
     if delivered:
@@ -135,13 +135,11 @@ def history(*, delivered: bool, expires_at: datetime) -> Append:
         for event in decide(state, command, policy):
             state = evolve(state, event)
             events.append(event)
-    step = next_step(state, policy)
-    assert step is not None
     return Append(
         stream_id=state.id,
         expected_version=0,
         events=events,
-        due=Due(step=type(step).__name__, due_at=step.not_before),
+        steps=step_changes(Session(id=state.id), state, policy),
         actor="bench",
         causation_id=_clock.new_id(),
         correlation_id=str(state.id),

@@ -91,24 +91,27 @@ SILENT = """
 
 
 async def sent_unrecorded(database_url: str, simulator: Simulator) -> Counter[tuple[str | None, str]]:
-    """The creation requests that came in at the simulator though no attempt with that key and body was recorded."""
+    """The creation requests that came in at the simulator though no attempt with that key and digest was recorded."""
     recorded = "SELECT stream_id, data->>'request_sha256' FROM events WHERE event_type = 'CreationAttempted'"
     attempts = Counter((str(stream_id), digest) for stream_id, digest in await query(database_url, recorded))
     return sent_creations(simulator) - attempts
 
 
 def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:
-    """The creation requests that came in at the simulator, by key and SHA-256 of the body."""
+    """The creation requests that arrived at the simulator, by key and digest."""
     return Counter(
-        (request.key, sha256(request.body).hexdigest())
-        for request in simulator.requests
-        if request.path == SESSIONS_PATH
+        (request.key, digest_of(simulator, request)) for request in simulator.requests if request.path == SESSIONS_PATH
     )
+
+
+def digest_of(simulator: Simulator, request: SentRequest) -> str:
+    """The digest that `CreationAttempted` records of a creation request: over method, URL and body."""
+    return sha256(f"{request.method} {simulator.url}{request.path}\n".encode() + request.body).hexdigest()
 
 
 async def lapse_leases(database_url: str) -> None:
     """Let the leases of whoever was killed have lapsed, as they do by themselves after ten seconds."""
-    await query(database_url, "UPDATE due_work SET lease_until = now()")
+    await query(database_url, "UPDATE due_steps SET lease_until = now()")
 
 
 async def sent_too_early(database_url: str, simulator: Simulator, retry_after_s: float) -> list[SentRequest]:
@@ -129,7 +132,7 @@ async def sent_too_early(database_url: str, simulator: Simulator, retry_after_s:
     early: list[SentRequest] = []
     until = since = 0.0
     for request in sent:
-        told_of = (request.key, sha256(request.body).hexdigest())
+        told_of = (request.key, digest_of(simulator, request))
         if request.time < until and announced[told_of] > since:
             early.append(request)
         if request.status == 429:

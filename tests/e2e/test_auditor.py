@@ -54,8 +54,8 @@ async def test_auditor_gets_a_warning_about_events_not_yet_projected(auditor: st
 
     assert (behind.code, behind.text) == (0, before.text)
     assert behind.err == (
-        "guestledger: this database user may not bring the projections up to the log: "
-        "what is shown lacks its last 10 events, until a worker has taken them in\n"
+        "guestledger: this database user may not update the projections: "
+        "the output lacks the last 10 events until a worker has projected them\n"
     )
     assert (caught_up.code, caught_up.text, caught_up.err) == (0, others.text, "")
     assert len(caught_up.out) > len(before.out) > 0
@@ -102,5 +102,5 @@ async def test_auditor_writes_nothing(auditor: str):
 
 
 async def everything(database_url: str) -> list[object]:
-    tables = ("events", "request_keys", "due_work", "checkpoints", "consumers", "sessions")
+    tables = ("events", "request_keys", "due_steps", "checkpoints", "consumers", "sessions")
     return [await raw_log.query(database_url, f"SELECT * FROM {table}") for table in tables]

@@ -127,7 +127,7 @@ async def test_stopped_worker_finishes_work_in_flight_and_frees_the_rest(
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 60) == 0
         assert await raw_log.open_ended(database_url), "it was stopped too late to matter"
-        assert not await raw_log.query(database_url, "SELECT * FROM due_work WHERE lease_until > now()")
+        assert not await raw_log.query(database_url, "SELECT * FROM due_steps WHERE lease_until > now()")
         assert {key: len(sessions) for key, sessions in simulator.sessions_by_key.items() if len(sessions) > 1} == {}
         assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)
 
@@ -175,8 +175,8 @@ async def test_stopped_worker_gives_back_what_it_cannot_finish_in_time(
             result = await ended(process)
         assert result.code == 0
         [line] = result.err.splitlines()
-        assert "cut off and given back" in line
-        free = "SELECT stream_id FROM due_work WHERE owner IS NULL AND lease_until IS NULL AND due_at <= now()"
+        assert "cut off and released" in line
+        free = "SELECT stream_id FROM due_steps WHERE owner IS NULL AND lease_until IS NULL AND due_at <= now()"
         assert {row[0] for row in await raw_log.query(database_url, free)} == set(accepted)
         simulator.config = HONEST
 

@@ -13,10 +13,10 @@ async def test_limiter_closed_for_years_is_listed_and_can_be_reset(database_url:
 
         [closed] = (await run("limits", "--json", env=env)).out
         assert closed["limiter"].endswith(" sessions")
-        assert closed["closed_until"] > "2030"
+        assert closed["closedUntil"] > "2030"
         table = await run("limits", env=env)
         assert closed["limiter"] in table.text
-        assert closed["closed_until"][:10] in table.text
+        assert closed["closedUntil"][:10] in table.text
         assert "by the database's clock" in table.text
 
         opened = await run("limits", "--reset", closed["limiter"], env=env)

@@ -24,7 +24,7 @@ async def test_concurrent_workers_take_each_step_once(database_url: str):
             await asyncio.sleep(0.01)
 
         ids = await accept(database_url, REQUESTS)
-        while await raw_log.query(database_url, "SELECT FROM due_work"):
+        while await raw_log.query(database_url, "SELECT FROM due_steps"):
             await asyncio.sleep(0.1)
 
         for process in processes:

@@ -128,7 +128,9 @@ async def test_database_outage_ends_open_in_one_line_and_loses_nothing(
 
 def but_for_losses(result: Result) -> Result:
     """A command's result without the lines that tell which answers could not be recorded any more."""
-    told = [line for line in result.err.splitlines(keepends=True) if " is lost: the database was away" not in line]
+    told = [
+        line for line in result.err.splitlines(keepends=True) if " is lost: the database did not come back" not in line
+    ]
     return result._replace(err="".join(told))
 
 

@@ -54,8 +54,12 @@ async def test_refused_detach_is_one_line(database_url: str) -> None:
     await logs.write(database_url, EVENTS)
 
     this_month = f"{datetime.now(UTC):%Y-%m}"
-    assert_one_line(await run("partitions", "detach", this_month, env=env), this_month, "it is not over yet")
-    assert_one_line(await run("partitions", "detach", "2024-03", env=env), "2024-03 is not attached", "partitions list")
+    assert_one_line(await run("partitions", "detach", this_month, env=env), this_month, "its month is not over")
+    assert_one_line(
+        await run("partitions", "detach", "2024-03", env=env),
+        "2024-03 cannot be changed: it is not attached",
+        "partitions list",
+    )
     assert_one_line(await run("partitions", "attach", "March", env=env), "'March' is not a month such as 2026-11")
     runtimes = environment(database_url)
     assert_one_line(await run("partitions", "settle", env=runtimes), "GUESTLEDGER_MIGRATION_URL", "guestledger_owner")

@@ -60,7 +60,7 @@ async def shown(runtime_server: str, migrated_template: str) -> AsyncIterator[Sh
         async with connect(settings, policy=SOON, scheduler=False) as ledger:
             for status, config in KNOBS.items():
                 simulator.config = replace(config, webhook_status=503 if status == "expired" else 200)
-                await raw_log.query(database_url, "DELETE FROM limiters")  # what one is told is to hold no other back
+                await raw_log.query(database_url, "DELETE FROM limits")  # what one is told is to hold no other back
                 session = await ledger.open_session(parse_request(guests.as_lines([REQUESTS[status]])))
                 if status != "throttled":
                     await ledger.scheduler.run_until_idle()
@@ -81,7 +81,7 @@ async def test_sessions_are_listed_in_order_of_opening(shown: Shown):
         assert row["sessionId"] == session.session_id
         assert row["channelId"] == f"ch_{row['status']}"
         assert row["subjectId"] == REQUESTS[row["status"]]["subjectId"]
-        assert row["reason"] == session.reason
+        assert (row["cause"], row["detail"]) == (session.cause, session.detail)
         assert row["latencyMs"] == session.latency_ms
 
 
@@ -169,15 +169,17 @@ async def test_replay_shows_each_event_with_its_state_and_next_step(shown: Shown
 
     assert (replayed.code, replayed.err) == (0, "")
     [replay] = replayed.out
-    told = [(frame["event"], frame["state"]["status"], (frame["next"] or {}).get("step")) for frame in replay["frames"]]
+    told = [
+        (frame["event"], frame["state"]["status"], [due["step"] for due in frame["due"]]) for frame in replay["frames"]
+    ]
     assert told == [
-        ("ConsentRecorded", "pending", "ValidateChannel"),
-        ("ChannelValidated", "pending", "AttemptCreation"),
-        ("CreationAttempted", "attempting", "AttemptCreation"),
-        ("CreationThrottled", "throttled", "AttemptCreation"),
-        ("CreationAttempted", "attempting", "AttemptCreation"),
-        ("SessionCreated", "active", "SyncWebhook"),
-        ("WebhookSynced", "active", "ExpireToken"),
+        ("ConsentRecorded", "pending", ["validate_channel", "enforce_deadline"]),
+        ("ChannelValidated", "pending", ["create_session", "enforce_deadline"]),
+        ("CreationAttempted", "attempting", ["settle_attempt"]),
+        ("CreationThrottled", "throttled", ["create_session", "enforce_deadline"]),
+        ("CreationAttempted", "attempting", ["settle_attempt"]),
+        ("SessionCreated", "active", ["deliver_webhook", "expire_token"]),
+        ("WebhookSynced", "active", ["expire_token"]),
     ]
     assert [frame["version"] for frame in replay["frames"]] == list(range(1, 8))
     assert (replay["status"], replay["version"], replay["sessionId"]) == (

@@ -105,7 +105,7 @@ async def test_refused_consent_is_recorded_and_nothing_is_sent(
 
     assert opened.code == 1, opened.err
     assert [(answer["status"], answer["error"]["field"]) for answer in opened.out] == [("refused", "consent")] * 3
-    named = ["dataProcessing and gdprCompliant must", "gdprCompliant must", "dataProcessing must"]
+    named = ["dataProcessing, gdprCompliant", ": gdprCompliant", ": dataProcessing"]
     assert all(words in answer["error"]["reason"] for words, answer in zip(named, opened.out, strict=True))
     assert await raw_log.counts(database_url) == {"ConsentRefused": 3}
     assert not simulator.requests

@@ -12,6 +12,8 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.outcomes import FailureKind
 from tests import logs, postgres
 from tests.e2e import raw_log
 from tests.e2e.command import environment, run
@@ -19,7 +21,7 @@ from tests.e2e.command import environment, run
 # A closing tag that nothing opened ends rich with an error, an opening one vanishes, and the last is a picture.
 CHANNEL = "ch_[/x][consent]:key:" + "c" * 60
 MESSAGE = "CXone said [/x] [red]no[consent] :key: " + "m" * 90
-GATE = "chat-api.customer-engagement.example.com:443 sessions [/x] :key:"
+LIMITER = "chat-api.customer-engagement.example.com:443 sessions [/x] :key:"
 CONSUMER = "warehouse [/x] :key: " + "w" * 80
 BROKEN = "stopped at [/x] :key: " + "b" * 90
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -48,19 +50,21 @@ async def awkward(runtime_server: str, migrated_template: str) -> AsyncIterator[
         at=AT,
         channel_id=CHANNEL,
         attempt=1,
-        kind=e.FailureKind.REJECTED,
+        kind=FailureKind.FINAL,
+        cause=Cause.REJECTED,
         status=400,
-        message=MESSAGE,
-        wait_ms=None,
-        reason=None,
+        detail=MESSAGE,
+        wait=None,
         retry_at=None,
     )
-    given_up = e.WebhookAbandoned(at=AT, channel_id=CHANNEL, attempts=1, status=410, reason=MESSAGE)
+    given_up = e.WebhookAbandoned(
+        at=AT, channel_id=CHANNEL, attempts=1, cause=Cause.RECEIVER_GONE, status=410, detail=MESSAGE
+    )
     async with postgres.new_database(runtime_server, migrated_template) as url:
         failing = await logs.write_events(url, (consented, validated, attempted, failed), after=-1)
         active = await logs.write_events(url, (consented, validated, attempted, created, given_up), after=3)
-        limiter = "INSERT INTO limiters (name, closed_at, closed_until, why, well, failures, breaks) VALUES ($1, $2, $2, $3, 0, 3, 0)"
-        await raw_log.query(url, limiter, GATE, AT, MESSAGE)
+        limiter = "INSERT INTO limits (name, closed_at, closed_until, closed_by, successes, failures, breaks) VALUES ($1, $2, $2, 'quota', 0, 3, 0)"
+        await raw_log.query(url, limiter, LIMITER, AT)
         await raw_log.query(url, "INSERT INTO consumers (name, position) VALUES ($1, 1)", CONSUMER)
         yield Awkward(environment(url), failing, active)
 
@@ -102,8 +106,8 @@ async def test_80_columns_cut_nothing_and_keep_names_in_one_piece(awkward: Awkwa
 
     assert dead_letters[1].startswith(f"{awkward.given_up} ")
     assert letters([MESSAGE]) in letters([line[-23:] for line in dead_letters])
-    assert limiters[0] == GATE
-    assert f"  because {MESSAGE}" in limiters
+    assert limiters[0] == LIMITER
+    assert "  because of exhausted quota" in limiters
     assert letters(consumers).count("w") >= CONSUMER.count("w")
     assert letters(sessions).count("c") >= 2 * CHANNEL.count("c")
     assert letters(sessions).count("m") >= MESSAGE.count("m")

@@ -111,7 +111,7 @@ async def test_stopped_open_names_the_lines_that_it_cut_off(database_url: str, t
             *["may have been accepted"] * 5,
             *["not accepted"] * 15,
         ]
-        assert not await raw_log.query(database_url, "SELECT FROM due_work WHERE lease_until > now()")
+        assert not await raw_log.query(database_url, "SELECT FROM due_steps WHERE lease_until > now()")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

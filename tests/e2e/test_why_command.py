@@ -22,18 +22,22 @@ async def test_why_shows_what_holds_a_session_and_until_when(database_url: str, 
 
     assert (shown.code, shown.err, told.code, told.err, over.code) == (0, "", 0, "", 0)
     [answer] = told.out
-    assert list(answer) == ["id", "status", "next", "now", "holds", "movesAt", "deadline", "outlook"]
-    assert (answer["id"], answer["status"], answer["next"]) == (waiting, "throttled", "AttemptCreation")
-    held = answer["holds"][0]
-    assert (held["by"], "Retry-After of 600000 ms" in held["reason"]) == ("due", True)
-    assert held["until"].endswith("Z")
-    assert answer["movesAt"] == answer["holds"][-1]["until"]
-    first, *lines = shown.text.splitlines()
+    assert list(answer) == ["id", "status", "now", "steps", "blockers", "movesAt", "deadline"]
+    assert (answer["id"], answer["status"], answer["blockers"]) == (waiting, "throttled", [])
+    creation, deadline = answer["steps"]
+    assert (creation["step"], deadline["step"]) == ("create_session", "enforce_deadline")
+    blocker = creation["blockers"][0]
+    assert (blocker["by"], blocker["cause"], blocker["wait"]["basisMs"]) == ("not_due", "throttled", 600_000)
+    assert blocker["until"].endswith("Z")
+    assert answer["movesAt"] == creation["movesAt"] == creation["blockers"][-1]["until"]
+    first, step, *lines = shown.text.splitlines()
     assert first.startswith(f"session {waiting} is throttled, at ")
-    assert lines[0].startswith("held by due until ")
-    assert any(line.startswith("moves at ") for line in lines)
-    assert "guestledger worker" in lines[-1]
-    assert over.text.splitlines()[1:] == ["it is refused: nothing more is to be done, ever"]
+    assert step == "create_session: the session is requested from the provider"
+    assert "throttled; waits 6" in lines[0]
+    assert "Retry-After of 600 s" in lines[0]
+    assert any(line.startswith("  moves at ") for line in lines)
+    assert lines[-1].startswith("deadline ")
+    assert over.text.splitlines()[1:] == ["nothing more is due, ever"]
     for result in (shown, told, over):
         assert not guests.personal(asked).search(result.text + result.err)
 

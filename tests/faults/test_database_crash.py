@@ -17,8 +17,7 @@ from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.errors import ServiceUnreachable
-from guestledger.engine.domain.events import FailureKind
-from guestledger.engine.domain.outcomes import CreationOutcome
+from guestledger.engine.domain.outcomes import CreationOutcome, FailureKind
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.worker import scheduler
 from tests.e2e import guests, raw_log
@@ -75,7 +74,7 @@ async def open_while_it_crashes(ledger: Ledger, data_dir: Path, outcome: Creatio
     ],
     ids=["created", "throttled", "rejected"],
 )
-async def test_an_answer_that_comes_while_the_database_is_away_is_recorded_once_it_is_back(
+async def test_an_answer_received_during_a_database_outage_is_recorded_afterwards(
     settings: Settings, data_dir: Path, outcome: CreationOutcome | None, told: str
 ) -> None:
     async with connect(settings, scheduler=False) as ledger, asyncio.timeout(LONG):
@@ -89,7 +88,7 @@ async def test_an_answer_that_comes_while_the_database_is_away_is_recorded_once_
         assert len(closed) == (told == "CreationThrottled")
 
 
-async def test_an_answer_that_cannot_be_recorded_to_the_end_leaves_a_trace_without_a_secret(
+async def test_an_answer_that_is_never_recorded_is_logged_without_secrets(
     settings: Settings, data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with asyncio.timeout(LONG):
@@ -101,7 +100,7 @@ async def test_an_answer_that_cannot_be_recorded_to_the_end_leaves_a_trace_witho
     assert "gt_" not in caplog.text
 
 
-async def test_a_scheduler_outlives_the_sudden_end_of_the_database_and_nothing_is_lost_nor_done_twice_unseen(
+async def test_a_scheduler_survives_a_database_crash_and_loses_no_session(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(wiring, "LEASE_MS", 2_000)
@@ -139,7 +138,7 @@ async def test_a_scheduler_outlives_the_sudden_end_of_the_database_and_nothing_i
     assert "Traceback" not in caplog.text
 
 
-async def test_a_worker_that_runs_until_it_is_idle_waits_for_a_database_that_comes_back_and_ends_its_work(
+async def test_a_worker_until_idle_waits_for_the_database_and_finishes_its_work(
     settings: Settings, data_dir: Path
 ) -> None:
     assert settings.database_url is not None
@@ -163,7 +162,7 @@ async def test_a_worker_that_runs_until_it_is_idle_waits_for_a_database_that_com
         assert not await raw_log.open_ended(settings.database_url)
 
 
-async def test_running_until_idle_tells_of_a_database_that_does_not_come_back_once_its_patience_is_over(
+async def test_run_until_idle_raises_when_the_database_stays_away(
     settings: Settings, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "_PATIENCE", timedelta(seconds=2))

@@ -10,8 +10,7 @@ from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.delivery import DeliveryPolicy
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.request import GuestRequest, parse_request
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.retry import RetryPolicy
@@ -66,7 +65,7 @@ def request(number: int) -> GuestRequest:
 
 
 @pytest.mark.parametrize(("life", "server"), LIVES, ids=lambda given: given.name)
-async def test_at_whatever_await_a_schedulers_work_ends_another_one_finishes_it_and_no_remote_session_is_silent(
+async def test_another_scheduler_finishes_work_that_was_cut_off_at_any_await(
     database_url: str, life: Life, server: Server, tell: Tell
 ):
     async with Simulator(server.config(**life.config)) as simulator:
@@ -100,9 +99,7 @@ async def test_at_whatever_await_a_schedulers_work_ends_another_one_finishes_it_
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-async def test_at_whatever_await_everything_ends_during_open_session_what_was_accepted_is_finished_later(
-    database_url: str, server: Server, tell: Tell
-):
+async def test_an_open_session_cut_off_at_any_await_is_finished_later(database_url: str, server: Server, tell: Tell):
     async with Simulator(server.config(**THROTTLING)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url))
 
@@ -126,7 +123,7 @@ async def test_at_whatever_await_everything_ends_during_open_session_what_was_ac
         await assert_nothing_lost(database_url, simulator, server)
 
 
-async def test_a_caller_who_stops_waiting_for_open_session_at_any_moment_harms_nobody(database_url: str, tell: Tell):
+async def test_cancelling_open_session_at_any_await_loses_no_session(database_url: str, tell: Tell):
     server = SERVERS[0]
     async with Simulator(server.config(**THROTTLING)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url))
@@ -161,7 +158,7 @@ async def set_apart(database_url: str, stream_id: UUID) -> None:
     """Let this session alone be free to be worked on."""
     await raw_log.query(
         database_url,
-        """UPDATE due_work SET lease_until = CASE WHEN stream_id = $1 THEN now() ELSE now() + interval '1 hour' END""",
+        """UPDATE due_steps SET lease_until = CASE WHEN stream_id = $1 THEN now() ELSE now() + interval '1 hour' END""",
         stream_id,
     )
 

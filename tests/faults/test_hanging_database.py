@@ -64,7 +64,7 @@ def hanging(data_dir: Path) -> Iterator[None]:
     "until_idle",
     [pytest.param((), marks=pytest.mark.slow, id="for ever"), pytest.param(("--until-idle",), id="until idle")],
 )
-async def test_a_worker_that_is_told_to_stop_while_its_database_hangs_ends(
+async def test_a_busy_worker_stops_while_its_database_hangs(
     settings: Settings, simulator: Simulator, data_dir: Path, until_idle: tuple[str, ...]
 ) -> None:
     assert settings.database_url is not None
@@ -82,7 +82,7 @@ async def test_a_worker_that_is_told_to_stop_while_its_database_hangs_ends(
     assert "Traceback" not in result.err
 
 
-async def test_an_idle_worker_that_is_told_to_stop_while_its_database_hangs_ends(
+async def test_an_idle_worker_stops_while_its_database_hangs(
     settings: Settings, simulator: Simulator, data_dir: Path
 ) -> None:
     assert settings.database_url is not None
@@ -99,9 +99,7 @@ async def test_an_idle_worker_that_is_told_to_stop_while_its_database_hangs_ends
 
 
 @pytest.mark.slow
-async def test_open_that_is_told_to_stop_while_its_database_hangs_ends(
-    settings: Settings, simulator: Simulator, data_dir: Path
-) -> None:
+async def test_open_stops_while_its_database_hangs(settings: Settings, simulator: Simulator, data_dir: Path) -> None:
     assert settings.database_url is not None
     env = environment(settings.database_url, simulator, drain_seconds="1")
     async with started("open", "-", env=env, stdin=PIPE) as process:
@@ -121,7 +119,7 @@ async def test_open_that_is_told_to_stop_while_its_database_hangs_ends(
     "own_pool",
     [pytest.param(True, id="its own pool"), pytest.param(False, marks=pytest.mark.slow, id="the host's pool")],
 )
-async def test_an_embedders_ledger_ends_while_its_database_hangs(
+async def test_an_embedded_ledger_closes_while_its_database_hangs(
     settings: Settings, data_dir: Path, *, own_pool: bool
 ) -> None:
     assert settings.database_url is not None

@@ -37,15 +37,15 @@ ROUGH = {
 @pytest.mark.parametrize(
     "kills", [4, *[pytest.param(25, marks=pytest.mark.slow, id=f"25, {part} of 4") for part in range(1, 5)]]
 )
-async def test_workers_that_are_killed_at_random_moments_under_load_lose_nothing_and_open_nothing_silently(
+async def test_workers_killed_at_random_moments_lose_no_session(
     runtime_server: str,
     migrated_template: str,
     kills: int,
-    tell: Callable[[str], None],
+    report_line: Callable[[str], None],
     request: pytest.FixtureRequest,
 ):
     seed = os.environ.get("KILL_SEED") or secrets.token_hex(4)
-    tell(f"workers were killed at {kills} random moments at each of two servers: KILL_SEED={seed}")
+    report_line(f"workers were killed at {kills} random moments at each of two servers: KILL_SEED={seed}")
 
     async def at(server: Server) -> None:
         chance = random.Random(f"{seed} {server.name} {request.node.name}")
@@ -63,7 +63,7 @@ async def test_workers_that_are_killed_at_random_moments_under_load_lose_nothing
             assert not await raw_log.open_ended(database_url)
             assert not await raw_log.sent_unrecorded(database_url, simulator)
             await assert_none_silent(database_url, simulator, server)
-            tell(await what_happened(database_url, simulator, server))
+            report_line(await what_happened(database_url, simulator, server))
 
     async with asyncio.TaskGroup() as tasks:
         for server in SERVERS:

@@ -26,7 +26,7 @@ _, NO_KEYS = SERVERS
 
 
 @pytest.mark.parametrize(("sessions", "stops"), [(400, 2), pytest.param(5_000, 10, marks=pytest.mark.slow)])
-async def test_a_run_goes_on_whenever_postgres_is_stopped_at_once_and_nothing_is_lost_or_done_twice(
+async def test_repeated_postgres_crashes_lose_nothing_and_repeat_no_step(
     data_dir: Path, sessions: int, stops: int, tell: Callable[[str], None]
 ):
     url = await start_embedded(data_dir)

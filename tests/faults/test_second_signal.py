@@ -4,19 +4,20 @@ from io import BytesIO
 import pytest
 
 from guestledger.adapters.cli import opening
-from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.cli.batch import Answer, OpeningBatch
+from guestledger.adapters.cli.lines import numbered_lines
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.retry import RetryPolicy
 from tests.e2e import guests, raw_log
 from tests.e2e.command import environment
 from tests.limits import BRISK
 
 
-async def test_open_that_will_not_do_all_that_is_due_cuts_nothing_off_that_is_under_way(
+async def test_open_finishes_attempts_in_flight_after_its_time_is_up(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(opening, "_FINISH_SECONDS", 0.3)
@@ -30,7 +31,7 @@ async def test_open_that_will_not_do_all_that_is_due_cuts_nothing_off_that_is_un
     async with Simulator(config) as simulator:
         settings = Settings.from_env(environment(database_url, simulator))
         async with connect(settings, policy=policy, scheduler=False) as ledger:
-            run = Opening(ledger, concurrency=10, wait=False)
+            run = OpeningBatch(ledger, concurrency=10, wait=False)
             await run.run(numbered_lines(lines), answers.append)
             assert {answer["status"] for answer in answers} == {"in_doubt"}
             await asyncio.sleep(0.2)
@@ -39,5 +40,5 @@ async def test_open_that_will_not_do_all_that_is_due_cuts_nothing_off_that_is_un
 
         events = await raw_log.counts(database_url)
         assert (events["CreationAttempted"], events["SessionCreated"]) == (20, 10)
-        assert not await raw_log.query(database_url, "SELECT FROM due_work WHERE lease_until > now()")
+        assert not await raw_log.query(database_url, "SELECT FROM due_steps WHERE lease_until > now()")
         assert raw_log.remote_sessions(simulator) == await raw_log.known_sessions(database_url)

@@ -8,7 +8,7 @@ from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import parse_request
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.retry import RetryPolicy
@@ -17,7 +17,7 @@ from tests.e2e import guests, raw_log
 from tests.e2e.command import environment
 
 
-async def test_a_session_that_was_given_back_is_left_to_whoever_takes_it_on_next_however_late_that_append_returns(
+async def test_a_released_session_is_not_continued_even_if_its_append_returns_late(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     append_at_once = PostgresEventStore.append

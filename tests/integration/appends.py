@@ -1,4 +1,4 @@
-"""Appends for a test to make, and the leaf hash as anybody could compute it from the published rules."""
+"""Appends for tests, and the leaf hash computed from the published rules alone."""
 
 import hashlib
 import json
@@ -11,8 +11,9 @@ import asyncpg
 import rfc8785
 from uuid_utils.compat import uuid7
 
+from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.events import Event
-from guestledger.engine.log.appends import Append, Due, Lease
+from guestledger.engine.log.appends import Append, Lease, StepChanges
 from tests.unit.samples import START, was_attempted, was_recorded, was_validated
 
 HOUR_MS = 3_600_000
@@ -27,24 +28,24 @@ def an_append(
     expected: int = 0,
     events: Sequence[Event] | None = None,
     *,
-    due: Due | None = None,
+    steps: StepChanges | None = None,
     key: str | None = None,
     **given: Any,
 ) -> Append:
-    """One event for `stream_id` (default: a new stream), unless others are given."""
+    """One event for `stream_id` (default: a new stream), unless others are given. Without `steps`, none change."""
     plain: dict[str, Any] = {"actor": "a test", "causation_id": uuid7(), "correlation_id": "a correlation"}
     return Append(
         stream_id=stream_id or uuid7(),
         expected_version=expected,
         events=tuple(events or (was_recorded(),)),
-        due=due,
+        steps=steps or StepChanges(),
         idempotency_key=key,
         **{**plain, **given},
     )
 
 
 def some_events(number: int) -> tuple[Event, ...]:
-    """So many events; what they say does not matter."""
+    """This many events. Their content does not matter."""
     return (was_recorded(), was_validated(), was_attempted(), *(was_validated(),) * number)[:number]
 
 
@@ -52,12 +53,14 @@ def a_lease(owner: UUID | None = None, ms: int = HOUR_MS) -> Lease:
     return Lease(owner=owner or uuid4(), ms=ms)
 
 
-def due_at(moment: datetime = START, step: str = "AttemptCreation", **given: Any) -> Due:
-    return Due(step=step, due_at=moment, **given)
+def due(moment: datetime = START, step: StepName = StepName.CREATE_SESSION, lease: Lease | None = None) -> StepChanges:
+    """`step` becomes due at `moment`. With `lease`, the append leases it; without, a lease on it stays as it is."""
+    mine = frozenset[StepName]() if lease is None else frozenset({step})
+    return StepChanges(due=(DueStep(step, moment),), mine=mine, lease=lease)
 
 
 def leaf_of(row: asyncpg.Record) -> bytes:
-    """RFC 6962's leaf hash of a row of the log, made of its columns with the reference library for RFC 8785."""
+    """The RFC 6962 leaf hash of a row of the log, from its columns, by the reference library for RFC 8785."""
     entry = {
         "stream_id": str(row["stream_id"]),
         "version": row["version"],
@@ -73,5 +76,5 @@ def leaf_of(row: asyncpg.Record) -> bytes:
 
 
 def rfc3339(moment: datetime) -> str:
-    """In UTC, with microseconds where there are any."""
+    """In UTC, with microseconds if there are any."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The projections computed again from the rows of the log, without the engine's projections."""
+"""The read models computed from the rows of the log alone, without the engine's projections."""
 
 import json
 from collections import defaultdict
@@ -18,19 +18,17 @@ ENDED_BY = {
     "ChannelLookupFailed": "rejected",
     "CreationFailed": "rejected",
     "SessionAbandoned": "abandoned",
-    "AbandonmentDecided": "abandoned",
     "SessionCreated": "verified",
-    "SessionAdopted": "verified",
 }
 
 METRICS = """
     SELECT count(*) FILTER (WHERE event_type = 'ConsentRecorded') AS accepted,
            count(*) FILTER (WHERE event_type = 'ConsentRefused') AS refused,
-           count(*) FILTER (WHERE event_type IN ('SessionCreated', 'SessionAdopted')) AS created,
+           count(*) FILTER (WHERE event_type = 'SessionCreated') AS created,
            count(*) FILTER (WHERE event_type = 'ChannelRejected'
                                OR event_type IN ('ChannelLookupFailed', 'CreationFailed')
                               AND data ->> 'retry_at' IS NULL) AS rejected,
-           count(*) FILTER (WHERE event_type IN ('SessionAbandoned', 'AbandonmentDecided')) AS abandoned,
+           count(*) FILTER (WHERE event_type = 'SessionAbandoned') AS abandoned,
            count(*) FILTER (WHERE event_type = 'TokenExpired') AS expired,
            count(*) FILTER (WHERE event_type = 'CreationAttempted') AS attempts,
            count(*) FILTER (WHERE event_type = 'CreationThrottled') AS throttled,
@@ -84,7 +82,7 @@ def _entry(rows: list[asyncpg.Record]) -> dict[str, Any]:
 
 
 async def sessions(log: asyncpg.Connection) -> dict[UUID, dict[str, Any]]:
-    """Each stream folded by `evolve`."""
+    """Each stream folded from its first event to its last."""
     rows = {}
     for stream_id, history in (await streams(log)).items():
         state = fold(stream_id, (decode(row["event_type"], row["schema_version"], row["data"]) for row in history))

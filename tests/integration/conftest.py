@@ -19,6 +19,7 @@ from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -232,6 +233,11 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
         return connect(Settings(**{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler)
 
     return new
+
+
+def webhook_of(ledger: Ledger) -> Any:
+    """What sends the ledger's notices."""
+    return ledger._executor.handlers[StepName.DELIVER_WEBHOOK]._webhook  # type: ignore[attr-defined]
 
 
 @pytest.fixture

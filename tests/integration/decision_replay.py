@@ -1,173 +1,253 @@
-"""A session's decisions taken once more: every event must follow again, from a step that was due."""
+"""The decisions of a session made again: each event must follow from a command that was due."""
 
 import json
-import re
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import pairwise
+from uuid import UUID
 
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import (
     BeginAttempt,
     Command,
-    Defer,
-    Expire,
+    DeferCreation,
+    EnforceDeadline,
+    ExpireToken,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
     RequestRedelivery,
+    Resolve,
+    SettleAttempt,
 )
-from guestledger.engine.domain.delivery import DeliveryPolicy
-from guestledger.engine.domain.lifecycle import (
-    AttemptCreation,
-    ExpireToken,
-    Policy,
-    SyncWebhook,
-    ValidateChannel,
-    decide,
-    next_step,
-)
-from guestledger.engine.domain.outcomes import Channel, Created, Delivered, Failed, Throttled
+from guestledger.engine.domain.due import StepName, due_steps
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.outcomes import Adoption, Channel, Created, Delivery, Failed, Throttled, Verdict
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
-from guestledger.engine.domain.session import Session, Status, evolve
+from guestledger.engine.domain.session import Session, Status, evolve_all
 from guestledger.engine.domain.waiting import max_spread_ms
 from guestledger.engine.limits.admission import Denied
-from guestledger.engine.limits.retry import RetryAfter, RetryPolicy
+from guestledger.engine.limits.retry import RetryAfter, RetryPolicy, Wait, WaitBasis
 from guestledger.engine.log.recorded import RecordedEvent
 
-STEP_OF = {
-    RecordLookup: ValidateChannel,
-    BeginAttempt: AttemptCreation,
-    Defer: AttemptCreation,
-    RecordAttempt: AttemptCreation,
-    RecordDelivery: SyncWebhook,
-    Expire: ExpireToken,
+CREATION = {StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION}
+STEPS_OF: Mapping[type, set[StepName]] = {
+    RecordLookup: {StepName.VALIDATE_CHANNEL},
+    BeginAttempt: {StepName.CREATE_SESSION},
+    DeferCreation: CREATION,
+    RecordAttempt: {StepName.SETTLE_ATTEMPT},
+    SettleAttempt: {StepName.SETTLE_ATTEMPT},
+    EnforceDeadline: CREATION | {StepName.ENFORCE_DEADLINE},
+    RecordDelivery: {StepName.DELIVER_WEBHOOK},
+    ExpireToken: {StepName.EXPIRE_TOKEN},
 }
+"""The due steps that each command may belong to."""
 
 
-def assert_every_decision_is_taken_again(history: Sequence[RecordedEvent], policy: Policy) -> Session:
-    """The session at the end, if at every moment today's code decides what was decided then, and was due to."""
-    events = [recorded.event for recorded in history]
-    state = Session(id=history[0].stream_id)
-    left = list(events)
+def assert_every_decision_is_reproduced(history: Sequence[RecordedEvent], policy: Policy) -> Session:
+    """Check that today's code makes every recorded decision again, when it was due. Returns the session at the end."""
+    return reproduce(history[0].stream_id, [recorded.event for recorded in history], policy)
+
+
+def reproduce(session_id: UUID, events: Sequence[e.Event], policy: Policy, *, due: bool = True) -> Session:
+    """Make every decision behind `events` again. `due`: check that each was due. Returns the session at the end."""
+    state, left = Session(id=session_id), list(events)
     while left:
-        command = _behind(left[1] if _is_overtaken(left) else left[0], state, policy)
-        assert _was_due(command, state, policy), (left[0], state)
+        overtaken = isinstance(left[0], e.CreationFailed) and left[0].cause is Cause.OVERTAKEN
+        command = _command_of(left[1] if overtaken else left[0], state, policy)
+        assert not due or _was_due(command, state, policy), (left[0], state)
         decided = decide(state, command, policy)
         assert decided
         assert decided == left[: len(decided)]
-        for event in decided:
-            state = evolve(state, event)
+        state = evolve_all(state, decided)
         left = left[len(decided) :]
     return state
 
 
-def _is_overtaken(events: Sequence[e.Event]) -> bool:
-    """Whether an answer to an older attempt comes first, which puts the current one in doubt."""
-    match events:
-        case [e.CreationFailed() as first, e.SessionCreated() as second, *_]:
-            return first.attempt != second.attempt and first.wait_ms == 0
-    return False
-
-
 def assert_each_attempt_was_committed_before_it_was_sent(history: Sequence[RecordedEvent]) -> None:
-    """An attempt ends the append that it came with: its answer, or whatever came of it, is of a later one."""
+    """An attempt is the last event of its append: its outcome belongs to a later one."""
     for recorded, following in pairwise(history):
         if isinstance(recorded.event, e.CreationAttempted):
             assert following.causation_id != recorded.causation_id
 
 
 def _was_due(command: Command, state: Session, policy: Policy) -> bool:
-    if isinstance(command, OpenSession):
-        return state.status is Status.NEW
-    if isinstance(command, RequestRedelivery):  # when somebody asks for it, which no step does
-        return True
-    late = isinstance(command, RecordAttempt) and (
-        state.status is not Status.ATTEMPTING or command.attempt != state.attempts
-    )
-    if late:  # whoever asked did so when it was due
-        return isinstance(command.outcome, Created)
-    step = next_step(state, policy)
-    return type(step) is STEP_OF[type(command)] and step.not_before <= command.now
+    match command:
+        case OpenSession():
+            return state.status is Status.NEW
+        case Resolve():
+            return state.status is Status.PARKED
+        case RequestRedelivery():
+            return state.session_id is not None
+        case RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
+            return isinstance(command.outcome, Created) or attempt in state.in_doubt  # a late answer
+        case _:
+            steps = STEPS_OF[type(command)]
+            return any(due.step in steps and due.due_at <= command.now for due in due_steps(state, policy))
 
 
-def _behind(event: e.Event, state: Session, policy: Policy) -> Command:
-    """The command that `event` tells of."""
+def _command_of(event: e.Event, state: Session, policy: Policy) -> Command:
+    """The command that led to `event`."""
+    for command_of in (_opening, _creation, _doubt, _webhook):
+        command = command_of(event, state, policy)
+        if command is not None:
+            return command
+    raise AssertionError(f"{type(event).__name__} is never the first event of a decision")
+
+
+def _opening(event: e.Event, state: Session, policy: Policy) -> Command | None:
     now = event.at
     match event:
         case e.ConsentRecorded() | e.ConsentRefused():
             return OpenSession(request=_request(event), now=now)
         case e.ChannelValidated() | e.ChannelRejected():
             return RecordLookup(outcome=_channel(event), now=now, jitter=0.0)
-        case e.ChannelLookupFailed(kind=None):
-            why, _, backoff = event.reason.rpartition(", plus ")
-            backoff_ms = int(backoff.partition(" ")[0])
-            asked = RetryAfter(given=None, ms=event.wait_ms - backoff_ms, why=why)
-            jitter = _jitter(backoff_ms, event.lookup, policy.creation)
-            return RecordLookup(outcome=Throttled(status=event.status, retry_after=asked), now=now, jitter=jitter)
-        case e.ChannelLookupFailed():
-            outcome = Failed(kind=event.kind, status=event.status, message=event.message)
-            return RecordLookup(outcome=outcome, now=now, jitter=_jitter(event.wait_ms, event.lookup, policy.creation))
-        case e.CreationAttempted():
-            return BeginAttempt(request_sha256=event.request_sha256, now=now, jitter=0.0)
-        case e.CreationDeferred():
-            why, _, spread = event.reason.partition(", plus ")
-            spread_ms = int(spread.partition(" ")[0] or 0)
-            until = event.retry_at - timedelta(milliseconds=spread_ms)
-            held = Denied(by=event.held_by, until=until, reason=why)
-            most = max_spread_ms(state, held, policy.creation)
-            return Defer(limiter=event.limiter, held=held, now=now, jitter=(spread_ms + 0.5) / most if most else 0.0)
-        case e.CreationThrottled():
-            why = event.reason.rpartition(", plus ")[0]
-            asked = RetryAfter(given=event.retry_after_given, ms=event.retry_after_ms, why=why)
-            jitter = _jitter(event.wait_ms - event.retry_after_ms, state.throttles + 1, policy.creation)
-            outcome = Throttled(status=event.status, retry_after=asked)
-            return RecordAttempt(attempt=event.attempt, outcome=outcome, now=now, jitter=jitter)
-        case e.CreationFailed():
-            outcome = Failed(kind=event.kind, status=event.status, message=event.message)
-            jitter = _jitter(event.wait_ms, state.failures + 1, policy.creation)
-            return RecordAttempt(attempt=event.attempt, outcome=outcome, now=now, jitter=jitter)
-        case e.SessionCreated():
-            outcome = Created(
-                session_id=event.session_id,
-                guest_token=event.guest_token,
-                expires_at=event.expires_at,
+        case e.ChannelLookupFailed(kind=None, wait=wait):
+            assert wait is not None
+            throttled = Throttled(status=event.status, retry_after=_throttle(wait))
+            return RecordLookup(outcome=throttled, now=now, jitter=_jitter(wait, event.lookup, policy.creation))
+        case e.ChannelLookupFailed(kind=kind):
+            assert kind is not None
+            failed = Failed(
+                kind=kind,
+                cause=event.cause,
                 status=event.status,
-                latency_ms=event.attempt_latency_ms,
+                detail=event.detail,
+                retry_after=_retry_after(event.wait),
             )
-            return RecordAttempt(attempt=event.attempt, outcome=outcome, now=now, jitter=0.0)
+            return RecordLookup(outcome=failed, now=now, jitter=_jitter(event.wait, event.lookup, policy.creation))
+        case _:
+            return None
+
+
+def _creation(event: e.Event, state: Session, policy: Policy) -> Command | None:
+    now, tries = event.at, state.attempts - state.throttles
+    match event:
+        case e.CreationAttempted():
+            return BeginAttempt(request_sha256=event.request_sha256, now=now)
+        case e.CreationDeferred():
+            return _deferral(event, state, policy.creation)
+        case e.CreationThrottled():
+            throttled = Throttled(status=event.status, retry_after=_throttle(event.wait))
+            jitter = _jitter(event.wait, state.throttles + 1, policy.creation)
+            return RecordAttempt(attempt=event.attempt, outcome=throttled, now=now, jitter=jitter)
+        case e.CreationFailed(cause=Cause.PROCESS_ENDED):
+            return SettleAttempt(attempt=event.attempt, now=now, jitter=_jitter(event.wait, tries, policy.creation))
+        case e.CreationFailed():
+            failed = Failed(
+                kind=event.kind,
+                cause=event.cause,
+                status=event.status,
+                detail=event.detail,
+                retry_after=_retry_after(event.wait),
+            )
+            jitter = _jitter(event.wait, tries, policy.creation)
+            return RecordAttempt(attempt=event.attempt, outcome=failed, now=now, jitter=jitter)
+        case e.SessionCreated():
+            created = _created(event.session_id, event.guest_token, event.expires_at, event.attempt_latency_ms)
+            return RecordAttempt(attempt=event.attempt, outcome=created, now=now, jitter=0.0)
+        case e.SessionAbandoned():
+            return EnforceDeadline(now=now)
+        case e.TokenExpired():
+            return ExpireToken(now=now)
+        case _:
+            return None
+
+
+def _doubt(event: e.Event, state: Session, policy: Policy) -> Command | None:
+    now = event.at
+    match event:
         case e.DuplicateCreated():
-            outcome = Created(
-                session_id=event.session_id, guest_token="", expires_at=now, status="active", latency_ms=0
+            return RecordAttempt(attempt=event.attempt, outcome=_created(event.session_id), now=now, jitter=0.0)
+        case e.GuestTokenFound():
+            assert state.session_id is not None
+            created = _created(state.session_id, event.guest_token)
+            return RecordAttempt(attempt=event.attempt, outcome=created, now=now, jitter=0.0)
+        case e.DoubtLifted():
+            pause_ms = 0 if event.retry_at is None else max(0, (event.retry_at - now) // timedelta(milliseconds=1))
+            asked = RetryAfter(given=None, ms=pause_ms, basis=WaitBasis.RETRY_AFTER)
+            outcome = (
+                Throttled(status=event.status, retry_after=asked)
+                if event.kind is None
+                else Failed(
+                    kind=event.kind, cause=event.cause, status=event.status, detail=event.detail, retry_after=asked
+                )
             )
             return RecordAttempt(attempt=event.attempt, outcome=outcome, now=now, jitter=0.0)
+        case e.RetryDecided():
+            return Resolve(resolution=Verdict.RETRY, decided_by=event.decided_by, reason=event.reason, now=now)
+        case e.AbandonmentDecided():
+            return Resolve(resolution=Verdict.ABANDON, decided_by=event.decided_by, reason=event.reason, now=now)
+        case e.SessionAdopted():
+            found = Adoption(session_id=event.session_id, expires_at=event.expires_at, guest_token=event.guest_token)
+            return Resolve(resolution=found, decided_by=event.decided_by, reason=event.reason, now=now)
+        case _:
+            return None
+
+
+def _webhook(event: e.Event, state: Session, policy: Policy) -> Command | None:
+    now = event.at
+    match event:
         case e.WebhookSynced():
-            called = Delivered(status=event.status, message="", latency_ms=event.latency_ms)
-            return RecordDelivery(outcome=called, now=now, jitter=0.0)
-        case e.WebhookFailed():
-            return _delivery(event, state, policy.webhook)
+            accepted = Delivery(accepted=True, status=event.status, latency_ms=event.latency_ms)
+            return RecordDelivery(outcome=accepted, now=now, jitter=0.0)
+        case e.WebhookFailed(wait=wait):
+            asked = _retry_after(wait)
+            if wait.basis is WaitBasis.SCHEDULE and wait.given is not None:  # shorter than the schedule
+                asked = RetryAfter(given=wait.given, ms=0, basis=WaitBasis.RETRY_AFTER)
+            failed = Delivery(
+                accepted=False,
+                cause=event.cause,
+                status=event.status,
+                detail=event.detail,
+                latency_ms=event.latency_ms,
+                retry_after=asked,
+            )
+            max_extra_ms = wait.basis_ms * policy.webhook.jitter_percent / 100
+            return RecordDelivery(outcome=failed, now=now, jitter=_share(wait.extra_ms, max_extra_ms))
         case e.WebhookAbandoned():
-            called = Delivered(status=event.status, message=event.reason, latency_ms=0)
-            return RecordDelivery(outcome=called, now=now, jitter=0.0)
+            return RecordDelivery(outcome=_abandoned(event), now=now, jitter=0.0)
         case e.WebhookRedeliveryRequested():
             return RequestRedelivery(requested_by=event.requested_by, reason=event.reason, now=now)
-        case e.TokenExpired():
-            return Expire(now=now)
         case _:
-            raise AssertionError(f"{type(event).__name__} never comes first in a decision")
+            return None
 
 
-def _delivery(event: e.WebhookFailed, state: Session, policy: DeliveryPolicy) -> RecordDelivery:
+def _abandoned(event: e.WebhookAbandoned) -> Delivery:
     asked = None
-    if event.retry_after_ms is not None:
-        why = event.reason.rpartition(", plus ")[0]
-        asked = RetryAfter(given=event.retry_after_given, ms=event.retry_after_ms, why=why)
-    called = Delivered(status=event.status, message=event.message, latency_ms=event.latency_ms, retry_after=asked)
-    least = max(policy.waits_ms[state.webhook_failures], event.retry_after_ms or 0)
-    most = least * policy.jitter_percent / 100
-    jitter = (event.wait_ms - least + 0.5) / most if most >= 1 else 0.0
-    return RecordDelivery(outcome=called, now=event.at, jitter=jitter)
+    if event.cause is Cause.WAIT_TOO_LONG:
+        asked = RetryAfter(given=None, ms=int(event.detail.removesuffix(" ms")), basis=WaitBasis.RETRY_AFTER)
+    return Delivery(
+        accepted=False,
+        gone=event.cause is Cause.RECEIVER_GONE,
+        cause=event.cause,
+        status=event.status,
+        detail=event.detail,
+        latency_ms=0,
+        retry_after=asked,
+    )
+
+
+def _deferral(event: e.CreationDeferred, state: Session, policy: RetryPolicy) -> DeferCreation:
+    spread_ms = event.wait.extra_ms
+    denied = Denied(by=event.denied_by, until=event.retry_at - timedelta(milliseconds=spread_ms))
+    jitter = _share(spread_ms, max_spread_ms(state, denied, policy))
+    return DeferCreation(limiter=event.limiter, denied=denied, now=event.at, jitter=jitter)
+
+
+def _created(
+    session_id: str, guest_token: str = "", expires_at: datetime | None = None, latency_ms: int = 0
+) -> Created:
+    return Created(
+        session_id=session_id,
+        guest_token=guest_token,
+        expires_at=expires_at,
+        status="active",
+        latency_ms=latency_ms,
+    )
 
 
 def _request(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:
@@ -195,25 +275,36 @@ def _request(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:
     )
 
 
-def _channel(event: e.ChannelValidated | e.ChannelRejected) -> Channel | Failed:
-    if isinstance(event, e.ChannelValidated):
-        status, protocols = event.status, event.protocols
-    elif "knows no channel" in event.reason:
-        return Failed(kind=e.FailureKind.REJECTED, status=404, message="")
-    elif found := re.search(r" is '(\w+)', not 'active'", event.reason):
-        status, protocols = found[1], ()
-    else:
-        status, protocols = "active", ()
+def _channel(event: e.ChannelValidated | e.ChannelRejected) -> Channel:
+    rejected = event if isinstance(event, e.ChannelRejected) else None
+    validated = event if isinstance(event, e.ChannelValidated) else None
     return Channel(
         id=event.channel_id,
-        status=status,
-        protocols=protocols,
+        problem=rejected.cause if rejected else None,
+        detail=rejected.detail if rejected else "",
+        status=validated.status if validated else "",
+        protocols=validated.protocols if validated else (),
         looked_up_at=event.looked_up_at,
         cached=event.cached,
     )
 
 
-def _jitter(wait_ms: int | None, tries: int, policy: RetryPolicy) -> float:
-    """The chance that led to this wait."""
+def _throttle(wait: Wait) -> RetryAfter:
+    return RetryAfter(given=wait.given, ms=wait.basis_ms, basis=wait.basis)
+
+
+def _retry_after(wait: Wait | None) -> RetryAfter | None:
+    """What the server asked for; `None`: nothing, or less than the schedule of the webhook."""
+    if wait is None or wait.basis in {WaitBasis.BACKOFF, WaitBasis.SCHEDULE}:
+        return None
+    return _throttle(wait)
+
+
+def _jitter(wait: Wait | None, tries: int, policy: RetryPolicy) -> float:
+    """The jitter that gives this backoff."""
     ceiling = min(policy.cap_ms, policy.base_ms * 2 ** min(tries - 1, 32))
-    return (wait_ms + 0.5) / ceiling if wait_ms is not None and ceiling else 0.0
+    return 0.0 if wait is None else _share(wait.extra_ms, ceiling)
+
+
+def _share(part: int, whole: float) -> float:
+    return (part + 0.5) / whole if whole >= 1 else 0.0

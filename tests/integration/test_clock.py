@@ -1,4 +1,4 @@
-"""Time is the database's: however wrong the clock of a machine is, what is due, and what is over, is so for all."""
+"""Time is the database's: a machine with a wrong clock sees the same steps due and the same tokens expired."""
 
 import asyncio
 import datetime as dt
@@ -14,7 +14,7 @@ from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.feedback import Feedback, Observation
 from tests import logs
-from tests.integration.appends import a_lease, an_append, due_at
+from tests.integration.appends import a_lease, an_append, due
 from tests.unit.samples import request
 
 HOUR = timedelta(hours=1)
@@ -22,7 +22,7 @@ wrongly = pytest.mark.parametrize("wrong", [HOUR, -HOUR], ids=["an hour fast", "
 
 
 def set_machine(monkeypatch: pytest.MonkeyPatch, wrong: timedelta) -> None:
-    """Let the machine's clock be so far ahead from now on."""
+    """Set the machine's clock ahead by `wrong`."""
 
     class Wrong(dt.datetime):
         @classmethod
@@ -94,32 +94,34 @@ async def test_leases_and_limiters_follow_a_database_clock_that_was_set_back(
                causation_id, actor, data, leaf_hash FROM events"""
     )
     await sql(logs.END)
-    hearing = Feedback(limiter="cxone", answered=Observation.THROTTLED, began_at=dt.datetime.now(UTC), closed_ms=60_000)
+    feedback = Feedback(
+        limiter="cxone", observation=Observation.THROTTLED, began_at=dt.datetime.now(UTC), closed_ms=60_000
+    )
 
-    appended = await store.append(an_append(due=due_at(lease=a_lease(ms=60_000)), hearing=hearing))
+    appended = await store.append(an_append(steps=due(lease=a_lease(ms=60_000)), feedback=feedback))
 
     assert appended.recorded_at - appended.at > timedelta(minutes=59)
-    [(lease_until, closed_until)] = await sql("SELECT max(lease_until), max(closed_until) FROM due_work, limiters")
+    [(lease_until, closed_until)] = await sql("SELECT max(lease_until), max(closed_until) FROM due_steps, limits")
     assert max(lease_until, closed_until) < appended.at + timedelta(minutes=2)
 
 
 async def test_the_clock_follows_a_database_whose_time_changes() -> None:
-    told = dt.datetime(2026, 1, 1, tzinfo=UTC)
+    start = moment = dt.datetime(2026, 1, 1, tzinfo=UTC)
 
     async def read() -> dt.datetime:
-        return told
+        return moment
 
     clock = DatabaseClock(read)
-    for told in (told, told + HOUR, told):  # noqa: B020 - what `read` gives
+    for moment in (start, start + HOUR, start):
         await clock.set()
-        assert abs(clock.now() - told) < timedelta(minutes=1)
+        assert abs(clock.now() - moment) < timedelta(minutes=1)
 
 
 async def test_a_slow_reading_does_not_move_a_clock_within_its_error() -> None:
     async def read() -> dt.datetime:
-        told = dt.datetime.now(UTC)
+        moment = dt.datetime.now(UTC)
         await asyncio.sleep(wait)
-        return told
+        return moment
 
     wait = 0.0
     clock = DatabaseClock(read)

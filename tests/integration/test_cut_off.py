@@ -8,7 +8,7 @@ import pytest
 
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.domain.events import CreationFailed, FailureKind
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.feedback import Feedback, Observation
@@ -36,7 +36,7 @@ async def cut_off(ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch, num
             await under_way.acquire()
         working.cancel()
         await asyncio.wait((working,))
-    await sql("UPDATE due_work SET lease_until = now()")
+    await sql("UPDATE due_steps SET lease_until = now()")
     return sessions
 
 
@@ -49,7 +49,7 @@ async def observe(ledger: Ledger, sql: Any, answered: Observation, closed_ms: in
 @pytest.mark.parametrize(
     ("in_doubt", "status"), [(InDoubt.RETRY_AND_RECORD, Status.IN_DOUBT), (InDoubt.PARK, Status.PARKED)]
 )
-async def test_behind_a_closed_gate_it_is_in_doubt_at_once_and_a_person_can_decide(
+async def test_a_cut_off_attempt_is_in_doubt_at_once_behind_a_closed_limiter(
     new_ledger: Callable[..., Any], sql: Any, monkeypatch: pytest.MonkeyPatch, in_doubt: InDoubt, status: Status
 ) -> None:
     policy = Policy(creation=LATER)
@@ -64,7 +64,7 @@ async def test_behind_a_closed_gate_it_is_in_doubt_at_once_and_a_person_can_deci
         assert (await ledger.session(session.id)).status is status
 
 
-async def test_it_takes_neither_slots_nor_the_right_to_probe_from_those_who_send_something(
+async def test_settling_a_cut_off_attempt_uses_no_reservation_and_no_probe(
     new_ledger: Callable[..., Any], simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = Policy(creation=LATER, limiter=LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1))

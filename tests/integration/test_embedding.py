@@ -85,7 +85,7 @@ async def everything(ledger: Ledger) -> list[RecordedEvent]:
     return [event async for batch in ledger.events.read() for event in batch]
 
 
-async def test_several_ledgers_live_in_one_database_and_one_pool_each_with_its_own_log(host: AsyncEngine) -> None:
+async def test_ledgers_in_one_database_and_pool_keep_separate_logs(host: AsyncEngine) -> None:
     async with ledger_of(host, "north") as north, ledger_of(host, "south") as south:
         opened = await asyncio.gather(*(ledger.open_session(request()) for ledger in (north, north, south) * 5))
         assert {session.status for session in opened} == {"active"}
@@ -98,7 +98,7 @@ async def test_several_ledgers_live_in_one_database_and_one_pool_each_with_its_o
         assert streams[0].isdisjoint(streams[1])
 
 
-async def test_consumers_and_keys_of_one_ledger_are_not_those_of_another(host: AsyncEngine) -> None:
+async def test_ledgers_in_one_database_keep_separate_consumers_and_keys(host: AsyncEngine) -> None:
     async with ledger_of(host, "north") as north, ledger_of(host, "south") as south:
         one = await north.open_session(request(idempotency_key="order-1"))
         other = await south.open_session(request(idempotency_key="order-1"))
@@ -119,7 +119,7 @@ async def test_consumers_and_keys_of_one_ledger_are_not_those_of_another(host: A
         assert seen == {one.id}
 
 
-async def test_a_hosts_tables_and_its_alembic_are_left_as_they_were(host: AsyncEngine) -> None:
+async def test_the_hosts_tables_and_alembic_version_stay_unchanged(host: AsyncEngine) -> None:
     async with ledger_of(host) as ledger:
         await ledger.open_session(request())
     async with host.connect() as connection:
@@ -131,7 +131,7 @@ async def test_a_hosts_tables_and_its_alembic_are_left_as_they_were(host: AsyncE
         assert set(tables.scalars()) == {"orders", "events", "alembic_version"}
 
 
-async def test_a_hosts_alembic_sees_nothing_to_do(host: AsyncEngine) -> None:
+async def test_the_hosts_alembic_sees_no_difference(host: AsyncEngine) -> None:
     await made_for(host)
 
     def differences(connection: Connection) -> list[Any]:
@@ -141,7 +141,7 @@ async def test_a_hosts_alembic_sees_nothing_to_do(host: AsyncEngine) -> None:
         assert await connection.run_sync(differences) == []
 
 
-async def test_a_ledger_that_was_not_made_yet_is_refused_and_not_made_by_the_way(host: AsyncEngine) -> None:
+async def test_connecting_to_a_missing_ledger_fails_and_creates_nothing(host: AsyncEngine) -> None:
     with pytest.raises(LedgerNotReady, match="run `guestledger db upgrade`"):
         async with connect(Settings(), engine=host):
             pass
@@ -149,7 +149,7 @@ async def test_a_ledger_that_was_not_made_yet_is_refused_and_not_made_by_the_way
         assert not (await connection.execute(text("SELECT 1 FROM pg_namespace WHERE nspname = 'guestledger'"))).all()
 
 
-async def test_a_hosts_pool_is_used_and_not_disposed_of(host: AsyncEngine) -> None:
+async def test_the_hosts_pool_is_used_and_not_disposed(host: AsyncEngine) -> None:
     pool = host.pool
     async with ledger_of(host) as ledger:
         assert (await ledger.open_session(request())).status == "active"
@@ -160,7 +160,7 @@ async def test_a_hosts_pool_is_used_and_not_disposed_of(host: AsyncEngine) -> No
         assert (await connection.execute(select(events.c.id))).scalar() == 1
 
 
-async def test_a_hosts_database_url_need_not_be_told_twice_and_no_embedded_server_is_started(
+async def test_a_host_engine_needs_no_database_url_and_starts_no_embedded_server(
     host: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_given: object) -> None:
@@ -172,7 +172,7 @@ async def test_a_hosts_database_url_need_not_be_told_twice_and_no_embedded_serve
 
 
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE", "REPEATABLE READ"])
-async def test_a_hosts_isolation_level_is_its_own_affair(host_url: str, level: Any) -> None:
+async def test_a_ledger_works_at_any_isolation_level_of_the_hosts_engine(host_url: str, level: Any) -> None:
     engine = create_async_engine(host_url, isolation_level=level, pool_size=4, max_overflow=0)
     async with ledger_of(engine) as ledger:
         opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(10)))
@@ -186,7 +186,7 @@ async def test_a_hosts_isolation_level_is_its_own_affair(host_url: str, level: A
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-async def test_a_host_databases_stricter_isolation_does_not_get_in_the_way_of_a_ledger_on_its_pool(
+async def test_a_ledger_on_the_hosts_pool_tolerates_a_stricter_database_isolation(
     host_url: str, level: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     watch = await logs.connect(host_url)
@@ -210,7 +210,7 @@ async def _contend(engine: AsyncEngine) -> None:
     work = PostgresDueSteps(engine, "guestledger")
     async with short_transaction(engine) as driver:
         await driver.execute(
-            "INSERT INTO guestledger.due_work SELECT gen_random_uuid(), 'AttemptCreation', now() FROM generate_series(1, 5)"
+            "INSERT INTO guestledger.due_steps SELECT gen_random_uuid(), 'AttemptCreation', now() FROM generate_series(1, 5)"
         )
 
     async def worker() -> None:
@@ -225,7 +225,7 @@ async def _contend(engine: AsyncEngine) -> None:
     await asyncio.gather(*(worker() for _ in range(6)))
 
 
-async def test_a_host_that_rolls_back_does_not_take_back_what_the_ledger_recorded(host: AsyncEngine) -> None:
+async def test_a_rollback_of_the_host_keeps_the_ledgers_events(host: AsyncEngine) -> None:
     async with ledger_of(host) as ledger:
         async with host.connect() as connection, connection.begin() as transaction:
             await connection.execute(insert(orders).values(id=1, note="to be taken back"))
@@ -236,7 +236,7 @@ async def test_a_host_that_rolls_back_does_not_take_back_what_the_ledger_recorde
             assert (await connection.execute(select(orders))).all() == []
 
 
-async def test_no_connection_is_held_while_the_ledger_waits_for_cxone_or_for_the_host(host_url: str) -> None:
+async def test_no_connection_is_held_while_waiting_for_the_provider_or_host_code(host_url: str) -> None:
     """With a pool of one, whatever held its connection over such a wait would shut the host out for ever."""
     engine = create_async_engine(host_url, pool_size=1, max_overflow=0, pool_timeout=PATIENCE)
 
@@ -268,7 +268,7 @@ async def test_no_connection_is_held_while_the_ledger_waits_for_cxone_or_for_the
     await engine.dispose()
 
 
-async def test_no_transaction_is_left_open_on_a_hosts_connections(host: AsyncEngine, empty_database_url: str) -> None:
+async def test_no_transaction_stays_open_on_the_hosts_connections(host: AsyncEngine, empty_database_url: str) -> None:
     watch = await logs.connect(empty_database_url)
     async with ledger_of(host) as ledger:
         for _ in range(3):
@@ -285,7 +285,7 @@ async def test_no_transaction_is_left_open_on_a_hosts_connections(host: AsyncEng
     await watch.close()
 
 
-async def test_an_engine_that_cannot_be_used_is_refused_with_what_to_do() -> None:
+async def test_an_unusable_engine_is_rejected_with_advice() -> None:
     with pytest.raises(UnfitEngine, match=r"must be a sqlalchemy.ext.asyncio.AsyncEngine, not a Engine"):
         lent_engine(create_engine("sqlite://"), "guestledger")  # type: ignore[arg-type]
     async with connect_refused("psycopg") as told:

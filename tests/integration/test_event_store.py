@@ -45,7 +45,7 @@ async def whole_log(store: PostgresEventStore) -> list[Any]:
 # What is appended is there
 
 
-async def test_what_was_appended_is_read_back_as_it_was(store: PostgresEventStore) -> None:
+async def test_appended_events_are_read_back_unchanged(store: PostgresEventStore) -> None:
     first, second = new_id(), new_id()
     append = an_append(second, events=ONE_OF_EACH, actor="somebody", correlation_id=AWKWARD)
     await store.append(an_append(first))
@@ -70,9 +70,7 @@ async def test_what_was_appended_is_read_back_as_it_was(store: PostgresEventStor
         )
 
 
-async def test_the_data_of_a_row_is_the_events_canonical_text_letter_for_letter(
-    store: PostgresEventStore, sql: Any
-) -> None:
+async def test_a_row_stores_the_canonical_text_of_its_event(store: PostgresEventStore, sql: Any) -> None:
     events = (*ONE_OF_EACH, was_abandoned(reason=AWKWARD), was_validated(protocols=(AWKWARD, "")))
     await store.append(an_append(events=events))
 
@@ -85,7 +83,7 @@ async def test_the_data_of_a_row_is_the_events_canonical_text_letter_for_letter(
         assert row["data"].encode() == rfc8785.dumps(json.loads(row["data"]))
 
 
-async def test_anybody_can_compute_the_leaf_hashes_again_from_the_rows(store: PostgresEventStore, sql: Any) -> None:
+async def test_leaf_hashes_can_be_recomputed_from_the_rows(store: PostgresEventStore, sql: Any) -> None:
     await store.append(an_append(events=(*ONE_OF_EACH, was_abandoned(reason=AWKWARD)), actor=AWKWARD))
     await store.append(an_append(events=some_events(2), correlation_id=AWKWARD))
 
@@ -97,7 +95,7 @@ async def test_anybody_can_compute_the_leaf_hashes_again_from_the_rows(store: Po
     assert [recorded.leaf_hash for recorded in await whole_log(store)] == [row["leaf_hash"] for row in rows]
 
 
-async def test_many_streams_are_read_at_once_and_one_without_events_is_left_out(store: PostgresEventStore) -> None:
+async def test_read_streams_omits_streams_without_events(store: PostgresEventStore) -> None:
     ids = [new_id() for _ in range(3)]
     await store.append(an_append(ids[1], events=some_events(3)))
     await store.append(an_append(ids[0]))
@@ -129,7 +127,7 @@ async def test_the_whole_log_is_read_in_batches_up_to_its_end(store: PostgresEve
 # Order
 
 
-async def test_positions_have_no_gap_and_a_reader_never_misses_an_event_however_many_append(
+async def test_positions_are_dense_and_readers_miss_no_event_under_concurrent_appends(
     new_store: NewStore, sql: Any
 ) -> None:
     stores = [new_store() for _ in range(3)]
@@ -177,7 +175,7 @@ async def test_positions_have_no_gap_and_a_reader_never_misses_an_event_however_
     assert len({done.position for done in appended}) == len(appended) == streams * rounds
 
 
-async def test_appends_that_come_while_a_batch_commits_go_in_together_with_the_next(
+async def test_appends_that_arrive_during_a_commit_share_the_next_batch(
     store: PostgresEventStore, held_log: Any
 ) -> None:
     async with held_log:
@@ -192,7 +190,7 @@ async def test_appends_that_come_while_a_batch_commits_go_in_together_with_the_n
     assert [done.position for done in others] == list(range(1, 21))
 
 
-async def test_more_appends_than_fit_a_batch_all_go_in_in_the_order_they_came(store: PostgresEventStore) -> None:
+async def test_appends_beyond_the_batch_size_are_stored_in_arrival_order(store: PostgresEventStore) -> None:
     appended = await asyncio.gather(*(store.append(an_append()) for _ in range(2 * MAX_IN_BATCH + 1)))
 
     assert [done.position for done in appended] == list(range(2 * MAX_IN_BATCH + 1))
@@ -200,7 +198,7 @@ async def test_more_appends_than_fit_a_batch_all_go_in_in_the_order_they_came(st
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-async def test_a_host_databases_stricter_isolation_does_not_get_in_the_way(
+async def test_the_store_tolerates_a_stricter_database_isolation(
     level: str, database_url: str, new_store: NewStore, read_models: Any, sql: Any
 ) -> None:
     await sql(f"ALTER DATABASE {make_url(database_url).database} SET default_transaction_isolation = '{level}'")
@@ -220,7 +218,7 @@ async def test_a_host_databases_stricter_isolation_does_not_get_in_the_way(
 # Versions
 
 
-async def test_an_append_on_a_stale_version_is_turned_away_and_told_the_present_one(store: PostgresEventStore) -> None:
+async def test_a_stale_append_is_rejected_with_the_current_version(store: PostgresEventStore) -> None:
     stream_id = new_id()
     await store.append(an_append(stream_id, events=some_events(3)))
 
@@ -234,7 +232,7 @@ async def test_an_append_on_a_stale_version_is_turned_away_and_told_the_present_
     assert await store.head() == 2
 
 
-async def test_within_a_batch_a_stream_moves_on_from_append_to_append(store: PostgresEventStore) -> None:
+async def test_appends_in_one_batch_see_the_versions_of_earlier_ones(store: PostgresEventStore) -> None:
     stream_id = new_id()
 
     opened, beaten, second, ahead = await outcomes(
@@ -251,7 +249,7 @@ async def test_within_a_batch_a_stream_moves_on_from_append_to_append(store: Pos
     assert [recorded.version for recorded in await store.read_stream(stream_id)] == [1, 2, 3]
 
 
-async def test_of_several_processes_that_expect_the_same_version_exactly_one_gets_in(new_store: NewStore) -> None:
+async def test_one_of_several_concurrent_appends_at_a_version_succeeds(new_store: NewStore) -> None:
     stores = [new_store() for _ in range(4)]
     stream_id = new_id()
 
@@ -267,7 +265,7 @@ async def test_of_several_processes_that_expect_the_same_version_exactly_one_get
 # Keys
 
 
-async def test_a_key_opens_one_stream_ever(store: PostgresEventStore) -> None:
+async def test_an_idempotency_key_opens_one_stream_only(store: PostgresEventStore) -> None:
     first = new_id()
     await store.append(an_append(first, key="order-1"))
 
@@ -279,7 +277,7 @@ async def test_a_key_opens_one_stream_ever(store: PostgresEventStore) -> None:
     assert await store.head() == 1
 
 
-async def test_within_a_batch_the_first_append_takes_the_key(store: PostgresEventStore, sql: Any) -> None:
+async def test_the_first_append_of_a_batch_takes_the_key(store: PostgresEventStore, sql: Any) -> None:
     first, second = new_id(), new_id()
 
     taken, beaten, other = await outcomes(
@@ -292,10 +290,10 @@ async def test_within_a_batch_the_first_append_takes_the_key(store: PostgresEven
     assert beaten.stream_id == first
     assert (taken.position, other.position) == (0, 1)
     assert await store.read_stream(second) == []
-    assert [row["stream_id"] for row in await sql("SELECT stream_id FROM due_work")] == [first]
+    assert [row["stream_id"] for row in await sql("SELECT stream_id FROM due_steps")] == [first]
 
 
-async def test_of_several_processes_that_use_the_same_key_exactly_one_opens_a_stream(new_store: NewStore) -> None:
+async def test_one_of_several_concurrent_appends_with_a_key_opens_a_stream(new_store: NewStore) -> None:
     stores = [new_store() for _ in range(4)]
 
     for number in range(5):
@@ -309,7 +307,7 @@ async def test_of_several_processes_that_use_the_same_key_exactly_one_opens_a_st
     assert await stores[0].head() == 4
 
 
-async def test_an_append_that_is_turned_away_does_not_take_its_key(store: PostgresEventStore) -> None:
+async def test_a_rejected_append_does_not_take_its_key(store: PostgresEventStore) -> None:
     known = new_id()
     await store.append(an_append(known))
 
@@ -327,13 +325,11 @@ async def test_an_append_that_is_turned_away_does_not_take_its_key(store: Postgr
 async def due_rows(sql: Any) -> dict[UUID, tuple[Any, ...]]:
     return {
         row["stream_id"]: tuple(row)[1:]
-        for row in await sql("SELECT stream_id, step, due_at, owner, lease_until FROM due_work")
+        for row in await sql("SELECT stream_id, step, due_at, owner, lease_until FROM due_steps")
     }
 
 
-async def test_an_append_leaves_its_due_work_and_takes_that_of_the_one_before_away(
-    store: PostgresEventStore, sql: Any
-) -> None:
+async def test_an_append_replaces_the_due_step_of_the_previous_append(store: PostgresEventStore, sql: Any) -> None:
     stream_id, lease = new_id(), a_lease(ms=10_000)
 
     opened = await store.append(an_append(stream_id, due=due_at(START, "ValidateChannel", lease=lease)))
@@ -348,9 +344,7 @@ async def test_an_append_leaves_its_due_work_and_takes_that_of_the_one_before_aw
     assert await due_rows(sql) == {}
 
 
-async def test_an_append_by_somebody_without_a_lease_leaves_the_lease_to_whoever_has_it(
-    store: PostgresEventStore, sql: Any
-) -> None:
+async def test_an_append_without_a_lease_keeps_the_current_lease(store: PostgresEventStore, sql: Any) -> None:
     leased, free, lease = new_id(), new_id(), a_lease()
     opened = await store.append(an_append(leased, due=due_at(lease=lease)))
     await store.append(an_append(free))
@@ -366,7 +360,7 @@ async def test_an_append_by_somebody_without_a_lease_leaves_the_lease_to_whoever
     }
 
 
-async def test_within_a_batch_the_last_append_to_a_stream_says_what_is_due(store: PostgresEventStore, sql: Any) -> None:
+async def test_the_last_append_of_a_batch_sets_the_due_step_of_its_stream(store: PostgresEventStore, sql: Any) -> None:
     lease, again = a_lease(), due_at(START + timedelta(hours=1), "SyncWebhook", keep_lease=True)
     chains = {
         new_id(): (due_at(lease=lease), again),
@@ -391,7 +385,7 @@ async def test_within_a_batch_the_last_append_to_a_stream_says_what_is_due(store
     assert await due_rows(sql) == {stream_id: row for stream_id, row in expected.items() if row}
 
 
-async def test_an_append_that_is_turned_away_leaves_due_work_as_it_was(store: PostgresEventStore, sql: Any) -> None:
+async def test_a_rejected_append_leaves_due_steps_unchanged(store: PostgresEventStore, sql: Any) -> None:
     ids = [new_id() for _ in range(3)]
     for stream_id in ids:
         await store.append(an_append(stream_id, key=str(stream_id), due=due_at(lease=a_lease())))
@@ -410,8 +404,8 @@ async def test_an_append_that_is_turned_away_leaves_due_work_as_it_was(store: Po
 
 
 @pytest.mark.usefixtures("database_url")
-async def test_events_and_due_work_go_in_together_or_not_at_all(store: PostgresEventStore, sql: Any) -> None:
-    await sql("ALTER TABLE due_work ADD CONSTRAINT no_such_step CHECK (step <> 'NoSuchStep')")
+async def test_events_and_due_steps_are_stored_atomically(store: PostgresEventStore, sql: Any) -> None:
+    await sql("ALTER TABLE due_steps ADD CONSTRAINT no_such_step CHECK (step <> 'NoSuchStep')")
 
     came_to = await outcomes(
         store.append(an_append(key="order-1", due=due_at(step="NoSuchStep"))), store.append(an_append(key="order-2"))
@@ -426,7 +420,7 @@ async def test_events_and_due_work_go_in_together_or_not_at_all(store: PostgresE
 # When things go wrong
 
 
-async def test_a_database_that_cannot_be_reached_is_told_in_one_line_that_keeps_the_password() -> None:
+async def test_an_append_without_a_database_fails_in_one_line_without_the_password() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -439,7 +433,7 @@ async def test_a_database_that_cannot_be_reached_is_told_in_one_line_that_keeps_
     await engine.dispose()
 
 
-async def test_connections_that_were_lost_while_nobody_used_them_cost_no_append(
+async def test_lost_idle_connections_do_not_fail_an_append(
     store: PostgresEventStore, outsider: asyncpg.Connection
 ) -> None:
     """As after a restart of the server: every connection in the pool is dead."""
@@ -457,7 +451,7 @@ async def test_connections_that_were_lost_while_nobody_used_them_cost_no_append(
 # Closing
 
 
-async def test_closing_waits_for_what_is_still_being_appended(store: PostgresEventStore, held_log: Any) -> None:
+async def test_closing_waits_for_pending_appends(store: PostgresEventStore, held_log: Any) -> None:
     async with held_log:
         appending = [asyncio.create_task(store.append(an_append())) for _ in range(2)]
         await held_log.waiting()
@@ -473,9 +467,7 @@ async def test_closing_waits_for_what_is_still_being_appended(store: PostgresEve
 
 
 @pytest.mark.usefixtures("database_url")
-async def test_an_opening_event_with_its_guests_data_is_never_shown_by_a_fault(
-    store: PostgresEventStore, sql: Any
-) -> None:
+async def test_a_database_fault_never_shows_the_guests_data(store: PostgresEventStore, sql: Any) -> None:
     await sql("ALTER TABLE events ADD CONSTRAINT no_actor CHECK (actor <> 'nobody')")
     recorded = was_recorded()
 

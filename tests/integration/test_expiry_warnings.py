@@ -1,4 +1,4 @@
-"""Tokens that expire: recorded once whoever is at work, whatever expired meanwhile at the start, and told of ahead."""
+"""Expiries are recorded once, also those that passed while no worker ran; warnings come ahead of them."""
 
 import asyncio
 from collections import Counter
@@ -11,14 +11,17 @@ import pytest
 
 from guestledger.adapters.postgres.log.notifier import LogNotifier
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.events import TokenExpired
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.worker.scheduler import LANES
-from guestledger.engine.worker.session_work import Run
+from guestledger.engine.worker.session_work import SessionWork
+from guestledger.engine.worker.step import Lane
 from tests.unit.samples import request
 
 LONG = 30
-"""Seconds. Nothing here takes as long, unless it hangs."""
+"""Seconds; nothing takes this long unless it hangs."""
 
 
 async def opened(ledger: Ledger, simulator: Simulator, lifetime_s: int) -> UUID:
@@ -26,7 +29,7 @@ async def opened(ledger: Ledger, simulator: Simulator, lifetime_s: int) -> UUID:
     return (await ledger.open_session(request())).id
 
 
-@pytest.mark.parametrize("hints", ["heard", "lost"])
+@pytest.mark.parametrize("hints", ["sent", "lost"])
 async def test_concurrent_schedulers_record_each_expiry_once(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, hints: str
 ) -> None:
@@ -38,7 +41,7 @@ async def test_concurrent_schedulers_record_each_expiry_once(
             await stack.enter_async_context(new_ledger(scheduler=True))
         sessions = await asyncio.gather(*(ledger.open_session(request()) for _ in range(60)))
         async with asyncio.timeout(LONG):
-            while await sql("SELECT FROM due_work"):
+            while await sql("SELECT FROM due_steps"):
                 await asyncio.sleep(0.02)
 
     rows = await sql("SELECT stream_id FROM events WHERE event_type = 'TokenExpired'")
@@ -55,26 +58,33 @@ async def test_tokens_that_expired_without_a_scheduler_are_recorded_at_the_start
         done = await other.scheduler.run_once()
 
     assert done == {"TokenExpired": 250}
-    assert not await sql("SELECT FROM due_work")
+    assert not await sql("SELECT FROM due_steps")
 
 
-@pytest.mark.parametrize("webhook", ["owed", "off"])
+@pytest.mark.parametrize("leased", [StepName.DELIVER_WEBHOOK, StepName.EXPIRE_TOKEN])
 async def test_the_lease_of_a_dead_worker_does_not_delay_an_expiry(
-    new_ledger: Any, simulator: Simulator, sql: Any, webhook: str
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, leased: StepName
 ) -> None:
-    hooked = {"webhook_url": simulator.webhook_url} if webhook == "owed" else {}
-    async with new_ledger(**hooked) as ledger, asyncio.timeout(LONG):
-        session_id = await opened(ledger, simulator, 1)
-        lease = (
-            "UPDATE due_work SET owner = gen_random_uuid(), lease_until = now() + interval '10 s' RETURNING lease_until"
-        )
-        [[lapses_at]] = await sql(lease)
-        async with new_ledger(**hooked, scheduler=True):
+    hooked = {"webhook_url": simulator.webhook_url}
+    async with new_ledger(**hooked) as dead, asyncio.timeout(LONG):
+        session_id = await opened(dead, simulator, 1)
+        await asyncio.sleep(0 if leased is StepName.DELIVER_WEBHOOK else 1.2)
+        monkeypatch.setattr(dead._executor, "run", lambda *_: asyncio.sleep(LONG))
+        started, _ = await dead.scheduler._lanes._start(dead._executor.handlers[leased].lane, 1)
+        assert len(started) == 1
+        await asyncio.sleep(0)
+        await dead._leases.close()
+        [[lapses_at]] = await sql("SELECT lease_until FROM due_steps WHERE step = $1 AND owner IS NOT NULL", leased)
+        async with new_ledger(**hooked, scheduler=True) as ledger:
             while (await ledger.session(session_id)).status != "expired":
                 await asyncio.sleep(0.05)
 
-    expired = await sql("SELECT recorded_at FROM events WHERE event_type = 'TokenExpired'")
-    assert [row["recorded_at"] < lapses_at - timedelta(seconds=5) for row in expired] == [True]
+        [expired] = await sql("SELECT * FROM events WHERE event_type = 'TokenExpired'")
+        late = expired["recorded_at"] - (await dead.session(session_id)).expires_at
+        assert late < timedelta(seconds=5)
+        assert (expired["recorded_at"] < lapses_at) == (leased is StepName.DELIVER_WEBHOOK)
+        for task in started:
+            task.cancel()
 
 
 async def test_an_expiry_recorded_by_another_worker_loses_no_webhook_answer(
@@ -84,32 +94,30 @@ async def test_an_expiry_recorded_by_another_worker_loses_no_webhook_answer(
     hooked = {"webhook_url": simulator.webhook_url}
     async with new_ledger(**hooked) as holder, new_ledger(**hooked) as other, asyncio.timeout(LONG):
         session = await holder.open_session(request())
-        recorder = holder._steps._recorder
-        whole = recorder.record
+        recorder = holder._executor.recorder
+        whole = recorder.append
 
-        async def record(run: Run, *, hold: bool, **given: Any) -> None:
-            if run.proposed and hold:
-                raise ServiceUnreachable("the database cannot be reached")
-            await whole(run, hold=hold, **given)
+        async def append(work: SessionWork, *given: Any, **more: Any) -> Any:
+            if any(isinstance(event, TokenExpired) for event in work.proposed):
+                raise ServiceUnreachable("database", Cause.CONNECTION_REFUSED)
+            return await whole(work, *given, **more)
 
-        monkeypatch.setattr(recorder, "record", record)
+        monkeypatch.setattr(recorder, "append", append)
         calling = asyncio.create_task(holder.scheduler.run_once())
         while (await other.session(session.id)).status != "expired":
             await asyncio.sleep(0.05)
             if simulator.webhooks:
-                await other.scheduler._drain(LANES[2], Counter())
-        assert not calling.done(), "it was recorded with the answer, and not before it"
-        await calling
+                await other.scheduler._lanes.drain(Lane.RECORDING, Counter())
+        assert not calling.done(), "the webhook still hangs"
+        assert await calling == {"WebhookSynced": 1}
         await other.scheduler.run_until_idle()
 
     kinds = Counter(row["event_type"] for row in await sql("SELECT event_type FROM events"))
     assert (kinds["TokenExpired"], kinds["WebhookSynced"]) == (1, 1)
-    assert len({call.body for call in simulator.webhooks}) == 1
+    assert len(simulator.webhooks) == 1
 
 
-async def test_expiring_in_returns_sessions_ordered_by_expiry(
-    ledger: Ledger, simulator: Simulator
-) -> None:
+async def test_expiring_in_returns_sessions_ordered_by_expiry(ledger: Ledger, simulator: Simulator) -> None:
     later, _past = await opened(ledger, simulator, 1_000), await opened(ledger, simulator, 0)
     sooner, _far = await opened(ledger, simulator, 500), await opened(ledger, simulator, 5_000)
 
@@ -129,9 +137,9 @@ async def test_a_span_beyond_the_calendar_includes_every_active_session(
 
 @pytest.mark.parametrize("span", [timedelta(0), timedelta(seconds=-1), timedelta.min])
 async def test_a_span_that_is_not_positive_is_rejected(ledger: Ledger, span: timedelta) -> None:
-    with pytest.raises(ValueError, match="span must be longer"):
+    with pytest.raises(ValueError, match="span must be positive"):
         await ledger.projections.expiring_in(span)
-    with pytest.raises(ValueError, match="ahead must be longer"):
+    with pytest.raises(ValueError, match="ahead must be positive"):
         ledger.projections.expiry_warnings(span)
 
 
@@ -146,7 +154,7 @@ async def test_each_session_is_warned_of_once_despite_database_outages(
         nonlocal reads
         reads += 1
         if reads == 3:
-            raise ServiceUnreachable("the database cannot be reached")
+            raise ServiceUnreachable("database", Cause.CONNECTION_REFUSED)
         return await whole()
 
     monkeypatch.setattr(ledger._read_models, "catch_up", catch_up)

@@ -57,7 +57,7 @@ def carrying(event: CreationFailed) -> Append:
     return structs.replace(proposed(), events=(event,))
 
 
-async def test_a_stale_version_a_taken_key_and_an_oversize_event_are_each_turned_away_alone(
+async def test_an_invalid_append_is_rejected_alone_within_its_batch(
     store: PostgresEventStore, watch: asyncpg.Connection
 ) -> None:
     first = proposed(key="order-1")
@@ -90,7 +90,7 @@ async def test_a_stale_version_a_taken_key_and_an_oversize_event_are_each_turned
     assert await positions(watch) == list(range(6))
 
 
-async def test_what_postgresql_cannot_store_is_turned_away_alone_and_the_rest_of_its_batch_goes_in(
+async def test_an_append_that_postgresql_refuses_does_not_fail_its_batch(
     store: PostgresEventStore, watch: asyncpg.Connection
 ) -> None:
     appends = [proposed() for _ in range(50)]
@@ -110,7 +110,7 @@ async def test_an_event_may_be_as_large_as_the_limit_and_no_larger(store: Postgr
     assert (refused.value.size, refused.value.limit) == (MAX_BYTES + 1, MAX_BYTES)
 
 
-async def test_the_same_append_handed_in_again_gets_the_first_answer_and_goes_in_once(
+async def test_a_repeated_append_gets_the_first_result_and_is_stored_once(
     store: PostgresEventStore, watch: asyncpg.Connection
 ) -> None:
     append, other = proposed(events=3, key="order-1"), proposed(events=2)
@@ -122,7 +122,7 @@ async def test_the_same_append_handed_in_again_gets_the_first_answer_and_goes_in
     assert await positions(watch) == list(range(7))
 
 
-async def test_another_append_at_the_same_version_is_not_taken_for_the_first(store: PostgresEventStore) -> None:
+async def test_a_different_append_at_the_same_version_is_not_a_repetition(store: PostgresEventStore) -> None:
     append = proposed()
     await store.append(append)
     with pytest.raises(WrongExpectedVersion):
@@ -138,23 +138,21 @@ class Denied(PacedLockStore):
         async def nothing(_statement: str) -> None:
             return
 
-        while self.limiter is None:
+        while self.paused is None:
             await asyncio.sleep(0)
         self.wait = nothing  # type: ignore[method-assign]
-        self.limiter.set_result(None)
+        self.paused.set_result(None)
 
 
 async def begun(store: Denied, number: int) -> list[asyncio.Task[Appended]]:
     """So many appends, the first of them in a batch of its own that is under way."""
     tasks = [asyncio.create_task(store.append(proposed())) for _ in range(number)]
-    while store.limiter is None:
+    while store.paused is None:
         await asyncio.sleep(0)
     return tasks
 
 
-async def test_past_the_bound_a_slow_database_refuses_at_once_and_says_why(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(Denied, max_waiting=300)
     tasks = await begun(store, 300)
     assert len(store._waiting) == 300 - MAX_IN_BATCH
@@ -169,7 +167,7 @@ async def test_past_the_bound_a_slow_database_refuses_at_once_and_says_why(
     assert await positions(watch) == list(range(500))
 
 
-async def test_an_append_cancelled_before_its_batch_is_taken_back(stores: Stores, watch: asyncpg.Connection) -> None:
+async def test_an_append_cancelled_before_its_batch_is_dropped(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(Denied, max_waiting=300)
     tasks = await begun(store, 300)
     waiting = [asyncio.create_task(store.append(proposed())) for _ in range(MAX_IN_BATCH)]
@@ -183,9 +181,7 @@ async def test_an_append_cancelled_before_its_batch_is_taken_back(stores: Stores
     assert await positions(watch) == list(range(301))
 
 
-async def test_an_append_cancelled_within_its_batch_harms_nobody_else(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_cancelling_an_append_does_not_affect_its_batch(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(Denied)
     tasks = await begun(store, 20)
     tasks[0].cancel()
@@ -197,7 +193,7 @@ async def test_an_append_cancelled_within_its_batch_harms_nobody_else(
     assert await positions(watch) == list(range(20)), "they were under way, so they are in"
 
 
-async def test_whoever_stops_waiting_for_the_close_stops_nothing(stores: Stores, watch: asyncpg.Connection) -> None:
+async def test_cancelling_a_close_does_not_cancel_pending_appends(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(Denied)
     tasks = await begun(store, 20)
     closing = asyncio.create_task(store.close())
@@ -207,7 +203,7 @@ async def test_whoever_stops_waiting_for_the_close_stops_nothing(stores: Stores,
     assert len(await asyncio.gather(*tasks)) == 20
 
 
-async def test_no_waiter_is_left_behind_when_the_loop_ends_the_committing_itself(stores: Stores) -> None:
+async def test_cancelling_the_committer_cancels_every_waiting_append(stores: Stores) -> None:
     store = stores.open(Denied)
     tasks = await begun(store, 300)
     assert store._committing is not None
@@ -216,7 +212,7 @@ async def test_no_waiter_is_left_behind_when_the_loop_ends_the_committing_itself
     assert {type(outcome) for outcome in outcomes} == {asyncio.CancelledError}
 
 
-async def test_a_ledger_that_is_not_there_is_reported_to_each_waiter(stores: Stores) -> None:
+async def test_a_missing_ledger_is_reported_to_every_waiting_append(stores: Stores) -> None:
     store = PostgresEventStore(stores.engine, "nowhere")  # it never gets so far as to have anything to close
     outcomes = await asyncio.gather(*(store.append(proposed()) for _ in range(20)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {LedgerNotReady}

@@ -17,7 +17,7 @@ LONG = 60
 SUCCESS = Health(database=None, scheduler_runs=False, scheduler=None)
 
 
-async def test_a_ledger_whose_database_answers_is_well_and_says_whether_a_scheduler_runs_here(new_ledger: Any) -> None:
+async def test_health_reports_success_and_whether_a_scheduler_runs(new_ledger: Any) -> None:
     async with new_ledger() as ledger:
         assert await ledger.health() == SUCCESS
     async with new_ledger(scheduler=True) as ledger:
@@ -30,7 +30,7 @@ async def test_a_ledger_whose_database_answers_is_well_and_says_whether_a_schedu
                 await asyncio.sleep(0.01)
 
 
-async def test_a_ledger_whose_database_is_gone_says_so_and_what_its_scheduler_waits_for_until_it_is_back(
+async def test_health_reports_a_database_outage_until_it_ends(
     data_dir: Path,
 ) -> None:
     url = await start_embedded(data_dir)

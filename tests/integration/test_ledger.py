@@ -48,7 +48,7 @@ async def kinds(ledger: Ledger, wanted: Session | UUID) -> list[str]:
 async def counts(sql: Any) -> tuple[int, int, int]:
     """Events, keys, due work."""
     (row,) = await sql(
-        "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM request_keys), (SELECT count(*) FROM due_work)"
+        "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM request_keys), (SELECT count(*) FROM due_steps)"
     )
     return tuple(row)
 
@@ -56,16 +56,14 @@ async def counts(sql: Any) -> tuple[int, int, int]:
 # Opening
 
 
-async def test_a_session_that_cxone_grants_at_once_is_returned_active(
-    ledger: Ledger, simulator: Simulator, sql: Any
-) -> None:
+async def test_open_session_returns_an_active_session(ledger: Ledger, simulator: Simulator, sql: Any) -> None:
     session = await ledger.open_session(request())
 
     (made,) = simulator.sessions_by_key[str(session.id)]
     assert (session.status, session.session_id, session.attempts) == (Status.ACTIVE, made.session_id, 1)
     assert session == await ledger.session(session.id)
     assert await kinds(ledger, session) == OPENED
-    (due,) = await sql("SELECT step, due_at, owner FROM due_work")
+    (due,) = await sql("SELECT step, due_at, owner FROM due_steps")
     assert tuple(due) == ("ExpireToken", session.expires_at, None)
 
 
@@ -87,7 +85,7 @@ async def test_an_attempt_is_committed_before_its_request_is_sent(
     assert seen == [OPENED[:3]]
 
 
-async def test_a_throttled_session_is_returned_pending_with_the_time_of_the_next_try(
+async def test_open_session_returns_a_throttled_session_with_its_retry_time(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
@@ -100,11 +98,11 @@ async def test_a_throttled_session_is_returned_pending_with_the_time_of_the_next
     assert isinstance(throttled, e.CreationThrottled)
     assert throttled.retry_after_ms == 600_000
     assert session.retry_at == throttled.retry_at == throttled.at + timedelta(minutes=10)
-    (due,) = await sql("SELECT step, due_at, owner FROM due_work")
+    (due,) = await sql("SELECT step, due_at, owner FROM due_steps")
     assert tuple(due) == ("AttemptCreation", session.retry_at, None)
 
 
-async def test_a_session_without_consent_is_refused_and_recorded_and_nothing_is_sent(
+async def test_a_request_without_consent_is_recorded_as_refused_and_not_sent(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     session = await ledger.open_session(request(consent=consent(gdpr_compliant="true")))
@@ -126,7 +124,7 @@ async def test_a_session_without_consent_is_refused_and_recorded_and_nothing_is_
         ("ch_unknown_1", r"no channel 'ch_unknown_1'"),
     ],
 )
-async def test_a_channel_that_can_take_no_session_rejects_it_by_name(
+async def test_an_unusable_channel_rejects_the_session_and_is_named(
     channel_id: str, reason: str, ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     simulator.config = SimulatorConfig(
@@ -142,9 +140,7 @@ async def test_a_channel_that_can_take_no_session_rejects_it_by_name(
     assert await counts(sql) == (2, 0, 0)
 
 
-async def test_a_channel_that_is_known_costs_neither_a_request_nor_an_append(
-    ledger: Ledger, simulator: Simulator
-) -> None:
+async def test_a_cached_channel_needs_no_lookup_and_no_extra_append(ledger: Ledger, simulator: Simulator) -> None:
     await ledger.open_session(request())
     session = await ledger.open_session(request())
 
@@ -158,7 +154,7 @@ async def test_a_channel_that_is_known_costs_neither_a_request_nor_an_append(
     assert simulator.counts["token 200"] == 1
 
 
-async def test_a_request_that_is_only_accepted_is_left_to_a_scheduler(
+async def test_an_accepted_request_is_opened_by_a_scheduler(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     session = await ledger.accept(request())
@@ -166,7 +162,7 @@ async def test_a_request_that_is_only_accepted_is_left_to_a_scheduler(
     assert session.status is Status.PENDING
     assert await kinds(ledger, session) == ["ConsentRecorded"]
     assert list(simulator.requests) == []
-    (due,) = await sql("SELECT step, due_at, owner FROM due_work")
+    (due,) = await sql("SELECT step, due_at, owner FROM due_steps")
     assert tuple(due) == ("ValidateChannel", session.accepted_at, None)
     assert await ledger.scheduler.unfinished() == 1
 
@@ -177,9 +173,7 @@ async def test_a_request_that_is_only_accepted_is_left_to_a_scheduler(
     assert await ledger.scheduler.unfinished() == 0
 
 
-async def test_a_bad_request_is_refused_at_the_door_and_nothing_is_recorded(
-    ledger: Ledger, simulator: Simulator, sql: Any
-) -> None:
+async def test_an_invalid_request_is_rejected_and_not_recorded(ledger: Ledger, simulator: Simulator, sql: Any) -> None:
     for bad, field in (
         (request(ip_address="nowhere"), "ipAddress"),
         (request(timestamp="yesterday"), "timestamp"),
@@ -198,7 +192,7 @@ async def test_a_bad_request_is_refused_at_the_door_and_nothing_is_recorded(
 # Once per key
 
 
-async def test_the_same_request_under_the_same_key_gives_the_same_session(
+async def test_a_repeated_request_with_the_same_key_returns_the_same_session(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     asked = request(idempotency_key="order-1")
@@ -213,7 +207,7 @@ async def test_the_same_request_under_the_same_key_gives_the_same_session(
     assert (await ledger.open_session(replace(asked, idempotency_key=None))).id != first.id
 
 
-async def test_the_same_request_at_once_from_two_ledgers_opens_one_session(
+async def test_concurrent_requests_with_one_key_open_one_session(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     async with new_ledger() as one, new_ledger() as other:
@@ -228,7 +222,7 @@ async def test_the_same_request_at_once_from_two_ledgers_opens_one_session(
     assert (await counts(sql))[:2] == (20, 5)
 
 
-async def test_the_same_key_for_another_request_is_a_conflict_that_says_so(ledger: Ledger, sql: Any) -> None:
+async def test_a_key_used_for_another_request_is_a_conflict(ledger: Ledger, sql: Any) -> None:
     first = await ledger.open_session(request(idempotency_key="order-1"))
     before = await counts(sql)
 
@@ -244,7 +238,7 @@ async def test_the_same_key_for_another_request_is_a_conflict_that_says_so(ledge
     assert await counts(sql) == before
 
 
-async def test_a_refused_request_keeps_its_key_too(ledger: Ledger) -> None:
+async def test_a_refused_request_keeps_its_key(ledger: Ledger) -> None:
     asked = request(idempotency_key="order-1", consent=consent(data_processing=None))
 
     first, second = await ledger.open_session(asked), await ledger.open_session(asked)
@@ -258,7 +252,7 @@ async def test_a_refused_request_keeps_its_key_too(ledger: Ledger) -> None:
 # Who did what
 
 
-async def test_every_event_keeps_the_correlation_id_and_says_who_brought_it(
+async def test_every_event_carries_the_correlation_id_and_its_actor(
     ledger: Ledger, new_ledger: Any, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0, session_lifetime_s=0)
@@ -276,7 +270,7 @@ async def test_every_event_keeps_the_correlation_id_and_says_who_brought_it(
     assert actor.partition(" ")[2] != history[0].actor.partition(" ")[2]
 
 
-async def test_without_a_correlation_id_the_sessions_own_id_is_kept(ledger: Ledger) -> None:
+async def test_the_session_id_is_the_default_correlation_id(ledger: Ledger) -> None:
     session = await ledger.open_session(request())
 
     assert {recorded.correlation_id for recorded in await ledger.history(session.id)} == {str(session.id)}
@@ -285,7 +279,7 @@ async def test_without_a_correlation_id_the_sessions_own_id_is_kept(ledger: Ledg
 # When a service cannot be used
 
 
-async def test_what_was_accepted_while_cxone_cannot_be_reached_stays_pending_and_goes_on_later(
+async def test_a_session_accepted_without_the_provider_stays_pending_and_continues_later(
     new_ledger: Any, nobody: str, sql: Any
 ) -> None:
     async with new_ledger(cxone_url=nobody) as ledger:
@@ -297,17 +291,17 @@ async def test_what_was_accepted_while_cxone_cannot_be_reached_stays_pending_and
         assert await kinds(ledger, accepted) == ["ConsentRecorded"], "no attempt is used up"
         with pytest.raises(ServiceUnreachable):
             await ledger.check()
-    (due,) = await sql("SELECT step, owner, due_at > now() AS rests FROM due_work")
+    (due,) = await sql("SELECT step, owner, due_at > now() AS rests FROM due_steps")
     assert tuple(due) == ("ValidateChannel", None, True)
 
-    await sql("UPDATE due_work SET due_at = now()")
+    await sql("UPDATE due_steps SET due_at = now()")
     async with new_ledger() as ledger:
         await ledger.check()
         await ledger.scheduler.run_once()
         assert (await ledger.session(accepted)).status is Status.ACTIVE
 
 
-async def test_refused_credentials_are_an_error_and_the_session_stays_pending(new_ledger: Any) -> None:
+async def test_refused_credentials_raise_and_the_session_stays_pending(new_ledger: Any) -> None:
     async with new_ledger(cxone_client_secret="hush-hush") as ledger:
         with pytest.raises(CredentialsRefused, match="check GUESTLEDGER_CXONE_CLIENT_ID") as raised:
             await ledger.open_session(request())
@@ -317,7 +311,7 @@ async def test_refused_credentials_are_an_error_and_the_session_stays_pending(ne
             await ledger.check()
 
 
-async def test_of_many_sessions_that_meet_one_failure_each_is_told_its_own_id(new_ledger: Any, nobody: str) -> None:
+async def test_each_of_many_failed_sessions_gets_its_own_id_in_the_error(new_ledger: Any, nobody: str) -> None:
     async with new_ledger(cxone_url=nobody) as ledger:
         asked = [request(user_agent=f"browser {number}") for number in range(8)]
         errors = await asyncio.gather(*map(ledger.open_session, asked), return_exceptions=True)
@@ -329,7 +323,7 @@ async def test_of_many_sessions_that_meet_one_failure_each_is_told_its_own_id(ne
             assert guest.user_agent == one.user_agent
 
 
-async def test_a_request_that_could_not_be_recorded_was_not_accepted(
+async def test_a_request_that_is_not_recorded_is_not_accepted(
     ledger: Ledger, held_log: Any, outsider: asyncpg.Connection, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger._store, "_patience", 0.3)
@@ -344,9 +338,7 @@ async def test_a_request_that_could_not_be_recorded_was_not_accepted(
     assert (await ledger.open_session(request(idempotency_key="order-1"))).status is Status.ACTIVE
 
 
-async def test_a_database_without_a_ledger_is_refused_before_anything_is_done(
-    new_ledger: Any, empty_database_url: str
-) -> None:
+async def test_connecting_to_a_database_without_a_ledger_fails(new_ledger: Any, empty_database_url: str) -> None:
     with pytest.raises(LedgerNotReady, match="run `guestledger db upgrade`"):
         async with new_ledger(database_url=empty_database_url):
             raise AssertionError("there is nothing to be opened")
@@ -355,7 +347,7 @@ async def test_a_database_without_a_ledger_is_refused_before_anything_is_done(
 # Reading
 
 
-async def test_a_session_is_found_by_its_own_id_and_by_cxones_whatever_that_looks_like(
+async def test_a_session_is_found_by_its_own_id_and_by_the_providers_id(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = await ledger.open_session(request())
@@ -377,7 +369,7 @@ async def test_a_session_is_found_by_its_own_id_and_by_cxones_whatever_that_look
             await ledger.session(unknown)
 
 
-async def test_whoever_reads_finds_all_that_was_committed_before(ledger: Ledger) -> None:
+async def test_reads_include_everything_committed_before(ledger: Ledger) -> None:
     for number in range(1, 4):
         session = await ledger.open_session(request())
         assert [row.id async for row in ledger.sessions()][-1] == session.id
@@ -390,9 +382,7 @@ async def test_whoever_reads_finds_all_that_was_committed_before(ledger: Ledger)
 # Beside the caller
 
 
-async def test_a_ledger_with_a_scheduler_takes_accepted_sessions_forward_beside_its_caller(
-    new_ledger: Any, simulator: Simulator
-) -> None:
+async def test_a_ledger_with_a_scheduler_processes_accepted_sessions(new_ledger: Any, simulator: Simulator) -> None:
     async with new_ledger(scheduler=True, webhook_url=simulator.webhook_url) as ledger, asyncio.timeout(30):
         session = await ledger.accept(request())
         while await ledger.scheduler.unfinished():
@@ -401,7 +391,7 @@ async def test_a_ledger_with_a_scheduler_takes_accepted_sessions_forward_beside_
         assert await kinds(ledger, session) == [*OPENED, "WebhookSynced"]
 
 
-async def test_a_webhook_is_no_part_of_opening_a_session(new_ledger: Any, simulator: Simulator) -> None:
+async def test_opening_a_session_sends_no_webhook(new_ledger: Any, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(webhook_hang_s=600)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
@@ -411,7 +401,7 @@ async def test_a_webhook_is_no_part_of_opening_a_session(new_ledger: Any, simula
         assert await ledger.scheduler.unfinished() == 1
 
 
-async def test_what_is_in_flight_when_a_ledger_is_closed_is_finished_first(
+async def test_closing_a_ledger_finishes_calls_in_flight(
     new_ledger: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent, answered = asyncio.Event(), asyncio.Event()

@@ -1,4 +1,4 @@
-"""RateLimiter between two ledgers on one database, as two processes have them: what one is told, both keep to."""
+"""The rate limiter, shared by two ledgers on one database, as by two processes."""
 
 import asyncio
 import json
@@ -10,29 +10,29 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
-from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.events import Event
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.engine.worker.session_work import TOWARDS_CREATION
+from guestledger.engine.limits.retry import RetryPolicy, WaitBasis
+from guestledger.engine.worker.step import Lane
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog
 from tests.integration.plain_sql import SCHEMA
 from tests.unit.samples import request
 
 LONG = 60
-"""Seconds. Nothing here takes as long, unless it hangs."""
-QUICK = LimiterPolicy(first_rate=500.0, min_rate=100.0, retries_per_second=1_000.0)
+"""Seconds; nothing takes this long unless it hangs."""
+QUICK = LimiterPolicy(initial_rate=500.0, min_rate=100.0, retries_per_second=1_000.0)
 FAILING = SimulatorConfig(server_error_share=1.0, fault_times=1_000_000)
 
 
@@ -42,7 +42,7 @@ def policy(limiter: LimiterPolicy = QUICK, **creation: Any) -> Policy:
 
 @asynccontextmanager
 async def two(new_ledger: Any, policy: Policy, **given: Any) -> AsyncIterator[tuple[Ledger, Ledger]]:
-    """Two ledgers, and no longer than is to be borne."""
+    """Two ledgers, with a time limit."""
     async with new_ledger(policy=policy, **given) as one, new_ledger(policy=policy, **given) as other:
         async with asyncio.timeout(LONG):
             yield one, other
@@ -66,14 +66,14 @@ def asked(simulator: Simulator) -> list[float]:
 
 
 async def attempts_while_closed(ledger: Ledger) -> list[Event]:
-    """The attempts that were recorded behind a throttle and before its time had passed."""
+    """The attempts that were recorded after a throttle and before its `Retry-After` had passed."""
     early: list[Event] = []
     closed_until = None
     async for batch in ledger.events.read():
         for recorded in batch:
             match recorded.event:
-                case e.CreationThrottled(retry_after_ms=ms):
-                    until = recorded.recorded_at + timedelta(milliseconds=ms)
+                case e.CreationThrottled(wait=wait):
+                    until = recorded.recorded_at + timedelta(milliseconds=wait.basis_ms)
                     closed_until = max(closed_until or until, until)
                 case e.CreationAttempted() as attempt if closed_until and recorded.recorded_at < closed_until:
                     early.append(attempt)
@@ -131,12 +131,12 @@ async def test_a_session_opened_behind_a_closed_limiter_is_deferred_with_a_reaso
         await one.open_session(request())
         session = await other.open_session(request())
 
-        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        ((name, until),) = await sql("SELECT name, closed_until FROM limits")
         assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
-        assert session.reason == "the limiter is closed: Retry-After of 600000 ms"
+        assert (session.cause, session.detail) == (Cause.RATE_LIMITED, name)
         deferred = (await events(other, session))[-1]
         assert isinstance(deferred, e.CreationDeferred)
-        assert (deferred.limiter, deferred.held_by, deferred.retry_at) == (name, DenialReason.GATE, until)
+        assert (deferred.limiter, deferred.denied_by, deferred.retry_at) == (name, DenialReason.CLOSED, until)
         assert name.endswith(" sessions")
         assert len(asked(simulator)) == 1
 
@@ -150,10 +150,10 @@ async def test_a_failure_with_retry_after_closes_the_limiter_for_all_processes(
         (met,) = asked(simulator)
         last = (await events(one, failed))[-1]
         assert isinstance(last, e.CreationFailed)
-        assert (last.wait_ms, last.reason) == (1_000, "Retry-After of 1000 ms, plus 0 ms backoff")
+        assert (last.wait.ms, last.wait.basis, last.wait.extra_ms) == (1_000, WaitBasis.RETRY_AFTER, 0)
         held_back = await other.open_session(request())
         assert (held_back.status, held_back.attempts) == (Status.PENDING, 0)
-        assert held_back.reason == "the limiter is closed: Retry-After of 1000 ms"
+        assert held_back.cause is Cause.RATE_LIMITED
 
         simulator.config = SimulatorConfig()
         await all_done(one, other)
@@ -171,7 +171,7 @@ async def test_a_closed_limiter_blocks_neither_webhooks_nor_other_hosts(
         made = await one.open_session(request())
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
         behind = [await ledger.open_session(request()) for ledger in (one, other, one)]
-        await sql("UPDATE due_work SET due_at = now() WHERE step = 'AttemptCreation'")
+        await sql("UPDATE due_steps SET due_at = now() WHERE step = 'create_session'")
         before = [await events(one, session) for session in behind]
 
         done = await other.scheduler.run_once()
@@ -199,16 +199,16 @@ async def test_a_closed_limiter_survives_the_process_that_closed_it(new_ledger: 
     assert min(asked(simulator)[1:]) >= met + 1
 
 
-async def test_an_exhausted_quota_closes_the_limiter_before_any_429(
-    new_ledger: Any, simulator: Simulator
-) -> None:
+async def test_an_exhausted_quota_closes_the_limiter_before_any_429(new_ledger: Any, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(quota=3, rate_limit_headers=True)
-    async with two(new_ledger, policy(LimiterPolicy(at_once=0))) as (one, other):
+    async with two(new_ledger, policy(LimiterPolicy(burst=0))) as (one, other):
         for _ in range(3):
             assert (await one.open_session(request())).status is Status.ACTIVE
         last = asked(simulator)[-1]
         session = await other.open_session(request())
-        assert session.reason == "the limiter is closed: RateLimit says that nothing is left for 1 s"
+        assert session.cause is Cause.RATE_LIMITED
+        [limiter] = (await other.limits.states()).values()
+        assert limiter.closed_by is WaitBasis.QUOTA
         assert len(asked(simulator)) == 3
 
         await all_done(one, other)
@@ -256,26 +256,24 @@ async def test_a_limiter_row_is_deleted_when_it_restricts_nothing(
     async with two(new_ledger, policy()) as (one, other):
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0)
         await one.open_session(request())
-        assert len(await sql("SELECT FROM limiters")) == 1
+        assert len(await sql("SELECT FROM limits")) == 1
         simulator.config = SimulatorConfig()
-        await sql("UPDATE limiters SET closed_until = now(), paced_from = now() - interval '1 day'")
+        await sql("UPDATE limits SET closed_until = now(), paced_from = now() - interval '1 day'")
         assert (await other.open_session(request())).status is Status.ACTIVE
-        assert await sql("SELECT FROM limiters") == []
+        assert await sql("SELECT FROM limits") == []
 
 
-async def test_an_admission_does_not_overwrite_concurrent_feedback(
-    new_engine: Any, held_log: HeldLog
-) -> None:
-    """Nobody knows anything against the API yet, so there is no row that could be locked."""
-    limiters = PostgresRateLimiter(new_engine(), SCHEMA, QUICK)
+async def test_an_admission_does_not_overwrite_concurrent_feedback(new_engine: Any, held_log: HeldLog) -> None:
+    """Nothing is known against the API yet, so there is no row to lock."""
+    limiter = PostgresRateLimiter(new_engine(), SCHEMA, QUICK)
     async with held_log:
-        admitted = asyncio.create_task(limiters.admit(AdmissionRequest(limiter="a", retry=True, slotted=False)))
+        admitted = asyncio.create_task(limiter.admit(AdmissionRequest(limiter="a", retry=True, reserved=False)))
         await held_log.waiting()
     await admitted
-    assert (await limiters.all())["a"].retries == 99
+    assert (await limiter.states())["a"].retry_budget == 99
 
 
-# Broken
+# The circuit breaker
 
 
 async def test_a_failing_server_gets_only_single_probes_until_it_recovers(
@@ -283,23 +281,26 @@ async def test_a_failing_server_gets_only_single_probes_until_it_recovers(
 ) -> None:
     rests_ms = (100, 200, 400, 400)
     limiter = LimiterPolicy(failures_in_a_row=5, break_ms=100, max_break_ms=400, retries_per_second=1_000.0)
-    simulator.config = FAILING
     async with two(new_ledger, policy(limiter)) as (one, other):
+        await other.open_session(request())  # so that it has a token and knows the channel
+        simulator.config = FAILING
         first = await one.open_session(request())
-        assert (first.attempts, len(asked(simulator))) == (5, 5)
+        assert (first.attempts, len(asked(simulator))) == (5, 6)
         second = await other.open_session(request())
         assert (second.attempts, second.status) == (0, Status.PENDING)
-        assert second.reason == "the breaker is open: 5 requests in a row failed; one probes then"
+        deferred = (await events(other, second))[-1]
+        assert isinstance(deferred, e.CreationDeferred)
+        assert deferred.denied_by is DenialReason.CIRCUIT_OPEN
         more = [await other.accept(request()) for _ in range(20)]
 
         working = asyncio.create_task(all_done(one, other))
-        while len(asked(simulator)) < 9:
+        while len(asked(simulator)) < 10:
             assert not working.done()
             await asyncio.sleep(0.01)
         simulator.config = SimulatorConfig()
         await working
 
-        times = asked(simulator)[4:9]
+        times = asked(simulator)[5:10]
         for rest_ms, earlier, later in zip(rests_ms, times, times[1:], strict=False):
             assert later - earlier >= rest_ms / 1_000
         for session in (first, second, *more):
@@ -315,14 +316,15 @@ async def test_a_claim_that_sends_nothing_reserves_the_probe_only_briefly(
         session = await one.open_session(request())
         simulator.config = SimulatorConfig()
         lost = a_lease(uuid4(), 1)
-        while not (await one._due_work.claim(lost, one._steps.limiters(TOWARDS_CREATION), 1)).claims:
+        wanted = one.scheduler._lanes.wanted(Lane.CREATION)
+        while not (await one.scheduler._due_steps.claim(lost, wanted, 1)).claims:
             await asyncio.sleep(0.01)
 
-        while (await other.session(session.id)).status is not Status.ACTIVE:  # as long as all is to take
+        while (await other.session(session.id)).status is not Status.ACTIVE:
             await other.scheduler.run_once()
             await asyncio.sleep(0.05)
 
-        assert await sql("SELECT FROM limiters WHERE broken_at IS NOT NULL") == []
+        assert await sql("SELECT FROM limits WHERE broken_at IS NOT NULL") == []
 
 
 async def test_a_shared_lookup_that_fails_counts_as_one_failure(
@@ -349,7 +351,7 @@ async def test_a_shared_lookup_that_fails_counts_as_one_failure(
             await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
 
         assert simulator.counts["channel 500"] == 1
-        ((failures, broken_at),) = await sql("SELECT failures, broken_at FROM limiters")
+        ((failures, broken_at),) = await sql("SELECT failures, broken_at FROM limits")
         assert (failures, broken_at) == (1, None)
 
 
@@ -358,9 +360,9 @@ async def test_a_shared_lookup_result_is_observed_even_if_one_caller_is_cancelle
 ) -> None:
     simulator.config = SimulatorConfig(channel_throttle_times=1, retry_after_s=600)
     async with new_ledger(policy=policy()) as ledger:
-        await ledger.check()  # a token's request is told to a limiter of its own
-        provider, all_ask, told = ledger._provider, asyncio.Barrier(4), []
-        ask, answer, observe = provider.look_up_channel, provider._look_up, ledger._gates.observe
+        await ledger.check()  # the token request has a limiter of its own
+        provider, all_ask, observed = ledger._provider, asyncio.Barrier(4), []
+        ask, answer, observe = provider.look_up_channel, provider._look_up, ledger.limits._limiter.observe
 
         async def look_up_channel(channel_id: str, again: Any) -> Any:
             waiting = asyncio.create_task(all_ask.wait())
@@ -372,22 +374,22 @@ async def test_a_shared_lookup_result_is_observed_even_if_one_caller_is_cancelle
             await all_ask.wait()
             return await answer(channel_id, again)
 
-        async def hear_but_first(hearing: Any) -> None:
-            told.append(hearing)
-            if len(told) == 1:
+        async def observe_but_first(feedback: Any) -> None:
+            observed.append(feedback)
+            if len(observed) == 1:
                 raise asyncio.CancelledError
-            await observe(hearing)
+            await observe(feedback)
 
         monkeypatch.setattr(provider, "look_up_channel", look_up_channel)
         monkeypatch.setattr(provider, "_look_up", look_up)
-        monkeypatch.setattr(ledger._gates, "observe", hear_but_first)
+        monkeypatch.setattr(ledger.limits._limiter, "observe", observe_but_first)
         async with asyncio.timeout(LONG):
             opening = [asyncio.create_task(ledger.open_session(request())) for _ in range(3)]
             opened = await asyncio.gather(*opening, return_exceptions=True)
 
         assert [type(session) for session in opened].count(asyncio.CancelledError) == 1
-        assert len(told) == 2
-        assert len(await sql("SELECT FROM limiters WHERE closed_until > now()")) == 1
+        assert len(observed) == 2
+        assert len(await sql("SELECT FROM limits WHERE closed_until > now()")) == 1
 
 
 async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
@@ -397,35 +399,35 @@ async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
     async with new_ledger(policy=policy(patient)) as ledger:
         await ledger.check()
         provider, asked, goes_on = ledger._provider, asyncio.Event(), asyncio.Event()
-        answer, admit, joined = provider._look_up, ledger._gates.admit, asyncio.Event()
+        answer, admit, joined = provider._look_up, ledger.limits._limiter.admit, asyncio.Event()
 
         async def look_up(channel_id: str, again: Any) -> Any:
             asked.set()
             await goes_on.wait()
             return await answer(channel_id, again)
 
-        async def admit_and_say_so(passage: AdmissionRequest) -> Any:
-            admitted = await admit(passage)
+        async def admit_and_note(admission: AdmissionRequest, *rest: Any) -> Any:
+            admitted = await admit(admission, *rest)
             if asked.is_set():
                 assert admitted.probes
                 joined.set()
             return admitted
 
         monkeypatch.setattr(provider, "_look_up", look_up)
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_note)
         async with asyncio.timeout(LONG):
             first = asyncio.create_task(ledger.open_session(request()))
             await asked.wait()
             now = await sql("SELECT clock_timestamp()")
-            failing = Feedback(limiter=provider.lookup_limiter, answered=Observation.FAILED, began_at=now[0][0])
-            await ledger._gates.observe(failing)
-            await sql("UPDATE limiters SET broken_until = now()")
+            failing = Feedback(limiter=provider.lookup_limiter, observation=Observation.FAILED, began_at=now[0][0])
+            await ledger.limits._limiter.observe(failing)
+            await sql("UPDATE limits SET broken_until = now()")
             second = asyncio.create_task(ledger.open_session(request()))
             await joined.wait()
             goes_on.set()
             await asyncio.gather(first, second)
 
-        [limiter] = await sql("SELECT broken_at, probe_until FROM limiters")
+        [limiter] = await sql("SELECT broken_at, probe_until FROM limits")
         assert (limiter["broken_at"] is None, limiter["probe_until"]) == (False, None)
 
 
@@ -435,7 +437,7 @@ async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
 async def test_two_processes_share_one_retry_budget_that_spares_first_attempts(
     new_ledger: Any, simulator: Simulator
 ) -> None:
-    limiter = LimiterPolicy(retries_kept=2, retries_per_request=0.0, retries_per_second=0.01, failures_in_a_row=1_000)
+    limiter = LimiterPolicy(retry_budget=2, retries_per_request=0.0, retries_per_second=0.01, failures_in_a_row=1_000)
     simulator.config = FAILING
     async with two(new_ledger, policy(limiter)) as (one, other):
         opened = [await ledger.open_session(request()) for ledger in (one, other, one, other)]
@@ -445,7 +447,7 @@ async def test_two_processes_share_one_retry_budget_that_spares_first_attempts(
         for session in opened:
             deferred = (await events(one, session))[-1]
             assert isinstance(deferred, e.CreationDeferred)
-            assert deferred.held_by is DenialReason.BUDGET
+            assert deferred.denied_by is DenialReason.RETRY_BUDGET
 
 
 @pytest.mark.parametrize("refused_to", ["itself", "another"])
@@ -459,21 +461,21 @@ async def test_a_creation_that_fails_for_lack_of_a_token_is_no_failure_of_the_ap
         simulator.config = SimulatorConfig(token_errors=3)
         tokens, append = ledger._provider._tokens, ledger._store.append
 
-        async def append_while_another_learns_of_it(given: Any) -> Any:
+        async def append_while_another_invalidates_the_token(given: Any) -> Any:
             appended = await append(given)
             if refused_to == "another" and isinstance(given.events[-1], e.CreationAttempted):
                 tokens.invalidate(tokens._token)
             return appended
 
-        monkeypatch.setattr(ledger._store, "append", append_while_another_learns_of_it)
+        monkeypatch.setattr(ledger._store, "append", append_while_another_invalidates_the_token)
         session = await ledger.open_session(request())
 
         assert simulator.counts["session 401"] == (refused_to == "itself")
         assert simulator.counts["token 503"] == 3
         failed = (await events(ledger, session))[-1]
         assert isinstance(failed, e.CreationFailed)
-        assert (failed.kind, failed.wait_ms is None) == (e.FailureKind.UNAVAILABLE, False)
-        assert await sql("SELECT FROM limiters WHERE broken_at IS NOT NULL OR failures > 0") == []
+        assert (failed.kind, failed.wait is None) == (e.FailureKind.UNAVAILABLE, False)
+        assert await sql("SELECT FROM limits WHERE broken_at IS NOT NULL OR failures > 0") == []
 
 
 # Calls in flight
@@ -557,7 +559,7 @@ async def test_concurrent_open_sessions_beyond_the_call_limit_are_deferred(
         for session in opened[3:]:
             deferred = (await events(ledger, session))[-1]
             assert isinstance(deferred, e.CreationDeferred)
-            assert deferred.held_by is DenialReason.CALLS
+            assert deferred.denied_by is DenialReason.CONCURRENCY
 
 
 @pytest.mark.parametrize("limit", ["calls", "calls_per_process"])
@@ -612,13 +614,17 @@ async def test_a_lookup_is_admitted_only_when_the_process_has_capacity(
 ) -> None:
     async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
         await ledger.check()
-        admit, admitted, places = ledger._gates.admit, [], ledger._steps._calls
+        admit, admitted, places = (
+            ledger.limits._limiter.admit,
+            [],
+            ledger._executor.handlers[StepName.VALIDATE_CHANNEL]._services.calls._places,
+        )
 
-        async def admit_and_say_so(passage: AdmissionRequest) -> Any:
-            admitted.append(passage)
-            return await admit(passage)
+        async def admit_and_note(admission: AdmissionRequest, *rest: Any) -> Any:
+            admitted.append(admission)
+            return await admit(admission, *rest)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_note)
         async with places:
             opening = asyncio.create_task(ledger.open_session(request()))
             while not (places._waiters or admitted):
@@ -629,7 +635,7 @@ async def test_a_lookup_is_admitted_only_when_the_process_has_capacity(
 
 
 class Hanging:
-    """Calls of a ledger that hang until they are let go."""
+    """Provider calls of a ledger that hang until `go` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, ledger: Ledger, name: str = "create") -> None:
         self.begun, self.go = 0, asyncio.Event()
@@ -674,10 +680,10 @@ async def test_open_session_calls_reduce_the_claim_limit_to_one_at_least(
         for number, left in ((1, 2), (2, 1), (3, 1), (4, 1)):
             opening.append(asyncio.create_task(ledger.open_session(request())))
             await hanging.until(min(number, 3))
-            assert ledger._steps.max_claimed == left
+            assert ledger.scheduler._lanes._calls.max_claimed == left
         hanging.go.set()
         await asyncio.gather(*opening)
-        assert ledger._steps.max_claimed == 3
+        assert ledger.scheduler._lanes._calls.max_claimed == 3
 
 
 async def test_a_session_that_waited_for_capacity_uses_the_cached_channel(
@@ -689,21 +695,19 @@ async def test_a_session_that_waited_for_capacity_uses_the_cached_channel(
         assert simulator.counts["channel 200"] == 1
 
 
-async def test_a_session_between_two_calls_uses_no_capacity(
-    new_ledger: Any, simulator: Simulator
-) -> None:
+async def test_a_session_between_two_calls_uses_no_capacity(new_ledger: Any, simulator: Simulator) -> None:
     async with two(new_ledger, policy(LimiterPolicy(calls=1))) as (one, _):
         assert (await one.open_session(request())).status is Status.ACTIVE
 
 
-async def test_concurrent_claims_never_exceed_the_call_limit(new_engine: Any, sql: Any) -> None:
-    steps = {"AttemptCreation": "a", "ValidateChannel": "b"}
-    claimers = [PostgresDueSteps(new_engine(), SCHEMA, LimiterPolicy(calls=3)) for _ in range(4)]
+async def test_concurrent_claims_never_exceed_the_call_limit(new_due_steps: Any, sql: Any) -> None:
+    steps = {StepName.CREATE_SESSION: "a", StepName.VALIDATE_CHANNEL: "b"}
+    claimers = [new_due_steps(LimiterPolicy(calls=3)) for _ in range(4)]
     for _ in range(10):
-        await sql("DELETE FROM due_work")
+        await sql("DELETE FROM due_steps")
         for number in range(12):
-            step = ["AttemptCreation", "ValidateChannel"][number % 2]
-            await sql("INSERT INTO due_work VALUES ($1, $2, now(), NULL, NULL)", new_id(), step)
+            step = ["create_session", "validate_channel"][number % 2]
+            await sql("INSERT INTO due_steps VALUES ($1, $2, now(), NULL, NULL)", new_id(), step)
         claimed = await asyncio.gather(*(claimer.claim(a_lease(uuid4(), HOUR_MS), steps, 12) for claimer in claimers))
         assert sum(len(found.claims) for found in claimed) == 3
 
@@ -719,13 +723,12 @@ async def test_a_token_expires_in_time_behind_a_closed_webhook_limiter(
         async with asyncio.timeout(30):
             while {(await ledger.session(session.id)).status for session in (first, second)} != {Status.EXPIRED}:
                 await ledger.scheduler.run_once()
-        assert simulator.counts["webhook 429"] == 1, "the other notice waits behind the limiter"
-        assert await ledger.scheduler.unfinished() == 0, "nobody waits for a receiver that wants to be left in peace"
+        assert simulator.counts["webhook 429"] == 1, "the other notice waits for the limiter"
+        assert await ledger.scheduler.unfinished() == 0, "nobody waits for a receiver that asked for a pause"
         simulator.config = SimulatorConfig()
-        await sql("DELETE FROM limiters")
+        await sql("DELETE FROM limits")
         await ledger.scheduler.run_once()
-        told = [json.loads(call.body)["sessionId"] for call in simulator.webhooks]
-        assert second.session_id in told
+        assert second.session_id in [json.loads(call.body)["sessionId"] for call in simulator.webhooks]
 
 
 async def test_an_old_throttled_session_is_claimed_before_a_new_one(
@@ -734,14 +737,13 @@ async def test_an_old_throttled_session_is_claimed_before_a_new_one(
     async with new_ledger(policy=policy()) as ledger:
         simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0)
         old = await ledger.open_session(request())
-        await sql("UPDATE limiters SET closed_until = now(), next_slot = now(), next_passage = now()")
-        await sql("UPDATE due_work SET due_at = now() - interval '1 min'")
+        await sql("UPDATE limits SET closed_until = now(), next_reservation = now(), next_admission = now()")
+        await sql("UPDATE due_steps SET due_at = now() - interval '1 min'")
         for _ in range(3):
             await ledger.accept(request(channel_id="ch_new"))
-        await ledger._due_work.claim(
-            a_lease(ms=1), ledger._steps.limiters(STEPS), 0
-        )  # it has been seen that there is a limiter
+        due_steps, wanted = ledger.scheduler._due_steps, ledger.scheduler._lanes.wanted()
+        await due_steps.claim(a_lease(ms=1), wanted, 0)  # it finds out that there is a limiter
 
-        [claim] = (await ledger._due_work.claim(a_lease(), ledger._steps.limiters(STEPS), 1)).claims
+        [claim] = (await due_steps.claim(a_lease(), wanted, 1)).claims
 
         assert claim.stream_id == old.id

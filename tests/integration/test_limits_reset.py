@@ -1,20 +1,20 @@
-"""RateLimiter that a person opens: what that moves, what it does not, and what it leaves behind."""
+"""Resetting a limiter: what continues at once, what does not, and the trace it leaves."""
 
 from typing import Any
 
 import pytest
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
-from guestledger.engine.domain.lifecycle import Policy
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.engine.operations.explain import Wait
+from guestledger.engine.operations.explain import BlockedBy
 from tests.unit.samples import request
 
 CLOSED = """
-    INSERT INTO limiters (name, closed_at, closed_until, why, well, failures, breaks)
-    VALUES ($1, now(), now() + interval '1 h', 'Retry-After of 3600000 ms', 0, 0, 0)"""
+    INSERT INTO limits (name, closed_at, closed_until, closed_by, successes, failures, breaks)
+    VALUES ($1, now(), now() + interval '1 h', 'retry_after', 0, 0, 0)"""
 
 
 async def test_a_reset_limiter_admits_due_steps_again(ledger: Ledger, sql: Any) -> None:
@@ -35,7 +35,7 @@ async def test_a_reset_keeps_retry_times_of_old_sessions_and_admits_new_ones(
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=0))) as ledger:
         throttled = await ledger.open_session(request())
-        put_off = await ledger.open_session(request())
+        deferred = await ledger.open_session(request())
         simulator.config = SimulatorConfig()
         [limiter] = await ledger.limits.states()
 
@@ -43,9 +43,11 @@ async def test_a_reset_keeps_retry_times_of_old_sessions_and_admits_new_ones(
 
         assert (await ledger.open_session(request())).status is Status.ACTIVE
         assert await ledger.scheduler.run_once() == {}
-        for session in (throttled, put_off):
-            [held] = (await ledger.why(session.id)).holds
-            assert (held.by, held.until) == (Wait.DUE, session.retry_at)
+        for session in (throttled, deferred):
+            [create, _] = (await ledger.why(session.id)).steps
+            assert [(blocker.by, blocker.until) for blocker in create.blockers] == [
+                (BlockedBy.NOT_DUE, session.retry_at)
+            ]
 
 
 async def test_resetting_a_known_limiter_logs_who_did_it(
@@ -53,9 +55,9 @@ async def test_resetting_a_known_limiter_logs_who_did_it(
 ) -> None:
     await sql(CLOSED, "api.example.com sessions")
 
-    opened = [await ledger.limits.reset("api.example.com sessions", requested_by="anna") for _ in range(2)]
+    were_known = [await ledger.limits.reset("api.example.com sessions", requested_by="anna") for _ in range(2)]
 
-    assert opened == [True, False]
+    assert were_known == [True, False]
     assert [record.getMessage() for record in caplog.records if record.name == "guestledger"] == [
         "limiter 'api.example.com sessions' was reset by 'anna'"
     ]

@@ -86,7 +86,7 @@ class _Cut:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
 @pytest.mark.parametrize("word", ROUND_TRIPS)
-async def test_a_batch_whose_backend_dies_at_a_round_trip_goes_in_once(
+async def test_a_batch_is_stored_once_if_its_backend_dies_at_any_round_trip(
     stores: Stores, watch: asyncpg.Connection, word: str, after: bool
 ) -> None:
     store = stores.open(CutStore, patience=30)
@@ -149,7 +149,7 @@ async def cutting_proxy(url: str, directory: Path, *, cuts: int, wait_for_answer
 
 
 @pytest.mark.parametrize("wait_for_answer", [False, True], ids=["before its answer", "after its answer"])
-async def test_a_connection_that_breaks_with_the_commit_under_way_loses_nothing_and_doubles_nothing(
+async def test_appends_are_stored_once_if_the_connection_breaks_during_commit(
     ledger_url: str, watch: asyncpg.Connection, tmp_path: Path, wait_for_answer: bool
 ) -> None:
     appends = [proposed(events=1 + number % 3, key=f"order-{number}") for number in range(500)]
@@ -162,7 +162,7 @@ async def test_a_connection_that_breaks_with_the_commit_under_way_loses_nothing_
 
 
 @pytest.mark.parametrize("how", ["a restart", "a crash"])
-async def test_a_load_goes_on_over_the_end_of_the_server(data_dir: Path, how: str) -> None:
+async def test_appends_continue_across_a_server_restart_or_crash(data_dir: Path, how: str) -> None:
     url = await start_embedded(data_dir)
     await upgrade(url)
     stores = Stores(url)
@@ -207,7 +207,7 @@ class CountingStore(PostgresEventStore):
         return await super()._write_once(batch)
 
 
-async def test_with_the_server_gone_every_waiter_is_told_after_one_wait_and_later_appends_work_again(
+async def test_waiting_appends_fail_together_when_the_server_is_gone(
     data_dir: Path,
 ) -> None:
     url = await start_embedded(data_dir)
@@ -226,7 +226,7 @@ async def test_with_the_server_gone_every_waiter_is_told_after_one_wait_and_late
     await stores.close()
 
 
-async def test_who_stands_still_while_the_driver_prepares_a_statement_loses_its_locks_too(
+async def test_a_client_stalled_after_a_prepare_loses_its_locks(
     stores: Stores, watch: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The driver prepares in a round trip of its own, without an end: the server then does not count the client as idle.
@@ -241,9 +241,7 @@ async def test_who_stands_still_while_the_driver_prepares_a_statement_loses_its_
             await watch.execute("SELECT FROM guestledger.checkpoints FOR UPDATE", timeout=10)
 
 
-async def test_a_writer_that_stands_still_does_not_keep_the_lock_for_ever(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_a_stalled_writer_loses_the_log_lock_after_ten_seconds(stores: Stores, watch: asyncpg.Connection) -> None:
     seen: list[str] = []
 
     class Looking(PostgresEventStore):

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from guestledger.adapters.cli.opening import Answer, Opening, numbered_lines
+from guestledger.adapters.cli.batch import Answer, OpeningBatch
+from guestledger.adapters.cli.lines import numbered_lines
 from guestledger.adapters.database import open_archive
 from guestledger.adapters.settings import Settings
 from guestledger.engine.domain.request import parse_request
@@ -25,7 +26,7 @@ async def opened(ledger: Ledger, request: guests.Request) -> Session:
     return await ledger.open_session(parse_request(msgspec.json.encode(request)))
 
 
-async def test_a_key_whose_session_cannot_be_read_is_answered_in_its_place_and_the_lines_after_it_go_on(
+async def test_an_unreadable_session_of_a_key_fails_only_its_own_line(
     database_url: str, ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [PERSON | {"idempotencyKey": key} for key in ("detached", "newer", "fresh")]
@@ -34,18 +35,18 @@ async def test_a_key_whose_session_cannot_be_read_is_answered_in_its_place_and_t
     monkeypatch.undo()
     newer = await opened(ledger, requests[1])
     await ledger.projections.catch_up()
-    await sql("DELETE FROM due_work")
+    await sql("DELETE FROM due_steps")
     async with open_archive(Settings(migration_url=as_administrator(database_url), allow_owner=True)) as archive:
         await archive.settle()
         await archive.detach(date(2024, 3, 1))
     await newer_release_writes(database_url, newer.id)
     answers: list[Answer] = []
 
-    opening = Opening(ledger, concurrency=1, wait=True)
+    opening = OpeningBatch(ledger, concurrency=1, wait=True)
     await opening.run(numbered_lines(BytesIO(guests.as_lines(requests))), answers.append)
 
     assert [answer["line"] for answer in answers] == [1, 2, 3]
-    assert f"session {old.id} began in 2024-03, a month that is detached" in answers[0]["error"]["reason"]
+    assert f"session {old.id} is in partition 2024-03, which is detached" in answers[0]["error"]["reason"]
     assert "upgrade guestledger here" in answers[1]["error"]["reason"]
     assert answers[2]["status"] == "active"
     assert (opening.short, opening.trouble) == (2, None)

@@ -1,7 +1,7 @@
-"""Order: whatever the interleaving, no reader skips an event or sees two in the wrong order.
+"""No reader skips an event or sees two in the wrong order, in any interleaving of the writers.
 
-Each schedule drives the round trips of two or three writing connections one by one, a reader reads after every move,
-and another transaction stays open all the while. The sequence-based store must be found out by the very same schedules.
+Each schedule drives the round trips of two or three writers one by one. A reader reads after every move, and another
+transaction stays open. A store that takes positions from a sequence fails the same schedules.
 """
 
 import asyncio
@@ -77,7 +77,12 @@ async def faults_in(
             await tail.read(scene)
         await scene.finish(scene.writers)
         await tail.read(scene)
-        faults = [repr(told) for writer in scene.writers for _, told in writer.told if not isinstance(told, Appended)]
+        faults = [
+            repr(outcome)
+            for writer in scene.writers
+            for _, outcome in writer.outcomes
+            if not isinstance(outcome, Appended)
+        ]
         found += [f"{order}: {fault}" for fault in (tail.fault(await scene.log()), *faults) if fault]
     return found
 
@@ -104,9 +109,7 @@ async def test_the_interleavings_expose_a_store_that_uses_a_sequence(
     assert any("skipped" in fault for fault in faults)
 
 
-async def test_an_append_becomes_visible_as_a_whole_at_its_commit(
-    stores: Stores, watch: asyncpg.Connection
-) -> None:
+async def test_an_append_becomes_visible_as_a_whole_at_its_commit(stores: Stores, watch: asyncpg.Connection) -> None:
     scene = Scene(stores, watch, PacedLockStore, writers=1)
     await scene.begin(scene.writers[0], proposed(events=3))
     for _ in range(3):

@@ -9,9 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
-from guestledger.engine.domain.delivery import DeliveryPolicy
 from guestledger.engine.domain.events import CreationFailed
 from guestledger.engine.domain.lifecycle import Policy, next_step
+from guestledger.engine.domain.policy import DeliveryPolicy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
@@ -20,7 +20,7 @@ from guestledger.engine.operations.replay import until
 from tests.integration import by_hand
 from tests.integration.decision_replay import (
     assert_each_attempt_was_committed_before_it_was_sent,
-    assert_every_decision_is_taken_again,
+    assert_every_decision_is_reproduced,
 )
 from tests.limits import BRISK
 from tests.unit.samples import consent, request
@@ -72,7 +72,7 @@ async def live_through_everything(ledger: Ledger, simulator: Simulator) -> None:
     await ledger.scheduler.run_until_idle()
 
 
-async def test_every_session_of_a_stormy_day_can_be_lived_again(
+async def test_every_session_of_a_run_with_faults_can_be_replayed(
     new_ledger: Any, simulator: Simulator, outsider: asyncpg.Connection
 ) -> None:
     given = {"policy": POLICY, "webhook_url": simulator.webhook_url}
@@ -92,7 +92,7 @@ async def test_every_session_of_a_stormy_day_can_be_lived_again(
             happened.update(type(recorded.event).__name__ for recorded in history)
             failures |= {recorded.event.message for recorded in history if isinstance(recorded.event, CreationFailed)}
 
-            assert assert_every_decision_is_taken_again(history, POLICY) == last
+            assert assert_every_decision_is_reproduced(history, POLICY) == last
             assert_each_attempt_was_committed_before_it_was_sent(history)
             assert last == await ledger.session(stream_id)
             shared = set(msgspec.structs.asdict(row)) & set(msgspec.structs.asdict(last))
@@ -118,10 +118,10 @@ async def test_every_session_of_a_stormy_day_can_be_lived_again(
         assert msgspec.to_builtins(await ledger.metrics()) == await by_hand.metrics(outsider, *CHANNELS)
     made = [one.session_id for some in simulator.sessions_by_key.values() for one in some]
     assert {row.session_id for row in rows.values() if row.session_id} <= set(made)
-    assert await outsider.fetch("SELECT * FROM due_work") == []
+    assert await outsider.fetch("SELECT * FROM due_steps") == []
 
 
-async def test_due_work_can_be_made_again_from_the_log(
+async def test_due_steps_can_be_rebuilt_from_the_log(
     ledger: Ledger, simulator: Simulator, store: Any, sql: Any
 ) -> None:
     """It is a projection of `next_step`: each row is what the folded session needs next."""
@@ -133,7 +133,7 @@ async def test_due_work_can_be_made_again_from_the_log(
         await asyncio.gather(*(ledger.open_session(request(channel_id=channel)) for channel in channels))
     await ledger.accept(request())
 
-    rows = {row["stream_id"]: (row["step"], row["due_at"]) for row in await sql("SELECT * FROM due_work")}
+    rows = {row["stream_id"]: (row["step"], row["due_at"]) for row in await sql("SELECT * FROM due_steps")}
 
     expected = {}
     async for row in ledger.sessions():

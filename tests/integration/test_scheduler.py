@@ -1,4 +1,4 @@
-"""Schedulers on one ledger: every session is taken forward by one at a time, in order, whoever crashes or hangs."""
+"""Schedulers on one ledger: each step is run by one worker at a time, also after crashes and hangs."""
 
 import asyncio
 import contextlib
@@ -10,24 +10,24 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from guestledger.engine.domain.feedback import heard_of_webhook
 from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import RecordAttempt, RecordDelivery
-from guestledger.engine.domain.delivery import DeliveryPolicy
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
-from guestledger.engine.domain.lifecycle import Policy
-from guestledger.engine.domain.outcomes import Failed
+from guestledger.engine.domain.outcomes import Failed, feedback_of_delivery
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log.appends import Append, Appended, Lease
 from guestledger.engine.ports.due_steps import Claimed
-from guestledger.engine.worker.scheduler import LANES
-from guestledger.engine.worker.session_work import TOWARDS_CREATION, Run
-from tests.integration.conftest import AT_ONCE
+from guestledger.engine.worker.session_work import SessionWork
+from guestledger.engine.worker.step import Lane, StepResult
+from tests.integration.conftest import AT_ONCE, webhook_of
 from tests.unit.samples import delivered, request
 
 PATIENT = replace(AT_ONCE, creation=RetryPolicy(base_ms=600_000, cap_ms=600_000))
@@ -43,12 +43,14 @@ async def event(ledger: Ledger, stream_id: UUID, kind: type[Any]) -> Any:
     return found
 
 
-class Denied:
-    """Requests for a session whose answers are held back, once they have come."""
+class DelayedAnswers:
+    """Creation requests whose answers arrive and then wait until `let_go` is set."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.answered = asyncio.Event()
         self.let_go = asyncio.Event()
+        self.outcome: Any = None
+        """Replaces the answer; `None`: the answer stays."""
         self._whole = ledger._provider.create
         self._ledger = ledger
 
@@ -56,20 +58,20 @@ class Denied:
         outcome = await self._whole(prepared, key, check)
         self.answered.set()
         await self.let_go.wait()
-        return outcome
+        return self.outcome or outcome
 
     async def lose_the_lease(self, sql: Any) -> None:
-        """The holder renews its lease no more, as if its machine stood still, and so the lease lapses."""
+        """Stop renewing leases, as if the machine stood still, and let them lapse."""
         await self._ledger._leases.close()
-        await sql("UPDATE due_work SET lease_until = now() WHERE lease_until IS NOT NULL")
+        await sql("UPDATE due_steps SET lease_until = now() WHERE lease_until IS NOT NULL")
 
 
 @contextlib.asynccontextmanager
 async def hanging(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[Denied, asyncio.Task[Session]]]:
-    """A session that `ledger` is opening, its answer held back."""
-    held = Denied(ledger)
+) -> AsyncIterator[tuple[DelayedAnswers, asyncio.Task[Session]]]:
+    """A session that `ledger` is opening: the answer is delayed."""
+    held = DelayedAnswers(ledger)
     monkeypatch.setattr(ledger._provider, "create", held.create)
     async with asyncio.timeout(60):
         opening = asyncio.create_task(ledger.open_session(request()))
@@ -78,14 +80,14 @@ async def hanging(
 
 
 async def claims_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the running scheduler of `ledger` finds nothing to claim, not even what it has lost itself."""
+    """From now on the running scheduler of `ledger` finds nothing to claim, not even steps that it lost itself."""
     asked = asyncio.Event()
 
     async def claim(*_: Any) -> Claimed:
         asked.set()
         return Claimed(claims=[])
 
-    monkeypatch.setattr(ledger.scheduler._due_work, "claim", claim)
+    monkeypatch.setattr(ledger.scheduler._due_steps, "claim", claim)
     await asked.wait()  # so no earlier claim is under way
 
 
@@ -95,10 +97,10 @@ async def claims_nothing_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -
     async def claim(*_: Any) -> Claimed:
         return Claimed(claims=[])
 
-    monkeypatch.setattr(ledger.scheduler._due_work, "claim", claim)
+    monkeypatch.setattr(ledger.scheduler._due_steps, "claim", claim)
 
 
-# Replaying
+# Retries
 
 
 async def test_a_throttled_session_is_retried_once_its_retry_time_has_come(
@@ -128,23 +130,21 @@ async def test_a_throttled_session_is_retried_once_its_retry_time_has_come(
 async def test_a_retry_after_in_the_log_overrides_an_earlier_due_time(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
-    """Due work can be rebuilt or tampered with; what was decided stands in the log."""
+    """Due steps can be rebuilt or tampered with; the log has what was decided."""
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     session = await ledger.open_session(request())
-    await sql("UPDATE due_work SET due_at = now()")
-    await sql("DELETE FROM limiters")
+    await sql("UPDATE due_steps SET due_at = now()")
+    await sql("DELETE FROM limits")
 
     assert await ledger.scheduler.run_once() == {}
 
     assert simulator.counts["session 429"] == 1
-    (due,) = await sql("SELECT due_at, owner FROM due_work")
+    (due,) = await sql("SELECT due_at, owner FROM due_steps WHERE step = 'create_session'")
     assert due["due_at"] >= session.retry_at
     assert due["owner"] is None
 
 
-async def test_every_session_is_created_once_despite_temporary_faults(
-    ledger: Ledger, simulator: Simulator
-) -> None:
+async def test_every_session_is_created_once_despite_temporary_faults(ledger: Ledger, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(
         throttle_share=0.3,
         throttle_times=2,
@@ -216,7 +216,7 @@ async def test_no_scheduler_claims_a_session_that_is_being_opened(
 async def test_a_released_session_is_not_continued_even_if_it_falls_due(
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its lease, a next step would be taken beside somebody else's."""
+    """Without its lease, a further step could run at the same time elsewhere."""
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
     whole = ledger._store.append
 
@@ -224,7 +224,7 @@ async def test_a_released_session_is_not_continued_even_if_it_falls_due(
         appended = await whole(given)
         last = given.events[-1]
         if isinstance(last, e.CreationThrottled):
-            monkeypatch.setattr(ledger._steps._clock, "now", lambda: last.retry_at)
+            monkeypatch.setattr(ledger._clock, "now", lambda: last.retry_at)
         return appended
 
     monkeypatch.setattr(ledger._store, "append", append)
@@ -265,7 +265,7 @@ async def test_a_cut_off_attempt_is_recorded_in_doubt_and_the_session_continues(
 async def test_a_late_answer_with_the_known_session_records_nothing(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CXone honours the key here: the second attempt is given the first one's session."""
+    """CXone honours the key here: the second attempt gets the first one's session."""
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
         await held.lose_the_lease(sql)
         assert (await other.scheduler.run_once())["SessionCreated"] == 1
@@ -288,7 +288,7 @@ async def test_a_late_answer_with_another_session_is_recorded_as_a_duplicate(
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
         await held.lose_the_lease(sql)
         assert (await other.scheduler.run_once())["SessionCreated"] == 1
-        due = await sql("SELECT * FROM due_work")
+        due = await sql("SELECT * FROM due_steps")
         held.let_go.set()
         session = await opening
 
@@ -298,7 +298,7 @@ async def test_a_late_answer_with_another_session_is_recorded_as_a_duplicate(
     duplicate = await event(ledger, session.id, e.DuplicateCreated)
     assert (duplicate.attempt, duplicate.session_id) == (1, first.session_id)
     assert (await kinds(ledger, session.id))[-3:] == ["CreationAttempted", "SessionCreated", "DuplicateCreated"]
-    assert await sql("SELECT * FROM due_work") == due, "a late answer takes no lease and moves no work"
+    assert await sql("SELECT * FROM due_steps") == due, "a late answer takes no lease and changes no due step"
     (entry,) = [entry async for entry in ledger.audit()]
     assert entry.session_id == second.session_id
 
@@ -307,7 +307,7 @@ async def test_a_late_answer_to_an_attempt_in_doubt_activates_the_session(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=PATIENT) as slow, new_ledger(policy=PATIENT) as other:
-        monkeypatch.setattr(other._steps._clock, "jitter", lambda: 0.5)
+        monkeypatch.setattr(other._clock, "jitter", lambda: 0.5)
         async with hanging(slow, monkeypatch) as (held, opening):
             await held.lose_the_lease(sql)
             assert await other.scheduler.run_once() == {"CreationFailed": 1}
@@ -315,44 +315,45 @@ async def test_a_late_answer_to_an_attempt_in_doubt_activates_the_session(
             session = await opening
 
         assert (session.status, session.attempts) == (Status.ACTIVE, 1)
-        await sql("UPDATE due_work SET due_at = now() WHERE step <> 'ExpireToken'")
+        await sql("UPDATE due_steps SET due_at = now() WHERE step <> 'expire_token'")
         assert await other.scheduler.run_once() == {}
 
     (made,) = simulator.sessions_by_key[str(session.id)]
     assert session.session_id == made.session_id
-    (due,) = await sql("SELECT step, due_at FROM due_work")
-    assert tuple(due) == ("ExpireToken", session.expires_at)
+    (due,) = await sql("SELECT step, due_at FROM due_steps")
+    assert tuple(due) == ("expire_token", session.expires_at)
 
 
 async def test_a_late_run_does_not_touch_the_lease_of_a_newer_run(
     ledger: Ledger, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await ledger.accept(request())
-    older = Denied(ledger)
+    older = DelayedAnswers(ledger)
     monkeypatch.setattr(ledger._provider, "create", older.create)
-    newer = Denied(ledger)
+    older.outcome = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
+    newer = DelayedAnswers(ledger)
     newer._whole = older._whole
     async with asyncio.timeout(30):
         running = asyncio.create_task(ledger.scheduler.run_once())
         await older.answered.wait()
         monkeypatch.setattr(ledger._provider, "create", newer.create)
         await older.lose_the_lease(sql)
-        await newer.answered.wait()  # the same scheduler has claimed it anew
-    (before,) = await sql("SELECT owner, lease_until FROM due_work")
+        await newer.answered.wait()  # the same scheduler has claimed it again
+    (before,) = await sql("SELECT owner, lease_until FROM due_steps")
     assert before["owner"] is not None
     await claims_nothing_more(ledger, monkeypatch)
     turned_away = asyncio.Event()
-    whole = ledger._steps._recorder._due_work.release
+    whole = ledger.scheduler._due_steps.release
 
     async def release(*given: Any) -> None:
         await whole(*given)
         turned_away.set()
 
-    monkeypatch.setattr(ledger._steps._recorder._due_work, "release", release)
+    monkeypatch.setattr(ledger.scheduler._due_steps, "release", release)
     async with asyncio.timeout(30):
         older.let_go.set()
         await turned_away.wait()
-        (after,) = await sql("SELECT owner, lease_until FROM due_work")
+        (after,) = await sql("SELECT owner, lease_until FROM due_steps")
         newer.let_go.set()
         await running
 
@@ -361,7 +362,7 @@ async def test_a_late_run_does_not_touch_the_lease_of_a_newer_run(
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
 
 
-@pytest.mark.parametrize(("status", "told"), [(429, "HTTP 429"), (None, "no answer")])
+@pytest.mark.parametrize(("status", "told"), [(429, "status 429"), (None, "no answer")])
 async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
     new_ledger: Any, simulator: Simulator, sql: Any, caplog: pytest.LogCaptureFixture, status: int | None, told: str
 ) -> None:
@@ -371,17 +372,18 @@ async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
         await ledger.scheduler.run_once()
         settled = await ledger.history(session.id)
         assert isinstance(settled[-1].event, e.WebhookSynced)
-        late = Run.of(before, TOWARDS_CREATION, "late", Lease(owner=session.id, ms=1))
+        late = SessionWork.of(before, actor="late", lease=Lease(owner=session.id, ms=1), claim=None)
         outcome = delivered(status, None if status is None else 600_000)
-        hearing = heard_of_webhook("hooks", outcome, before[-1].recorded_at, 600_000)
         command = RecordDelivery(outcome=outcome, now=before[-1].recorded_at, jitter=0)
+        feedback = feedback_of_delivery("hooks", outcome, before[-1].recorded_at, 600_000)
+        result = StepResult(commands=(command,), feedback=feedback)
 
         with pytest.raises(WrongExpectedVersion):
-            await ledger._steps._recorder.settle(late, command, hearing)
+            await ledger._executor._record(late, StepName.DELIVER_WEBHOOK, result, Lane.WEBHOOK)
 
         assert await ledger.history(session.id) == settled
-        assert f"session {session.id}: the webhook's answer ({told}) came late and tells nothing new" in caplog.text
-        closed = await sql("SELECT name FROM limiters WHERE closed_until > now()")
+        assert f"session {session.id}: the webhook's answer ({told}) is late and changes nothing" in caplog.text
+        closed = await sql("SELECT name FROM limits WHERE closed_until > now()")
         assert [limiter["name"] for limiter in closed] == ([] if status is None else ["hooks"])
 
 
@@ -392,20 +394,22 @@ async def test_a_late_rejection_lifts_the_doubt_and_a_redundant_answer_is_logged
         await held.lose_the_lease(sql)
         assert (await other.scheduler.run_once())["SessionCreated"] == 1
         [row] = [row async for row in other.sessions()]
-        before = await sql("SELECT * FROM due_work")
+        before = await sql("SELECT * FROM due_steps")
         held.let_go.set()
         await opening
-        assert f"session {row.id}: the answer to attempt 1 (created {row.session_id}) came late" in caplog.text
-        assert await sql("SELECT * FROM due_work") == before
+        assert f"session {row.id}: the answer to attempt 1 (created {row.session_id}) is late" in caplog.text
+        assert await sql("SELECT * FROM due_steps") == before
 
-        refused = Failed(kind=e.FailureKind.REJECTED, status=400, message="HTTP 400")
-        late = Run.of((await other.history(row.id))[:3], TOWARDS_CREATION, "late", Lease(owner=row.id, ms=1))
+        refused = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
+        history = (await other.history(row.id))[:3]
+        late = SessionWork.of(history, actor="late", lease=Lease(owner=row.id, ms=1), claim=None)
+        command = RecordAttempt(attempt=1, outcome=refused, now=late.state.due_since, jitter=0)
         with pytest.raises(WrongExpectedVersion):
-            await ledger._steps._recorder.settle(
-                late, RecordAttempt(attempt=1, outcome=refused, now=late.state.due_since, jitter=0), None
+            await ledger._executor._record(
+                late, StepName.CREATE_SESSION, StepResult(commands=(command,)), Lane.CREATION
             )
         lifted = await event(ledger, row.id, e.DoubtLifted)
-    assert (lifted.attempt, lifted.kind, lifted.retry_at) == (1, e.FailureKind.REJECTED, None)
+    assert (lifted.attempt, lifted.kind, lifted.retry_at) == (1, e.FailureKind.FINAL, None)
     assert (await ledger.session(row.id)).session_id == row.session_id
 
 
@@ -416,16 +420,16 @@ async def test_steps_without_a_request_are_recorded_without_a_token(
     unseen = await ledger.accept(request())
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     throttled = await ledger.open_session(request(idempotency_key="throttled"))
-    await sql("DELETE FROM limiters")
+    await sql("DELETE FROM limits")
     simulator.config = SimulatorConfig()
     async with hanging(ledger, monkeypatch) as (held, opening):
         opening.cancel()
         await asyncio.wait([opening])
         await held.lose_the_lease(sql)
-        await sql("UPDATE due_work SET due_at = now(), lease_until = NULL, owner = NULL")
+        await sql("UPDATE due_steps SET due_at = now(), lease_until = NULL, owner = NULL")
         async with new_ledger(cxone_client_secret="wrong") as other:
             tomorrow = throttled.accepted_at + timedelta(days=1)
-            monkeypatch.setattr(other._steps._clock, "now", lambda: tomorrow)
+            monkeypatch.setattr(other._clock, "now", lambda: tomorrow)
             done = await other.scheduler.run_once()
         assert done == {"SessionAbandoned": 3, "CreationFailed": 1}
         for session in (unseen, throttled):
@@ -436,23 +440,22 @@ async def test_steps_without_a_request_are_recorded_without_a_token(
 async def test_a_worker_with_a_stale_version_releases_its_claim_at_once(
     ledger: Ledger, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else whatever the other's append left due would wait for a lease that nobody has a use for."""
+    """Otherwise the steps that the other append left would wait for an unused lease."""
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     session = await ledger.open_session(request())
-    await sql("UPDATE due_work SET due_at = now()")
-    await sql("DELETE FROM limiters")
+    await sql("UPDATE due_steps SET due_at = now()")
+    await sql("DELETE FROM limits")
     whole = ledger._store.read_streams
 
     async def overtaken(stream_ids: Any) -> Any:
         found = await whole(stream_ids)
-        await sql("UPDATE due_work SET due_at = now()")
+        await sql("UPDATE due_steps SET due_at = now()")
         return {stream_id: history[:-1] for stream_id, history in found.items()}
 
     monkeypatch.setattr(ledger._store, "read_streams", overtaken)
-    [task], _ = await ledger.scheduler._start(LANES[0], 1)
+    [task], _ = await ledger.scheduler._lanes._start(Lane.CREATION, 1)
     await task
-    (due,) = await sql("SELECT owner, lease_until FROM due_work")
-    assert tuple(due) == (None, None)
+    assert await sql("SELECT * FROM due_steps WHERE owner IS NOT NULL OR lease_until IS NOT NULL") == []
     assert [tuple(row) for row in await sql("SELECT count(*) FROM events")] == [(session.version,)]
 
 
@@ -460,22 +463,44 @@ async def test_a_late_answer_keeps_the_lease_of_the_current_worker(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
+        held.outcome = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
         await held.lose_the_lease(sql)
-        held_too = Denied(other)
+        held_too = DelayedAnswers(other)
         monkeypatch.setattr(other._provider, "create", held_too.create)
         running = asyncio.create_task(other.scheduler.run_once())
         await held_too.answered.wait()
-        (before,) = await sql("SELECT * FROM due_work")
+        (before,) = await sql("SELECT * FROM due_steps")
         held.let_go.set()
-        session = await opening
-        (after,) = await sql("SELECT * FROM due_work")
+        await opening
+        (after,) = await sql("SELECT * FROM due_steps")
         held_too.let_go.set()
         await running
 
-    assert (before["step"], after["step"]) == ("AttemptCreation", "ExpireToken")
+    session = await ledger.session(before["stream_id"])
+    assert (before["step"], after["step"]) == ("settle_attempt", "settle_attempt")
     assert before["owner"] is not None
     assert after["owner"] == before["owner"]
     assert after["lease_until"] >= before["lease_until"]
+    assert (session.status, session.attempts) == (Status.ACTIVE, 2)
+    assert (await event(ledger, session.id, e.DoubtLifted)).attempt == 1
+
+
+async def test_a_late_answer_ends_the_lease_on_a_later_attempt(
+    ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger() as other, hanging(ledger, monkeypatch) as (held, opening):
+        await held.lose_the_lease(sql)
+        held_too = DelayedAnswers(other)
+        monkeypatch.setattr(other._provider, "create", held_too.create)
+        running = asyncio.create_task(other.scheduler.run_once())
+        await held_too.answered.wait()
+        held.let_go.set()
+        session = await opening
+        (after,) = await sql("SELECT step, owner, lease_until FROM due_steps")
+        held_too.let_go.set()
+        await running
+
+    assert tuple(after) == ("expire_token", None, None)
     assert (session.status, session.attempts) == (Status.ACTIVE, 2)
     assert (await event(ledger, session.id, e.SessionCreated)).attempt == 1
     assert session == await ledger.session(session.id), "the second answer was no news"
@@ -488,13 +513,13 @@ async def test_answers_to_an_abandoned_session_are_recorded_as_duplicates(
     simulator.config = SimulatorConfig(honour_idempotency_key=False)
     async with new_ledger() as second, new_ledger() as third, hanging(ledger, monkeypatch) as (held, opening):
         await held.lose_the_lease(sql)
-        held_too = Denied(second)
+        held_too = DelayedAnswers(second)
         monkeypatch.setattr(second._provider, "create", held_too.create)
         running = asyncio.create_task(second.scheduler.run_once())
         await held_too.answered.wait()
         await claims_no_more(second, monkeypatch)
         await held_too.lose_the_lease(sql)
-        down = Failed(kind=e.FailureKind.UNAVAILABLE, status=503, message="CXone is down")
+        down = Failed(kind=e.FailureKind.UNAVAILABLE, cause=Cause.SERVER_ERROR, status=503)
         monkeypatch.setattr(third._provider, "create", lambda *_: asyncio.sleep(0, down))
         assert (await third.scheduler.run_once())["SessionAbandoned"] == 1
         held_too.let_go.set()
@@ -511,9 +536,9 @@ async def test_answers_to_an_abandoned_session_are_recorded_as_duplicates(
 async def test_a_short_database_outage_loses_no_attempt_in_flight(
     ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else its answer would be lost, and the attempt in doubt."""
+    """Otherwise its answer would be lost, and the attempt in doubt."""
     session = await ledger.accept(request())
-    held = Denied(ledger)
+    held = DelayedAnswers(ledger)
     monkeypatch.setattr(ledger._provider, "create", held.create)
     running = asyncio.create_task(ledger.scheduler.run_once())
     async with asyncio.timeout(30):
@@ -522,9 +547,9 @@ async def test_a_short_database_outage_loses_no_attempt_in_flight(
 
         async def claim(*_: Any) -> Any:
             asked.set()
-            raise ServiceUnreachable("the database cannot be reached")
+            raise ServiceUnreachable("database", Cause.CONNECTION_REFUSED)
 
-        monkeypatch.setattr(ledger.scheduler._due_work, "claim", claim)
+        monkeypatch.setattr(ledger.scheduler._due_steps, "claim", claim)
         await asked.wait()
         held.let_go.set()
         with pytest.raises(ServiceUnreachable):
@@ -543,7 +568,7 @@ async def test_a_token_expiry_is_recorded_once_and_not_before_its_time(
     lasting = await ledger.open_session(request())
     simulator.config = SimulatorConfig(session_lifetime_s=0)
     short = await ledger.open_session(request())
-    await sql("UPDATE due_work SET due_at = now()")
+    await sql("UPDATE due_steps SET due_at = now()")
 
     assert await ledger.scheduler.run_once() == {"TokenExpired": 1}
 
@@ -553,7 +578,7 @@ async def test_a_token_expiry_is_recorded_once_and_not_before_its_time(
     assert expired.expires_at == short.expires_at
     assert expired.at >= expired.expires_at
     assert expired.noticed_late_ms == round((expired.at - expired.expires_at).total_seconds() * 1_000)
-    (due,) = await sql("SELECT stream_id, due_at FROM due_work")
+    (due,) = await sql("SELECT stream_id, due_at FROM due_steps")
     assert due["stream_id"] == lasting.id
     assert due["due_at"] >= lasting.expires_at
 
@@ -580,12 +605,11 @@ async def test_a_webhook_that_keeps_failing_becomes_a_dead_letter(
 
         assert done == {"WebhookFailed": 2, "WebhookAbandoned": 1}
         after = await ledger.session(session.id)
-        assert (after.status, after.webhook_attempts, after.webhook_settled) == (Status.ACTIVE, 3, True)
+        assert (after.status, after.webhook_attempts, after.webhook_owed) == (Status.ACTIVE, 3, False)
         assert (await event(ledger, session.id, e.WebhookAbandoned)).status == 503
     assert len(simulator.webhooks) == 3
     assert {call.headers["webhook-id"] for call in simulator.webhooks} == {f"msg_{session.id.hex}"}
-    (due,) = await sql("SELECT step FROM due_work")
-    assert due["step"] == "ExpireToken"
+    assert [row["step"] for row in await sql("SELECT step FROM due_steps")] == ["expire_token"]
 
 
 async def test_a_webhook_that_fails_once_is_delivered_by_the_retry(
@@ -593,14 +617,15 @@ async def test_a_webhook_that_fails_once_is_delivered_by_the_retry(
 ) -> None:
     simulator.config = SimulatorConfig(webhook_status=500)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
-        whole = ledger._steps._webhook.send
+        webhook = webhook_of(ledger)
+        whole = webhook.send
 
         async def send(session: Session) -> Any:
             delivered = await whole(session)
             simulator.config = SimulatorConfig()
             return delivered
 
-        monkeypatch.setattr(ledger._steps._webhook, "send", send)
+        monkeypatch.setattr(webhook, "send", send)
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_until_idle() == {"WebhookFailed": 1, "WebhookSynced": 1}
 
@@ -614,15 +639,14 @@ async def test_a_webhook_retry_time_in_the_log_overrides_an_earlier_due_time(
     simulator.config = SimulatorConfig(webhook_status=500)
     policy = Policy(webhook=DeliveryPolicy(waits_ms=(600_000,)))
     async with new_ledger(webhook_url=simulator.webhook_url, policy=policy) as ledger:
-        monkeypatch.setattr(ledger._steps._clock, "jitter", lambda: 0.5)
+        monkeypatch.setattr(ledger._clock, "jitter", lambda: 0.5)
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_once() == {"WebhookFailed": 1}
-        await sql("UPDATE due_work SET due_at = now()")
+        await sql("UPDATE due_steps SET due_at = now()")
         assert await ledger.scheduler.run_once() == {}
 
         failed = await event(ledger, session.id, e.WebhookFailed)
-    assert (failed.status, failed.wait_ms) == (500, 630_000)
-    (due,) = await sql("SELECT step, due_at FROM due_work")
-    assert due["step"] == "SyncWebhook"
+    assert (failed.status, failed.wait.ms) == (500, 630_000)
+    (due,) = await sql("SELECT due_at FROM due_steps WHERE step = 'deliver_webhook'")
     assert due["due_at"] >= failed.retry_at
     assert len(simulator.webhooks) == 1

@@ -6,7 +6,7 @@ from guestledger.adapters.wiring import connect
 from tests.unit.samples import request
 
 
-async def test_a_scheme_in_capitals_is_the_same_scheme(ledger_url: str, simulator: Simulator) -> None:
+async def test_a_url_scheme_in_capitals_is_accepted(ledger_url: str, simulator: Simulator) -> None:
     settings = Settings.from_env(
         {
             "GUESTLEDGER_DATABASE_URL": ledger_url,

@@ -1,4 +1,4 @@
-"""The limiter that requests for a token pass, and a request that is sent again with another token: between processes."""
+"""The token limiter, and requests that are sent again with a new token, across processes."""
 
 import asyncio
 from datetime import timedelta
@@ -10,17 +10,21 @@ from guestledger.adapters.http import token_source as auth
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.simulator.api import Reply
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.errors import RequestDenied, ServiceUnreachable
 from guestledger.engine.domain.events import FailureKind
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.operations.explain import BlockedBy
 from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
 
 LONG_REST = SimulatorConfig(token_throttle_times=1, retry_after_s=600)
-OPEN_NOW = "UPDATE limiters SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
+OPEN_NOW = (
+    "UPDATE limits SET closed_until = now(), paced_from = now(), next_reservation = now(), next_admission = now()"
+)
 
 
 def asked_for_tokens(simulator: Simulator) -> list[float]:
@@ -43,12 +47,12 @@ async def deferral(ledger: Ledger, session: Session) -> e.CreationDeferred:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "counted"),
     [(LONG_REST, "token 429"), (SimulatorConfig(token_errors=1, error_retry_after="600"), "token 503")],
     ids=["429", "503"],
 )
 async def test_a_throttled_token_request_blocks_running_and_new_processes(
-    new_ledger: Any, simulator: Simulator, sql: Any, config: SimulatorConfig, told: str
+    new_ledger: Any, simulator: Simulator, sql: Any, config: SimulatorConfig, counted: str
 ) -> None:
     simulator.config = config
     async with two(new_ledger, policy()) as (one, other):
@@ -59,19 +63,21 @@ async def test_a_throttled_token_request_blocks_running_and_new_processes(
         await later.scheduler.run_once()
         behind.append(await later.session(accepted.id))
 
-        assert simulator.counts == {told: 1}
-        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
+        assert simulator.counts == {counted: 1}
+        ((name, until),) = await sql("SELECT name, closed_until FROM limits")
         assert name.endswith(" token")
         for session in behind:
             assert (session.status, session.attempts, session.retry_at) == (Status.PENDING, 0, until)
             deferred = await deferral(later, session)
-            assert (deferred.limiter, deferred.held_by) == (name, DenialReason.GATE)
+            assert (deferred.limiter, deferred.denied_by) == (name, DenialReason.CLOSED)
             why = await later.why(session.id)
             assert why.moves_at == until
-            assert [held.reason for held in why.holds] == ["the limiter is closed: Retry-After of 600000 ms"]
-        with pytest.raises(ServiceUnreachable, match=r"no access token .* limiter '.* token' holds it back until"):
+            [blocker] = why.steps[0].blockers
+            assert (blocker.by, blocker.cause, blocker.until) == (BlockedBy.NOT_DUE, Cause.RATE_LIMITED, until)
+        with pytest.raises(RequestDenied) as denial:
             await later.check()
-        assert list(await later.limiters()) == [name]
+        assert (denial.value.limiter, denial.value.denied.until) == (name, until)
+        assert list(await later.limits.states()) == [name]
 
 
 async def test_a_token_is_requested_again_after_retry_after_and_sessions_become_active(
@@ -108,13 +114,13 @@ async def test_the_token_limiter_is_asked_once_per_token_request(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy()) as ledger:
-        admit, asked = ledger._gates.admit, []
+        admit, asked = ledger.limits._limiter.admit, []
 
-        async def admit_and_say_so(passage: AdmissionRequest) -> Any:
-            asked.append(passage.limiter)
-            return await admit(passage)
+        async def admit_and_note(admission: AdmissionRequest, *rest: Any) -> Any:
+            asked.append(admission.limiter)
+            return await admit(admission, *rest)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_note)
         opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(20)))
 
         assert {session.status for session in opened} == {Status.ACTIVE}
@@ -150,14 +156,14 @@ async def test_an_attempt_that_gets_no_new_token_after_a_401_is_deferred(
 
         failed, deferred = (await events(ledger, session))[-2:]
         assert isinstance(failed, e.CreationFailed)
-        assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 401)
+        assert (failed.kind, failed.cause) == (FailureKind.UNAVAILABLE, Cause.TOKEN_REFUSED)
         assert isinstance(deferred, e.CreationDeferred)
         assert deferred.limiter.endswith(" token")
         assert session.retry_at == deferred.retry_at
         assert simulator.counts["session 401"] == 1
 
         await sql(OPEN_NOW)
-        await sql("UPDATE due_work SET due_at = now()")
+        await sql("UPDATE due_steps SET due_at = now()")
         ledger._clock.now = lambda: deferred.retry_at  # type: ignore[method-assign]
         await ledger.scheduler.run_once()
         assert (await ledger.session(session.id)).status is Status.ACTIVE
@@ -178,15 +184,15 @@ async def test_an_unrecorded_token_429_is_recorded_before_the_next_token_request
 ) -> None:
     simulator.config = LONG_REST
     async with new_ledger(policy=policy()) as ledger:
-        observe = ledger._gates.observe
+        observe = ledger.limits._limiter.observe
 
-        async def away(_hearing: Feedback) -> None:
-            raise ServiceUnreachable("the database is away")
+        async def away(_feedback: Feedback) -> None:
+            raise ServiceUnreachable("database", Cause.CONNECTION_REFUSED)
 
-        monkeypatch.setattr(ledger._gates, "observe", away)
-        with pytest.raises(ServiceUnreachable, match="the database is away"):
+        monkeypatch.setattr(ledger.limits._limiter, "observe", away)
+        with pytest.raises(ServiceUnreachable, match="database"):
             await ledger.open_session(request())
-        monkeypatch.setattr(ledger._gates, "observe", observe)
+        monkeypatch.setattr(ledger.limits._limiter, "observe", observe)
 
         session = await ledger.open_session(request())
 
@@ -194,7 +200,7 @@ async def test_an_unrecorded_token_429_is_recorded_before_the_next_token_request
         assert simulator.counts == {"token 429": 1}
 
 
-# Sent again
+# Second sendings
 
 
 async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_closes(
@@ -229,11 +235,10 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
         assert simulator.counts["session 401"] == simulator.counts["session 429"] == 1
         failed, deferred = (await events(one, session))[-2:]
         assert isinstance(failed, e.CreationFailed)
-        assert (failed.kind, failed.status) == (FailureKind.UNAVAILABLE, 401)
-        assert failed.message.startswith("CXone refused its token (HTTP 401), and it was not sent again: ")
+        assert (failed.kind, failed.cause) == (FailureKind.UNAVAILABLE, Cause.TOKEN_REFUSED)
         assert isinstance(deferred, e.CreationDeferred)
-        ((name, until),) = await sql("SELECT name, closed_until FROM limiters")
-        assert (deferred.limiter, deferred.held_by, deferred.retry_at) == (name, DenialReason.GATE, until)
+        ((name, until),) = await sql("SELECT name, closed_until FROM limits")
+        assert (deferred.limiter, deferred.denied_by, deferred.retry_at) == (name, DenialReason.CLOSED, until)
         assert (session.status, session.in_doubt, session.retry_at) == (Status.PENDING, (), until)
         assert (await one.session(throttled.id)).status is Status.THROTTLED
 
@@ -242,20 +247,20 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
 async def test_a_401_with_an_exhausted_quota_closes_the_limiter_and_is_not_resent(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, name: str, refused: int
 ) -> None:
-    drained = Reply(401, b"{}", (("RateLimit", '"default";r=0;t=600'),))
+    exhausted = Reply(401, b"{}", (("RateLimit", '"default";r=0;t=600'),))
     async with two(new_ledger, policy()) as (one, other):
         if refused:
             await one.open_session(request())  # it knows the channel then
         await asyncio.gather(one.check(), other.check())
         api = simulator._api
         whole = api._refusal
-        monkeypatch.setattr(api, "_refusal", lambda *_: drained)
+        monkeypatch.setattr(api, "_refusal", lambda *_: exhausted)
         session = await one.open_session(request())
         monkeypatch.setattr(api, "_refusal", whole)
 
         assert [sent.status for sent in simulator.requests if name in sent.path][refused:] == [401]
         assert (session.status, session.attempts, session.in_doubt) == (Status.PENDING, refused, ())
-        limiters = await sql("SELECT name, failures, closed_until - now() AS left FROM limiters")
+        limiters = await sql("SELECT name, failures, closed_until - now() AS left FROM limits")
         ((limiter, failures, left),) = limiters
         assert limiter.endswith(" sessions" if refused else " channels")
         assert (failures, left > timedelta(seconds=500)) == (0, True)
@@ -273,11 +278,11 @@ async def test_a_lookup_refused_with_401_is_not_resent_after_the_limiter_closes(
 
         async def fetch() -> str:
             token = str(await whole())
-            admitted = await other._gates.admit(AdmissionRequest(limiter=limiter, retry=False, slotted=False))
+            admitted = await other.limits._limiter.admit(AdmissionRequest(limiter=limiter, retry=False, reserved=False))
             throttled = Feedback(
-                limiter=limiter, answered=Observation.THROTTLED, began_at=admitted.at, closed_ms=600_000
+                limiter=limiter, observation=Observation.THROTTLED, began_at=admitted.at, closed_ms=600_000
             )
-            await other._gates.observe(throttled)
+            await other.limits._limiter.observe(throttled)
             return token
 
         monkeypatch.setattr(one._provider._tokens, "_fetch", fetch)  # type: ignore[attr-defined]
@@ -286,4 +291,4 @@ async def test_a_lookup_refused_with_401_is_not_resent_after_the_limiter_closes(
 
         assert (simulator.counts["channel 401"], simulator.counts["channel 200"]) == (1, 0)
         deferred = await deferral(one, session)
-        assert (deferred.limiter, deferred.held_by) == (limiter, DenialReason.GATE)
+        assert (deferred.limiter, deferred.denied_by) == (limiter, DenialReason.CLOSED)

@@ -1,4 +1,4 @@
-"""An event that this release cannot read is reported where it is met, and never passed over."""
+"""An event that this release cannot read is reported with its position, and never skipped."""
 
 import asyncio
 from collections import Counter
@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from guestledger.adapters.clock import SystemClock
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
@@ -17,13 +18,14 @@ from guestledger.adapters.wiring import connect, simulated
 from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.domain.events import CreationAttempted
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log import upcasting as upcast
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.recorded import EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions
 from guestledger.engine.operations.tail import tail
-from guestledger.engine.worker import scheduler
+from guestledger.engine.worker.step import Lane
 from tests import logs
 from tests.pacing import proposed
 from tests.unit.samples import request
@@ -34,7 +36,7 @@ PATIENCE = 60.0  # seconds until a test that hangs fails
 @pytest.fixture
 async def store(ledger_url: str) -> AsyncIterator[PostgresEventStore]:
     engine = open_engine(ledger_url, "guestledger")
-    store = PostgresEventStore(engine, "guestledger")
+    store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
     yield store
     await store.close()
     await engine.dispose()
@@ -52,7 +54,7 @@ async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
 async def newer_release_writes(
     url: str, stream_id: UUID | None = None, event_type: str = "SessionTeleported", schema_version: int = 1
 ) -> None:
-    """An event of the stream (default: of a new one) as a release to come would leave it at the log's end."""
+    """Append an event of a newer release to the stream (default: a new one)."""
     connection = await logs.connect(url)
     await connection.execute(
         """
@@ -69,7 +71,9 @@ async def newer_release_writes(
     await connection.close()
 
 
-async def test_reading_a_stream_with_an_unknown_event_names_its_position(ledger_url: str, store: PostgresEventStore) -> None:
+async def test_reading_a_stream_with_an_unknown_event_names_its_position(
+    ledger_url: str, store: PostgresEventStore
+) -> None:
     append = proposed(events=2)
     await store.append(append)
     await newer_release_writes(ledger_url, append.stream_id, "SessionCreated", 9)
@@ -94,7 +98,9 @@ async def test_read_all_stops_before_an_unknown_event(ledger_url: str, store: Po
     assert seen == list(range(5))
 
 
-async def test_a_tail_returns_the_events_before_an_unknown_one_and_then_raises(ledger_url: str, store: PostgresEventStore) -> None:
+async def test_a_tail_returns_the_events_before_an_unknown_one_and_then_raises(
+    ledger_url: str, store: PostgresEventStore
+) -> None:
     await store.append(proposed(events=5))
     await newer_release_writes(ledger_url)
     seen: list[int] = []
@@ -117,21 +123,21 @@ async def test_a_consumer_stops_before_an_unknown_event_and_others_continue(
     engine = open_engine(ledger_url, "guestledger")
     checkpoints = PostgresConsumers(engine, "guestledger")
     seen: dict[str, list[int]] = {"all": [], "attempts": []}
-    pace = ConsumerOptions(poll_ms=20, backoff=RetryPolicy(base_ms=1, cap_ms=20))
+    options = ConsumerOptions(poll_ms=20, backoff=RetryPolicy(base_ms=1, cap_ms=20))
 
     def consumer(name: str, wanted: EventFilter) -> Consumer:
         async def handle(events: Sequence[RecordedEvent]) -> None:
             seen[name] += [event.position for event in events]
 
         clock = SystemClock()
-        return Consumer(name, handle, store=store, checkpoints=checkpoints, clock=clock, wanted=wanted, pace=pace)
+        return Consumer(name, handle, store=store, checkpoints=checkpoints, clock=clock, wanted=wanted, options=options)
 
     wanted = {"all": EventFilter(), "attempts": EventFilter(types=("CreationAttempted",))}
     tasks = [asyncio.create_task(consumer(*given).run()) for given in wanted.items()]
     async with asyncio.timeout(PATIENCE):
         while [row.position for row in await checkpoints.all()] != [4, 10]:
             await asyncio.sleep(0.01)
-        while "consumer all cannot go on, and tries again" not in caplog.text:
+        while "consumer all cannot continue, and retries" not in caplog.text:
             await asyncio.sleep(0.01)
     for task in tasks:
         task.cancel()
@@ -149,21 +155,21 @@ async def test_an_unreadable_session_does_not_stop_the_other_claims(
     await newer_release_writes(ledger_url, unreadable)
     with pytest.raises(UnknownEvent, match=str(unreadable)):
         await ledger.session(unreadable)
-    await ledger.scheduler._drain(scheduler.LANES[0], Counter())
+    await ledger.scheduler._lanes.drain(Lane.CREATION, Counter())
     for session in sessions:
         if session.id != unreadable:
             assert (await ledger.session(session.id)).status == "active"
     assert f"session {unreadable} is left alone: position 9, " in caplog.text
 
 
-async def test_an_unreadable_session_is_released_with_a_delay(
-    ledger_url: str, ledger: Ledger
-) -> None:
+async def test_an_unreadable_session_is_released_with_a_delay(ledger_url: str, ledger: Ledger) -> None:
     session = await ledger.accept(request())
     await newer_release_writes(ledger_url, session.id)
-    await ledger.scheduler._drain(scheduler.LANES[0], Counter())
+    await ledger.scheduler._lanes.drain(Lane.CREATION, Counter())
     connection = await logs.connect(ledger_url)
-    (row,) = await connection.fetch("SELECT owner, due_at > now() AS later FROM guestledger.due_work")
+    (row,) = await connection.fetch(
+        "SELECT owner, due_at > now() AS later FROM guestledger.due_steps WHERE step = 'validate_channel'"
+    )
     await connection.close()
     assert tuple(row) == (None, True)
 

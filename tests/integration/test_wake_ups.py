@@ -1,4 +1,4 @@
-"""Waking up: an idle worker hardly asks, and what falls due is taken up by a hint, by its time, or by the poll."""
+"""Waking up: an idle worker hardly queries; due steps are found by a hint, by their time, or by the poll."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,35 +11,38 @@ import pytest
 from sqlalchemy import event
 
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
-from guestledger.adapters.postgres.log import notifier as arrivals
+from guestledger.adapters.postgres.log.notifier import LogNotifier
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.policy import LimiterPolicy
 from tests.integration.appends import HOUR_MS, a_lease, new_id
+from tests.integration.conftest import webhook_of
 from tests.integration.plain_sql import SCHEMA
 from tests.unit.samples import request
 
 NEVER_MS = 3_600_000
 LONG = 30
-"""Seconds. Nothing here takes as long, unless it hangs."""
-STEPS = dict.fromkeys(("ValidateChannel", "AttemptCreation", "SyncWebhook", "ExpireToken"))
+"""Seconds; nothing takes this long unless it hangs."""
+STEPS: dict[StepName, str | None] = dict.fromkeys(StepName)
 
 
 class Looks:
-    """The looks of one scheduler at the database, counted, and how long it is to wait between two of them."""
+    """Counts the looks of one scheduler at the database, and sets its poll interval."""
 
     def __init__(self, ledger: Ledger, *, poll_ms: int) -> None:
         self.number = 0
-        watch = ledger.scheduler._watch
-        watch._poll_ms = poll_ms
-        self._whole = watch._due_work.outlook
-        watch._due_work.outlook = self._look  # type: ignore[method-assign]
+        poller = ledger.scheduler._poller
+        poller._poll_ms = poll_ms
+        self._whole = poller._due_steps.outlook
+        poller._due_steps.outlook = self._look  # type: ignore[method-assign]
         self._asleep = asyncio.Event()
 
     async def _look(self, steps: Any) -> Any:
+        self._asleep.clear()
         found = await self._whole(steps)
         self.number += 1
         if not found.claimable and not found.unprojected:
@@ -47,8 +50,12 @@ class Looks:
         return found
 
     async def nothing_found(self) -> None:
-        """Return once a look has found nothing to do."""
+        """Return once a further look has found nothing to do."""
         self._asleep.clear()
+        await self.asleep()
+
+    async def asleep(self) -> None:
+        """Return once the last look has found nothing to do."""
         async with asyncio.timeout(LONG):
             await self._asleep.wait()
 
@@ -70,9 +77,9 @@ async def until(reached: Callable[[], Awaitable[bool]]) -> None:
 
 
 @pytest.fixture
-def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No hint is ever sent, nor given within a process."""
-    monkeypatch.setattr(arrivals.LogNotifier, "announce", lambda _self: None)
+def without_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hint is sent, between processes or within one."""
+    monkeypatch.setattr(LogNotifier, "announce", lambda _self: None)
 
 
 async def status(ledger: Ledger, stream_id: UUID) -> Status:
@@ -80,21 +87,22 @@ async def status(ledger: Ledger, stream_id: UUID) -> Status:
 
 
 async def test_an_idle_worker_sends_one_statement_per_poll(ledger: Ledger) -> None:
-    """Counted are the statements of every connection of the pool, a BEGIN and a COMMIT included."""
-    await ledger.open_session(request())  # its expiry lies ahead
-    told: list[str] = []
+    """The statements of every connection of the pool count, BEGIN and COMMIT included."""
+    await ledger.open_session(request())  # its expiry is ahead
+    sent: list[str] = []
     looks = Looks(ledger, poll_ms=1)
     async with working(ledger):
-        event.listen(ledger._due_work._engine.sync_engine, "checkout", told_by(told))
+        event.listen(ledger.scheduler._due_steps._engine.sync_engine, "checkout", noted_in(sent))
         async with asyncio.timeout(LONG):
-            while set(told) != {ledger._due_work._sql.outlook}:  # it may still be about what it found when it began
-                told.clear()
+            # It may still be busy with what it found at the start.
+            while set(sent) != {ledger.scheduler._due_steps._sql.outlook}:
+                sent.clear()
                 before = looks.number
                 while looks.number < before + 10:
                     await looks.nothing_found()
         counted = looks.number - before
 
-    assert len(told) <= counted + 1
+    assert len(sent) <= counted + 1
 
 
 async def test_run_until_idle_sends_two_statements_per_poll_while_it_waits(
@@ -102,13 +110,13 @@ async def test_run_until_idle_sends_two_statements_per_poll_while_it_waits(
 ) -> None:
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=600)
     await ledger.open_session(request())
-    told: list[str] = []
-    looks, sql = Looks(ledger, poll_ms=1), ledger._due_work._sql
-    event.listen(ledger._due_work._engine.sync_engine, "checkout", told_by(told))
+    sent: list[str] = []
+    looks, sql = Looks(ledger, poll_ms=1), ledger.scheduler._due_steps._sql
+    event.listen(ledger.scheduler._due_steps._engine.sync_engine, "checkout", noted_in(sent))
     async with asyncio.timeout(LONG):
         running = asyncio.create_task(ledger.scheduler.run_until_idle())
-        while set(told) != {sql.outlook, sql.is_unfinished}:  # it may still be about what it found when it began
-            told.clear()
+        while set(sent) != {sql.outlook, sql.is_unfinished}:  # it may still be busy with what it found at the start
+            sent.clear()
             before = looks.number
             while looks.number < before + 10:
                 await looks.nothing_found()
@@ -116,25 +124,25 @@ async def test_run_until_idle_sends_two_statements_per_poll_while_it_waits(
         ledger.scheduler.stop()
         await running
 
-    assert len(told) <= 2 * (counted + 1)
+    assert len(sent) <= 2 * (counted + 1)
 
 
-def told_by(told: list[str]) -> Callable[..., None]:
-    """Write down every statement of the connections that are taken out from now on."""
+def noted_in(sent: list[str]) -> Callable[..., None]:
+    """Add to `sent` every statement of the connections that are checked out from now on."""
     known: set[Any] = set()
 
     def listen(adapted: Any, *_: object) -> None:
         if (driver := adapted.driver_connection) not in known:
             known.add(driver)
-            driver.add_query_logger(lambda query: told.append(query.query))
+            driver.add_query_logger(lambda query: sent.append(query.query))
 
     return listen
 
 
 async def test_an_idle_worker_polls_at_most_once_per_interval(ledger: Ledger) -> None:
-    """The interval is a second: so an idle worker asks at most once a second."""
+    """The interval is a second."""
     waits: list[float] = []
-    watch = ledger.scheduler._watch
+    poller = ledger.scheduler._poller
 
     async def wait_for_any(*_events: asyncio.Event, seconds: float) -> None:
         waits.append(seconds)
@@ -142,11 +150,11 @@ async def test_an_idle_worker_polls_at_most_once_per_interval(ledger: Ledger) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("guestledger.engine.worker.wakeups.wait_for_any", wait_for_any)
         for _ in range(3):
-            await watch.look(asyncio.Event())
+            await poller.look(asyncio.Event())
 
-    assert watch._poll_ms >= 1_000
-    assert min(waits) >= 1 - 0.05  # the spacing between two looks is waited for besides
-    assert len(set(waits)) == 3, "spread, so that many workers do not ask in step"
+    assert poller._poll_ms >= 1_000
+    assert min(waits) >= 1 - 0.05  # the wait between two looks comes on top
+    assert len(set(waits)) == 3, "spread, so that many workers do not query at the same moment"
 
 
 async def test_a_notification_wakes_a_worker_before_its_poll(
@@ -155,13 +163,13 @@ async def test_a_notification_wakes_a_worker_before_its_poll(
     looks = Looks(ledger, poll_ms=NEVER_MS)
     async with working(ledger), new_ledger() as other:
         await until(lambda: listens(other))
-        await looks.nothing_found()
+        await looks.asleep()
         session = await other.accept(request())
         await until(lambda: active(other, session.id))
 
 
 async def listens(ledger: Ledger) -> bool:
-    rows = await ledger._due_work._execute(
+    rows = await ledger.scheduler._due_steps._execute(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     )
     return bool(rows[0][0])
@@ -172,7 +180,7 @@ async def active(ledger: Ledger, stream_id: UUID) -> bool:
 
 
 async def test_a_poll_finds_work_whose_notification_was_lost(
-    ledger: Ledger, new_ledger: Any, deaf: None, simulator: Simulator
+    ledger: Ledger, new_ledger: Any, without_hints: None, simulator: Simulator
 ) -> None:
     looks = Looks(ledger, poll_ms=100)
     async with working(ledger), new_ledger() as other:
@@ -182,7 +190,7 @@ async def test_a_poll_finds_work_whose_notification_was_lost(
 
 
 async def test_a_worker_wakes_at_the_next_due_time_without_notification_or_poll(
-    ledger: Ledger, deaf: None, simulator: Simulator
+    ledger: Ledger, without_hints: None, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=2.5)
     session = await ledger.open_session(request())
@@ -193,14 +201,15 @@ async def test_a_worker_wakes_at_the_next_due_time_without_notification_or_poll(
 
 
 async def test_a_worker_wakes_at_an_expiry_behind_a_closed_webhook_limiter(
-    new_ledger: Any, deaf: None, simulator: Simulator
+    new_ledger: Any, without_hints: None, simulator: Simulator
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=2.5)
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
-        [(now,)] = await ledger._due_work._execute("SELECT clock_timestamp()")
-        closing = {"answered": Observation.THROTTLED, "began_at": now, "closed_ms": HOUR_MS}
-        await ledger._gates.observe(Feedback(limiter=ledger._steps._webhook.limiter, **closing))
+        [(now,)] = await ledger.scheduler._due_steps._execute("SELECT clock_timestamp()")
+        limiter = webhook_of(ledger).limiter
+        closed = Feedback(limiter=limiter, observation=Observation.THROTTLED, began_at=now, closed_ms=HOUR_MS)
+        await ledger.limits._limiter.observe(closed)
         Looks(ledger, poll_ms=NEVER_MS)
         async with working(ledger):
             assert await active(ledger, session.id)
@@ -213,7 +222,7 @@ async def expired(ledger: Ledger, stream_id: UUID) -> bool:
 
 
 async def test_a_sleeping_worker_projects_events_of_other_processes(
-    ledger: Ledger, new_ledger: Any, deaf: None
+    ledger: Ledger, new_ledger: Any, without_hints: None
 ) -> None:
     looks = Looks(ledger, poll_ms=50)
     async with working(ledger), new_ledger() as other:
@@ -223,15 +232,15 @@ async def test_a_sleeping_worker_projects_events_of_other_processes(
 
 
 async def projected(ledger: Ledger) -> bool:
-    return all(not standing.lag_events and standing.position >= 0 for standing in await ledger.projections.status())
+    return all(not status.lag_events and status.position >= 0 for status in await ledger.projections.status())
 
 
-# What a look sees
+# The outlook
 
 
 async def put(sql: Any, due_in: timedelta, *, leased_for: timedelta | None = None) -> None:
     await sql(
-        "INSERT INTO due_work VALUES ($1, 'AttemptCreation', now() + $2, $3, now() + $4)",
+        "INSERT INTO due_steps VALUES ($1, 'create_session', now() + $2, $3, now() + $4)",
         new_id(),
         due_in,
         a_lease().owner,
@@ -239,64 +248,66 @@ async def put(sql: Any, due_in: timedelta, *, leased_for: timedelta | None = Non
     )
 
 
-async def test_the_outlook_shows_claimable_steps_and_the_next_due_time(
-    due_work: PostgresDueSteps, sql: Any
-) -> None:
-    nothing = await due_work.outlook(STEPS)
+async def test_the_outlook_shows_claimable_steps_and_the_next_due_time(due_steps: PostgresDueSteps, sql: Any) -> None:
+    nothing = await due_steps.outlook(STEPS)
     assert (nothing.claimable, nothing.next_due_ms, nothing.unprojected) == (frozenset(), None, False)
 
     await put(sql, timedelta(hours=2))
     await put(sql, timedelta(hours=1))
-    ahead = await due_work.outlook(STEPS)
+    ahead = await due_steps.outlook(STEPS)
     assert not ahead.claimable
     assert ahead.next_due_ms is not None
     assert HOUR_MS - 60_000 < ahead.next_due_ms <= HOUR_MS
 
     await put(sql, timedelta(seconds=-1), leased_for=timedelta(hours=1))
-    assert not (await due_work.outlook(STEPS)).claimable, "it is in somebody's hands"
+    assert not (await due_steps.outlook(STEPS)).claimable, "it is leased"
     await put(sql, timedelta(seconds=-1), leased_for=timedelta(seconds=-1))
-    assert (await due_work.outlook(STEPS)).claimable
+    assert (await due_steps.outlook(STEPS)).claimable
 
 
 async def test_the_outlook_includes_the_expiry_of_a_token_whose_webhook_waits(
-    due_work: PostgresDueSteps, sql: Any
+    due_steps: PostgresDueSteps, sql: Any
 ) -> None:
-    await sql("INSERT INTO due_work VALUES ($1, 'SyncWebhook', now(), NULL, NULL, now() + interval '30 min')", new_id())
-    limiters = PostgresRateLimiter(due_work._engine, SCHEMA, LimiterPolicy())
+    stream_id = new_id()
+    await sql("INSERT INTO due_steps VALUES ($1, 'deliver_webhook', now())", stream_id)
+    await sql("INSERT INTO due_steps VALUES ($1, 'expire_token', now() + interval '30 min')", stream_id)
+    limiter = PostgresRateLimiter(due_steps._engine, SCHEMA, LimiterPolicy())
     [(now,)] = await sql("SELECT clock_timestamp()")
-    await limiters.observe(Feedback(limiter="hooks", answered=Observation.THROTTLED, began_at=now, closed_ms=HOUR_MS))
+    closed = Feedback(limiter="hooks", observation=Observation.THROTTLED, began_at=now, closed_ms=HOUR_MS)
+    await limiter.observe(closed)
+    limited = STEPS | {StepName.DELIVER_WEBHOOK: "hooks"}
 
-    for passed in (STEPS, STEPS | {"SyncWebhook": "hooks"}):
-        ahead = await due_work.outlook(passed)
-        assert ahead.claimable == (frozenset() if passed["SyncWebhook"] else {"SyncWebhook"})
+    for wanted, claimable in ((STEPS, {"deliver_webhook"}), (limited, frozenset())):
+        ahead = await due_steps.outlook(wanted)
+        assert ahead.claimable == claimable
         assert ahead.next_due_ms is not None
         assert HOUR_MS / 2 - 60_000 < ahead.next_due_ms <= HOUR_MS / 2
 
-    await sql("UPDATE due_work SET ends_at = now()")
-    assert (await due_work.outlook(STEPS | {"SyncWebhook": "hooks"})).claimable == {"ExpireToken"}
-    await sql("UPDATE due_work SET lease_until = now() + interval '1 hour'")
-    assert (await due_work.outlook(STEPS | {"SyncWebhook": "hooks"})).claimable == frozenset()
+    await sql("UPDATE due_steps SET due_at = now() WHERE step = 'expire_token'")
+    assert (await due_steps.outlook(limited)).claimable == {"expire_token"}
+    await sql("UPDATE due_steps SET lease_until = now() + interval '1 hour' WHERE step = 'expire_token'")
+    assert (await due_steps.outlook(limited)).claimable == frozenset()
 
 
-async def test_the_outlook_accepts_due_times_at_infinity(due_work: PostgresDueSteps, sql: Any) -> None:
-    await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', 'infinity')", new_id())
-    await sql("INSERT INTO due_work VALUES ($1, 'ExpireToken', '9999-12-31')", new_id())
+async def test_the_outlook_accepts_due_times_at_infinity(due_steps: PostgresDueSteps, sql: Any) -> None:
+    await sql("INSERT INTO due_steps VALUES ($1, 'expire_token', 'infinity')", new_id())
+    await sql("INSERT INTO due_steps VALUES ($1, 'expire_token', '9999-12-31')", new_id())
 
-    ahead = await due_work.outlook(STEPS)
+    ahead = await due_steps.outlook(STEPS)
 
     assert ahead.next_due_ms == 24 * HOUR_MS
 
 
 async def test_the_outlook_shows_whether_projections_are_behind(ledger: Ledger) -> None:
     await ledger.accept(request())
-    assert (await ledger._due_work.outlook(STEPS)).unprojected
+    assert (await ledger.scheduler._due_steps.outlook(STEPS)).unprojected
     await ledger.projections.catch_up()
-    assert not (await ledger._due_work.outlook(STEPS)).unprojected
+    assert not (await ledger.scheduler._due_steps.outlook(STEPS)).unprojected
 
 
-async def test_a_ledger_is_idle_exactly_when_its_backlog_is_empty(due_work: PostgresDueSteps, sql: Any) -> None:
-    assert await due_work.is_idle({})
+async def test_a_ledger_is_idle_exactly_when_its_backlog_is_empty(due_steps: PostgresDueSteps, sql: Any) -> None:
+    assert await due_steps.is_idle({})
     await put(sql, timedelta(hours=1))
-    assert not await due_work.is_idle({})
-    await sql("UPDATE due_work SET step = 'ExpireToken'")
-    assert await due_work.is_idle({})
+    assert not await due_steps.is_idle({})
+    await sql("UPDATE due_steps SET step = 'expire_token'")
+    assert await due_steps.is_idle({})

@@ -1,4 +1,4 @@
-"""Webhooks that wait, behind hanging calls or their limiter: what waits with them, and what a limiter says of them when they are sent."""
+"""Webhooks that wait for hanging calls or their limiter: expiries do not wait with them."""
 
 import asyncio
 from collections import Counter
@@ -11,27 +11,27 @@ from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
-from guestledger.engine.domain.lifecycle import SyncWebhook
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.worker.leases import Leases
-from guestledger.engine.worker.scheduler import LANES, Lane
+from guestledger.engine.worker.step import Lane
 from tests.integration.appends import HOUR_MS, new_id
+from tests.integration.conftest import webhook_of
 from tests.unit.samples import request
 
 LONG = 60
-"""Seconds. Nothing here takes as long, unless it hangs."""
+"""Seconds; nothing takes this long unless it hangs."""
 TEN_YEARS = str(10 * 365 * 24 * 3_600)
-SYNC = frozenset({SyncWebhook})
 
 
 @pytest.fixture
 def hooked(new_ledger: Any, simulator: Simulator) -> Any:
-    """`hooked(…)` is a ledger whose notices go to the simulator."""
+    """`hooked(…)`: a ledger whose notices go to the simulator."""
 
     def new(**given: Any) -> Any:
         return new_ledger(**{"webhook_url": simulator.webhook_url, **given})
@@ -40,13 +40,14 @@ def hooked(new_ledger: Any, simulator: Simulator) -> Any:
 
 
 class Hanging:
-    """Makes the calls of these ledgers' webhooks hang until the test lets them go."""
+    """Makes the webhook calls of these ledgers hang until `let_go` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger) -> None:
         self.calls = 0
         self.let_go = asyncio.Event()
         for ledger in ledgers:
-            monkeypatch.setattr(ledger._steps._webhook, "send", self._hang(ledger._steps._webhook.send))
+            webhook = webhook_of(ledger)
+            monkeypatch.setattr(webhook, "send", self._hang(webhook.send))
 
     def _hang(self, whole: Any) -> Any:
         async def send(session: Any) -> Any:
@@ -58,32 +59,31 @@ class Hanging:
 
 
 async def throttled(ledger: Ledger, closed_ms: int = 0) -> Any:
-    """Let the webhook's limiter observe of a 429 that came just now."""
-    [(now,)] = await ledger._due_work._execute("SELECT clock_timestamp()")
-    limiter = ledger._steps._webhook.limiter
-    await ledger._gates.observe(
-        Feedback(limiter=limiter, answered=Observation.THROTTLED, began_at=now, closed_ms=closed_ms)
+    """Let the webhook's limiter observe a 429 that comes now. Returns until when it is closed."""
+    [(now,)] = await ledger.scheduler._due_steps._execute("SELECT clock_timestamp()")
+    limiter = webhook_of(ledger).limiter
+    await ledger.limits._limiter.observe(
+        Feedback(limiter=limiter, observation=Observation.THROTTLED, began_at=now, closed_ms=closed_ms)
     )
-    return (await ledger._gates.all())[limiter].closed_until
+    return (await ledger.limits.states())[limiter].closed_until
 
 
-async def told_of(ledger: Ledger, stream_id: Any) -> Counter[str]:
+async def counts_of(ledger: Ledger, stream_id: Any) -> Counter[str]:
     return Counter(wire_name(recorded.event) for recorded in await ledger.history(stream_id))
 
 
 # Expiry
 
 
-@pytest.mark.parametrize("limited_", [False, True])
+@pytest.mark.parametrize("limited", [False, True])
 async def test_an_expiry_is_recorded_once_while_other_webhooks_hang(
-    hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, limited_: bool
+    hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, limited: bool
 ) -> None:
     places = 2
-    narrow = [Lane(lane.kinds, places) if lane.kinds == SYNC else lane for lane in LANES]
-    monkeypatch.setattr("guestledger.engine.worker.scheduler.LANES", narrow)
+    monkeypatch.setattr(Lane, "max_in_flight", property(lambda lane: places if lane is Lane.WEBHOOK else 200))
     async with hooked() as one, hooked() as other, asyncio.timeout(LONG):
         hanging = Hanging(monkeypatch, one, other)
-        if limited_:
+        if limited:
             await throttled(one)
         first = [await one.open_session(request()) for _ in range(2 * places)]
         working = [asyncio.create_task(ledger.scheduler.run_forever()) for ledger in (one, other)]
@@ -100,10 +100,10 @@ async def test_an_expiry_is_recorded_once_while_other_webhooks_hang(
 
         hanging.let_go.set()
         for session in (*first, *queued):
-            while not (await one.session(session.id)).webhook_settled:
+            while (await one.session(session.id)).webhook_owed:
                 await asyncio.sleep(0.01)
-            told = await told_of(one, session.id)
-            assert (told["TokenExpired"], told["WebhookSynced"]) == (session in queued, 1)
+            counts = await counts_of(one, session.id)
+            assert (counts["TokenExpired"], counts["WebhookSynced"]) == (session in queued, 1)
         for ledger in (one, other):
             ledger.scheduler.stop()
         await asyncio.gather(*working)
@@ -114,15 +114,14 @@ async def test_an_expiry_is_recorded_before_a_late_webhook_is_answered(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=0.2)
-    monkeypatch.setattr("guestledger.engine.worker.scheduler.LANES", [Lane(SYNC, 1)])
     async with hooked() as ledger, asyncio.timeout(LONG):
         hanging = Hanging(monkeypatch, ledger)
         session = await ledger.open_session(request())
         await asyncio.sleep(0.3)
         running = asyncio.create_task(ledger.scheduler.run_once())
-        while not hanging.calls:
+        while not hanging.calls or (await ledger.session(session.id)).status is not Status.EXPIRED:
             await asyncio.sleep(0.01)
-        assert (await ledger.session(session.id)).status is Status.EXPIRED
+        assert not running.done()
         hanging.let_go.set()
         assert await running == {"TokenExpired": 1, "WebhookSynced": 1}
 
@@ -146,8 +145,10 @@ async def test_an_expiry_is_recorded_while_the_sessions_own_webhook_hangs(
     assert len(simulator.webhooks) == 1
 
 
-@pytest.mark.parametrize("error", [ServiceUnreachable("away"), WrongExpectedVersion(uuid4(), 1, 2)])
-async def test_an_expiry_that_failed_to_record_is_recorded_with_the_webhook_answer(
+@pytest.mark.parametrize(
+    "error", [ServiceUnreachable("database", Cause.CONNECTION_REFUSED), WrongExpectedVersion(uuid4(), 1, 2)]
+)
+async def test_an_expiry_that_failed_to_record_and_the_webhook_answer_are_recorded_once(
     hooked: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=1.5)
@@ -163,10 +164,12 @@ async def test_an_expiry_that_failed_to_record_is_recorded_with_the_webhook_answ
 
         monkeypatch.setattr(ledger._store, "append", append)
         session = await ledger.open_session(request())
-        assert await ledger.scheduler.run_once() == {"TokenExpired": 1, "WebhookSynced": 1}
-        assert refused
-        told = await told_of(ledger, session.id)
-        assert (told["TokenExpired"], told["WebhookSynced"]) == (1, 1)
+        running = asyncio.create_task(ledger.scheduler.run_once())
+        await hanging.let_go.wait()
+        done = await running + await ledger.scheduler.run_until_idle()
+        assert done == {"TokenExpired": 1, "WebhookSynced": 1}
+        counts = await counts_of(ledger, session.id)
+        assert (counts["TokenExpired"], counts["WebhookSynced"]) == (1, 1)
     assert len(simulator.webhooks) == 1
 
 
@@ -186,8 +189,8 @@ async def test_a_concurrent_expiry_does_not_lose_the_webhook_answer(
         monkeypatch.setattr(ledger._store, "append", append)
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
-        told = await told_of(ledger, session.id)
-        assert (told["TokenExpired"], told["WebhookSynced"]) == (1, 1)
+        counts = await counts_of(ledger, session.id)
+        assert (counts["TokenExpired"], counts["WebhookSynced"]) == (1, 1)
     assert len(simulator.webhooks) == 1
 
 
@@ -209,7 +212,7 @@ async def test_a_slow_worker_clock_does_not_delay_an_expiry_behind_a_closed_limi
     assert expired.at >= expired.expires_at
 
 
-# RateLimiter
+# The limiter
 
 
 async def test_a_retry_after_of_years_makes_dead_letters_and_closes_no_limiter(
@@ -223,8 +226,8 @@ async def test_a_retry_after_of_years_makes_dead_letters_and_closes_no_limiter(
         assert await ledger.scheduler.run_once() == {"WebhookAbandoned": 1}
         letters = await ledger.webhooks.dead_letters()
     assert {letter.id for letter in letters} == {first.id, second.id}
-    assert all("no notice is kept longer than" in letter.reason for letter in letters)
-    assert await sql("SELECT FROM limiters") == []
+    assert {letter.cause for letter in letters} == {Cause.WAIT_TOO_LONG}
+    assert await sql("SELECT FROM limits") == []
 
 
 async def test_a_webhook_waits_if_its_limiter_closes_between_claim_and_call(
@@ -233,12 +236,12 @@ async def test_a_webhook_waits_if_its_limiter_closes_between_claim_and_call(
     async with hooked() as ledger, hooked() as other, asyncio.timeout(LONG):
         await throttled(ledger)
         sessions = [await ledger.open_session(request()) for _ in range(3)]
-        before = [await told_of(ledger, session.id) for session in sessions]
+        before = [await counts_of(ledger, session.id) for session in sessions]
         until = await closes_once_claimed(ledger, other, monkeypatch)
         while not until:
             assert await ledger.scheduler.run_once() == {}
         assert not simulator.webhooks
-        assert [await told_of(ledger, session.id) for session in sessions] == before
+        assert [await counts_of(ledger, session.id) for session in sessions] == before
 
         await ledger.scheduler.run_until_idle()
 
@@ -248,12 +251,12 @@ async def test_a_webhook_waits_if_its_limiter_closes_between_claim_and_call(
             synced = (await ledger.history(session.id))[-1].event
             assert isinstance(synced, e.WebhookSynced)
             assert synced.attempt == 1
-    [limiter] = await sql("SELECT retries FROM limiters")
-    assert limiter["retries"] is None, "no notice is a retry that a limiter has a budget for"
+    [limiter] = await sql("SELECT retry_budget FROM limits")
+    assert limiter["retry_budget"] is None, "notices do not use the retry budget"
 
 
 async def closes_once_claimed(ledger: Ledger, other: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The limiter is closed by another when this one has claimed for the first time: until when, is then in the list."""
+    """Let `other` close the limiter once `ledger` has claimed for the first time. The list then has the end of the pause."""
     until: list[Any] = []
     whole = ledger._store.read_streams
 
@@ -272,20 +275,20 @@ async def test_feedback_of_a_webhook_is_dated_at_its_admission(
     async with hooked() as ledger, asyncio.timeout(LONG):
         await throttled(ledger)
         await ledger.open_session(request())
-        admit, append, at, began_at = ledger._gates.admit, ledger._store.append, [], []
+        admit, append, at, began_at = ledger.limits._limiter.admit, ledger._store.append, [], []
 
-        async def admit_and_say_so(passage: Any) -> Any:
-            assert passage.slotted
-            admitted = await admit(passage)
+        async def admit_and_note(request: Any) -> Any:
+            assert request.reserved
+            admitted = await admit(request)
             at.append(admitted.at)
             return admitted
 
-        async def append_and_say_so(given: Any) -> Any:
-            began_at.extend([given.hearing.began_at] if given.hearing else [])
+        async def append_and_note(given: Any) -> Any:
+            began_at.extend([given.feedback.began_at] if given.feedback else [])
             return await append(given)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_say_so)
-        monkeypatch.setattr(ledger._store, "append", append_and_say_so)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_note)
+        monkeypatch.setattr(ledger._store, "append", append_and_note)
         await ledger.scheduler.run_until_idle()
     assert len(simulator.webhooks) == len(at) == 1
     assert began_at == at
@@ -296,7 +299,7 @@ async def test_a_webhook_without_limiter_state_skips_admission(
 ) -> None:
     async with hooked() as ledger:
         await ledger.open_session(request())
-        monkeypatch.setattr(ledger._gates, "admit", None)
+        monkeypatch.setattr(ledger.limits._limiter, "admit", None)
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
 
 
@@ -306,21 +309,22 @@ async def test_a_worker_stalled_after_webhook_admission_reports_not_sent(
     async with hooked() as ledger, asyncio.timeout(LONG):
         await throttled(ledger)
         await ledger.open_session(request())
-        admit, observe, now, at, heard = ledger._gates.admit, ledger._gates.observe, Leases.now, [], []
+        limiter, now, at, observed = ledger.limits._limiter, Leases.now, [], []
+        admit, observe = limiter.admit, limiter.observe
 
-        async def admit_and_stand_still(passage: Any) -> Any:
-            admitted = await admit(passage)
+        async def admit_and_stall(request: Any) -> Any:
+            admitted = await admit(request)
             at.append(admitted.at)
             monkeypatch.setattr(Leases, "now", staticmethod(lambda: now() + HOUR_MS))
             return admitted
 
-        async def hear_and_say_so(hearing: Any) -> None:
-            heard.append(hearing)
-            await observe(hearing)
+        async def observe_and_note(feedback: Any) -> None:
+            observed.append(feedback)
+            await observe(feedback)
 
-        monkeypatch.setattr(ledger._gates, "admit", admit_and_stand_still)
-        monkeypatch.setattr(ledger._gates, "observe", hear_and_say_so)
+        monkeypatch.setattr(limiter, "admit", admit_and_stall)
+        monkeypatch.setattr(limiter, "observe", observe_and_note)
         while not at:
             assert await ledger.scheduler.run_once() == {}
     assert not simulator.webhooks
-    assert [(hearing.answered, hearing.began_at) for hearing in heard] == [(Observation.NOT_SENT, at[0])]
+    assert [(feedback.observation, feedback.began_at) for feedback in observed] == [(Observation.NOT_SENT, at[0])]

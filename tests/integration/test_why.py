@@ -11,10 +11,9 @@ from msgspec.structs import replace
 from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.delivery import DeliveryPolicy
 from guestledger.engine.domain.errors import SessionNotFound
-from guestledger.engine.domain.lifecycle import Policy
 from guestledger.engine.domain.outcomes import Verdict
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import DenialReason
@@ -49,7 +48,7 @@ async def by(ledger: Ledger, session: Session) -> list[str]:
 
 async def claimed(ledger: Ledger, limit: int = 100) -> list[UUID]:
     """What a worker's claim gets now; nobody gives it back."""
-    found = await ledger._due_work.claim(a_lease(), ledger._steps.limiters(STEPS), limit)
+    found = await ledger._due_steps.claim(a_lease(), ledger._steps.limiters(STEPS), limit)
     return [claim.stream_id for claim in found.claims]
 
 
@@ -82,7 +81,7 @@ async def throttled(ledger: Ledger, simulator: Simulator, retry_after_s: int = 6
 # Whose turn it is
 
 
-async def test_what_waits_for_nothing_but_a_worker_is_taken_by_the_next_one(ledger: Ledger) -> None:
+async def test_a_session_without_blockers_is_claimed_by_the_next_worker(ledger: Ledger) -> None:
     session = await ledger.accept(request())
     waiting = await told(ledger, session)
     assert (waiting.step, waiting.holds, waiting.moves_at) == ("ValidateChannel", (), waiting.now)
@@ -90,10 +89,10 @@ async def test_what_waits_for_nothing_but_a_worker_is_taken_by_the_next_one(ledg
     assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
 
 
-async def test_a_leased_session_waits_for_whoever_holds_it_and_nobody_else_gets_it(ledger: Ledger, sql: Any) -> None:
+async def test_a_leased_session_is_blocked_and_cannot_be_claimed(ledger: Ledger, sql: Any) -> None:
     session = await ledger.accept(request())
     assert await claimed(ledger) == [session.id]
-    [row] = await sql("SELECT owner, lease_until FROM due_work")
+    [row] = await sql("SELECT owner, lease_until FROM due_steps")
 
     waiting = await told(ledger, session)
     [held] = waiting.holds
@@ -101,23 +100,21 @@ async def test_a_leased_session_waits_for_whoever_holds_it_and_nobody_else_gets_
     assert str(row["owner"]) in held.reason
     assert await claimed(ledger) == []
 
-    await sql("UPDATE due_work SET lease_until = now()")
+    await sql("UPDATE due_steps SET lease_until = now()")
     assert await by(ledger, session) == []
     assert await claimed(ledger) == [session.id]
 
 
-async def test_it_is_told_without_waiting_for_whoever_has_the_rows_locked(
-    ledger: Ledger, simulator: Simulator, outsider: Any
-) -> None:
+async def test_why_does_not_wait_for_row_locks(ledger: Ledger, simulator: Simulator, outsider: Any) -> None:
     session = await throttled(ledger, simulator)
     async with outsider.transaction(), asyncio.timeout(30):
         await outsider.execute("SELECT FROM head FOR UPDATE")
-        await outsider.execute("SELECT FROM due_work FOR UPDATE")
+        await outsider.execute("SELECT FROM due_steps FOR UPDATE")
         await outsider.execute("SELECT FROM limiters FOR UPDATE")
         assert Wait.DUE in await by(ledger, session)
 
 
-async def test_a_session_that_moved_on_while_it_was_read_is_told_of_as_it_is_then(ledger: Ledger) -> None:
+async def test_why_explains_the_current_state_after_a_stale_read(ledger: Ledger) -> None:
     session = await ledger.accept(request())
     stale = await ledger.history(session.id)
     await ledger.scheduler.run_once()
@@ -128,7 +125,7 @@ async def test_a_session_that_moved_on_while_it_was_read_is_told_of_as_it_is_the
 # Due times
 
 
-async def test_a_throttled_session_waits_for_its_time_and_for_the_gate_that_its_429_closed(
+async def test_a_throttled_session_waits_for_its_retry_time_and_its_limiter(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     session = await throttled(ledger, simulator)
@@ -141,7 +138,7 @@ async def test_a_throttled_session_waits_for_its_time_and_for_the_gate_that_its_
     assert await claimed(ledger) == []
 
 
-async def test_an_active_session_waits_for_its_webhooks_retry_and_then_for_its_tokens_expiry(
+async def test_an_active_session_waits_for_its_webhook_retry_or_token_expiry(
     new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
     policy = Policy(webhook=DeliveryPolicy(waits_ms=(60_000,)), limiter=BRISK)
@@ -165,7 +162,7 @@ async def test_an_active_session_waits_for_its_webhooks_retry_and_then_for_its_t
 # RateLimiter
 
 
-async def test_behind_a_closed_gate_it_waits_until_the_gate_opens_and_no_claim_gets_it(
+async def test_a_closed_limiter_blocks_the_claim_until_it_opens(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=a_policy()) as ledger:
@@ -188,7 +185,7 @@ async def test_behind_a_closed_gate_it_waits_until_the_gate_opens_and_no_claim_g
         assert await claimed(ledger) == [session.id]
 
 
-async def test_behind_a_pace_a_claim_gets_those_of_whom_nothing_is_said_and_the_others_move_one_after_the_other(
+async def test_a_paced_limiter_blocks_all_but_the_first_session_in_order(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=a_policy(first_rate=0.001, min_rate=0.001)) as ledger:
@@ -204,7 +201,7 @@ async def test_behind_a_pace_a_claim_gets_those_of_whom_nothing_is_said_and_the_
         assert (await told(ledger, sessions[2])).holds[0].reason.endswith("due before it: 1"), "one is being worked on"
 
 
-async def test_a_broken_circuit_holds_all_and_then_lets_one_probe(
+async def test_an_open_breaker_blocks_all_sessions_and_then_all_but_one_probe(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=a_policy(failures_in_a_row=2, break_ms=600_000, max_break_ms=600_000)) as ledger:
@@ -228,7 +225,7 @@ async def test_a_broken_circuit_holds_all_and_then_lets_one_probe(
         assert await by(ledger, first) == [Wait.LEASE]
 
 
-async def test_a_spent_budget_is_told_before_the_append_meets_it_and_then_as_the_reason_of_the_wait(
+async def test_an_exhausted_retry_budget_is_shown_before_and_after_the_deferral(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spare = a_policy(retries_kept=1.0, retries_per_second=0.01)
@@ -251,7 +248,7 @@ async def test_a_spent_budget_is_told_before_the_append_meets_it_and_then_as_the
         assert deferred.reason.startswith(budget.reason)
 
 
-async def test_calls_in_flight_hold_what_would_be_one_too_many(
+async def test_the_call_limit_blocks_the_sessions_beyond_it(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=a_policy(calls=2)) as ledger:
@@ -262,7 +259,7 @@ async def test_calls_in_flight_hold_what_would_be_one_too_many(
         assert await claimed(ledger) == []
 
 
-async def test_who_does_not_know_the_apis_says_so_instead_of_seeing_no_limiter(
+async def test_why_without_provider_settings_reports_missing_settings(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=a_policy()) as ledger, new_ledger(cxone_url=None) as ignorant:
@@ -275,7 +272,7 @@ async def test_who_does_not_know_the_apis_says_so_instead_of_seeing_no_limiter(
 # Ends
 
 
-async def test_past_its_deadline_it_is_said_to_be_given_up_and_is_even_behind_a_closed_limiter(
+async def test_an_overdue_session_is_abandoned_even_behind_a_closed_limiter(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=a_policy()) as ledger, new_ledger(policy=hasty(400)) as hurried:
@@ -298,7 +295,7 @@ def hasty(deadline_ms: int) -> Policy:
     return replace(a_policy(), creation=replace(SOON, deadline_ms=deadline_ms))
 
 
-async def test_a_parked_session_waits_for_a_person_and_goes_on_when_one_has_decided(
+async def test_a_parked_session_waits_for_a_person_and_continues_after_the_decision(
     new_ledger: Any, simulator: Simulator
 ) -> None:
     async with new_ledger(cxone_in_doubt=InDoubt.PARK) as ledger:
@@ -315,13 +312,13 @@ async def test_a_parked_session_waits_for_a_person_and_goes_on_when_one_has_deci
         assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
 
 
-async def test_a_settled_session_waits_for_nothing_ever(ledger: Ledger) -> None:
+async def test_a_refused_session_waits_for_nothing(ledger: Ledger) -> None:
     session = await ledger.open_session(request(consent=consent(gdpr_compliant=False)))
     waiting = await told(ledger, session)
     assert (waiting.status, waiting.step, waiting.holds, waiting.moves_at) == (Status.REFUSED, None, (), None)
 
 
-async def test_a_session_is_found_by_either_of_its_ids_and_one_that_is_not_there_is_not(ledger: Ledger) -> None:
+async def test_why_accepts_the_providers_id_and_rejects_an_unknown_one(ledger: Ledger) -> None:
     session = await ledger.open_session(request())
     assert session.session_id is not None
     assert (await ledger.why(session.session_id)).id == session.id

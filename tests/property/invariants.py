@@ -50,6 +50,15 @@ class Life:
         before, after = self.state, evolve(self.state, event)
         assert is_legal(before.status, after.status), (before.status, after.status)
         assert after.version == before.version + 1
+        self._check_creation(before, event, after)
+        self._check_doubt(before, event)
+        self._check_webhook(before, event)
+        if isinstance(event, e.TokenExpired):
+            assert event.at >= event.expires_at
+        self.state = after
+        self.history.append(event)
+
+    def _check_creation(self, before: Session, event: e.Event, after: Session) -> None:
         match event:
             case e.CreationAttempted():
                 assert before.status in WAITING
@@ -77,6 +86,11 @@ class Life:
                 assert before.status.is_settled
                 assert event.session_id not in {before.session_id, *before.duplicates}
                 assert after.session_id == before.session_id
+            case e.SessionAbandoned():
+                assert before.status in WAITING
+
+    def _check_doubt(self, before: Session, event: e.Event) -> None:
+        match event:
             case e.GuestTokenFound():
                 assert (before.status, before.guest_token) == (Status.ACTIVE, None)
                 assert before.session_id is not None
@@ -88,8 +102,9 @@ class Life:
                 assert self.policy.creation.in_doubt is InDoubt.PARK
             case e.RetryDecided() | e.AbandonmentDecided() | e.SessionAdopted():
                 assert before.status is Status.PARKED
-            case e.SessionAbandoned():
-                assert before.status in WAITING
+
+    def _check_webhook(self, before: Session, event: e.Event) -> None:
+        match event:
             case e.WebhookSynced() | e.WebhookAbandoned():
                 assert before.webhook_owed
             case e.WebhookFailed():
@@ -100,10 +115,6 @@ class Life:
             case e.WebhookRedeliveryRequested():
                 assert before.session_id is not None
                 assert not before.webhook_owed
-            case e.TokenExpired():
-                assert event.at >= event.expires_at
-        self.state = after
-        self.history.append(event)
 
     def _check_answer(self, before: Session, command: RecordAttempt, decided: list[e.Event]) -> None:
         own, late = decided, before.status is Status.ATTEMPTING and command.attempt != before.attempts

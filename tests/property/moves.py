@@ -21,7 +21,7 @@ from guestledger.engine.domain.commands import (
     SettleAttempt,
 )
 from guestledger.engine.domain.due import StepName
-from guestledger.engine.domain.outcomes import CreationOutcome, Delivery, LookupOutcome
+from guestledger.engine.domain.outcomes import Created, CreationOutcome, Delivery, LookupOutcome
 from guestledger.engine.domain.session import Session, Status
 from tests.property.strategies import (
     CONSENTING,
@@ -129,4 +129,16 @@ others: SearchStrategy[Move] = st.one_of(
 moves: SearchStrategy[Move] = st.one_of(
     *[moves_in_turn] * 4, settlements, late_answers, decisions, st.one_of(expiries, others)
 )
-histories: SearchStrategy[Sequence[Move]] = st.lists(moves, max_size=4) | st.lists(moves, min_size=5, max_size=14)
+
+_FLAWLESS = in_turn(
+    USABLE,
+    Created(
+        session_id="sess_1", guest_token="gt_1", expires_at=START + timedelta(hours=1), status="active", latency_ms=1
+    ),
+    Delivery(accepted=True, latency_ms=0),
+    0.5,
+    START,
+)
+starts: SearchStrategy[list[Move]] = st.integers(0, 6).map(lambda number: [_FLAWLESS] * number)
+"""The first moves of a session without trouble: up to its expiry."""
+histories: SearchStrategy[Sequence[Move]] = st.builds(list.__add__, starts, st.lists(moves, max_size=12))

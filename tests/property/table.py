@@ -4,8 +4,11 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from guestledger.engine.domain.due import StepName
-from guestledger.engine.log.appends import StepChanges
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from guestledger.engine.domain.due import DueStep, StepName
+from guestledger.engine.log.appends import Lease, StepChanges
 
 
 class Row(NamedTuple):
@@ -37,3 +40,15 @@ class Table:
                 self.rows[key] = self.rows.get(key, Row(due.due_at))._replace(due_at=due.due_at)
         for step in changes.done:
             self.rows.pop((stream_id, step), None)
+
+
+@st.composite
+def step_changes(draw: st.DrawFn, due_times: SearchStrategy[datetime], leases: SearchStrategy[Lease]) -> StepChanges:
+    """Any changes, as an append may have them: no step is both due and done."""
+    due = draw(st.dictionaries(st.sampled_from(StepName), due_times, max_size=4))
+    return StepChanges(
+        due=tuple(DueStep(step, due_at) for step, due_at in due.items()),
+        mine=frozenset(draw(st.sets(st.sampled_from(sorted(due))))) if due else frozenset(),
+        lease=draw(st.none() | leases),
+        done=frozenset(draw(st.sets(st.sampled_from(StepName))) - due.keys()),
+    )

@@ -1,4 +1,4 @@
-"""The JSON of an event: canonical by RFC 8785, and nothing is lost in it."""
+"""Event JSON is canonical (RFC 8785) and lossless."""
 
 import json
 
@@ -7,16 +7,16 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.events import EVENT_TYPES, Event
 from guestledger.engine.domain.session import Session, evolve, fold
-from guestledger.engine.log.codec import EVENT_TYPES, decode, encode, wire_name
+from guestledger.engine.log.codec import decode, encode, wire_name
 from tests.property.invariants import SESSION
 from tests.property.strategies import EVENTS_BY_NAME, events
 
 
 @pytest.mark.parametrize("name", EVENTS_BY_NAME)
 @given(data=st.data())
-def test_the_text_of_an_event_is_canonical_by_rfc_8785(name: str, data: st.DataObject) -> None:
+def test_event_json_is_canonical_by_rfc_8785(name: str, data: st.DataObject) -> None:
     text = encode(data.draw(EVENTS_BY_NAME[name]))
     assert text.encode() == rfc8785.dumps(json.loads(text))
 

@@ -21,7 +21,7 @@ from guestledger.engine.limits.retry import InDoubt, RetryAfter, RetryPolicy, Wa
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.worker.session_work import step_changes
 from tests.property.invariants import SESSION, Life
-from tests.property.moves import LIMITER, Move, command_of, histories, moves
+from tests.property.moves import LIMITER, Move, command_of, histories, moves, starts
 from tests.property.strategies import (
     CONSENTING,
     START,
@@ -61,9 +61,7 @@ def due_times(state: Session, policy: Policy) -> dict[StepName, datetime]:
     return {due.step: due.due_at for due in due_steps(state, policy)}
 
 
-@given(
-    policy=any_policies, history=histories, late=later, lookup=lookup_outcomes, delivery=deliveries, jitter=jitters
-)
+@given(policy=any_policies, history=histories, late=later, lookup=lookup_outcomes, delivery=deliveries, jitter=jitters)
 def test_running_a_due_step_makes_progress_and_leaves_the_other_steps(
     *,
     policy: Policy,
@@ -77,9 +75,7 @@ def test_running_a_due_step_makes_progress_and_leaves_the_other_steps(
     before = due_times(state, policy)
     for step, due_at in before.items():
         now = due_at + late
-        events = decide(
-            state, command_of(step, state, now, lookup=lookup, delivery=delivery, jitter=jitter), policy
-        )
+        events = decide(state, command_of(step, state, now, lookup=lookup, delivery=delivery, jitter=jitter), policy)
         assert events, f"{step} is due"
         after = evolve_all(state, events)
         then = due_times(after, policy)
@@ -131,7 +127,7 @@ appends = st.tuples(
 )
 
 
-@given(policy=any_policies, start=st.lists(moves, max_size=3), rest=st.lists(appends, max_size=12))
+@given(policy=any_policies, start=starts, rest=st.lists(appends, max_size=12))
 def test_step_changes_keep_the_table_equal_to_the_due_steps(
     policy: Policy, start: list[Move], rest: list[tuple[list[Move], set[StepName], Lease | None]]
 ) -> None:
@@ -167,9 +163,7 @@ class Worker:
         ready = [step for step in due if step.due_at <= self.now]
         return ready[pick % len(ready)]
 
-    def run(
-        self, step: StepName, lookup: LookupOutcome, creation: CreationOutcome | None, delivery: Delivery
-    ) -> None:
+    def run(self, step: StepName, lookup: LookupOutcome, creation: CreationOutcome | None, delivery: Delivery) -> None:
         """Run the step with these outcomes. Without `creation` the worker ends before the answer is recorded."""
         jitter = self.jitter
         command = command_of(step, self.life.state, self.now, lookup=lookup, delivery=delivery, jitter=jitter)

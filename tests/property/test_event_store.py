@@ -1,4 +1,4 @@
-"""The store against a model of it: several writers, any appends in any batches, races, claims; nothing comes out otherwise."""
+"""The store against a model: several writers, any appends in any batches, races and claims."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -18,14 +18,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import WrongExpectedVersion
-from guestledger.engine.log.appends import Append, Appended, Due, KeyTaken, Lease
+from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.log.appends import Append, Appended, KeyTaken, Lease, StepChanges
 from guestledger.engine.log.codec import encode
 from tests.integration.appends import HOUR_MS, an_append, new_id, some_events
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
+from tests.property.table import step_changes
 from tests.unit.samples import START
 
 Result = TypeVar("Result")
@@ -33,56 +37,51 @@ Result = TypeVar("Result")
 STORES = range(3)
 OWNERS = [uuid4() for _ in range(2)]
 STREAMS = range(4)
-STEPS = ("AttemptCreation", "ExpireToken")
 FAR = datetime(2124, 1, 1, tzinfo=UTC)
 
 
+Key = tuple[UUID, StepName]
+
+
 class Proposal(NamedTuple):
-    """An append to be made: on the present version of its stream, or so many beside it."""
+    """An append on the present version of its stream, or beside it."""
 
     stream: int
     beside: int
     events: int
     key: str | None
-    due: Due | None
+    steps: StepChanges
 
 
 class Row(NamedTuple):
-    """Due work. `leased` is whether the owner's lease still holds."""
+    """A due step. `leased` is whether the owner's lease is still valid."""
 
-    step: str
     due_at: datetime
     owner: UUID | None
     leased: bool
 
 
-what = {
-    "step": st.sampled_from(STEPS),
-    "due_at": st.integers(0, 5).map(lambda seconds: START + timedelta(seconds=seconds)) | st.just(FAR),
-}
+due_times = st.integers(0, 5).map(lambda seconds: START + timedelta(seconds=seconds)) | st.just(FAR)
 proposals = st.builds(
     Proposal,
     stream=st.sampled_from(STREAMS),
     beside=st.sampled_from([0, 0, 0, 0, -1, 1]),
     events=st.integers(1, 3),
     key=st.sampled_from([None, None, None, "order-1", "order-2"]),
-    due=st.none()
-    | st.builds(Due, **what)
-    | st.builds(Due, **what, lease=st.sampled_from(OWNERS).map(lambda owner: Lease(owner=owner, ms=HOUR_MS)))
-    | st.builds(Due, **what, keep_lease=st.just(True)),
+    steps=step_changes(due_times, st.sampled_from(OWNERS).map(lambda owner: Lease(owner=owner, ms=HOUR_MS))),
 )
 batches = st.lists(proposals, min_size=1, max_size=6)
 
 
 class Model:
-    """What the log, its keys and its due work should be."""
+    """The expected log, keys and due steps."""
 
     def __init__(self) -> None:
         self.ids = [new_id() for _ in STREAMS]
         self.log: list[tuple[UUID, int, str]] = []
         self.versions: dict[UUID, int] = dict.fromkeys(self.ids, 0)
         self.keys: dict[str, UUID] = {}
-        self.due: dict[UUID, Row] = {}
+        self.due: dict[Key, Row] = {}
 
     def append_for(self, proposal: Proposal) -> Append:
         stream_id = self.ids[proposal.stream]
@@ -90,12 +89,12 @@ class Model:
             stream_id,
             max(0, self.versions[stream_id] + proposal.beside),
             some_events(proposal.events),
-            due=proposal.due,
+            steps=proposal.steps,
             key=proposal.key,
         )
 
     def take(self, append: Append) -> tuple[Any, ...]:
-        """Record the append, or say why not, in comparable form."""
+        """Record the append or reject it. Returns the outcome in comparable form."""
         actual = self.versions.setdefault(append.stream_id, 0)
         if append.idempotency_key in self.keys:
             return "key taken", self.keys[append.idempotency_key]
@@ -106,17 +105,23 @@ class Model:
         for event in append.events:
             self.versions[append.stream_id] += 1
             self.log.append((append.stream_id, self.versions[append.stream_id], encode(event)))
-        self._take_due(append.stream_id, append.due)
+        self._take_steps(append.stream_id, append.steps)
         return "appended", self.versions[append.stream_id], len(self.log) - 1
 
-    def _take_due(self, stream_id: UUID, due: Due | None) -> None:
-        before = self.due.pop(stream_id, None)
-        if due is None:
-            return
-        owner, leased = (due.lease.owner, True) if due.lease else (None, False)
-        if due.keep_lease and before is not None:
-            owner, leased = before.owner, before.leased
-        self.due[stream_id] = Row(due.step, due.due_at, owner, leased)
+    def _take_steps(self, stream_id: UUID, changes: StepChanges) -> None:
+        owner = changes.lease.owner if changes.lease else None
+        for due in changes.due:
+            before = self.due.get((stream_id, due.step), Row(due.due_at, None, leased=False))
+            mine = due.step in changes.mine
+            self.due[stream_id, due.step] = (
+                Row(due.due_at, owner, owner is not None) if mine else before._replace(due_at=due.due_at)
+            )
+        for step in changes.done:
+            self.due.pop((stream_id, step), None)
+
+    def owned(self, owner: UUID, stream_ids: set[UUID]) -> list[Key]:
+        """The steps of these streams that `owner` holds, by leases that may have lapsed."""
+        return [key for key, row in self.due.items() if key[0] in stream_ids and row.owner == owner]
 
 
 def comparable(outcome: Any) -> tuple[Any, ...]:
@@ -132,60 +137,58 @@ def comparable(outcome: Any) -> tuple[Any, ...]:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Steps run one after another in a loop; what a step does at once, it does at once."""
+    """Rules run one after another; the appends of one rule run concurrently."""
 
     def __init__(
         self,
         runner: asyncio.Runner,
         stores: list[PostgresEventStore],
-        due_work: PostgresDueSteps,
+        due_steps: PostgresDueSteps,
         sql: asyncpg.Connection,
     ) -> None:
         super().__init__()
-        self.stores, self.due_work, self.sql = stores, due_work, sql
+        self.stores, self.due_steps, self.sql = stores, due_steps, sql
         self._runner = runner
 
     def run(self, step: Coroutine[Any, Any, Result]) -> Result:
         return self._runner.run(step)
 
     @initialize()
-    def begin_anew(self) -> None:
+    def begin_empty(self) -> None:
         self.model = Model()
         self.run(self.sql.execute(EMPTY))
 
     @rule(store=st.sampled_from(STORES), batch=batches)
-    def a_batch_goes_in_append_by_append(self, store: int, batch: list[Proposal]) -> None:
-        # Each is made on what the ones before it in the batch lead to, as the store takes them in this order.
+    def a_batch_is_taken_append_by_append(self, store: int, batch: list[Proposal]) -> None:
+        # Each append builds on those before it: the store takes them in this order.
         appends, expected = [], []
         for proposal in batch:
             appends.append(self.model.append_for(proposal))
             expected.append(self.model.take(appends[-1]))
 
-        outcomes = self.run(self._at_once([(store, append) for append in appends]))
+        outcomes = self.run(self._concurrently([(store, append) for append in appends]))
 
         assert [comparable(outcome) for outcome in outcomes] == expected
         times = {outcome.recorded_at for outcome in outcomes if isinstance(outcome, Appended)}
         assert len(times) <= 1, "it was one batch"
 
     @rule(stream=st.sampled_from(STREAMS), numbers=st.lists(st.integers(1, 3), min_size=2, max_size=3))
-    def of_writers_that_race_for_a_version_one_wins(self, stream: int, numbers: list[int]) -> None:
-        appends = [self.model.append_for(Proposal(stream, 0, number, None, None)) for number in numbers]
+    def one_of_racing_writers_gets_a_version(self, stream: int, numbers: list[int]) -> None:
+        appends = [self.model.append_for(Proposal(stream, 0, number, None, StepChanges())) for number in numbers]
         self._race(appends)
 
     @rule(writers=st.integers(2, 3), key=st.sampled_from(["order-1", "order-2", "order-3"]))
-    def of_writers_that_race_for_a_key_at_most_one_opens_a_stream(self, writers: int, key: str) -> None:
+    def one_of_racing_writers_gets_a_key(self, writers: int, key: str) -> None:
         self._race([an_append(key=key) for _ in range(writers)])
 
     def _race(self, appends: list[Append]) -> None:
-        outcomes = self.run(self._at_once(list(zip(STORES, appends, strict=False))))
-        # Whoever won came first; the model must then turn the others away just as the store did.
+        outcomes = self.run(self._concurrently(list(zip(STORES, appends, strict=False))))
+        # The winner came first. The model then rejects the others as the store did.
         order = sorted(range(len(appends)), key=lambda one: not isinstance(outcomes[one], Appended))
         assert [comparable(outcomes[one]) for one in order] == [self.model.take(appends[one]) for one in order]
 
     @rule(store=st.sampled_from(STORES), batch=batches, which=st.integers(0, 5))
-    def a_caller_who_goes_away_takes_nothing_from_the_others(
-        self, store: int, batch: list[Proposal], which: int
-    ) -> None:
+    def a_cancelled_caller_affects_no_other(self, store: int, batch: list[Proposal], which: int) -> None:
         appends, expected = [], []
         for proposal in batch:
             appends.append(self.model.append_for(proposal))
@@ -198,15 +201,15 @@ class StoreMachine(RuleBasedStateMachine):
         del expected[gone]
         assert [comparable(outcome) for outcome in outcomes] == expected
 
-    async def _at_once(self, appends: list[tuple[int, Append]]) -> list[Any]:
-        going_in = (self.stores[store].append(append) for store, append in appends)
-        return await asyncio.gather(*going_in, return_exceptions=True)
+    async def _concurrently(self, appends: list[tuple[int, Append]]) -> list[Any]:
+        running = (self.stores[store].append(append) for store, append in appends)
+        return await asyncio.gather(*running, return_exceptions=True)
 
     async def _with_one_cancelled(self, store: PostgresEventStore, appends: list[Append], gone: int) -> list[Any]:
-        going_in = [asyncio.create_task(store.append(append)) for append in appends]
+        running = [asyncio.create_task(store.append(append)) for append in appends]
         await asyncio.sleep(0)
-        going_in[gone].cancel()
-        outcomes = await asyncio.gather(*going_in, return_exceptions=True)
+        running[gone].cancel()
+        outcomes = await asyncio.gather(*running, return_exceptions=True)
         await store.close()
         return outcomes
 
@@ -234,52 +237,52 @@ class StoreMachine(RuleBasedStateMachine):
             assert [recorded.version for recorded in history] == list(range(1, version + 1))
             assert [recorded.data for recorded in history] == texts
 
-    @rule(owner=st.sampled_from(OWNERS), steps=st.sets(st.sampled_from(STEPS)), limit=st.integers(1, 4))
-    def a_claim_takes_what_has_been_due_longest(self, owner: UUID, steps: set[str], limit: int) -> None:
+    @rule(owner=st.sampled_from(OWNERS), steps=st.sets(st.sampled_from(StepName)), limit=st.integers(1, 4))
+    def a_claim_leases_what_has_been_due_longest(self, owner: UUID, steps: set[StepName], limit: int) -> None:
         free = {
-            stream_id: row
-            for stream_id, row in self.model.due.items()
-            if row.due_at < FAR and row.step in steps and not row.leased
+            key: row for key, row in self.model.due.items() if row.due_at < FAR and key[1] in steps and not row.leased
         }
 
         wanted = dict.fromkeys(steps)
-        claims = self.run(self.due_work.claim(Lease(owner=owner, ms=HOUR_MS), wanted, limit)).claims
+        claims = self.run(self.due_steps.claim(Lease(owner=owner, ms=HOUR_MS), wanted, limit)).claims
 
         assert [claim.due_at for claim in claims] == sorted(row.due_at for row in free.values())[:limit]
         for claim in claims:
-            assert (claim.step, claim.due_at) == free.pop(claim.stream_id)[:2]
-            self.model.due[claim.stream_id] = Row(claim.step, claim.due_at, owner, leased=True)
+            key = (claim.stream_id, claim.step)
+            assert claim.due_at == free.pop(key).due_at
+            self.model.due[key] = Row(claim.due_at, owner, leased=True)
 
     @precondition(lambda self: self.model.due)
     @rule(data=st.data())
     def a_lease_lapses(self, data: st.DataObject) -> None:
-        stream_id = data.draw(st.sampled_from(sorted(self.model.due)))
-        self.run(self.sql.execute("UPDATE due_work SET lease_until = now() WHERE stream_id = $1", stream_id))
-        self.model.due[stream_id] = self.model.due[stream_id]._replace(leased=False)
+        key = data.draw(st.sampled_from(sorted(self.model.due)))
+        self.run(self.sql.execute("UPDATE due_steps SET lease_until = now() WHERE stream_id = $1 AND step = $2", *key))
+        self.model.due[key] = self.model.due[key]._replace(leased=False)
 
     @rule(owner=st.sampled_from(OWNERS), streams=st.sets(st.sampled_from(STREAMS)))
     def a_heartbeat_renews_its_owners_leases(self, owner: UUID, streams: set[int]) -> None:
-        ids = [self.model.ids[stream] for stream in streams]
-        self.run(self.due_work.heartbeat(Lease(owner=owner, ms=HOUR_MS), ids))
-        for stream_id in ids:
-            row = self.model.due.get(stream_id)
-            if row is not None and row.owner == owner:
-                self.model.due[stream_id] = row._replace(leased=True)
+        ids = {self.model.ids[stream] for stream in streams}
+        renewed = self.run(self.due_steps.heartbeat(Lease(owner=owner, ms=HOUR_MS), list(ids)))
+        keys = self.model.owned(owner, ids)
+        assert renewed == {stream_id for stream_id, _ in keys}
+        for key in keys:
+            self.model.due[key] = self.model.due[key]._replace(leased=True)
 
     @rule(owner=st.sampled_from(OWNERS), stream=st.sampled_from(STREAMS), delay_ms=st.sampled_from([0, HOUR_MS]))
-    def a_release_gives_back_what_its_owner_holds(self, owner: UUID, stream: int, delay_ms: int) -> None:
+    def a_release_frees_what_its_owner_holds(self, owner: UUID, stream: int, delay_ms: int) -> None:
         stream_id = self.model.ids[stream]
-        self.run(self.due_work.release(owner, stream_id, delay_ms))
-        row = self.model.due.get(stream_id)
-        if row is not None and row.owner == owner:
-            statement = "SELECT due_at, due_at > now() AS ahead FROM due_work WHERE stream_id = $1"
-            found = self.run(self.sql.fetchrow(statement, stream_id))
-            assert found["due_at"] >= row.due_at
-            assert found["ahead"] == (delay_ms > 0 or row.due_at == FAR)
-            # It is due now, or in an hour: for the model the one is after all that was due, the other never.
+        self.run(self.due_steps.release(owner, stream_id, delay_ms))
+        for key in self.model.owned(owner, {stream_id}):
+            before = self.model.due[key].due_at
+            statement = "SELECT due_at, due_at > now() AS ahead FROM due_steps WHERE stream_id = $1 AND step = $2"
+            found = self.run(self.sql.fetchrow(statement, *key))
+            assert found["due_at"] >= before
+            assert found["ahead"] == (delay_ms > 0 or before == FAR)
+            # It is due now, or in an hour. For the model that is after everything that was due, or never.
             due_at = FAR if found["ahead"] else found["due_at"]
-            self.run(self.sql.execute("UPDATE due_work SET due_at = $1 WHERE stream_id = $2", due_at, stream_id))
-            self.model.due[stream_id] = Row(row.step, due_at, None, leased=False)
+            statement = "UPDATE due_steps SET due_at = $3 WHERE stream_id = $1 AND step = $2"
+            self.run(self.sql.execute(statement, *key, due_at))
+            self.model.due[key] = Row(due_at, None, leased=False)
 
     @invariant()
     def the_log_ends_where_it_should(self) -> None:
@@ -291,26 +294,40 @@ class StoreMachine(RuleBasedStateMachine):
         assert {row["idempotency_key"]: row["stream_id"] for row in rows} == self.model.keys
 
     @invariant()
-    def the_due_work_is_what_the_last_append_left(self) -> None:
-        statement = "SELECT *, coalesce(lease_until > now(), false) AS leased FROM due_work"
+    def the_due_steps_are_what_the_appends_left(self) -> None:
+        statement = "SELECT *, coalesce(lease_until > now(), false) AS leased FROM due_steps"
         rows = self.run(self.sql.fetch(statement))
-        found = {row["stream_id"]: Row(row["step"], row["due_at"], row["owner"], row["leased"]) for row in rows}
+        found = {
+            (row["stream_id"], StepName(row["step"])): Row(row["due_at"], row["owner"], row["leased"]) for row in rows
+        }
         assert found == self.model.due
-        unfinished = [
-            row for row in found.values() if row.step not in {"ExpireToken", "SyncWebhook"} or row.due_at < FAR
-        ]
-        assert self.run(self.due_work.backlog({})).unfinished == len(unfinished)
+
+    @invariant()
+    def unfinished_sessions_are_counted(self) -> None:
+        for wanted in ({}, {StepName.DELIVER_WEBHOOK: None}):
+            later = {StepName.EXPIRE_TOKEN, *wanted}
+            ignored = {StepName.ENFORCE_DEADLINE, StepName.DELIVER_WEBHOOK} - wanted.keys()
+            unfinished = {
+                stream_id
+                for (stream_id, step), row in self.model.due.items()
+                if step not in ignored and (step not in later or row.due_at < FAR)
+            }
+            assert self.run(self.due_steps.unfinished(wanted)) == len(unfinished)
+            assert self.run(self.due_steps.is_idle(wanted)) == (not unfinished)
 
 
 def test_the_store_behaves_like_its_model(database_url: str) -> None:
     with asyncio.Runner() as runner:
         engines = [open_engine(database_url, SCHEMA, pool_size=2) for _ in STORES]
-        stores = [PostgresEventStore(engine, SCHEMA) for engine in engines]
-        due_work = PostgresDueSteps(engines[-1], SCHEMA)
+        limiters = [PostgresRateLimiter(engine, SCHEMA, LimiterPolicy()) for engine in engines]
+        stores = [
+            PostgresEventStore(engine, SCHEMA, limiter) for engine, limiter in zip(engines, limiters, strict=True)
+        ]
+        due_steps = PostgresDueSteps(engines[-1], SCHEMA, limiters[-1])
         sql = runner.run(connect_plainly(database_url))
         try:
             run_state_machine_as_test(
-                lambda: StoreMachine(runner, stores, due_work, sql),
+                lambda: StoreMachine(runner, stores, due_steps, sql),
                 settings=settings(
                     max_examples=30,
                     stateful_step_count=25,

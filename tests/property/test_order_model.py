@@ -1,5 +1,6 @@
-"""Order, as a model: several writers whose round trips interleave at will, their connections lost at times, and several
-readers who follow the log. Whatever happens, each reader has seen exactly the log, in order, and each writer was told the truth.
+"""Several writers with interleaved round trips and lost connections, and several readers of the log.
+
+Each reader sees exactly the log, in order, and each append's result is true.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ writers = st.integers(0, WRITERS - 1)
 
 
 class Place:
-    """One database for all examples: each begins where the last one left the log."""
+    """One database for all examples: each one starts at the end of the log."""
 
     def __init__(self, url: str) -> None:
         self.runner = asyncio.Runner()
@@ -56,14 +57,14 @@ class OrderModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.streams)
     @rule(number=writers, which=st.integers(0, 100), version=st.integers(0, 4), events=st.integers(1, 3))
-    def append_to_a_stream_at_what_may_be_its_version(self, number: int, which: int, version: int, events: int) -> None:
+    def append_to_a_stream_at_a_possible_version(self, number: int, which: int, version: int, events: int) -> None:
         if self.scene.writers[number].idle:
             stream_id = self.streams[which % len(self.streams)]
             append = proposed(stream_id, version=version, events=events)
             self.run(self.scene.begin(self.scene.writers[number], append))
 
     @rule(number=writers, round_trips=st.integers(1, 5), events=st.integers(1, 3))
-    def take_a_writer_further(self, number: int, round_trips: int, events: int) -> None:
+    def resume_a_writer(self, number: int, round_trips: int, events: int) -> None:
         writer = self.scene.writers[number]
         if writer.idle:
             append = proposed(events=events)
@@ -73,14 +74,14 @@ class OrderModel(RuleBasedStateMachine):
             self.run(self.scene.step(writer))
 
     @rule(number=writers)
-    def cut_a_writer_off(self, number: int) -> None:
+    def end_a_writers_connection(self, number: int) -> None:
         if pid := self.scene.writers[number].store.pid:
             self.run(self.scene.watch.execute("SELECT pg_terminate_backend($1, 5000)", pid))
             self.run(self.scene.settle())
 
-    @rule(number=st.integers(0, READERS - 1), most=st.integers(1, 5))
-    def read_on(self, number: int, most: int) -> None:
-        self.run(self.tails[number].read(self.scene, most))
+    @rule(number=st.integers(0, READERS - 1), limit=st.integers(1, 5))
+    def continue_reading(self, number: int, limit: int) -> None:
+        self.run(self.tails[number].read(self.scene, limit))
 
     def teardown(self) -> None:
         self.run(self.scene.finish(self.scene.writers))
@@ -90,10 +91,10 @@ class OrderModel(RuleBasedStateMachine):
             fault = tail.fault(log)
             assert fault is None, fault
         if isinstance(self.scene.writers[0].store, PacedLockStore):
-            self.check_what_writers_were_told()
+            self.check_results()
             assert [position for position, *_ in log] == list(range(self.start + 1, self.start + 1 + len(log)))
 
-    def check_what_writers_were_told(self) -> None:
+    def check_results(self) -> None:
         rows = self.run(
             self.scene.watch.fetch(
                 """
@@ -103,19 +104,19 @@ class OrderModel(RuleBasedStateMachine):
             )
         )
         found = {causation_id: row for causation_id, *row in rows}
-        for append, told in (told for writer in self.scene.writers for told in writer.told):
-            match told:
+        for append, outcome in (one for writer in self.scene.writers for one in writer.outcomes):
+            match outcome:
                 case Appended():
-                    assert found.pop(append.causation_id) == [len(append.events), told.version, told.position]
+                    assert found.pop(append.causation_id) == [len(append.events), outcome.version, outcome.position]
                 case WrongExpectedVersion():
                     assert append.causation_id not in found
                 case _:
-                    raise told
-        assert not found, "events that nobody was told of"
+                    raise outcome
+        assert not found, "events that no result reported"
 
 
 def test_no_reader_skips_or_reorders_events_and_every_append_result_is_true(place: Place) -> None:
-    half = settings(max_examples=settings.default.max_examples // 2)  # each round trip is one to PostgreSQL
+    half = settings(max_examples=settings.default.max_examples // 2)  # each round trip goes to PostgreSQL
     run_state_machine_as_test(lambda: OrderModel(place, PacedLockStore), settings=half)
 
 

@@ -1,4 +1,4 @@
-"""Whatever is sent to the door: it is a request that can be opened and stored, or a refusal that repeats nothing of it."""
+"""Any input is a request that can be opened and stored, or is rejected without repeating its values."""
 
 import json
 from typing import Any
@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from guestledger.engine.domain.commands import OpenSession
 from guestledger.engine.domain.errors import InvalidRequest
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
-from guestledger.engine.domain.lifecycle import Policy, decide
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestRequest, checked, parse_request, request_digest
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.codec import decode, encode, wire_name
 from tests.property.invariants import SESSION
 from tests.property.strategies import START, flags, json_values, moments, requests
 
-any_text = st.text()  # lone surrogates too
+any_text = st.text()  # includes lone surrogates
 timestamps = moments.map(lambda moment: moment.isoformat()) | any_text
 addresses = st.ip_addresses().map(str) | st.builds("{}%{}".format, st.ip_addresses(v=6), any_text) | any_text
 consents = st.fixed_dictionaries(
@@ -37,14 +38,14 @@ bodies = plausible | st.builds(lambda body, more: {**body, **more}, plausible, o
 SECRET = "q7-secret-q7"
 
 
-def hold_to_the_promise(request: GuestRequest) -> None:
-    """What has passed the door can be opened, stored and read back."""
+def check_storable(request: GuestRequest) -> None:
+    """A valid request can be opened, stored and read back."""
     (event,) = decide(Session(id=SESSION), OpenSession(request=request, now=START), Policy())
     assert decode(wire_name(event), event.schema_version, encode(event)) == event
     asked = request.consent
     consents = asked.data_processing is True and asked.gdpr_compliant is True
     assert type(event) is (ConsentRecorded if consents else ConsentRefused)
-    assert "\\u0000" not in encode(event).replace("\\\\", ""), "PostgreSQL cannot read it back out of JSON"
+    assert "\\u0000" not in encode(event).replace("\\\\", ""), "PostgreSQL cannot read it from JSON"
 
 
 @given(body=bodies, escape=st.booleans())
@@ -55,7 +56,7 @@ def test_any_json_object_is_a_storable_request_or_is_rejected(body: dict[str, An
     except InvalidRequest:
         return
     assert checked(request) == request
-    hold_to_the_promise(request)
+    check_storable(request)
 
 
 @given(line=st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
@@ -63,15 +64,15 @@ def test_any_invalid_line_raises_invalid_request(line: bytes) -> None:
     try:
         parse_request(line)
     except InvalidRequest as error:
-        assert str(error)  # noqa: PT017 - nothing else may come
+        assert str(error)  # noqa: PT017 - no other error may be raised
     else:
-        raise AssertionError("no such line is a request")
+        raise AssertionError("this line is not a request")
 
 
 @given(request=requests)
 def test_a_valid_request_built_in_python_can_be_opened(request: GuestRequest) -> None:
     assert checked(request) == request
-    hold_to_the_promise(request)
+    check_storable(request)
 
 
 @given(
@@ -89,7 +90,7 @@ def test_any_request_built_in_python_is_rejected_or_can_be_opened(given: dict[st
         request = checked(GuestRequest(**{**plain, **given}))
     except InvalidRequest:
         return
-    hold_to_the_promise(request)
+    check_storable(request)
 
 
 @given(
@@ -109,7 +110,7 @@ def test_no_rejection_repeats_the_given_value(field: str, before: str, after: st
     try:
         parse_request(json.dumps(body).encode())
     except InvalidRequest as error:
-        assert SECRET not in str(error)  # noqa: PT017 - it may also be fine
+        assert SECRET not in str(error)  # noqa: PT017 - it may also be valid
 
 
 @given(request=requests, order=st.randoms(use_true_random=False))

@@ -1,14 +1,22 @@
-"""Two workers on one session, stalled and overtaking each other as they please: CXone's sessions are never lost from sight."""
+"""Two workers on one session, delayed and interleaved in any way, never lose a session of the provider."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.commands import BeginAttempt, Command, OpenSession, RecordAttempt, RecordLookup
-from guestledger.engine.domain.lifecycle import Policy
-from guestledger.engine.domain.outcomes import Created, CreationOutcome
+from guestledger.engine.domain.commands import (
+    BeginAttempt,
+    Command,
+    OpenSession,
+    RecordAttempt,
+    RecordLookup,
+    SettleAttempt,
+)
+from guestledger.engine.domain.outcomes import Created, CreationOutcome, FailureKind
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from tests.property.invariants import Life
+from tests.property.moves import DIGEST
 from tests.property.strategies import (
     CONSENTING,
     START,
@@ -21,7 +29,7 @@ from tests.property.strategies import (
 
 
 class Worker:
-    """Decides on what it has read, and gets through only where nobody has recorded anything since; as `Steps` does."""
+    """Decides on what it has read. An append on an older version is rejected, as the executor's is."""
 
     def __init__(self, life: Life) -> None:
         self.life = life
@@ -32,44 +40,50 @@ class Worker:
         self.seen = self.life.state
 
     def send(self) -> None:
-        """Begin an attempt, recorded before it is sent; turned away where the session has moved on."""
-        if self.sent is not None:
-            return
-        command = BeginAttempt(request_sha256="ab", now=START, jitter=0.5)
-        if self.seen.version == self.life.state.version:
-            for event in self.life.take(command):
+        """Begin an attempt, recorded before it is sent; rejected if the session has changed since it was read."""
+        if self.sent is None:
+            for event in self._append(BeginAttempt(request_sha256=DIGEST, now=START)):
                 self.sent = event.attempt if isinstance(event, e.CreationAttempted) else self.sent
-        self.read()
 
-    def die(self) -> int | None:
-        """Leave the answer untold, whatever CXone has made; the attempt that it was to."""
+    def settle(self) -> None:
+        """Record the current attempt as in doubt: its lease has lapsed. Its sender may still be alive."""
+        self._append(SettleAttempt(attempt=self.seen.attempts, now=START, jitter=0.5))
+
+    def end(self) -> int | None:
+        """End before the answer is recorded. Returns the attempt that it belonged to."""
         attempt, self.sent = self.sent, None
         self.read()
         return attempt
 
-    def settle(self, outcome: CreationOutcome) -> str | None:
-        """Record the answer, decided anew on what is recorded by then; CXone's id of what it made."""
+    def answer(self, outcome: CreationOutcome) -> str | None:
+        """Record the answer, decided on what is recorded by then. Returns the id of the session that was made."""
         attempt, self.sent = self.sent, None
         if attempt is None:
             return None
-        command = RecordAttempt(attempt=attempt, outcome=outcome, now=START, jitter=0.5)
-        self.life.take(command)
+        self.life.take(RecordAttempt(attempt=attempt, outcome=outcome, now=START, jitter=0.5))
         self.read()
         return outcome.session_id if isinstance(outcome, Created) else None
 
+    def _append(self, command: Command) -> list[e.Event]:
+        events = self.life.take(command) if self.seen.version == self.life.state.version else []
+        self.read()
+        return events
 
-moves = st.lists(
+
+actions = st.lists(
     st.tuples(
-        st.integers(0, 1), st.sampled_from(["read", "send", "send", "settle", "die"]), creations | creation_outcomes
+        st.integers(0, 1),
+        st.sampled_from(["read", "send", "send", "settle", "settle", "answer", "end"]),
+        creations | creation_outcomes,
     ),
     min_size=10,
     max_size=40,
 )
 
 
-@given(policy=patient_policies | policies, moves=moves)
+@given(policy=patient_policies | policies, actions=actions)
 def test_two_interleaved_workers_never_lose_a_session_of_the_provider(
-    policy: Policy, moves: list[tuple[int, str, CreationOutcome]]
+    policy: Policy, actions: list[tuple[int, str, CreationOutcome]]
 ) -> None:
     life = Life(policy)
     first: list[Command] = [
@@ -78,36 +92,38 @@ def test_two_interleaved_workers_never_lose_a_session_of_the_provider(
     ]
     for command in first:
         life.take(command)
-    workers, made, untold = (Worker(life), Worker(life)), set(), set()
+    workers, made, unanswered = (Worker(life), Worker(life)), set(), set()
     workers[0].send()
     workers[1].read()
-    for _ in range(2):  # the first finds the other's attempt lost, which it is not
-        workers[1].send()
-    for number, move, outcome in moves:
-        match move:
+    workers[1].settle()  # the second takes the first's attempt for lost, although it is in flight
+    workers[1].send()
+    for number, action, outcome in actions:
+        match action:
             case "read":
                 workers[number].read()
             case "send":
                 workers[number].send()
-            case "die":
-                untold.add(workers[number].die())
+            case "settle":
+                workers[number].settle()
+            case "end":
+                unanswered.add(workers[number].end())
             case _:
-                made.add(workers[number].settle(outcome))
-    for number, worker in enumerate(workers):  # what is still in flight comes back at last
+                made.add(workers[number].answer(outcome))
+    for number, worker in enumerate(workers):  # answers that are still in flight arrive at last
         late = Created(
             session_id=f"sess_late_{number}", guest_token="gt_1", expires_at=START, status="active", latency_ms=1
         )
-        made.add(worker.settle(late))
-    told = {event.session_id for event in life.history if isinstance(event, e.SessionCreated | e.DuplicateCreated)}
-    assert told == made - {None}
+        made.add(worker.answer(late))
+    known = {event.session_id for event in life.history if isinstance(event, e.SessionCreated | e.DuplicateCreated)}
+    assert known == made - {None}
     doubted = {
         event.attempt
         for event in life.history
-        if isinstance(event, e.CreationFailed) and event.kind is e.FailureKind.IN_DOUBT
+        if isinstance(event, e.CreationFailed) and event.kind is FailureKind.IN_DOUBT
     }
     ended = (e.SessionCreated, e.DuplicateCreated, e.DoubtLifted)
     certain = {event.attempt for event in life.history if isinstance(event, ended)}
     assert doubted - certain <= set(life.state.in_doubt) <= doubted
-    if life.state.status is Status.ATTEMPTING:  # somebody takes it on
-        life.take(BeginAttempt(request_sha256="ab", now=START, jitter=0.5))
-    assert untold - {None} <= {*life.state.in_doubt}, "what may have been made and is told nowhere is in doubt"
+    if life.state.status is Status.ATTEMPTING:  # a worker settles it once its lease has lapsed
+        life.take(SettleAttempt(attempt=life.state.attempts, now=START, jitter=0.5))
+    assert unanswered - {None} <= {*life.state.in_doubt}, "an attempt whose answer is lost is in doubt"

@@ -1,4 +1,4 @@
-"""No notation makes a refused address public."""
+"""A refused address is refused in every notation."""
 
 from ipaddress import IPv4Address, IPv6Address
 

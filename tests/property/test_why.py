@@ -1,28 +1,30 @@
-"""What is said of a waiting session holds for every limiter: it is what a claim meets now, and nothing holds it when it is to move."""
+"""An explanation holds for every limiter: it matches the claim and the append now, and nothing blocks when the step moves."""
 
-from datetime import timedelta
-from uuid import UUID
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
-from guestledger.engine.work import DueStepRow
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from guestledger.adapters.cli.why import why
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
-from guestledger.engine.domain.lifecycle import Policy, next_step
+from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import fold
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.operations.explain import Explanation
-from guestledger.engine.ports.due_steps import WorkStatus
-from tests.unit.samples import FAILED, IN_DOUBT, SESSION, THROTTLED, VALIDATED, at
+from guestledger.engine.limits.retry import WaitBasis
+from guestledger.engine.operations.explain import BlockedBy, StepExplanation
+from tests.unit import waiting
+from tests.unit.samples import FAILED, IN_DOUBT, LIMITER, OPEN, SESSION, THROTTLED, VALIDATED, at
 
-API = "api.example.com sessions"
-A_MOMENT = timedelta(milliseconds=1)
+MS = timedelta(milliseconds=1)
+AHEAD = timedelta(milliseconds=LimiterPolicy().ahead_ms + 1)
+"""A request may be reserved up to `ahead_ms` before its time."""
 
-# Before the deadline, so that nothing is overdue.
+# All before the deadline, so that nothing is overdue.
 moments = st.integers(0, 600_000).map(lambda ms: at(ms / 1_000))
 maybe = st.none() | moments
 rates = st.floats(0.05, 500)
@@ -30,39 +32,32 @@ rates = st.floats(0.05, 500)
 
 @st.composite
 def limiters(draw: st.DrawFn) -> LimiterState:
-    closed = LimiterState(closed_until=draw(maybe), why="Retry-After", failures=draw(st.integers(0, 20)))
+    failures = draw(st.integers(0, 20))
+    state = LimiterState(closed_until=draw(maybe), closed_by=WaitBasis.RETRY_AFTER, failures=failures)
     if draw(st.booleans()):
-        opens = draw(moments)  # and as it opens, so does its first slot
-        next_slot = draw(st.sampled_from([None, opens]))
-        closed = replace(closed, paced_from=opens, ceiling=draw(st.none() | rates), next_slot=next_slot)
+        opens = draw(moments)
+        first = draw(st.sampled_from([None, opens]))
+        state = replace(state, paced_from=opens, ceiling=draw(st.none() | rates), next_reservation=first)
     if draw(st.booleans()):
-        closed = replace(closed, broken_at=at(0), broken_until=draw(moments), probe_until=draw(maybe))
+        state = replace(state, broken_at=at(0), broken_until=draw(moments), probe_until=draw(maybe))
     if draw(st.booleans()):
-        closed = replace(closed, retries=draw(st.floats(0, 100)), retries_at=at(0))
-    return closed
+        state = replace(state, retry_budget=draw(st.floats(0, 100)), retry_budget_at=at(0))
+    return state
 
 
 policies = st.builds(
-    lambda calls, first: Policy(limiter=LimiterPolicy(calls=calls, first_rate=first)),
+    lambda calls, rate: Policy(limiter=LimiterPolicy(calls=calls, initial_rate=rate)),
     st.none() | st.integers(1, 5),
     rates,
 )
-histories = st.sampled_from([VALIDATED, THROTTLED, FAILED, IN_DOUBT])
+histories = st.sampled_from([OPEN, VALIDATED, THROTTLED, FAILED, IN_DOUBT])
 
 
-def said(work: WorkStatus, history: tuple[object, ...], policy: Policy, limiter: LimiterState) -> Explanation:
-    state = fold(SESSION, history)  # type: ignore[arg-type]
-    passed = {"AttemptCreation": API}
-    return why(state, policy, work, events=history, passed=passed, limiters={API: limiter})  # type: ignore[arg-type]
-
-
-def standing(history: tuple[object, ...], policy: Policy, **given: object) -> WorkStatus:
-    step = next_step(fold(SESSION, history), policy)  # type: ignore[arg-type]
-    assert step is not None
-    row = DueStepRow(
-        step="AttemptCreation", due_at=step.not_before, owner=None, lease_until=None, ends_at=None, ahead=0
-    )
-    return WorkStatus(**{"now": at(0), "version": len(history), "in_flight": 0, "row": row, **given})  # type: ignore[arg-type]
+def explained(
+    history: Sequence[Event], now: datetime, policy: Policy, limiter: LimiterState, **given: Any
+) -> StepExplanation:
+    """Why the look-up or the attempt waits."""
+    return waiting.main(waiting.waits(history, now, policy=policy, states={LIMITER: limiter}, **given))
 
 
 @given(
@@ -71,48 +66,44 @@ def standing(history: tuple[object, ...], policy: Policy, **given: object) -> Wo
     limiter=limiters(),
     now=moments,
     ahead=st.integers(0, 300),
-    flying=st.integers(0, 6),
+    in_flight=st.integers(0, 6),
 )
 def test_the_explanation_matches_the_claim_and_the_admission(
-    history: tuple[object, ...], policy: Policy, limiter: LimiterState, now: object, ahead: int, flying: int
+    *, history: Sequence[Event], policy: Policy, limiter: LimiterState, now: datetime, ahead: int, in_flight: int
 ) -> None:
-    work = standing(history, policy, now=now, in_flight=flying)
-    assert work.row is not None
-    now = max(work.now, work.row.due_at)
-    work = replace(work, now=now, row=replace(work.row, ahead=ahead))
-    waiting = said(work, history, policy, limiter)
+    session = fold(SESSION, history)
+    now = max(now, session.due_since)
+    explanation = explained(history, now, policy, limiter, ahead=ahead, in_flight=in_flight)
 
-    book = LimiterTransaction({API: limiter}, now, policy.limiter, flying)
-    free, _ = book.room(API, ahead + 1)
-    at_claim = len(free) <= ahead
-    first = waiting.holds[0].by if waiting.holds else None
-    assert at_claim == (first not in (None, DenialReason.BUDGET))
-    if not at_claim:
-        retried = fold(SESSION, history).is_retried  # type: ignore[arg-type]
-        book.take(API, ahead + 1)
-        met = book.admit(AdmissionRequest(limiter=API, retry=retried, slotted=True))
-        assert (met and met.by) == first
-        assert (met.until if met else now) == waiting.moves_at
+    transaction = LimiterTransaction({LIMITER: limiter}, now, policy.limiter, in_flight)
+    free, _ = transaction.capacity(LIMITER, ahead + 1)
+    denied_at_claim = len(free) <= ahead
+    first = explanation.blockers[0].by if explanation.blockers else None
+    assert denied_at_claim == (first not in (None, DenialReason.RETRY_BUDGET))
+    if not denied_at_claim:
+        transaction.reserve(LIMITER, ahead + 1)
+        denied = transaction.admit(AdmissionRequest(limiter=LIMITER, retry=session.is_retried, reserved=True))
+        assert (denied and denied.by) == first
+        assert (denied.until if denied else now) == explanation.moves_at
 
 
 @given(history=histories, policy=policies, limiter=limiters(), now=moments)
 def test_a_session_is_blocked_until_the_predicted_time_and_not_longer(
-    history: tuple[object, ...], policy: Policy, limiter: LimiterState, now: object
+    history: Sequence[Event], policy: Policy, limiter: LimiterState, now: datetime
 ) -> None:
-    work = standing(history, policy, now=now)
-    waiting = said(work, history, policy, limiter)
-    assert waiting.moves_at is not None
-    assert bool(waiting.holds) == (waiting.moves_at > work.now)
-    assert [held.until for held in waiting.holds] == sorted(held.until for held in waiting.holds if held.until)
-    assert said(replace(work, now=waiting.moves_at + A_MOMENT), history, policy, limiter).holds == ()
-    if waiting.holds:
-        before = waiting.moves_at - timedelta(milliseconds=301)  # so far ahead slots are taken
-        if before > work.now:
-            assert said(replace(work, now=before), history, policy, limiter).holds != ()
+    explanation = explained(history, now, policy, limiter)
+    assert explanation.moves_at is not None
+    assert bool(explanation.blockers) == (explanation.moves_at > now)
+    untils = [blocker.until for blocker in explanation.blockers if blocker.until]
+    assert untils == sorted(untils)
+    assert explained(history, explanation.moves_at + MS, policy, limiter).blockers == ()
+    before = explanation.moves_at - AHEAD
+    if explanation.blockers and before > now:
+        assert explained(history, before, policy, limiter).blockers != ()
 
 
 def test_a_lease_takes_precedence_over_a_closed_limiter() -> None:
-    work = standing(VALIDATED, Policy(), now=at(3))
-    assert work.row is not None
-    leased = replace(work, row=replace(work.row, owner=UUID(int=1), lease_until=at(9)))
-    assert said(leased, VALIDATED, Policy(), LimiterState(closed_until=at(5))).moves_at == at(9)
+    closed = LimiterState(closed_until=at(5))
+    explanation = explained(VALIDATED, at(3), Policy(), closed, owner=waiting.OWNER, lease_until=at(9))
+    assert [blocker.by for blocker in explanation.blockers] == [BlockedBy.LEASE]
+    assert explanation.moves_at == at(9)

@@ -1,37 +1,52 @@
-"""The sentences of the command line."""
+"""The sentences of the command line: every code has one, and every error says what to do."""
 
+import logging
+from collections.abc import Collection
 from datetime import UTC, date, datetime
 from uuid import uuid4
 
 import pytest
 
 import guestledger
-from guestledger import SessionNotFound, UnknownProjection
 from guestledger.adapters.cli import messages
-from guestledger.engine.domain import errors
+from guestledger.adapters.postgres import errors as database
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.errors import (
+    CredentialsRefused,
+    GuestledgerError,
+    PartitionDetached,
+    RedeliveryRefusal,
+    RedeliveryRefused,
+    RequestDenied,
+    ResolutionRefused,
+    ServiceUnreachable,
+    SessionNotFound,
+)
 from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import Wait, WaitBasis
+from guestledger.engine.operations.explain import BlockedBy, Blocker
+
+UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
+ID = uuid4()
 
 
-def test_every_cause_has_a_sentence() -> None:
-    assert set(messages.CAUSES) == set(Cause)
+@pytest.mark.parametrize(
+    ("sentences", "codes"),
+    [
+        (messages.CAUSES, Cause),
+        (messages.WAITS, WaitBasis),
+        (messages.DENIALS, DenialReason),
+        (messages.BLOCKERS, BlockedBy),
+        (messages.STEPS, StepName),
+        (messages.REDELIVERIES, RedeliveryRefusal),
+    ],
+)
+def test_every_code_has_a_sentence(sentences: Collection[str], codes: Collection[str]) -> None:
+    assert set(sentences) == set(codes)
 
 
-def test_every_wait_basis_has_a_sentence() -> None:
-    assert set(messages.WAITS) == set(WaitBasis)
-
-
-def test_every_denial_reason_has_a_sentence() -> None:
-    assert set(messages.DENIALS) == set(DenialReason)
-
-
-def test_every_step_has_a_sentence() -> None:
-    assert set(messages.STEPS) == set(StepName)
-
-
-def test_hints_belong_to_exceptions_of_the_public_api() -> None:
+def test_hints_belong_to_public_exceptions() -> None:
     assert set(messages.HINTS) <= set(guestledger.__all__)
 
 
@@ -46,26 +61,25 @@ def test_channel_causes_name_the_channel() -> None:
     assert messages.cause_sentence(Cause.CHANNEL_UNKNOWN, channel_id="ch_1") == "channel ch_1 does not exist"
 
 
+@pytest.mark.parametrize("basis", WaitBasis)
+def test_every_wait_can_be_worded(basis: WaitBasis) -> None:
+    assert messages.wait_sentence(Wait(ms=10, basis=basis)).startswith("waits 10 ms: ")
+
+
 @pytest.mark.parametrize(
-    ("wait", "sentence"),
+    ("basis", "basis_ms", "sentence"),
     [
+        (WaitBasis.RETRY_AFTER, 1_500, "waits 1.7 s: Retry-After of 1.5 s, plus 200 ms"),
         (
-            Wait(ms=1_700, basis=WaitBasis.RETRY_AFTER, basis_ms=1_500, extra_ms=200, given="2"),
-            "waits 1.7 s: Retry-After of 1.5 s, plus 200 ms",
+            WaitBasis.RETRY_AFTER_UNREADABLE,
+            1_500,
+            "waits 1.7 s: unreadable Retry-After 'x', so the default of 1.5 s, plus 200 ms",
         ),
-        (
-            Wait(ms=2_200, basis=WaitBasis.RETRY_AFTER_UNREADABLE, basis_ms=2_000, extra_ms=200, given="x"),
-            "waits 2.2 s: unreadable Retry-After 'x', so the default of 2 s, plus 200 ms",
-        ),
-        (Wait(ms=800, basis=WaitBasis.BACKOFF, extra_ms=800), "waits 800 ms: backoff"),
+        (WaitBasis.BACKOFF, 0, "waits 1.7 s: backoff"),
     ],
-    ids=["retry_after", "unreadable", "backoff"],
 )
-def test_wait_sentence(wait: Wait, sentence: str) -> None:
-    assert messages.wait_sentence(wait) == sentence
-
-
-UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
+def test_wait_sentence(basis: WaitBasis, basis_ms: int, sentence: str) -> None:
+    assert messages.wait_sentence(Wait(ms=1_700, basis=basis, basis_ms=basis_ms, extra_ms=200, given="x")) == sentence
 
 
 @pytest.mark.parametrize(
@@ -78,35 +92,64 @@ UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
         (Denied(by=DenialReason.RATE, until=UNTIL, rate=12.5), "the admitted rate is used up (12.5 a second)"),
         (
             Denied(by=DenialReason.CIRCUIT_OPEN, until=UNTIL, failures=10, probing=True),
-            "the circuit is open: too many requests in a row failed (10), and a probe is in flight",
+            "the circuit is open: too many requests in a row failed (10 failures, a probe is in flight)",
         ),
-        (
-            Denied(by=DenialReason.CONCURRENCY, until=UNTIL, in_flight=8),
-            "the maximum of calls is in flight (8)",
-        ),
+        (Denied(by=DenialReason.CONCURRENCY, until=UNTIL, in_flight=8), "the maximum of calls is in flight (8)"),
+        (Denied(by=DenialReason.RETRY_BUDGET, until=UNTIL), "the retry budget is used up"),
     ],
-    ids=["closed", "rate", "circuit_open", "concurrency"],
 )
 def test_denied_sentence(denied: Denied, sentence: str) -> None:
     assert messages.denied_sentence(denied) == sentence
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        SessionNotFound("sess_1"),
-        UnknownProjection("x", ["sessions"]),
-        errors.PartitionDetached(uuid4(), date(2024, 3, 1)),
-    ],
-)
-def test_error_lines_name_one_command(error: errors.GuestledgerError) -> None:
+def test_blocker_sentence_joins_cause_and_wait() -> None:
+    wait = Wait(ms=600_000, basis=WaitBasis.RETRY_AFTER, basis_ms=600_000)
+    blocker = Blocker(by=BlockedBy.NOT_DUE, until=UNTIL, cause=Cause.THROTTLED, wait=wait)
+    assert messages.blocker_sentence(blocker) == "it is not due yet; throttled; waits 600 s: Retry-After of 600 s"
+
+
+CLOSED = Denied(by=DenialReason.CLOSED, until=UNTIL, closed_by=WaitBasis.RETRY_AFTER)
+LINES = [
+    (SessionNotFound("sess_1"), "no session has the id 'sess_1': `guestledger sessions` lists them"),
+    (PartitionDetached(ID, date(2024, 3, 1)), "`guestledger partitions attach 2024-03` attaches it again"),
+    (ResolutionRefused(ID, status="active"), "its status is active: `guestledger sessions --status parked`"),
+    (ResolutionRefused(ID, status="parked", holder=ID), "has that remote session"),
+    (RedeliveryRefused(ID, RedeliveryRefusal.NO_WEBHOOK, "active"), "set GUESTLEDGER_WEBHOOK_URL"),
+    (RequestDenied("provider", "api", CLOSED), "until 2030-01-01T00:00:00Z: rate limiter 'api': the server asked"),
+    (CredentialsRefused("token endpoint", Cause.UNAUTHORIZED), "GUESTLEDGER_CXONE_CLIENT_SECRET"),
+    (
+        ServiceUnreachable("database", Cause.CONNECTION_REFUSED),
+        "the database cannot be used: the connection was refused: check GUESTLEDGER_DATABASE_URL",
+    ),
+    (ServiceUnreachable("provider", Cause.NOT_CONFIGURED), "set GUESTLEDGER_CXONE_URL and the credentials"),
+    (ServiceUnreachable("token endpoint", Cause.NO_ADDRESS, "host:443"), "check GUESTLEDGER_CXONE_URL"),
+    (database.LedgerNotReady(database.LedgerProblem.MISSING), "run `guestledger db upgrade`"),
+    (database.LedgerNotReady(database.LedgerProblem.TOO_NEW), "upgrade guestledger here"),
+    (database.NotAllowed(database.Access.STATEMENT, "denied"), "a member of guestledger_runtime"),
+    (database.NotAllowed(database.Access.CHANGE_TABLES, "denied", role="x_owner"), "GUESTLEDGER_MIGRATION_URL"),
+    (database.NotAllowed(database.Access.RUN, "denied", role="x", member=True), "`guestledger db upgrade`"),
+    (database.TooManyPrivileges("u", ("owns it",), "x", role_exists=True), "GUESTLEDGER_ALLOW_OWNER=1"),
+    (
+        database.PartitionBlocked(date(2024, 3, 1), [(database.PartitionProblem.NOT_CONSUMED, "queue")]),
+        "`guestledger consumers --forget queue`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), LINES)
+def test_error_line_says_what_to_do(error: GuestledgerError, words: str) -> None:
     line = messages.error_line(error)
-    assert line.count("`guestledger ") == 1
+    assert words in line
     assert "\n" not in line
 
 
-def test_error_line_of_a_service_says_why_and_what_to_check() -> None:
-    down = errors.ServiceUnreachable("database", Cause.CONNECTION_REFUSED, "db:5432")
-    assert messages.error_line(down) == (
-        "database: the connection was refused: db:5432: check GUESTLEDGER_DATABASE_URL and that the server runs"
-    )
+def test_settings_are_named_once() -> None:
+    unreachable = ServiceUnreachable("database", Cause.CONNECTION_REFUSED, "check GUESTLEDGER_MIGRATION_URL")
+    assert "GUESTLEDGER_DATABASE_URL" not in messages.error_line(unreachable)
+
+
+def test_log_records_get_the_sentences() -> None:
+    error = ServiceUnreachable("database", Cause.CONNECTION_LOST)
+    record = logging.LogRecord("guestledger", logging.WARNING, "", 0, "waiting: %s", (error,), None)
+    assert messages.Sentences().filter(record)
+    assert record.getMessage() == f"waiting: {messages.error_line(error)}"

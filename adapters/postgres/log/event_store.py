@@ -183,7 +183,7 @@ class PostgresEventStore(LogReader):
             recorded_at=now if last_at is None else max(now, last_at),
             versions=versions,
             keys=dict(taken),
-            known=await self._read_known(driver, stale) if stale else {},
+            known=await self._read_known(driver, stale, frozenset(limiters)) if stale else {},
             limiters=frozenset(limiters),
         )
 
@@ -201,7 +201,9 @@ class PostgresEventStore(LogReader):
         ]
         return await self._limiter.open(driver, names, now=log.now, clean=not names & log.limiters, asking=asking)
 
-    async def _read_known(self, driver: Driver, stale: list[Append]) -> dict[tuple[UUID, int, UUID], Appended]:
+    async def _read_known(
+        self, driver: Driver, stale: list[Append], limiters: frozenset[str]
+    ) -> dict[tuple[UUID, int, UUID], Appended]:
         """Those of these appends that are in the log already."""
         wanted = {(append.stream_id, append.expected_version, append.causation_id): append for append in stale}
         stream_ids, expected, causation_ids = (list(column) for column in zip(*wanted, strict=True))
@@ -215,6 +217,7 @@ class PostgresEventStore(LogReader):
                 position=position + more - 1,
                 recorded_at=recorded_at,
                 at=recorded_at,
+                limiters=limiters,
             )
         return known
 

@@ -41,12 +41,13 @@ class LogNotifier:
         self._channel = channel(schema)
         self._next = asyncio.Event()
         self._grown = False
+        self._closed = False
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     def next(self) -> asyncio.Event:
         """The event that the next hint will set."""
-        if self._listening is None:
+        if self._listening is None and not self._closed:
             self._listening = asyncio.create_task(_listen_forever.copy()(self._listen))
         return self._next
 
@@ -54,11 +55,12 @@ class LogNotifier:
         """Signal that the log has grown, in the background."""
         self._wake()
         self._grown = True
-        if self._sending is None:
+        if self._sending is None and not self._closed:  # an append can outlive its ledger
             self._sending = asyncio.create_task(self._send())
 
     async def close(self) -> None:
-        """Send the last hint, within a second, and stop listening."""
+        """Send the last hint if that takes no longer than a second, and stop listening."""
+        self._closed = True
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=_FAREWELL_SECONDS)
         tasks = [task for task in (self._sending, self._listening) if task is not None]

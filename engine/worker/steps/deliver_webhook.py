@@ -48,7 +48,7 @@ class Step:
         """When the call may begin, by the database's clock; `None`: the limiter denies it."""
         if not context.must_ask:
             context.check_lease()
-            return context.now()
+            return context.started_at
         # Its retries have a schedule of their own, and no part in the retry budget.
         admitted = await self._limiter.admit(replace(context.admission(self.limiter), retry=False))
         if isinstance(admitted, Denied):

@@ -6,7 +6,7 @@ own events.
 
 By default it locks its table for each insert, which is what makes that order safe to follow; this is what we are held
 against. With `POSTGRES_ENABLE_DB_FUNCTIONS` (the last argument) an insert is one call of a function that takes no such lock:
-faster, but a later id may then be visible before an earlier one, and whoever follows the log skips that. `make bench`
+faster, but a later id may then be visible before an earlier one, and a reader of the log skips that. `make bench`
 shows that too, as *unordered*, without a limit.
 
     python eventsourcing_side.py HOST PORT USER DATABASE CONCURRENCY POOL yes|no

@@ -1,7 +1,7 @@
-"""How `tests.bench.store` talks with each side's program: a number of lifecycles comes in, what they took goes out.
+"""The protocol between `tests.bench.store` and each side's program.
 
-Each side runs in a process of its own, with nothing of the others in it. It says `ready`, and then answers each line on
-its standard input, a number of lifecycles, with a line of JSON: the seconds they took, and those of each append.
+Each side runs in its own process. It prints `ready` and then answers each line on standard input, a number of lifecycles,
+with a line of JSON: the seconds they took in all, and those of each append.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ def answer(one_round: Callable[[Any], list[float]], *, prepare: Callable[[int], 
     `one_round` carries out the lifecycles and returns the seconds of each append; what `prepare` makes of their number
     before, is not timed.
     """
-    print("ready", flush=True)  # noqa: T201 - standard output is the way to the parent
+    print("ready", flush=True)
     for line in sys.stdin:
         prepared = prepare(int(line))
         began = time.perf_counter()
         appends = one_round(prepared)
-        print(json.dumps({"seconds": time.perf_counter() - began, "appends": appends}), flush=True)  # noqa: T201
+        print(json.dumps({"seconds": time.perf_counter() - began, "appends": appends}), flush=True)
 
 
 async def at_once(

@@ -1,0 +1,118 @@
+"""A batch of appends merges step changes as if they were applied one after another. No database."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
+from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
+from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.errors import WrongExpectedVersion
+from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.log.appends import Append, Appended, KeyTaken, Lease, StepChanges
+from guestledger.engine.log.codec import encode
+from tests.integration.appends import an_append, some_events
+from tests.property.strategies import START
+from tests.property.table import Row, Table, step_changes
+
+STREAMS = tuple(UUID(int=number) for number in range(1, 4))
+OWNERS = tuple(UUID(int=number) for number in range(11, 13))
+NOW = START + timedelta(minutes=1)
+BEGUN_AT = 2  # the version of each stream before the batch
+DAY = timedelta(days=1)
+
+due_times = st.integers(0, 3).map(lambda seconds: START + timedelta(seconds=seconds))
+leases = st.builds(Lease, owner=st.sampled_from(OWNERS), ms=st.sampled_from([1, 30_000]))
+rows = st.builds(Row, due_times) | st.builds(
+    Row, due_times, owner=st.sampled_from(OWNERS), lease_until=st.sampled_from([NOW - DAY, NOW + DAY])
+)
+tables = st.dictionaries(st.tuples(st.sampled_from(STREAMS), st.sampled_from(StepName)), rows)
+
+
+class Planned(NamedTuple):
+    """An append: on the present version of its stream, or beside it."""
+
+    stream_id: UUID
+    beside: int
+    events: int
+    key: str | None
+    steps: StepChanges
+
+
+planned = st.builds(
+    Planned,
+    st.sampled_from(STREAMS),
+    beside=st.sampled_from([0, 0, 0, 0, 1, -1]),
+    events=st.integers(1, 3),
+    key=st.sampled_from([None, None, None, "order-1"]),
+    steps=step_changes(due_times, leases),
+)
+
+
+def written(table: Table, columns: Sequence[Any]) -> Table:
+    """The table after the append statement, whose parts all see it as it was before."""
+    after = Table()
+    after.rows = dict(table.rows)
+    leased, moved, done = (list(zip(*columns[first:end], strict=True)) for first, end in ((13, 18), (18, 21), (21, 23)))
+    for stream_id, step, *row in leased:
+        after.rows[stream_id, step] = Row(*row)
+    for stream_id, step, due_at in moved:
+        after.rows[stream_id, step] = table.rows.get((stream_id, step), Row(due_at))._replace(due_at=due_at)
+    for key in done:
+        after.rows.pop(key, None)
+    touched = [row[:2] for row in (*leased, *moved, *done)]
+    assert len(set(touched)) == len(touched), "one statement cannot change a row twice"
+    return after
+
+
+@given(table=tables, plans=st.lists(planned, max_size=8))
+def test_a_batch_merges_step_changes_as_if_applied_one_by_one(
+    table: dict[tuple[UUID, StepName], Row], plans: list[Planned]
+) -> None:
+    before, expected = Table(), Table()
+    before.rows, expected.rows = dict(table), dict(table)
+    versions, key_owner, accepted = dict.fromkeys(STREAMS, BEGUN_AT), dict[str, UUID](), list[Append]()
+    log = LogEnd(
+        position=9,
+        now=NOW,
+        recorded_at=NOW,
+        versions=dict(versions),
+        keys={},
+        known={},
+        limiters=frozenset(),
+    )
+    batch = BatchRows(log, LimiterTransaction({}, NOW, LimiterPolicy()))
+    for plan in plans:
+        append = an_append(
+            plan.stream_id,
+            versions[plan.stream_id] + plan.beside,
+            some_events(plan.events),
+            steps=plan.steps,
+            key=plan.key,
+        )
+        outcome = batch.take(Proposal(append, tuple(map(encode, append.events))))
+        if plan.key in key_owner:
+            assert isinstance(outcome, KeyTaken)
+        elif plan.beside:
+            assert isinstance(outcome, WrongExpectedVersion)
+        else:
+            accepted.append(append)
+            versions[plan.stream_id] += plan.events
+            expected.apply(plan.stream_id, plan.steps, NOW)
+            if plan.key is not None:
+                key_owner[plan.key] = plan.stream_id
+            assert isinstance(outcome, Appended)
+            assert outcome.version == versions[plan.stream_id]
+    columns = batch.columns()
+    assert written(before, columns).rows == expected.rows
+    assert list(zip(columns[0], columns[1], columns[7], strict=True)) == [
+        (append.stream_id, append.expected_version + number, append.causation_id)
+        for append in accepted
+        for number in range(1, len(append.events) + 1)
+    ]
+    assert columns[2] == list(range(10, 10 + len(columns[0]))), "positions are dense"
+    assert dict(zip(*columns[11:13], strict=True)) == key_owner

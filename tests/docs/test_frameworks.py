@@ -92,7 +92,7 @@ async def test_django_recipe(load: Any, monkeypatch: pytest.MonkeyPatch) -> None
     settings.__dict__.update(ROOT_URLCONF="docs_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="x" * 50, USE_TZ=True)
     monkeypatch.setitem(sys.modules, "docs_django_settings", settings)
 
-    from django.urls import path
+    from django.urls import path  # noqa: PLC0415 - it reads the settings
 
     asgi, views = load("asgi.py"), load("views.py")
     urls.__dict__["urlpatterns"] = [path(PATH.lstrip("/"), views.open_session)]

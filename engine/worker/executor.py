@@ -6,6 +6,8 @@ within its span.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -38,8 +40,8 @@ _NOT_DUE_DELAY = timedelta(days=1)
 class Handover(Protocol):
     """Takes a step that has just become due in this process, so that no worker has to claim it and read its session."""
 
-    def has_capacity(self, lane: Lane) -> bool:
-        """Whether the lane takes another step now."""
+    def place(self, lane: Lane) -> AbstractContextManager[bool]:
+        """Keep a place in the lane for a step that `start` gets within the block; `False`: there is none."""
         ...
 
     def start(self, work: SessionWork, step: StepName) -> bool:
@@ -122,12 +124,19 @@ class Executor:
         following = None if result.stop else self._next_step(work, lane)
         if following is not None and result.sent_nothing:
             return following
-        handed = None if following else self._to_hand_over(work)
-        kept = following or handed
-        own = kept or step
-        mine = () if own is None else (own,)
+        with self._place(work, following) as handed:
+            kept = following or handed
+            own = kept or step
+            appended = await self._append(work, result, () if own is None else (own,), keep=kept is not None)
+            if handed is not None:
+                await self._hand_over(work, handed, appended)
+        return following
+
+    async def _append(
+        self, work: SessionWork, result: StepResult, mine: tuple[StepName, ...], *, keep: bool
+    ) -> Appended:
         try:
-            appended = await self.recorder.append(work, mine=mine, keep=kept is not None, feedback=result.feedback)
+            return await self.recorder.append(work, mine=mine, keep=keep, feedback=result.feedback)
         except WrongExpectedVersion:
             if is_outcome(result):
                 await self.recorder.record_late(work, result)
@@ -136,11 +145,6 @@ class Executor:
             if is_outcome(result):
                 self.recorder.record_once_back(work, result)
             raise
-        if handed is not None and self.handover is not None:
-            work.must_ask, work.started_at = self.handlers[handed].limiter in appended.limiters, appended.at
-            if not self.handover.start(work, handed):
-                await self.recorder.release(work)
-        return following
 
     def _next_step(self, work: SessionWork, lane: Lane | None) -> StepName | None:
         now = self.now(work)
@@ -149,16 +153,29 @@ class Executor:
                 return due.step
         return None
 
-    def _to_hand_over(self, work: SessionWork) -> StepName | None:
-        """A step that becomes due with this append, and that another lane of this process takes at once."""
-        if self.handover is None:
-            return None
+    @contextmanager
+    def _place(self, work: SessionWork, following: StepName | None) -> Iterator[StepName | None]:
+        """A step that becomes due with this append, and has a place in another lane of this process for this block."""
+        step = None if following else self._new_webhook(work)
+        if step is None or self.handover is None:
+            yield None
+            return
+        with self.handover.place(self.handlers[step].lane) as free:
+            yield step if free else None
+
+    def _new_webhook(self, work: SessionWork) -> StepName | None:
         known = {due.step for due in due_steps(work.recorded, self.policy)} if work.recorded.version else set()
         for due in due_steps(work.state, self.policy):
             handler = self.handlers[due.step]
             if due.step not in known and handler.lane is Lane.WEBHOOK and handler.enabled:
-                return due.step if self.handover.has_capacity(handler.lane) else None
+                return due.step
         return None
+
+    async def _hand_over(self, work: SessionWork, step: StepName, appended: Appended) -> None:
+        assert self.handover is not None
+        work.must_ask, work.started_at = self.handlers[step].limiter in appended.limiters, appended.at
+        if not self.handover.start(work, step):
+            await self.recorder.release(work)
 
     async def _rest(self, work: SessionWork, step: StepName | None) -> None:
         """Release a step without an event: at once if it is due, else when it is."""

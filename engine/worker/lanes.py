@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from guestledger.engine.domain.due import StepName
@@ -62,6 +63,7 @@ class LaneRunner:
         self._report = report
         self._actor = f"scheduler {lease.owner}"
         self._in_flight: dict[Lane, Running] = {lane: set() for lane in Lane}
+        self._kept: Counter[Lane] = Counter()  # places for steps that are being claimed or handed over
         self._handed: Running = set()
         self._handed_done: Counter[str] = Counter()
         self.accepts = False
@@ -75,9 +77,20 @@ class LaneRunner:
             if handler.enabled and (not lanes or handler.lane in lanes)
         }
 
-    def has_capacity(self, lane: Lane) -> bool:
-        """Whether a step that became due in this process can be run without a claim."""
-        return self.accepts and not self._stopping.is_set() and self._places(lane) > 0
+    @contextmanager
+    def place(self, lane: Lane) -> Iterator[bool]:
+        """Keep a place for a step that becomes due in this process, and needs no claim then; `False`: there is none."""
+        free = self.accepts and not self._stopping.is_set() and self._places(lane) > 0
+        with self._keep(lane, int(free)):
+            yield free
+
+    @contextmanager
+    def _keep(self, lane: Lane, places: int) -> Iterator[None]:
+        self._kept[lane] += places
+        try:
+            yield
+        finally:
+            self._kept[lane] -= places
 
     def start(self, work: SessionWork, step: StepName) -> bool:
         """Run a step that became due in this process, in the background; `False` if the scheduler has ended meanwhile."""
@@ -112,7 +125,8 @@ class LaneRunner:
         try:
             while True:
                 places = self._places(lane)
-                started, more_in_ms = await self._start(lane, places)
+                with self._keep(lane, places):
+                    started, more_in_ms = await self._start(lane, places)
                 running |= started
                 # Without places, steps that were handed over are in flight.
                 if not running and more_in_ms is None and (places or self._stopping.is_set()):
@@ -134,7 +148,7 @@ class LaneRunner:
         """How many more steps of the lane may be in flight."""
         # A step that only waits here for a call could run in another process.
         most = min(lane.max_in_flight, self._calls.max_claimed) if lane is Lane.CREATION else lane.max_in_flight
-        return max(0, most - len(self._in_flight[lane]))
+        return max(0, most - len(self._in_flight[lane]) - self._kept[lane])
 
     async def _wait(self, running: Running, more_in_ms: int | None, *, full: bool) -> tuple[Running, Running]:
         """Wait until it is time to claim again. Returns the finished and the unfinished tasks."""

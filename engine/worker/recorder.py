@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from guestledger.engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
 from guestledger.engine.domain.due import StepName
@@ -147,7 +147,7 @@ class Recorder:
         answer = _describe(result.commands)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(ServiceUnreachable),
-            wait=wait_exponential_jitter(initial=0.1, max=1, jitter=0.1),
+            wait=wait_random_exponential(multiplier=0.1, max=1),
         )
         try:
             await retrying(self._append_late, work, result)

@@ -1,4 +1,4 @@
-"""The fault suite's own checks explain themselves when they fail."""
+"""Assertions in the helpers of the fault suite show their values."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Ending work at any moment: whatever it was about to wait for, it never gets to know what came of it."""
+"""Fault injection: cut work off at any await, as a crash does. It never learns the result of what it waited for."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -9,67 +9,66 @@ from types import CoroutineType
 from typing import Any
 
 _OURS = str(Path(__file__).parents[2])
-_ending: ContextVar["SuddenEnd | None"] = ContextVar("_ending", default=None)
+_current: ContextVar["CutOff | None"] = ContextVar("_current", default=None)
 
 
-class SuddenEnd:
-    """Lets work, and every task that it starts, live until it has had to wait `moments` times; then all of it is cancelled.
+class CutOff:
+    """Cancels work, and every task that it starts, when these have waited `awaits` times together.
 
-    The tasks of libraries are not counted and not cancelled, nor are those that are started while all this comes down:
-    they close connections, as the system does for a process that has ended. With `alone`, the work ends but not the
-    tasks it started, as when somebody stops waiting for it. With `only_within`, what is waited for outside `within` does
-    not count.
+    Tasks of libraries are neither counted nor cancelled. The same holds for tasks that are started after the cut: they
+    close connections, as the system does for a process that has ended. With `alone`, the tasks that the work has started
+    live on, as when a caller stops waiting. With `only_within`, only awaits in a `within` block count.
     """
 
-    def __init__(self, moments: int, *, alone: bool = False, only_within: bool = False) -> None:
-        self.came = False
-        self._left = moments
+    def __init__(self, awaits: int, *, alone: bool = False, only_within: bool = False) -> None:
+        self.happened = False
+        self._left = awaits
         self._alone = alone
         self._counting = not only_within
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def of(self, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run `work` to its end, or to the sudden one."""
+    async def run(self, work: Callable[[], Awaitable[Any]]) -> None:
+        """Run `work` until it ends or is cut off."""
         with _factory(asyncio.get_running_loop()):
-            _ending.set(self)
+            _current.set(self)
             try:
-                task = asyncio.create_task(_of(work))
+                task = asyncio.create_task(_awaited(work))
             finally:
-                _ending.set(None)
+                _current.set(None)
             while left := {task for task in self._tasks if not task.done()}:
                 await asyncio.wait(left)
-        if not self.came:
+        if not self.happened:
             task.result()
 
     @contextmanager
     def within(self) -> Iterator[None]:
-        """Count what is waited for in this block: in the work, and in all that it has started."""
+        """Count awaits during this block: those of the work, and of all tasks that it has started."""
         self._counting = True
         try:
             yield
         finally:
             self._counting = False
 
-    def start(self, loop: asyncio.AbstractEventLoop, work: CoroutineType, **how: Any) -> asyncio.Task[Any]:
-        """A task for `work`."""
+    def start(self, loop: asyncio.AbstractEventLoop, work: CoroutineType, **options: Any) -> asyncio.Task[Any]:
+        """Create a task for `work`."""
         if self._alone and self._tasks:
-            return asyncio.Task(work, loop=loop, **how)
-        watched = work if self.came or _is_of_a_library(work) else _Watched(work, self._wait)
-        task = asyncio.Task(watched, loop=loop, **how)
+            return asyncio.Task(work, loop=loop, **options)
+        watched = work if self.happened or _is_of_a_library(work) else _Watched(work, self._count)
+        task = asyncio.Task(watched, loop=loop, **options)
         self._tasks.add(task)
         return task
 
-    def _wait(self) -> None:
+    def _count(self) -> None:
         self._left -= self._counting
-        if not self.came and self._left == 0:
-            self.came = True
+        if not self.happened and self._left == 0:
+            self.happened = True
             for task in self._tasks:
                 if isinstance(task.get_coro(), _Watched):
                     task.cancel()
 
 
 class _Watched(Coroutine[Any, Any, Any]):
-    """A coroutine, which calls `waits` each time before it has to wait."""
+    """A coroutine that calls `waits` each time before it waits."""
 
     def __init__(self, work: CoroutineType, waits: Callable[[], None]) -> None:
         self._work = work
@@ -89,10 +88,10 @@ class _Watched(Coroutine[Any, Any, Any]):
         self._work.close()
 
     def __await__(self) -> Any:
-        raise AssertionError("it is for a task")
+        raise AssertionError("only a task may run it")
 
 
-async def _of(work: Callable[[], Awaitable[Any]]) -> Any:
+async def _awaited(work: Callable[[], Awaitable[Any]]) -> Any:
     return await work()
 
 
@@ -105,9 +104,9 @@ def _is_of_a_library(work: CoroutineType) -> bool:
 def _factory(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     before = loop.get_task_factory()
 
-    def start(loop: asyncio.AbstractEventLoop, work: Any, **how: Any) -> asyncio.Task[Any]:
-        ending = _ending.get()
-        return asyncio.Task(work, loop=loop, **how) if ending is None else ending.start(loop, work, **how)
+    def start(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        cut = _current.get()
+        return asyncio.Task(work, loop=loop, **options) if cut is None else cut.start(loop, work, **options)
 
     loop.set_task_factory(start)
     try:

@@ -1,4 +1,4 @@
-"""The two kinds of CXone: one makes one session for a key, the other one for each request."""
+"""Two kinds of server: one makes one session for a key, the other one makes one for each request."""
 
 from typing import Any, NamedTuple
 
@@ -8,14 +8,14 @@ from tests.e2e.command import environment
 
 
 class Server(NamedTuple):
-    """A kind of CXone, and the policy in doubt that goes with it."""
+    """A kind of server, and the in-doubt policy that fits it."""
 
     name: str
     honours_keys: bool
     in_doubt: str
 
     def config(self, **more: Any) -> SimulatorConfig:
-        """How a simulator of this kind behaves."""
+        """The configuration of a simulator of this kind."""
         return SimulatorConfig(honour_idempotency_key=self.honours_keys, **more)
 
 
@@ -28,13 +28,13 @@ SERVERS = (
 def environment_at(
     server: Server, simulator: Simulator, database_url: str | None = None, **more: str | None
 ) -> dict[str, str]:
-    """The environment of a ledger that works at this simulator; a setting in `more` that is `None` is left as it is."""
+    """The environment of a ledger that uses this simulator. A setting in `more` that is `None` keeps its default."""
     given = {name: value for name, value in more.items() if value is not None}
     return environment(database_url, simulator, cxone_in_doubt=server.in_doubt, **given)
 
 
 async def assert_none_silent(database_url: str, simulator: Simulator, server: Server) -> None:
-    """The ledger accounts for every session there is; and of a server that honours keys, there is exactly one for each."""
+    """The ledger accounts for every remote session. A server that honours keys has made exactly one for each key."""
     made = raw_log.sessions_by_key(simulator)
     assert await raw_log.silent_sessions(database_url, made) == {}
     if server.honours_keys:

@@ -1,4 +1,4 @@
-"""`guestledger` with leases of a second, so that nobody has to wait long for those of a killed process.
+"""`guestledger` with leases of one second, so that those of a killed process lapse soon.
 
 python -m tests.faults.short_leases ARGUMENTS
 """

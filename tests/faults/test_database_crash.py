@@ -23,24 +23,24 @@ from guestledger.engine.worker import scheduler
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import ended, environment, started
-from tests.integration.test_lost_connections import crash
+from tests.postgres import crash
 from tests.unit.samples import failed, request, throttled
 
 SESSIONS = 300
 LONG = 120
-"""Seconds. Nothing here takes as long, unless it hangs."""
+"""Seconds. Only a hang takes longer."""
 
 
 async def until(reached: Callable[[], bool], scheduling: asyncio.Task[None]) -> None:
     async with asyncio.timeout(LONG):
         while not reached():
-            assert not scheduling.done(), "the scheduler has ended by itself"
+            assert not scheduling.done(), "the scheduler has ended"
             await asyncio.sleep(0.01)
 
 
 @pytest.fixture
 async def settings(data_dir: Path) -> AsyncIterator[Settings]:
-    """Of a ledger on a server of its own, before a CXone with nothing in store."""
+    """The settings of a ledger on a server of its own, and of a simulator without faults."""
     url = await start_embedded(data_dir)
     await upgrade(url)
     login = await runtime_login(url, "guestledger")
@@ -50,7 +50,7 @@ async def settings(data_dir: Path) -> AsyncIterator[Settings]:
 
 
 async def open_while_it_crashes(ledger: Ledger, data_dir: Path, outcome: CreationOutcome | None = None) -> None:
-    """Open a session; the database is gone when the answer comes, which is `outcome`, or what CXone says."""
+    """Open a session, and crash the database before the answer is recorded. `outcome` replaces the simulator's answer."""
     whole = ledger._provider.create
 
     async def create(*given: Any) -> CreationOutcome:
@@ -66,26 +66,26 @@ async def open_while_it_crashes(ledger: Ledger, data_dir: Path, outcome: Creatio
 
 
 @pytest.mark.parametrize(
-    ("outcome", "told"),
+    ("outcome", "recorded"),
     [
         (None, "SessionCreated"),
         (throttled(600_000), "CreationThrottled"),
-        (failed(FailureKind.REJECTED, 400), "CreationFailed"),
+        (failed(FailureKind.FINAL, 400), "CreationFailed"),
     ],
     ids=["created", "throttled", "rejected"],
 )
 async def test_an_answer_received_during_a_database_outage_is_recorded_afterwards(
-    settings: Settings, data_dir: Path, outcome: CreationOutcome | None, told: str
+    settings: Settings, data_dir: Path, outcome: CreationOutcome | None, recorded: str
 ) -> None:
     async with connect(settings, scheduler=False) as ledger, asyncio.timeout(LONG):
         await open_while_it_crashes(ledger, data_dir, outcome)
         await start_embedded(data_dir)
-        while ledger._steps._recorder._untold:
+        while ledger._executor.recorder._unrecorded:
             await asyncio.sleep(0.05)
         counts = await raw_log.counts(settings.database_url)
-        assert counts == {"ConsentRecorded": 1, "ChannelValidated": 1, "CreationAttempted": 1, told: 1}
+        assert counts == {"ConsentRecorded": 1, "ChannelValidated": 1, "CreationAttempted": 1, recorded: 1}
         closed = [limiter for limiter in (await ledger.limits.states()).values() if limiter.closed_until]
-        assert len(closed) == (told == "CreationThrottled")
+        assert len(closed) == (recorded == "CreationThrottled")
 
 
 async def test_an_answer_that_is_never_recorded_is_logged_without_secrets(
@@ -95,7 +95,7 @@ async def test_an_answer_that_is_never_recorded_is_logged_without_secrets(
         async with connect(settings, scheduler=False) as ledger:
             await open_while_it_crashes(ledger, data_dir)
     assert re.search(
-        r"the answer to attempt 1 \(created sess_\w+\) is lost: the database was away to the end", caplog.text
+        r"the answer to attempt 1 \(created sess_\w+\) is lost: the database did not come back", caplog.text
     )
     assert "gt_" not in caplog.text
 
@@ -123,7 +123,7 @@ async def test_a_scheduler_survives_a_database_crash_and_loses_no_session(
             await until(lambda: len(simulator.sessions_by_key) == SESSIONS, scheduling)
             async with asyncio.timeout(LONG):
                 while await raw_log.open_ended(url):
-                    assert not scheduling.done(), "the scheduler has ended by itself"
+                    assert not scheduling.done(), "the scheduler has ended"
                     await asyncio.sleep(0.05)
             ledger.scheduler.stop()
             await scheduling
@@ -152,7 +152,7 @@ async def test_a_worker_until_idle_waits_for_the_database_and_finishes_its_work(
             crash(data_dir)
             assert process.stderr is not None
             while b"has to wait" not in (line := await process.stderr.readline()):
-                assert line, "it has ended"
+                assert line, "the worker has ended"
             await start_embedded(data_dir)
             result = await ended(process)
 

@@ -1,4 +1,7 @@
+"""Every crash in a session's life: the work is cut off at each of its awaits, and another process finishes it."""
+
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -7,15 +10,24 @@ import pytest
 
 from guestledger.adapters import wiring
 from guestledger.adapters.cxone.profile import Profile
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.events import SessionCreated
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.request import GuestRequest, parse_request
 from guestledger.engine.domain.session import Status
+from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.log.appends import Append, Appended
+from guestledger.engine.worker.lanes import LaneRunner
+from guestledger.engine.worker.session_work import SessionWork
 from tests.e2e import guests, raw_log
-from tests.faults.fault_injection import SuddenEnd
+from tests.faults.fault_injection import CutOff
 from tests.faults.servers import SERVERS, Server, assert_none_silent, environment_at
 from tests.limits import BRISK
 
@@ -25,11 +37,11 @@ AT_ONCE = Policy(
 IMPATIENT = Profile(connect_ms=40, total_ms=80)
 THROTTLING = {"throttle_share": 0.5, "retry_after_s": 0}
 
-Tell = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 class Life(NamedTuple):
-    """A part of a session's life that a scheduler takes it through in one go: from where on, what befalls it, how it ends."""
+    """A part of a session's life that one scheduler run completes: where it starts, which faults it meets, how it ends."""
 
     name: str
     opened: bool
@@ -45,7 +57,7 @@ REFUSED = {"channel_throttle_times": 1, "channel_errors": 1, "throttle_share": 1
 BROKEN = {"server_error_share": 1, "error_after_processing": True, "drop_before_share": 1, "drop_share": 1}
 """One attempt is dropped unread; CXone makes a session and answers 500, makes one and drops the connection."""
 HANGING = {"hang_share": 1, "hang_s": 0.3}
-KEYS, _ = SERVERS
+KEYS, NO_KEYS = SERVERS
 ROUGH = Life("a look-up and its creation", False, REFUSED | BROKEN, OPENED, ("ChannelLookupFailed", "CreationFailed"))
 HANGS = Life("a creation that hangs", False, HANGING, OPENED, ("CreationFailed",))
 LIVES = [
@@ -66,96 +78,205 @@ def request(number: int) -> GuestRequest:
 
 @pytest.mark.parametrize(("life", "server"), LIVES, ids=lambda given: given.name)
 async def test_another_scheduler_finishes_work_that_was_cut_off_at_any_await(
-    database_url: str, life: Life, server: Server, tell: Tell
+    database_url: str, life: Life, server: Server, report_line: ReportLine
 ):
     async with Simulator(server.config(**life.config)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url, webhook_url=life.webhook_url))
         async with connect(settings, policy=AT_ONCE, scheduler=False) as other:
 
-            async def end_after(moments: int) -> bool:
+            async def cut_after(awaits: int) -> bool:
                 begin = other.open_session if life.opened else other.accept
-                session = await begin(request(moments))
+                session = await begin(request(awaits))
                 await set_apart(database_url, session.id)
-                ending = SuddenEnd(moments, only_within=True)
+                cut = CutOff(awaits, only_within=True)
 
                 async def work() -> None:
                     async with connect(settings, policy=AT_ONCE, profile=IMPATIENT, scheduler=False) as ledger:
-                        with ending.within():
+                        with cut.within():
                             await ledger.scheduler.run_once()
 
-                await ending.of(work)
-                return ending.came
+                await cut.run(work)
+                return cut.happened
 
-            points = await count_points(end_after)
-            tell(f"{life.name} at {server.name}: a scheduler was ended at {points} points")
+            points = await count_points(cut_after)
+            report_line(f"{life.name} at {server.name}: a scheduler was cut off at {points} points")
 
             await raw_log.lapse_leases(database_url)
             await other.scheduler.run_until_idle()
 
-        assert points > 20, "there are more awaits than that in a scheduler's work"
+        assert points > 20, "a scheduler's work has more awaits than that"
         await assert_all_came_to(database_url, life)
         await assert_nothing_lost(database_url, simulator, server)
-        assert server is KEYS or max(map(len, simulator.sessions_by_key.values())) > 1, "nothing was shown"
+        assert server is KEYS or max(map(len, simulator.sessions_by_key.values())) > 1, "the test showed nothing"
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-async def test_an_open_session_cut_off_at_any_await_is_finished_later(database_url: str, server: Server, tell: Tell):
+async def test_an_open_session_cut_off_at_any_await_is_finished_later(
+    database_url: str, server: Server, report_line: ReportLine
+):
     async with Simulator(server.config(**THROTTLING)) as simulator:
         settings = Settings.from_env(environment_at(server, simulator, database_url))
 
-        async def end_after(moments: int) -> bool:
+        async def cut_after(awaits: int) -> bool:
             async def open_one() -> None:
                 async with connect(settings, policy=AT_ONCE, scheduler=False) as ledger:
-                    await ledger.open_session(request(moments))
+                    await ledger.open_session(request(awaits))
 
-            ending = SuddenEnd(moments)
-            await ending.of(open_one)
-            return ending.came
+            cut = CutOff(awaits)
+            await cut.run(open_one)
+            return cut.happened
 
-        points = await count_points(end_after)
-        tell(f"open_session at {server.name}: everything was ended at {points} points")
+        points = await count_points(cut_after)
+        report_line(f"open_session at {server.name}: the process was cut off at {points} points")
         cut_off = await raw_log.open_ended(database_url)
-        assert len(cut_off) > 10, "there are more moments than that between acceptance and session"
+        assert len(cut_off) > 10, "there are more awaits than that between acceptance and session"
 
-        async with connect(settings, policy=AT_ONCE, scheduler=False) as ledger:
-            await ledger.scheduler.run_until_idle()
+        await finish(settings)
 
         await assert_nothing_lost(database_url, simulator, server)
 
 
-async def test_cancelling_open_session_at_any_await_loses_no_session(database_url: str, tell: Tell):
-    server = SERVERS[0]
-    async with Simulator(server.config(**THROTTLING)) as simulator:
-        settings = Settings.from_env(environment_at(server, simulator, database_url))
+async def test_cancelling_open_session_at_any_await_loses_no_session(database_url: str, report_line: ReportLine):
+    async with Simulator(KEYS.config(**THROTTLING)) as simulator:
+        settings = Settings.from_env(environment_at(KEYS, simulator, database_url))
         async with connect(settings, policy=AT_ONCE, scheduler=False) as ledger:
 
-            async def end_after(moments: int) -> bool:
-                ending = SuddenEnd(moments, alone=True)
-                await ending.of(lambda: ledger.open_session(request(moments)))
-                return ending.came
+            async def cut_after(awaits: int) -> bool:
+                cut = CutOff(awaits, alone=True)
+                await cut.run(lambda: ledger.open_session(request(awaits)))
+                return cut.happened
 
-            points = await count_points(end_after)
-            tell(f"open_session: its caller stopped waiting at {points} points")
+            points = await count_points(cut_after)
+            report_line(f"open_session: its caller was cancelled at {points} points")
 
             await ledger.scheduler.run_until_idle()
 
-            assert points > 3, "there are more moments than that"
+            assert points > 3, "there are more awaits than that"
             session = await ledger.open_session(request(0))
             assert session.status in (Status.ACTIVE, Status.THROTTLED)
             await ledger.scheduler.run_until_idle()
+        await assert_nothing_lost(database_url, simulator, KEYS)
+
+
+async def test_a_webhook_handed_to_the_scheduler_and_cut_off_at_any_await_is_delivered_later(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, report_line: ReportLine
+):
+    handed = note_handed(monkeypatch)
+    async with Simulator(KEYS.config()) as simulator:
+        settings = Settings.from_env(environment_at(KEYS, simulator, database_url, webhook_url=None))
+
+        async def cut_after(awaits: int) -> bool:
+            cut = CutOff(awaits, only_within=True)
+
+            async def open_beside_a_scheduler() -> None:
+                async with connect(settings, policy=AT_ONCE, scheduler=False) as ledger:
+                    # The scheduler itself would run the steps of other sessions too.
+                    lanes = ledger.scheduler._lanes
+                    lanes.accepts = True
+                    with cut.within():
+                        await ledger.open_session(request(awaits))
+                        await lanes.finish_handed(Counter())
+
+            await cut.run(open_beside_a_scheduler)
+            return cut.happened
+
+        points = await count_points(cut_after)
+        report_line(f"open_session beside a scheduler: the process was cut off at {points} points")
+        assert len(handed) > 3, "there are more awaits than that after the hand-over"
+
+        await finish(settings)
+
+        await assert_nothing_lost(database_url, simulator, KEYS)
+        await assert_each_came_to(database_url, "WebhookSynced")
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["not recorded", "recorded, but not confirmed"])
+@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
+async def test_an_answer_to_be_recorded_later_and_cut_off_at_any_await_leaves_no_silent_session(
+    database_url: str, server: Server, recorded: bool, report_line: ReportLine
+):
+    async with Simulator(server.config()) as simulator:
+        settings = Settings.from_env(environment_at(server, simulator, database_url))
+
+        async def cut_after(awaits: int) -> bool:
+            cut = CutOff(awaits, only_within=True)
+
+            async def open_while_the_database_fails() -> None:
+                async with connect(settings, policy=AT_ONCE, scheduler=False) as ledger:
+                    fail_first_answer(ledger, recorded=recorded)
+                    with cut.within():
+                        with pytest.raises(ServiceUnreachable):
+                            await ledger.open_session(request(awaits))
+                        await ledger._executor.recorder.close()
+
+            await cut.run(open_while_the_database_fails)
+            return cut.happened
+
+        points = await count_points(cut_after)
+        report_line(
+            f"an answer recorded in the background at {server.name}: the process was cut off at {points} points"
+        )
+        [uncut] = await raw_log.query(
+            database_url, "SELECT stream_id FROM events WHERE data->>'channel_id' = $1 LIMIT 1", f"ch_{points + 1}"
+        )
+        history = "SELECT event_type FROM events WHERE stream_id = $1 ORDER BY version"
+        assert [row[0] for row in await raw_log.query(database_url, history, uncut[0])] == [
+            "ConsentRecorded",
+            "ChannelValidated",
+            "CreationAttempted",
+            OPENED,
+        ]
+
+        await finish(settings)
+
         await assert_nothing_lost(database_url, simulator, server)
 
 
-async def count_points(end_after: Callable[[int], Awaitable[bool]]) -> int:
-    """End the work after one wait, after two, and so on until it runs through: at how many points it was ended."""
-    for moments in itertools.count(1):
-        if not await end_after(moments):
-            return moments - 1
+def note_handed(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
+    """The sessions whose webhook is handed to the scheduler of the same process."""
+    handed: list[UUID] = []
+    start = LaneRunner.start
+
+    def note(lanes: LaneRunner, work: SessionWork, step: StepName) -> bool:
+        handed.append(work.state.id)
+        return start(lanes, work, step)
+
+    monkeypatch.setattr(LaneRunner, "start", note)
+    return handed
+
+
+def fail_first_answer(ledger: Ledger, *, recorded: bool) -> None:
+    """Let the database fail at the first append of a created session; `recorded`: only its confirmation is lost."""
+    store = ledger._store
+    assert isinstance(store, PostgresEventStore)
+    append_at_once, failures = store.append, iter([ServiceUnreachable("database", Cause.CONNECTION_LOST)])
+
+    async def append(proposed: Append) -> Appended:
+        if isinstance(proposed.events[-1], SessionCreated) and (failure := next(failures, None)):
+            if recorded:
+                await append_at_once(proposed)
+            raise failure
+        return await append_at_once(proposed)
+
+    store.append = append  # type: ignore[method-assign]
+
+
+async def finish(settings: Settings) -> None:
+    """Let another process finish what is left."""
+    async with connect(settings, policy=AT_ONCE, scheduler=False) as ledger:
+        await ledger.scheduler.run_until_idle()
+
+
+async def count_points(cut_after: Callable[[int], Awaitable[bool]]) -> int:
+    """Cut the work off after one await, after two, and so on until it ends by itself. Returns the number of cuts."""
+    for awaits in itertools.count(1):
+        if not await cut_after(awaits):
+            return awaits - 1
     raise AssertionError
 
 
 async def set_apart(database_url: str, stream_id: UUID) -> None:
-    """Let this session alone be free to be worked on."""
+    """Lease the steps of all other sessions, so that only this one can be claimed."""
     await raw_log.query(
         database_url,
         """UPDATE due_steps SET lease_until = CASE WHEN stream_id = $1 THEN now() ELSE now() + interval '1 hour' END""",
@@ -165,10 +286,15 @@ async def set_apart(database_url: str, stream_id: UUID) -> None:
 
 async def assert_all_came_to(database_url: str, life: Life) -> None:
     """Every session came to the end of that part of its life, once."""
-    ends = await raw_log.query(database_url, "SELECT stream_id FROM events WHERE event_type = $1", life.ends_with)
-    assert sorted(row[0] for row in ends) == sorted(await raw_log.accepted(database_url))
+    await assert_each_came_to(database_url, life.ends_with)
     counts = await raw_log.counts(database_url)
     assert [event_type for event_type in life.and_shows if not counts[event_type]] == []
+
+
+async def assert_each_came_to(database_url: str, event_type: str) -> None:
+    """Every session has exactly one event of this type."""
+    found = await raw_log.query(database_url, "SELECT stream_id FROM events WHERE event_type = $1", event_type)
+    assert sorted(row[0] for row in found) == sorted(await raw_log.accepted(database_url))
 
 
 async def assert_nothing_lost(database_url: str, simulator: Simulator, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""A database that hangs: its server takes what it is sent and says nothing, as where its machine or its disk stands still."""
+"""A database that hangs: its server accepts data and does not answer, as if its machine or disk had stopped."""
 
 import asyncio
 import os
@@ -25,9 +25,9 @@ from tests.unit.samples import request
 
 SESSIONS = 300
 LONG = 60
-"""Seconds. Every step of an end takes a few at most, where the drain does."""
+"""Seconds. Each part of a stop takes a few seconds at most."""
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="it takes /proc to find the server's processes")
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finding the server's processes needs /proc")
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ async def settings(data_dir: Path, simulator: Simulator) -> Settings:
 
 @contextmanager
 def hanging(data_dir: Path) -> Iterator[None]:
-    """The server and all who serve its clients are suspended for as long as the block lasts."""
+    """Suspend the server and its backends during the block."""
     server = int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
-    os.kill(server, signal.SIGSTOP)  # first, so that no more come
+    os.kill(server, signal.SIGSTOP)  # first, so that it starts no more backends
     processes = [server, *map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())]
     try:
         for process in processes:

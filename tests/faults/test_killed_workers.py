@@ -71,7 +71,7 @@ async def test_workers_killed_at_random_moments_lose_no_session(
 
 
 async def work_and_kill(env: dict[str, str], simulator: Simulator, moments: Iterator[float]) -> None:
-    """Let sessions come in without a pause; workers work on them, live for as many seconds as `moments` says, and are killed."""
+    """Accept sessions all the time. Each worker is killed after the next number of seconds in `moments`."""
     starting = asyncio.Lock()
     async with asyncio.TaskGroup() as tasks:
         feeding = tasks.create_task(feed(Settings.from_env(env)))
@@ -96,7 +96,7 @@ async def start_and_kill(
             async with starting:
                 tokens = simulator.counts["token 200"]
                 worker = await stack.enter_async_context(started("worker", env=env, module=SHORT_LEASES))
-                while simulator.counts["token 200"] == tokens:  # each fetches one as it begins
+                while simulator.counts["token 200"] == tokens:  # each worker fetches one first
                     assert worker.returncode is None, (await ended(worker)).err
                     await asyncio.sleep(0.01)
             await asyncio.sleep(lifetime)
@@ -105,11 +105,11 @@ async def start_and_kill(
 
 async def what_happened(database_url: str, simulator: Simulator, server: Server) -> str:
     [(cut_off,)] = await raw_log.query(
-        database_url, "SELECT count(*) FROM events WHERE data->>'message' LIKE 'the process ended before%'"
+        database_url, "SELECT count(*) FROM events WHERE data->>'cause' = 'process_ended'"
     )
     counts = await raw_log.counts(database_url)
     made = simulator.sessions_by_key.values()
     return (
         f"at {server.name}: {counts['ConsentRecorded']} sessions, {cut_off} attempts cut off; "
-        f"{sum(map(len, made)) - len(made)} remote sessions too many, none of them silent"
+        f"{sum(map(len, made)) - len(made)} surplus remote sessions, none of them silent"
     )

@@ -21,17 +21,17 @@ from tests.postgres import crash
 
 CALLERS = 32
 MAX_AHEAD = 200
-"""So many sessions at most are accepted and not yet made: acceptances then go on to the end of the run."""
+"""At most this many sessions are accepted and not created, so that acceptances continue to the end of the run."""
 _, NO_KEYS = SERVERS
 
 
 @pytest.mark.parametrize(("sessions", "stops"), [(400, 2), pytest.param(5_000, 10, marks=pytest.mark.slow)])
 async def test_repeated_postgres_crashes_lose_nothing_and_repeat_no_step(
-    data_dir: Path, sessions: int, stops: int, tell: Callable[[str], None]
+    data_dir: Path, sessions: int, stops: int, report_line: Callable[[str], None]
 ):
     url = await start_embedded(data_dir)
     await upgrade(url)
-    # This server makes a session for each request: whatever is sent twice, shows.
+    # This server makes a session for each request, so a request that is sent twice shows.
     async with Simulator(NO_KEYS.config(slow_ms=50)) as simulator:
         env = environment_at(NO_KEYS, simulator, data_dir=str(data_dir))
         async with started("worker", env=env) as worker, connect(Settings.from_env(env), scheduler=False) as ledger:
@@ -50,14 +50,14 @@ async def test_repeated_postgres_crashes_lose_nothing_and_repeat_no_step(
 
         assert result.code == 0, result.err
         assert "Traceback" not in result.err
-        tell(
+        report_line(
             f"Postgres was stopped {stops} times at once during {sessions} sessions: {result.err.count(chr(10))} warnings"
         )
         await assert_each_step_was_taken_once(url, simulator, sessions)
 
 
 async def accept_all(ledger: Ledger, simulator: Simulator, sessions: int) -> None:
-    """Accept so many requests, each of them tried again under its key where the database could not be had in time."""
+    """Accept this many requests. One that fails for lack of the database is repeated with the same key."""
     numbers = iter(range(sessions))
 
     async def caller() -> None:
@@ -83,7 +83,7 @@ async def accept(ledger: Ledger, request: GuestRequest) -> None:
 
 
 async def made(simulator: Simulator, sessions: int, worker: Process) -> None:
-    """Return as soon as CXone has made a session for so many keys."""
+    """Return as soon as the simulator has made a session for this many keys."""
     async with asyncio.timeout(LIMIT_S):
         while len(simulator.sessions_by_key) < sessions:
             assert worker.returncode is None, (await ended(worker)).err

@@ -3,7 +3,7 @@ from io import BytesIO
 
 import pytest
 
-from guestledger.adapters.cli import opening
+from guestledger.adapters.cli import batch
 from guestledger.adapters.cli.batch import Answer, OpeningBatch
 from guestledger.adapters.cli.lines import numbered_lines
 from guestledger.adapters.clock import SystemClock
@@ -20,13 +20,13 @@ from tests.limits import BRISK
 async def test_open_finishes_attempts_in_flight_after_its_time_is_up(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(opening, "_FINISH_SECONDS", 0.3)
+    monkeypatch.setattr(batch, "_FINISH_SECONDS", 0.3)
     monkeypatch.setattr(SystemClock, "jitter", lambda _clock: 0.5)
     policy = Policy(creation=RetryPolicy(base_ms=200), limiter=BRISK)
     lines = BytesIO(guests.as_lines(map(guests.guest, range(10))))
     answers: list[Answer] = []
-    # The first attempt fails, and the second one is under way when time is up: were it cut off, there would be a third,
-    # and this server would make a second session of it.
+    # The first attempt fails, and the second one is in flight when time is up. If it were cut off, there would be a third
+    # one, and this server would make a second session.
     config = SimulatorConfig(server_error_share=1, hang_share=1, hang_s=1.5, honour_idempotency_key=False)
     async with Simulator(config) as simulator:
         settings = Settings.from_env(environment(database_url, simulator))

@@ -1,4 +1,4 @@
-"""Replay: what is in the log is enough to live every session again, and to see that each decision was the right one."""
+"""Replay: the log is enough to fold every session again, and to make each of its decisions again."""
 
 import asyncio
 from collections import Counter
@@ -9,13 +9,13 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
-from guestledger.engine.domain.events import CreationFailed
-from guestledger.engine.domain.lifecycle import Policy, next_step
-from guestledger.engine.domain.policy import DeliveryPolicy
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import StepName, due_steps
+from guestledger.engine.domain.events import EVENT_TYPES, CreationFailed
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.engine.log.codec import EVENT_TYPES
 from guestledger.engine.operations.replay import until
 from tests.integration import by_hand
 from tests.integration.decision_replay import (
@@ -52,8 +52,8 @@ FAULTS = SimulatorConfig(
 CHANNELS = ["ch_1", "ch_2", "ch_3", "ch_inactive", "ch_sms", "ch_unknown_1"]
 
 
-async def live_through_everything(ledger: Ledger, simulator: Simulator) -> None:
-    """A hundred sessions, most of which meet something."""
+async def run_through_every_fault(ledger: Ledger, simulator: Simulator) -> None:
+    """A hundred sessions, most of them with faults."""
     simulator.config = FAULTS
     asked = [
         request(
@@ -78,27 +78,27 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
     given = {"policy": POLICY, "webhook_url": simulator.webhook_url}
     async with new_ledger(**given) as ledger, new_ledger(**given) as other, asyncio.timeout(60):
         running = asyncio.create_task(other.scheduler.run_forever())
-        await live_through_everything(ledger, simulator)
+        await run_through_every_fault(ledger, simulator)
         other.scheduler.stop()
         await running
 
         rows = {row.id: row async for row in ledger.sessions()}
         happened: Counter[str] = Counter()
-        failures: set[str] = set()
+        causes: set[Cause] = set()
         for stream_id, row in rows.items():
             frames = await ledger.replay(stream_id)
             history = [frame.recorded for frame in frames]
             last = frames[-1].state
             happened.update(type(recorded.event).__name__ for recorded in history)
-            failures |= {recorded.event.message for recorded in history if isinstance(recorded.event, CreationFailed)}
+            causes |= {recorded.event.cause for recorded in history if isinstance(recorded.event, CreationFailed)}
 
             assert assert_every_decision_is_reproduced(history, POLICY) == last
             assert_each_attempt_was_committed_before_it_was_sent(history)
             assert last == await ledger.session(stream_id)
             shared = set(msgspec.structs.asdict(row)) & set(msgspec.structs.asdict(last))
             assert {name: getattr(row, name) for name in shared} == {name: getattr(last, name) for name in shared}
-            assert frames[-1].next is None, "there is nothing left to be done"
-            assert [frame.next for frame in frames] == [next_step(frame.state, POLICY) for frame in frames]
+            assert frames[-1].due == (), "nothing is left to do"
+            assert [frame.due for frame in frames] == [due_steps(frame.state, POLICY) for frame in frames]
             assert until(frames, len(frames) - 1) == frames[:-1]
 
         assert len(rows) == 100
@@ -106,8 +106,8 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
             {"DuplicateCreated", "DoubtLifted", "GuestTokenFound"},
             {"SessionParked", "RetryDecided", "AbandonmentDecided", "SessionAdopted"},
         )
-        assert set(happened) == set(EVENT_TYPES) - late - decided, "everything happened but late answers and parking"
-        assert not [reason for reason in failures if "the process ended" in reason], "nobody took it on from another"
+        assert set(happened) == set(EVENT_TYPES) - late - decided, "every event but those of late answers and parking"
+        assert Cause.PROCESS_ENDED not in causes, "no worker took a session over"
         assert {row.status for row in rows.values()} == {
             Status.EXPIRED,
             Status.REFUSED,
@@ -124,7 +124,7 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
 async def test_due_steps_can_be_rebuilt_from_the_log(
     ledger: Ledger, simulator: Simulator, store: Any, sql: Any
 ) -> None:
-    """It is a projection of `next_step`: each row is what the folded session needs next."""
+    """The rows are a projection: each one is a due step of the folded session."""
     for throttled in (0.0, 1.0):
         simulator.config = SimulatorConfig(
             throttle_share=throttled, retry_after_s=600, inactive_channels=frozenset({"ch_inactive"})
@@ -133,12 +133,16 @@ async def test_due_steps_can_be_rebuilt_from_the_log(
         await asyncio.gather(*(ledger.open_session(request(channel_id=channel)) for channel in channels))
     await ledger.accept(request())
 
-    rows = {row["stream_id"]: (row["step"], row["due_at"]) for row in await sql("SELECT * FROM due_steps")}
+    rows = {(row["stream_id"], row["step"]): row["due_at"] for row in await sql("SELECT * FROM due_steps")}
 
     expected = {}
     async for row in ledger.sessions():
-        step = (await ledger.replay(row.id))[-1].next
-        if step is not None:
-            expected[row.id] = (type(step).__name__, step.not_before)
+        for due in (await ledger.replay(row.id))[-1].due:
+            expected[row.id, due.step] = due.due_at
     assert rows == expected
-    assert {step for step, _ in rows.values()} == {"ValidateChannel", "AttemptCreation", "ExpireToken"}
+    assert {step for _, step in rows} == {
+        StepName.VALIDATE_CHANNEL,
+        StepName.CREATE_SESSION,
+        StepName.ENFORCE_DEADLINE,
+        StepName.EXPIRE_TOKEN,
+    }

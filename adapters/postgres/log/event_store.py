@@ -86,8 +86,8 @@ class PostgresEventStore(LogReader):
         Call it before the engine is disposed of: the hint after an append holds a connection for a moment.
         """
         if self._committing is not None:
-            # Shielded: a caller that stops waiting must not stop a batch that others wait for.
-            await asyncio.shield(self._committing)
+            # A caller that stops waiting must not stop a batch that others wait for.
+            await asyncio.wait((self._committing,))
         await self._notifier.close()
 
     async def _commit_all(self) -> None:

@@ -1,13 +1,11 @@
-"""The event log in PostgreSQL: what is appended is there, whole, in order, once; and the work it leaves goes with it."""
+"""The event log in PostgreSQL: what is appended is stored whole, in order and once."""
 
 import asyncio
 import json
 import socket
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
@@ -20,20 +18,21 @@ from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.log.appends import Appended, KeyTaken
 from guestledger.engine.log.codec import EVENT_TYPES, encode, wire_name
-from tests.integration.appends import a_lease, an_append, due_at, leaf_of, new_id, some_events
-from tests.unit.samples import ONE_OF_EACH, START, was_abandoned, was_recorded, was_validated
+from tests.event_stores import open_store
+from tests.integration.appends import an_append, due, leaf_of, new_id, some_events
+from tests.unit.samples import ONE_OF_EACH, lookup_failed, was_recorded, was_validated
 
 # Characters that JSON escapes, or might: quotes, backslash, line separators, an emoji, a letter of two code points.
 AWKWARD = 'say "cheese" \\ / <b>&\u2028\u2029 \U0001f980 e\u0301 \x85'
 
 LONG = 30
-"""Seconds. Nothing here takes as long, unless it hangs."""
+"""Seconds. Only a hang takes longer."""
 
 NewStore = Callable[[], PostgresEventStore]
 
 
 async def outcomes(*appending: Any) -> list[Any]:
-    """What all these came to, made at once: with one store they go in as one batch."""
+    """The results and errors of these concurrent appends. One store makes one batch of them."""
     async with asyncio.timeout(LONG):
         return await asyncio.gather(*appending, return_exceptions=True)
 
@@ -42,7 +41,7 @@ async def whole_log(store: PostgresEventStore) -> list[Any]:
     return [recorded async for batch in store.read_all() for recorded in batch]
 
 
-# What is appended is there
+# Contents
 
 
 async def test_appended_events_are_read_back_unchanged(store: PostgresEventStore) -> None:
@@ -71,7 +70,7 @@ async def test_appended_events_are_read_back_unchanged(store: PostgresEventStore
 
 
 async def test_a_row_stores_the_canonical_text_of_its_event(store: PostgresEventStore, sql: Any) -> None:
-    events = (*ONE_OF_EACH, was_abandoned(reason=AWKWARD), was_validated(protocols=(AWKWARD, "")))
+    events = (*ONE_OF_EACH, lookup_failed(detail=AWKWARD), was_validated(protocols=(AWKWARD, "")))
     await store.append(an_append(events=events))
 
     rows = await sql("SELECT event_type, schema_version, data::text FROM events ORDER BY position")
@@ -84,7 +83,7 @@ async def test_a_row_stores_the_canonical_text_of_its_event(store: PostgresEvent
 
 
 async def test_leaf_hashes_can_be_recomputed_from_the_rows(store: PostgresEventStore, sql: Any) -> None:
-    await store.append(an_append(events=(*ONE_OF_EACH, was_abandoned(reason=AWKWARD)), actor=AWKWARD))
+    await store.append(an_append(events=(*ONE_OF_EACH, lookup_failed(detail=AWKWARD)), actor=AWKWARD))
     await store.append(an_append(events=some_events(2), correlation_id=AWKWARD))
 
     rows = await sql("SELECT *, data::text AS data FROM events ORDER BY position")
@@ -235,7 +234,7 @@ async def test_a_stale_append_is_rejected_with_the_current_version(store: Postgr
 async def test_appends_in_one_batch_see_the_versions_of_earlier_ones(store: PostgresEventStore) -> None:
     stream_id = new_id()
 
-    opened, beaten, second, ahead = await outcomes(
+    opened, refused, second, ahead = await outcomes(
         store.append(an_append(stream_id, 0, some_events(2))),
         store.append(an_append(stream_id, 0)),
         store.append(an_append(stream_id, 2)),
@@ -244,7 +243,7 @@ async def test_appends_in_one_batch_see_the_versions_of_earlier_ones(store: Post
 
     assert (opened.version, second.version) == (2, 3)
     assert opened.recorded_at == second.recorded_at, "it was one batch"
-    assert (beaten.expected, beaten.actual) == (0, 2)
+    assert (refused.expected, refused.actual) == (0, 2)
     assert (ahead.expected, ahead.actual) == (9, 3)
     assert [recorded.version for recorded in await store.read_stream(stream_id)] == [1, 2, 3]
 
@@ -254,10 +253,10 @@ async def test_one_of_several_concurrent_appends_at_a_version_succeeds(new_store
     stream_id = new_id()
 
     for version in range(10):
-        came_to = await outcomes(*(store.append(an_append(stream_id, version)) for store in stores))
-        turned_away = [outcome for outcome in came_to if isinstance(outcome, WrongExpectedVersion)]
-        assert len(turned_away) == len(stores) - 1
-        assert {(error.expected, error.actual) for error in turned_away} == {(version, version + 1)}
+        results = await outcomes(*(store.append(an_append(stream_id, version)) for store in stores))
+        rejected = [outcome for outcome in results if isinstance(outcome, WrongExpectedVersion)]
+        assert len(rejected) == len(stores) - 1
+        assert {(error.expected, error.actual) for error in rejected} == {(version, version + 1)}
 
     assert len(await stores[0].read_stream(stream_id)) == 10
 
@@ -280,14 +279,14 @@ async def test_an_idempotency_key_opens_one_stream_only(store: PostgresEventStor
 async def test_the_first_append_of_a_batch_takes_the_key(store: PostgresEventStore, sql: Any) -> None:
     first, second = new_id(), new_id()
 
-    taken, beaten, other = await outcomes(
-        store.append(an_append(first, key="order-1", due=due_at())),
-        store.append(an_append(second, key="order-1", due=due_at())),
+    taken, refused, other = await outcomes(
+        store.append(an_append(first, key="order-1", steps=due())),
+        store.append(an_append(second, key="order-1", steps=due())),
         store.append(an_append(key="order-2")),
     )
 
-    assert isinstance(beaten, KeyTaken)
-    assert beaten.stream_id == first
+    assert isinstance(refused, KeyTaken)
+    assert refused.stream_id == first
     assert (taken.position, other.position) == (0, 1)
     assert await store.read_stream(second) == []
     assert [row["stream_id"] for row in await sql("SELECT stream_id FROM due_steps")] == [first]
@@ -299,10 +298,10 @@ async def test_one_of_several_concurrent_appends_with_a_key_opens_a_stream(new_s
     for number in range(5):
         ids = [new_id() for _ in stores]
         tried = zip(stores, ids, strict=True)
-        came_to = await outcomes(*(store.append(an_append(one, key=f"order-{number}")) for store, one in tried))
-        (winner,) = (one for one, outcome in zip(ids, came_to, strict=True) if isinstance(outcome, Appended))
-        beaten = [outcome for outcome in came_to if isinstance(outcome, KeyTaken)]
-        assert [error.stream_id for error in beaten] == [winner] * (len(stores) - 1)
+        results = await outcomes(*(store.append(an_append(one, key=f"order-{number}")) for store, one in tried))
+        (winner,) = (one for one, outcome in zip(ids, results, strict=True) if isinstance(outcome, Appended))
+        refused = [outcome for outcome in results if isinstance(outcome, KeyTaken)]
+        assert [error.stream_id for error in refused] == [winner] * (len(stores) - 1)
 
     assert await stores[0].head() == 4
 
@@ -319,105 +318,7 @@ async def test_a_rejected_append_does_not_take_its_key(store: PostgresEventStore
     assert isinstance(fresh, Appended)
 
 
-# Due work
-
-
-async def due_rows(sql: Any) -> dict[UUID, tuple[Any, ...]]:
-    return {
-        row["stream_id"]: tuple(row)[1:]
-        for row in await sql("SELECT stream_id, step, due_at, owner, lease_until FROM due_steps")
-    }
-
-
-async def test_an_append_replaces_the_due_step_of_the_previous_append(store: PostgresEventStore, sql: Any) -> None:
-    stream_id, lease = new_id(), a_lease(ms=10_000)
-
-    opened = await store.append(an_append(stream_id, due=due_at(START, "ValidateChannel", lease=lease)))
-    until = opened.recorded_at + timedelta(seconds=10)
-    assert await due_rows(sql) == {stream_id: ("ValidateChannel", START, lease.owner, until)}
-
-    later = START + timedelta(hours=1)
-    await store.append(an_append(stream_id, 1, due=due_at(later, "AttemptCreation")))
-    assert await due_rows(sql) == {stream_id: ("AttemptCreation", later, None, None)}
-
-    await store.append(an_append(stream_id, 2))
-    assert await due_rows(sql) == {}
-
-
-async def test_an_append_without_a_lease_keeps_the_current_lease(store: PostgresEventStore, sql: Any) -> None:
-    leased, free, lease = new_id(), new_id(), a_lease()
-    opened = await store.append(an_append(leased, due=due_at(lease=lease)))
-    await store.append(an_append(free))
-    until = opened.recorded_at + timedelta(milliseconds=lease.ms)
-
-    moved = due_at(START + timedelta(hours=1), "SyncWebhook", keep_lease=True)
-    await store.append(an_append(leased, 1, due=moved))
-    await store.append(an_append(free, 1, due=moved))
-
-    assert await due_rows(sql) == {
-        leased: ("SyncWebhook", moved.due_at, lease.owner, until),
-        free: ("SyncWebhook", moved.due_at, None, None),
-    }
-
-
-async def test_the_last_append_of_a_batch_sets_the_due_step_of_its_stream(store: PostgresEventStore, sql: Any) -> None:
-    lease, again = a_lease(), due_at(START + timedelta(hours=1), "SyncWebhook", keep_lease=True)
-    chains = {
-        new_id(): (due_at(lease=lease), again),
-        new_id(): (again, None),
-        new_id(): (None, again),
-        new_id(): (due_at(lease=lease), None, again),
-        new_id(): (again, due_at(lease=lease)),
-    }
-
-    (first, *_) = await asyncio.gather(
-        *(
-            store.append(an_append(stream_id, version, due=due))
-            for stream_id, chain in chains.items()
-            for version, due in enumerate(chain)
-        )
-    )
-
-    until = first.recorded_at + timedelta(milliseconds=lease.ms)
-    moved, free = ("SyncWebhook", again.due_at, lease.owner, until), ("SyncWebhook", again.due_at, None, None)
-    held = ("AttemptCreation", START, lease.owner, until)
-    expected = dict(zip(chains, (moved, None, free, free, held), strict=True))
-    assert await due_rows(sql) == {stream_id: row for stream_id, row in expected.items() if row}
-
-
-async def test_a_rejected_append_leaves_due_steps_unchanged(store: PostgresEventStore, sql: Any) -> None:
-    ids = [new_id() for _ in range(3)]
-    for stream_id in ids:
-        await store.append(an_append(stream_id, key=str(stream_id), due=due_at(lease=a_lease())))
-    before = await due_rows(sql)
-
-    later = due_at(START + timedelta(hours=1))
-    came_to = await outcomes(
-        store.append(an_append(ids[0], 0, due=None)),
-        store.append(an_append(ids[1], 7, due=later)),
-        store.append(an_append(ids[2], 0, due=due_at(later.due_at, keep_lease=True))),
-        store.append(an_append(key=str(ids[0]), due=later)),
-    )
-
-    assert [type(error) for error in came_to] == [WrongExpectedVersion] * 3 + [KeyTaken]
-    assert await due_rows(sql) == before
-
-
-@pytest.mark.usefixtures("database_url")
-async def test_events_and_due_steps_are_stored_atomically(store: PostgresEventStore, sql: Any) -> None:
-    await sql("ALTER TABLE due_steps ADD CONSTRAINT no_such_step CHECK (step <> 'NoSuchStep')")
-
-    came_to = await outcomes(
-        store.append(an_append(key="order-1", due=due_at(step="NoSuchStep"))), store.append(an_append(key="order-2"))
-    )
-
-    assert [type(outcome) for outcome in came_to] == [DatabaseFault, Appended]
-    assert await store.head() == 0
-    assert [row["idempotency_key"] for row in await sql("SELECT * FROM request_keys")] == ["order-2"]
-    assert isinstance(await store.append(an_append(key="order-1")), Appended)
-
-
-# When things go wrong
+# Faults
 
 
 async def test_an_append_without_a_database_fails_in_one_line_without_the_password() -> None:
@@ -425,8 +326,8 @@ async def test_an_append_without_a_database_fails_in_one_line_without_the_passwo
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         engine = open_engine(f"postgresql://ledger:hush-hush@127.0.0.1:{port}/ledger", "guestledger")
-        with pytest.raises(ServiceUnreachable, match="check GUESTLEDGER_DATABASE_URL") as raised:
-            await PostgresEventStore(engine, "guestledger", patience=0.1).append(an_append())
+        with pytest.raises(ServiceUnreachable, match="connection_refused") as raised:
+            await open_store(engine, patience=0.1).append(an_append())
 
     assert "\n" not in str(raised.value)
     assert "hush-hush" not in str(raised.value)
@@ -436,7 +337,7 @@ async def test_an_append_without_a_database_fails_in_one_line_without_the_passwo
 async def test_lost_idle_connections_do_not_fail_an_append(
     store: PostgresEventStore, outsider: asyncpg.Connection
 ) -> None:
-    """As after a restart of the server: every connection in the pool is dead."""
+    """As after a server restart: every connection of the pool is closed."""
     await asyncio.gather(*(store.read_stream(new_id()) for _ in range(5)))
     others = "datname = current_database() AND application_name = 'guestledger'"
     (killed,) = await outsider.fetch(

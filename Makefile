@@ -53,6 +53,10 @@ bench: $(READY) .venv-bench/ready ## Measure speed beside peers (ONLY=store,open
 UV_COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-emit-index-url --no-emit-find-links --no-header
 
+.PHONY: docs
+docs: $(READY) ## Write docs/cli.md and docs/settings.md from the code
+	@.venv/bin/python -m tests.docs.generate
+
 .PHONY: requirements
 requirements: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	$(UV_COMPILE) --extra dev --output-file requirements.txt pyproject.toml

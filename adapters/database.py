@@ -18,7 +18,7 @@ from guestledger.adapters.settings import InvalidSettings, Settings
 
 
 async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = None) -> None:
-    """Make the ledger of these settings, or bring it up to this release; over a connection of the host's `engine`, if given.
+    """Create the ledger of these settings, or upgrade it to this release. With `engine`, over the host's pool.
 
     Raises `ServiceError`, `UnfitEngine`.
     """
@@ -31,7 +31,7 @@ async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = N
 
 @asynccontextmanager
 async def open_archive(settings: Settings) -> AsyncIterator[Archive]:
-    """What takes months out of the log of these settings and brings them back: it takes the owner. Raises `ServiceError`."""
+    """Open the archive, which detaches and attaches partitions. Needs the owner's login. Raises `ServiceError`."""
     url, setting = await owners_database(settings)
     engine = open_engine(database_url(url, setting), settings.schema, pool_size=1, command_timeout=None)
     try:
@@ -42,7 +42,7 @@ async def open_archive(settings: Settings) -> AsyncIterator[Archive]:
 
 
 async def stop_database(settings: Settings) -> bool:
-    """Shut the embedded database down; False when it was not running. Raises `ServiceError`."""
+    """Stop the embedded server; False: it was not running. Raises `ServiceError`."""
     return await stop_embedded(data_dir(settings))
 
 
@@ -52,7 +52,7 @@ def data_dir(settings: Settings) -> Path:
 
 
 async def owners_database(settings: Settings) -> tuple[str, str]:
-    """The database's URL for its owner, and the variable that it stands in."""
+    """The URL for the owner, and the variable it comes from."""
     if settings.migration_url is not None:
         return settings.migration_url, "GUESTLEDGER_MIGRATION_URL"
     return settings.database_url or await _embedded_database(settings), "GUESTLEDGER_DATABASE_URL"

@@ -44,7 +44,9 @@ class Settings(Guarded, frozen=True, kw_only=True):
     cxone_url: SecretHttpUrl | None = None
     """The root of CXone's API."""
     cxone_client_id: str = ""
+    """The id of the API client."""
     cxone_client_secret: Personal = ""
+    """The secret of the API client."""
     cxone_in_doubt: InDoubt | None = None
     """What follows an attempt in doubt; overrides policy and profile. `retry_with_key` also says that CXone honours the key."""
     calls: Annotated[int, Meta(ge=1)] | None = None

@@ -86,7 +86,7 @@ async def _show(console: Console, ledger: guestledger.Ledger, channel: str, answ
     import msgspec
 
     outcomes = Counter(answer.get("status", "not accepted") for answer in answers)
-    console.print("Observation: " + ", ".join(f"{number} {status}" for status, number in outcomes.items()))
+    console.print("Outcome: " + ", ".join(f"{number} {status}" for status, number in outcomes.items()))
     console.print("\nMetrics", style="bold")
     console.print(metrics_table(await ledger.metrics(guestledger.MetricsFilter(channel_id=channel))))
     entry = [entry async for entry in ledger.audit(guestledger.AuditFilter(channel_id=channel))][-1]

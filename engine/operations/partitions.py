@@ -7,7 +7,7 @@ from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 
 
 class Partitions:
-    """The monthly partitions of the log.."""
+    """The monthly partitions of the log."""
 
     def __init__(self, partitions: PartitionsPort) -> None:
         self._partitions = partitions

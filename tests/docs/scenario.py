@@ -38,7 +38,7 @@ LIMIT_S = 60
 LONG_WAIT_S = 600
 
 # Commands that run until a signal.
-_ENDLESS = re.compile(r"^(guestledger worker|guestledger events --follow|python -m guestledger.*)$", re.MULTILINE)
+_ENDLESS = re.compile(r"^(guestledger worker|guestledger events --follow)$", re.MULTILINE)
 # Neither installing nor the whole of `make demo` and `make test` is run here: only whether such targets exist.
 _NOT_RUN = re.compile(r"^pip install .*$", re.MULTILINE)
 _MAKE = re.compile(r"^make ", re.MULTILINE)
@@ -113,7 +113,8 @@ class Scenario:
             for command, shown in _commands(block.text):
                 if command == "guestledger limits":
                     await self._throttle()
-                self._compare(block, shown, await self._shell(block, command))
+                run = self._first_line if command.startswith("python -m ") else self._shell
+                self._compare(block, shown, await run(block, command))
         elif block.language == "sql":
             await self._sql(block.text)
         elif block.language == "python" and "asyncio.run(" in block.text:
@@ -131,9 +132,22 @@ class Scenario:
         # A signal has to reach the process itself, so this is the program that is installed.
         text = _ENDLESS.sub(rf"timeout --preserve-status --signal TERM 2 {BIN}/\1", text)
         code, out = await self._process(["bash", "-euo", "pipefail", "-c", text], self.environment(text))
-        # A simulator, or `events --follow`, that is stopped says so by its exit code.
+        # Stopped before it has begun, `events --follow` says so by its exit code.
         assert code == 0 or (code == 143 and "timeout" in text), f"{block}: exit code {code}\n{text}\n{out}"
         return out
+
+    async def _first_line(self, block: Block, command: str) -> str:
+        """The first line of a command that then runs until it is stopped."""
+        process = await asyncio.create_subprocess_shell(
+            f"exec {BIN}/{command}", cwd=self.directory, env=self.environment(command), stdout=PIPE
+        )
+        assert process.stdout
+        async with asyncio.timeout(LIMIT_S):
+            line = await process.stdout.readline()
+            process.terminate()
+            await process.communicate()
+        assert process.returncode == 0, f"{block}: exit code {process.returncode}"
+        return line.decode()
 
     async def _program(self, block: Block) -> None:
         file = self.directory / "program.py"

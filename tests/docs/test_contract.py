@@ -9,8 +9,18 @@ from urllib.parse import parse_qsl
 
 import pytest
 from aiohttp import web
+from msgspec.structs import fields, replace
 
-from guestledger import AuditEntry, ComplianceStatus, GuestRequest, Profile, connect, contract_form, parse_request
+from guestledger import (
+    AuditEntry,
+    ComplianceStatus,
+    DeliveryPolicy,
+    GuestRequest,
+    Profile,
+    connect,
+    contract_form,
+    parse_request,
+)
 from guestledger.adapters.cxone.answers import Decoders, creation_purpose, lookup_purpose
 from guestledger.adapters.http.transport import Answer
 from tests.docs.blocks import ROOT, blocks_of, the_file
@@ -80,8 +90,6 @@ async def test_requests_and_answers_are_as_shown(running: Scenario) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    from msgspec.structs import replace
-
     settings = replace(running.settings, cxone_url=url, webhook_url=None)
     async with connect(settings, scheduler=False) as ledger:
         session = await ledger.open_session(parse_request(the_file("contract.md", "guest-request.json").encode()))
@@ -119,8 +127,8 @@ def test_fields_that_the_page_calls_required_are(missing: str) -> None:
 def test_table_of_the_request_names_every_field() -> None:
     table = TEXT.partition("| field | required")[2].partition("\n\n")[0]
     named = set(re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\| .+? \|", table, re.MULTILINE))))
-    fields = {field.encode_name for field in __import__("msgspec").structs.fields(GuestRequest)} - {"consent"}
-    assert named == fields | {"consent.dataProcessing", "consent.gdprCompliant", "consent.marketing", "consent.notice"}
+    known = {field.encode_name for field in fields(GuestRequest)} - {"consent"}
+    assert named == known | {"consent.dataProcessing", "consent.gdprCompliant", "consent.marketing", "consent.notice"}
 
 
 def test_audit_entry_has_the_fields_that_are_shown() -> None:
@@ -133,8 +141,6 @@ def test_audit_entry_has_the_fields_that_are_shown() -> None:
 def test_schedule_is_the_one_that_is_shown() -> None:
     units = {"s": 1_000, "min": 60_000, "h": 3_600_000}
     line = TEXT.partition("repeated by the schedule:")[2].partition(". Deliveries")[0]
-    from guestledger import DeliveryPolicy
-
     assert (
         tuple(int(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", line))
         == DeliveryPolicy().waits_ms

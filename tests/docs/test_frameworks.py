@@ -92,7 +92,7 @@ async def test_django_recipe(load: Any, monkeypatch: pytest.MonkeyPatch) -> None
     settings.__dict__.update(ROOT_URLCONF="docs_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="x" * 50, USE_TZ=True)
     monkeypatch.setitem(sys.modules, "docs_django_settings", settings)
 
-    from django.urls import path
+    from django.urls import path  # noqa: PLC0415 - it reads the settings
 
     asgi, views = load("asgi.py"), load("views.py")
     urls.__dict__["urlpatterns"] = [path(PATH.lstrip("/"), views.open_session)]
@@ -137,9 +137,9 @@ async def test_alembic_filter_hides_the_ledger(running: Scenario) -> None:
     of_the_host = MetaData()
     Table("orders", of_the_host, Column("id", Integer, primary_key=True))
 
-    def differences(connection: Connection, **options: Any) -> list[Any]:
+    def differences(connection: Connection, /, **options: Any) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"include_schemas": True, **options})
-        return compare_metadata(context, of_the_host)
+        return list(compare_metadata(context, of_the_host))
 
     engine = create_async_engine(running.url)
     async with engine.connect() as connection:

@@ -2,7 +2,9 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -11,6 +13,7 @@ import guestledger
 from guestledger import Settings
 from guestledger.adapters.cli.main import app
 from guestledger.adapters.settings import variable
+from guestledger.engine.domain.events import EVENT_TYPES
 from tests.docs import generate
 from tests.docs.blocks import PAGES, ROOT, all_blocks
 from tests.transitions import LEGAL
@@ -80,7 +83,7 @@ def test_named_options_exist(page: Path) -> None:
     assert found <= options | {"--help", "--config", "--table"}
 
 
-def _leaves():
+def _leaves() -> Iterator[tuple[str, Any]]:
     return generate._commands(typer.main.get_group(app), "guestledger")
 
 
@@ -118,8 +121,6 @@ def test_named_statuses_are_all_statuses() -> None:
 def test_events_are_all_explained() -> None:
     table = (ROOT / "docs" / "debugging.md").read_text().partition("| event | it says |")[2].partition("\n\n")[0]
     named = {name for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
-    from guestledger.engine.domain.events import EVENT_TYPES
-
     assert named == EVENT_TYPES.keys()
 
 
@@ -149,3 +150,23 @@ def test_changelog_has_the_current_version_unreleased() -> None:
 def test_pages_speak_plainly(page: Path) -> None:
     unwanted = r"\b(anew|whoever|whom|lets through|heeds?|hears?|heard|told|is to be|gates?)\b"
     assert not re.findall(unwanted, page.read_text(), re.IGNORECASE)
+
+
+SOURCE = " ".join(
+    " ".join(file.read_text().split()) for folder in ("engine", "adapters") for file in (ROOT / folder).rglob("*.py")
+)
+TABLES = (
+    ("operations.md", "| you see |", r'^\| [^|]*?"([^"]+)"'),
+    ("embedding.md", "| trap |", r'"([^"]+)"'),
+    ("debugging.md", "| it says |", r"^\| `([^`]+)`"),
+)
+
+
+@pytest.mark.parametrize(("page", "head", "quoted"), TABLES)
+def test_quoted_messages_are_those_of_the_code(page: str, head: str, quoted: str) -> None:
+    table = (ROOT / "docs" / page).read_text().partition(head)[2].partition("\n\n")[0]
+    phrases = re.findall(quoted, table, re.MULTILINE)
+    assert phrases
+    for phrase in phrases:
+        for part in re.split("…|rate limiter: ", phrase):
+            assert part.strip(" ,") in SOURCE, phrase

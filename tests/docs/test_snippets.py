@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from guestledger import Settings, connect
 from tests import postgres
 from tests.docs.blocks import GENERATED, PAGES, ROOT, all_blocks, blocks_of
 from tests.docs.scenario import scenario
@@ -59,9 +60,7 @@ async def _add_an_old_partition(url: str) -> None:
     await connection.close()
 
 
-async def _project_everything(settings: Any) -> None:
-    from guestledger import connect
-
+async def _project_everything(settings: Settings) -> None:
     async with connect(settings, scheduler=False) as ledger:
         await ledger.projections.catch_up()
 

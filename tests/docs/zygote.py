@@ -4,6 +4,8 @@
 environment, directory and standard streams on, and exits with the same code.
 """
 
+# ruff: noqa: PLC0415 - the command imports nothing that is slow
+
 import json
 import os
 import socket
@@ -67,7 +69,11 @@ def _run(connection: socket.socket) -> None:
 
 def ask(path: str, arguments: list[str]) -> int:
     """Have a command run; return its exit code."""
-    asked = {"arguments": ["guestledger", *arguments], "environment": dict(os.environ), "directory": os.getcwd()}
+    asked = {
+        "arguments": ["guestledger", *arguments],
+        "environment": dict(os.environ),
+        "directory": os.path.realpath("."),
+    }
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         socket.send_fds(connection, [json.dumps(asked).encode()], [0, 1, 2])

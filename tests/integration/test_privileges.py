@@ -177,7 +177,7 @@ async def test_a_worker_learns_which_privileges_its_user_lacks(user: str, outsid
 async def test_the_command_refuses_a_superuser_unless_allowed(database_url: str) -> None:
     url = as_administrator(database_url)
     refused = await run("sessions", env=environment(url))
-    assert_one_line(refused, "is a superuser", "member of the runtime role", "GUESTLEDGER_ALLOW_OWNER=1")
+    assert_one_line(refused, "is a superuser", "member of guestledger_runtime", "GUESTLEDGER_ALLOW_OWNER=1")
     allowed = await run("sessions", "--json", env=environment(url, allow_owner="1"))
     assert (allowed.code, allowed.text, allowed.err) == (0, "", "")
 

@@ -1,4 +1,4 @@
-"""Replay: the log alone reproduces every session, and each decision in it."""
+"""Replay: the log is enough to fold every session again, and to make each of its decisions again."""
 
 import asyncio
 from collections import Counter
@@ -10,13 +10,12 @@ from msgspec.structs import replace
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.due import due_steps
-from guestledger.engine.domain.events import CreationFailed
+from guestledger.engine.domain.due import StepName, due_steps
+from guestledger.engine.domain.events import EVENT_TYPES, CreationFailed
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.engine.log.codec import EVENT_TYPES
 from guestledger.engine.operations.replay import until
 from tests.integration import by_hand
 from tests.integration.decision_replay import (
@@ -53,8 +52,8 @@ FAULTS = SimulatorConfig(
 CHANNELS = ["ch_1", "ch_2", "ch_3", "ch_inactive", "ch_sms", "ch_unknown_1"]
 
 
-async def run_with_faults(ledger: Ledger, simulator: Simulator) -> None:
-    """Open a hundred sessions. Most of them meet a fault."""
+async def run_through_every_fault(ledger: Ledger, simulator: Simulator) -> None:
+    """A hundred sessions, most of them with faults."""
     simulator.config = FAULTS
     asked = [
         request(
@@ -79,7 +78,7 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
     given = {"policy": POLICY, "webhook_url": simulator.webhook_url}
     async with new_ledger(**given) as ledger, new_ledger(**given) as other, asyncio.timeout(60):
         running = asyncio.create_task(other.scheduler.run_forever())
-        await run_with_faults(ledger, simulator)
+        await run_through_every_fault(ledger, simulator)
         other.scheduler.stop()
         await running
 
@@ -107,8 +106,8 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
             {"DuplicateCreated", "DoubtLifted", "GuestTokenFound"},
             {"SessionParked", "RetryDecided", "AbandonmentDecided", "SessionAdopted"},
         )
-        assert set(happened) == set(EVENT_TYPES) - late - decided, "all events but those of late answers and parking"
-        assert Cause.PROCESS_ENDED not in causes, "no attempt was cut off"
+        assert set(happened) == set(EVENT_TYPES) - late - decided, "every event but those of late answers and parking"
+        assert Cause.PROCESS_ENDED not in causes, "no worker took a session over"
         assert {row.status for row in rows.values()} == {
             Status.EXPIRED,
             Status.REFUSED,
@@ -125,7 +124,7 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
 async def test_due_steps_can_be_rebuilt_from_the_log(
     ledger: Ledger, simulator: Simulator, store: Any, sql: Any
 ) -> None:
-    """They are a projection of `due_steps`: the rows are what the folded session needs."""
+    """The rows are a projection: each one is a due step of the folded session."""
     for throttled in (0.0, 1.0):
         simulator.config = SimulatorConfig(
             throttle_share=throttled, retry_after_s=600, inactive_channels=frozenset({"ch_inactive"})
@@ -138,6 +137,12 @@ async def test_due_steps_can_be_rebuilt_from_the_log(
 
     expected = {}
     async for row in ledger.sessions():
-        expected |= {(row.id, due.step): due.due_at for due in (await ledger.replay(row.id))[-1].due}
+        for due in (await ledger.replay(row.id))[-1].due:
+            expected[row.id, due.step] = due.due_at
     assert rows == expected
-    assert {step for _, step in rows} == {"validate_channel", "create_session", "enforce_deadline", "expire_token"}
+    assert {step for _, step in rows} == {
+        StepName.VALIDATE_CHANNEL,
+        StepName.CREATE_SESSION,
+        StepName.ENFORCE_DEADLINE,
+        StepName.EXPIRE_TOKEN,
+    }

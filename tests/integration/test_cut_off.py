@@ -1,4 +1,4 @@
-"""Attempts whose process is gone: their doubt is recorded at once, even behind a limiter."""
+"""Attempts whose process has ended: their doubt is recorded at once, even behind a limiter."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ HOUR_MS = 3_600_000
 
 
 async def cut_off(ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> list[Session]:
-    """This many sessions whose attempt is in flight, whose process is gone, and whose leases have lapsed."""
+    """This many sessions whose attempt is in flight, whose process has ended, and whose leases have lapsed."""
     in_flight = asyncio.Semaphore(0)
 
     async def hang(*_args: object) -> None:
@@ -72,7 +72,7 @@ async def test_settling_a_cut_off_attempt_uses_no_reservation_and_no_probe(
 ) -> None:
     policy = Policy(creation=LATER, limiter=LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1))
     async with new_ledger(policy=policy) as ledger, asyncio.timeout(60):
-        gone = await cut_off(ledger, sql, monkeypatch, 3)
+        cut = await cut_off(ledger, sql, monkeypatch, 3)
         fresh = await ledger.accept(request())
         await observe(ledger, sql, Observation.FAILED)
         await asyncio.sleep(0.01)
@@ -80,6 +80,6 @@ async def test_settling_a_cut_off_attempt_uses_no_reservation_and_no_probe(
         await ledger.scheduler.run_once()
 
         assert (await ledger.session(fresh.id)).status is Status.ACTIVE, "it is the probe"
-        for session in gone:
+        for session in cut:
             assert (await ledger.session(session.id)).in_doubt
         assert [sent for sent in simulator.requests if sent.path.endswith("/sessions")]

@@ -35,7 +35,7 @@ OPENED = ["ConsentRecorded", "ChannelValidated", "CreationAttempted", "SessionCr
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
+def closed_port() -> Iterator[str]:
     """The URL of a port that refuses connections: it is bound, and nothing listens on it."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -62,7 +62,7 @@ async def due_rows(sql: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def end_of(session: Session) -> datetime:
-    """When the session is given up by its deadline."""
+    """The time at which the deadline ends the session."""
     assert session.deadline_from is not None
     return session.deadline_from + timedelta(milliseconds=RetryPolicy().deadline_ms + 1)
 
@@ -300,9 +300,9 @@ async def test_the_session_id_is_the_default_correlation_id(ledger: Ledger) -> N
 
 
 async def test_a_session_accepted_without_the_provider_stays_pending_and_continues_later(
-    new_ledger: Any, nobody: str, sql: Any
+    new_ledger: Any, closed_port: str, sql: Any
 ) -> None:
-    async with new_ledger(cxone_url=nobody) as ledger:
+    async with new_ledger(cxone_url=closed_port) as ledger:
         with pytest.raises(ServiceUnreachable, match="connection_refused") as raised:
             await ledger.open_session(request())
         accepted = raised.value.accepted
@@ -331,8 +331,8 @@ async def test_refused_credentials_raise_and_the_session_stays_pending(new_ledge
             await ledger.check()
 
 
-async def test_each_of_many_failed_sessions_gets_its_own_id_in_the_error(new_ledger: Any, nobody: str) -> None:
-    async with new_ledger(cxone_url=nobody) as ledger:
+async def test_each_of_many_failed_sessions_gets_its_own_id_in_the_error(new_ledger: Any, closed_port: str) -> None:
+    async with new_ledger(cxone_url=closed_port) as ledger:
         asked = [request(user_agent=f"browser {number}") for number in range(8)]
         errors = await asyncio.gather(*map(ledger.open_session, asked), return_exceptions=True)
 

@@ -218,7 +218,7 @@ async def test_waiting_appends_fail_together_when_the_server_is_gone(data_dir: P
     outcomes = await asyncio.gather(*(store.append(proposed()) for _ in range(1_000)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ServiceUnreachable}
     assert len(store.tried) > 1, "it was retried"
-    assert len(set(store.tried)) == 1, "and given up for all that waited"
+    assert len(set(store.tried)) == 1, "and abandoned for all that waited"
     await start_embedded(data_dir)
     assert (await store.append(proposed())).position == 1
     await stores.close()

@@ -1,4 +1,4 @@
-"""`guestledger events` and `consumers`: the event log and who reads it."""
+"""`guestledger events` and `consumers`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`guestledger open`: opens a session for each guest request in a file."""
+"""`guestledger open`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`guestledger replay`: the history of one session, event by event."""
+"""`guestledger replay`."""
 
 from __future__ import annotations
 

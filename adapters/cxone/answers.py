@@ -48,9 +48,9 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
 
     scope: str
     lost: FailureKind
-    """The kind of failure if it was sent and the answer is lost."""
+    """The kind of a lost answer."""
     fault: FailureKind
-    """The kind of failure if the answer is a 5xx."""
+    """The kind of a 5xx."""
 
 
 def creation_purpose(profile: Profile) -> Purpose:

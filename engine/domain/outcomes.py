@@ -1,4 +1,4 @@
-"""What came back from outside, in neutral words. Adapters translate the wire into these; `status` is evidence only."""
+"""Outcomes in neutral words. `status` is evidence only."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -20,13 +20,13 @@ class FailureKind(StrEnum):
     UNAVAILABLE = "unavailable"
     """It failed without an effect and may be retried."""
     IN_DOUBT = "in_doubt"
-    """It was sent and its answer is lost or says nothing: the provider may have made a session."""
+    """Sent, and the provider may have made a session."""
     FINAL = "final"
     """The same request would fail again."""
 
     @property
     def counts(self) -> bool:
-        """Whether it counts against the retry policy. An unsent request does not: only the deadline ends those."""
+        """Whether the retry policy counts it. Only the deadline ends unsent requests."""
         return self is not FailureKind.UNSENT
 
 
@@ -53,7 +53,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel as the provider described it. `status` and `protocols` are evidence: the adapter judges them."""
+    """A channel as the provider described it. `status` and `protocols` are evidence."""
 
     id: str
     problem: Cause | None = None
@@ -95,7 +95,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(StrEnum):
-    """What a person decides about a parked session for which no remote session was found."""
+    """A person's decision if no remote session was found."""
 
     RETRY = "retry"
     """Attempt it again. If the provider did make a session before, there will be two."""
@@ -132,10 +132,9 @@ def feedback_of(limiter: str, outcome: LookupOutcome | CreationOutcome, began_at
 
 
 def feedback_of_delivery(limiter: str, outcome: Delivery, began_at: datetime, max_wait_ms: int) -> Feedback | None:
-    """What a webhook call shows about the receiver; `None`: nothing.
+    """What a webhook call shows about the receiver; `None`: nothing, as failures follow the schedule.
 
-    Failures have a schedule of their own, hours long. A receiver that asks for more than `max_wait_ms` closes nothing:
-    its notice becomes a dead letter, and the other notices are still sent.
+    A wait above `max_wait_ms` closes nothing: only its own notice becomes a dead letter.
     """
     if outcome.accepted:
         return Feedback(limiter=limiter, observation=Observation.SUCCESS, began_at=began_at)

@@ -1,4 +1,4 @@
-"""How many requests a limiter admits now, the limit on calls in flight included. Pure."""
+"""How many requests a limiter admits now, the limit on calls in flight included."""
 
 from datetime import datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""How long to wait before a request is sent again. Pure: jitter and time are arguments, waits are whole ms."""
+"""How long to wait before a request is sent again, in whole ms."""
 
 from enum import StrEnum
 
@@ -48,7 +48,6 @@ class WaitBasis(StrEnum):
     """The server reported an exhausted quota."""
     SCHEDULE = "schedule"
     LIMITER = "limiter"
-    """The shared rate limiter."""
     NONE = "none"
 
 

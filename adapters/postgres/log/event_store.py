@@ -61,11 +61,10 @@ class PostgresEventStore(LogReader):
         self._committing: asyncio.Task[None] | None = None
 
     async def append(self, append: Append) -> Appended:
-        """Record the events of `append`, all or none.
+        """See `EventStore.append`.
 
-        Raises `EventTooLarge`, `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `DatabaseFault` if PostgreSQL refuses this
-        append, or `ServiceUnreachable`, also when `max_waiting` appends already wait. Cancelling the caller withdraws the
-        append while it waits for its batch; later it may be recorded all the same.
+        Also raises `DatabaseFault` if PostgreSQL refuses this append, and `ServiceUnreachable` when `max_waiting`
+        appends already wait. Cancelling withdraws the append only while it waits for its batch.
         """
         if len(self._waiting) >= self._max_waiting:
             raise ServiceUnreachable(
@@ -113,7 +112,6 @@ class PostgresEventStore(LogReader):
         return [_Waiting(proposal, outcome) for outcome, proposal in taken]
 
     async def _commit(self, batch: list[_Waiting]) -> None:
-        """Commit the batch and give each caller its outcome."""
         try:
             outcomes = await self._write_until_answered([waiting.proposal for waiting in batch])
         except ServiceUnreachable as error:
@@ -204,7 +202,6 @@ class PostgresEventStore(LogReader):
     async def _read_known(
         self, driver: Driver, stale: list[Append], limiters: frozenset[str]
     ) -> dict[tuple[UUID, int, UUID], Appended]:
-        """Those of these appends that are in the log already."""
         wanted = {(append.stream_id, append.expected_version, append.causation_id): append for append in stale}
         stream_ids, expected, causation_ids = (list(column) for column in zip(*wanted, strict=True))
         firsts = await driver.fetch(self._appending.read_known, stream_ids, expected, causation_ids)

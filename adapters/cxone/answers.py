@@ -110,7 +110,7 @@ class Decoders:
 
 
 def failure(answer: Answer, purpose: Purpose, message: str, now: datetime) -> Throttled | Failed:
-    """What a status other than 2xx means (contract, "Answers that are not success"). `message`: the server's own."""
+    """What a status other than 2xx means (contract, "Answers that are not success")."""
     status, asked = answer.status, answer.asked(now)
     if status == 429:
         return Throttled(status=status, retry_after=asked, exhausted=answer.exhausted)
@@ -148,7 +148,7 @@ def impossible_channel() -> Failed:
 
 
 def token_refused(exhausted: ExhaustedQuota) -> Failed:
-    """A 401 with an exhausted quota: the request must not be sent again at once."""
+    """A 401 with an exhausted quota."""
     kind = FailureKind.UNAVAILABLE
     return Failed(
         kind=kind,

@@ -15,9 +15,9 @@ class GuestledgerError(Exception):
 
 
 def in_short(error: BaseException, within: str | tuple[str, ...] = "") -> str:
-    """An error in one line for a log: the text of one of ours, else its type and place. Other texts may quote data.
+    """One line for a log: our own text, else type and innermost place in a module whose name starts with `within`.
 
-    The place is the innermost one in a module whose name starts with `within`.
+    Other texts may quote data.
     """
     if isinstance(error, GuestledgerError):
         return str(error)
@@ -130,7 +130,7 @@ class EventTooLarge(GuestledgerError):
 class UnknownEvent(GuestledgerError):
     """A recorded event that this release cannot read: its type or schema version is newer, or its data do not fit.
 
-    `position`, `stream_id` and `version` locate it. It is never skipped.
+    It is never skipped.
     """
 
     def __init__(self, event_type: str, schema_version: int, *, misfit: str = "") -> None:

@@ -98,7 +98,7 @@ class Explainer:
         self._policy = policy
 
     async def explain(self, history: Sequence[RecordedEvent]) -> Explanation:
-        """Why the session with this history waits now. Locks nothing. Raises `ServiceError`."""
+        """Explain the session with this history. Locks nothing. Raises `ServiceError`."""
         stream_id = history[0].stream_id
         # If the session moves on meanwhile, its steps and its history would contradict each other.
         while (work := await self._due_steps.status(stream_id)).version > history[-1].version:
@@ -231,7 +231,7 @@ class _Path:
             self._meet(Blocker(by=denied.by, until=until, denied=denied, ahead=ahead))
 
     def _meet_budget(self, state: LimiterState) -> None:
-        """Ask the limiter as the append of an attempt, or a look-up, does."""
+        """Ask the limiter as an append or a look-up does."""
         if deadline_of(self._state, self._policy.creation) < self._now:
             return  # the session is given up instead
         request = AdmissionRequest(limiter="", retry=self._state.is_retried, reserved=True)

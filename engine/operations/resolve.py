@@ -31,10 +31,7 @@ class Resolver:
     async def resolve(
         self, history: list[RecordedEvent], resolution: Resolution, *, decided_by: str, reason: str
     ) -> Session:
-        """Record the decision about the session with this history. Returns the session after it.
-
-        Raises `ResolutionRefused`, `InvalidRequest`, `ServiceError`.
-        """
+        """See `Ledger.resolve`."""
         decided_by, reason = checked_text("decidedBy", decided_by), checked_text("reason", reason)
         stream_id, key = history[0].stream_id, None
         if isinstance(resolution, Adoption):

@@ -1,4 +1,4 @@
-"""What a step on the way to creation does when the limiter denies its request."""
+"""What a creation step does when the limiter denies its request."""
 
 from guestledger.engine.domain.commands import DeferCreation
 from guestledger.engine.limits.admission import DenialReason, Denied
@@ -12,7 +12,7 @@ def deferral(context: StepContext, clock: Clock, limiter: str, denied: Denied) -
 
 
 def deferred(context: StepContext, clock: Clock, limiter: str, denied: Denied) -> StepResult:
-    """Record the denial. A claimed session that only waits its turn goes back: its next claim has a reservation."""
+    """Record the denial. A claimed session that only waits its turn goes back and gets a reservation."""
     if context.claimed and denied.by is DenialReason.RATE:
         return StepResult(stop=True)
     return StepResult(commands=(deferral(context, clock, limiter, denied),), stop=True)

@@ -40,7 +40,7 @@ class Lane(Enum):
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step came to. The executor decides `commands`, and records the events with `feedback`."""
+    """The executor decides `commands`, and records the events with `feedback`."""
 
     commands: tuple[Command, ...] = ()
     feedback: Feedback | None = None

@@ -1,4 +1,4 @@
-"""Detaches partitions from the log and attaches them again, as the ledger's owner.
+"""Detaching partitions from the log and attaching them again.
 
 A detached partition is a table that can be dumped, dropped and restored. The ledger keeps its digest.
 """

@@ -27,7 +27,7 @@ _FIELDS = LimiterState.__struct_fields__
 
 
 class LimiterTransaction:
-    """The limiters that one transaction has locked, as they are at `now`. `PostgresRateLimiter` writes the changes."""
+    """The limiters that one transaction has locked, as they are at `now`."""
 
     def __init__(
         self, found: Mapping[str, LimiterState], now: datetime, policy: LimiterPolicy, in_flight: int = 0
@@ -148,7 +148,7 @@ class PostgresRateLimiter:
     ) -> LimiterTransaction:
         """The limiters of these names, locked until the transaction ends. `clean`: none of them has a row.
 
-        `now` is the database's time; without it, it is read once the locks are held. `asking`: see `RateLimiter`.
+        `now` is the database's time, by default read once the locks are held. `asking`: see `RateLimiter`.
         """
         found = {} if clean else dict(map(_state, await driver.fetch(self._lock, list(names))))
         now = now or await driver.fetchval("SELECT clock_timestamp()")

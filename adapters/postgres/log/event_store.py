@@ -27,7 +27,7 @@ MAX_IN_BATCH = 200
 MAX_IN_A_ROW = 20
 """Batches over one connection before it goes back to the pool: with a small pool, others wait for it."""
 MAX_BYTES = 256 * 1024
-"""Of one event, as canonical JSON. The largest guest request makes a small part of it."""
+"""Of one event, as canonical JSON."""
 
 
 class _Waiting(NamedTuple):

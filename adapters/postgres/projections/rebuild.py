@@ -76,7 +76,7 @@ class Rebuild:
             await self._checkpoints.add(driver, self._checkpoint)
 
     async def _build(self) -> None:
-        """Approach the moving live checkpoint until at most one batch is left."""
+        """Approach the moving live checkpoint."""
         while (last := await self._live_position()) > self._at:
             await self._build_to(last)
             if await self._live_position() - self._at <= BATCH:

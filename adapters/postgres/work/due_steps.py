@@ -20,10 +20,10 @@ from guestledger.engine.ports.due_steps import Claim, Claimed, DueRow, Outlook, 
 
 
 class PostgresDueSteps:
-    """The rows that appends leave behind, and who works on them.
+    """See `DueSteps`.
 
-    Claims and leases do not wait for the disk: a server crash may undo the last moment of them. A step can then be claimed
-    twice, and only one claim gets through to an effect, as when a lease has lapsed. Appends are durable.
+    Claims and leases do not wait for the disk: after a server crash a step can be claimed twice, but only one claim has
+    an effect, as when a lease has lapsed.
     """
 
     def __init__(self, engine: AsyncEngine, schema: str, limiter: PostgresRateLimiter) -> None:

@@ -123,7 +123,7 @@ def failure(answer: Answer, purpose: Purpose, message: str, now: datetime) -> Th
         cause=cause_of_status(status),
         status=status,
         detail=detail,
-        # Without the header, the retry policy decides alone. Final failures have no next time.
+        # Without the header, the retry policy decides alone.
         retry_after=None if kind is FailureKind.FINAL or asked.given is None else asked,
         exhausted=answer.exhausted,
         observation=observation_of(kind, status),

@@ -133,7 +133,7 @@ class CXoneClient:
         return None
 
     async def look_up_channel(self, channel_id: str, before_resend: BeforeSend = _nothing) -> LookupOutcome:
-        """See the port. Concurrent look-ups share one request, and the first `before_resend`."""
+        """See `Provider.look_up_channel`. Concurrent look-ups share one request, and the first `before_resend`."""
         return await self._lookups.run(channel_id, lambda: self._look_up(channel_id, before_resend))
 
     def prepare(self, session: Session) -> PreparedCreation:

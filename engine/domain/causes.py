@@ -56,7 +56,6 @@ class Cause(StrEnum):
     OVERTAKEN = "overtaken"
     """An older attempt brought the session before this one was answered."""
     RATE_LIMITED = "rate_limited"
-    """The shared rate limiter denied the request."""
 
     TOO_MANY_FAILURES = "too_many_failures"
     DEADLINE_EXCEEDED = "deadline_exceeded"

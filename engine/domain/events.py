@@ -45,7 +45,7 @@ class ConsentRecorded(Event, frozen=True, kw_only=True):
 
 
 class ConsentRefused(Event, frozen=True, kw_only=True):
-    """Consent was insufficient, so no request left the machine. Opens and ends the stream."""
+    """Consent was insufficient: nothing was sent. Opens and ends the stream."""
 
     guest: Guest
     failed: tuple[str, ...]

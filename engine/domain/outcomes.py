@@ -59,12 +59,11 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     problem: Cause | None = None
     """Why it cannot take a session: one of the `CHANNEL_…` causes. `None`: it can."""
     detail: str = ""
-    """What is wrong or missing, as a value: a status or a protocol."""
+    """What is wrong or missing: a status or a protocol."""
     status: str = ""
     protocols: tuple[str, ...] = ()
     looked_up_at: datetime
     cached: bool = False
-    """Whether this is a remembered answer."""
     exhausted: ExhaustedQuota | None = None
 
 
@@ -85,7 +84,6 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     accepted: bool
     gone: bool = False
-    """The receiver wants no more notices."""
     cause: Cause | None = None
     """Why it was not accepted."""
     status: int | None = None

@@ -1,4 +1,4 @@
-"""Marks personal and secret fields, and masks them wherever they are printed."""
+"""Marks personal and secret fields, and masks them."""
 
 from functools import cache
 from typing import Annotated, Any

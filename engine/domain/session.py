@@ -17,7 +17,7 @@ from guestledger.engine.limits.admission import DenialReason
 
 
 class Status(StrEnum):
-    """`docs/architecture.md` draws the transitions; a test compares them."""
+    """`docs/architecture.md` draws the transitions; a test compares them with `evolve`."""
 
     NEW = "new"
     PENDING = "pending"

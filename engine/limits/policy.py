@@ -57,9 +57,9 @@ class LimiterPolicy(msgspec.Struct, frozen=True, kw_only=True):
     retries_per_second: float = 5.0
 
     calls_per_process: int = 256
-    """Requests to the provider in flight from one process."""
+    """The most requests to the provider in flight from one process."""
     calls: int | None = None
-    """Sessions with a request to the provider in flight, over all processes; `None`: no limit."""
+    """The most sessions with a request to the provider in flight, over all processes; `None`: no limit."""
 
     def __post_init__(self) -> None:
         for minimum, names in _MINIMUMS.items():

@@ -12,7 +12,7 @@ def deferral(context: StepContext, clock: Clock, limiter: str, denied: Denied) -
 
 
 def deferred(context: StepContext, clock: Clock, limiter: str, denied: Denied) -> StepResult:
-    """Record the denial. A claimed session that only waits its turn goes back and gets a reservation."""
+    """Record the denial. A claimed session that only waits its turn goes back: its next claim has a reservation."""
     if context.claimed and denied.by is DenialReason.RATE:
         return StepResult(stop=True)
     return StepResult(commands=(deferral(context, clock, limiter, denied),), stop=True)

@@ -56,6 +56,7 @@ class Cluster:
         return True
 
     def _create(self) -> None:
+        """Create the cluster, under another name until it is complete."""
         unfinished = self._programs.new_directory()
         locale = ("--locale=C", "--encoding=UTF8")  # the same on every system
         private_socket_only = ("--auth-local=trust", "--auth-host=reject")

@@ -26,7 +26,7 @@ def partition_name(month: date) -> str:
 
 
 class PostgresPartitions:
-    """The partitions of the log of the ledger in one schema."""
+    """The partitions of one ledger's log."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine

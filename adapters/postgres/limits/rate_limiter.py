@@ -48,7 +48,7 @@ class LimiterTransaction:
         return denied
 
     def probes(self, name: str) -> bool:
-        """Whether the circuit is open, so that an admitted request is the probe."""
+        """Whether an admitted request is a probe."""
         return self._state(name).broken_at is not None
 
     def observe(self, feedback: Feedback) -> None:
@@ -66,14 +66,14 @@ class LimiterTransaction:
         return times
 
     def kept(self) -> dict[str, LimiterState]:
-        """The changed states that know something against their API."""
+        """The changed states to write."""
         changed = {
             name: state for name, state in self._states.items() if state != self._found.get(name, LimiterState())
         }
         return {name: state for name, state in changed.items() if not state.is_clean(self.now, self._policy)}
 
     def dropped(self) -> list[str]:
-        """The limiters that know nothing any more."""
+        """The limiters whose rows can be deleted."""
         return [name for name in self._found if self._states[name].is_clean(self.now, self._policy)]
 
     def _state(self, name: str) -> LimiterState:

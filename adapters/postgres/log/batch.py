@@ -35,14 +35,14 @@ class LogEnd(NamedTuple):
     known: dict[tuple[UUID, int, UUID], Appended]
     """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
-    """The limiters that know something against their API."""
+    """The limiters with a row."""
 
 
 class _Change(Enum):
     LEASE = auto()
     """Set due time and lease."""
     KEEP = auto()
-    """Set the due time, and leave the lease to whoever holds it."""
+    """Set the due time only."""
     DONE = auto()
 
 

@@ -105,7 +105,7 @@ class PostgresEventStore(LogReader):
         finally:
             self._committing = None
             for waiting in (*batch, *self._next_batch(len(self._waiting))):
-                waiting.outcome.cancel()  # only if this task itself was ended; else every outcome is set by now
+                waiting.outcome.cancel()  # only if this task itself was ended
 
     def _next_batch(self, size: int) -> list[_Waiting]:
         taken = (self._waiting.popitem(last=False) for _ in range(min(size, len(self._waiting))))

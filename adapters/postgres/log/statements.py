@@ -80,7 +80,7 @@ class AppendStatements:
         """One row: the clock, the limiters that know something, the log's last position and time, the versions of
         streams $1.
 
-        All streams lie from `low` to `high`: an append reads no other partitions.
+        All streams lie from `low` to `high`: otherwise an append would cost more with every partition.
         """
         first, end = month_bounds(month_of(low))
         bounds = f"AND e.stream_id >= '{first}' AND e.stream_id < '{end}'" if first <= low and high < end else ""

@@ -1,4 +1,4 @@
-"""Due steps in PostgreSQL: claimed in due order under short leases, by the database's clock alone."""
+"""Due steps in PostgreSQL, claimed in due order by the database's clock."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

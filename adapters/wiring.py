@@ -43,7 +43,7 @@ from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.recorder import Recorder
 from guestledger.engine.worker.scheduler import Scheduler
-from guestledger.engine.worker.step import Services
+from guestledger.engine.worker.step import Lane, Services
 from guestledger.engine.worker.steps import load_handlers
 
 LEASE_MS = 10_000
@@ -242,6 +242,7 @@ async def _webhook(settings: Settings, clock: Clock, stack: AsyncExitStack) -> W
             secret=settings.webhook_secret,
             allow_private=settings.webhook_allow_private,
             now=clock.now,
+            connections=Lane.WEBHOOK.max_in_flight,
         )
     await stack.enter_async_context(webhook)
     return webhook

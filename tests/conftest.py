@@ -12,6 +12,9 @@ from sqlalchemy import make_url
 from guestledger.adapters.postgres.admin import migrate
 from tests import leaks, postgres
 
+# Here, since tests of other folders import them too.
+pytest.register_assert_rewrite("tests.unit.given", "tests.unit.limiters", "tests.unit.waiting")
+
 leaks.install()
 
 # No deadlines: on a shared machine the duration of an example means nothing.

@@ -1,7 +1,6 @@
 """Doubt: parking a session, a person's decision, and late answers.
 
-A parked session has no deadline: a remote session may exist, with a guest's data in it. Only a person ends
-it.
+A parked session has no deadline: a remote session may exist, with a guest's data in it. Only a person ends it.
 """
 
 from datetime import datetime, timedelta

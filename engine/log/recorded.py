@@ -55,7 +55,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which events to return. Raises `ValueError` for an unknown type."""
 
     types: tuple[str, ...] = ()
-    """Transport names, such as `SessionCreated`."""
+    """Wire names, such as `SessionCreated`."""
     since: datetime | None = None
     """Recorded then or later (UTC, the database's clock)."""
     until: datetime | None = None

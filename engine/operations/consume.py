@@ -118,12 +118,14 @@ class Consumer:
         held_until = loop.time() + self._options.lease_ms / 1_000
         while True:
             await asyncio.sleep(self._options.lease_ms / 3_000)
+            asked_at = loop.time()
             try:
-                kept = await self._checkpoints.keep(self._name, self._lease)
-            except ServiceError:  # delivering reports it
+                async with asyncio.timeout(self._options.lease_ms / 3_000):
+                    kept = await self._checkpoints.keep(self._name, self._lease)
+            except (ServiceError, TimeoutError):  # delivering reports it
                 kept = loop.time() < held_until
             else:
-                held_until = loop.time() + self._options.lease_ms / 1_000
+                held_until = asked_at + self._options.lease_ms / 1_000
             if not kept:
                 raise _LeaseLost
 

@@ -5,6 +5,7 @@ it was decided on, so only one of two workers gets through to an effect. Nothing
 within its span.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +14,7 @@ from typing import Protocol
 
 from guestledger.engine.domain.commands import Command
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
-from guestledger.engine.domain.errors import RequestDenied, ServiceError, ServiceUnreachable, WrongExpectedVersion
+from guestledger.engine.domain.errors import RequestDenied, ServiceError, WrongExpectedVersion
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
@@ -141,7 +142,8 @@ class Executor:
             if is_outcome(result):
                 await self.recorder.record_late(work, result)
             raise
-        except ServiceUnreachable:
+        except (ServiceError, asyncio.CancelledError):
+            # Only this process knows the outcome: a caller that gives up, or a ledger that closes, must not lose it.
             if is_outcome(result):
                 self.recorder.record_once_back(work, result)
             raise

@@ -37,7 +37,7 @@ Running = set[asyncio.Task[Counter[str]]]
 
 
 class LaneRunner:
-    """Runs the due steps of one ledger, lane by lane. `failed` gets the service that a session could not use."""
+    """Runs the due steps of one ledger, lane by lane. `report` gets the service that a session could not use."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class LaneRunner:
         self._kept: Counter[Lane] = Counter()  # places for steps that are being claimed or handed over
         self._handed: Running = set()
         self._handed_done: Counter[str] = Counter()
-        self.accepts = False
-        """Whether steps may be handed over: while the scheduler runs."""
+        self.runs = 0
+        """How many runs of the scheduler are active: steps are handed over while there is one."""
 
     def wanted(self, *lanes: Lane) -> dict[StepName, str | None]:
         """The steps of these lanes (default: all) that this process runs, each with its limiter."""
@@ -80,7 +80,9 @@ class LaneRunner:
     @contextmanager
     def place(self, lane: Lane) -> Iterator[bool]:
         """Keep a place for a step that becomes due in this process, and needs no claim then; `False`: there is none."""
-        free = self.accepts and not self._stopping.is_set() and self._places(lane) > 0
+        # Half of the lane at most: what waits in the database must not be overtaken for ever.
+        accepts = self.runs > 0 and not self._stopping.is_set() and len(self._handed) < lane.max_in_flight // 2
+        free = accepts and self._places(lane) > 0
         with self._keep(lane, int(free)):
             yield free
 
@@ -94,7 +96,7 @@ class LaneRunner:
 
     def start(self, work: SessionWork, step: StepName) -> bool:
         """Run a step that became due in this process, in the background; `False` if the scheduler has ended meanwhile."""
-        if not self.accepts:
+        if not self.runs:
             return False
         handed = SessionWork(work.state, actor=self._actor, lease=work.lease, correlation_id=work.correlation_id)
         handed.must_ask, handed.started_at = work.must_ask, work.started_at

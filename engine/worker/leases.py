@@ -21,6 +21,8 @@ waiting = logging.getLogger("guestledger.waiting")
 
 # A database that is away must not hold up an end.
 _RELEASE_SECONDS = 2.0
+# Heartbeats at once; each takes a connection of the pool.
+_MAX_RENEWALS = 4
 
 
 class LeaseLost(Exception):
@@ -37,6 +39,7 @@ class Leases:
         self._holders: Counter[tuple[Lease, UUID]] = Counter()
         self._cut_off: set[UUID] = set()
         self._beating: asyncio.Task[None] | None = None
+        self._renewing = asyncio.Semaphore(_MAX_RENEWALS)
 
     @staticmethod
     def now() -> float:
@@ -113,13 +116,18 @@ class Leases:
             held: defaultdict[Lease, list[UUID]] = defaultdict(list)
             for lease, stream_id in self._valid_until:
                 held[lease].append(stream_id)
-            try:
-                for lease, stream_ids in held.items():
-                    asked_at = self.now()
-                    for stream_id in await self._due_steps.heartbeat(lease, stream_ids):
-                        self.renewed(lease, stream_id, asked_at)
-            except ServiceError as error:
-                waiting.warning("leases could not be renewed; other workers may take these sessions: %s", error)
-            except Exception:
+            renewals = (self._renew(lease, stream_ids) for lease, stream_ids in held.items())
+            failures = [failure for failure in await asyncio.gather(*renewals, return_exceptions=True) if failure]
+            for failure in failures[:1]:
                 # The next beat may succeed. If the loop ended here, none ever would.
-                logger.exception("leases could not be renewed; other workers may take these sessions")
+                if isinstance(failure, ServiceError | TimeoutError):
+                    waiting.warning("leases not renewed; other workers may take the sessions: %s", failure or "no answer")
+                else:
+                    logger.error("leases not renewed; other workers may take the sessions", exc_info=failure)
+
+    async def _renew(self, lease: Lease, stream_ids: list[UUID]) -> None:
+        # One connection that hangs must not hold up the others.
+        async with self._renewing, asyncio.timeout(self._ms / 3_000):
+            asked_at = self.now()
+            for stream_id in await self._due_steps.heartbeat(lease, stream_ids):
+                self.renewed(lease, stream_id, asked_at)

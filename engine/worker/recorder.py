@@ -120,7 +120,7 @@ class Recorder:
         """
         try:
             await self._append_late(work, result)
-        except ServiceUnreachable:
+        except (ServiceError, asyncio.CancelledError):
             self.record_once_back(work, result)
             raise
 

@@ -77,8 +77,12 @@ class Scheduler:
         """The last service error, or `None`."""
         self._database_trouble: ServiceError | None = None
         self._reported = ""
-        self.runs = False
+        self._active = 0
+
+    @property
+    def runs(self) -> bool:
         """Whether it runs now, draining included."""
+        return self._active > 0
 
     def stop(self) -> None:
         """Claim nothing more. What is in flight may finish within `drain_seconds`.
@@ -149,7 +153,7 @@ class Scheduler:
         """Run `work` to its end; after `stop`, for at most `drain_seconds`."""
         task = asyncio.create_task(self._with_handover(work, done))
         stopping = asyncio.create_task(self._stopping.wait())
-        self.runs = True
+        self._active += 1
         try:
             await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
             _, late = await asyncio.wait((task,), timeout=self._drain_seconds)
@@ -163,21 +167,27 @@ class Scheduler:
             if not task.done():
                 task.cancel()
                 await asyncio.wait((task,))
-            self.runs = False
+            self._active -= 1
         if not task.cancelled():
             task.result()
 
     async def _with_handover(self, work: Coroutine[Any, Any, None], done: Counter[str]) -> None:
-        self._lanes.accepts = True
+        self._lanes.runs += 1
         failed: BaseException | None = None
         try:
             # Even if the work fails, steps in flight may still record their answer. Only a cancellation cuts them off.
             [failed] = await asyncio.gather(work, return_exceptions=True)
-            self._lanes.accepts = False
+        except asyncio.CancelledError:
+            self._lanes.runs -= 1
+            if not self._lanes.runs:
+                await self._lanes.cut_off_handed()
+            raise
+        self._lanes.runs -= 1
+        try:
             await self._lanes.finish_handed(done)
         finally:
-            self._lanes.accepts = False
-            await self._lanes.cut_off_handed()
+            if not self._lanes.runs:
+                await self._lanes.cut_off_handed()
         if failed is not None:
             raise failed
 

@@ -68,7 +68,7 @@ class StepContext(Protocol):
 
     @property
     def state(self) -> Session:
-        """The session as it is now, undecided events excluded."""
+        """The session as it is now, decided events that are not recorded yet included."""
         ...
 
     @property

@@ -19,7 +19,7 @@ async def test_demo_shows_its_results_and_leaves_no_server_behind(data_dir: Path
     demo = await run("demo", env=environment(data_dir=str(data_dir)))
 
     assert demo.code == 0, demo.err
-    assert "Observation: 250 active\n" in demo.text
+    assert "Outcome: 250 active\n" in demo.text
     figures = dict(re.findall(r"^(\w[\w ]+?)  +(\S+)", demo.text, re.MULTILINE))
     assert (figures["success rate"], figures["created"]) == ("1.00", "250")
     assert 0 < int(figures["throttled"]) <= 90, "as many as were under way when the quota was first exceeded"

@@ -158,7 +158,7 @@ async def test_cancelling_open_session_at_any_await_loses_no_session(database_ur
         await assert_nothing_lost(database_url, simulator, KEYS)
 
 
-async def test_a_webhook_handed_to_the_scheduler_and_cut_off_at_any_await_is_delivered_later(
+async def test_a_handed_over_webhook_cut_off_at_any_await_is_delivered_later(
     database_url: str, monkeypatch: pytest.MonkeyPatch, report_line: ReportLine
 ):
     handed = note_handed(monkeypatch)
@@ -192,7 +192,7 @@ async def test_a_webhook_handed_to_the_scheduler_and_cut_off_at_any_await_is_del
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["not recorded", "recorded, but not confirmed"])
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-async def test_an_answer_to_be_recorded_later_and_cut_off_at_any_await_leaves_no_silent_session(
+async def test_an_answer_recorded_later_and_cut_off_at_any_await_is_accounted_for(
     database_url: str, server: Server, recorded: bool, report_line: ReportLine
 ):
     async with Simulator(server.config()) as simulator:

@@ -1,4 +1,4 @@
-"""Attempts whose process is gone: that they are in doubt is recorded at once, whatever their limiter lets through."""
+"""Attempts whose process has ended: their doubt is recorded at once, even behind a limiter."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from guestledger.adapters.simulator import Simulator
-from guestledger.engine.domain.events import CreationFailed, FailureKind
+from guestledger.engine.domain.events import CreationFailed
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
@@ -21,11 +22,11 @@ HOUR_MS = 3_600_000
 
 
 async def cut_off(ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> list[Session]:
-    """So many sessions with an attempt under way, whose process is then gone and whose leases have lapsed."""
-    under_way = asyncio.Semaphore(0)
+    """This many sessions whose attempt is in flight, whose process has ended, and whose leases have lapsed."""
+    in_flight = asyncio.Semaphore(0)
 
     async def hang(*_args: object) -> None:
-        under_way.release()
+        in_flight.release()
         await asyncio.Event().wait()
 
     sessions = [await ledger.accept(request()) for _ in range(number)]
@@ -33,17 +34,19 @@ async def cut_off(ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch, num
         patched.setattr(ledger._provider, "create", hang)
         working = asyncio.create_task(ledger.scheduler.run_once())
         for _ in range(number):
-            await under_way.acquire()
+            await in_flight.acquire()
         working.cancel()
         await asyncio.wait((working,))
     await sql("UPDATE due_steps SET lease_until = now()")
     return sessions
 
 
-async def observe(ledger: Ledger, sql: Any, answered: Observation, closed_ms: int | None = None) -> None:
+async def observe(ledger: Ledger, sql: Any, observation: Observation, closed_ms: int | None = None) -> None:
     [(now,)] = await sql("SELECT clock_timestamp()")
     limiter = ledger._provider.creation_limiter
-    await ledger._gates.observe(Feedback(limiter=limiter, answered=answered, began_at=now, closed_ms=closed_ms))
+    await ledger.limits._limiter.observe(
+        Feedback(limiter=limiter, observation=observation, began_at=now, closed_ms=closed_ms)
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,8 +62,8 @@ async def test_a_cut_off_attempt_is_in_doubt_at_once_behind_a_closed_limiter(
 
         await ledger.scheduler.run_once()
 
-        told = [recorded.event for recorded in await ledger.history(session.id)]
-        assert [event.kind for event in told if isinstance(event, CreationFailed)] == [FailureKind.IN_DOUBT]
+        events = [recorded.event for recorded in await ledger.history(session.id)]
+        assert [event.kind for event in events if isinstance(event, CreationFailed)] == [FailureKind.IN_DOUBT]
         assert (await ledger.session(session.id)).status is status
 
 
@@ -69,7 +72,7 @@ async def test_settling_a_cut_off_attempt_uses_no_reservation_and_no_probe(
 ) -> None:
     policy = Policy(creation=LATER, limiter=LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1))
     async with new_ledger(policy=policy) as ledger, asyncio.timeout(60):
-        gone = await cut_off(ledger, sql, monkeypatch, 3)
+        cut = await cut_off(ledger, sql, monkeypatch, 3)
         fresh = await ledger.accept(request())
         await observe(ledger, sql, Observation.FAILED)
         await asyncio.sleep(0.01)
@@ -77,6 +80,6 @@ async def test_settling_a_cut_off_attempt_uses_no_reservation_and_no_probe(
         await ledger.scheduler.run_once()
 
         assert (await ledger.session(fresh.id)).status is Status.ACTIVE, "it is the probe"
-        for session in gone:
+        for session in cut:
             assert (await ledger.session(session.id)).in_doubt
         assert [sent for sent in simulator.requests if sent.path.endswith("/sessions")]

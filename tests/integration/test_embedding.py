@@ -1,4 +1,4 @@
-"""A ledger in somebody else's house: their database, their tables, their Alembic, their pool, their transactions."""
+"""A ledger inside a host application: its database, tables, Alembic, pool and transactions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -16,13 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from guestledger.adapters.database import upgrade_database
 from guestledger.adapters.postgres.errors import LedgerNotReady, UnfitEngine
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.pool import lent_engine
 from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
 from guestledger.adapters.wiring import connect, simulated
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import RecordedEvent
 from tests import logs
@@ -30,9 +33,9 @@ from tests.integration.conftest import NewLogin
 from tests.postgres import as_administrator
 from tests.unit.samples import request
 
-PATIENCE = 60.0  # seconds until a test that hangs fails
+PATIENCE = 60.0  # seconds; only a hang takes longer
 
-# What a host may well have: a table of its own under one of our names, and Alembic's own table.
+# A host may have a table with one of our names, and the table of its own Alembic.
 host_tables = MetaData()
 orders = Table("orders", host_tables, Column("id", Integer, primary_key=True), Column("note", Text))
 events = Table("events", host_tables, Column("id", Integer, primary_key=True), Column("title", Text))
@@ -40,7 +43,7 @@ events = Table("events", host_tables, Column("id", Integer, primary_key=True), C
 
 @pytest.fixture
 async def host_url(empty_database_url: str, new_login_at: NewLogin) -> str:
-    """The URL of a database for a host application's own user, who may make tables in it."""
+    """The URL of a database for the host's user, who may create tables in it."""
     url = await new_login_at(empty_database_url)
     operator = await logs.connect(url)
     await operator.execute(f"GRANT CREATE ON SCHEMA public TO {make_url(url).username}")
@@ -50,7 +53,7 @@ async def host_url(empty_database_url: str, new_login_at: NewLogin) -> str:
 
 @pytest.fixture
 async def host(host_url: str) -> AsyncIterator[AsyncEngine]:
-    """A host application's own pool, on a database with its tables and its revision."""
+    """The host's pool, on a database with its tables and its revision."""
     engine = create_async_engine(host_url, pool_size=4, max_overflow=0, pool_timeout=PATIENCE)
     async with engine.begin() as connection:
         await connection.run_sync(host_tables.create_all)
@@ -62,7 +65,7 @@ async def host(host_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 async def made_for(host: AsyncEngine, schema: str = "guestledger") -> Settings:
-    """A ledger in the host's database, made by whoever runs that, for the host's user to run."""
+    """Create a ledger in the host's database, as an administrator, and let the host's user run it."""
     plain = Settings(schema=schema)
     operator = create_async_engine(as_administrator(host.url.render_as_string(hide_password=False)))
     await upgrade_database(plain, engine=operator)
@@ -93,7 +96,7 @@ async def test_ledgers_in_one_database_and_pool_keep_separate_logs(host: AsyncEn
         assert len([row async for row in south.sessions()]) == 5
         for ledger in (north, south):
             log = await everything(ledger)
-            assert [event.position for event in log] == list(range(len(log))), "positions are each ledger's own"
+            assert [event.position for event in log] == list(range(len(log))), "each ledger has its own positions"
         streams = [{event.stream_id for event in await everything(ledger)} for ledger in (north, south)]
         assert streams[0].isdisjoint(streams[1])
 
@@ -142,7 +145,7 @@ async def test_the_hosts_alembic_sees_no_difference(host: AsyncEngine) -> None:
 
 
 async def test_connecting_to_a_missing_ledger_fails_and_creates_nothing(host: AsyncEngine) -> None:
-    with pytest.raises(LedgerNotReady, match="run `guestledger db upgrade`"):
+    with pytest.raises(LedgerNotReady, match="there is no ledger in schema 'guestledger'"):
         async with connect(Settings(), engine=host):
             pass
     async with host.connect() as connection:
@@ -164,9 +167,9 @@ async def test_a_host_engine_needs_no_database_url_and_starts_no_embedded_server
     host: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_given: object) -> None:
-        raise AssertionError("no server is to be started")
+        raise AssertionError("a server was started")
 
-    monkeypatch.setattr("guestledger.adapters.wiring.start_embedded", refuse)
+    monkeypatch.setattr("guestledger.adapters.database.start_embedded", refuse)
     async with ledger_of(host) as ledger:
         assert await ledger.scheduler.unfinished() == 0
 
@@ -206,17 +209,18 @@ async def test_a_ledger_on_the_hosts_pool_tolerates_a_stricter_database_isolatio
 
 
 async def _contend(engine: AsyncEngine) -> None:
-    """Workers claim, keep and give back the same few rows at once; at a stricter level most of them would be turned away."""
-    work = PostgresDueSteps(engine, "guestledger")
+    """Claim, renew and release the same rows in many workers. At a stricter level most statements would fail."""
+    limiter = PostgresRateLimiter(engine, "guestledger", LimiterPolicy())
+    work = PostgresDueSteps(engine, "guestledger", limiter)
     async with short_transaction(engine) as driver:
         await driver.execute(
-            "INSERT INTO guestledger.due_steps SELECT gen_random_uuid(), 'AttemptCreation', now() FROM generate_series(1, 5)"
+            "INSERT INTO guestledger.due_steps SELECT gen_random_uuid(), 'create_session', now() FROM generate_series(1, 5)"
         )
 
     async def worker() -> None:
         lease = Lease(owner=uuid4(), ms=60_000)
         for _ in range(20):
-            claims = (await work.claim(lease, {"AttemptCreation": "host sessions"}, 5)).claims
+            claims = (await work.claim(lease, {StepName.CREATE_SESSION: "host sessions"}, 5)).claims
             ids = [claim.stream_id for claim in claims]
             await work.heartbeat(lease, ids)
             for stream_id in ids:
@@ -228,7 +232,7 @@ async def _contend(engine: AsyncEngine) -> None:
 async def test_a_rollback_of_the_host_keeps_the_ledgers_events(host: AsyncEngine) -> None:
     async with ledger_of(host) as ledger:
         async with host.connect() as connection, connection.begin() as transaction:
-            await connection.execute(insert(orders).values(id=1, note="to be taken back"))
+            await connection.execute(insert(orders).values(id=1, note="rolled back"))
             session = await ledger.open_session(request())
             await transaction.rollback()
         assert (await ledger.session(session.id)).status == "active"
@@ -237,7 +241,7 @@ async def test_a_rollback_of_the_host_keeps_the_ledgers_events(host: AsyncEngine
 
 
 async def test_no_connection_is_held_while_waiting_for_the_provider_or_host_code(host_url: str) -> None:
-    """With a pool of one, whatever held its connection over such a wait would shut the host out for ever."""
+    """The pool has one connection: if the ledger held it during such a wait, the host would be locked out."""
     engine = create_async_engine(host_url, pool_size=1, max_overflow=0, pool_timeout=PATIENCE)
 
     async def host_works() -> None:
@@ -252,7 +256,7 @@ async def test_no_connection_is_held_while_waiting_for_the_provider_or_host_code
 
     async with ledger_of(engine, config=SimulatorConfig(slow_ms=300)) as ledger, asyncio.timeout(PATIENCE):
         opening = asyncio.create_task(ledger.open_session(request()))
-        await asyncio.sleep(0.1)  # CXone takes its time by now
+        await asyncio.sleep(0.1)  # the provider is slow
         assert not opening.done()
         await host_works()
         await opening
@@ -288,9 +292,9 @@ async def test_no_transaction_stays_open_on_the_hosts_connections(host: AsyncEng
 async def test_an_unusable_engine_is_rejected_with_advice() -> None:
     with pytest.raises(UnfitEngine, match=r"must be a sqlalchemy.ext.asyncio.AsyncEngine, not a Engine"):
         lent_engine(create_engine("sqlite://"), "guestledger")  # type: ignore[arg-type]
-    async with connect_refused("psycopg") as told:
-        assert "must speak through asyncpg, not psycopg" in told
-        assert 'create_async_engine("postgresql+asyncpg://' in told
+    async with connect_refused("psycopg") as message:
+        assert "must use asyncpg, not psycopg" in message
+        assert 'create_async_engine("postgresql+asyncpg://' in message
 
 
 @asynccontextmanager

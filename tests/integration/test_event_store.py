@@ -46,7 +46,7 @@ async def whole_log(store: PostgresEventStore) -> list[Any]:
 
 async def test_appended_events_are_read_back_unchanged(store: PostgresEventStore) -> None:
     first, second = new_id(), new_id()
-    append = an_append(second, events=ONE_OF_EACH, actor="somebody", correlation_id=AWKWARD)
+    append = an_append(second, events=ONE_OF_EACH, actor="an operator", correlation_id=AWKWARD)
     await store.append(an_append(first))
     appended = await store.append(append)
 
@@ -63,7 +63,7 @@ async def test_appended_events_are_read_back_unchanged(store: PostgresEventStore
         assert recorded.recorded_at == appended.recorded_at
         assert recorded.data == encode(recorded.event)
         assert (recorded.actor, recorded.correlation_id, recorded.causation_id) == (
-            "somebody",
+            "an operator",
             AWKWARD,
             append.causation_id,
         )
@@ -369,11 +369,11 @@ async def test_closing_waits_for_pending_appends(store: PostgresEventStore, held
 
 @pytest.mark.usefixtures("database_url")
 async def test_a_database_fault_never_shows_the_guests_data(store: PostgresEventStore, sql: Any) -> None:
-    await sql("ALTER TABLE events ADD CONSTRAINT no_actor CHECK (actor <> 'nobody')")
+    await sql("ALTER TABLE events ADD CONSTRAINT no_actor CHECK (actor <> 'excluded')")
     recorded = was_recorded()
 
     with pytest.raises(DatabaseFault) as raised:
-        await store.append(an_append(events=(recorded,), actor="nobody"))
+        await store.append(an_append(events=(recorded,), actor="excluded"))
 
     assert "no_actor" in str(raised.value)
     for secret in (recorded.guest.ip_address, recorded.guest.user_agent, recorded.guest.fingerprint):

@@ -1,4 +1,4 @@
-"""Group commit: each append of a batch has an outcome of its own, and nobody waits without end."""
+"""Group commit: each append of a batch has a result of its own, and no caller waits forever."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,10 +9,13 @@ from msgspec import structs
 
 from guestledger.adapters.postgres.errors import DatabaseFault, LedgerNotReady
 from guestledger.adapters.postgres.log.event_store import MAX_BYTES, MAX_IN_BATCH, PostgresEventStore
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceUnreachable, WrongExpectedVersion
-from guestledger.engine.domain.events import CreationFailed, FailureKind
+from guestledger.engine.domain.events import CreationFailed
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.log.appends import Append, Appended, KeyTaken
 from guestledger.engine.log.codec import encode
+from tests.event_stores import open_store
 from tests.pacing import PacedLockStore, Stores, proposed, watching
 
 
@@ -35,18 +38,18 @@ def store(stores: Stores) -> PostgresEventStore:
 
 
 def of_size(size: int) -> CreationFailed:
-    """An event whose canonical JSON has so many bytes."""
+    """An event whose canonical JSON has this many bytes."""
 
-    def event(message: str) -> CreationFailed:
+    def event(detail: str) -> CreationFailed:
         return CreationFailed(
             at=proposed().events[0].at,
             channel_id="ch_1",
             attempt=1,
-            kind=FailureKind.REJECTED,
+            kind=FailureKind.FINAL,
+            cause=Cause.REJECTED,
             status=400,
-            message=message,
-            wait_ms=None,
-            reason=None,
+            detail=detail,
+            wait=None,
             retry_at=None,
         )
 
@@ -94,7 +97,7 @@ async def test_an_append_that_postgresql_refuses_does_not_fail_its_batch(
     store: PostgresEventStore, watch: asyncpg.Connection
 ) -> None:
     appends = [proposed() for _ in range(50)]
-    appends[17] = proposed(correlation_id="a NUL: \0")  # not text to PostgreSQL
+    appends[17] = proposed(correlation_id="a NUL: \0")  # PostgreSQL refuses it in a text
     appends[31] = proposed(correlation_id="half a surrogate pair: \ud800")  # not UTF-8
     outcomes = await asyncio.gather(*map(store.append, appends), return_exceptions=True)
     refused = {number for number, outcome in enumerate(outcomes) if not isinstance(outcome, Appended)}
@@ -105,7 +108,9 @@ async def test_an_append_that_postgresql_refuses_does_not_fail_its_batch(
 
 async def test_an_event_may_be_as_large_as_the_limit_and_no_larger(store: PostgresEventStore) -> None:
     await store.append(carrying(of_size(MAX_BYTES)))
-    with pytest.raises(EventTooLarge, match="a CreationFailed of 262145 bytes is too large for the log") as refused:
+    with pytest.raises(
+        EventTooLarge, match="a CreationFailed of 262145 bytes exceeds the log's limit of 262144 bytes"
+    ) as refused:
         await store.append(carrying(of_size(MAX_BYTES + 1)))
     assert (refused.value.size, refused.value.limit) == (MAX_BYTES + 1, MAX_BYTES)
 
@@ -129,11 +134,11 @@ async def test_a_different_append_at_the_same_version_is_not_a_repetition(store:
         await store.append(proposed(append.stream_id))
 
 
-class Denied(PacedLockStore):
-    """A store before a database that is slow: nothing gets through until it is let."""
+class PausedStore(PacedLockStore):
+    """A store whose database does not answer until `resume`."""
 
-    async def open_up(self) -> None:
-        """Let everything through from now on."""
+    async def resume(self) -> None:
+        """Let the database answer from now on."""
 
         async def nothing(_statement: str) -> None:
             return
@@ -144,8 +149,8 @@ class Denied(PacedLockStore):
         self.paused.set_result(None)
 
 
-async def begun(store: Denied, number: int) -> list[asyncio.Task[Appended]]:
-    """So many appends, the first of them in a batch of its own that is under way."""
+async def begun(store: PausedStore, number: int) -> list[asyncio.Task[Appended]]:
+    """Start this many appends. The first batch is being written."""
     tasks = [asyncio.create_task(store.append(proposed())) for _ in range(number)]
     while store.paused is None:
         await asyncio.sleep(0)
@@ -153,58 +158,56 @@ async def begun(store: Denied, number: int) -> list[asyncio.Task[Appended]]:
 
 
 async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(stores: Stores, watch: asyncpg.Connection) -> None:
-    store = stores.open(Denied, max_waiting=300)
+    store = stores.open(PausedStore, max_waiting=300)
     tasks = await begun(store, 300)
     assert len(store._waiting) == 300 - MAX_IN_BATCH
     tasks += [asyncio.create_task(store.append(proposed())) for _ in range(MAX_IN_BATCH)]
     await asyncio.sleep(0)
-    with pytest.raises(
-        ServiceUnreachable, match="the database does not keep up: 300 appends wait; slow down and retry"
-    ):
+    with pytest.raises(ServiceUnreachable, match="300 appends wait already: slow down and retry"):
         await store.append(proposed())
-    await store.open_up()
+    await store.resume()
     assert len(await asyncio.gather(*tasks)) == 500
     assert await positions(watch) == list(range(500))
 
 
 async def test_an_append_cancelled_before_its_batch_is_dropped(stores: Stores, watch: asyncpg.Connection) -> None:
-    store = stores.open(Denied, max_waiting=300)
+    store = stores.open(PausedStore, max_waiting=300)
     tasks = await begun(store, 300)
     waiting = [asyncio.create_task(store.append(proposed())) for _ in range(MAX_IN_BATCH)]
     await asyncio.sleep(0)
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
-    more = asyncio.create_task(store.append(proposed()))  # there is room again
-    await store.open_up()
+    more = asyncio.create_task(store.append(proposed()))  # a place is free again
+    await store.resume()
     await asyncio.gather(*tasks, more)
     assert await positions(watch) == list(range(301))
 
 
 async def test_cancelling_an_append_does_not_affect_its_batch(stores: Stores, watch: asyncpg.Connection) -> None:
-    store = stores.open(Denied)
+    store = stores.open(PausedStore)
     tasks = await begun(store, 20)
     tasks[0].cancel()
     tasks[7].cancel()
-    await store.open_up()
+    await store.resume()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, Appended)] == [0, 7]
     await store.close()
-    assert await positions(watch) == list(range(20)), "they were under way, so they are in"
+    assert await positions(watch) == list(range(20)), "their batch was being written"
 
 
 async def test_cancelling_a_close_does_not_cancel_pending_appends(stores: Stores, watch: asyncpg.Connection) -> None:
-    store = stores.open(Denied)
+    store = stores.open(PausedStore)
     tasks = await begun(store, 20)
     closing = asyncio.create_task(store.close())
     await asyncio.sleep(0)
     closing.cancel()
-    await store.open_up()
+    await store.resume()
     assert len(await asyncio.gather(*tasks)) == 20
 
 
 async def test_cancelling_the_committer_cancels_every_waiting_append(stores: Stores) -> None:
-    store = stores.open(Denied)
+    store = stores.open(PausedStore)
     tasks = await begun(store, 300)
     assert store._committing is not None
     store._committing.cancel()
@@ -213,7 +216,7 @@ async def test_cancelling_the_committer_cancels_every_waiting_append(stores: Sto
 
 
 async def test_a_missing_ledger_is_reported_to_every_waiting_append(stores: Stores) -> None:
-    store = PostgresEventStore(stores.engine, "nowhere")  # it never gets so far as to have anything to close
+    store = open_store(stores.engine, "nowhere")
     outcomes = await asyncio.gather(*(store.append(proposed()) for _ in range(20)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {LedgerNotReady}
 

@@ -1,4 +1,4 @@
-"""Health: what a ledger says of itself, whatever state its database is in."""
+"""Health of a ledger whose database answers, and of one whose database is away."""
 
 import asyncio
 from pathlib import Path
@@ -13,37 +13,35 @@ from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from guestledger.engine.operations.health import Health
 
-LONG = 60
-SUCCESS = Health(database=None, scheduler_runs=False, scheduler=None)
+LONG = 60  # seconds; only a hang takes longer
+HEALTHY = Health(database=None, scheduler_runs=False, scheduler=None)
 
 
 async def test_health_reports_success_and_whether_a_scheduler_runs(new_ledger: Any) -> None:
     async with new_ledger() as ledger:
-        assert await ledger.health() == SUCCESS
+        assert await ledger.health() == HEALTHY
     async with new_ledger(scheduler=True) as ledger:
         async with asyncio.timeout(LONG):
             while not (await ledger.health()).scheduler_runs:
                 await asyncio.sleep(0.01)
         ledger.scheduler.stop()
         async with asyncio.timeout(LONG):
-            while await ledger.health() != SUCCESS:
+            while await ledger.health() != HEALTHY:
                 await asyncio.sleep(0.01)
 
 
-async def test_health_reports_a_database_outage_until_it_ends(
-    data_dir: Path,
-) -> None:
+async def test_health_reports_a_database_outage_until_it_ends(data_dir: Path) -> None:
     url = await start_embedded(data_dir)
     await upgrade(url)
     login = await runtime_login(url, "guestledger")
     runtime = make_url(url).set(username=login).render_as_string(hide_password=False)
     async with connect(Settings(database_url=runtime)) as ledger, asyncio.timeout(LONG):
         await stop_embedded(data_dir)
-        while (ill := await ledger.health()).scheduler is None:
+        while (health := await ledger.health()).scheduler is None:
             await asyncio.sleep(0.01)
-        assert ill.scheduler_runs
-        assert "database" in (ill.database or "")
-        assert "database" in ill.scheduler
+        assert health.scheduler_runs
+        assert "database" in (health.database or "")
+        assert "database" in health.scheduler
 
         await start_embedded(data_dir)
         while await ledger.health() != Health(database=None, scheduler_runs=True, scheduler=None):

@@ -1,4 +1,4 @@
-"""Appends while connections are lost and the server goes away: nothing lost, nothing twice, positions dense."""
+"""Appends while connections and servers are lost: each is stored once, and positions stay dense."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def watch(ledger_url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
 
 
-async def assert_each_went_in_once(watch: asyncpg.Connection, appends: list[Append], answers: list[Appended]) -> None:
+async def assert_each_is_stored_once(watch: asyncpg.Connection, appends: list[Append], answers: list[Appended]) -> None:
     rows = await watch.fetch(
         """
         SELECT causation_id, count(*), max(version), max(position), max(recorded_at)
@@ -52,7 +52,7 @@ async def assert_each_went_in_once(watch: asyncpg.Connection, appends: list[Appe
 
 
 class CutStore(PostgresEventStore):
-    """Its backend is terminated once, before or after the round trip whose statement has `word` in it."""
+    """Terminates its backend once, before or after the statement that contains `word`."""
 
     word: str
     after: bool
@@ -78,7 +78,7 @@ class _Cut:
             async with self._store._engine.connect() as other:
                 await other.exec_driver_sql(f"SELECT pg_terminate_backend({self._driver.get_server_pid()}, 5000)")
             if statement == "COMMIT" and self._store.after:
-                raise ConnectionResetError  # the answer itself is what was lost
+                raise ConnectionResetError  # only the answer is lost
             return answer if self._store.after else await call(statement, *values)
 
         return through
@@ -99,12 +99,12 @@ async def test_a_batch_is_stored_once_if_its_backend_dies_at_any_round_trip(
     ]
     answers = await asyncio.gather(*map(store.append, appends))
     assert store.cut
-    await assert_each_went_in_once(watch, appends, answers)
+    await assert_each_is_stored_once(watch, appends, answers)
 
 
 @asynccontextmanager
 async def cutting_proxy(url: str, directory: Path, *, cuts: int, wait_for_answer: bool) -> AsyncIterator[str]:
-    """A way to the server that breaks `cuts` connections at their COMMIT: when it was forwarded, or its answer is there."""
+    """A proxy that breaks `cuts` connections at their COMMIT: once it is forwarded, or once the server has answered."""
     target = make_url(url)
     left = cuts
 
@@ -129,7 +129,7 @@ async def cutting_proxy(url: str, directory: Path, *, cuts: int, wait_for_answer
             cut = left > 0 and b"COMMIT\0" in data
             if cut:
                 left -= 1
-                backward.cancel()  # whatever the server says to this, nobody hears it
+                backward.cancel()  # the answer to this is lost
                 await asyncio.wait([backward])
             far_writer.write(data)
             if cut:
@@ -158,7 +158,7 @@ async def test_appends_are_stored_once_if_the_connection_breaks_during_commit(
         store = stores.open(patience=30)
         answers = await asyncio.gather(*map(store.append, appends))
         await stores.close()
-    await assert_each_went_in_once(watch, appends, answers)
+    await assert_each_is_stored_once(watch, appends, answers)
 
 
 @pytest.mark.parametrize("how", ["a restart", "a crash"])
@@ -191,12 +191,12 @@ async def test_appends_continue_across_a_server_restart_or_crash(data_dir: Path,
     await start_embedded(data_dir)
     await asyncio.gather(*load)
     async with watching(url) as watch:
-        await assert_each_went_in_once(watch, appends, answers)
+        await assert_each_is_stored_once(watch, appends, answers)
     await stores.close()
 
 
 class CountingStore(PostgresEventStore):
-    """It notes what it tries to write."""
+    """Counts its tries to write."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -207,9 +207,7 @@ class CountingStore(PostgresEventStore):
         return await super()._write_once(batch)
 
 
-async def test_waiting_appends_fail_together_when_the_server_is_gone(
-    data_dir: Path,
-) -> None:
+async def test_waiting_appends_fail_together_when_the_server_is_gone(data_dir: Path) -> None:
     url = await start_embedded(data_dir)
     await upgrade(url)
     stores = Stores(url)
@@ -219,8 +217,8 @@ async def test_waiting_appends_fail_together_when_the_server_is_gone(
     store.tried.clear()
     outcomes = await asyncio.gather(*(store.append(proposed()) for _ in range(1_000)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ServiceUnreachable}
-    assert len(store.tried) > 1, "it was tried again"
-    assert len(set(store.tried)) == 1, "and given up for all who waited"
+    assert len(store.tried) > 1, "it was retried"
+    assert len(set(store.tried)) == 1, "and abandoned for all that waited"
     await start_embedded(data_dir)
     assert (await store.append(proposed())).position == 1
     await stores.close()
@@ -229,11 +227,11 @@ async def test_waiting_appends_fail_together_when_the_server_is_gone(
 async def test_a_client_stalled_after_a_prepare_loses_its_locks(
     stores: Stores, watch: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The driver prepares in a round trip of its own, without an end: the server then does not count the client as idle.
+    # The driver prepares in a round trip of its own, during which the server considers the client busy, not idle.
     monkeypatch.setattr(transactions, "TRANSACTION_LIMITS", TRANSACTION_LIMITS.replace("30s", "1s"))
     if watch.get_server_version().major < 17:
         pytest.skip("PostgreSQL has the limit since 17")
-    with pytest.raises(ServiceUnreachable), reported():  # noqa: PT012 - the end of the transaction is what raises
+    with pytest.raises(ServiceUnreachable), reported():  # noqa: PT012 - the end of the transaction raises
         async with short_transaction(stores.engine) as holder:
             await holder.execute("SELECT FROM guestledger.checkpoints FOR UPDATE")
             await holder.prepare("SELECT 1")
@@ -252,4 +250,4 @@ async def test_a_stalled_writer_loses_the_log_lock_after_ten_seconds(stores: Sto
     await stores.open(Looking).append(proposed())
     async with stores.engine.connect() as other:
         after = (await other.exec_driver_sql("SHOW idle_in_transaction_session_timeout")).scalar()
-    assert (seen, after) == (["10s"], "0"), "for the append's transaction, and for nothing else of the connection"
+    assert (seen, after) == (["10s"], "0"), "only within the append's transaction"

@@ -1,4 +1,4 @@
-"""`guestledger open`, from within: what becomes of lines that the ledger itself cannot answer."""
+"""`guestledger open`, in process: lines whose session the ledger cannot read."""
 
 from datetime import UTC, date, datetime
 from io import BytesIO

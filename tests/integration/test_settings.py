@@ -1,4 +1,4 @@
-"""What an installation sets, from its environment to what is made of it."""
+"""Settings from the environment, as a ledger uses them."""
 
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator

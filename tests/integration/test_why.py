@@ -1,4 +1,4 @@
-"""What is said of a waiting session is what a claim, an append or a run then meets: every kind of hold, made for real."""
+"""`why` names what a claim, an append or a worker meets next: each kind of blocker, in a real ledger."""
 
 import asyncio
 from typing import Any
@@ -8,17 +8,18 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from guestledger.adapters.cli.messages import STEPS
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import SessionNotFound
 from guestledger.engine.domain.outcomes import Verdict
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import DenialReason
-from guestledger.engine.limits.retry import InDoubt, RetryPolicy
-from guestledger.engine.operations.explain import Explanation, Wait
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy, WaitBasis
+from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
 from tests.integration.appends import a_lease
 from tests.limits import BRISK
 from tests.unit.samples import FINGERPRINT, IP, USER_AGENT, consent, request
@@ -26,15 +27,17 @@ from tests.unit.samples import FINGERPRINT, IP, USER_AGENT, consent, request
 SOON = RetryPolicy(base_ms=100, cap_ms=100)
 DOWN = SimulatorConfig(server_error_share=1.0, fault_times=1_000)
 BUSY = SimulatorConfig(throttle_share=1.0, throttle_times=1_000, retry_after_s=600)
-OPEN_NOW = "UPDATE limiters SET closed_until = now(), paced_from = now(), next_slot = now(), next_passage = now()"
+OPEN_NOW = """
+    UPDATE limits SET closed_until = now(), paced_from = now(), next_reservation = now(), next_admission = now()"""
+SECONDARY = (StepName.ENFORCE_DEADLINE, StepName.EXPIRE_TOKEN)
 
 
 def a_policy(**limiter: Any) -> Policy:
     return Policy(creation=SOON, limiter=replace(BRISK, **limiter))
 
 
-async def told(ledger: Ledger, session: Session | UUID) -> Explanation:
-    """Why the session waits; whatever it is, it tells nothing personal."""
+async def explained(ledger: Ledger, session: Session | UUID) -> Explanation:
+    """Why the session waits. The explanation never contains personal data."""
     waiting = await ledger.why(session if isinstance(session, UUID) else session.id)
     shown = msgspec.json.encode(waiting).decode()
     for personal in (IP, USER_AGENT, FINGERPRINT, "gt_"):
@@ -42,18 +45,29 @@ async def told(ledger: Ledger, session: Session | UUID) -> Explanation:
     return waiting
 
 
+def main(waiting: Explanation) -> StepExplanation:
+    """The step that creates the session or calls its webhook."""
+    [step] = [step for step in waiting.steps if step.step not in SECONDARY]
+    return step
+
+
+async def blockers(ledger: Ledger, session: Session) -> tuple[Blocker, ...]:
+    """What blocks the main step."""
+    return main(await explained(ledger, session)).blockers
+
+
 async def by(ledger: Ledger, session: Session) -> list[str]:
-    return [held.by for held in (await told(ledger, session)).holds]
+    return [blocker.by for blocker in await blockers(ledger, session)]
 
 
 async def claimed(ledger: Ledger, limit: int = 100) -> list[UUID]:
-    """What a worker's claim gets now; nobody gives it back."""
-    found = await ledger._due_steps.claim(a_lease(), ledger._steps.limiters(STEPS), limit)
+    """The sessions that a worker claims now. They stay claimed."""
+    found = await ledger._explainer._due_steps.claim(a_lease(), ledger.scheduler._lanes.wanted(), limit)
     return [claim.stream_id for claim in found.claims]
 
 
 async def failing(ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, number: int) -> list[Session]:
-    """Sessions whose first attempt has failed and that are due again now, longest due first."""
+    """Sessions whose first attempt failed and whose next one is due now, longest due first."""
     monkeypatch.setattr(ledger._clock, "jitter", lambda: 0.9)
     simulator.config = DOWN
     sessions = [await ledger.open_session(request()) for _ in range(number)]
@@ -65,12 +79,12 @@ async def failing(ledger: Ledger, simulator: Simulator, monkeypatch: pytest.Monk
 async def due(ledger: Ledger, session: Session) -> None:
     """Return once the session is due."""
     async with asyncio.timeout(30):
-        while Wait.DUE in await by(ledger, session):
+        while BlockedBy.NOT_DUE in await by(ledger, session):
             await asyncio.sleep(0.02)
 
 
 async def throttled(ledger: Ledger, simulator: Simulator, retry_after_s: int = 600) -> Session:
-    """A session that was answered 429, so that the limiter is closed for everybody."""
+    """A session that was answered 429, which closed the limiter for all."""
     simulator.config = replace(BUSY, retry_after_s=retry_after_s)
     session = await ledger.open_session(request())
     assert session.status is Status.THROTTLED
@@ -78,13 +92,15 @@ async def throttled(ledger: Ledger, simulator: Simulator, retry_after_s: int = 6
     return session
 
 
-# Whose turn it is
+# Leases
 
 
 async def test_a_session_without_blockers_is_claimed_by_the_next_worker(ledger: Ledger) -> None:
     session = await ledger.accept(request())
-    waiting = await told(ledger, session)
-    assert (waiting.step, waiting.holds, waiting.moves_at) == ("ValidateChannel", (), waiting.now)
+    waiting = await explained(ledger, session)
+    step = main(waiting)
+    assert (step.step, step.blockers, step.moves_at) == (StepName.VALIDATE_CHANNEL, (), waiting.now)
+    assert waiting.moves_at == waiting.now
 
     assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
 
@@ -92,12 +108,12 @@ async def test_a_session_without_blockers_is_claimed_by_the_next_worker(ledger: 
 async def test_a_leased_session_is_blocked_and_cannot_be_claimed(ledger: Ledger, sql: Any) -> None:
     session = await ledger.accept(request())
     assert await claimed(ledger) == [session.id]
-    [row] = await sql("SELECT owner, lease_until FROM due_steps")
+    [(owner, until)] = await sql("SELECT owner, lease_until FROM due_steps WHERE owner IS NOT NULL")
 
-    waiting = await told(ledger, session)
-    [held] = waiting.holds
-    assert (held.by, held.until, waiting.moves_at) == (Wait.LEASE, row["lease_until"], row["lease_until"])
-    assert str(row["owner"]) in held.reason
+    waiting = await explained(ledger, session)
+    [blocker] = main(waiting).blockers
+    assert (blocker.by, blocker.until, blocker.owner) == (BlockedBy.LEASE, until, owner)
+    assert main(waiting).moves_at == until
     assert await claimed(ledger) == []
 
     await sql("UPDATE due_steps SET lease_until = now()")
@@ -110,16 +126,17 @@ async def test_why_does_not_wait_for_row_locks(ledger: Ledger, simulator: Simula
     async with outsider.transaction(), asyncio.timeout(30):
         await outsider.execute("SELECT FROM head FOR UPDATE")
         await outsider.execute("SELECT FROM due_steps FOR UPDATE")
-        await outsider.execute("SELECT FROM limiters FOR UPDATE")
-        assert Wait.DUE in await by(ledger, session)
+        await outsider.execute("SELECT FROM limits FOR UPDATE")
+        assert BlockedBy.NOT_DUE in await by(ledger, session)
 
 
 async def test_why_explains_the_current_state_after_a_stale_read(ledger: Ledger) -> None:
     session = await ledger.accept(request())
     stale = await ledger.history(session.id)
     await ledger.scheduler.run_once()
-    waiting = await ledger._waits.why(stale)
-    assert (waiting.status, waiting.step) == (Status.ACTIVE, "ExpireToken")
+    waiting = await ledger._explainer.explain(stale)
+    assert waiting.status is Status.ACTIVE
+    assert [step.step for step in waiting.steps] == [StepName.EXPIRE_TOKEN]
 
 
 # Due times
@@ -129,11 +146,12 @@ async def test_a_throttled_session_waits_for_its_retry_time_and_its_limiter(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:
     session = await throttled(ledger, simulator)
-    waiting = await told(ledger, session)
-    assert waiting.holds[0].by is Wait.DUE
-    assert waiting.holds[0].until >= session.retry_at
-    assert "Retry-After" in waiting.holds[0].reason
-    assert waiting.moves_at == max(held.until for held in waiting.holds if held.until)
+    waiting = await explained(ledger, session)
+    blocker = main(waiting).blockers[0]
+    assert (blocker.by, blocker.until, blocker.cause) == (BlockedBy.NOT_DUE, session.retry_at, Cause.THROTTLED)
+    assert blocker.wait is not None
+    assert blocker.wait.basis is WaitBasis.RETRY_AFTER
+    assert waiting.moves_at == max(blocker.until for blocker in main(waiting).blockers if blocker.until)
     assert waiting.deadline is not None
     assert await claimed(ledger) == []
 
@@ -146,20 +164,28 @@ async def test_an_active_session_waits_for_its_webhook_retry_or_token_expiry(
         simulator.config = SimulatorConfig(webhook_status=500)
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_once() == {"WebhookFailed": 1}
-        waiting = await told(ledger, session)
-        [held] = waiting.holds
-        assert (waiting.step, held.by, waiting.moves_at) == ("SyncWebhook", Wait.DUE, held.until)
-        assert held.reason.startswith("HTTP 500: 60000 ms by the schedule")
+        waiting = await explained(ledger, session)
+        step = main(waiting)
+        [blocker] = step.blockers
+        assert (step.step, blocker.by, waiting.moves_at) == (
+            StepName.DELIVER_WEBHOOK,
+            BlockedBy.NOT_DUE,
+            blocker.until,
+        )
+        assert blocker.cause is Cause.NOT_ACCEPTED
+        assert blocker.wait is not None
+        assert (blocker.wait.basis, blocker.wait.basis_ms) == (WaitBasis.SCHEDULE, 60_000)
         assert await claimed(ledger) == []
     async with new_ledger() as ledger:
         session = await ledger.open_session(request())
-        waiting = await told(ledger, session)
-        [held] = waiting.holds
-        assert (waiting.step, held.reason) == ("ExpireToken", "its token expires then")
-        assert (held.until, waiting.moves_at, waiting.deadline) == (session.expires_at, session.expires_at, None)
+        waiting = await explained(ledger, session)
+        [step] = waiting.steps
+        [blocker] = step.blockers
+        assert (step.step, blocker.by, blocker.cause) == (StepName.EXPIRE_TOKEN, BlockedBy.NOT_DUE, None)
+        assert (blocker.until, waiting.moves_at, waiting.deadline) == (session.expires_at, session.expires_at, None)
 
 
-# RateLimiter
+# Limiters
 
 
 async def test_a_closed_limiter_blocks_the_claim_until_it_opens(
@@ -168,16 +194,17 @@ async def test_a_closed_limiter_blocks_the_claim_until_it_opens(
     async with new_ledger(policy=a_policy()) as ledger:
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         await throttled(ledger, simulator)
-        [limiter] = await sql("SELECT closed_until, why FROM limiters")
+        [(closed_until,)] = await sql("SELECT closed_until FROM limits")
 
-        waiting = await told(ledger, session)
-        [held] = waiting.holds
-        assert (held.by, held.until, waiting.moves_at) == (
-            DenialReason.GATE,
-            limiter["closed_until"],
-            limiter["closed_until"],
+        waiting = await explained(ledger, session)
+        [blocker] = main(waiting).blockers
+        assert (blocker.by, blocker.until, main(waiting).moves_at) == (
+            DenialReason.CLOSED,
+            closed_until,
+            closed_until,
         )
-        assert limiter["why"] in held.reason
+        assert blocker.denied is not None
+        assert blocker.denied.closed_by is WaitBasis.RETRY_AFTER
         assert await ledger.scheduler.run_once() == {}
 
         await sql(OPEN_NOW)
@@ -188,17 +215,18 @@ async def test_a_closed_limiter_blocks_the_claim_until_it_opens(
 async def test_a_paced_limiter_blocks_all_but_the_first_session_in_order(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger(policy=a_policy(first_rate=0.001, min_rate=0.001)) as ledger:
+    async with new_ledger(policy=a_policy(initial_rate=0.001, min_rate=0.001)) as ledger:
         sessions = await failing(ledger, simulator, monkeypatch, 3)
         await throttled(ledger, simulator, retry_after_s=0)
 
-        first, second, third = [await told(ledger, session) for session in sessions]
-        assert first.holds == ()
-        assert [held.by for held in (*second.holds, *third.holds)] == [DenialReason.PACE, DenialReason.PACE]
+        first, second, third = [main(await explained(ledger, session)) for session in sessions]
+        assert first.blockers == ()
+        assert [blocker.by for blocker in (*second.blockers, *third.blockers)] == [DenialReason.RATE] * 2
         assert first.moves_at < second.moves_at < third.moves_at
-        assert third.holds[0].reason.endswith("due before it: 2")
+        assert third.blockers[0].ahead == 2
         assert await claimed(ledger) == [sessions[0].id]
-        assert (await told(ledger, sessions[2])).holds[0].reason.endswith("due before it: 1"), "one is being worked on"
+        [blocker] = await blockers(ledger, sessions[2])
+        assert blocker.ahead == 1, "the first one is being worked on"
 
 
 async def test_an_open_breaker_blocks_all_sessions_and_then_all_but_one_probe(
@@ -206,46 +234,44 @@ async def test_an_open_breaker_blocks_all_sessions_and_then_all_but_one_probe(
 ) -> None:
     async with new_ledger(policy=a_policy(failures_in_a_row=2, break_ms=600_000, max_break_ms=600_000)) as ledger:
         first, second = await failing(ledger, simulator, monkeypatch, 2)
-        [limiter] = await sql("SELECT broken_until FROM limiters")
+        [(broken_until,)] = await sql("SELECT broken_until FROM limits")
         for session in (first, second):
-            [held] = (await told(ledger, session)).holds
-            assert (held.by, held.until) == (DenialReason.BREAKER, limiter["broken_until"])
+            [blocker] = await blockers(ledger, session)
+            assert (blocker.by, blocker.until) == (DenialReason.CIRCUIT_OPEN, broken_until)
         assert await claimed(ledger) == []
 
-        await sql("UPDATE limiters SET broken_until = now()")
-        assert (await by(ledger, first), await by(ledger, second)) == ([], [DenialReason.BREAKER])
+        await sql("UPDATE limits SET broken_until = now()")
+        assert (await by(ledger, first), await by(ledger, second)) == ([], [DenialReason.CIRCUIT_OPEN])
         assert await claimed(ledger) == [first.id]
 
-        # For a moment only, by itself; here for as long as the test takes.
-        [limiter] = await sql(
-            "UPDATE limiters SET probe_until = probe_until + interval '10 minutes' RETURNING probe_until"
+        # A reserved probe lapses in a moment; this one lasts as long as the test.
+        [(probe_until,)] = await sql(
+            "UPDATE limits SET probe_until = probe_until + interval '10 minutes' RETURNING probe_until"
         )
-        [held] = (await told(ledger, second)).holds
-        assert (held.by, held.until) == (DenialReason.BREAKER, limiter["probe_until"])
-        assert await by(ledger, first) == [Wait.LEASE]
+        [blocker] = await blockers(ledger, second)
+        assert (blocker.by, blocker.until) == (DenialReason.CIRCUIT_OPEN, probe_until)
+        assert await by(ledger, first) == [BlockedBy.LEASE]
 
 
 async def test_an_exhausted_retry_budget_is_shown_before_and_after_the_deferral(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spare = a_policy(retries_kept=1.0, retries_per_second=0.01)
-    async with new_ledger(policy=spare) as ledger:
+    async with new_ledger(policy=a_policy(retry_budget=1.0, retries_per_second=0.01)) as ledger:
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         assert await by(ledger, session) == []
-        await sql("UPDATE limiters SET retries = 0, retries_at = now()")
-        before = await told(ledger, session)
-        [budget] = before.holds
-        assert budget.by is DenialReason.BUDGET
+        await sql("UPDATE limits SET retry_budget = 0, retry_budget_at = now()")
+        [budget] = await blockers(ledger, session)
+        assert budget.by is DenialReason.RETRY_BUDGET
 
         await ledger.scheduler.run_once()
 
         deferred = (await ledger.history(session.id))[-1].event
         assert isinstance(deferred, e.CreationDeferred)
-        assert deferred.held_by is DenialReason.BUDGET
+        assert deferred.denied_by is DenialReason.RETRY_BUDGET
         assert deferred.retry_at > budget.until
-        [held] = (await told(ledger, session)).holds
-        assert (held.by, held.until, held.reason) == (Wait.DUE, deferred.retry_at, deferred.reason)
-        assert deferred.reason.startswith(budget.reason)
+        [blocker] = await blockers(ledger, session)
+        assert (blocker.by, blocker.until, blocker.wait) == (BlockedBy.NOT_DUE, deferred.retry_at, deferred.wait)
+        assert (blocker.cause, blocker.detail) == (Cause.RATE_LIMITED, f"retry_budget {deferred.limiter}")
 
 
 async def test_the_call_limit_blocks_the_sessions_beyond_it(
@@ -253,20 +279,24 @@ async def test_the_call_limit_blocks_the_sessions_beyond_it(
 ) -> None:
     async with new_ledger(policy=a_policy(calls=2)) as ledger:
         sessions = await failing(ledger, simulator, monkeypatch, 3)
-        assert [await by(ledger, session) for session in sessions] == [[], [], [DenialReason.CALLS]]
+        assert [await by(ledger, session) for session in sessions] == [[], [], [DenialReason.CONCURRENCY]]
         assert await claimed(ledger) == [session.id for session in sessions[:2]]
-        assert [await by(ledger, session) for session in sessions] == [[Wait.LEASE], [Wait.LEASE], [DenialReason.CALLS]]
+        assert [await by(ledger, session) for session in sessions] == [
+            [BlockedBy.LEASE],
+            [BlockedBy.LEASE],
+            [DenialReason.CONCURRENCY],
+        ]
         assert await claimed(ledger) == []
 
 
 async def test_why_without_provider_settings_reports_missing_settings(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger(policy=a_policy()) as ledger, new_ledger(cxone_url=None) as ignorant:
+    async with new_ledger(policy=a_policy()) as ledger, new_ledger(cxone_url=None) as unset:
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         await throttled(ledger, simulator)
-        assert await by(ledger, session) == [DenialReason.GATE]
-        assert await by(ignorant, session) == [Wait.SETTINGS]
+        assert await by(ledger, session) == [DenialReason.CLOSED]
+        assert await by(unset, session) == [BlockedBy.SETTINGS]
 
 
 # Ends
@@ -278,17 +308,20 @@ async def test_an_overdue_session_is_abandoned_even_behind_a_closed_limiter(
     async with new_ledger(policy=a_policy()) as ledger, new_ledger(policy=hasty(400)) as hurried:
         [session] = await failing(hurried, simulator, monkeypatch, 1)
         await throttled(ledger, simulator)
-        [limiter] = await sql("SELECT closed_until FROM limiters")
+        [(closed_until,)] = await sql("SELECT closed_until FROM limits")
         async with asyncio.timeout(30):
-            while (waiting := await told(hurried, session)).holds:
-                assert waiting.moves_at < limiter["closed_until"]
+            while (waiting := await explained(hurried, session)).moves_at > waiting.now:
+                assert waiting.moves_at < closed_until
                 await asyncio.sleep(0.02)
+        assert waiting.deadline is not None
         assert waiting.deadline < waiting.now
-        assert "given up" in waiting.outlook
+        [end] = [step for step in waiting.steps if step.step is StepName.ENFORCE_DEADLINE]
+        assert (end.blockers, end.moves_at) == ((), waiting.now)
+        assert main(waiting).moves_at == closed_until
 
         assert await hurried.scheduler.run_once() == {"SessionAbandoned": 1}
-        over = await told(hurried, session)
-        assert (over.status, over.holds, over.moves_at) == (Status.ABANDONED, (), None)
+        over = await explained(hurried, session)
+        assert (over.status, over.steps, over.moves_at) == (Status.ABANDONED, (), None)
 
 
 def hasty(deadline_ms: int) -> Policy:
@@ -301,21 +334,22 @@ async def test_a_parked_session_waits_for_a_person_and_continues_after_the_decis
     async with new_ledger(cxone_in_doubt=InDoubt.PARK) as ledger:
         simulator.config = SimulatorConfig(drop_share=1)
         session = await ledger.open_session(request())
-        waiting = await told(ledger, session)
-        assert ([held.by for held in waiting.holds], waiting.moves_at) == ([Wait.PERSON], None)
-        assert "guestledger resolve" in waiting.outlook
+        waiting = await explained(ledger, session)
+        [blocker] = waiting.blockers
+        assert (blocker.by, blocker.until, blocker.cause) == (BlockedBy.PERSON, None, Cause.CONNECTION_LOST)
+        assert (waiting.steps, waiting.moves_at) == ((), None)
         assert await ledger.scheduler.run_once() == {}
 
         simulator.config = SimulatorConfig()
-        await ledger.resolve(session.id, Verdict.RETRY, decided_by="ops", reason="looked into CXone")
+        await ledger.resolve(session.id, Verdict.RETRY, decided_by="ops", reason="checked with the provider")
         assert await by(ledger, session) == []
         assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
 
 
 async def test_a_refused_session_waits_for_nothing(ledger: Ledger) -> None:
     session = await ledger.open_session(request(consent=consent(gdpr_compliant=False)))
-    waiting = await told(ledger, session)
-    assert (waiting.status, waiting.step, waiting.holds, waiting.moves_at) == (Status.REFUSED, None, (), None)
+    waiting = await explained(ledger, session)
+    assert (waiting.status, waiting.steps, waiting.blockers, waiting.moves_at) == (Status.REFUSED, (), (), None)
 
 
 async def test_why_accepts_the_providers_id_and_rejects_an_unknown_one(ledger: Ledger) -> None:

@@ -68,7 +68,7 @@ class Step:
             outcome, feedback = sending.not_sent(Cause.LEASE_LOST, "")
             lease_lost = True
         except ServiceError as error:
-            outcome, feedback = sending.not_sent(error.cause, str(error))
+            outcome, feedback = sending.not_sent(error.cause, error.detail or error.service)
             if isinstance(error, RequestDenied):
                 commands = (deferral(context, self._services.clock, error.limiter, error.denied),)
         return StepResult(

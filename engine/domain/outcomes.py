@@ -13,7 +13,7 @@ from guestledger.engine.limits.retry import RetryAfter
 
 
 class FailureKind(StrEnum):
-    """What is known about a request that did not succeed."""
+    """What is known about a failed request."""
 
     UNSENT = "unsent"
     """It never left this machine."""

@@ -39,7 +39,7 @@ def defer(state: Session, command: DeferCreation, policy: RetryPolicy) -> list[e
 
 
 def max_spread_ms(state: Session, denied: Denied, policy: RetryPolicy) -> int:
-    """The range over which denied sessions are spread. It never crosses a deadline that the denial itself keeps."""
+    """The spread of denied sessions. It never crosses a deadline that the denial itself keeps."""
     waits = state.budget_waits if denied.by is DenialReason.RETRY_BUDGET else 0
     spread_ms = int(_SPREAD_MS.get(denied.by, 0) * _SPREAD_GROWTH ** min(waits, 32))
     return min(spread_ms, max(0, (deadline_of(state, policy) - denied.until) // timedelta(milliseconds=1)))

@@ -67,7 +67,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     basis_ms: int = 0
     extra_ms: int = 0
     given: str | None = None
-    """The `Retry-After` text as given."""
+    """As in `RetryAfter`."""
 
 
 def backoff_ms(tries: int, policy: RetryPolicy, jitter: float) -> int:

@@ -1,4 +1,4 @@
-"""Finding the events of one session."""
+"""Histories of sessions."""
 
 from contextlib import suppress
 from uuid import UUID

@@ -15,7 +15,7 @@ from guestledger.engine.log.merkle import leaf_hash
 
 
 class Proposal(NamedTuple):
-    """An append with the canonical JSON of each of its events."""
+    """An append and the JSON of its events."""
 
     append: Append
     texts: tuple[str, ...]

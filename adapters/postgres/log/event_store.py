@@ -197,7 +197,9 @@ class PostgresEventStore(LogReader):
         asking = [
             append.stream_id for append in appends if append.admission is not None and not append.admission.reserved
         ]
-        return await self._limiter.open(driver, names, now=log.now, clean=not names & log.limiters, asking=asking or None)
+        return await self._limiter.open(
+            driver, names, now=log.now, clean=not names & log.limiters, asking=asking or None
+        )
 
     async def _read_known(
         self, driver: Driver, stale: list[Append], limiters: frozenset[str]

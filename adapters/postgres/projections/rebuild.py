@@ -29,7 +29,7 @@ Progress = Callable[[int], None]
 
 
 class Rebuild:
-    """The rebuild or verification of one projection."""
+    """One rebuild or verification."""
 
     def __init__(self, engine: AsyncEngine, schema: str, name: str, progress: Progress) -> None:
         self._engine = engine

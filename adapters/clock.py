@@ -35,10 +35,7 @@ class SystemClock:
 
 
 class DatabaseClock(SystemClock):
-    """The database's time, so that wrong clocks of machines have no effect. `read` asks the database.
-
-    A monotonic clock advances the time between readings.
-    """
+    """The database's time by `read`, advanced by a monotonic clock: wrong clocks of machines have no effect."""
 
     def __init__(self, read: Callable[[], Awaitable[datetime]]) -> None:
         self._read = read

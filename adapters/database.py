@@ -1,4 +1,4 @@
-"""Which database a ledger is in: locating it, upgrading it, and what only its owner does."""
+"""A ledger's database: locating and upgrading it, and what its owner does."""
 
 import os
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The only place that knows every adapter: it puts a ledger together and takes it apart again."""
+"""The only module that imports every adapter: it puts a ledger together."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -257,7 +257,7 @@ def _invalid(*fields: str) -> Iterator[None]:
 
 
 class _NoProvider:
-    """Stands in when no provider is set: requests can be accepted and everything read, but nothing is opened."""
+    """Accepts requests and reads everything, but opens nothing."""
 
     is_ready = False
     creation_limiter = lookup_limiter = ""
@@ -282,8 +282,6 @@ class _NoProvider:
 
 
 class _NoWebhook:
-    """Stands in when no webhook is set. Its step is disabled."""
-
     limiter = ""
 
     async def send(self, _session: Session) -> Delivery:

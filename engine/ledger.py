@@ -44,8 +44,8 @@ from guestledger.engine.worker.step import Lane
 class Ledger:
     """Opens guest sessions and shows what happened in each of them.
 
-    A session id given to a method is the engine's or the provider's. What fewer callers need is in `scheduler`, `events`,
-    `webhooks`, `projections`, `limits` and `partitions`.
+    Methods take the engine's or the provider's session id. More is in `scheduler`, `events`, `webhooks`, `projections`,
+    `limits` and `partitions`.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Ledger:
         return replay(await self.history(session), self._policy)
 
     async def why(self, session: UUID | str) -> Explanation:
-        """Return what the session waits for now, and until when, by the data and rules that workers use.
+        """Return what the session waits for now, and until when.
 
         This ledger's own settings must be those of the workers. Raises `SessionNotFound`, and `ServiceError` for a
         database user who cannot read due work, such as an auditor.

@@ -1,4 +1,4 @@
-"""Opening a batch of sessions: request lines in, one answer a line out, in the order of the lines."""
+"""Opening a batch: request lines in, answers out in the same order."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class OpeningBatch:
                     # It may have been recorded: accepting it again could open a second session for the guest.
                     raise
                 return await self._ledger.session(error.accepted)
-        # The provider cannot be used. Requests are still accepted.
+        # Requests are still accepted.
         return await self._ledger.accept(request)
 
     async def _until_stopped(self, opening: Coroutine[Any, Any, guestledger.Session]) -> guestledger.Session:
@@ -218,7 +218,6 @@ def _parse(line: bytes) -> guestledger.GuestRequest:
 
 
 def _field(session: guestledger.Session) -> str:
-    """The request field that prevents the session, if it is one."""
     if session.status is guestledger.Status.REFUSED:
         return "consent"
     if session.status is guestledger.Status.REJECTED and not session.channel_validated:

@@ -1,4 +1,4 @@
-"""`guestledger demo`: the main job from end to end, with a simulated provider and its own embedded database."""
+"""`guestledger demo`."""
 
 from __future__ import annotations
 

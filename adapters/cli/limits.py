@@ -1,4 +1,4 @@
-"""`guestledger limits`: the shared rate limiters."""
+"""`guestledger limits`."""
 
 from __future__ import annotations
 

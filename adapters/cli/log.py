@@ -1,4 +1,4 @@
-"""`guestledger events` and `consumers`: the event log and who reads it."""
+"""`guestledger events` and `consumers`."""
 
 from __future__ import annotations
 
@@ -80,14 +80,12 @@ async def _until_signalled(batches: AsyncIterator[guestledger.Batch]) -> AsyncIt
 
 
 class _Lines:
-    """Write events, one a line. Personal data is masked."""
-
     def __init__(self, *, json: bool) -> None:
         self._json = json
         self._day: date | None = None
 
     def write(self, events: Iterable[guestledger.RecordedEvent]) -> None:
-        """Write these; people get a line for each new day too."""
+        """Write these, one a line; people get a line for each new day too."""
         from guestledger.engine.log.codec import wire_name
 
         for recorded in events:

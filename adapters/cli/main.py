@@ -1,7 +1,4 @@
-"""The `guestledger` command line.
-
-Exit codes: 0 success; 1 a session is not active, a check found a difference, or a decision was refused; 2 wrong use, or a
-service cannot be reached; 130 or 143 stopped by SIGINT or SIGTERM (a stopped `worker` exits with 0).
+"""The `guestledger` command line. Exit codes: see `docs/cli.md`.
 
 Commands import what they need when they run: `import guestledger` loads its names lazily.
 """

@@ -1,4 +1,4 @@
-"""The command line's sentences: what each code of the engine means, and what to do about each error."""
+"""The command line's sentences for the engine's codes and errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CAUSES: Mapping[str, str] = {
     "receiver_gone": "the receiver wants no more notices",
     "wait_too_long": "the receiver asked for a longer wait than the policy allows",
 }
-"""Each `Cause`."""
+"""By `Cause`."""
 
 WAITS: Mapping[str, str] = {
     "backoff": "backoff",
@@ -61,7 +61,7 @@ WAITS: Mapping[str, str] = {
     "limiter": "the rate limiter",
     "none": "no wait",
 }
-"""Each `WaitBasis`."""
+"""By `WaitBasis`."""
 
 DENIALS: Mapping[str, str] = {
     "closed": "the server asked for a pause",
@@ -70,7 +70,7 @@ DENIALS: Mapping[str, str] = {
     "retry_budget": "the retry budget is used up",
     "concurrency": "the maximum of calls is in flight",
 }
-"""Each `DenialReason`."""
+"""By `DenialReason`."""
 
 BLOCKERS: Mapping[str, str] = {
     "lease": "a worker runs it",
@@ -78,7 +78,7 @@ BLOCKERS: Mapping[str, str] = {
     "person": "a person has to decide, with `guestledger resolve`",
     "settings": "it cannot be run with the settings here: use the workers' settings",
 }
-"""Each `BlockedBy`."""
+"""By `BlockedBy`."""
 
 STEPS: Mapping[str, str] = {
     "validate_channel": "the channel is looked up",
@@ -88,14 +88,14 @@ STEPS: Mapping[str, str] = {
     "deliver_webhook": "the webhook is called",
     "expire_token": "the token's expiry is recorded",
 }
-"""What each step does, by `StepName`."""
+"""By `StepName`."""
 
 REDELIVERIES: Mapping[str, str] = {
     "no_webhook": "no webhook is set: set GUESTLEDGER_WEBHOOK_URL",
     "no_session": "it is {status}, and only opened sessions have a notice",
     "in_delivery": "its notice is still being delivered",
 }
-"""Each `RedeliveryRefusal`."""
+"""By `RedeliveryRefusal`."""
 
 HINTS: Mapping[str, str] = {
     "PartitionDetached": "`guestledger partitions attach {error.partition:%Y-%m}` attaches it again",

@@ -1,4 +1,4 @@
-"""`guestledger open`: opens a session for each guest request in a file."""
+"""`guestledger open`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_file(
     is answered. A second signal ends it at once. Exit code 1 if a session is not active.
     """
     try:
-        # A copy of stdin that is never closed: closing waits for a thread that still reads it.
+        # A copy of stdin that is never closed: closing waits for a reading thread.
         source = os.fdopen(os.dup(0), "rb") if str(file) == "-" else file.open("rb")
     except OSError as error:
         fail(f"{file} cannot be read: {error.strerror}")

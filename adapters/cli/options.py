@@ -23,7 +23,7 @@ def moment(text: str) -> datetime:
 
 
 def choice(kind: type[Choice], text: str, option: str) -> Choice:
-    """Parse a code of the engine. Its enum is imported when the command runs. Raise `typer.BadParameter`."""
+    """Parse a code of the engine. Raise `typer.BadParameter`."""
     try:
         return kind(text)
     except ValueError:

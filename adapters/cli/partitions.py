@@ -1,4 +1,4 @@
-"""`guestledger partitions`: the monthly partitions of the log."""
+"""`guestledger partitions`."""
 
 from __future__ import annotations
 

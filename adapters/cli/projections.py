@@ -1,4 +1,4 @@
-"""`guestledger projections`: status, rebuild and verification of what is derived from the log."""
+"""`guestledger projections`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`guestledger sessions`, `metrics` and `audit`: what the projections say."""
+"""`guestledger sessions`, `metrics` and `audit`."""
 
 from __future__ import annotations
 
@@ -105,7 +105,6 @@ def metrics_table(metrics: guestledger.Metrics) -> Table:
 
 
 def _metrics_json(metrics: guestledger.Metrics) -> dict[str, Any]:
-    """Return the contract's three metrics and what they are computed from."""
     latency = metrics.latency
     return {
         "successRate": round(metrics.success_rate, 2),

@@ -1,4 +1,4 @@
-"""`guestledger replay`: the history of one session, event by event."""
+"""`guestledger replay`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def replay(
 
 
 def timeline(frames: Sequence[guestledger.Frame], width: int) -> Table:
-    """Return one event a row. A narrow terminal gets the date of another day above the time."""
+    """Return one event a row."""
     from guestledger.engine.log.codec import wire_name
 
     made = show.table("v", "recorded at", "event", "state", "next", "due at", wraps=("event",))

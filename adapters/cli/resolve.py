@@ -1,4 +1,4 @@
-"""`guestledger resolve`: a person's decision about a parked session."""
+"""`guestledger resolve`."""
 
 from __future__ import annotations
 

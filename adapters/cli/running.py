@@ -1,4 +1,4 @@
-"""How a command runs and ends: with its result, or with one line on stderr that says what to do."""
+"""How a command runs and ends."""
 
 from __future__ import annotations
 

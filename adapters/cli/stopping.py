@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks a command to stop, the second ends the process at once."""
+"""SIGTERM and SIGINT: the first stops a command, the second ends the process at once."""
 
 import asyncio
 import os

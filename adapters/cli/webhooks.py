@@ -1,4 +1,4 @@
-"""`guestledger webhooks`: dead letters and redelivery."""
+"""`guestledger webhooks`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def redeliver(
 
 
 async def _redeliver(sessions: list[str], requested_by: str, reason: str, *, json: bool) -> int:
-    """Request redelivery for these sessions, by default for every dead letter. Return how many were refused."""
+    """Return how many requests were refused."""
     settings = guestledger.Settings.from_env()
     if settings.webhook_url is None:
         raise guestledger.InvalidSettings("GUESTLEDGER_WEBHOOK_URL is not set")

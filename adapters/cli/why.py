@@ -1,4 +1,4 @@
-"""`guestledger why`: what a session waits for."""
+"""`guestledger why`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`guestledger worker`: runs the scheduler."""
+"""`guestledger worker`."""
 
 from __future__ import annotations
 

@@ -48,9 +48,9 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
 
     scope: str
     lost: FailureKind
-    """The kind of failure if it was sent and the answer is lost."""
+    """The kind of a lost answer."""
     fault: FailureKind
-    """The kind of failure if the answer is a 5xx."""
+    """The kind of a 5xx."""
 
 
 def creation_purpose(profile: Profile) -> Purpose:
@@ -110,7 +110,7 @@ class Decoders:
 
 
 def failure(answer: Answer, purpose: Purpose, message: str, now: datetime) -> Throttled | Failed:
-    """What a status other than 2xx means (contract, "Answers that are not success"). `message`: the server's own."""
+    """What a status other than 2xx means (contract, "Answers that are not success")."""
     status, asked = answer.status, answer.asked(now)
     if status == 429:
         return Throttled(status=status, retry_after=asked, exhausted=answer.exhausted)
@@ -123,7 +123,7 @@ def failure(answer: Answer, purpose: Purpose, message: str, now: datetime) -> Th
         cause=cause_of_status(status),
         status=status,
         detail=detail,
-        # Without the header, the retry policy decides alone. Final failures have no next time.
+        # Without the header, the retry policy decides alone.
         retry_after=None if kind is FailureKind.FINAL or asked.given is None else asked,
         exhausted=answer.exhausted,
         observation=observation_of(kind, status),
@@ -148,7 +148,7 @@ def impossible_channel() -> Failed:
 
 
 def token_refused(exhausted: ExhaustedQuota) -> Failed:
-    """A 401 with an exhausted quota: the request must not be sent again at once."""
+    """A 401 with an exhausted quota."""
     kind = FailureKind.UNAVAILABLE
     return Failed(
         kind=kind,

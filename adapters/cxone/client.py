@@ -101,12 +101,12 @@ class CXoneClient:
 
     @property
     def creation_limiter(self) -> str:
-        """The limiter that creations pass."""
+        """See `Provider.creation_limiter`."""
         return self._limiter(self.profile.session_quota)
 
     @property
     def lookup_limiter(self) -> str:
-        """The limiter that look-ups pass."""
+        """See `Provider.lookup_limiter`."""
         return self._limiter(self.profile.channel_quota)
 
     def _limiter(self, quota: str) -> str:
@@ -118,11 +118,11 @@ class CXoneClient:
         return self._tokens.is_fresh
 
     async def ready(self) -> None:
-        """Ensure a usable token. Raise `CredentialsRefused`, `RequestDenied` or `ServiceUnreachable`."""
+        """See `Provider.ready`."""
         await self._tokens.token()
 
     def known_channel(self, channel_id: str) -> Channel | None:
-        """A usable channel that was looked up less than `channel_ttl_ms` ago."""
+        """See `Provider.known_channel`."""
         known = self._known.get(channel_id)
         if known is None:
             return None
@@ -133,18 +133,18 @@ class CXoneClient:
         return None
 
     async def look_up_channel(self, channel_id: str, before_resend: BeforeSend = _nothing) -> LookupOutcome:
-        """Look a channel up. Concurrent look-ups share one request, and the first `before_resend`."""
+        """See `Provider.look_up_channel`. Concurrent look-ups share one request, and the first `before_resend`."""
         return await self._lookups.run(channel_id, lambda: self._look_up(channel_id, before_resend))
 
     def prepare(self, session: Session) -> PreparedCreation:
-        """The creation request for the next attempt of `session`. Pure."""
+        """See `Provider.prepare`."""
         body = SecretBytes(creation_body(session))
         return PreparedCreation(body=body, request_sha256=request_sha256("POST", self._sessions_url, body))
 
     async def create(
         self, prepared: PreparedCreation, idempotency_key: str, before_send: BeforeSend
     ) -> CreationOutcome:
-        """Send a creation request. `before_send` precedes each send, also the one after a 401."""
+        """See `Provider.create`."""
         began = time.perf_counter()
         headers = {"Content-Type": "application/json", self.profile.idempotency_header: idempotency_key}
         answer, token = await self._answer(

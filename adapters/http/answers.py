@@ -1,4 +1,4 @@
-"""The bodies of answers: values under a server's own field names, and its error message. Pure."""
+"""The bodies of answers. Pure."""
 
 import re
 from collections.abc import Iterable

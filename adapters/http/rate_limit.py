@@ -1,7 +1,7 @@
 """`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10). Pure.
 
-Parameters: `r` units left, `t` seconds until the reset, `q` units per window of `w` seconds, `pk` the partition.
-A malformed field is ignored as a whole (section 5 of the draft).
+`r`: units left, `t`: seconds until the reset, `q`: units per window of `w` seconds, `pk`: partition. A malformed field
+is ignored as a whole (section 5).
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""An OAuth client-credentials token: fetched once for all callers, cached, refreshed early."""
+"""An OAuth client-credentials token, fetched once for all callers."""
 
 import time
 from collections.abc import Callable
@@ -167,7 +167,7 @@ class TokenSource:
         return self._token
 
     async def _admitted(self) -> datetime:
-        """When the limiter admitted the request, by the database's clock."""
+        """When the limiter admitted the request."""
         retrying = AsyncRetrying(
             stop=stop_after_attempt(MAX_TRIES + 1),
             wait=self._wait_s,
@@ -187,7 +187,7 @@ class TokenSource:
         return max(0.0, self._denied_s(error))
 
     def _denied_s(self, error: BaseException | None) -> float:
-        """The wait that the limiter demands. Infinite for other errors."""
+        """Infinite for errors other than denials."""
         if isinstance(error, RequestDenied):
             return (error.denied.until - self._now()).total_seconds()
         return float("inf")
@@ -201,7 +201,6 @@ class TokenSource:
         return feedback(limiter, Observation.SUCCESS, began_at, asked=pause, exhausted=exhausted)
 
     async def _observe(self) -> None:
-        """Give the limiter the feedback that it does not have yet."""
         if self._unobserved is not None:
             await self._rate_limiter.observe(self._unobserved)
             self._unobserved = None

@@ -1,4 +1,4 @@
-"""What can go wrong with the database, and how the driver's errors become ours."""
+"""Database errors, and how the driver's errors become ours."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""A CXone look-alike and a webhook receiver on loopback. It shares no code with the client: each checks the other."""
+"""A CXone look-alike and a webhook receiver on loopback. It shares no code with the client."""
 
 from guestledger.adapters.simulator.api import Made
 from guestledger.adapters.simulator.config import SimulatorConfig

@@ -124,7 +124,6 @@ class SimulatedApi:
         return reply._replace(headers=(*reply.headers, *self._rate_limit(max(0, left - 1))))
 
     def _left_of_quota(self) -> int:
-        """What is left for the second that ends now."""
         while self._admitted and self._admitted[0] <= time.monotonic() - 1:
             self._admitted.popleft()
         return max(0, self.config.quota - len(self._admitted))
@@ -217,7 +216,6 @@ class SimulatedApi:
         return self.config.meets(fault, share, key) and self._is_among_first(fault, key, times)
 
     def _is_among_first(self, fault: str, key: str, times: int) -> bool:
-        """Count this request. Whether it is one of the first `times` of `key` for `fault`."""
         if self._met[fault, key] >= times:
             return False
         self._met[fault, key] += 1

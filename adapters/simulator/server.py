@@ -133,7 +133,6 @@ class Simulator:
                 return "other", Reply(404, b'{"message":"no such path"}')
 
     def _control(self, method: str, path: str, body: bytes) -> Reply:
-        """The control API of a simulator in its own process."""
         match method, path:
             case "GET", "/_simulator/state":
                 return Reply(200, msgspec.json.encode(self._state()))

@@ -81,11 +81,11 @@ class HttpWebhook:
 
     @property
     def limiter(self) -> str:
-        """The limiter that its calls pass: the receiver's host, without the path, which may be secret."""
+        """The receiver's host, without the path, which may be secret."""
         return f"{self._url.host}:{self._url.port} webhook"
 
     async def send(self, session: Session) -> Delivery:
-        """Send the notice that `session` has started. The id is stable over retries and redeliveries."""
+        """See `WebhookSender.send`. The id is stable over retries and redeliveries."""
         body = SecretBytes(_encoder.encode(_notice(session)))
         headers = {} if self._signer is None else self._signer.headers(f"msg_{session.id.hex}", self._now(), body)
         began = time.perf_counter()

@@ -1,19 +1,19 @@
-"""Why something happened, as stable codes. The sentences that people read are made where they are shown."""
+"""Causes as stable codes, without sentences."""
 
 from enum import StrEnum
 
 
 class Cause(StrEnum):
-    """Why a request did not succeed, or why a session stands where it stands.
+    """Why a request failed, or a session has its status.
 
-    The values are stored in events: a released value never changes its meaning.
+    Stored in events: a released value never changes its meaning.
     """
 
     CONSENT_REFUSED = "consent_refused"
     CHANNEL_UNKNOWN = "channel_unknown"
     CHANNEL_INACTIVE = "channel_inactive"
     CHANNEL_UNSUPPORTED = "channel_unsupported"
-    """The channel lacks a capability that guest sessions need; the detail names it."""
+    """The detail names the missing capability."""
 
     THROTTLED = "throttled"
     REJECTED = "rejected"
@@ -44,11 +44,11 @@ class Cause(StrEnum):
 
     LEASE_LOST = "lease_lost"
     NOT_CONFIGURED = "not_configured"
-    """The settings of this process give no access to the service."""
+    """The settings give no access to the service."""
     NOT_READY = "not_ready"
     """The service answers, but has to be set up first."""
     SERVICE_UNAVAILABLE = "service_unavailable"
-    """A service that the request needs, such as the token endpoint, could not be used."""
+    """Another service, such as the token endpoint, could not be used."""
     TOKEN_REFUSED = "token_refused"  # noqa: S105 - a code, not a token
     """The provider refused the access token, and the request was not sent again."""
     PROCESS_ENDED = "process_ended"
@@ -56,7 +56,6 @@ class Cause(StrEnum):
     OVERTAKEN = "overtaken"
     """An older attempt brought the session before this one was answered."""
     RATE_LIMITED = "rate_limited"
-    """The shared rate limiter denied the request."""
 
     TOO_MANY_FAILURES = "too_many_failures"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -64,6 +63,6 @@ class Cause(StrEnum):
     ABANDONMENT_DECIDED = "abandonment_decided"
 
     RECEIVER_GONE = "receiver_gone"
-    """The webhook receiver wants no more notices (410)."""
+    """The receiver wants no more notices (410)."""
     WAIT_TOO_LONG = "wait_too_long"
-    """The webhook receiver asked for a longer wait than the policy allows."""
+    """The receiver asked for more than the policy allows."""

@@ -1,7 +1,4 @@
-"""The commands of the lifecycle: what a caller wants, and what came back from outside.
-
-Each carries the time (UTC) and, where a wait may be chosen, a jitter uniform in [0, 1).
-"""
+"""The commands of the lifecycle. `now` is UTC, `jitter` is uniform in [0, 1)."""
 
 from datetime import datetime
 
@@ -54,7 +51,7 @@ class RecordAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SettleAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever sent attempt number `attempt` is gone, and its answer with it."""
+    """The sender of attempt number `attempt` is gone, and its answer with it."""
 
     attempt: int
     now: datetime
@@ -76,7 +73,7 @@ class RecordDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestRedelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A person wants the notice sent again. Both texts are stored: no secret or personal data in them."""
+    """A person wants the notice sent again. Both texts are stored."""
 
     requested_by: str
     reason: str
@@ -84,7 +81,7 @@ class RequestRedelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resolve(msgspec.Struct, frozen=True, kw_only=True):
-    """A person decided about a parked session. Both texts are stored: no secret or personal data in them."""
+    """A person decided about a parked session. Both texts are stored."""
 
     resolution: Resolution
     decided_by: str

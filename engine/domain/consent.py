@@ -22,13 +22,13 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refused_flags(consent: GuestConsent) -> dict[str, str]:
-    """The flags that do not consent, each with the value given. Only exactly `True` consents."""
+    """The flags other than exactly `True`, each with its value."""
     flags = {"dataProcessing": consent.data_processing, "gdprCompliant": consent.gdpr_compliant}
     return {name: _given(value) for name, value in flags.items() if value is not True}
 
 
 def _given(value: object) -> str:
-    """A value as short ASCII JSON, so that any value can be stored."""
+    """Short ASCII JSON: any value can be stored."""
     text = json.dumps(value, default=str, separators=(",", ":"))
     return text if len(text) <= _GIVEN_LIMIT else text[: _GIVEN_LIMIT - 1] + "~"
 

@@ -1,4 +1,4 @@
-"""The creation attempts: beginning one, and what its outcome means for the session."""
+"""Creation attempts: beginning one, and its outcome."""
 
 from datetime import datetime
 from typing import assert_never
@@ -38,10 +38,10 @@ def settle_attempt(state: Session, command: SettleAttempt, policy: RetryPolicy) 
 
 
 def record_attempt(state: Session, command: RecordAttempt, policy: Policy) -> list[e.Event]:
-    """What came of an attempt: the current one, or an older one whose answer is late."""
+    """The outcome of the current attempt, or of an older one that is late."""
     outcome, now = command.outcome, command.now
     if not 1 <= command.attempt <= state.attempts:
-        return []  # this session never made that attempt
+        return []
     current = state.status is Status.ATTEMPTING and command.attempt == state.attempts
     match outcome:
         case Created():
@@ -93,10 +93,7 @@ def _record_created(state: Session, attempt: int, outcome: Created, now: datetim
 
 
 def _overtaken(state: Session, attempt: int, now: datetime) -> list[e.Event]:
-    """The doubt about the current attempt, when an older one brings the session.
-
-    The session stops waiting for the current one. If its answer never comes, the history still shows the doubt.
-    """
+    """If an older attempt brings the session, the current one ends in doubt: its answer may never come."""
     if state.status is not Status.ATTEMPTING or attempt == state.attempts:
         return []
     return [

@@ -1,4 +1,4 @@
-"""The webhook's decisions: when a notice is sent again, when it becomes a dead letter, and redelivery."""
+"""Webhook decisions: retries, dead letters and redelivery."""
 
 from datetime import timedelta
 
@@ -47,7 +47,6 @@ def _given_up_detail(cause: Cause, outcome: Delivery) -> str:
 
 
 def _why_given_up(state: Session, command: RecordDelivery, policy: DeliveryPolicy) -> Cause | None:
-    """Why the failed call was the last one; `None`: another one follows."""
     outcome = command.outcome
     if outcome.gone:
         return Cause.RECEIVER_GONE
@@ -75,7 +74,6 @@ def _failed(state: Session, command: RecordDelivery, policy: DeliveryPolicy) -> 
 
 
 def _wait(scheduled_ms: int, asked: RetryAfter | None, policy: DeliveryPolicy, jitter: float) -> Wait:
-    """The wait of the schedule or of the receiver, whichever is longer, plus jitter."""
     basis, basis_ms = WaitBasis.SCHEDULE, scheduled_ms
     if asked is not None and asked.ms > scheduled_ms:
         basis, basis_ms = asked.basis, asked.ms
@@ -85,10 +83,7 @@ def _wait(scheduled_ms: int, asked: RetryAfter | None, policy: DeliveryPolicy, j
 
 
 def request_redelivery(state: Session, command: RequestRedelivery, policy: Policy) -> list[e.Event]:
-    """The notice goes out again: a dead letter, or one that the receiver accepted and lost.
-
-    Nothing if no webhook is enabled, no session was made, or the notice is still being delivered.
-    """
+    """Send a dead letter, or a notice that the receiver accepted and lost, again; otherwise nothing."""
     if not policy.webhook_enabled or state.session_id is None or state.webhook_owed:
         return []
     return [

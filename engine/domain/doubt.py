@@ -1,7 +1,6 @@
-"""Doubt: parking a session on an attempt whose answer is lost, a person's decision, and an answer that ends the doubt.
+"""Doubt: parking a session, a person's decision, and late answers.
 
-A parked session has no deadline: giving it up would claim that no remote session exists, and one may, with a guest's data
-in it. Only a person ends it.
+A parked session has no deadline: a remote session may exist, with a guest's data in it. Only a person ends it.
 """
 
 from datetime import datetime, timedelta
@@ -55,10 +54,9 @@ def resolve(state: Session, command: Resolve, policy: Policy) -> list[e.Event]:
 
 
 def lifted(state: Session, command: RecordAttempt, outcome: Throttled | Failed) -> e.DoubtLifted | None:
-    """The end of the doubt about an attempt: a late answer says that it made nothing. `None`: no doubt ends.
+    """The end of a doubt by a late answer without a session; `None`: no doubt ends.
 
-    A session that waits on this attempt goes on: at the time it had planned, or at once if it was parked, and never
-    before the server allows.
+    The session continues at the planned time, or at once if it was parked, never before the server allows.
     """
     doubtful = isinstance(outcome, Failed) and outcome.kind is FailureKind.IN_DOUBT
     if command.attempt not in state.in_doubt or doubtful:

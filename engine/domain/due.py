@@ -1,4 +1,4 @@
-"""What a session still needs: the steps, and when each is due. Pure."""
+"""The steps that a session still needs, and when each is due."""
 
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -11,7 +11,7 @@ from guestledger.engine.domain.session import Session, Status
 
 
 class StepName(StrEnum):
-    """The steps. Each name is stored in due steps, and is the name of the handler's module in `engine/worker/steps/`."""
+    """Stored in due steps. Each names its handler's module in `engine/worker/steps/`."""
 
     VALIDATE_CHANNEL = "validate_channel"
     CREATE_SESSION = "create_session"
@@ -37,7 +37,7 @@ def due_steps(state: Session, policy: Policy) -> tuple[DueStep, ...]:
             end = deadline_of(state, policy.creation) + timedelta(milliseconds=1)
             return (DueStep(step, state.due_since), DueStep(StepName.ENFORCE_DEADLINE, end))
         case Status.ATTEMPTING:
-            # Due at once, but leased to whoever sent the attempt: it can be claimed when that lease lapses.
+            # Due at once, but leased to the sender: claimable once that lease lapses.
             return (DueStep(StepName.SETTLE_ATTEMPT, state.due_since),)
         case Status.ACTIVE | Status.EXPIRED:
             return _after_creation(state)

@@ -1,4 +1,4 @@
-"""What can go wrong. No text here carries a secret or personal data; what to do about it is said where it is shown."""
+"""What can go wrong. No text here carries a secret or personal data."""
 
 from collections.abc import Iterable
 from datetime import date
@@ -11,13 +11,13 @@ from guestledger.engine.limits.admission import Denied
 
 
 class GuestledgerError(Exception):
-    """The base of every error that this package raises on purpose."""
+    """The base of this package's errors."""
 
 
 def in_short(error: BaseException, within: str | tuple[str, ...] = "") -> str:
-    """An error in one line for a log: the text of one of ours, else its type and place. Other texts may quote data.
+    """One line for a log: our own text, else type and innermost place in a module whose name starts with `within`.
 
-    The place is the innermost one in a module whose name starts with `within`.
+    Other texts may quote data.
     """
     if isinstance(error, GuestledgerError):
         return str(error)
@@ -29,9 +29,9 @@ def in_short(error: BaseException, within: str | tuple[str, ...] = "") -> str:
 
 
 class InvalidRequest(GuestledgerError):
-    """A request that is refused whole: nothing of it was recorded.
+    """A request was refused, and nothing recorded.
 
-    `field` is the path in the request (`consent.marketing`; empty: the whole request), `reason` says what is wrong.
+    `field` is the path in it (`consent.marketing`; empty: the whole request), `reason` says what is wrong.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -94,7 +94,7 @@ class RedeliveryRefused(GuestledgerError):
 
 
 class ResolutionRefused(GuestledgerError):
-    """A person's decision about a session cannot be recorded. Nothing was recorded.
+    """A person's decision was refused. Nothing was recorded.
 
     `holder` is the session that already has the adopted remote session; `None`: this session is not parked.
     """
@@ -128,9 +128,9 @@ class EventTooLarge(GuestledgerError):
 
 
 class UnknownEvent(GuestledgerError):
-    """A recorded event that this release cannot read. `position`, `stream_id` and `version` say where it is.
+    """A recorded event that this release cannot read: its type or schema version is newer, or its data do not fit.
 
-    Its type or schema version is newer, or its data do not fit them. It is reported, never skipped.
+    It is never skipped.
     """
 
     def __init__(self, event_type: str, schema_version: int, *, misfit: str = "") -> None:
@@ -172,7 +172,7 @@ class RebuildInterrupted(GuestledgerError):
 class ServiceError(GuestledgerError):
     """A service that the engine needs cannot be used now. Accepted sessions stay pending; a worker continues them.
 
-    `service` names it (`provider`, `token endpoint`, `database`), `cause` says why, `detail` adds facts.
+    `service` is `provider`, `token endpoint` or `database`; `detail` adds facts to `cause`.
     """
 
     accepted: UUID | None = None
@@ -201,7 +201,7 @@ class ServiceUnreachable(ServiceError):
 
 
 class RequestDenied(ServiceUnreachable):
-    """The rate limiter named `limiter` denies a request that the service needs, as `denied` says."""
+    """The rate limiter `limiter` denies a request that the service needs."""
 
     def __init__(self, service: str, limiter: str, denied: Denied) -> None:
         super().__init__(service, Cause.RATE_LIMITED, f"limiter {limiter!r} until {denied.until:%Y-%m-%dT%H:%M:%SZ}")

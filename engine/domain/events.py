@@ -1,7 +1,4 @@
-"""The events of a guest session: past tense, frozen, each with a stable wire name and a schema version.
-
-Times are UTC, durations are whole milliseconds (`_ms`), and no number is a float (RFC 8785). Events carry codes and facts.
-"""
+"""The events of a guest session. Times are UTC, durations whole ms, and no number is a float (RFC 8785)."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -28,7 +25,7 @@ class Guest(Guarded, frozen=True, kw_only=True):
     subject_id: str | None
     idempotency_key: str | None
     request_sha256: Personal
-    """Tells a repeated request from another one under the same key. Personal: addresses can be tried against it."""
+    """Distinguishes requests under the same key. Personal: addresses can be tried against it."""
 
 
 class Event(Guarded, frozen=True, kw_only=True):
@@ -48,12 +45,12 @@ class ConsentRecorded(Event, frozen=True, kw_only=True):
 
 
 class ConsentRefused(Event, frozen=True, kw_only=True):
-    """Consent was insufficient, so no request left the machine. Opens and ends the stream."""
+    """Consent was insufficient: nothing was sent. Opens and ends the stream."""
 
     guest: Guest
     failed: tuple[str, ...]
     given: dict[str, str]
-    """The value given for each failed flag, as JSON text."""
+    """By failed flag, as JSON text."""
 
 
 class ChannelValidated(Event, frozen=True, kw_only=True):
@@ -114,7 +111,7 @@ class CreationThrottled(Event, frozen=True, kw_only=True):
 
 
 class CreationFailed(Event, frozen=True, kw_only=True):
-    """The attempt brought no session that is known. Retried at `retry_at`; `None`: never."""
+    """The attempt brought no known session. Retried at `retry_at`; `None`: never."""
 
     attempt: int
     kind: FailureKind
@@ -138,7 +135,7 @@ class SessionCreated(Event, frozen=True, kw_only=True):
     latency_ms: int
     """Since the request was accepted, waits included."""
     webhook_owed: bool
-    """Whether the webhook has to be called. Decided here once: settings may differ between processes."""
+    """Decided here once: settings may differ between processes."""
 
 
 class DuplicateCreated(Event, frozen=True, kw_only=True):
@@ -162,7 +159,7 @@ class DoubtLifted(Event, frozen=True, kw_only=True):
 
 
 class SessionParked(Event, frozen=True, kw_only=True):
-    """An attempt is in doubt and a person decides. The retry that its failure planned is not made."""
+    """An attempt is in doubt: a person decides, and its planned retry is not made."""
 
     attempt: int
     cause: Cause
@@ -229,13 +226,12 @@ class WebhookAbandoned(Event, frozen=True, kw_only=True):
 
     attempts: int
     cause: Cause
-    """Why it was given up."""
     status: int | None
     detail: str
 
 
 class WebhookRedeliveryRequested(Event, frozen=True, kw_only=True):
-    """A person asked for the notice to be sent again from the start of the schedule, under the same `webhook-id`."""
+    """A person asked for redelivery: the schedule restarts, under the same `webhook-id`."""
 
     requested_by: str
     reason: str
@@ -256,7 +252,7 @@ class SessionAbandoned(Event, frozen=True, kw_only=True):
 
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
-    # The wire name. A released name stands for ever: stored logs contain it.
+    # Wire names never change: stored logs contain them.
     "ConsentRecorded": ConsentRecorded,
     "ConsentRefused": ConsentRefused,
     "ChannelValidated": ChannelValidated,

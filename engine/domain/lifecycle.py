@@ -1,4 +1,4 @@
-"""The lifecycle: `decide` turns a command into events. Pure: time and jitter are arguments."""
+"""`decide` turns a command into events."""
 
 from typing import assert_never
 
@@ -29,7 +29,7 @@ from guestledger.engine.domain.waiting import defer, enforce_deadline, whole_ms
 
 
 def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
-    """The events that `command` makes of a session in `state`: none when it no longer matters there."""
+    """The events that `command` makes in `state`: none if it no longer matters."""
     match command:
         case OpenSession():
             return [_open(command)] if state.status is Status.NEW else []

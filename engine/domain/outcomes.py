@@ -1,4 +1,4 @@
-"""What came back from outside, in neutral words. Adapters translate the wire into these; `status` is evidence only."""
+"""Outcomes in neutral words. `status` is evidence only."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -13,20 +13,20 @@ from guestledger.engine.limits.retry import RetryAfter
 
 
 class FailureKind(StrEnum):
-    """What is known about a request that did not succeed."""
+    """What is known about a failed request."""
 
     UNSENT = "unsent"
     """It never left this machine."""
     UNAVAILABLE = "unavailable"
     """It failed without an effect and may be retried."""
     IN_DOUBT = "in_doubt"
-    """It was sent and its answer is lost or says nothing: the provider may have made a session."""
+    """Sent, and the provider may have made a session."""
     FINAL = "final"
     """The same request would fail again."""
 
     @property
     def counts(self) -> bool:
-        """Whether it counts against the retry policy. An unsent request does not: only the deadline ends those."""
+        """Whether the retry policy counts it. Only the deadline ends unsent requests."""
         return self is not FailureKind.UNSENT
 
 
@@ -53,18 +53,17 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel as the provider described it. `status` and `protocols` are evidence: the adapter judges them."""
+    """A channel as the provider described it. `status` and `protocols` are evidence."""
 
     id: str
     problem: Cause | None = None
     """Why it cannot take a session: one of the `CHANNEL_…` causes. `None`: it can."""
     detail: str = ""
-    """What is wrong or missing, as a value: a status or a protocol."""
+    """What is wrong or missing: a status or a protocol."""
     status: str = ""
     protocols: tuple[str, ...] = ()
     looked_up_at: datetime
     cached: bool = False
-    """Whether this is a remembered answer."""
     exhausted: ExhaustedQuota | None = None
 
 
@@ -85,7 +84,6 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     accepted: bool
     gone: bool = False
-    """The receiver wants no more notices."""
     cause: Cause | None = None
     """Why it was not accepted."""
     status: int | None = None
@@ -95,7 +93,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(StrEnum):
-    """What a person decides about a parked session for which no remote session was found."""
+    """A person's decision if no remote session was found."""
 
     RETRY = "retry"
     """Attempt it again. If the provider did make a session before, there will be two."""
@@ -132,10 +130,9 @@ def feedback_of(limiter: str, outcome: LookupOutcome | CreationOutcome, began_at
 
 
 def feedback_of_delivery(limiter: str, outcome: Delivery, began_at: datetime, max_wait_ms: int) -> Feedback | None:
-    """What a webhook call shows about the receiver; `None`: nothing.
+    """What a webhook call shows about the receiver; `None`: nothing, as failures follow the schedule.
 
-    Failures have a schedule of their own, hours long. A receiver that asks for more than `max_wait_ms` closes nothing:
-    its notice becomes a dead letter, and the other notices are still sent.
+    A wait above `max_wait_ms` closes nothing: only its own notice becomes a dead letter.
     """
     if outcome.accepted:
         return Feedback(limiter=limiter, observation=Observation.SUCCESS, began_at=began_at)

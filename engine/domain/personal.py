@@ -1,4 +1,4 @@
-"""Marks personal and secret fields, and masks them wherever they are printed."""
+"""Marks personal and secret fields, and masks them."""
 
 from functools import cache
 from typing import Annotated, Any
@@ -40,10 +40,7 @@ class SecretBytes(bytes):
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable value whose `repr` masks the fields marked `Personal`, also in rich tracebacks.
-
-    Log lines, exception texts and failing assertions all use `repr`.
-    """
+    """A value whose `repr` masks `Personal` fields: in logs, exception texts, assertions and rich tracebacks."""
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in masked(self).items())

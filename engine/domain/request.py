@@ -110,9 +110,9 @@ def checked_text(field: str, text: str) -> str:
 
 
 def request_digest(request: GuestRequest) -> str:
-    """SHA-256 (hex) over the canonical JSON of the request. It identifies a repeated request.
+    """SHA-256 (hex) over the canonical JSON of the request.
 
-    Defaults are left out, so that a field added later does not change the digest of old requests.
+    Defaults are left out: a field added later does not change old digests.
     """
     named = ((field, getattr(request, field.name)) for field in _FIELDS)
     given = {field.encode_name: value for field, value in named if value != field.default}
@@ -133,7 +133,6 @@ def _check(request: GuestRequest) -> None:
 
 
 def _refusal(message: str) -> InvalidRequest:
-    """A msgspec message as a field and a reason."""
     if unknown := _UNKNOWN.fullmatch(message):
         name, parent = unknown[1], unknown[2] or ""
         if not _PLAIN_WORD.fullmatch(name):  # it may contain personal data

@@ -1,4 +1,4 @@
-"""A guest session: its state, and `evolve`, which folds events into it."""
+"""The state of a guest session, folded from its events."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -17,7 +17,7 @@ from guestledger.engine.limits.admission import DenialReason
 
 
 class Status(StrEnum):
-    """Where a session stands. `docs/architecture.md` draws the transitions; a test compares the drawing with `evolve`."""
+    """`docs/architecture.md` draws the transitions; a test compares them with `evolve`."""
 
     NEW = "new"
     PENDING = "pending"
@@ -81,7 +81,6 @@ class Session(Guarded, frozen=True, kw_only=True):
     duplicates: tuple[str, ...] = ()
 
     webhook_owed: bool = False
-    """Whether a notice still has to be delivered."""
     webhook_attempts: int = 0
     webhook_failures: int = 0
     """Failed calls in a row since the schedule began."""
@@ -109,7 +108,7 @@ def fold(session_id: UUID, events: Iterable[e.Event]) -> Session:
 
 
 def evolve(state: Session, event: e.Event) -> Session:
-    """The state after `event`. Pure, and total over every event: history is never refused."""
+    """The state after `event`. History is never refused."""
     return replace(_apply(state, event), version=state.version + 1)
 
 

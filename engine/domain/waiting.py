@@ -1,4 +1,4 @@
-"""Waits on the way to a remote session: deferrals by the limiter, the deadline, and giving up."""
+"""Deferrals by the limiter, the deadline, and giving up."""
 
 from datetime import datetime, timedelta
 
@@ -14,13 +14,12 @@ _WAITING = (Status.PENDING, Status.THROTTLED, Status.IN_DOUBT)
 
 # Sessions denied for the same reason must not all come back at once. Reservations are spread by themselves.
 _SPREAD_MS = {DenialReason.RETRY_BUDGET: 15_000, DenialReason.CONCURRENCY: 500}
-# How many wait for the budget is unknown: each further wait is spread wider. With a factor of 2 the last ones would wait
-# long after the budget is free again.
+# How many wait for the budget is unknown, so each further wait is spread wider. Factor 2 would outlast the shortage.
 _SPREAD_GROWTH = 1.5
 
 
 def defer(state: Session, command: DeferCreation, policy: RetryPolicy) -> list[e.Event]:
-    """Put the due attempt or look-up off. Nothing where none is due, or where it waits longer already."""
+    """Put the due attempt or look-up off, unless it waits longer already."""
     denied, now = command.denied, command.now
     if state.status not in _WAITING or (state.retry_at is not None and state.retry_at > denied.until):
         return []
@@ -40,7 +39,7 @@ def defer(state: Session, command: DeferCreation, policy: RetryPolicy) -> list[e
 
 
 def max_spread_ms(state: Session, denied: Denied, policy: RetryPolicy) -> int:
-    """The range over which denied sessions are spread. It never crosses a deadline that the denial itself keeps."""
+    """The spread of denied sessions. It never crosses a deadline that the denial itself keeps."""
     waits = state.budget_waits if denied.by is DenialReason.RETRY_BUDGET else 0
     spread_ms = int(_SPREAD_MS.get(denied.by, 0) * _SPREAD_GROWTH ** min(waits, 32))
     return min(spread_ms, max(0, (deadline_of(state, policy) - denied.until) // timedelta(milliseconds=1)))

@@ -1,1 +1,1 @@
-"""What an API bears: the rate limiter, its policy, feedback, quotas and retry arithmetic. Pure."""
+"""The rate limiter, feedback and retry arithmetic. Pure."""

@@ -1,4 +1,4 @@
-"""Asking the rate limiter: what a request says of itself, and the answer it gets."""
+"""Requests for admission, and the rate limiter's answers."""
 
 from datetime import datetime
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""How many requests a limiter admits now, the limit on calls in flight included. Pure."""
+"""How many requests a limiter admits now, the limit on calls in flight included."""
 
 from datetime import datetime, timedelta
 
@@ -6,7 +6,7 @@ from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.limiter import LimiterState, reserve
 from guestledger.engine.limits.policy import LimiterPolicy
 
-# When to ask again while too many calls are in flight: some will have ended by then.
+# When to ask again while too many calls are in flight.
 _CONCURRENCY_PAUSE = timedelta(seconds=1)
 
 

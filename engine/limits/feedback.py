@@ -35,7 +35,7 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def not_sent(limiter: str, began_at: datetime) -> Feedback:
-    """The feedback of a request that was admitted at `began_at` and then not sent."""
+    """Feedback for `NOT_SENT`."""
     return Feedback(limiter=limiter, observation=Observation.NOT_SENT, began_at=began_at)
 
 

@@ -1,12 +1,10 @@
-"""The shared rate limiter: what all processes know about one API, and when it may be called again.
+"""The shared rate limiter: what all processes know about one API, by the database's time. Pure.
 
-Pure: it takes the database's time, so all processes see the same state. Four things deny a request:
-
-- a pause: a 429, a failure with `Retry-After`, or an exhausted quota closes the limiter until the server's time;
-- the rate: after a pause, requests are admitted one by one. The rate falls with a 429 and rises with answers (AIMD), rests
-  just below the excessive rate, then rises further. It counts answers, so an unused rate does not rise;
+Four things deny a request:
+- a pause: after a 429, a failure with `Retry-After`, or an exhausted quota;
+- the rate: it falls with a 429, rises with each answer (AIMD), rests just below the excessive rate, then rises further;
 - the circuit breaker: failures in a row open it, then single probes are sent;
-- the retry budget: retries after failures are a share of all requests.
+- the retry budget: retries are a share of all requests.
 """
 
 from datetime import datetime, timedelta
@@ -20,18 +18,18 @@ from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 
-# How long a claim reserves the probe before its request must be in flight, and how long to wait after a lost one.
+# How long a claim reserves the probe, and the wait after a lost one.
 _PROBE_RESERVED = timedelta(seconds=1)
 
 
 class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one limiter. The default knows nothing against its API; no row is stored for it. Times are UTC."""
+    """The state of one limiter. The default restricts nothing and has no row. Times are UTC."""
 
     closed_at: datetime | None = None
     closed_until: datetime | None = None
     closed_by: WaitBasis | None = None
     paced_from: datetime | None = None
-    """When it reopened with a limited rate; `None`: the rate is not limited."""
+    """When it reopened with a limited rate; `None`: unlimited."""
     ceiling: float | None = None
     """The rate at which the last 429 came; `None`: unknown."""
     successes: int = 0
@@ -46,7 +44,7 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     broken_until: datetime | None = None
     """When a probe may be sent; `None` while one is in flight."""
     probe_until: datetime | None = None
-    """How long the probe is waited for, or how long it stays reserved before it is sent."""
+    """How long the probe is waited for, or reserved before it is sent."""
 
     retry_budget: float | None = None
     """What was left of the budget at `retry_budget_at`; `None`: all of it."""
@@ -90,7 +88,7 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def is_clean(self, now: datetime, policy: LimiterPolicy) -> bool:
-        """Whether it knows nothing against its API, so that its row can be deleted."""
+        """Whether it restricts nothing, so that its row can be deleted."""
         return (
             self.denial(now) is None
             and self.broken_at is None
@@ -137,14 +135,13 @@ def admit(
         admitted, denied = _admit_unreserved(state, now, policy)
     if denied is not None:
         return state, denied
-    if state.broken_at is not None:  # a probe is sent alone; that is little enough
+    if state.broken_at is not None:  # a probe is sent alone
         return replace(admitted, broken_until=None, probe_until=now + timedelta(milliseconds=policy.probe_ms)), None
     admitted, denied = _pass_rate(admitted, request, now, policy)
     return (admitted, None) if denied is None else (state, denied)
 
 
 def _has_reservation(state: LimiterState, request: AdmissionRequest, now: datetime) -> bool:
-    """Whether the reservation still counts: with an open circuit, only while the probe stays reserved."""
     probe_reserved = state.broken_until is not None and state.probe_until is not None and now < state.probe_until
     return request.reserved and (state.broken_at is None or probe_reserved)
 
@@ -247,7 +244,7 @@ def _pause(
     if state.closed_at is not None and (
         feedback.began_at <= state.closed_at or now - state.closed_at < timedelta(milliseconds=policy.cut_ms)
     ):
-        # It was sent before the last pause, or as good as that: the rate is cut for the same excess already.
+        # The last pause cut the rate for the same excess already.
         return closed
     return replace(closed, closed_at=now, ceiling=_excessive_rate(state, feedback, now, policy))
 
@@ -260,7 +257,7 @@ def _excessive_rate(state: LimiterState, feedback: Feedback, now: datetime, poli
     if rate is None:
         return None
     if feedback.observation is Observation.FAILED:
-        # The API is down, which says nothing about the rate: keep the one that was known.
+        # An outage says nothing about the rate.
         return None if state.ceiling is None else max(state.ceiling, rate)
     return max(policy.min_rate, _lowered_ceiling(state, rate, policy))
 

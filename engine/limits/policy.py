@@ -17,9 +17,9 @@ class LimiterPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """A rate that has risen this far is no limit any more."""
     min_rate: float = 0.1
     min_closed_ms: int = 500
-    """A 429 closes the limiter for at least this long: servers count over some time."""
+    """A 429 closes the limiter for at least this long."""
     cut_ms: int = 1_000
-    """The rate is cut at most once in this time: a cut needs time to show."""
+    """The rate is cut at most once in this time."""
     decrease: float = 0.8
     """The share of the excessive rate with which the limiter opens again."""
     increase: float = 0.2

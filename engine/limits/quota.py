@@ -1,4 +1,4 @@
-"""A quota that is used up, as the server reports it before it throttles."""
+"""A used-up quota, as reported by the server."""
 
 import msgspec
 

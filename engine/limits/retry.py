@@ -1,4 +1,4 @@
-"""How long to wait before a request is sent again. Pure: jitter and time are arguments, waits are whole ms."""
+"""How long to wait before a request is sent again, in whole ms."""
 
 from enum import StrEnum
 
@@ -48,7 +48,6 @@ class WaitBasis(StrEnum):
     """The server reported an exhausted quota."""
     SCHEDULE = "schedule"
     LIMITER = "limiter"
-    """The shared rate limiter."""
     NONE = "none"
 
 
@@ -68,7 +67,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     basis_ms: int = 0
     extra_ms: int = 0
     given: str | None = None
-    """The `Retry-After` text as given."""
+    """As in `RetryAfter`."""
 
 
 def backoff_ms(tries: int, policy: RetryPolicy, jitter: float) -> int:

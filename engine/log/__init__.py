@@ -1,1 +1,1 @@
-"""The event log: appends, recorded events, their encoding and their Merkle leaves."""
+"""The event log and its encoding."""

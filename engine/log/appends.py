@@ -1,4 +1,4 @@
-"""What is appended to the log: events for one stream, and the changes to its due steps."""
+"""Appends: events for one stream, and changes to its due steps."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -31,7 +31,6 @@ class StepChanges(msgspec.Struct, frozen=True, kw_only=True):
     """Those of `due` whose lease becomes `lease` (`None`: free)."""
     lease: Lease | None = None
     done: frozenset[StepName] = frozenset()
-    """No longer due."""
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +50,6 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     admission: AdmissionRequest | None = None
     """The request that they announce: recorded only if the limiter admits it."""
     feedback: Feedback | None = None
-    """What the recorded answer shows about the API."""
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):

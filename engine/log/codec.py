@@ -1,6 +1,6 @@
-"""How events are stored: under a stable wire name, as canonical JSON (RFC 8785), old schema versions upcast when read.
+"""Events as canonical JSON (RFC 8785), under a stable wire name.
 
-Keys are ASCII and sorted; values are strings, integers, booleans, null, and lists or objects of these. No floats.
+Keys are ASCII and sorted; no value is a float.
 """
 
 from typing import Any

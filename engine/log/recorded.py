@@ -68,7 +68,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """The events that a filter leaves of a part of the log."""
+    """Matching events of a part of the log."""
 
     events: tuple[RecordedEvent, ...]
     """By position; may be empty."""

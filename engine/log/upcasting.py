@@ -1,4 +1,4 @@
-"""Upcasting: an event of an old schema version, read as if it had been written today. What is stored never changes."""
+"""Upcasting: an event of an old schema version, read as if it had been written today."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

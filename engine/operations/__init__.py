@@ -1,1 +1,1 @@
-"""What people do with a ledger: explain, resolve, redeliver, consume, replay."""
+"""What people do with a ledger."""

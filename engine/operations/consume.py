@@ -1,7 +1,7 @@
-"""Named consumers: each feeds another system from the log, from a checkpoint of its own.
+"""Named consumers: each feeds another system from the log, at least once, from its own checkpoint.
 
-At least once: the handler gets a batch first, then the checkpoint moves. After a crash, a lost lease or a cancellation the
-same events come again; none is skipped. A handler that must not repeat an effect uses the events' positions.
+The checkpoint moves after the handler: after a crash, a lost lease or a cancellation the same events come again. Their
+positions identify repeats.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class Consumer:
         self._wanted = wanted
         self._start = start
         self._options = options
-        # An owner of its own, not the process's: two candidates within one process exclude each other too.
+        # Not the process's: two candidates within one process exclude each other too.
         self._lease = Lease(owner=clock.new_id(), ms=options.lease_ms)
 
     async def run(self) -> NoReturn:
@@ -97,7 +97,7 @@ class Consumer:
                 await self._checkpoints.release(self._name, self._lease.owner)
 
     async def _hold(self, position: int) -> None:
-        """Deliver from `position` on, until the lease is lost. Raises what reading or moving the checkpoint raises."""
+        """Deliver until the lease is lost."""
         beating = asyncio.create_task(self._beat())
         delivering = asyncio.create_task(self._deliver(position))
         try:
@@ -122,7 +122,7 @@ class Consumer:
             try:
                 async with asyncio.timeout(self._options.lease_ms / 3_000):
                     kept = await self._checkpoints.keep(self._name, self._lease)
-            except (ServiceError, TimeoutError):  # delivering meets the same and reports it
+            except (ServiceError, TimeoutError):  # delivering reports it
                 kept = loop.time() < held_until
             else:
                 held_until = asked_at + self._options.lease_ms / 1_000

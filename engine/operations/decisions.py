@@ -1,4 +1,4 @@
-"""A person's decision about one session: judged by the session's state, and recorded with the steps that follow."""
+"""Recording a person's decision about one session."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -32,10 +32,10 @@ class Decisions:
         refused: Callable[[Session], GuestledgerError],
         key: str | None = None,
     ) -> Session:
-        """Record what `command` (of a time) makes of the session with this history. Returns the session after it.
+        """Record the events of `command` (of a time). Returns the session after them.
 
-        If the session moved on meanwhile, it is judged again. Raises what `refused` returns for a session for which
-        nothing is to be recorded, `KeyTaken` if another session has the `key`, and `ServiceError`.
+        If the session moved on meanwhile, it is judged again. Raises what `refused` returns if there are no events,
+        `KeyTaken` if another session has the `key`, and `ServiceError`.
         """
         stream_id = history[0].stream_id
         while True:
@@ -50,7 +50,7 @@ class Decisions:
                         stream_id=stream_id,
                         expected_version=state.version,
                         events=tuple(decided),
-                        # A worker that is at work on the session keeps its lease: its next append meets the decision.
+                        # A worker on the session keeps its lease: its next append meets the decision.
                         steps=step_changes(state, after, self._policy),
                         actor=actor,
                         causation_id=self._clock.new_id(),

@@ -1,4 +1,4 @@
-"""`ledger.events`: reading the log, following it, and feeding consumers from it."""
+"""`ledger.events`."""
 
 from collections.abc import AsyncIterator
 from typing import NoReturn

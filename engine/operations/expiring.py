@@ -1,7 +1,4 @@
-"""Early warning: the sessions whose tokens expire soon, so that a host can act in time.
-
-Read from the `sessions` projection.
-"""
+"""Sessions whose tokens expire soon, from the `sessions` projection."""
 
 import asyncio
 import logging
@@ -23,10 +20,7 @@ _MIN_PAUSE = timedelta(milliseconds=100)
 
 
 async def expiring_in(read_models: ReadModels, clock: Clock, span: timedelta) -> list[SessionRow]:
-    """The active sessions whose token expires within `span`, the next to expire first.
-
-    Raises `ValueError` unless `span` is positive.
-    """
+    """See `Projections.expiring_in`."""
     _check("span", span)
     await read_models.catch_up()
     now = clock.now()
@@ -37,11 +31,7 @@ async def expiring_in(read_models: ReadModels, clock: Clock, span: timedelta) ->
 
 
 def expiry_warnings(read_models: ReadModels, clock: Clock, ahead: timedelta) -> AsyncIterator[SessionRow]:
-    """Each session once, as soon as its token expires within `ahead`; without end, also while the database is away.
-
-    It looks at once, and then with pauses shorter than `ahead` (of 0.2 s or more). A token that starts and expires between
-    two looks gets no warning. Raises `ValueError` unless `ahead` is positive.
-    """
+    """See `Projections.expiry_warnings`."""
     _check("ahead", ahead)
     return _warnings(read_models, clock, ahead)
 

@@ -1,6 +1,6 @@
-"""Why a session waits: what blocks each of its steps, in the order in which a worker meets it, and when that ends.
+"""Why a session waits: what blocks each step, and when that ends.
 
-`explain` is pure. It asks the same functions as claims, appends and handlers, of the same data. It answers for the moment.
+`explain` asks the same functions as claims, appends and handlers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
     owner: UUID | None = None
     """For `LEASE`: who holds it."""
     cause: Cause | None = None
-    """For `NOT_DUE` and `PERSON`: why, by the history; `None`: it was released until then, or is simply not due."""
+    """For `NOT_DUE` and `PERSON`, by the history; `None`: released until then, or simply not due."""
     detail: str = ""
     wait: Wait | None = None
     denied: Denied | None = None
@@ -98,7 +98,7 @@ class Explainer:
         self._policy = policy
 
     async def explain(self, history: Sequence[RecordedEvent]) -> Explanation:
-        """Why the session with this history waits now. Locks nothing. Raises `ServiceError`."""
+        """Explain the session with this history. Locks nothing. Raises `ServiceError`."""
         stream_id = history[0].stream_id
         # If the session moves on meanwhile, its steps and its history would contradict each other.
         while (work := await self._due_steps.status(stream_id)).version > history[-1].version:
@@ -168,7 +168,6 @@ class _Path:
         self._blockers: list[Blocker] = []
 
     def explanation(self) -> StepExplanation:
-        """What blocks the step, and when it moves."""
         self._meet_lease()
         self._meet_due_time()
         if self._row.step not in self._limiters:
@@ -213,7 +212,7 @@ class _Path:
             self._meet_budget(self._states.get(name, LimiterState()))
 
     def _meet_rate(self, known: LimiterState | None) -> None:
-        """Ask the limiter as a claim does, again and again until it admits the step."""
+        """Ask the limiter as a claim does, until it admits the step."""
         limited = self._policy.limiter.calls is not None and self._row.step in _CALLS
         policy = self._policy.limiter if limited else msgspec.structs.replace(self._policy.limiter, calls=None)
         state = known or LimiterState()
@@ -232,7 +231,7 @@ class _Path:
             self._meet(Blocker(by=denied.by, until=until, denied=denied, ahead=ahead))
 
     def _meet_budget(self, state: LimiterState) -> None:
-        """Ask the limiter as the append of an attempt, or a look-up, does."""
+        """Ask the limiter as an append or a look-up does."""
         if deadline_of(self._state, self._policy.creation) < self._now:
             return  # the session is given up instead
         request = AdmissionRequest(limiter="", retry=self._state.is_retried, reserved=True)
@@ -242,7 +241,6 @@ class _Path:
 
 
 def _reason(events: Sequence[e.Event], due_at: datetime, until: datetime) -> Blocker:
-    """Why the step is due at `due_at`, by the last event that says so."""
     for event in reversed(events):
         match event:
             case e.ChannelLookupFailed() | e.CreationFailed() | e.WebhookFailed() if event.retry_at == due_at:

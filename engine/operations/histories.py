@@ -1,4 +1,4 @@
-"""Finding the events of one session."""
+"""Histories of sessions."""
 
 from contextlib import suppress
 from uuid import UUID
@@ -17,7 +17,7 @@ class Histories:
         self._read_models = read_models
 
     async def find(self, session: UUID | str) -> list[RecordedEvent]:
-        """Return every event of the session with this id. Raises `SessionNotFound`."""
+        """See `Ledger.history`."""
         history: list[RecordedEvent] = []
         with suppress(ValueError):
             history = await self._store.read_stream(UUID(str(session)))

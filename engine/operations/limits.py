@@ -1,4 +1,4 @@
-"""`ledger.limits`: the shared rate limiters."""
+"""`ledger.limits`."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""`ledger.partitions`: the monthly partitions of the log."""
+"""`ledger.partitions`."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""`ledger.projections`: status, rebuild and verification of what is derived from the log."""
+"""`ledger.projections`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""Notices that the webhook receiver did not accept: listing them, and sending them again."""
+"""`ledger.webhooks`."""
 
 from datetime import datetime
 from uuid import UUID
@@ -34,7 +34,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Webhooks:
-    """`ledger.webhooks`: dead letters and redelivery. Workers send what is requested here."""
+    """Dead letters and redelivery. Workers send what is requested here."""
 
     def __init__(self, *, store: EventStore, histories: Histories, decisions: Decisions, policy: Policy) -> None:
         self._store = store
@@ -43,7 +43,7 @@ class Webhooks:
         self._policy = policy
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """The notices that are given up now, oldest first. Reads the whole log; detached partitions are not in it."""
+        """Return the present dead letters, oldest first. Reads the whole log, without detached partitions."""
         found: dict[UUID, DeadLetter] = {}
         async for batch in self._store.read_all(wanted=_WANTED):
             for recorded in batch:

@@ -1,4 +1,4 @@
-"""Replay: a session's history folded again, event by event, with the steps that were due after each. No I/O."""
+"""Replay: a session's history folded again, event by event."""
 
 from collections.abc import Sequence
 from datetime import datetime

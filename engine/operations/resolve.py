@@ -1,4 +1,4 @@
-"""A person's decision about a parked session: checked, and recorded with who decided and why."""
+"""A person's decision about a parked session."""
 
 import re
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
 
 class Resolver:
-    """Takes sessions out of the parked state. Workers continue those that are to be retried."""
+    """Takes sessions out of the parked state."""
 
     def __init__(self, *, decisions: Decisions, read_models: ReadModels) -> None:
         self._decisions = decisions
@@ -31,10 +31,7 @@ class Resolver:
     async def resolve(
         self, history: list[RecordedEvent], resolution: Resolution, *, decided_by: str, reason: str
     ) -> Session:
-        """Record the decision about the session with this history. Returns the session after it.
-
-        Raises `ResolutionRefused`, `InvalidRequest`, `ServiceError`.
-        """
+        """See `Ledger.resolve`."""
         decided_by, reason = checked_text("decidedBy", decided_by), checked_text("reason", reason)
         stream_id, key = history[0].stream_id, None
         if isinstance(resolution, Adoption):

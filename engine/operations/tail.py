@@ -24,11 +24,9 @@ async def tail(
     batch: int = 500,
     poll_ms: int = 500,
 ) -> AsyncIterator[Batch]:
-    """The matching events after a position, in order, without end: those in the log, then those that come.
+    """See `Events.tail`. New events are seen with a hint, or after about `poll_ms`.
 
-    Nothing is skipped or repeated, also while the database is away: it is waited for. New events are seen with a hint, or
-    after about `poll_ms`. A batch without events says that the log grew without a match. Raises `UnknownEvent` at an
-    unreadable event, after all events before it.
+    A batch without events says that the log grew without a match.
     """
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(ServiceError),

@@ -1,1 +1,1 @@
-"""What the engine needs from outside, as protocols. Adapters satisfy them."""
+"""What the engine needs from outside, as protocols."""

@@ -20,10 +20,10 @@ class PreparedCreation(Guarded, frozen=True, kw_only=True):
 
 
 class Provider(Protocol):
-    """Channels and sessions at one provider. Everything about the wire is the adapter's.
+    """Channels and sessions at one provider.
 
-    A failed request is an outcome. What precedes it, such as a token, may raise `CredentialsRefused`,
-    `RequestDenied` or `ServiceUnreachable`.
+    A failed request is an outcome. What precedes it, such as a token, may raise `CredentialsRefused`, `RequestDenied`
+    or `ServiceUnreachable`.
     """
 
     @property

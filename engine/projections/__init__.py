@@ -1,1 +1,1 @@
-"""Read models as pure functions from a batch of recorded events to row changes."""
+"""Read models: pure functions from events to row changes."""

@@ -1,4 +1,4 @@
-"""The `session_metrics` projection: events counted by channel and minute, and how the counts are summed."""
+"""The `session_metrics` projection: events counted by channel and minute."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
     channel_id: str
     minute: datetime
     month: date
-    """The month in which the session began: a row belongs to one partition, and can be rebuilt without the others."""
+    """The month in which the session began: partitions can be rebuilt separately."""
 
 
 class Increments(NamedTuple):

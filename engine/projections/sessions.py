@@ -1,4 +1,4 @@
-"""The `sessions` projection: the present state of each session, one row per session: a part of what `evolve` folds."""
+"""The `sessions` projection: one row with the present state of each session."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime

@@ -25,8 +25,5 @@ class CallLimit:
 
     @property
     def max_claimed(self) -> int:
-        """How many claimed steps can have a place at once: more would wait here, and no other process could run them.
-
-        At least one, even while callers of `open_session` hold every place.
-        """
+        """How many claimed steps can have a place: more would wait where no other process can run them. At least 1."""
         return max(1, self._max_calls - self._unclaimed)

@@ -1,4 +1,4 @@
-"""What a step on the way to creation does when the limiter denies its request."""
+"""What a creation step does when the limiter denies its request."""
 
 from guestledger.engine.domain.commands import DeferCreation
 from guestledger.engine.limits.admission import DenialReason, Denied

@@ -1,4 +1,4 @@
-"""A step handler: what it gets, what it returns, and where it runs."""
+"""What a step handler gets and returns."""
 
 from datetime import datetime
 from enum import Enum
@@ -26,7 +26,7 @@ class Lane(Enum):
     CREATION = "creation"
     WEBHOOK = "webhook"
     RECORDING = "recording"
-    """Steps that only record the passing of time. They pass no limiter, so nothing delays them."""
+    """Steps that only record the passing of time, without a limiter."""
 
     @property
     def max_in_flight(self) -> int:
@@ -35,15 +35,12 @@ class Lane(Enum):
 
     @property
     def max_lease_ms(self) -> int | None:
-        """The longest lease of a claim; `None`: the worker's own.
-
-        Recording takes milliseconds. After a crash nobody should wait a whole lease for an expiry.
-        """
+        """The longest lease of a claim; `None`: the worker's own. After a crash, an expiry should not wait a whole one."""
         return 1_500 if self is Lane.RECORDING else None
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step came to. The executor decides `commands`, and records the events with `feedback`."""
+    """The executor decides `commands`, and records the events with `feedback`."""
 
     commands: tuple[Command, ...] = ()
     feedback: Feedback | None = None
@@ -86,7 +83,7 @@ class StepContext(Protocol):
 
     @property
     def started_at(self) -> datetime:
-        """When the step was claimed, by the database's clock, as limiters need it; `now` if it was not claimed."""
+        """When the step was claimed, by the database's clock; `now` if it was not claimed."""
         ...
 
     def now(self) -> datetime:
@@ -94,7 +91,7 @@ class StepContext(Protocol):
         ...
 
     def decide(self, command: Command) -> list[Event]:
-        """The events that `command` would make now. Nothing is recorded."""
+        """The events that `command` would make now."""
         ...
 
     def admission(self, limiter: str) -> AdmissionRequest:
@@ -116,7 +113,7 @@ class StepContext(Protocol):
 
 
 class Handler(Protocol):
-    """One step. Its module in `engine/worker/steps/` has the step's name."""
+    """One step."""
 
     lane: Lane
 
@@ -127,7 +124,7 @@ class Handler(Protocol):
 
     @property
     def enabled(self) -> bool:
-        """Whether this process can run it. A step that it cannot run is left to other processes."""
+        """Whether this process can run it; if not, others do."""
         ...
 
     async def run(self, session: Session, context: StepContext) -> StepResult:

@@ -1,7 +1,6 @@
-"""Waking up: one look at the database says whether there is anything to do, and when to look again.
+"""Waking up: by a hint that the log has grown, at the next due time, or by a poll.
 
-A wait ends with a hint that the log has grown (appends change due steps, so one hint serves both), with the next due time,
-or with a poll. A lost hint costs the poll's interval, never the work.
+Appends change due steps, so one hint serves both. A lost hint costs at most the poll's interval.
 """
 
 import asyncio
@@ -13,7 +12,7 @@ from guestledger.engine.ports.due_steps import DueSteps, Outlook, Wanted
 from guestledger.engine.ports.event_store import EventStore
 
 POLL_MS = 1_000
-# While hints come in fast, one look serves all that came in this time.
+# One look serves all hints of this time.
 _SPACING_SECONDS = 0.05
 
 

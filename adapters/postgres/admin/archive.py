@@ -1,4 +1,4 @@
-"""Detaches partitions from the log and attaches them again, as the ledger's owner.
+"""Detaching partitions from the log and attaching them again.
 
 A detached partition is a table that can be dumped, dropped and restored. The ledger keeps its digest.
 """
@@ -108,7 +108,6 @@ class Archive:
             return before - int(await driver.fetchval(count))
 
     async def _check_contents(self, driver: Driver, month: date, table: str) -> Contents:
-        """Lock the detached table, and return its contents if they are unchanged."""
         s = quoted(self._schema)
         recorded = await driver.fetchrow(
             f"""
@@ -148,7 +147,6 @@ class Archive:
         )
 
     async def _check_unused(self, driver: Driver, month: date, contents: Contents) -> None:
-        """Raise `PartitionBlocked` if something still needs these events."""
         s, last = quoted(self._schema), -1 if contents.last_position is None else contents.last_position
         problems = await driver.fetch(
             f"""
@@ -186,7 +184,6 @@ class Archive:
         return f"{quoted(self._schema)}.{partition_name(month)}"
 
     async def _lock_log(self, driver: Driver) -> None:
-        """Block every append until the transaction ends."""
         await driver.execute(f"SELECT FROM {quoted(self._schema)}.head WHERE id = 1 FOR UPDATE")
 
     @asynccontextmanager
@@ -206,7 +203,6 @@ _IS_PARTITION = (
 
 
 async def _contents(driver: Driver, month: date, table: str) -> Contents:
-    """Read a table. Raises `PartitionBlocked` at an event that does not match its leaf hash."""
     events, first, last, digest = 0, None, None, sha256()
     async for row in driver.cursor(f"SELECT {COLUMNS} FROM {table} ORDER BY position", prefetch=BATCH):
         if leaf_hash_of(row) != row["leaf_hash"]:

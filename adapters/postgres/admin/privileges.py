@@ -1,4 +1,4 @@
-"""Checks that a ledger's database user can work on it and cannot change the log."""
+"""Checks a ledger's database user."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -146,7 +146,6 @@ def _join_owner(connection: Connection, owner: str) -> None:
 
 
 def _may_act_as(connection: Connection, role: str) -> bool:
-    """Whether the user has the role's rights and may hand objects over to it."""
     switch = "SET" if _version(connection) >= (16,) else "MEMBER"
     statement = "SELECT pg_has_role(:role, 'USAGE') AND pg_has_role(:role, :switch)"
     return bool(connection.scalar(text(statement), {"role": role, "switch": switch}))

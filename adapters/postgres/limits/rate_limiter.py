@@ -1,4 +1,4 @@
-"""The shared rate limiter in PostgreSQL: one row for each limiter that knows something, locked while it is used."""
+"""One row for each limiter that knows something, locked while it is used."""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -27,7 +27,7 @@ _FIELDS = LimiterState.__struct_fields__
 
 
 class LimiterTransaction:
-    """The limiters that one transaction has locked, as they are at `now`. `PostgresRateLimiter` writes the changes."""
+    """The limiters that one transaction has locked, as they are at `now`."""
 
     def __init__(
         self, found: Mapping[str, LimiterState], now: datetime, policy: LimiterPolicy, in_flight: int = 0
@@ -48,7 +48,7 @@ class LimiterTransaction:
         return denied
 
     def probes(self, name: str) -> bool:
-        """Whether the circuit is open, so that an admitted request is the probe."""
+        """Whether an admitted request is a probe."""
         return self._state(name).broken_at is not None
 
     def observe(self, feedback: Feedback) -> None:
@@ -56,24 +56,24 @@ class LimiterTransaction:
         self._states[feedback.limiter] = observe(self._state(feedback.limiter), feedback, self.now, self._policy)
 
     def capacity(self, name: str, wanted: int) -> tuple[list[datetime], Denied | None]:
-        """The times of up to `wanted` further requests, and what denies the next one if they are fewer."""
+        """See `capacity`."""
         return capacity(self._state(name), wanted, self._in_flight, self.now, self._policy)
 
     def reserve(self, name: str, number: int) -> list[datetime]:
-        """Reserve so many of the requests that there is capacity for."""
+        """Reserve `number` of these requests."""
         self._states[name], times, _ = reserve(self._state(name), number, self.now, self._policy)
         self._in_flight += len(times)
         return times
 
     def kept(self) -> dict[str, LimiterState]:
-        """The changed states that know something against their API."""
+        """The changed states to write."""
         changed = {
             name: state for name, state in self._states.items() if state != self._found.get(name, LimiterState())
         }
         return {name: state for name, state in changed.items() if not state.is_clean(self.now, self._policy)}
 
     def dropped(self) -> list[str]:
-        """The limiters that know nothing any more."""
+        """The limiters whose rows can be deleted."""
         return [name for name in self._found if self._states[name].is_clean(self.now, self._policy)]
 
     def _state(self, name: str) -> LimiterState:
@@ -81,7 +81,7 @@ class LimiterTransaction:
 
 
 class PostgresRateLimiter:
-    """What all processes know together about the APIs they call."""
+    """See `RateLimiter`."""
 
     def __init__(self, engine: AsyncEngine, schema: str, policy: LimiterPolicy) -> None:
         self._engine = engine
@@ -100,7 +100,7 @@ class PostgresRateLimiter:
         self._drop = f"DELETE FROM {s}.limits WHERE name = ANY($1::text[])"
 
     async def admit(self, request: AdmissionRequest, asking: Collection[UUID] | None = None) -> Admitted | Denied:
-        """Admit a request now, or say what denies it. `asking`: see `RateLimiter`."""
+        """See `RateLimiter.admit`."""
         with reported():
             async with short_transaction(self._engine, durable=False) as driver:
                 await self.lock_head(driver)
@@ -110,7 +110,7 @@ class PostgresRateLimiter:
                 return denied or Admitted(at=limiters.now, probes=limiters.probes(request.limiter))
 
     async def observe(self, feedback: Feedback) -> None:
-        """Take in what an answer shows, if no append records it."""
+        """See `RateLimiter.observe`."""
         with reported():
             async with short_transaction(self._engine) as driver:
                 await self.lock_head(driver)
@@ -119,13 +119,13 @@ class PostgresRateLimiter:
                 await self.write(driver, limiters)
 
     async def states(self) -> dict[str, LimiterState]:
-        """Every limiter that knows something against its API, by name."""
+        """See `RateLimiter.states`."""
         with reported():
             async with driver_connection(self._engine) as driver:
                 return dict(map(_state, await driver.fetch(self._read_all)))
 
     async def reset(self, name: str) -> bool:
-        """Forget what this limiter knows; False if it knows nothing."""
+        """See `RateLimiter.reset`."""
         with reported():
             async with short_transaction(self._engine) as driver:
                 return str(await driver.execute(self._drop, [name])) != "DELETE 0"
@@ -148,7 +148,7 @@ class PostgresRateLimiter:
     ) -> LimiterTransaction:
         """The limiters of these names, locked until the transaction ends. `clean`: none of them has a row.
 
-        `now` is the database's time; without it, it is read once the locks are held. `asking`: see `RateLimiter`.
+        `now` is the database's time, by default read once the locks are held. `asking`: see `RateLimiter`.
         """
         found = {} if clean else dict(map(_state, await driver.fetch(self._lock, list(names))))
         now = now or await driver.fetchval("SELECT clock_timestamp()")

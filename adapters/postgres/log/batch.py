@@ -1,4 +1,4 @@
-"""What one batch of appends writes, worked out under the ledger's lock."""
+"""What one batch of appends writes."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from guestledger.engine.log.merkle import leaf_hash
 
 
 class Proposal(NamedTuple):
-    """An append with the canonical JSON of each of its events."""
+    """An append and the JSON of its events."""
 
     append: Append
     texts: tuple[str, ...]
@@ -31,18 +31,18 @@ class LogEnd(NamedTuple):
     """The same, but never before the last event's: times must not run against positions if the clock is set back."""
     versions: dict[UUID, int]
     keys: dict[str, UUID]
-    """The batch's idempotency keys that are taken, with their streams."""
+    """The taken idempotency keys, with their streams."""
     known: dict[tuple[UUID, int, UUID], Appended]
-    """The batch's appends that are recorded already, by stream, expected version and causation: their answer was lost."""
+    """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
-    """The limiters that know something against their API."""
+    """The limiters with a row."""
 
 
 class _Change(Enum):
     LEASE = auto()
     """Set due time and lease."""
     KEEP = auto()
-    """Set the due time, and leave the lease to whoever holds it."""
+    """Set the due time only."""
     DONE = auto()
 
 
@@ -65,7 +65,7 @@ class BatchRows:
         self._steps: dict[tuple[UUID, StepName], _StepRow] = {}
 
     def columns(self) -> list[Any]:
-        """The values for the append statement, in its order: arrays, and the one time of the whole batch."""
+        """The values for the append statement, in its order."""
         events = _arrays(self._events, 10)
         return [
             *events[:5],
@@ -78,7 +78,7 @@ class BatchRows:
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:
-        """Take the append into the batch, or reject it. Returns what its caller gets once the batch is committed."""
+        """Take the append, or reject it. Returns what its caller gets after the commit."""
         append, log = proposal.append, self._log
         if before := log.known.get((append.stream_id, append.expected_version, append.causation_id)):
             return before

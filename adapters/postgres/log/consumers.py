@@ -14,14 +14,14 @@ from guestledger.engine.ports.consumers import ConsumerRow
 
 
 class PostgresConsumers:
-    """The consumers of the ledger in one schema."""
+    """See `ConsumerCheckpoints`."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
         self._schema = quoted(schema)
 
     async def claim(self, name: str, lease: Lease, start: int) -> int | None:
-        """Lease the consumer and return its position; `None` if another process holds it."""
+        """See `ConsumerCheckpoints.claim`."""
         rows = await self._execute(
             f"""
             INSERT INTO {self._schema}.consumers AS c (name, position, owner, lease_until)
@@ -37,34 +37,34 @@ class PostgresConsumers:
         return rows[0][0] if rows else None
 
     async def keep(self, name: str, lease: Lease) -> bool:
-        """Renew the lease; False if it was lost."""
+        """See `ConsumerCheckpoints.keep`."""
         statement = f"""
             UPDATE {self._schema}.consumers SET lease_until = now() + $3::int * interval '1 ms'
              WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
         return bool(await self._execute(statement, name, lease.owner, lease.ms))
 
     async def move(self, name: str, owner: UUID, position: int) -> bool:
-        """Set the position; False, and no change, if the lease was lost."""
+        """See `ConsumerCheckpoints.move`."""
         statement = f"""
             UPDATE {self._schema}.consumers SET position = $3::bigint
              WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
         return bool(await self._execute(statement, name, owner, position))
 
     async def release(self, name: str, owner: UUID) -> None:
-        """End the lease, if it is still held."""
+        """See `ConsumerCheckpoints.release`."""
         statement = f"""
             UPDATE {self._schema}.consumers SET owner = NULL, lease_until = NULL
              WHERE name = $1::text AND owner = $2::uuid"""
         await self._execute(statement, name, owner)
 
     async def forget(self, name: str) -> bool:
-        """Delete the checkpoint; False if there is none."""
+        """See `ConsumerCheckpoints.forget`."""
         return bool(
             await self._execute(f"DELETE FROM {self._schema}.consumers WHERE name = $1::text RETURNING name", name)
         )
 
     async def all(self) -> list[ConsumerRow]:
-        """Every consumer, by name."""
+        """See `ConsumerCheckpoints.all`."""
         rows = await self._execute(
             f"""
             SELECT name, position,

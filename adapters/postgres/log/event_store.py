@@ -27,7 +27,7 @@ MAX_IN_BATCH = 200
 MAX_IN_A_ROW = 20
 """Batches over one connection before it goes back to the pool: with a small pool, others wait for it."""
 MAX_BYTES = 256 * 1024
-"""Of one event, as canonical JSON. The largest guest request makes a small part of it."""
+"""Of one event, as canonical JSON."""
 
 
 class _Waiting(NamedTuple):
@@ -61,11 +61,10 @@ class PostgresEventStore(LogReader):
         self._committing: asyncio.Task[None] | None = None
 
     async def append(self, append: Append) -> Appended:
-        """Record the events of `append`, all or none.
+        """See `EventStore.append`.
 
-        Raises `EventTooLarge`, `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `DatabaseFault` if PostgreSQL refuses this
-        append, or `ServiceUnreachable`, also when `max_waiting` appends already wait. Cancelling the caller withdraws the
-        append while it waits for its batch; later it may be recorded all the same.
+        Also raises `DatabaseFault` if PostgreSQL refuses this append, and `ServiceUnreachable` when `max_waiting`
+        appends already wait. Cancelling withdraws the append only while it waits for its batch.
         """
         if len(self._waiting) >= self._max_waiting:
             raise ServiceUnreachable(
@@ -106,14 +105,13 @@ class PostgresEventStore(LogReader):
         finally:
             self._committing = None
             for waiting in (*batch, *self._next_batch(len(self._waiting))):
-                waiting.outcome.cancel()  # only if this task itself was ended; else every outcome is set by now
+                waiting.outcome.cancel()  # only if this task itself was ended
 
     def _next_batch(self, size: int) -> list[_Waiting]:
         taken = (self._waiting.popitem(last=False) for _ in range(min(size, len(self._waiting))))
         return [_Waiting(proposal, outcome) for outcome, proposal in taken]
 
     async def _commit(self, batch: list[_Waiting]) -> None:
-        """Commit the batch and give each caller its outcome."""
         try:
             outcomes = await self._write_until_answered([waiting.proposal for waiting in batch])
         except ServiceUnreachable as error:
@@ -199,12 +197,13 @@ class PostgresEventStore(LogReader):
         asking = [
             append.stream_id for append in appends if append.admission is not None and not append.admission.reserved
         ]
-        return await self._limiter.open(driver, names, now=log.now, clean=not names & log.limiters, asking=asking or None)
+        return await self._limiter.open(
+            driver, names, now=log.now, clean=not names & log.limiters, asking=asking or None
+        )
 
     async def _read_known(
         self, driver: Driver, stale: list[Append], limiters: frozenset[str]
     ) -> dict[tuple[UUID, int, UUID], Appended]:
-        """Those of these appends that are in the log already."""
         wanted = {(append.stream_id, append.expected_version, append.causation_id): append for append in stale}
         stream_ids, expected, causation_ids = (list(column) for column in zip(*wanted, strict=True))
         firsts = await driver.fetch(self._appending.read_known, stream_ids, expected, causation_ids)

@@ -92,7 +92,6 @@ class LogNotifier:
             logger.exception("hints from other processes are not received for now; readers poll")
 
     async def _listen_once(self) -> None:
-        """Listen until the connection is lost."""
         lost = asyncio.Event()
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()

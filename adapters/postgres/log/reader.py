@@ -30,7 +30,7 @@ SCAN_FACTOR = 20
 
 
 class LogReader:
-    """Reads the log of the ledger in one schema."""
+    """Reads one ledger's log."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
@@ -53,15 +53,15 @@ class LogReader:
         self._select_head = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 
     def arrival(self) -> asyncio.Event:
-        """An event that is set when the log may have grown: a hint, which may be late or lost."""
+        """See `EventStore.arrival`."""
         return self._notifier.next()
 
     async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
-        """All events of one stream, in order. Raises `UnknownEvent`."""
+        """See `EventStore.read_stream`."""
         return (await self.read_streams([stream_id])).get(stream_id, [])
 
     async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
-        """The events of many streams in one round trip. Raises `UnknownEvent`."""
+        """See `EventStore.read_streams`."""
         streams: dict[UUID, list[RecordedEvent]] = {}
         for row in await self._fetch(self._select_streams, list(stream_ids)):
             streams.setdefault(row["stream_id"], []).append(recorded(row))
@@ -70,17 +70,14 @@ class LogReader:
     async def read_all(
         self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
     ) -> AsyncIterator[list[RecordedEvent]]:
-        """The matching events up to the log's present end. Raises `UnknownEvent` after all events before the unknown one."""
+        """See `EventStore.read_all`."""
         while (found := await self.read_batch(after=after, batch=batch, wanted=wanted)).position > after:
             if found.events:
                 yield list(found.events)
             after = found.position
 
     async def read_batch(self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter()) -> Batch:
-        """The next matching events after a position, and how far the log was read; at its end, `after`.
-
-        Raises `UnknownEvent` if the first one is unknown; a later one ends the batch before it.
-        """
+        """See `EventStore.read_batch`."""
         span = batch * SCAN_FACTOR
         types = list(wanted.types) or None
         rows = await self._fetch(self._select_batch, after, span, batch, types, wanted.since, wanted.until)
@@ -94,7 +91,7 @@ class LogReader:
         return Batch(events=tuple(found), position=max(after, position))
 
     async def head(self) -> int:
-        """The position of the last event, or -1."""
+        """See `EventStore.head`."""
         return int((await self._fetch(self._select_head))[0][0])
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:

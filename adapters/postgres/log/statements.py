@@ -77,10 +77,10 @@ class AppendStatements:
             SELECT count(*) FROM new_events"""
 
     def read_log(self, low: UUID, high: UUID) -> str:
-        """One row: the clock, the limiters that know something, the log's last position and time, the versions of streams $1.
+        """One row: the clock, the limiters that know something, the log's last position and time, the versions of
+        streams $1.
 
-        All streams lie from `low` to `high`. If that is one partition, no other is looked at: an append would otherwise
-        cost more with every partition.
+        All streams lie from `low` to `high`: otherwise an append would cost more with every partition.
         """
         first, end = month_bounds(month_of(low))
         bounds = f"AND e.stream_id >= '{first}' AND e.stream_id < '{end}'" if first <= low and high < end else ""

@@ -29,7 +29,7 @@ class _Advance(NamedTuple):
 
 
 class Projector:
-    """Carries the projections from their checkpoints to the end of the log."""
+    """Advances the projections."""
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
@@ -38,11 +38,7 @@ class Projector:
         self._logged: set[str] = set()
 
     async def catch_up(self) -> int:
-        """Bring every projection up to the log's end at this call. Returns the number of events read.
-
-        Concurrent calls wait for each other. A projection stops alone at a poison event, and is tried again by the next
-        call. A user who may only read leaves the work to others.
-        """
+        """See `ReadModels.catch_up`. Concurrent calls wait for each other; a read-only user projects nothing."""
         try:
             return await self._catch_up()
         except NotAllowed:
@@ -50,7 +46,7 @@ class Projector:
             return 0
 
     async def status(self) -> list[ProjectionStatus]:
-        """Every projection and how far behind the log it is."""
+        """See `ReadModels.status`."""
         s = quoted(self._schema)
         statement = f"""
             SELECT live.projection, live.position, head.position, live.stopped_at, live.error, rebuild.position,
@@ -76,15 +72,11 @@ class Projector:
         ]
 
     async def rebuild(self, name: str, progress: Progress) -> int:
-        """Make a projection's rows again from the log and replace the live ones at once. Returns how many differed.
-
-        Resumes an interrupted rebuild. Uses two connections. Raises `UnknownProjection`, `ProjectionStopped`,
-        `RebuildInterrupted`.
-        """
+        """See `ReadModels.rebuild`. Resumes an interrupted one. Uses two connections."""
         return await Rebuild(self._engine, self._schema, name, progress).run()
 
     async def verify(self, name: str, progress: Progress) -> Verification:
-        """Compare a projection's rows with those that the log gives. Uses two connections. Raises as `rebuild` does."""
+        """See `ReadModels.verify`. Uses two connections."""
         return await Rebuild(self._engine, self._schema, name, progress).verify()
 
     async def _catch_up(self) -> int:

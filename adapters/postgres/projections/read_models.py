@@ -22,7 +22,7 @@ class PostgresReadModels(Projector):
     """The three projections. Each query shows the rows as of the last `catch_up`."""
 
     async def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
-        """The matching sessions, oldest first, in bounded memory."""
+        """See `ReadModels.sessions`. In bounded memory."""
         c = SESSIONS.c
         where: list[ColumnElement[bool]] = []
         if wanted.channel_id is not None:
@@ -39,7 +39,7 @@ class PostgresReadModels(Projector):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
     async def stream_of(self, wanted: str) -> UUID | None:
-        """The stream of the session with this id, the engine's own or the provider's."""
+        """See `ReadModels.stream_of`."""
         c = SESSIONS.c
         either = [c.session_id == wanted]
         with suppress(ValueError):
@@ -50,7 +50,7 @@ class PostgresReadModels(Projector):
         return found
 
     async def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
-        """The matching audit entries, oldest first, in bounded memory."""
+        """See `ReadModels.audit`. In bounded memory."""
         c = AUDIT_LOG.c
         where: list[ColumnElement[bool]] = []
         if wanted.channel_id is not None:
@@ -67,7 +67,7 @@ class PostgresReadModels(Projector):
             yield msgspec.convert(row, AuditEntry, from_attributes=True)
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:
-        """The metrics of the matching channel and time."""
+        """See `ReadModels.metrics`."""
         counts = select(*(func.coalesce(func.sum(SESSION_METRICS.c[name]), 0).label(name) for name in COUNTS))
         c = SESSION_LATENCIES.c
         latencies = select(c.latency_ms, func.sum(c.sessions)).group_by(c.latency_ms).order_by(c.latency_ms)

@@ -29,7 +29,7 @@ Progress = Callable[[int], None]
 
 
 class Rebuild:
-    """The rebuild or verification of one projection."""
+    """One rebuild or verification."""
 
     def __init__(self, engine: AsyncEngine, schema: str, name: str, progress: Progress) -> None:
         self._engine = engine
@@ -76,7 +76,7 @@ class Rebuild:
             await self._checkpoints.add(driver, self._checkpoint)
 
     async def _build(self) -> None:
-        """Approach the moving live checkpoint until at most one batch is left."""
+        """Approach the moving live checkpoint."""
         while (last := await self._live_position()) > self._at:
             await self._build_to(last)
             if await self._live_position() - self._at <= BATCH:
@@ -100,7 +100,6 @@ class Rebuild:
             ) from poisoned.cause
 
     async def _take(self, driver: Driver, limit: int) -> int:
-        """Bring the next batch into the shadow. Returns how many events it had."""
         positions = (await self._checkpoints.lock(driver, [self._checkpoint])).positions
         if not positions:
             raise self._overtaken()
@@ -151,7 +150,6 @@ class Rebuild:
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Driver]:
-        """A connection that sees live and shadow rows as they are now."""
         async with driver_connection(self._engine) as driver, driver.transaction(isolation="repeatable_read"):
             await driver.execute("SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'")  # the digests are of text
             # TRUNCATE shows in every snapshot, so it has to wait for this lock.
@@ -162,7 +160,6 @@ class Rebuild:
             yield driver
 
     async def _digest(self, driver: Driver, statements: list[str]) -> tuple[int, str]:
-        """The number of rows that these statements select, and the SHA-256 over them."""
         rows, digest = 0, sha256()
         for statement in statements:
             async for (row,) in driver.cursor(statement, prefetch=BATCH):

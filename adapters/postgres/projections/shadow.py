@@ -1,4 +1,4 @@
-"""Shadow tables of rebuilds, and statements that compare them with the live ones."""
+"""Shadow tables, and statements that compare them with the live ones."""
 
 from sqlalchemy import Table
 

@@ -1,4 +1,4 @@
-"""Due steps in PostgreSQL: claimed in due order under short leases, by the database's clock alone."""
+"""Due steps in PostgreSQL, claimed in due order by the database's clock."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,10 +20,10 @@ from guestledger.engine.ports.due_steps import Claim, Claimed, DueRow, Outlook, 
 
 
 class PostgresDueSteps:
-    """The rows that appends leave behind, and who works on them.
+    """See `DueSteps`.
 
-    Claims and leases do not wait for the disk: a server crash may undo the last moment of them. A step can then be claimed
-    twice, and only one claim gets through to an effect, as when a lease has lapsed. Appends are durable.
+    Claims and leases do not wait for the disk: after a server crash a step can be claimed twice, but only one claim has
+    an effect, as when a lease has lapsed.
     """
 
     def __init__(self, engine: AsyncEngine, schema: str, limiter: PostgresRateLimiter) -> None:
@@ -35,7 +35,7 @@ class PostgresDueSteps:
         self._counted = sorted(CALLING) if limiter.policy.calls is not None else []
 
     async def claim(self, lease: Lease, wanted: Wanted, limit: int) -> Claimed:
-        """Lease up to `limit` rows that are due and free. Steps behind a limiter come first: they have waited."""
+        """See `DueSteps.claim`. Steps behind a limiter come first: they have waited."""
         claims: list[Claim] = []
         more_in_ms: list[int] = []
 
@@ -54,7 +54,6 @@ class PostgresDueSteps:
         return Claimed(claims=claims, more_in_ms=min(more_in_ms, default=None))
 
     async def _claim_unlimited(self, lease: Lease, wanted: Wanted, limit: int) -> tuple[set[StepName], list[Claim]]:
-        """Claim steps whose limiter knows nothing. Also returns the other steps."""
         rows = await self._execute(
             self._sql.claim, lease.owner, lease.ms, limit, list(wanted), list(wanted.values()), self._counted
         )
@@ -80,34 +79,34 @@ class PostgresDueSteps:
         return Claimed(claims=claims, more_in_ms=whole_ms(denied.until - limiters.now) if denied and more else None)
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
-        """Renew the leases of `lease.owner` on these streams. Returns those for which that was done."""
+        """See `DueSteps.heartbeat`."""
         rows = await self._execute(self._sql.heartbeat, lease.owner, lease.ms, list(stream_ids))
         return {row[0] for row in rows}
 
     async def release(self, owner: UUID, stream_id: UUID, delay_ms: int = 0) -> None:
-        """Release what `owner` holds of a stream; it is due again after `delay_ms`."""
+        """See `DueSteps.release`."""
         await self._execute(self._sql.release, owner, stream_id, delay_ms)
 
     async def release_all(self, owners: Iterable[UUID]) -> None:
-        """Release everything that these owners hold, and notify other processes."""
+        """See `DueSteps.release_all`."""
         await self._execute(self._sql.release_all, list(owners), channel(self._schema))
 
     async def unfinished(self, wanted: Wanted) -> int:
-        """How many sessions have work ahead that needs no person."""
+        """See `DueSteps.unfinished`."""
         webhook = StepName.DELIVER_WEBHOOK
         rows = await self._execute(self._sql.unfinished, wanted.get(webhook), webhook in wanted)
         number: int = rows[0][0]
         return number
 
     async def is_idle(self, wanted: Wanted) -> bool:
-        """Whether `unfinished` would be 0."""
+        """See `DueSteps.is_idle`."""
         webhook = StepName.DELIVER_WEBHOOK
         with reported():
             async with driver_connection(self._engine) as driver:
                 return not await driver.fetchval(self._sql.is_unfinished, wanted.get(webhook), webhook in wanted)
 
     async def outlook(self, wanted: Wanted) -> Outlook:
-        """What there is to do now, and when to look again: one statement, without a transaction."""
+        """See `DueSteps.outlook`. Runs without a transaction."""
         with reported():
             async with driver_connection(self._engine) as driver:
                 claimable, next_due_ms, unprojected = await driver.fetchrow(
@@ -117,7 +116,7 @@ class PostgresDueSteps:
         return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected=unprojected)
 
     async def status(self, stream_id: UUID) -> WorkStatus:
-        """The due steps of this session now. Locks nothing."""
+        """See `DueSteps.status`."""
         counted = COUNTED if self._counted else []
         found = await self._execute(self._sql.status, stream_id, counted)
         rows = tuple(

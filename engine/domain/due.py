@@ -21,6 +21,10 @@ class StepName(StrEnum):
     EXPIRE_TOKEN = "expire_token"  # noqa: S105 - a name, not a token
 
 
+PROVIDER_STEPS = frozenset({StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION})
+"""The steps that send requests to the provider."""
+
+
 class DueStep(msgspec.Struct, frozen=True):
     """A step, and the time (UTC) before which it must not run."""
 

@@ -12,7 +12,7 @@ import msgspec
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.due import StepName, due_steps
+from guestledger.engine.domain.due import PROVIDER_STEPS, StepName, due_steps
 from guestledger.engine.domain.policy import Policy, deadline_of
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
@@ -25,9 +25,6 @@ from guestledger.engine.ports.event_store import EventStore
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.worker.session_work import session_of
 from guestledger.engine.worker.steps import Handlers
-
-_CALLS = frozenset({StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION})
-"""The steps that the limit on calls counts."""
 
 
 class BlockedBy(StrEnum):
@@ -195,7 +192,7 @@ class _Path:
         if until <= self._now:
             return
         released = due_at <= self._now
-        if released or self._row.step not in {*_CALLS, StepName.DELIVER_WEBHOOK}:
+        if released or self._row.step not in {*PROVIDER_STEPS, StepName.DELIVER_WEBHOOK}:
             self._meet(Blocker(by=BlockedBy.NOT_DUE, until=until))
         else:
             self._meet(_reason(self._events, due_at, until))
@@ -208,12 +205,12 @@ class _Path:
                 self._meet(Blocker(by=BlockedBy.SETTINGS, until=None))
             return
         self._meet_rate(self._states.get(name))
-        if self._row.step in _CALLS:
+        if self._row.step in PROVIDER_STEPS:
             self._meet_budget(self._states.get(name, LimiterState()))
 
     def _meet_rate(self, known: LimiterState | None) -> None:
         """Ask the limiter as a claim does, until it admits the step."""
-        limited = self._policy.limiter.calls is not None and self._row.step in _CALLS
+        limited = self._policy.limiter.calls is not None and self._row.step in PROVIDER_STEPS
         policy = self._policy.limiter if limited else msgspec.structs.replace(self._policy.limiter, calls=None)
         state = known or LimiterState()
         while known is not None or limited:

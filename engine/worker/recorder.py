@@ -105,7 +105,7 @@ class Recorder:
         return appended
 
     async def reload(self, work: SessionWork) -> Session:
-        """The session as it is recorded, by whoever. Raises `ServiceError`."""
+        """The session as it is recorded. Raises `ServiceError`."""
         return session_of(await self._store.read_stream(work.state.id))
 
     async def release(self, work: SessionWork, delay_ms: int = 0) -> None:

@@ -12,17 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
-from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.due import PROVIDER_STEPS, StepName
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity
 from guestledger.engine.limits.feedback import Feedback
 from guestledger.engine.limits.limiter import LimiterState, admit, observe, reserve
 from guestledger.engine.limits.policy import LimiterPolicy
 
-COUNTED = [StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION, StepName.SETTLE_ATTEMPT]
-"""A leased row of one of these steps counts as a call in flight. An attempt in flight holds `settle_attempt`."""
-CALLING = frozenset({StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION})
-"""The steps that the limit on calls in flight restricts."""
+COUNTED = sorted({*PROVIDER_STEPS, StepName.SETTLE_ATTEMPT})
+"""A leased row of one of these counts as a call in flight: an attempt in flight holds `settle_attempt`."""
 _FIELDS = LimiterState.__struct_fields__
 
 

@@ -7,12 +7,12 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
-from guestledger.adapters.postgres.limits.rate_limiter import CALLING, COUNTED, PostgresRateLimiter
+from guestledger.adapters.postgres.limits.rate_limiter import COUNTED, PostgresRateLimiter
 from guestledger.adapters.postgres.log.notifier import channel
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.transactions import driver_connection, short_transaction
 from guestledger.adapters.postgres.work.statements import DueStepStatements
-from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.due import PROVIDER_STEPS, StepName
 from guestledger.engine.domain.waiting import whole_ms
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.log.appends import Lease
@@ -32,7 +32,7 @@ class PostgresDueSteps:
         self._sql = DueStepStatements(schema)
         self._limiter = limiter
         self._limited: set[StepName] = set()  # the steps whose limiter had a row at the last claim
-        self._counted = sorted(CALLING) if limiter.policy.calls is not None else []
+        self._counted = sorted(PROVIDER_STEPS) if limiter.policy.calls is not None else []
 
     async def claim(self, lease: Lease, wanted: Wanted, limit: int) -> Claimed:
         """See `DueSteps.claim`. Steps behind a limiter come first: they have waited."""

@@ -1,5 +1,6 @@
 """The SQL of due steps, for the ledger in one schema."""
 
+from guestledger.adapters.postgres.limits.rate_limiter import COUNTED
 from guestledger.adapters.postgres.sql import quoted
 
 # A due time may be so far away that its distance is no number.
@@ -64,9 +65,10 @@ class DueStepStatements:
             SELECT pg_notify($2::text, '') WHERE EXISTS (SELECT FROM freed)"""
 
         # A receiver that is down, or asked for a pause, is called again over days: nobody waits for that.
+        counted = ", ".join(f"'{step}'" for step in COUNTED)
         unfinished = f"""
               FROM {s}.due_steps
-             WHERE step IN ('validate_channel', 'create_session', 'settle_attempt')
+             WHERE step IN ({counted})
                 OR (step = 'expire_token' AND due_at <= now())
                 OR (step = 'deliver_webhook' AND $2::bool AND due_at <= now() + interval '1 min'
                     AND NOT EXISTS (SELECT FROM {s}.limits WHERE name = $1::text AND closed_until > now() + interval '1 min'))"""

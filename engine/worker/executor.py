@@ -24,7 +24,7 @@ from guestledger.engine.log.appends import Appended
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.worker.deferring import deferral
 from guestledger.engine.worker.leases import LeaseLost, Leases
-from guestledger.engine.worker.recorder import Recorder, decide_all, is_outcome
+from guestledger.engine.worker.recorder import Recorder, decide_all, has_effect, is_outcome
 from guestledger.engine.worker.session_work import SessionWork
 from guestledger.engine.worker.step import Lane, StepResult
 from guestledger.engine.worker.steps import Handlers
@@ -142,9 +142,10 @@ class Executor:
             if is_outcome(result):
                 await self.recorder.record_late(work, result)
             raise
-        except (ServiceError, asyncio.CancelledError):
+        except (ServiceError, asyncio.CancelledError) as error:
             # Only this process knows the outcome: a caller that gives up, or a ledger that closes, must not lose it.
-            if is_outcome(result):
+            # A look-up changed nothing, and is repeated.
+            if has_effect(result) or (is_outcome(result) and isinstance(error, ServiceError)):
                 self.recorder.record_once_back(work, result)
             raise
 

@@ -184,6 +184,11 @@ class Recorder:
             )
 
 
+def has_effect(result: StepResult) -> bool:
+    """Whether it came from a request that changes something outside."""
+    return any(isinstance(command, RecordAttempt | RecordDelivery) for command in result.commands)
+
+
 def is_outcome(result: StepResult) -> bool:
     """Whether something came back from outside, which only this process knows."""
     return any(isinstance(command, RecordLookup | RecordAttempt | RecordDelivery) for command in result.commands)

@@ -47,8 +47,8 @@ def environment(database_url: str | None = None, simulator: Simulator | None = N
     return {"PATH": os.defpath, **named}
 
 
-def _heed_interrupts() -> None:
-    # A shell starts what it runs in the background deaf to SIGINT, and whatever that starts is deaf too.
+def accept_interrupts() -> None:
+    """Undo a shell's setting: what it runs in the background ignores SIGINT, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -68,7 +68,7 @@ async def started(
         stdin=stdin,
         stdout=stdout,
         stderr=PIPE,
-        preexec_fn=_heed_interrupts,
+        preexec_fn=accept_interrupts,
     )
     try:
         yield process

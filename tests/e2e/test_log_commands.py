@@ -19,6 +19,7 @@ from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Lease
 from tests import logs
+from tests.e2e.command import accept_interrupts
 from tests.pacing import proposed
 from tests.unit import samples
 
@@ -32,6 +33,7 @@ async def start(url: str, *arguments: str) -> asyncio.subprocess.Process:
         stderr=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[2],
         env={"GUESTLEDGER_DATABASE_URL": url, "PATH": os.environ["PATH"], "COLUMNS": "80"},
+        preexec_fn=accept_interrupts,
     )
 
 

@@ -9,11 +9,13 @@ import pytest
 
 from guestledger.adapters.postgres.errors import DatabaseFault
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.log.statements import AppendStatements
 from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.errors import WrongExpectedVersion
 from guestledger.engine.log.appends import Appended, KeyTaken, Lease, StepChanges
 from tests.integration.appends import a_lease, an_append, due, new_id
 from tests.integration.conftest import Sql
+from tests.integration.plain_sql import connect_plainly
 from tests.unit.samples import START
 
 CREATE, DELIVER, EXPIRE = StepName.CREATE_SESSION, StepName.DELIVER_WEBHOOK, StepName.EXPIRE_TOKEN
@@ -142,3 +144,17 @@ async def test_events_and_due_steps_are_stored_atomically(store: PostgresEventSt
     assert await store.head() == 0
     assert [row["idempotency_key"] for row in await sql("SELECT * FROM request_keys")] == ["order-2"]
     assert isinstance(await store.append(an_append(key="order-1")), Appended)
+
+
+async def test_appends_find_due_steps_by_index(database_url: str) -> None:
+    statement = AppendStatements("guestledger").append
+    connection = await connect_plainly(database_url)
+    try:
+        # Prepared on an empty table, the plan is kept while the table grows.
+        await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE append AS {statement}")
+        plan = await connection.fetch(f"EXPLAIN EXECUTE append({', '.join(['NULL'] * 23)})")
+    finally:
+        await connection.close()
+    lines = [row[0] for row in plan]
+    assert any("due_steps" in line for line in lines)
+    assert not [line for line in lines if "Seq Scan on due_steps" in line]

@@ -71,8 +71,8 @@ class AppendStatements:
                 ON CONFLICT (stream_id, step) DO UPDATE SET due_at = excluded.due_at
                 RETURNING stream_id
             ), done AS (
-                DELETE FROM {s}.due_steps AS d USING unnest($22::uuid[], $23::text[]) AS gone(stream_id, step)
-                 WHERE d.stream_id = gone.stream_id AND d.step = gone.step
+                DELETE FROM {s}.due_steps
+                 WHERE stream_id = ANY($22::uuid[]) AND (stream_id, step) IN (SELECT * FROM unnest($22::uuid[], $23::text[]))
             )
             SELECT count(*) FROM new_events"""
 

@@ -7,8 +7,6 @@ within its span.
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -41,8 +39,8 @@ _NOT_DUE_DELAY = timedelta(days=1)
 class Handover(Protocol):
     """Takes a step that has just become due in this process, so that no worker has to claim it and read its session."""
 
-    def place(self, lane: Lane) -> AbstractContextManager[bool]:
-        """Keep a place in the lane for a step that `start` gets within the block; `False`: there is none."""
+    def has_place(self, lane: Lane) -> bool:
+        """Whether the lane takes another step now."""
         ...
 
     def start(self, work: SessionWork, step: StepName) -> bool:
@@ -125,12 +123,12 @@ class Executor:
         following = None if result.stop else self._next_step(work, lane)
         if following is not None and result.sent_nothing:
             return following
-        with self._place(work, following) as handed:
-            kept = following or handed
-            own = kept or step
-            appended = await self._append(work, result, () if own is None else (own,), keep=kept is not None)
-            if handed is not None:
-                await self._hand_over(work, handed, appended)
+        handed = None if following else self._to_hand_over(work)
+        kept = following or handed
+        own = kept or step
+        appended = await self._append(work, result, () if own is None else (own,), keep=kept is not None)
+        if handed is not None:
+            await self._hand_over(work, handed, appended)
         return following
 
     async def _append(
@@ -156,22 +154,13 @@ class Executor:
                 return due.step
         return None
 
-    @contextmanager
-    def _place(self, work: SessionWork, following: StepName | None) -> Iterator[StepName | None]:
-        """A step that becomes due with this append, and has a place in another lane of this process for this block."""
-        step = None if following else self._new_webhook(work)
-        if step is None or self.handover is None:
-            yield None
-            return
-        with self.handover.place(self.handlers[step].lane) as free:
-            yield step if free else None
-
-    def _new_webhook(self, work: SessionWork) -> StepName | None:
+    def _to_hand_over(self, work: SessionWork) -> StepName | None:
+        """A webhook that becomes due with this append, if its lane has a place in this process."""
         known = {due.step for due in due_steps(work.recorded, self.policy)} if work.recorded.version else set()
         for due in due_steps(work.state, self.policy):
             handler = self.handlers[due.step]
             if due.step not in known and handler.lane is Lane.WEBHOOK and handler.enabled:
-                return due.step
+                return due.step if self.handover is not None and self.handover.has_place(handler.lane) else None
         return None
 
     async def _hand_over(self, work: SessionWork, step: StepName, appended: Appended) -> None:

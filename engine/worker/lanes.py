@@ -63,7 +63,7 @@ class LaneRunner:
         self._report = report
         self._actor = f"scheduler {lease.owner}"
         self._in_flight: dict[Lane, Running] = {lane: set() for lane in Lane}
-        self._kept: Counter[Lane] = Counter()  # places for steps that are being claimed or handed over
+        self._kept: Counter[Lane] = Counter()  # places for steps that are being claimed
         self._handed: Running = set()
         self._handed_done: Counter[str] = Counter()
         self.runs = 0
@@ -77,14 +77,9 @@ class LaneRunner:
             if handler.enabled and (not lanes or handler.lane in lanes)
         }
 
-    @contextmanager
-    def place(self, lane: Lane) -> Iterator[bool]:
-        """Keep a place for a step that becomes due in this process, and needs no claim then; `False`: there is none."""
-        # Half of the lane at most: what waits in the database must not be overtaken for ever.
-        accepts = self.runs > 0 and not self._stopping.is_set() and len(self._handed) < lane.max_in_flight // 2
-        free = accepts and self._places(lane) > 0
-        with self._keep(lane, int(free)):
-            yield free
+    def has_place(self, lane: Lane) -> bool:
+        """Whether a step that becomes due in this process may run without a claim."""
+        return self.runs > 0 and not self._stopping.is_set() and self._places(lane) > 0
 
     @contextmanager
     def _keep(self, lane: Lane, places: int) -> Iterator[None]:
@@ -95,8 +90,8 @@ class LaneRunner:
             self._kept[lane] -= places
 
     def start(self, work: SessionWork, step: StepName) -> bool:
-        """Run a step that became due in this process, in the background; `False` if the scheduler has ended meanwhile."""
-        if not self.runs:
+        """Run a step that became due in this process, in the background; `False` if there is no place any more."""
+        if not self.has_place(self._executor.handlers[step].lane):
             return False
         handed = SessionWork(work.state, actor=self._actor, lease=work.lease, correlation_id=work.correlation_id)
         handed.must_ask, handed.started_at = work.must_ask, work.started_at
@@ -127,6 +122,8 @@ class LaneRunner:
         try:
             while True:
                 places = self._places(lane)
+                if self._handed and lane is Lane.WEBHOOK:
+                    places -= places // 2  # for new sessions; the rest serves what waits in the database
                 with self._keep(lane, places):
                     started, more_in_ms = await self._start(lane, places)
                 running |= started

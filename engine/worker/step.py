@@ -30,8 +30,8 @@ class Lane(Enum):
 
     @property
     def max_in_flight(self) -> int:
-        """How many steps of the lane one process runs at once."""
-        return {Lane.CREATION: 64, Lane.WEBHOOK: 64, Lane.RECORDING: 200}[self]
+        """How many steps of the lane one process runs at once. Webhooks: those of two batches of 64 callers."""
+        return {Lane.CREATION: 64, Lane.WEBHOOK: 128, Lane.RECORDING: 200}[self]
 
     @property
     def max_lease_ms(self) -> int | None:

@@ -167,13 +167,15 @@ class Recorder:
             if not events:
                 await self._drop(late, result)
                 return
-            with suppress(WrongExpectedVersion):
-                try:
-                    await self.append(late, events, keep=False, feedback=result.feedback)
-                finally:
-                    work.unconfirmed_append_id = late.unconfirmed_append_id
-                work.counts.update(late.counts)
-                return
+            try:
+                await self.append(late, events, keep=False, feedback=result.feedback)
+            except WrongExpectedVersion:
+                continue  # it was not recorded; the append before it may have been
+            except BaseException:
+                work.unconfirmed_append_id = late.unconfirmed_append_id
+                raise
+            work.counts.update(late.counts)
+            return
 
     async def _drop(self, late: SessionWork, result: StepResult) -> None:
         if result.feedback is not None:  # the API's wish for a pause counts all the same

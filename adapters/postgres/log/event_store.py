@@ -137,10 +137,17 @@ class PostgresEventStore(LogReader):
     async def _write_until_answered(self, batch: list[Proposal]) -> list[Appended | Exception]:
         # Also after a COMMIT whose fate is unknown: the lost transaction holds the ledger's lock to its end, and under that
         # lock a recorded append is recognised by its causation.
+        began = asyncio.get_running_loop().time()
+        try:  # every batch passes here: the retry object is made only when it is needed
+            return await self._write_once(batch)
+        except ServiceUnreachable:
+            left = self._patience - (asyncio.get_running_loop().time() - began)
+            if left <= 0:
+                raise
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(ServiceUnreachable),
             wait=wait_random_exponential(multiplier=0.05, max=1),
-            stop=stop_before_delay(self._patience),
+            stop=stop_before_delay(left),
             reraise=True,
         )
         outcomes: list[Appended | Exception] = await retrying(self._write_once, batch)

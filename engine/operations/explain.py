@@ -170,7 +170,7 @@ class _Path:
         if self._row.step not in self._limiters:
             self._meet(Blocker(by=BlockedBy.SETTINGS, until=None))
         elif not any(blocker.by is BlockedBy.LEASE for blocker in self._blockers):
-            # Whoever holds the lease has been admitted, or asks with the reservation it has.
+            # The holder of the lease is admitted already, or asks with its own reservation.
             self._meet_limiter(self._limiters[self._row.step])
         moves_at = None if self._endless else self._now
         return StepExplanation(step=self._row.step, blockers=tuple(self._blockers), moves_at=moves_at)

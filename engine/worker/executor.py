@@ -32,7 +32,7 @@ waiting = logging.getLogger("guestledger.waiting")
 # How long a session rests when a service cannot be used at all, spread over half to one and a half of it. Nothing happened
 # to the session, so there is no event, and no attempt is used up.
 SERVICE_DOWN_DELAY_MS = 2_000
-# How long a step rests that is not due by what is recorded.
+# The rest of a step that the log does not show as due.
 _NOT_DUE_DELAY = timedelta(days=1)
 
 

@@ -215,7 +215,7 @@ class Scenario:
 
     @property
     def url(self) -> str:
-        """The database's URL, for the user whom the page's commands log in as."""
+        """The database's URL, for the login of the page's commands."""
         url = make_url(self.settings.database_url or "")
         user = make_url(self._login)
         return url.set(username=user.username, password=user.password).render_as_string(hide_password=False)

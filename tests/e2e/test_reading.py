@@ -60,7 +60,9 @@ async def shown(runtime_server: str, migrated_template: str) -> AsyncIterator[Sh
         async with connect(settings, policy=SOON, scheduler=False) as ledger:
             for status, config in KNOBS.items():
                 simulator.config = replace(config, webhook_status=503 if status == "expired" else 200)
-                await raw_log.query(database_url, "DELETE FROM limits")  # what one is told is to hold no other back
+                await raw_log.query(
+                    database_url, "DELETE FROM limits"
+                )  # a limiter of one case must not affect the next
                 session = await ledger.open_session(parse_request(guests.as_lines([REQUESTS[status]])))
                 if status != "throttled":
                     await ledger.scheduler.run_until_idle()

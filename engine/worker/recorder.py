@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from uuid import UUID
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -74,14 +75,15 @@ class Recorder:
         keep: bool,
         admission: AdmissionRequest | None = None,
         feedback: Feedback | None = None,
+        append_id: UUID | None = None,
     ) -> Appended:
         """Record what is proposed, and `events`. With `keep`, the steps in `mine` stay leased; else they are free then.
 
-        Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
+        `append_id`: of an earlier try, whose fate is unknown. Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
         """
         before = work.recorded
         after = evolve_all(work.state, events)
-        asked_at, work.unconfirmed_append_id = self._leases.now(), self._clock.new_id()
+        asked_at, work.unconfirmed_append_id = self._leases.now(), append_id or self._clock.new_id()
         lease = work.lease if keep else None
         appended = await self._store.append(
             Append(
@@ -158,24 +160,22 @@ class Recorder:
             logger.exception("session %s: %s could not be recorded", work.state.id, answer)
 
     async def _append_late(self, work: SessionWork, result: StepResult) -> None:
+        # All tries of one outcome share an id. Any of them, and the append before them, may still be committed after it failed
+        # here; and two tasks may try at once.
+        append_id = work.unconfirmed_append_id = work.unconfirmed_append_id or self._clock.new_id()
         while True:
             history = await self._store.read_stream(work.state.id)
-            if any(recorded.causation_id == work.unconfirmed_append_id for recorded in history):
+            if any(recorded.causation_id == append_id for recorded in history):
                 return  # it was recorded, though the database did not answer
             late = SessionWork.of(history, actor=work.actor, lease=work.lease, claim=None)
             events = decide_all(late.state, result.commands, self._policy)
             if not events:
                 await self._drop(late, result)
                 return
-            try:
-                await self.append(late, events, keep=False, feedback=result.feedback)
-            except WrongExpectedVersion:
-                continue  # it was not recorded; the append before it may have been
-            except BaseException:
-                work.unconfirmed_append_id = late.unconfirmed_append_id
-                raise
-            work.counts.update(late.counts)
-            return
+            with suppress(WrongExpectedVersion):
+                await self.append(late, events, keep=False, feedback=result.feedback, append_id=append_id)
+                work.counts.update(late.counts)
+                return
 
     async def _drop(self, late: SessionWork, result: StepResult) -> None:
         if result.feedback is not None:  # the API's wish for a pause counts all the same

@@ -67,7 +67,10 @@ class DatabaseClock(SystemClock):
         return self._zero + _since_start()
 
 
+# With the machine's sleep, where the system counts it.
+_SINCE_START = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def _since_start() -> timedelta:
-    """The time since this machine started, with its sleep if possible."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return timedelta(seconds=time.monotonic() if boottime is None else time.clock_gettime(boottime))
+    """The time since this machine started."""
+    return timedelta(microseconds=time.clock_gettime_ns(_SINCE_START) // 1_000)

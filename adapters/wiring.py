@@ -112,12 +112,12 @@ def _ledger(
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_steps, lease.ms)
-    recorder = Recorder(store=store, due_steps=due_steps, limiter=limiter, clock=clock, policy=policy, leases=leases)
+    recorder = Recorder(store=store, due_steps=due_steps, limiter=limiter, clock=clock, policy=policy)
     # In this order: no lease is released before the last append is recorded, and leases are kept until then.
     stack.push_async_callback(leases.close)
     stack.push_async_callback(store.close)
     stack.push_async_callback(recorder.close)
-    executor = Executor(handlers=load_handlers(services), recorder=recorder, leases=leases, clock=clock, policy=policy)
+    executor = Executor(handlers=load_handlers(services), recorder=recorder, clock=clock, policy=policy)
     scheduler = Scheduler(
         store=store,
         due_steps=due_steps,

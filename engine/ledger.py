@@ -117,7 +117,7 @@ class Ledger:
         opened = OpenSession(request=checked(request), now=self._clock.now())
         work.propose(decide(session, opened, self._policy))
         try:
-            with self._leases.hold(work.lease, session.id):
+            with self._leases.hold(work.lease, session.id) as work.held:
                 return await self._executor.run(work, lane)
         except KeyTaken as taken:
             return await self._repeated(request, taken.stream_id)

@@ -72,7 +72,9 @@ class Transport:
         self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None, *, read_body: bool = True
     ) -> Answer:
         """The answer to one request. Raise one of `WIRE_ERRORS` if there is none."""
-        async with self._http.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
+        # Given as bytes of a class of our own, aiohttp would try each kind of body that it knows.
+        data = None if body is None else aiohttp.BytesPayload(body)
+        async with self._http.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
             return Answer(
                 status=response.status,
                 retry_after=_list_field(response, self._retry_after_header),

@@ -25,7 +25,7 @@ PROVIDER_STEPS = frozenset({StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION})
 """The steps that send requests to the provider."""
 
 
-class DueStep(msgspec.Struct, frozen=True):
+class DueStep(msgspec.Struct, frozen=True, gc=False):
     """A step, and the time (UTC) before which it must not run."""
 
     step: StepName

@@ -39,8 +39,11 @@ class SecretBytes(bytes):
         return [MASK]
 
 
-class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A value whose `repr` masks `Personal` fields: in logs, exception texts, assertions and rich tracebacks."""
+class Guarded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A value whose `repr` masks `Personal` fields: in logs, exception texts, assertions and rich tracebacks.
+
+    Values hold no value that leads back to them: the garbage collector need not visit them.
+    """
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in masked(self).items())

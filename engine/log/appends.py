@@ -22,7 +22,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     ms: int
 
 
-class StepChanges(msgspec.Struct, frozen=True, kw_only=True):
+class StepChanges(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How an append changes its stream's due steps. Others stay as they are."""
 
     due: tuple[DueStep, ...] = ()
@@ -33,7 +33,7 @@ class StepChanges(msgspec.Struct, frozen=True, kw_only=True):
     done: frozenset[StepName] = frozenset()
 
 
-class Append(msgspec.Struct, frozen=True, kw_only=True):
+class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Proposed events of one stream, with what changes in the same transaction."""
 
     stream_id: UUID
@@ -52,7 +52,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     feedback: Feedback | None = None
 
 
-class Appended(msgspec.Struct, frozen=True, kw_only=True):
+class Appended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A recorded append: the new version, and the last position."""
 
     version: int

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from guestledger.engine.domain.commands import Command
+from guestledger.engine.domain.due import due_steps
 from guestledger.engine.domain.errors import GuestledgerError, WrongExpectedVersion
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
@@ -51,7 +52,7 @@ class Decisions:
                         expected_version=state.version,
                         events=tuple(decided),
                         # A worker on the session keeps its lease: its next append meets the decision.
-                        steps=step_changes(state, after, self._policy),
+                        steps=step_changes(due_steps(state, self._policy), due_steps(after, self._policy)),
                         actor=actor,
                         causation_id=self._clock.new_id(),
                         correlation_id=history[0].correlation_id,

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from guestledger.engine.domain.commands import Command
-from guestledger.engine.domain.due import DueStep, StepName, due_steps
+from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.errors import RequestDenied, ServiceError, WrongExpectedVersion
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.lifecycle import decide
@@ -21,7 +21,7 @@ from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.log.appends import Appended
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.worker.deferring import deferral
-from guestledger.engine.worker.leases import LeaseLost, Leases
+from guestledger.engine.worker.leases import LeaseLost
 from guestledger.engine.worker.recorder import Recorder, decide_all, has_effect, is_outcome
 from guestledger.engine.worker.session_work import SessionWork
 from guestledger.engine.worker.step import Lane, StepResult
@@ -51,11 +51,10 @@ class Handover(Protocol):
 class Executor:
     """Runs steps. It alone changes a `SessionWork`, and it alone commits."""
 
-    def __init__(self, *, handlers: Handlers, recorder: Recorder, leases: Leases, clock: Clock, policy: Policy) -> None:
+    def __init__(self, *, handlers: Handlers, recorder: Recorder, clock: Clock, policy: Policy) -> None:
         self.handlers = handlers
         self.handover: Handover | None = None
         self.recorder = recorder
-        self.leases = leases
         self.clock = clock
         self.policy = policy
 
@@ -97,7 +96,7 @@ class Executor:
     def _is_due(self, work: SessionWork, step: StepName) -> bool:
         # The history is read after the claim: somebody may have moved the step to a later time in between.
         now = self.now(work)
-        return any(due.step is step and due.due_at <= now for due in due_steps(work.state, self.policy))
+        return any(due.step is step and due.due_at <= now for due in work.due_steps(self.policy))
 
     async def _run_step(self, work: SessionWork, step: StepName) -> StepResult:
         context = _Context(self, work, step)
@@ -149,15 +148,15 @@ class Executor:
 
     def _next_step(self, work: SessionWork, lane: Lane | None) -> StepName | None:
         now = self.now(work)
-        for due in due_steps(work.state, self.policy):
+        for due in work.due_steps(self.policy):
             if self.handlers[due.step].lane is lane and due.due_at <= now:
                 return due.step
         return None
 
     def _to_hand_over(self, work: SessionWork) -> StepName | None:
         """A webhook that becomes due with this append, if its lane has a place in this process."""
-        known = {due.step for due in due_steps(work.recorded, self.policy)} if work.recorded.version else set()
-        for due in due_steps(work.state, self.policy):
+        known = {due.step for due in work.recorded_due_steps(self.policy)}
+        for due in work.due_steps(self.policy):
             handler = self.handlers[due.step]
             if due.step not in known and handler.lane is Lane.WEBHOOK and handler.enabled:
                 return due.step if self.handover is not None and self.handover.has_place(handler.lane) else None
@@ -171,7 +170,7 @@ class Executor:
 
     async def _rest(self, work: SessionWork, step: StepName | None) -> None:
         """Release a step without an event: at once if it is due, else when it is."""
-        found: DueStep | None = next((due for due in due_steps(work.state, self.policy) if due.step == step), None)
+        found: DueStep | None = next((due for due in work.due_steps(self.policy) if due.step == step), None)
         rest = found.due_at - self.clock.now() if found else _NOT_DUE_DELAY
         await self.recorder.release(work, max(0, -(-rest // timedelta(milliseconds=1))))
 
@@ -211,7 +210,9 @@ class _Context:
         return AdmissionRequest(limiter=limiter, retry=self._work.state.is_retried, reserved=reserved)
 
     def check_lease(self) -> None:
-        self._executor.leases.check(self._work.lease, self._work.state.id)
+        if self._work.held is None:
+            raise LeaseLost
+        self._work.held.check()
 
     async def commit(
         self, command: Command | None = None, admission: AdmissionRequest | None = None

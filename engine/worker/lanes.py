@@ -199,7 +199,7 @@ class LaneRunner:
         return task
 
     async def _run_step(self, work: SessionWork, step: StepName, lane: Lane, asked_at: float | None) -> Counter[str]:
-        with self._leases.hold(work.lease, work.state.id, asked_at):
+        with self._leases.hold(work.lease, work.state.id, asked_at) as work.held:
             try:
                 if work.claim is not None and work.claim.reserved_ms:
                     await asyncio.sleep(work.claim.reserved_ms / 1_000)

@@ -7,9 +7,12 @@ that stood still, or cannot reach the database, stops before the database gives 
 import asyncio
 import logging
 import math
-from collections import Counter, defaultdict
+import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self
 from uuid import UUID
 
 from guestledger.engine.domain.errors import ServiceError
@@ -29,33 +32,56 @@ class LeaseLost(Exception):
     """The lease may have lapsed: another worker may be at work. Nothing may be sent."""
 
 
+class HeldLease:
+    """A lease on one session's steps, renewed for as long as the block lasts."""
+
+    __slots__ = ("_leases", "_valid_until", "lease", "stream_id")
+
+    def __init__(self, leases: "Leases", lease: Lease, stream_id: UUID, asked_at: float | None) -> None:
+        self.lease = lease
+        self.stream_id = stream_id
+        self._leases = leases
+        self._valid_until = -math.inf if asked_at is None else asked_at + lease.ms / 1_000
+
+    def renewed(self, asked_at: float) -> None:
+        """Note that the database gave or renewed it, asked at `asked_at`."""
+        if self in self._leases.held:
+            self._valid_until = max(asked_at + self.lease.ms / 1_000, self._valid_until)
+
+    def check(self) -> None:
+        """Raise `LeaseLost` unless it is valid. Call it right before anything is sent."""
+        if Leases.now() >= self._valid_until:
+            raise LeaseLost
+
+    def __enter__(self) -> Self:
+        self._leases.begin(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leases.held.discard(self)
+        self._valid_until = -math.inf
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self._leases.cut_off.add(self.lease.owner)
+
+
 class Leases:
     """The leases of one process. Each is renewed three times within `ms` while it is held."""
 
     def __init__(self, due_steps: DueSteps, ms: int) -> None:
+        self.held: set[HeldLease] = set()
+        self.cut_off: set[UUID] = set()
+        """Owners whose work or claim was cancelled: what they hold may be unknown here."""
         self._due_steps = due_steps
         self._ms = ms
-        self._valid_until: dict[tuple[Lease, UUID], float] = {}
-        self._holders: Counter[tuple[Lease, UUID]] = Counter()
-        self._cut_off: set[UUID] = set()
         self._beating: asyncio.Task[None] | None = None
         self._renewing = asyncio.Semaphore(_MAX_RENEWALS)
 
     @staticmethod
     def now() -> float:
         """Seconds on the monotonic clock. Read it before the database is asked for a lease."""
-        return asyncio.get_running_loop().time()
-
-    def renewed(self, lease: Lease, stream_id: UUID, asked_at: float) -> None:
-        """Note that the database gave or renewed `lease` on a stream, asked at `asked_at`."""
-        key = (lease, stream_id)
-        if key in self._valid_until:
-            self._valid_until[key] = max(asked_at + lease.ms / 1_000, self._valid_until[key])
-
-    def check(self, lease: Lease, stream_id: UUID) -> None:
-        """Raise `LeaseLost` unless the lease is valid. Call it right before anything is sent."""
-        if self.now() >= self._valid_until.get((lease, stream_id), -math.inf):
-            raise LeaseLost
+        return time.monotonic()
 
     @contextmanager
     def claiming(self, lease: Lease) -> Iterator[float]:
@@ -63,37 +89,24 @@ class Leases:
 
         A claim that is cut off may have succeeded unseen: `close` releases it.
         """
-        with self._noting_cut_off(lease):
+        try:
             yield self.now()
+        except asyncio.CancelledError:
+            self.cut_off.add(lease.owner)
+            raise
 
-    @contextmanager
-    def hold(self, lease: Lease, stream_id: UUID, asked_at: float | None = None) -> Iterator[None]:
+    def hold(self, lease: Lease, stream_id: UUID, asked_at: float | None = None) -> HeldLease:
         """Keep `lease` on `stream_id` alive within the block.
 
         `asked_at` is when it was asked for; `None`: the first append asks for it.
         """
-        key = (lease, stream_id)
-        self._valid_until.setdefault(key, -math.inf)
-        self._holders[key] += 1
-        if asked_at is not None:
-            self.renewed(lease, stream_id, asked_at)
+        return HeldLease(self, lease, stream_id, asked_at)
+
+    def begin(self, held: HeldLease) -> None:
+        """Renew `held` from now on."""
+        self.held.add(held)
         if self._beating is None:
             self._beating = asyncio.create_task(self._beat())
-        try:
-            with self._noting_cut_off(lease):
-                yield
-        finally:
-            self._holders[key] -= 1
-            if not self._holders[key]:
-                del self._holders[key], self._valid_until[key]
-
-    @contextmanager
-    def _noting_cut_off(self, lease: Lease) -> Iterator[None]:
-        try:
-            yield
-        except asyncio.CancelledError:
-            self._cut_off.add(lease.owner)
-            raise
 
     async def close(self) -> None:
         """Stop renewing, and release what was cut off. If that fails, it lapses.
@@ -105,7 +118,7 @@ class Leases:
             with suppress(asyncio.CancelledError):
                 await self._beating
         # An owner that still has work in flight keeps its leases.
-        if owners := self._cut_off - {lease.owner for lease, _stream_id in self._valid_until}:
+        if owners := self.cut_off - {held.lease.owner for held in self.held}:
             with suppress(ServiceError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_SECONDS):
                     await self._due_steps.release_all(owners)
@@ -113,10 +126,10 @@ class Leases:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._ms / 3_000)
-            held: defaultdict[Lease, list[UUID]] = defaultdict(list)
-            for lease, stream_id in self._valid_until:
-                held[lease].append(stream_id)
-            renewals = (self._renew(lease, stream_ids) for lease, stream_ids in held.items())
+            by_lease: defaultdict[Lease, list[HeldLease]] = defaultdict(list)
+            for held in self.held:
+                by_lease[held.lease].append(held)
+            renewals = (self._renew(lease, together) for lease, together in by_lease.items())
             failures = [failure for failure in await asyncio.gather(*renewals, return_exceptions=True) if failure]
             for failure in failures[:1]:
                 # The next beat may succeed. If the loop ended here, none ever would.
@@ -127,9 +140,11 @@ class Leases:
                 else:
                     logger.error("leases not renewed; other workers may take the sessions", exc_info=failure)
 
-    async def _renew(self, lease: Lease, stream_ids: list[UUID]) -> None:
+    async def _renew(self, lease: Lease, together: list[HeldLease]) -> None:
         # One connection that hangs must not hold up the others.
         async with self._renewing, asyncio.timeout(self._ms / 3_000):
             asked_at = self.now()
-            for stream_id in await self._due_steps.heartbeat(lease, stream_ids):
-                self.renewed(lease, stream_id, asked_at)
+            renewed = await self._due_steps.heartbeat(lease, list({held.stream_id for held in together}))
+            for held in together:
+                if held.stream_id in renewed:
+                    held.renewed(asked_at)

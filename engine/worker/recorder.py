@@ -9,7 +9,7 @@ from uuid import UUID
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from guestledger.engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
-from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.lifecycle import decide
@@ -37,9 +37,10 @@ _LAST_WAIT_SECONDS = 2.0
 def decide_all(state: Session, commands: Iterable[Command], policy: Policy) -> list[Event]:
     """The events of several commands, each decided on the state after those before it."""
     events: list[Event] = []
+    decided: list[Event] = []
     for command in commands:
+        state = evolve_all(state, decided)  # by the command before
         decided = decide(state, command, policy)
-        state = evolve_all(state, decided)
         events += decided
     return events
 
@@ -55,14 +56,12 @@ class Recorder:
         limiter: RateLimiter,
         clock: Clock,
         policy: Policy,
-        leases: Leases,
     ) -> None:
         self._store = store
         self._due_steps = due_steps
         self._limiter = limiter
         self._clock = clock
         self._policy = policy
-        self._leases = leases
         self._closed = False
         self._unrecorded: set[asyncio.Task[None]] = set()
 
@@ -81,29 +80,31 @@ class Recorder:
 
         `append_id`: of an earlier try, whose fate is unknown. Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
         """
-        before = work.recorded
         after = evolve_all(work.state, events)
-        asked_at, work.unconfirmed_append_id = self._leases.now(), append_id or self._clock.new_id()
-        lease = work.lease if keep else None
+        due = work.due_steps(self._policy) if after is work.state else due_steps(after, self._policy)
+        asked_at, work.unconfirmed_append_id = Leases.now(), append_id or self._clock.new_id()
         appended = await self._store.append(
             Append(
                 stream_id=after.id,
-                expected_version=before.version,
+                expected_version=work.recorded.version,
                 events=(*work.proposed, *events),
-                steps=step_changes(before, after, self._policy, mine=mine, lease=lease),
+                steps=step_changes(
+                    work.recorded_due_steps(self._policy), due, mine=mine, lease=work.lease if keep else None
+                ),
                 actor=work.actor,
                 causation_id=work.unconfirmed_append_id,
                 correlation_id=work.correlation_id,
-                idempotency_key=None if before.version else work.idempotency_key,
+                idempotency_key=None if work.recorded.version else work.idempotency_key,
                 admission=admission,
                 feedback=feedback,
             )
         )
         if keep:
             work.leased_at = asked_at
-            self._leases.renewed(work.lease, after.id, asked_at)
+            if work.held is not None:
+                work.held.renewed(asked_at)
         work.counts.update(map(wire_name, (*work.proposed, *events)))
-        work.confirm(after)
+        work.confirm(after, due)
         return appended
 
     async def reload(self, work: SessionWork) -> Session:

@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from guestledger.engine.domain.due import StepName, due_steps
+from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, evolve, fold
 from guestledger.engine.log.appends import Lease, StepChanges
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.due_steps import Claim
+from guestledger.engine.worker.leases import HeldLease
 
 
 def session_of(history: Sequence[RecordedEvent]) -> Session:
@@ -19,19 +20,18 @@ def session_of(history: Sequence[RecordedEvent]) -> Session:
 
 
 def step_changes(
-    before: Session,
-    after: Session,
-    policy: Policy,
+    before: Iterable[DueStep],
+    after: Iterable[DueStep],
     *,
     mine: Iterable[StepName] = (),
     lease: Lease | None = None,
 ) -> StepChanges:
-    """How the due steps change between two states. The lease on each step in `mine` becomes `lease` (`None`: nobody's)."""
-    was = {step.step: step.due_at for step in due_steps(before, policy)} if before.version else {}
-    due = due_steps(after, policy)
-    owned = frozenset(mine) & {step.step for step in due}
-    changed = tuple(step for step in due if step.step in owned or was.get(step.step) != step.due_at)
-    return StepChanges(due=changed, mine=owned, lease=lease, done=frozenset(was) - {step.step for step in due})
+    """How the due steps change. The lease on each step in `mine` becomes `lease` (`None`: nobody's)."""
+    was = {step.step: step.due_at for step in before}
+    due = {step.step: step for step in after}
+    owned = frozenset(mine) & due.keys()
+    changed = tuple(step for name, step in due.items() if name in owned or was.get(name) != step.due_at)
+    return StepChanges(due=changed, mine=owned, lease=lease, done=frozenset(was.keys() - due.keys()))
 
 
 class SessionWork:
@@ -55,6 +55,8 @@ class SessionWork:
         self.proposed: list[Event] = []
         self.actor = actor
         self.lease = lease
+        self.held: HeldLease | None = None
+        """What keeps the lease alive; `None`: nothing may be sent."""
         self.correlation_id = correlation_id
         self.idempotency_key = idempotency_key
         self.claim = claim
@@ -69,6 +71,8 @@ class SessionWork:
         """The causation of an append whose fate is unknown: it alone tells whether that was recorded."""
         self.counts: Counter[str] = Counter()
         """How many events of each type were recorded."""
+        self._due: tuple[Session, tuple[DueStep, ...]] | None = None
+        self._recorded_due: tuple[DueStep, ...] | None = None if recorded.version else ()
 
     @classmethod
     def of(cls, history: Sequence[RecordedEvent], *, actor: str, lease: Lease, claim: Claim | None) -> "SessionWork":
@@ -81,7 +85,20 @@ class SessionWork:
             self.state = evolve(self.state, event)
             self.proposed.append(event)
 
-    def confirm(self, recorded: Session) -> None:
-        """Everything up to this state is recorded."""
+    def confirm(self, recorded: Session, due: tuple[DueStep, ...]) -> None:
+        """Everything up to this state, with its due steps, is recorded."""
         self.recorded = self.state = recorded
+        self._due, self._recorded_due = (recorded, due), due
         self.proposed, self.unconfirmed_append_id = [], None
+
+    def due_steps(self, policy: Policy) -> tuple[DueStep, ...]:
+        """The due steps of `state`."""
+        if self._due is None or self._due[0] is not self.state:
+            self._due = self.state, due_steps(self.state, policy)
+        return self._due[1]
+
+    def recorded_due_steps(self, policy: Policy) -> tuple[DueStep, ...]:
+        """The due steps of `recorded`: none before its first event."""
+        if self._recorded_due is None:
+            self._recorded_due = due_steps(self.recorded, policy)
+        return self._recorded_due

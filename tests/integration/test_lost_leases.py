@@ -39,24 +39,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def test_a_lease_is_valid_for_its_duration_from_the_time_of_the_request(clock: Clock) -> None:
-    leases, stream_id = Leases(None, LEASE.ms), new_id()  # type: ignore[arg-type]
+    leases = Leases(None, LEASE.ms)  # type: ignore[arg-type]
     asked_at = Leases.now()
-    with leases.hold(LEASE, stream_id, asked_at):
+    with leases.hold(LEASE, new_id(), asked_at) as held:
         clock.ahead = SPAN / 2
-        leases.check(LEASE, stream_id)
+        held.check()
         renewed_at = Leases.now()
         clock.ahead = SPAN
         with pytest.raises(LeaseLost):
-            leases.check(LEASE, stream_id)
-        leases.renewed(LEASE, stream_id, renewed_at)
-        leases.check(LEASE, stream_id)
-        leases.renewed(LEASE, stream_id, asked_at)
-        leases.check(LEASE, stream_id)
+            held.check()
+        held.renewed(renewed_at)
+        held.check()
+        held.renewed(asked_at)
+        held.check()
     with pytest.raises(LeaseLost):
-        leases.check(LEASE, stream_id)
-    leases.renewed(LEASE, stream_id, Leases.now())
+        held.check()
+    held.renewed(Leases.now())
     with pytest.raises(LeaseLost):
-        leases.check(LEASE, stream_id)
+        held.check()
     await leases.close()
 
 

@@ -136,7 +136,9 @@ def test_step_changes_keep_the_table_equal_to_the_due_steps(
         state, owners = recorded, {step: row.owner for step, row in table.of(SESSION).items()}
         for move in group:
             state = evolve_all(state, decide(state, move(state), policy))
-        table.apply(SESSION, step_changes(recorded, state, policy, mine=mine, lease=lease), START)
+        table.apply(
+            SESSION, step_changes(due_steps(recorded, policy), due_steps(state, policy), mine=mine, lease=lease), START
+        )
         recorded = state
         rows = table.of(SESSION)
         assert {step: row.due_at for step, row in rows.items()} == due_times(state, policy)

@@ -233,6 +233,6 @@ _number = attrgetter("int")
 
 def _text(event: Event) -> str:
     text = encode(event)
-    if (size := len(text.encode())) > MAX_BYTES:
+    if (size := len(text) if text.isascii() else len(text.encode())) > MAX_BYTES:
         raise EventTooLarge(wire_name(event), size, MAX_BYTES)
     return text

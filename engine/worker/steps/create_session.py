@@ -39,7 +39,7 @@ class Step:
             provider = self._services.provider
             prepared = provider.prepare(session)
             begin = self._begin(prepared, context)
-            if _announces(context, begin) and not provider.is_ready:
+            if not provider.is_ready and _announces(context, begin):
                 await context.commit()
                 await provider.ready()
                 begin = self._begin(prepared, context)

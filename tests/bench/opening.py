@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from guestledger.adapters.cli.running import collect_garbage_rarely
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
@@ -51,6 +52,7 @@ _CREATION = {
 
 async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """The engine's rate, the bare client's, and the guest's wait; medians over the rounds."""
+    collect_garbage_rarely()  # as `guestledger open` and `guestledger worker` do; for both sides
     async with _simulator() as place:
         settings = Settings(
             data_dir=data_dir,

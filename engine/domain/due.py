@@ -20,6 +20,8 @@ class StepName(StrEnum):
     DELIVER_WEBHOOK = "deliver_webhook"
     EXPIRE_TOKEN = "expire_token"  # noqa: S105 - a name, not a token
 
+    __hash__ = str.__hash__  # an enum's own is slow, and these are keys
+
 
 PROVIDER_STEPS = frozenset({StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION})
 """The steps that send requests to the provider."""

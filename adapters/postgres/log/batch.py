@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from enum import Enum, auto
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -38,19 +37,21 @@ class LogEnd(NamedTuple):
     """The limiters with a row."""
 
 
-class _Change(Enum):
-    LEASE = auto()
+class _Leased(NamedTuple):
     """Set due time and lease."""
-    KEEP = auto()
+
+    due_at: datetime
+    owner: UUID | None
+    lease_until: datetime | None
+
+
+class _Moved(NamedTuple):
     """Set the due time only."""
-    DONE = auto()
+
+    due_at: datetime
 
 
-class _StepRow(NamedTuple):
-    change: _Change
-    due_at: datetime | None = None
-    owner: UUID | None = None
-    lease_until: datetime | None = None
+_Key = tuple[UUID, StepName]
 
 
 class BatchRows:
@@ -62,25 +63,35 @@ class BatchRows:
         self._position = log.position
         self._events: list[tuple[Any, ...]] = []
         self._keys: list[tuple[str, UUID]] = []
-        self._steps: dict[tuple[UUID, StepName], _StepRow] = {}
+        self._steps: dict[_Key, _Leased | _Moved | None] = {}
+        """`None`: done."""
 
     def columns(self) -> list[Any]:
         """The values for the append statement, in its order."""
         events = _arrays(self._events, 10)
+        leased, moved, done = [], [], []
+        for key, row in self._steps.items():
+            match row:
+                case _Leased():
+                    leased.append(key + row)
+                case _Moved():
+                    moved.append(key + row)
+                case None:
+                    done.append(key)
         return [
             *events[:5],
             self._log.recorded_at,
             *events[5:],
             *_arrays(self._keys, 2),
-            *_arrays([(*key, *row[1:]) for key, row in self._of(_Change.LEASE)], 5),
-            *_arrays([(*key, row.due_at) for key, row in self._of(_Change.KEEP)], 3),
-            *_arrays([key for key, _ in self._of(_Change.DONE)], 2),
+            *_arrays(leased, 5),
+            *_arrays(moved, 3),
+            *_arrays(done, 2),
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:
         """Take the append, or reject it. Returns what its caller gets after the commit."""
         append, log = proposal.append, self._log
-        if before := log.known.get((append.stream_id, append.expected_version, append.causation_id)):
+        if log.known and (before := log.known.get((append.stream_id, append.expected_version, append.causation_id))):
             return before
         actual, key = log.versions[append.stream_id], append.idempotency_key
         if key is not None and key in log.keys:
@@ -139,24 +150,22 @@ class BatchRows:
             )
 
     def _take_steps(self, append: Append) -> None:
-        changes = append.steps
-        lease = changes.lease
+        changes, lease = append.steps, append.steps.lease
         owner = lease.owner if lease else None
         until = self._log.now + timedelta(milliseconds=lease.ms) if lease else None
-        for step, due_at in ((due.step, due.due_at) for due in changes.due):
-            key = (append.stream_id, step)
+        for due in changes.due:
+            key = (append.stream_id, due.step)
             earlier = self._steps.get(key)  # by an append before this one in the batch
-            if step in changes.mine:
-                self._steps[key] = _StepRow(_Change.LEASE, due_at, owner, until)
-            elif earlier is None or earlier.change is _Change.KEEP:
-                self._steps[key] = _StepRow(_Change.KEEP, due_at)
+            if due.step in changes.mine:
+                self._steps[key] = _Leased(due.due_at, owner, until)
+            elif isinstance(earlier, _Leased):
+                self._steps[key] = earlier._replace(due_at=due.due_at)
+            elif earlier is None and key in self._steps:
+                self._steps[key] = _Leased(due.due_at, None, None)  # its row is deleted no more
             else:
-                self._steps[key] = _StepRow(_Change.LEASE, due_at, earlier.owner, earlier.lease_until)
+                self._steps[key] = _Moved(due.due_at)
         for step in changes.done:
-            self._steps[append.stream_id, step] = _StepRow(_Change.DONE)
-
-    def _of(self, change: _Change) -> list[tuple[tuple[UUID, StepName], _StepRow]]:
-        return [(key, row) for key, row in self._steps.items() if row.change is change]
+            self._steps[append.stream_id, step] = None
 
 
 def _arrays(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -41,6 +41,7 @@ from guestledger.engine.ports.webhook import WebhookSender
 from guestledger.engine.worker.calls import CallLimit
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
+from guestledger.engine.worker.outages import OutageReporter
 from guestledger.engine.worker.recorder import Recorder
 from guestledger.engine.worker.scheduler import Scheduler
 from guestledger.engine.worker.step import Lane, Services
@@ -83,7 +84,8 @@ async def connect(
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
         clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
-        limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter)
+        outages = OutageReporter(clock=clock, policy=policy)
+        limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter, changed=outages.limiter_changed)
         services = Services(
             provider=await _provider(settings, profile, limiter, policy, clock, stack),
             webhook=await _webhook(settings, clock, stack),
@@ -91,6 +93,7 @@ async def connect(
             clock=clock,
             policy=policy,
             calls=CallLimit(policy.limiter.calls_per_process),
+            outages=outages,
         )
         ledger = _ledger(engine, settings, limiter, services, stack)
         if scheduler:
@@ -126,6 +129,8 @@ def _ledger(
         executor=executor,
         leases=leases,
         lease=lease,
+        limiter=limiter,
+        outages=services.outages,
         calls=services.calls,
         clock=clock,
         drain_seconds=settings.drain_seconds,

@@ -74,6 +74,8 @@ class Ledger:
         self.limits = Limits(limiter)
         self.partitions = Partitions(partitions)
         self._store = store
+        self._due_steps = due_steps
+        self._limiter = limiter
         self._read_models = read_models
         self._provider = provider
         self._executor = executor
@@ -186,8 +188,15 @@ class Ledger:
         await self._provider.ready()
 
     async def health(self) -> Health:
-        """Return, within seconds, whether the database answers and how this process's scheduler fares. Does not raise.
+        """Return, within seconds, whether the database answers, what waits, and how this process's scheduler fares.
 
-        The provider is not called: that is `check`.
+        Does not raise. The provider is not called: that is `check`.
         """
-        return await health(self._store, scheduler_runs=self.scheduler.runs, trouble=self.scheduler.trouble)
+        return await health(
+            self._store,
+            self._due_steps,
+            self._limiter,
+            self._read_models,
+            scheduler_runs=self.scheduler.runs,
+            trouble=self.scheduler.trouble,
+        )

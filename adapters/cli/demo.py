@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import uuid
 from collections import Counter
@@ -36,6 +37,8 @@ async def _demo(sessions: int) -> int:
     settings = guestledger.Settings(data_dir=data_dir(guestledger.Settings.from_env()) / "demo")
     channel = f"ch_demo_{uuid.uuid4().hex[:8]}"
     console = show.console()
+    # The provider throttles on purpose.
+    logging.getLogger("guestledger.waiting").setLevel(logging.ERROR)
     console.print(
         f"Opening {sessions} guest sessions on channel {channel}. "
         f"The simulated provider accepts {_QUOTA} a second and throttles the rest."

@@ -25,7 +25,7 @@ from guestledger.adapters.cli import (
     why,
     worker,
 )
-from guestledger.adapters.cli.messages import Sentences
+from guestledger.adapters.cli.messages import LogLines, Sentences
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
 
@@ -65,8 +65,10 @@ def options(
 def main() -> None:
     """Run the command line and exit."""
     stopping.install()
-    logging.basicConfig(level=logging.WARNING, format="guestledger: %(message)s")
-    logging.getLogger().handlers[0].addFilter(Sentences())
+    logging.basicConfig(level=logging.WARNING)
+    handler = logging.getLogger().handlers[0]
+    handler.setFormatter(LogLines())
+    handler.addFilter(Sentences())
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -185,6 +186,14 @@ def error_line(error: guestledger.GuestledgerError) -> str:
     text, hint = _text(error), _hint(error)
     # A text that names a setting says what to do already.
     return f"{text}: {hint}" if hint and "GUESTLEDGER_" not in text else text
+
+
+class LogLines(logging.Formatter):
+    """One line a record: time (UTC), level, message."""
+
+    def __init__(self) -> None:
+        super().__init__("{asctime}.{msecs:03.0f}Z {levelname} guestledger: {message}", "%Y-%m-%dT%H:%M:%S", "{")
+        self.converter = time.gmtime
 
 
 class Sentences(logging.Filter):

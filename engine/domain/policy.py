@@ -46,6 +46,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     creation: RetryPolicy = RetryPolicy()
     webhook: DeliveryPolicy = DeliveryPolicy()
     limiter: LimiterPolicy = LimiterPolicy()
+    max_backlog_age_ms: int = 60_000
+    """A worker logs a warning when a session has waited for longer than this."""
     webhook_enabled: bool = True
     """Whether a session that is created owes a webhook notice."""
 

@@ -87,6 +87,13 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
             return Denied(by=DenialReason.CIRCUIT_OPEN, until=self.probe_until, failures=self.failures, probing=True)
         return None
 
+    def outage(self, now: datetime) -> Denied | None:
+        """As `denial`, and as long as the circuit is open, also while the next probe may be sent."""
+        denied = self.denial(now)
+        if denied is None and self.broken_at is not None:
+            return Denied(by=DenialReason.CIRCUIT_OPEN, until=now, failures=self.failures)
+        return denied
+
     def is_clean(self, now: datetime, policy: LimiterPolicy) -> bool:
         """Whether it restricts nothing, so that its row can be deleted."""
         return (

@@ -32,13 +32,15 @@ NO_MONTH = date(1970, 1, 1)
 """The month of a stream whose id has no time."""
 
 
-def month_of(stream_id: UUID) -> date:
-    """The first day of the month (UTC) in which a stream began, by its UUIDv7 (RFC 9562, section 5.7).
-
-    `NO_MONTH` for an id of another version.
-    """
+def began_at(stream_id: UUID) -> datetime:
+    """When a stream began (UTC), by its UUIDv7 (RFC 9562, section 5.7); 1970 for an id of another version."""
     milliseconds = stream_id.int >> 80 if stream_id.version == 7 else 0
-    return datetime.fromtimestamp(milliseconds / 1_000, UTC).date().replace(day=1)
+    return datetime.fromtimestamp(milliseconds / 1_000, UTC)
+
+
+def month_of(stream_id: UUID) -> date:
+    """The first day of the month (UTC) in which a stream began; `NO_MONTH` for an id without a time."""
+    return began_at(stream_id).date().replace(day=1)
 
 
 @cache

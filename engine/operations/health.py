@@ -1,35 +1,94 @@
 """Health: whether a ledger can work now, for a host's own endpoint."""
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.due import DueStep
 from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.limits.admission import Denied
+from guestledger.engine.ports.due_steps import DueSteps
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.rate_limiter import RateLimiter
+from guestledger.engine.ports.read_models import ReadModels
 
 _ANSWER_SECONDS = 2.0
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a ledger, without secrets. Each trouble is one line; `None`: there is none."""
+    """The state of a ledger, without secrets or personal data. `database` and `scheduler` are one line each.
+
+    The numbers count over all processes. They are `None` if the database did not answer, or its user may not read them.
+    """
 
     database: str | None
-    """Why the database cannot be used."""
+    """Why the database cannot be used; `None`: it answers."""
     scheduler_runs: bool
     """Whether a scheduler runs in this process."""
     scheduler: str | None
     """The last service error of the scheduler, or `None`."""
+    limiters: Mapping[str, Denied] | None = None
+    """The limiters that are closed or whose circuit is open, by name."""
+    backlog: int | None = None
+    """Accepted sessions without an outcome. Not counted: parked ones."""
+    backlog_seconds: float | None = None
+    """How long the oldest of them has waited; 0: none waits."""
+    oldest_due: DueStep | None = None
+    """The free step that has been due for longest. `None`: nothing is overdue."""
+    owed_webhooks: int | None = None
+    """Notices that are still to be delivered."""
+    projection_lag_seconds: float | None = None
+    """The age of the oldest event that a projection lacks; 0: none lacks one."""
+    stopped_projections: tuple[str, ...] | None = None
+    """Projections that stopped at an event which they cannot process."""
 
 
-async def health(store: EventStore, *, scheduler_runs: bool, trouble: ServiceError | None) -> Health:
-    """Ask the database once; report the rest as it is known."""
-    database = None
+async def health(
+    store: EventStore,
+    due_steps: DueSteps,
+    limiter: RateLimiter,
+    read_models: ReadModels,
+    *,
+    scheduler_runs: bool,
+    trouble: ServiceError | None,
+) -> Health:
+    """Return the health, within seconds. Does not raise."""
+    known = Health(database=None, scheduler_runs=scheduler_runs, scheduler=None if trouble is None else str(trouble))
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             await store.head()
+            return replace(known, **await _projected(read_models), **await _waiting(due_steps, limiter))
     except TimeoutError:
-        database = f"the database has not answered for {_ANSWER_SECONDS:g} s"
+        return replace(known, database=f"the database has not answered for {_ANSWER_SECONDS:g} s")
     except ServiceError as error:
-        database = str(error)
-    scheduler = None if trouble is None else str(trouble)
-    return Health(database=database, scheduler_runs=scheduler_runs, scheduler=scheduler)
+        return replace(known, database=str(error))
+
+
+async def _projected(read_models: ReadModels) -> dict[str, Any]:
+    projections = await read_models.status()
+    return {
+        "projection_lag_seconds": max((status.lag_seconds for status in projections), default=0.0),
+        "stopped_projections": tuple(status.name for status in projections if status.error is not None),
+    }
+
+
+async def _waiting(due_steps: DueSteps, limiter: RateLimiter) -> dict[str, Any]:
+    try:
+        backlog, states = await due_steps.backlog(), await limiter.states()
+    except ServiceError as error:
+        if error.cause is Cause.FORBIDDEN:  # an auditor reads the log and what is derived from it
+            return {}
+        raise
+    now, oldest = backlog.now, backlog.oldest_accepted_at
+    outages = {name: state.outage(now) for name, state in states.items()}
+    return {
+        "limiters": {name: denied for name, denied in outages.items() if denied is not None},
+        "backlog": backlog.waiting,
+        "backlog_seconds": 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()),
+        "oldest_due": backlog.oldest_due,
+        "owed_webhooks": backlog.owed_webhooks,
+    }

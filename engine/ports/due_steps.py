@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.log.appends import Lease
 
 Wanted = Mapping[StepName, str | None]
@@ -55,6 +55,19 @@ class DueRow(msgspec.Struct, frozen=True, kw_only=True):
     """How many free rows of the step are due before it."""
 
 
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits in one ledger at `now`."""
+
+    now: datetime
+    waiting: int
+    """Accepted sessions without an outcome. Not counted: parked ones."""
+    oldest_accepted_at: datetime | None
+    """When the oldest of them was accepted; requests under way are left out. `None`: none waits."""
+    oldest_due: DueStep | None
+    """The free step that has been due for longest, also behind a limiter; `None`: nothing is overdue."""
+    owed_webhooks: int
+
+
 class WorkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The due steps of one session."""
 
@@ -97,6 +110,10 @@ class DueSteps(Protocol):
 
     async def is_idle(self, wanted: Wanted) -> bool:
         """Whether `unfinished` is 0."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """What waits now, over all processes. Locks nothing."""
         ...
 
     async def status(self, stream_id: UUID) -> WorkStatus:

@@ -15,11 +15,13 @@ from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.due_steps import DueSteps
 from guestledger.engine.ports.event_store import EventStore
 from guestledger.engine.ports.partitions import Partitions
+from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.worker.calls import CallLimit
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.lanes import LaneRunner
 from guestledger.engine.worker.leases import Leases
+from guestledger.engine.worker.outages import OutageReporter
 from guestledger.engine.worker.step import Lane
 from guestledger.engine.worker.wakeups import WakeupPoller, wait_for_any
 
@@ -33,6 +35,8 @@ _PATIENCE = timedelta(seconds=15)
 _SOON_MS = 200
 # Partitions are made months ahead, so this may fail for weeks without harm.
 _PARTITIONS_MS = 600_000
+# How often limiters and backlog of all processes are looked at.
+_OUTAGES_MS = 10_000
 # The pause while a service cannot be used.
 _BACKOFF = RetryPolicy(base_ms=200, cap_ms=2_000)
 
@@ -50,6 +54,8 @@ class Scheduler:
         executor: Executor,
         leases: Leases,
         lease: Lease,
+        limiter: RateLimiter,
+        outages: OutageReporter,
         calls: CallLimit,
         clock: Clock,
         drain_seconds: float = 10.0,
@@ -57,6 +63,8 @@ class Scheduler:
         self._due_steps = due_steps
         self._partitions = partitions
         self._read_models = read_models
+        self._limiter = limiter
+        self._outages = outages
         self._clock = clock
         self._drain_seconds = drain_seconds
         self._stopping = asyncio.Event()
@@ -201,6 +209,8 @@ class Scheduler:
             tasks.create_task(self._tick(self._read_models.catch_up, behind))
             tasks.create_task(self._tick(self._partitions.ensure_partitions, partial(self._pause, _PARTITIONS_MS)))
             tasks.create_task(self._tick(partial(self._poller.look, self._stopping)))
+            look = partial(self._outages.look, self._due_steps, self._limiter)
+            tasks.create_task(self._tick(look, partial(self._pause, _OUTAGES_MS)))
 
     async def _drain_all(self, done: Counter[str]) -> None:
         recorded = -1

@@ -18,6 +18,7 @@ from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.webhook import WebhookSender
 from guestledger.engine.worker.calls import CallLimit
+from guestledger.engine.worker.outages import OutageReporter
 
 
 class Lane(Enum):
@@ -61,6 +62,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     policy: Policy
     calls: CallLimit
+    outages: OutageReporter
 
 
 class StepContext(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -17,6 +18,7 @@ from guestledger.adapters.simulator import Simulator
 ROOT = Path(__file__).parents[2]
 # Only so that a hang ends the test: far above what any command takes, even where the machine is slow.
 LIMIT_S = 150
+_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (WARNING|ERROR) guestledger: ")
 
 
 class Result(NamedTuple):
@@ -98,6 +100,13 @@ async def killed(process: Process) -> Result:
     result = await ended(process)
     assert result.code == -signal.SIGKILL, "it had ended before it was killed"
     return result
+
+
+def logged(line: str) -> str:
+    """The message of a line of the log, without its time and level."""
+    found = _LOG_LINE.match(line)
+    assert found, line
+    return line[found.end() :]
 
 
 def assert_one_line(result: Result, *words: str) -> None:

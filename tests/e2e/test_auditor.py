@@ -12,7 +12,7 @@ from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
 from tests import logs, postgres
 from tests.e2e import guests, raw_log
-from tests.e2e.command import assert_one_line, environment, run
+from tests.e2e.command import assert_one_line, environment, logged, run
 
 EVENTS = 25
 READING = (
@@ -53,8 +53,8 @@ async def test_auditor_gets_a_warning_about_events_not_yet_projected(auditor: st
     caught_up = await run("sessions", "--json", env=env)
 
     assert (behind.code, behind.text) == (0, before.text)
-    assert behind.err == (
-        "guestledger: this database user may not update the projections: "
+    assert logged(behind.err) == (
+        "this database user may not update the projections: "
         "the output lacks the last 10 events until a worker has projected them\n"
     )
     assert (caught_up.code, caught_up.text, caught_up.err) == (0, others.text, "")

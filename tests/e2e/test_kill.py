@@ -12,7 +12,7 @@ from guestledger.adapters.wiring import connect
 from tests import postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
-from tests.e2e.command import LIMIT_S, ended, environment, killed, run, started
+from tests.e2e.command import LIMIT_S, ended, environment, killed, logged, run, started
 
 HONEST = SimulatorConfig(slow_ms=20, honour_idempotency_key=True)
 ROUGH = SimulatorConfig(
@@ -158,7 +158,7 @@ async def test_worker_suspended_past_its_leases_records_late_answers(
 
         assert result.code == 0, result.err
         # It may have stood still in a transaction, and been thrown out for that: it says so then, in a line.
-        assert all(line.startswith("guestledger: ") for line in result.err.splitlines()), result.err
+        assert all(map(logged, result.err.splitlines())), result.err
         assert "Traceback" not in result.err
         assert (await raw_log.counts(database_url))["DuplicateCreated"] > 0
         await assert_nothing_lost(database_url, simulator)

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
-from tests.e2e.command import LIMIT_S, Result, assert_one_line, ended, environment, run, started
+from tests.e2e.command import LIMIT_S, Result, assert_one_line, ended, environment, logged, run, started
 
 REQUESTS = [guests.guest(number) for number in range(100)]
 PASSWORD = "correct-horse-battery-staple"
@@ -96,7 +96,7 @@ async def test_worker_without_a_provider_warns_and_expires_tokens(
         worked = await ended(process)
 
     assert worked.code == 0
-    assert "refused" in worked.err.splitlines()[0]
+    assert "refused" in logged(worked.err.splitlines()[0])
 
 
 async def test_database_outage_ends_open_in_one_line_and_loses_nothing(
@@ -146,7 +146,7 @@ async def test_unrecorded_answer_is_logged_with_its_remote_session(
                 opened = await ended(process)
         [(stream_id, session_id)] = raw_log.remote_sessions(simulator)
     [lost] = [line for line in opened.err.splitlines() if " is lost: " in line]
-    assert lost.startswith(f"guestledger: session {stream_id}: the answer to attempt 1 (created {session_id}) is lost")
+    assert logged(lost).startswith(f"session {stream_id}: the answer to attempt 1 (created {session_id}) is lost")
     assert_one_line(but_for_losses(opened), "database", "GUESTLEDGER_DATABASE_URL")
 
 

@@ -15,7 +15,7 @@ import pytest
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
-from tests.e2e.command import LIMIT_S, ROOT, ended, environment, started
+from tests.e2e.command import LIMIT_S, ROOT, ended, environment, logged, started
 
 HANGING = SimulatorConfig(hang_share=1.0, hang_s=120, honour_idempotency_key=True)
 OWN_NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child")
@@ -141,7 +141,8 @@ async def test_worker_stopped_before_it_is_idle_says_so(database_url: str):
             process.send_signal(signal.SIGTERM)
             result = await ended(process)
     assert result.code == 0
-    [line] = result.err.splitlines()
+    closed, line = result.err.splitlines()
+    assert "is closed for" in logged(closed)
     assert "stopped; " in line
     assert "CreationThrottled" in line
 

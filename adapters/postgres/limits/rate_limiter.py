@@ -1,6 +1,6 @@
 """One row for each limiter that knows something, locked while it is used."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,9 @@ from guestledger.engine.limits.policy import LimiterPolicy
 COUNTED = sorted({*PROVIDER_STEPS, StepName.SETTLE_ATTEMPT})
 """A leased row of one of these counts as a call in flight: an attempt in flight holds `settle_attempt`."""
 _FIELDS = LimiterState.__struct_fields__
+
+LimiterChanged = Callable[[str, LimiterState, datetime], None]
+"""Gets each state that this process writes: the limiter's name, the state, and the database's time."""
 
 
 class LimiterTransaction:
@@ -81,8 +84,11 @@ class LimiterTransaction:
 class PostgresRateLimiter:
     """See `RateLimiter`."""
 
-    def __init__(self, engine: AsyncEngine, schema: str, policy: LimiterPolicy) -> None:
+    def __init__(
+        self, engine: AsyncEngine, schema: str, policy: LimiterPolicy, *, changed: LimiterChanged = lambda *_: None
+    ) -> None:
         self._engine = engine
+        self._changed = changed
         self.policy = policy
         s, columns = quoted(schema), ", ".join(_FIELDS)
         self._read_all = f"SELECT name, {columns} FROM {s}.limits ORDER BY name"
@@ -160,8 +166,11 @@ class PostgresRateLimiter:
         """Write what has changed."""
         for name, state in limiters.kept().items():
             await driver.execute(self._write, name, *msgspec.structs.astuple(state))
+            self._changed(name, state, limiters.now)
         if dropped := limiters.dropped():
             await driver.execute(self._drop, dropped)
+            for name in dropped:
+                self._changed(name, LimiterState(), limiters.now)
 
 
 def _state(row: Any) -> tuple[str, LimiterState]:

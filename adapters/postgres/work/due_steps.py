@@ -12,11 +12,12 @@ from guestledger.adapters.postgres.log.notifier import channel
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.transactions import driver_connection, short_transaction
 from guestledger.adapters.postgres.work.statements import DueStepStatements
-from guestledger.engine.domain.due import PROVIDER_STEPS, StepName
+from guestledger.engine.domain.due import PROVIDER_STEPS, DueStep, StepName
 from guestledger.engine.domain.waiting import whole_ms
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.log.appends import Lease
-from guestledger.engine.ports.due_steps import Claim, Claimed, DueRow, Outlook, Wanted, WorkStatus
+from guestledger.engine.log.recorded import began_at
+from guestledger.engine.ports.due_steps import Backlog, Claim, Claimed, DueRow, Outlook, Wanted, WorkStatus
 
 
 class PostgresDueSteps:
@@ -114,6 +115,20 @@ class PostgresDueSteps:
                 )
         steps = frozenset(map(StepName, claimable))
         return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected=unprojected)
+
+    async def backlog(self) -> Backlog:
+        """See `DueSteps.backlog`. Runs without a transaction."""
+        with reported():
+            async with driver_connection(self._engine) as driver:
+                found = await driver.fetchrow(self._sql.backlog, list(StepName))
+        now, waiting, oldest, owed, step, due_at = found
+        return Backlog(
+            now=now,
+            waiting=waiting,
+            oldest_accepted_at=None if oldest is None else began_at(oldest),
+            oldest_due=None if step is None else DueStep(StepName(step), due_at),
+            owed_webhooks=owed,
+        )
 
     async def status(self, stream_id: UUID) -> WorkStatus:
         """See `DueSteps.status`."""

@@ -96,6 +96,17 @@ class DueStepStatements:
                             WHERE projection = ANY($1::text[])
                               AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1))"""
 
+        # Counting reads an index range, everything else its first row.
+        self.backlog = f"""
+            SELECT now(), (SELECT count(*) FROM {s}.due_steps WHERE step IN ('enforce_deadline', 'settle_attempt')),
+                   (SELECT stream_id FROM {s}.due_steps WHERE step = 'enforce_deadline' ORDER BY due_at LIMIT 1),
+                   (SELECT count(*) FROM {s}.due_steps WHERE step = 'deliver_webhook'), oldest.step, oldest.due_at
+              FROM (VALUES (1)) AS one LEFT JOIN (
+                   SELECT first.step, first.due_at FROM unnest($1::text[]) AS wanted(step) CROSS JOIN LATERAL (
+                       SELECT step, due_at FROM {s}.due_steps
+                        WHERE due_steps.step = wanted.step AND due_at <= now() AND {_FREE} ORDER BY due_at LIMIT 1) AS first
+                    ORDER BY due_at LIMIT 1) AS oldest ON true"""
+
         self.status = f"""
             SELECT clock_timestamp(), coalesce((SELECT max(version) FROM {s}.events WHERE stream_id = $1::uuid), 0),
                    (SELECT count(DISTINCT stream_id) FROM {s}.due_steps

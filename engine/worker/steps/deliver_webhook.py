@@ -25,6 +25,7 @@ class Step:
         self._limiter = services.limiter
         self._clock = services.clock
         self._policy = services.policy
+        self._outages = services.outages
         self.enabled = services.policy.webhook_enabled
 
     @property
@@ -38,6 +39,8 @@ class Step:
         if began_at is None:
             return StepResult(stop=True)
         delivery = await self._webhook.send(session)
+        if not delivery.accepted:
+            self._outages.webhook_failed(self.limiter, session.webhook_failures + 1)
         record = RecordDelivery(outcome=delivery, now=context.now(), jitter=self._clock.jitter())
         max_wait_ms = self._policy.webhook.max_wait_ms
         return StepResult(

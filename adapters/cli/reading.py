@@ -24,6 +24,9 @@ def sessions(
     status: Annotated[
         list[str] | None, typer.Option(help="Only this status, such as active or parked. Repeatable.")
     ] = None,
+    in_doubt: Annotated[
+        bool, typer.Option("--in-doubt", help="Only those with an attempt still in doubt, whatever came after it.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the sessions, oldest first."""
@@ -31,7 +34,7 @@ def sessions(
     async def read() -> None:
         statuses = tuple(choice(guestledger.Status, text, "--status") for text in status or ())
         async with reading() as ledger:
-            rows = ledger.sessions(guestledger.SessionFilter(channel_id=channel, statuses=statuses))
+            rows = ledger.sessions(guestledger.SessionFilter(channel_id=channel, statuses=statuses, in_doubt=in_doubt))
             if not json:
                 console = show.console()
                 console.print(await show.filled(_session_cells(console.width), rows, wraps=_WRAPS))
@@ -95,6 +98,8 @@ def metrics_table(metrics: guestledger.Metrics) -> Table:
     show.add_row(made, "sessions tracked", metrics.tracked)
     if metrics.pending is not None:
         show.add_row(made, "still pending", metrics.pending)
+        show.add_row(made, "attempts still in doubt", metrics.in_doubt)
+        show.add_row(made, "possible duplicates", metrics.possible_duplicates)
     if metrics.latency is not None:
         show.add_row(made, "average latency", f"{metrics.latency.average:.0f} ms")
         for name in ("p50", "p95", "p99"):
@@ -112,6 +117,8 @@ def _metrics_json(metrics: guestledger.Metrics) -> dict[str, Any]:
         "totalTracked": metrics.tracked,
         "latency": None if latency is None else {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99},
         "pending": metrics.pending,
+        "inDoubt": metrics.in_doubt,
+        "possibleDuplicates": metrics.possible_duplicates,
         "outcomes": {name: metrics.counts[name] for name in ("created", "refused", "rejected", "abandoned")},
         "counts": metrics.counts,
     }
@@ -129,6 +136,7 @@ def _session_cells(width: int) -> show.Cells[guestledger.SessionRow]:
             "remote session": lambda row: row.session_id,
             "opened": lambda row: show.time(row.opened_at),
             "attempts": lambda row: row.attempts,
+            "in doubt": lambda row: ", ".join(map(str, row.in_doubt)) or None,
         }
     cells["reason"] = session_reason
     return cells

@@ -51,6 +51,9 @@ class ConsentRefused(Event, frozen=True, kw_only=True):
     failed: tuple[str, ...]
     given: dict[str, str]
     """By failed flag, as JSON text."""
+    marketing: bool
+    notice: str | None
+    """The privacy notice that was shown, as the caller names it."""
 
 
 class ChannelValidated(Event, frozen=True, kw_only=True):

@@ -74,7 +74,13 @@ def _open(command: OpenSession) -> e.Event:
     asked = request.consent
     if refused := refused_flags(asked):
         return e.ConsentRefused(
-            at=now, channel_id=request.channel_id, guest=guest, failed=tuple(refused), given=refused
+            at=now,
+            channel_id=request.channel_id,
+            guest=guest,
+            failed=tuple(refused),
+            given=refused,
+            marketing=asked.marketing,
+            notice=asked.notice,
         )
     consent = Consent(
         data_processing=True, gdpr_compliant=True, marketing=asked.marketing, timestamp=now, notice=asked.notice

@@ -58,9 +58,10 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def contract_form(entry: AuditEntry) -> dict[str, Any]:
-    """The entry as the contract's JSON object, personal data included."""
+    """The entry as the contract's JSON object with our `id`, personal data included."""
     return {
         "auditType": "guest_session_initialization",
+        "id": entry.id,
         "timestamp": entry.timestamp,
         "sessionId": entry.session_id,
         "channelId": entry.channel_id,

@@ -66,7 +66,19 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """`None`: no session was created."""
     pending: int | None
     """Accepted sessions without an outcome. `None` for a span of time: other sessions begin in it than end."""
+    in_doubt: int | None
+    """Attempts still in doubt. `None` for a span of time."""
+    possible_duplicates: int | None
+    """Those of sessions that another attempt opened. `None` for a span of time."""
     counts: Mapping[str, int]
+
+
+class Doubts(NamedTuple):
+    """How many attempts are still in doubt."""
+
+    attempts: int
+    opened: int
+    """Of sessions that another attempt opened."""
 
 
 class MetricsFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +105,8 @@ def project(events: Iterable[RecordedEvent]) -> Increments:
     return Increments(counts, latencies)
 
 
-def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]], *, spanned: bool = False) -> Metrics:
-    """The metrics of these totals. `latencies`: pairs of ms and sessions, by ascending ms. `spanned`: over a span of time."""
+def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]], doubts: Doubts | None) -> Metrics:
+    """The metrics of these totals. `latencies`: pairs of ms and sessions, by ascending ms. `doubts`: `None` for a span."""
     created, accepted = counts["created"], counts["accepted"]
     settled = created + counts["rejected"] + counts["abandoned"]
     tracked = settled + counts["refused"]
@@ -102,7 +114,9 @@ def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]], *
         tracked=tracked,
         success_rate=created / tracked if tracked else 0.0,
         latency=_latency(list(latencies)),
-        pending=None if spanned else accepted - settled,
+        pending=None if doubts is None else accepted - settled,
+        in_doubt=None if doubts is None else doubts.attempts,
+        possible_duplicates=None if doubts is None else doubts.opened,
         counts=dict(counts),
     )
 

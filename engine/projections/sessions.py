@@ -30,6 +30,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
     retry_at: datetime | None
     attempts: int
+    in_doubt: tuple[int, ...] = ()
+    """The attempts still in doubt, also behind a later one: each may have made a session that nobody uses."""
     latency_ms: int | None
     cause: Cause | None
     detail: str | None
@@ -45,6 +47,8 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Only those whose token expires later."""
     expires_until: datetime | None = None
     """Only those whose token expires by then."""
+    in_doubt: bool = False
+    """Only those with an attempt still in doubt."""
 
 
 _SHARED = [name for name in SessionRow.__struct_fields__ if name in Session.__struct_fields__]

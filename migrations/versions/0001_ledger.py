@@ -191,6 +191,7 @@ def _create_sessions(schema: str) -> None:
         sa.Column("expires_at", _TIME),
         sa.Column("retry_at", _TIME),
         sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("in_doubt", sa.ARRAY(sa.Integer), nullable=False),
         sa.Column("latency_ms", sa.BigInteger),
         sa.Column("cause", sa.Text),
         sa.Column("detail", sa.Text),
@@ -198,6 +199,8 @@ def _create_sessions(schema: str) -> None:
     )
     for column in ("session_id", "opened_at", "expires_at"):
         op.create_index(f"sessions_{column}", "sessions", [column], schema=schema)
+    few = sa.text("in_doubt <> '{}'")
+    op.create_index("sessions_in_doubt", "sessions", ["channel_id"], schema=schema, postgresql_where=few)
     _complete_projection(schema, "sessions", {"sessions": "id"})
 
 

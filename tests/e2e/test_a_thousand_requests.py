@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from standardwebhooks import Webhook
@@ -37,6 +38,7 @@ def request_of(number: int) -> guests.Request:
 AT_ONCE = ("--concurrency", "300")
 AUDIT_FIELDS = [
     "auditType",
+    "id",
     "timestamp",
     "sessionId",
     "channelId",
@@ -179,7 +181,7 @@ async def assert_audit_agrees_with_the_log(env: dict[str, str], database_url: st
     assert shown.code == 0, shown.err
     wanted = await raw_log.query(
         database_url,
-        """SELECT ended.recorded_at, ended.data->>'session_id', opened.data->>'channel_id',
+        """SELECT opened.stream_id, ended.recorded_at, ended.data->>'session_id', opened.data->>'channel_id',
                   opened.data->'guest'->>'fingerprint', opened.data->'guest'->>'ip_address',
                   opened.event_type = 'ConsentRecorded',
                   coalesce(opened.data->>'failed' NOT LIKE '%gdprCompliant%', true),
@@ -201,6 +203,6 @@ async def assert_audit_agrees_with_the_log(env: dict[str, str], database_url: st
 def in_order(entry: dict[str, Any]) -> tuple[Any, ...]:
     """An audit entry's values in the order of the contract, its constant first one left out."""
     assert list(entry) == AUDIT_FIELDS
-    kind, timestamp, *rest = entry.values()
+    kind, id_, timestamp, *rest = entry.values()
     assert kind == "guest_session_initialization"
-    return (datetime.fromisoformat(timestamp), *rest)
+    return (UUID(id_), datetime.fromisoformat(timestamp), *rest)

@@ -134,6 +134,7 @@ async def test_audit_has_an_entry_in_contract_form_for_every_session(shown: Show
     active = shown.sessions["active"]
     assert entries["active"] == {
         "auditType": "guest_session_initialization",
+        "id": str(active.id),
         "timestamp": entries["active"]["timestamp"],
         "sessionId": active.session_id,
         "channelId": "ch_active",
@@ -145,6 +146,23 @@ async def test_audit_has_an_entry_in_contract_form_for_every_session(shown: Show
         "initializationLatencyMs": active.latency_ms,
         "complianceStatus": "verified",
     }
+
+
+async def test_ids_of_the_audit_log_lead_to_refused_and_rejected_guests(shown: Shown):
+    entries = {entry["complianceStatus"]: entry for entry in (await shown.run("audit", "--json")).out}
+    for status in ("refused", "rejected"):
+        assert entries[status]["sessionId"] is None
+        replayed = await shown.run("replay", entries[status]["id"], "--json")
+        assert (replayed.code, replayed.out[0]["status"]) == (0, status)
+
+
+async def test_sessions_with_an_attempt_in_doubt_are_listed_alone(shown: Shown):
+    none, row, table = await asyncio.gather(
+        shown.run("sessions", "--in-doubt", "--json"), shown.run("sessions", "--json"), shown.run("sessions")
+    )
+    assert (none.code, none.out) == (0, [])
+    assert row.out[0]["inDoubt"] == []
+    assert "in doubt" in table.text
 
 
 async def test_audit_entries_are_filtered(shown: Shown):
@@ -277,6 +295,8 @@ async def test_empty_ledger_is_shown_as_empty(database_url: str):
         "totalTracked": 0,
         "latency": None,
         "pending": 0,
+        "inDoubt": 0,
+        "possibleDuplicates": 0,
         "outcomes": dict.fromkeys(empty["outcomes"], 0),
         "counts": dict.fromkeys(empty["counts"], 0),
     }

@@ -57,7 +57,7 @@ async def streams(log: asyncpg.Connection) -> dict[UUID, list[asyncpg.Record]]:
 
 async def audit(log: asyncpg.Connection) -> dict[UUID, dict[str, Any]]:
     """The entries in the contract's shape, as plain JSON."""
-    return {stream_id: _entry(rows) for stream_id, rows in (await streams(log)).items()}
+    return {stream_id: {"id": str(stream_id), **_entry(rows)} for stream_id, rows in (await streams(log)).items()}
 
 
 def _entry(rows: list[asyncpg.Record]) -> dict[str, Any]:
@@ -101,6 +101,7 @@ async def sessions(log: asyncpg.Connection) -> dict[UUID, dict[str, Any]]:
             "expires_at": state.expires_at,
             "retry_at": state.retry_at,
             "attempts": state.attempts,
+            "in_doubt": state.in_doubt,
             "latency_ms": state.latency_ms,
             "cause": state.cause,
             "detail": state.detail,
@@ -114,11 +115,14 @@ async def metrics(log: asyncpg.Connection, *channels: str) -> dict[str, Any]:
     (latency,) = await log.fetch(LATENCIES, channels)
     tracked = counted["created"] + counted["rejected"] + counted["abandoned"] + counted["refused"]
     assert set(counted.keys()) == set(COUNTS)
+    rows = [row for row in (await sessions(log)).values() if row["channel_id"] in channels]
     return {
         "tracked": tracked,
         "success_rate": counted["created"] / tracked if tracked else 0.0,
         "latency": None if latency["p50"] is None else {**latency, "average": float(latency["average"])},
         "pending": counted["accepted"] + counted["refused"] - tracked,
+        "in_doubt": sum(len(row["in_doubt"]) for row in rows),
+        "possible_duplicates": sum(len(row["in_doubt"]) for row in rows if row["session_id"] is not None),
         "counts": dict(counted),
     }
 

@@ -259,7 +259,10 @@ def _request(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:
     else:
         given = {name: json.loads(text) for name, text in event.given.items()}
         consent = GuestConsent(
-            data_processing=given.get("dataProcessing", True), gdpr_compliant=given.get("gdprCompliant", True)
+            data_processing=given.get("dataProcessing", True),
+            gdpr_compliant=given.get("gdprCompliant", True),
+            marketing=event.marketing,
+            notice=event.notice,
         )
     return GuestRequest(
         channel_id=event.channel_id,

@@ -277,6 +277,7 @@ async def test_the_audit_entry_of_an_active_session_has_the_contracts_shape(
     recorded_at = (await store.read_stream(stream_id))[3].recorded_at
     assert list(shown.items()) == [
         ("auditType", "guest_session_initialization"),
+        ("id", str(stream_id)),
         ("timestamp", rfc3339(recorded_at)),
         ("sessionId", "sess_9d4e8f1a"),
         ("channelId", "ch_8f3a9b2c"),
@@ -434,7 +435,7 @@ async def test_matching_rows_are_fetched_in_bounded_batches(
     )
     await outsider.execute(
         "INSERT INTO sessions SELECT id, channel_id, 'pending', 1, timestamp, timestamp, NULL, NULL, timestamp, NULL, "
-        "NULL, NULL, 0, NULL, NULL, NULL FROM audit_log"
+        "NULL, NULL, 0, '{}', NULL, NULL, NULL FROM audit_log"
     )
     limits: list[int] = []
     whole = asyncpg.cursor.BaseCursor._exec

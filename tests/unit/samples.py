@@ -224,7 +224,13 @@ def was_recorded(**given: Any) -> e.ConsentRecorded:
 def was_refused(**given: Any) -> e.ConsentRefused:
     return _event(
         e.ConsentRefused,
-        {"guest": GUEST, "failed": ("gdprCompliant",), "given": {"gdprCompliant": '"true"'}},
+        {
+            "guest": GUEST,
+            "failed": ("gdprCompliant",),
+            "given": {"gdprCompliant": '"true"'},
+            "marketing": True,
+            "notice": "privacy-2024-05",
+        },
         given,
     )
 

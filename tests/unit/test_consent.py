@@ -108,6 +108,12 @@ def test_marketing_consent_is_optional_and_recorded() -> None:
     assert given().when(asked).then_one(e.ConsentRecorded).consent.marketing is True
 
 
+def test_a_refusal_keeps_the_marketing_flag_and_the_notice() -> None:
+    asked = open_session(consent=consent(gdpr_compliant=False, marketing=True, notice="privacy-2024-05"))
+    event = given().when(asked).then_one(e.ConsentRefused)
+    assert (event.marketing, event.notice) == (True, "privacy-2024-05")
+
+
 def test_a_refusal_keeps_the_guests_data() -> None:
     event = given().when(open_session(consent=GuestConsent())).then_one(e.ConsentRefused)
     assert (event.guest.ip_address, event.guest.user_agent) == (IP, USER_AGENT)

@@ -6,16 +6,18 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.projections.projector import Projector
 from guestledger.adapters.postgres.projections.registry import AUDIT_LOG, SESSION_LATENCIES, SESSION_METRICS, SESSIONS
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import COUNTS, Metrics, MetricsFilter, summarise
+from guestledger.engine.projections.metrics import COUNTS, Doubts, Metrics, MetricsFilter, summarise
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 
 BATCH = 500
+# As the condition of the index.
+_IN_DOUBT = SESSIONS.c.in_doubt != literal_column("'{}'")
 
 
 class PostgresReadModels(Projector):
@@ -35,6 +37,8 @@ class PostgresReadModels(Projector):
             where.append(c.expires_at > wanted.expires_after)
         if wanted.expires_until is not None:
             where.append(c.expires_at <= wanted.expires_until)
+        if wanted.in_doubt:
+            where.append(_IN_DOUBT)
         async for row in self._rows(select(SESSIONS).where(*where).order_by(c.opened_at, c.id)):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
@@ -73,14 +77,17 @@ class PostgresReadModels(Projector):
         latencies = select(c.latency_ms, func.sum(c.sessions)).group_by(c.latency_ms).order_by(c.latency_ms)
         with reported():
             async with self._engine.connect() as connection:
-                # One snapshot for both, or the latencies could hold a session that the counts do not.
+                # One snapshot for all, or the latencies could hold a session that the counts do not.
                 await connection.execution_options(isolation_level="REPEATABLE READ")
                 counted = (await connection.execute(_within(counts, SESSION_METRICS.c, wanted))).one()
                 ranked = (await connection.execute(_within(latencies, c, wanted))).all()
+                doubts = None
+                if wanted.since is None and wanted.until is None:
+                    doubts = Doubts(*(await connection.execute(_doubts(wanted))).one())
         return summarise(
             {name: int(value) for name, value in counted._mapping.items()},  # noqa: SLF001 - SQLAlchemy's public name
             [(int(ms), int(number)) for ms, number in ranked],
-            spanned=wanted.since is not None or wanted.until is not None,
+            doubts,
         )
 
     async def _rows(self, statement: Select[Any]) -> AsyncIterator[Any]:
@@ -92,6 +99,13 @@ class PostgresReadModels(Projector):
             ):
                 async for row in rows:
                     yield row
+
+
+def _doubts(wanted: MetricsFilter) -> Select[Any]:
+    attempts = func.cardinality(SESSIONS.c.in_doubt)
+    opened = func.sum(attempts).filter(SESSIONS.c.session_id.is_not(None))
+    found = select(func.coalesce(func.sum(attempts), 0), func.coalesce(opened, 0)).where(_IN_DOUBT)
+    return found if wanted.channel_id is None else found.where(SESSIONS.c.channel_id == wanted.channel_id)
 
 
 def _within(statement: Select[Any], columns: Any, wanted: MetricsFilter) -> Select[Any]:

@@ -6,7 +6,7 @@ To add one: `engine/projections/<name>.py`, its tables and entry here, and a mig
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Boolean, Column, Date, Index, Integer, Table, Text, Uuid
+from sqlalchemy import ARRAY, BigInteger, Boolean, Column, Date, Index, Integer, Table, Text, Uuid, text
 
 from guestledger.adapters.postgres.projections.row_changes import Row, RowChanges
 from guestledger.adapters.postgres.projections.shadow import declare_shadow
@@ -31,12 +31,14 @@ SESSIONS = Table(
     Column("expires_at", TIME),
     Column("retry_at", TIME),
     Column("attempts", Integer, nullable=False),
+    Column("in_doubt", ARRAY(Integer), nullable=False),
     Column("latency_ms", BigInteger),
     Column("cause", Text),
     Column("detail", Text),
     Index("sessions_session_id", "session_id"),
     Index("sessions_opened_at", "opened_at"),
     Index("sessions_expires_at", "expires_at"),
+    Index("sessions_in_doubt", "channel_id", postgresql_where=text("in_doubt <> '{}'")),
 )
 
 SESSION_METRICS = Table(

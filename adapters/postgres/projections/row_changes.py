@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Column, Table
+from sqlalchemy import ARRAY, Column, Table
 from sqlalchemy.dialects import postgresql
 
 from guestledger.adapters.postgres.projections.shadow import shadow_name
@@ -62,17 +62,26 @@ class RowChanges:
 
     def _upsert(self, table: Table, values: Mapping[str, Sequence[Any]], change: str) -> None:
         first = len(self._values) + 1
-        arrays = ", ".join(f"${number}::{_type(table.c[name])}[]" for number, name in enumerate(values, first))
+        # unnest would flatten arrays in an array, so they go in as text.
+        nested = {name for name in values if isinstance(table.c[name].type, ARRAY)}
+        types = {name: "text" if name in nested else _type(table.c[name]) for name in values}
+        arrays = ", ".join(f"${number}::{types[name]}[]" for number, name in enumerate(values, first))
+        given = ", ".join(f"{name}::{_type(table.c[name])}" if name in nested else name for name in values)
         key = ", ".join(column.name for column in table.primary_key)
         changes = ", ".join(change.format(column=name) for name in values if not table.c[name].primary_key)
         self._statements.append(
-            f"INSERT INTO {self._name(table)} AS old ({', '.join(values)}) SELECT * FROM unnest({arrays}) "
+            f"INSERT INTO {self._name(table)} AS old ({', '.join(values)}) "
+            f"SELECT {given} FROM unnest({arrays}) AS given ({', '.join(values)}) "
             f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
         )
-        self._values += values.values()
+        self._values += [_literals(column) if name in nested else column for name, column in values.items()]
 
     def _name(self, table: Table) -> str:
         return f"{self._schema}.{shadow_name(table) if self._shadow else table.name}"
+
+
+def _literals(arrays: Sequence[Sequence[int]]) -> list[str]:
+    return ["{" + ",".join(map(str, numbers)) + "}" for numbers in arrays]
 
 
 def _type(column: Column[Any]) -> str:

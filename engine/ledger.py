@@ -5,10 +5,12 @@ from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
 from guestledger.engine.domain.errors import IdempotencyConflict, ServiceError
+from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Resolution
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id, request_digest
+from guestledger.engine.domain.repeated import differing_fields
+from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
 from guestledger.engine.log.recorded import RecordedEvent
@@ -96,7 +98,7 @@ class Ledger:
         It is active, refused, rejected or abandoned, or still pending with a `retry_at`, and a scheduler continues.
         `correlation_id` (default: the session id) is stored with every event.
 
-        Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` if the key was used for another request,
+        Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` if the key was used for another channel, subject or consent,
         `EventTooLarge`, and `ServiceError` if the provider or the database cannot be used: its `accepted` is the id of the
         session, if one was recorded; it stays pending. For a known key also `PartitionDetached` and `UnknownEvent`, if its
         session cannot be read.
@@ -127,10 +129,12 @@ class Ledger:
             raise error.with_accepted(session.id if work.recorded.version else None) from error
 
     async def _repeated(self, request: GuestRequest, stream_id: UUID) -> Session:
-        session = session_of(await self._histories.of_stream(stream_id))
-        if session.guest is None or session.guest.request_sha256 != request_digest(request):
-            raise IdempotencyConflict(stream_id)
-        return session
+        history = await self._histories.of_stream(stream_id)
+        opened = history[0].event
+        assert isinstance(opened, ConsentRecorded | ConsentRefused), "every stream starts with the guest's consent"
+        if fields := differing_fields(opened, request):
+            raise IdempotencyConflict(stream_id, fields)
+        return session_of(history)
 
     async def session(self, session: UUID | str) -> Session:
         """Return the session as it is now. Raises `SessionNotFound`."""

@@ -82,7 +82,6 @@ def lifecycle(number: int) -> tuple[e.Event, ...]:
         timestamp="2024-05-20T14:21:59Z",
         subject_id=None,
         idempotency_key=None,
-        request_sha256="0" * 64,
     )
     common: dict[str, Any] = {"at": at, "channel_id": channel}
     return (

@@ -41,14 +41,15 @@ class InvalidRequest(GuestledgerError):
 
 
 class IdempotencyConflict(InvalidRequest):
-    """The idempotency key was used before for a different request."""
+    """The idempotency key was used before for a request that differs in `fields` (paths, such as `consent.marketing`)."""
 
-    def __init__(self, stream_id: UUID) -> None:
+    def __init__(self, stream_id: UUID, fields: tuple[str, ...]) -> None:
         super().__init__(
             "idempotencyKey",
-            f"was used before for a different request (session {stream_id}): repeat that request, or use a new key",
+            f"was used before with another {' and '.join(fields)} (session {stream_id}): repeat that request, or use a new key",
         )
         self.stream_id = stream_id
+        self.fields = fields
 
 
 class SessionNotFound(GuestledgerError):

@@ -24,8 +24,6 @@ class Guest(Guarded, frozen=True, kw_only=True):
     timestamp: str
     subject_id: str | None
     idempotency_key: str | None
-    request_sha256: Personal
-    """Distinguishes requests under the same key. Personal: addresses can be tried against it."""
 
 
 class Event(Guarded, frozen=True, kw_only=True):

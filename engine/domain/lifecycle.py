@@ -23,7 +23,6 @@ from guestledger.engine.domain.delivery import record_delivery, request_redelive
 from guestledger.engine.domain.doubt import resolve
 from guestledger.engine.domain.lookup import record_lookup
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.request import request_digest
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.domain.waiting import defer, enforce_deadline, whole_ms
 
@@ -69,7 +68,6 @@ def _open(command: OpenSession) -> e.Event:
         timestamp=request.timestamp,
         subject_id=request.subject_id,
         idempotency_key=request.idempotency_key,
-        request_sha256=request_digest(request),
     )
     asked = request.consent
     if refused := refused_flags(asked):

@@ -37,7 +37,6 @@ def pending_session(**changes) -> Session:
         timestamp="2024-05-20T14:21:59Z",
         subject_id=None,
         idempotency_key=None,
-        request_sha256="0" * 64,
     )
     consent = Consent(
         data_processing=True,

@@ -138,9 +138,10 @@ async def test_empty_file_succeeds(env: dict[str, str], tmp_path: Path):
 
 async def test_same_key_returns_the_same_session_or_a_conflict(env: dict[str, str], simulator: Simulator):
     first = guests.guest(1, idempotencyKey="key-1")
-    other = guests.guest(2, idempotencyKey="key-1")
+    fresh = guests.guest(2, idempotencyKey="key-1")  # from another address
+    other = guests.guest(1, idempotencyKey="key-1", channelId="ch_another")
 
-    opened = await run("open", "-", env=env, stdin=guests.as_lines([first, first, other]))
+    opened = await run("open", "-", env=env, stdin=guests.as_lines([first, fresh, other]))
     again = await run("open", "-", "--no-wait", env=env, stdin=guests.as_lines([first]))
 
     assert (opened.code, again.code) == (1, 0), opened.err + again.err
@@ -151,6 +152,7 @@ async def test_same_key_returns_the_same_session_or_a_conflict(env: dict[str, st
     assert later == told
     assert conflict["error"]["field"] == "idempotencyKey"
     assert told["id"] in conflict["error"]["reason"]
+    assert "channelId" in conflict["error"]["reason"]
     assert guests.ADDRESSES not in opened.text
     assert len(raw_log.remote_sessions(simulator)) == 1
 

@@ -242,20 +242,47 @@ async def test_concurrent_requests_with_one_key_open_one_session(
     assert (await counts(sql))[:2] == (20, 5)
 
 
-async def test_a_key_used_for_another_request_is_a_conflict(ledger: Ledger, sql: Any) -> None:
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ({"channel_id": "ch_other"}, ("channelId",)),
+        ({"subject_id": "another-person"}, ("subjectId",)),
+        ({"consent": consent(marketing=True)}, ("consent.marketing",)),
+        ({"consent": consent(notice="privacy-2025")}, ("consent.notice",)),
+        ({"consent": consent(data_processing=1)}, ("consent.dataProcessing",)),
+        ({"channel_id": "ch_other", "consent": consent(gdpr_compliant=False)}, ("channelId", "consent.gdprCompliant")),
+    ],
+)
+async def test_a_key_used_for_something_else_is_a_conflict_that_names_the_fields(
+    ledger: Ledger, sql: Any, given: dict[str, Any], fields: tuple[str, ...]
+) -> None:
     first = await ledger.open_session(request(idempotency_key="order-1"))
     before = await counts(sql)
 
-    for other in (
-        request(idempotency_key="order-1", user_agent="another browser"),
-        request(idempotency_key="order-1", consent=consent(marketing=True)),
-        request(idempotency_key="order-1", consent=consent(data_processing=1)),
-    ):
-        with pytest.raises(IdempotencyConflict) as raised:
-            await ledger.open_session(other)
-        assert (raised.value.stream_id, raised.value.field) == (first.id, "idempotencyKey")
+    with pytest.raises(IdempotencyConflict) as raised:
+        await ledger.open_session(request(idempotency_key="order-1", **given))
 
+    assert (raised.value.stream_id, raised.value.field, raised.value.fields) == (first.id, "idempotencyKey", fields)
+    assert all(field in str(raised.value) for field in fields)
     assert await counts(sql) == before
+
+
+@pytest.mark.parametrize("flags", [{}, {"data_processing": "yes", "marketing": True, "notice": "n"}])
+async def test_a_repeated_request_may_come_from_another_time_address_and_browser(
+    ledger: Ledger, flags: dict[str, Any]
+) -> None:
+    first = await ledger.open_session(request(idempotency_key="order-1", consent=consent(**flags)))
+    again = request(
+        idempotency_key="order-1",
+        consent=consent(**flags),
+        timestamp="2025-01-01T00:00:00+01:00",
+        ip_address="2001:db8::1",
+        user_agent="another browser",
+        source="app",
+        campaign="spring",
+        device_type="phone",
+    )
+    assert await ledger.open_session(again) == first
 
 
 async def test_a_refused_request_keeps_its_key(ledger: Ledger) -> None:
@@ -265,8 +292,9 @@ async def test_a_refused_request_keeps_its_key(ledger: Ledger) -> None:
 
     assert first == second
     assert first.status is Status.REFUSED
-    with pytest.raises(IdempotencyConflict):
+    with pytest.raises(IdempotencyConflict) as raised:
         await ledger.open_session(request(idempotency_key="order-1"))
+    assert raised.value.fields == ("consent.dataProcessing",)
 
 
 # Actors

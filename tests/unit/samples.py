@@ -206,7 +206,6 @@ GUEST = e.Guest(
     timestamp="2024-05-20T14:21:59Z",
     subject_id="person-17",
     idempotency_key="order-4711",
-    request_sha256="0c" * 32,
 )
 
 

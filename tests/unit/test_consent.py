@@ -10,7 +10,7 @@ import pytest
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import fingerprint
-from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request, request_digest
+from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
 from guestledger.engine.domain.session import Status
 from tests.unit.given import given
 from tests.unit.samples import ATTEMPTING, CHANNEL, EXPIRED, IP, START, USER_AGENT, at, consent, open_session, request
@@ -148,10 +148,9 @@ def test_the_fingerprint_depends_on_each_of_its_parts(field: str) -> None:
     assert fingerprint(request(**{field: other[field]})) != fingerprint(request())
 
 
-def test_the_event_carries_the_fingerprint_and_the_digest_of_the_request() -> None:
+def test_the_event_carries_the_fingerprint() -> None:
     event = given().when(open_session()).then_one(e.ConsentRecorded)
     assert event.guest.fingerprint == fingerprint(request())
-    assert event.guest.request_sha256 == request_digest(request())
 
 
 def test_a_refused_value_is_recorded_as_json() -> None:

@@ -150,7 +150,7 @@ def test_nested_values_are_masked() -> None:
     ("kind", "fields"),
     [
         (GuestRequest, {"ip_address", "user_agent"}),
-        (e.Guest, {"fingerprint", "ip_address", "user_agent", "request_sha256"}),
+        (e.Guest, {"fingerprint", "ip_address", "user_agent"}),
         (e.CreationAttempted, {"request_sha256"}),
         (e.SessionCreated, {"guest_token"}),
         (e.GuestTokenFound, {"guest_token"}),

@@ -1,0 +1,25 @@
+"""A request under an idempotency key that was used before."""
+
+from guestledger.engine.domain.consent import refused_flags
+from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
+from guestledger.engine.domain.request import GuestRequest
+
+
+def differing_fields(opened: ConsentRecorded | ConsentRefused, request: GuestRequest) -> tuple[str, ...]:
+    """The fields, as paths, in which `request` means something else than the one that opened the session.
+
+    A channel, a person and a consent are what a caller means. All else may differ when a request is repeated: the time, the
+    address, the browser, where the guest came from.
+    """
+    consent = opened.consent if isinstance(opened, ConsentRecorded) else opened
+    before = opened.given if isinstance(opened, ConsentRefused) else {}
+    now = refused_flags(request.consent)
+    same = {
+        "channelId": opened.channel_id == request.channel_id,
+        "subjectId": opened.guest.subject_id == request.subject_id,
+        "consent.dataProcessing": before.get("dataProcessing") == now.get("dataProcessing"),
+        "consent.gdprCompliant": before.get("gdprCompliant") == now.get("gdprCompliant"),
+        "consent.marketing": consent.marketing == request.consent.marketing,
+        "consent.notice": consent.notice == request.consent.notice,
+    }
+    return tuple(field for field, unchanged in same.items() if not unchanged)

@@ -1,7 +1,8 @@
 """A guest request and its validation (contract, "Guest request")."""
 
+import json
 import re
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from ipaddress import ip_address
 from typing import Annotated, Any
@@ -54,8 +55,13 @@ class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_un
 # Types that msgspec would convert to a string.
 _NOT_JSON = (bytes, bytearray, datetime, date, time, timedelta, UUID, Decimal)
 
+_NAMES = {kind: {field.encode_name for field in msgspec.structs.fields(kind)} for kind in (GuestRequest, GuestConsent)}
 _decoder = msgspec.json.Decoder(GuestRequest)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.(\w+)`)?", re.DOTALL)
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d):([0-5]\d|60)(?:\.\d+)?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
+)
 _PLAIN_WORD = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
 
 
@@ -63,6 +69,7 @@ def parse_request(line: bytes) -> GuestRequest:
     """The guest request in one line of JSON. Raises `InvalidRequest`; its reason never repeats a value."""
     try:
         request = _decoder.decode(line)
+        _names_decoder.decode(line.decode())
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
     except msgspec.DecodeError:
@@ -73,6 +80,26 @@ def parse_request(line: bytes) -> GuestRequest:
         raise InvalidRequest("", "is nested too deeply") from None
     _check(request)
     return request
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise InvalidRequest(_path(name), "is given more than once")
+        seen.add(name)
+
+
+# Which value of a repeated name is meant is not defined (RFC 8259, section 4); msgspec takes the last one. Numbers are not
+# needed here, and Python refuses those of thousands of digits.
+_names_decoder = json.JSONDecoder(object_pairs_hook=_refuse_repeated, parse_int=len, parse_float=len)
+
+
+def _path(name: str) -> str:
+    """Where a name stands. One that a request does not have is in the value of a consent flag, and may be personal."""
+    if name in _NAMES[GuestRequest]:
+        return name
+    return f"consent.{name}" if name in _NAMES[GuestConsent] else "consent"
 
 
 def checked(request: GuestRequest) -> GuestRequest:
@@ -110,12 +137,24 @@ def _check(request: GuestRequest) -> None:
         ip_address(request.ip_address)
     except ValueError:
         raise InvalidRequest("ipAddress", "is not an IPv4 or IPv6 address") from None
-    try:
-        moment = datetime.fromisoformat(request.timestamp)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None or "T" not in request.timestamp.upper():
+    if not _is_rfc3339(request.timestamp):
         raise InvalidRequest("timestamp", "is not an RFC 3339 time such as 2024-05-20T14:21:59Z")
+
+
+def _is_rfc3339(text: str) -> bool:
+    """Whether it is a `date-time` of RFC 3339, section 5.6. A leap second ends a month in UTC (section 5.7)."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        return False
+    minute, second, offset = found.groups()
+    try:
+        moment = datetime.fromisoformat(f"{minute.upper()}:00{offset.upper()}")
+        if second != "60":
+            return True
+        after = moment.astimezone(UTC) + timedelta(minutes=1)
+    except (ValueError, OverflowError):
+        return False
+    return (after.day, after.hour, after.minute) == (1, 0, 0)
 
 
 def _refusal(message: str) -> InvalidRequest:

@@ -89,6 +89,20 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"timestamp": "2024-05-20T14:21:59"}, "timestamp", "is not an RFC 3339 time"),
     ({"timestamp": "2024-05-20 14:21:59Z"}, "timestamp", "is not an RFC 3339 time"),
     ({"timestamp": "2024-02-30T14:21:59Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-W21-1T14:21:59Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-141T14:21:59Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "20240520T142159Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T14Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T14:21Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T14:21:59,5Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T14:21:59.Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T14:21:59+0200"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T14:21:59+02:00:30"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T24:00:00Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-05-20T14:21:60Z"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "2024-12-31T23:59:60+01:00"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "9999-12-31T23:59:60-08:00"}, "timestamp", "is not an RFC 3339 time"),
+    ({"timestamp": "٢٠٢٤-05-20T14:21:59Z"}, "timestamp", "is not an RFC 3339 time"),
     ({"timestamp": 1716214919}, "timestamp", "expected str, got int"),
     ({"timestamp": MARK * 3}, "timestamp", "is longer than 40 characters"),
     ({"source": ""}, "source", "must not be empty"),
@@ -143,6 +157,22 @@ def test_input_that_is_no_request_is_rejected_as_a_whole(data: bytes, reason: st
     assert "4111" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("once", "twice", "field"),
+    [
+        (b'"channelId":', b'"channelId":"ch_other","channelId":', "channelId"),
+        (b'"channelId":', b'"channel\\u0049d":"ch_other","channelId":', "channelId"),
+        (b'"consent":', b'"consent":{"dataProcessing":false},"consent":', "consent"),
+        (b'"gdprCompliant":', b'"gdprCompliant":false,"gdprCompliant":', "consent.gdprCompliant"),
+        (b'"gdprCompliant": true', b'"gdprCompliant":{"4111":1,"4111":[2]}', "consent"),
+    ],
+)
+def test_a_name_that_is_given_twice_is_rejected(once: bytes, twice: bytes, field: str) -> None:
+    assert once in line()
+    error = refusal(line().replace(once, twice))
+    assert (error.field, error.reason) == (field, "is given more than once")
+
+
 def test_too_deeply_nested_json_is_rejected() -> None:
     deep = line(consent={"dataProcessing": "@"}).replace(b'"@"', b"[" * 100_000 + b"]" * 100_000)
     error = refusal(deep)
@@ -166,7 +196,18 @@ def test_ipv4_and_ipv6_addresses_are_kept_unchanged(address: str) -> None:
 
 @pytest.mark.parametrize(
     "moment",
-    ["2024-05-20T14:21:59Z", "2024-05-20T14:21:59.123Z", "2024-05-20T16:21:59+02:00", "2024-05-20T14:21:59-00:00"],
+    [
+        "2024-05-20T14:21:59Z",
+        "2024-05-20T14:21:59.123Z",
+        "2024-05-20T14:21:59.123456789Z",
+        "2024-05-20T16:21:59+02:00",
+        "2024-05-20T14:21:59-00:00",
+        "2024-05-20t14:21:59z",
+        "1990-12-31T23:59:60Z",
+        "1990-12-31T23:59:60.5Z",
+        "1990-12-31T15:59:60-08:00",
+        "0001-01-01T00:00:00+14:00",
+    ],
 )
 def test_a_timestamp_is_kept_unchanged(moment: str) -> None:
     assert parse_request(line(timestamp=moment)).timestamp == moment

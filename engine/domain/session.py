@@ -98,6 +98,13 @@ class Session(Guarded, frozen=True, kw_only=True):
         """Whether a request failed other than by a throttle: the next one then uses the retry budget."""
         return self.attempts > self.throttles or self.lookups_failed > 0
 
+    def for_guest(self, *, token: bool = False) -> dict[str, str | None]:
+        """Return what the guest's browser may see, ready for JSON: `id`, `status`, `retryAt`; `token` only if asked."""
+        waits = self.retry_at is not None and not self.status.is_settled
+        retry_at = f"{self.retry_at:%Y-%m-%dT%H:%M:%S.%fZ}" if waits else None
+        answer = {"id": str(self.id), "status": self.status.value, "retryAt": retry_at}
+        return {**answer, "token": self.guest_token} if token else answer
+
 
 def fold(session_id: UUID, events: Iterable[e.Event]) -> Session:
     """The state after `events`, which start with the first of the stream."""

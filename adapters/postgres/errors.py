@@ -65,6 +65,20 @@ class LedgerClosed(ServiceError):
     """The ledger was closed while this call was running: it outlived the block of `connect`."""
 
 
+class PoolUsedUp(ServiceUnreachable):
+    """All `connections` of the host's pool are in use, and none can be opened outside it."""
+
+    def __init__(self, connections: int) -> None:
+        super().__init__(
+            "database",
+            Cause.SERVICE_UNAVAILABLE,
+            f"all {connections} connections of the host's pool are in use, perhaps by transactions that wait for the ledger: "
+            "call it outside your own transactions, or use a larger pool",
+        )
+        self.args = (connections,)
+        self.connections = connections
+
+
 class Access(StrEnum):
     """What a database user was refused."""
 

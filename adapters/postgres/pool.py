@@ -9,7 +9,8 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, LedgerClosed, UnfitEngine, unreachable
-from guestledger.adapters.postgres.transactions import CLOSE_SECONDS, Driver
+from guestledger.adapters.postgres.lent_pool import CLOSE_SECONDS, OPTION, LentPool
+from guestledger.adapters.postgres.transactions import Driver
 from guestledger.engine.domain.causes import Cause
 
 _STATEMENT_SECONDS = 120
@@ -110,7 +111,8 @@ def lent_engine(engine: AsyncEngine, schema: str) -> AsyncEngine:
     if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "asyncpg"):
         raise UnfitEngine(f"the engine must use asyncpg, not {engine.dialect.driver}: {_CREATE_IT}")
     # The host's isolation level, such as AUTOCOMMIT, is for its own transactions only.
-    return engine.execution_options(schema_translate_map={None: schema}, isolation_level="READ COMMITTED")
+    options = {"isolation_level": "READ COMMITTED", OPTION: LentPool(engine)}
+    return engine.execution_options(schema_translate_map={None: schema}, **options)
 
 
 def _is_socket(url: URL) -> bool:

@@ -6,15 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.lent_pool import CLOSE_SECONDS, OPTION, LentPool
 
 Driver = Any
 """An `asyncpg.Connection`; asyncpg brings no types."""
-
-CLOSE_SECONDS = 2.0
-"""How long to wait for a server that may hang."""
 
 _IDLE_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 # transaction_timeout exists since PostgreSQL 17; the server behind a URL may change.
@@ -27,17 +25,32 @@ server considers the client busy.
 
 @asynccontextmanager
 async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    """A connection of the pool, as asyncpg's own object. It is dropped after any error."""
-    async with engine.connect() as connection:
-        driver: Driver = (await connection.get_raw_connection()).driver_connection
-        while driver.is_closed():  # the server closed it while it was in the pool
-            await connection.invalidate()
-            driver = (await connection.get_raw_connection()).driver_connection
-        try:
-            yield driver
-        except BaseException:
-            await connection.invalidate()
-            raise
+    """A connection of the pool, as asyncpg's own object. It is dropped after any error.
+
+    If a host's transactions hold the whole pool, a connection outside it. Raises `PoolUsedUp` if there can be none.
+    """
+    lent: LentPool | None = engine.get_execution_options().get(OPTION)
+    async with AsyncExitStack() as stack:
+        found = await (stack.enter_async_context(engine.connect()) if lent is None else lent.connect(engine, stack))
+        if found is None:
+            assert lent is not None
+            yield await stack.enter_async_context(lent.outside())
+        else:
+            async with _usable(found) as driver:
+                yield driver
+
+
+@asynccontextmanager
+async def _usable(connection: AsyncConnection) -> AsyncIterator[Driver]:
+    driver: Driver = (await connection.get_raw_connection()).driver_connection
+    while driver.is_closed():  # the server closed it while it was in the pool
+        await connection.invalidate()
+        driver = (await connection.get_raw_connection()).driver_connection
+    try:
+        yield driver
+    except BaseException:
+        await connection.invalidate()
+        raise
 
 
 async def read_time(engine: AsyncEngine) -> datetime:

@@ -83,7 +83,8 @@ class Executor:
             waiting.warning("session %s: its lease has lapsed, so nothing more is sent from here", work.state.id)
             return await self.recorder.reload(work)
         except ServiceError:
-            if lane is not Lane.RECORDING:  # its short lease lapses as soon, and the step stays due
+            # In the recording lane the short lease lapses as soon, and the step stays due. What is not recorded holds no lease.
+            if lane is not Lane.RECORDING and work.recorded.version:
                 await self.recorder.release(work, round(SERVICE_DOWN_DELAY_MS * (0.5 + self.clock.jitter())))
             raise
         return work.state

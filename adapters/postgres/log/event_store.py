@@ -7,9 +7,15 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_before_delay,
+    wait_random_exponential,
+)
 
-from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.errors import PoolUsedUp, reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
@@ -140,12 +146,14 @@ class PostgresEventStore(LogReader):
         began = asyncio.get_running_loop().time()
         try:  # every batch passes here: the retry object is made only when it is needed
             return await self._write_once(batch)
+        except PoolUsedUp:
+            raise  # callers that wait here may hold the pool themselves
         except ServiceUnreachable:
             left = self._patience - (asyncio.get_running_loop().time() - began)
             if left <= 0:
                 raise
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(ServiceUnreachable),
+            retry=retry_if_exception_type(ServiceUnreachable) & retry_if_not_exception_type(PoolUsedUp),
             wait=wait_random_exponential(multiplier=0.05, max=1),
             stop=stop_before_delay(left),
             reraise=True,

@@ -1,0 +1,99 @@
+"""A host's pool, and what to do when the host's own transactions hold all of its connections.
+
+A host that calls the ledger within a transaction of its own holds a connection while it waits for another one. As soon as
+every connection is held like that, nobody gets one. So the ledger opens one outside the pool, for one user at a time.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
+
+from guestledger.adapters.postgres.errors import PoolUsedUp
+
+logger = logging.getLogger("guestledger.waiting")
+
+OPTION = "guestledger_lent_pool"
+"""The engine's execution option that holds its `LentPool`."""
+CLOSE_SECONDS = 2.0
+"""How long to wait for a server that may hang."""
+
+_PATIENCE_SECONDS = 1.0
+# A pool that is used up again within this time is not waited for, and not reported.
+_SAME_SHORTAGE_SECONDS = 10.0
+
+
+class LentPool:
+    """The pool of a host's engine."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._pool = engine.pool
+        self._outside = AsyncEngine(Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True))
+        self._one_at_a_time = asyncio.Lock()
+        self._short_at: float | None = None
+
+    async def connect(self, engine: AsyncEngine, stack: AsyncExitStack) -> AsyncConnection | None:
+        """Check a connection out until `stack` is closed; `None`: others hold all of them, and return none."""
+        if self._is_used_up() and self._was_short():
+            return None
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                return await stack.enter_async_context(engine.connect())
+        except (TimeoutError, PoolTimeout):
+            if self._is_used_up():
+                return None
+        return await stack.enter_async_context(engine.connect())  # a slow server
+
+    @asynccontextmanager
+    async def outside(self) -> AsyncIterator[Any]:
+        """A connection of the driver, opened and closed here. Raises `PoolUsedUp` if there can be none."""
+        async with self._one_at_a_time:
+            self._report()
+            driver = await self._open()
+            try:
+                yield driver
+            except BaseException:
+                driver.terminate()
+                raise
+            await driver.close(timeout=CLOSE_SECONDS)
+
+    async def _open(self) -> Any:
+        try:
+            connection = await self._outside.connect()
+            raw = await connection.get_raw_connection()
+        except (DBAPIError, asyncpg.PostgresError, OSError, TimeoutError):
+            # `from None`: the driver's error may quote data.
+            raise PoolUsedUp(self._limit()) from None
+        driver = raw.driver_connection
+        raw.detach()
+        return driver
+
+    def _report(self) -> None:
+        if not self._was_short():
+            logger.warning(
+                "all %d connections of the host's pool are in use, so one is opened outside it: "
+                "call the ledger outside your own transactions, or use a larger pool",
+                self._limit(),
+            )
+        self._short_at = asyncio.get_running_loop().time()
+
+    def _was_short(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._short_at is not None and now - self._short_at < _SAME_SHORTAGE_SECONDS
+
+    def _is_used_up(self) -> bool:
+        return isinstance(self._pool, QueuePool) and 0 <= self._limit() <= self._pool.checkedout()
+
+    def _limit(self) -> int:
+        """How many connections the pool may have; -1: any number."""
+        assert isinstance(self._pool, QueuePool)
+        more = self._pool._max_overflow  # noqa: SLF001 - SQLAlchemy shows it in texts only
+        return -1 if more < 0 else self._pool.size() + more

@@ -1,0 +1,82 @@
+"""A host that opens sessions within transactions of its own, on a pool that it lends to the ledger."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulator import Simulator
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.ledger import Ledger
+from tests.integration.conftest import NewLogin, Sql
+from tests.unit.samples import request
+
+LONG = 60  # seconds; only a deadlock takes longer
+PLACES = 4
+REQUESTS = 20
+
+
+@asynccontextmanager
+async def lent(url: str, simulator: Simulator) -> AsyncIterator[tuple[AsyncEngine, Ledger]]:
+    """A host's pool, and a ledger on it."""
+    engine = create_async_engine(url, pool_size=2, max_overflow=PLACES - 2, pool_timeout=LONG, hide_parameters=True)
+    settings = Settings(
+        cxone_url=simulator.url, cxone_client_id=simulator.client_id, cxone_client_secret=simulator.client_secret
+    )
+    try:
+        async with connect(replace(settings), engine=engine, scheduler=False) as ledger:
+            yield engine, ledger
+    finally:
+        await engine.dispose()
+
+
+async def open_within_a_transaction(engine: AsyncEngine, ledger: Ledger) -> Any:
+    async with engine.begin() as connection:
+        await connection.execute(text("SELECT 1"))
+        return await ledger.open_session(request())
+
+
+async def test_requests_that_hold_the_hosts_whole_pool_are_served(
+    ledger_url: str, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lent(ledger_url, simulator) as (engine, ledger), asyncio.timeout(LONG):
+        opened = await asyncio.gather(*(open_within_a_transaction(engine, ledger) for _ in range(REQUESTS)))
+        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert {session.status for session in opened} == {"active"}
+    reported = [record for record in caplog.records if "connections of the host's pool" in record.getMessage()]
+    assert [(record.levelno, record.getMessage()[:6]) for record in reported] == [(logging.WARNING, f"all {PLACES} ")]
+
+
+async def test_connections_outside_the_hosts_pool_are_closed_after_use(
+    ledger_url: str, simulator: Simulator, sql: Sql
+) -> None:
+    mine = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{make_url(ledger_url).username}'"
+    async with lent(ledger_url, simulator) as (engine, ledger), asyncio.timeout(LONG):
+        await asyncio.gather(*(open_within_a_transaction(engine, ledger) for _ in range(REQUESTS)))
+        while (await sql(mine))[0][0] > PLACES:  # the server notices a moment later
+            await asyncio.sleep(0.01)
+
+
+async def test_a_host_that_holds_every_connection_it_may_have_gets_an_error_with_the_cause(
+    ledger_url: str, simulator: Simulator, new_login_at: NewLogin
+) -> None:
+    url = await new_login_at(ledger_url, f"IN ROLE guestledger_runtime CONNECTION LIMIT {PLACES}")
+    async with lent(url, simulator) as (engine, ledger), asyncio.timeout(LONG):
+        found = await asyncio.gather(
+            *(open_within_a_transaction(engine, ledger) for _ in range(REQUESTS)), return_exceptions=True
+        )
+        errors = [error for error in found if isinstance(error, BaseException)]
+        assert errors
+        for error in errors:
+            assert isinstance(error, ServiceError)
+            assert f"all {PLACES} connections of the host's pool are in use" in str(error)
+            assert "transactions" in str(error)
+        assert (await ledger.open_session(request())).status == "active"  # outside a transaction

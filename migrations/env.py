@@ -16,6 +16,7 @@ from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import registry  # noqa: F401 - adds its tables to `metadata`
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.tables import metadata
+from guestledger.adapters.postgres.transactions import SET_SEARCH_PATH
 
 given = context.config.attributes
 schema: str = given.get("schema") or os.environ.get("GUESTLEDGER_SCHEMA", "guestledger")
@@ -38,6 +39,8 @@ def target() -> MetaData:
 
 
 def run(connection: Connection) -> None:
+    # Anybody may have made functions elsewhere that fit better than PostgreSQL's own.
+    connection.execute(text(SET_SEARCH_PATH))
     # Not IF NOT EXISTS, which needs the right to create schemas even if the schema exists.
     if not connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :schema"), {"schema": schema}):
         connection.execute(text(f"CREATE SCHEMA {quoted(schema)}"))

@@ -229,6 +229,8 @@ def _hint(error: guestledger.GuestledgerError) -> str:
     # By name: comparing with these classes would import the database's adapter.
     if name == "LedgerNotReady" and getattr(error, "problem", None) == "too_new":
         return "upgrade guestledger here"
+    if name == "LedgerNotReady" and getattr(error, "problem", None) == "foreign":
+        return "log in as its owner, drop it, or choose another schema with GUESTLEDGER_SCHEMA"
     if name == "NotAllowed":
         return _access_hint(error)
     if name == "TooManyPrivileges":

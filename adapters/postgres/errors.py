@@ -35,6 +35,8 @@ class LedgerProblem(StrEnum):
     OUTDATED = "outdated"
     TOO_NEW = "too_new"
     """A newer release made or upgraded it."""
+    FOREIGN = "foreign"
+    """Somebody else has a table or function with a name of the ledger's in its schema."""
 
 
 class LedgerNotReady(ServiceError):
@@ -51,6 +53,8 @@ class LedgerNotReady(ServiceError):
                 text = f"the ledger in {place} is at revision {found}; this release needs {wanted}"
             case LedgerProblem.TOO_NEW:
                 text = f"the ledger in {place} is at revision {found}, which this release does not know"
+            case LedgerProblem.FOREIGN:
+                text = f"{place} holds {found}: it could run code with the rights of this user"
         super().__init__("database", Cause.NOT_READY, text)
         self.problem = problem
         self.schema = schema

@@ -4,13 +4,14 @@ import asyncio
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import URL, Dialect, event, make_url
+import asyncpg
+from sqlalchemy import URL, Connection, Dialect, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, LedgerClosed, UnfitEngine, unreachable
 from guestledger.adapters.postgres.lent_pool import CLOSE_SECONDS, OPTION, LentPool
-from guestledger.adapters.postgres.transactions import Driver
+from guestledger.adapters.postgres.transactions import SEARCH_PATH, SET_SEARCH_PATH, Driver, fixed
 from guestledger.engine.domain.causes import Cause
 
 _STATEMENT_SECONDS = 120
@@ -26,6 +27,7 @@ class _Connections:
     def __init__(self) -> None:
         self.drivers: WeakSet[Driver] = WeakSet()
         self.closed = False
+        self._search_path_refused = False
 
     def refuse_if_closed(self, *_: object) -> None:
         if self.closed:
@@ -36,6 +38,28 @@ class _Connections:
             adapted.driver_connection.terminate()
         self.refuse_if_closed()
         self.drivers.add(adapted.driver_connection)
+
+    async def connect(self, **arguments: Any) -> Driver:
+        """Connect with the ledger's search path for the whole session.
+
+        A pooler may refuse or ignore it. Transactions have it anyway, and then single statements need one each.
+        """
+        if self._search_path_refused:
+            return await asyncpg.connect(**arguments)
+        settings = {**arguments["server_settings"], "search_path": SEARCH_PATH}
+        try:
+            driver: Driver = await asyncpg.connect(**{**arguments, "server_settings": settings})
+        except asyncpg.ProtocolViolationError:
+            driver = await asyncpg.connect(**arguments)
+            self._search_path_refused = True
+            return driver
+        try:
+            if await driver.fetchval("SHOW search_path") == SEARCH_PATH:
+                fixed.add(driver)
+        except BaseException:
+            driver.terminate()
+            raise
+        return driver
 
 
 _connections: WeakKeyDictionary[Dialect, _Connections] = WeakKeyDictionary()
@@ -64,6 +88,7 @@ def open_engine(
     transaction mode.
     """
     url = database_url(url) if isinstance(url, str) else url
+    connections = _Connections()
     engine = create_async_engine(
         url,
         pool_size=pool_size,
@@ -72,6 +97,7 @@ def open_engine(
         pool_pre_ping=False,
         hide_parameters=True,  # a failing statement's parameters are the guests' data
         connect_args={
+            "async_creator_fn": connections.connect,
             "server_settings": {"application_name": "guestledger", "timezone": "UTC"},
             "timeout": _CONNECT_SECONDS,
             # A server that vanished must not block appends until TCP gives up.
@@ -80,11 +106,11 @@ def open_engine(
             **(_UNPREPARED if url.query.get(STATEMENT_CACHE) == "0" else {}),
         },
     )
-    connections = _connections[engine.sync_engine.dialect] = _Connections()
+    _connections[engine.sync_engine.dialect] = connections
     event.listen(engine.sync_engine, "do_connect", connections.refuse_if_closed)
     event.listen(engine.sync_engine, "connect", connections.add)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
-    return engine.execution_options(schema_translate_map={None: schema})
+    return _prepared(engine.execution_options(schema_translate_map={None: schema}))
 
 
 async def close_engine(engine: AsyncEngine) -> None:
@@ -112,7 +138,17 @@ def lent_engine(engine: AsyncEngine, schema: str) -> AsyncEngine:
         raise UnfitEngine(f"the engine must use asyncpg, not {engine.dialect.driver}: {_CREATE_IT}")
     # The host's isolation level, such as AUTOCOMMIT, is for its own transactions only.
     options = {"isolation_level": "READ COMMITTED", OPTION: LentPool(engine)}
-    return engine.execution_options(schema_translate_map={None: schema}, **options)
+    return _prepared(engine.execution_options(schema_translate_map={None: schema}, **options))
+
+
+def _prepared(engine: AsyncEngine) -> AsyncEngine:
+    """Give each of SQLAlchemy's transactions on `engine` the ledger's search path, but none of the engine it came from."""
+    event.listen(engine.sync_engine, "begin", _set_search_path)
+    return engine
+
+
+def _set_search_path(connection: Connection) -> None:
+    connection.exec_driver_sql(SET_SEARCH_PATH)
 
 
 def _is_socket(url: URL) -> bool:

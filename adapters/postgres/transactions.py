@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -14,18 +15,28 @@ from guestledger.adapters.postgres.lent_pool import CLOSE_SECONDS, OPTION, LentP
 Driver = Any
 """An `asyncpg.Connection`; asyncpg brings no types."""
 
+SEARCH_PATH = "pg_catalog, pg_temp"
+"""Where names without a schema are looked up. In any other schema, somebody else's function or operator may fit better than
+PostgreSQL's own, and would run with our rights.
+"""
+SET_SEARCH_PATH = f"SET LOCAL search_path = {SEARCH_PATH}"
+"""For one transaction: a host's connection keeps its own, and a pooler may change the server between two transactions."""
+
+fixed: WeakSet[Driver] = WeakSet()
+"""The connections that have `SEARCH_PATH` outside transactions too."""
+
 _IDLE_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 # transaction_timeout exists since PostgreSQL 17; the server behind a URL may change.
-TRANSACTION_LIMITS = f"""{_IDLE_LIMIT};
+TRANSACTION_LIMITS = f"""{SET_SEARCH_PATH}; {_IDLE_LIMIT};
             SELECT set_config('transaction_timeout', '30s', true) WHERE current_setting('server_version_num')::int >= 170000"""
-"""Ends a transaction whose client stands still. The idle limit alone does not: while the driver prepares a statement, the
+"""The search path, and the end of a transaction whose client stands still. The idle limit alone does not: while the driver prepares a statement, the
 server considers the client busy.
 """
 
 
 @asynccontextmanager
 async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    """A connection of the pool, as asyncpg's own object. It is dropped after any error.
+    """A connection of the pool, as asyncpg's own object, for transactions. It is dropped after any error.
 
     If a host's transactions hold the whole pool, a connection outside it. Raises `PoolUsedUp` if there can be none.
     """
@@ -53,23 +64,36 @@ async def _usable(connection: AsyncConnection) -> AsyncIterator[Driver]:
         raise
 
 
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[Driver]:
+    """A connection of the pool for single statements. Each has the ledger's search path, at one round trip if possible."""
+    async with driver_connection(engine) as driver:
+        if driver in fixed:
+            yield driver
+            return
+        async with transaction(driver, unhurried=True):
+            yield driver
+
+
 async def read_time(engine: AsyncEngine) -> datetime:
     """The database's clock (UTC). Raises `ServiceError`."""
     with reported():
-        async with driver_connection(engine) as driver:
+        async with reading(engine) as driver:
             moment: datetime = await driver.fetchval("SELECT clock_timestamp()")
             return moment
 
 
 @asynccontextmanager
-async def transaction(driver: Driver, *, unhurried: bool = False, durable: bool = True) -> AsyncIterator[None]:
-    """A transaction at READ COMMITTED: at a stricter level, waiting for a lock could fail.
+async def transaction(
+    driver: Driver, *, unhurried: bool = False, durable: bool = True, isolation: str = "READ COMMITTED"
+) -> AsyncIterator[None]:
+    """A transaction, by default at READ COMMITTED: at a stricter level, waiting for a lock could fail.
 
     `unhurried` lets a statement take as long as it needs. Without `durable`, the commit does not wait for the disk.
     """
-    limits = _IDLE_LIMIT if unhurried else TRANSACTION_LIMITS
+    limits = f"{SET_SEARCH_PATH}; {_IDLE_LIMIT}" if unhurried else TRANSACTION_LIMITS
     commit = "" if durable else "; SET LOCAL synchronous_commit = off"
-    await driver.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; {limits}{commit}")
+    await driver.execute(f"BEGIN ISOLATION LEVEL {isolation}; {limits}{commit}")
     try:
         yield
     except BaseException:

@@ -78,7 +78,8 @@ def _create_log(schema: str) -> None:
 def _make_append_only(s: str, *tables: str) -> None:
     op.execute(
         f"""
-        CREATE FUNCTION {s}.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION {s}.refuse_change() RETURNS trigger LANGUAGE plpgsql
+            SET search_path = pg_catalog, pg_temp AS $$
         BEGIN
             RAISE EXCEPTION '%.% is append-only: % is refused', TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_OP
                   USING ERRCODE = 'restrict_violation';
@@ -111,7 +112,7 @@ def _create_partitions(schema: str) -> None:
     s = quoted(schema)
     for statement in _SQL.read_text(encoding="utf-8").split("\n\n"):
         op.execute(statement.replace("{s}", s))
-    op.execute(f"SELECT {s}.create_partition_table('events_default')")
+    op.execute(f"SELECT {s}.create_partition_table(text 'events_default')")
     op.execute(f"ALTER TABLE {s}.events ATTACH PARTITION {s}.events_default DEFAULT")
     op.execute(f"SELECT {s}.ensure_partitions()")
 

@@ -56,11 +56,11 @@ class Archive:
         """
         s, table = quoted(self._schema), self._table(month)
         async with self._connection(month) as driver:
-            if not await driver.fetchval(_IS_PARTITION, table, f"{s}.events"):
-                raise PartitionBlocked(month, [(PartitionProblem.NOT_ATTACHED, "")])
-            async with driver.transaction(isolation="repeatable_read", readonly=True):
+            async with transaction(driver, unhurried=True, isolation="REPEATABLE READ READ ONLY"):
+                if not await driver.fetchval(_IS_PARTITION, table, f"{s}.events"):
+                    raise PartitionBlocked(month, [(PartitionProblem.NOT_ATTACHED, "")])
                 contents = await _contents(driver, month, table)
-            async with transaction(driver, unhurried=True):
+            async with self._transaction(driver):
                 await self._lock_log(driver)
                 await driver.execute(f"ALTER TABLE {s}.events DETACH PARTITION {table}")
                 # Only now nobody can start to use it.
@@ -69,7 +69,7 @@ class Archive:
                     f"""
                     INSERT INTO {s}.detached_partitions
                            (month, first_id, end_id, events, first_position, last_position, digest, detached_at)
-                    SELECT $1, {s}.first_id($1), {s}.first_id(($1 + interval '1 month')::date), $2, $3, $4, $5, now()""",
+                    SELECT $1, {s}.first_id($1::date), {s}.first_id(($1::date + interval '1 month')::date), $2, $3, $4, $5, now()""",
                     month,
                     *contents,
                 )
@@ -81,15 +81,15 @@ class Archive:
         Raises `PartitionBlocked`, `ServiceError`.
         """
         s, table = quoted(self._schema), self._table(month)
-        async with self._connection(month) as driver, transaction(driver, unhurried=True):
+        async with self._connection(month) as driver, self._transaction(driver):
             contents = await self._check_contents(driver, month, table)
             # From here on nobody appends, and no rebuild replaces live rows.
             await self._lock_log(driver)
             await driver.execute(f"SELECT FROM {s}.checkpoints ORDER BY projection FOR UPDATE")
             await driver.execute(f"DELETE FROM {s}.checkpoints WHERE projection LIKE '%:%'")
             async with self._redistributed(driver):
-                await driver.execute(f"SELECT {s}.guard_partition('{partition_name(month)}')")
-                await driver.execute(f"SELECT {s}.attach_partition($1)", month)
+                await driver.execute(f"SELECT {s}.guard_partition(text '{partition_name(month)}')")
+                await driver.execute(f"SELECT {s}.attach_partition($1::date)", month)
             await driver.execute(f"DELETE FROM {s}.detached_partitions WHERE month = $1", month)
         return contents
 
@@ -100,11 +100,11 @@ class Archive:
         """
         s = quoted(self._schema)
         count = f"SELECT count(*) FROM {s}.{DEFAULT}"
-        async with self._connection(None) as driver, transaction(driver, unhurried=True):
+        async with self._connection(None) as driver, self._transaction(driver):
             await self._lock_log(driver)
             before: int = await driver.fetchval(count)
             async with self._redistributed(driver):
-                await driver.execute(f"SELECT {s}.create_partitions_for('{_UNPARTITIONED}')")
+                await driver.execute(f"SELECT {s}.create_partitions_for(text '{_UNPARTITIONED}')")
             return before - int(await driver.fetchval(count))
 
     async def _check_contents(self, driver: Driver, month: date, table: str) -> Contents:
@@ -136,7 +136,7 @@ class Archive:
             ALTER TABLE {s}.{DEFAULT} RENAME TO {_UNPARTITIONED};
             ALTER INDEX {s}.{DEFAULT}_pkey RENAME TO {_UNPARTITIONED}_pkey;
             ALTER INDEX {s}.{DEFAULT}_position RENAME TO {_UNPARTITIONED}_position;
-            SELECT {s}.create_partition_table('{DEFAULT}');
+            SELECT {s}.create_partition_table(text '{DEFAULT}');
             ALTER TABLE {s}.events ATTACH PARTITION {s}.{DEFAULT} DEFAULT"""
         )
         yield
@@ -156,7 +156,8 @@ class Archive:
             SELECT 'growing', '' WHERE EXISTS (SELECT FROM {self._table(month)} WHERE position > $2::bigint)
             UNION ALL
             SELECT 'work_left', count(DISTINCT stream_id)::text FROM {s}.due_steps
-             WHERE stream_id >= {s}.first_id($1) AND stream_id < {s}.first_id(($1 + interval '1 month')::date)
+             WHERE stream_id >= {s}.first_id($1::date)
+               AND stream_id < {s}.first_id(($1::date + interval '1 month')::date)
             HAVING count(*) > 0
             UNION ALL
             SELECT 'not_projected', projection
@@ -187,10 +188,15 @@ class Archive:
         await driver.execute(f"SELECT FROM {quoted(self._schema)}.head WHERE id = 1 FOR UPDATE")
 
     @asynccontextmanager
+    async def _transaction(self, driver: Driver) -> AsyncIterator[None]:
+        async with transaction(driver, unhurried=True):
+            await driver.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            yield
+
+    @asynccontextmanager
     async def _connection(self, month: date | None) -> AsyncIterator[Driver]:
         with self._for_owner(), reported():
             async with driver_connection(self._engine) as driver:
-                await driver.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
                 try:
                     yield driver
                 except asyncpg.LockNotAvailableError:

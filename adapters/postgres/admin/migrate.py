@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.admin.grants import OWNER, RUNTIME, role_name
+from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, RUNTIME, TABLES, role_name
 from guestledger.adapters.postgres.errors import (
     DATABASE_URL,
     Access,
@@ -85,12 +85,33 @@ def _turn() -> asyncio.Lock:
 def _upgrade(connection: Connection, schema: str) -> None:
     # Two processes that find no ledger would both create one.
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('guestledger ' || :schema))"), {"schema": schema})
+    _refuse_foreign(connection, schema)
     alembic = config(schema)
     found = _revision(connection, schema)
     if found is not None and found not in _known(ScriptDirectory.from_config(alembic)):
         raise LedgerNotReady(LedgerProblem.TOO_NEW, schema, found=found)
     alembic.attributes["connection"] = connection
     command.upgrade(alembic, "head")
+
+
+# A trigger, a rule or an overloaded function that is already there would run with the rights of the upgrade.
+_FOREIGN = """
+    SELECT 'the ' || kind || ' ' || name || ', which belongs to ' || rolname
+      FROM (SELECT 'relation' AS kind, relname AS name, relowner AS owner, relnamespace AS namespace FROM pg_class
+             WHERE relname = ANY(CAST(:tables AS name[])) OR relname ~ '^events_(default|[0-9]{4}_[0-9]{2})$'
+             UNION ALL
+            SELECT 'function', proname, proowner, pronamespace FROM pg_proc
+             WHERE proname = ANY(CAST(:functions AS name[]))) AS ours
+      JOIN pg_roles ON pg_roles.oid = owner
+     WHERE namespace = (SELECT oid FROM pg_namespace WHERE nspname = :schema)
+       AND NOT rolsuper AND rolname <> ALL(ARRAY[current_user, session_user, CAST(:owner AS name)])
+     ORDER BY 1 LIMIT 1"""
+
+
+def _refuse_foreign(connection: Connection, schema: str) -> None:
+    names = {"schema": schema, "owner": role_name(schema, OWNER), "tables": list(TABLES), "functions": list(FUNCTIONS)}
+    if found := connection.scalar(text(_FOREIGN), names):
+        raise LedgerNotReady(LedgerProblem.FOREIGN, schema, found=found)
 
 
 def _known(scripts: ScriptDirectory) -> set[str]:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
+from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.engine.ports.partitions import Partition
 
 logger = logging.getLogger("guestledger")
@@ -44,7 +44,7 @@ class PostgresPartitions:
                    pg_total_relation_size(to_regclass('{s}.events_' || to_char(month, 'YYYY_MM'))) AS bytes
               FROM {s}.detached_partitions"""
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 partitions = [await self._attached(driver, *row) for row in await driver.fetch(attached)]
                 partitions += [Partition(attached=False, **row) for row in await driver.fetch(detached)]
                 unpartitioned = await self._unpartitioned(driver)
@@ -58,7 +58,7 @@ class PostgresPartitions:
             with suppress(asyncpg.LockNotAvailableError):
                 async with short_transaction(self._engine) as driver:
                     await driver.execute(f"SELECT {self._schema}.ensure_partitions()")
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 unpartitioned = await self._unpartitioned(driver)
         if unpartitioned["events"]:
             logger.error(

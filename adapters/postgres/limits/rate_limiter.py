@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
+from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.engine.domain.due import PROVIDER_STEPS, StepName
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity
@@ -125,7 +125,7 @@ class PostgresRateLimiter:
     async def states(self) -> dict[str, LimiterState]:
         """See `RateLimiter.states`."""
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 return dict(map(_state, await driver.fetch(self._read_all)))
 
     async def reset(self, name: str) -> bool:

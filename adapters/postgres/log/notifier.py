@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, retry_if_result, wait_random
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import driver_connection
+from guestledger.adapters.postgres.transactions import SET_SEARCH_PATH, driver_connection
 from guestledger.engine.domain.errors import GuestledgerError
 
 logger = logging.getLogger("guestledger")
@@ -73,7 +73,7 @@ class LogNotifier:
         waited_for.set()
 
     async def _send(self) -> None:
-        notify = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {quoted(self._channel)}; COMMIT"
+        notify = f"BEGIN; {SET_SEARCH_PATH}; SET LOCAL synchronous_commit = off; NOTIFY {quoted(self._channel)}; COMMIT"
         try:
             while self._grown:
                 self._grown = False

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.log.notifier import LogNotifier
 from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import Driver, driver_connection
+from guestledger.adapters.postgres.transactions import Driver, reading
 from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
@@ -96,7 +96,7 @@ class LogReader:
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 rows: Sequence[Any] = await driver.fetch(statement, *values)
                 return rows
 

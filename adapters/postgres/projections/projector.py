@@ -13,7 +13,7 @@ from guestledger.adapters.postgres.projections.rebuild import Progress, Rebuild
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
 from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
+from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.engine.projections.status import ProjectionStatus, Verification
 
 logger = logging.getLogger("guestledger")
@@ -56,7 +56,7 @@ class Projector:
               LEFT JOIN {s}.checkpoints AS rebuild ON rebuild.projection = live.projection || ':rebuild'
              WHERE live.projection = ANY($1::text[]) ORDER BY live.projection"""
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 rows = await driver.fetch(statement, list(PROJECTIONS))
         return [
             ProjectionStatus(

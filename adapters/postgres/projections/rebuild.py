@@ -18,7 +18,13 @@ from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, ba
 from guestledger.adapters.postgres.projections.registry import named
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
 from guestledger.adapters.postgres.projections.shadow import Shadow
-from guestledger.adapters.postgres.transactions import Driver, driver_connection, short_transaction
+from guestledger.adapters.postgres.transactions import (
+    Driver,
+    driver_connection,
+    reading,
+    short_transaction,
+    transaction,
+)
 from guestledger.engine.domain.errors import ProjectionStopped, RebuildInterrupted
 from guestledger.engine.projections.status import Verification
 
@@ -93,7 +99,7 @@ class Rebuild:
                 self._progress(self._at)
         except Poisoned as poisoned:
             with reported():
-                async with driver_connection(self._engine) as driver:
+                async with reading(self._engine) as driver:
                     [event] = await fetch_range(driver, self._schema, after=self._at, upto=self._last, limit=1)
             raise ProjectionStopped(
                 f"{self._name} cannot be rebuilt: {describe(event, poisoned.cause)}"
@@ -150,7 +156,10 @@ class Rebuild:
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Driver]:
-        async with driver_connection(self._engine) as driver, driver.transaction(isolation="repeatable_read"):
+        async with (
+            driver_connection(self._engine) as driver,
+            transaction(driver, unhurried=True, isolation="REPEATABLE READ"),
+        ):
             await driver.execute("SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'")  # the digests are of text
             # TRUNCATE shows in every snapshot, so it has to wait for this lock.
             for shadow in self._shadows:
@@ -180,7 +189,7 @@ class Rebuild:
 
     async def _live_position(self) -> int:
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 position = await self._checkpoints.position(driver, self._name)
         assert position is not None
         return position

@@ -10,7 +10,7 @@ from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.limits.rate_limiter import COUNTED, PostgresRateLimiter
 from guestledger.adapters.postgres.log.notifier import channel
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
-from guestledger.adapters.postgres.transactions import driver_connection, short_transaction
+from guestledger.adapters.postgres.transactions import reading, short_transaction
 from guestledger.adapters.postgres.work.statements import DueStepStatements
 from guestledger.engine.domain.due import PROVIDER_STEPS, DueStep, StepName
 from guestledger.engine.domain.waiting import whole_ms
@@ -103,13 +103,13 @@ class PostgresDueSteps:
         """See `DueSteps.is_idle`."""
         webhook = StepName.DELIVER_WEBHOOK
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 return not await driver.fetchval(self._sql.is_unfinished, wanted.get(webhook), webhook in wanted)
 
     async def outlook(self, wanted: Wanted) -> Outlook:
         """See `DueSteps.outlook`. Runs without a transaction."""
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 claimable, next_due_ms, unprojected = await driver.fetchrow(
                     self._sql.outlook, list(PROJECTIONS), list(wanted), list(wanted.values())
                 )

@@ -13,7 +13,9 @@ from guestledger.adapters.postgres.admin.archive import Archive
 from guestledger.adapters.postgres.admin.embedded import default_data_dir, start_embedded, stop_embedded
 from guestledger.adapters.postgres.admin.migrate import check_current, upgrade, upgrade_through
 from guestledger.adapters.postgres.admin.roles import runtime_login
-from guestledger.adapters.postgres.pool import close_engine, database_url, lent_engine, open_engine
+from guestledger.adapters.postgres.codecs import check_codecs
+from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
+from guestledger.adapters.postgres.url import database_url
 from guestledger.adapters.settings import InvalidSettings, Settings
 
 
@@ -23,7 +25,9 @@ async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = N
     Raises `ServiceError`, `UnfitEngine`.
     """
     if engine is not None:
-        await upgrade_through(lent_engine(engine, settings.schema), settings.schema)
+        lent = lent_engine(engine, settings.schema)
+        await check_codecs(lent)
+        await upgrade_through(lent, settings.schema)
         return
     url, setting = await owners_database(settings)
     await upgrade(url, settings.schema, setting=setting)

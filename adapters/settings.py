@@ -14,7 +14,7 @@ from guestledger.engine.limits.retry import InDoubt
 
 PREFIX = "GUESTLEDGER_"
 
-_LIMITS = ("calls", "calls_per_process")
+_MINIMA = {"calls": 1, "calls_per_process": 1, "database_connections": 2}
 
 SchemaName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")]
 # Schemes are case-insensitive (RFC 3986, section 3.1).
@@ -28,13 +28,15 @@ class InvalidSettings(GuestledgerError):
 class Settings(Guarded, frozen=True, kw_only=True):
     """The configuration of a ledger. Each field is the variable `GUESTLEDGER_<FIELD>`.
 
-    Raises `InvalidSettings` for a limit below 1.
+    Raises `InvalidSettings` for a number that is too small.
     """
 
     database_url: Personal | None = None
     """PostgreSQL. Default: the embedded server, with its data in `data_dir`."""
     migration_url: Personal | None = None
     """The same database, for the role that creates and upgrades the ledger. Default: `database_url`."""
+    database_connections: Annotated[int, Meta(ge=2)] = 8
+    """The maximum of connections of one process to the database. Hints take one more."""
     allow_owner: bool = False
     """Accept a database user who can modify the log. Then only triggers protect it."""
     data_dir: Path | None = None
@@ -67,9 +69,9 @@ class Settings(Guarded, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         # Settings made in code are not validated by msgspec.
-        for field in _LIMITS:
+        for field, minimum in _MINIMA.items():
             number = getattr(self, field)
-            if number is not None and number < 1:
+            if number is not None and number < minimum:
                 raise _invalid(field)
 
     @classmethod
@@ -105,5 +107,5 @@ _EXPECTED = {
     "allow_owner": "1 or 0",
     "webhook_allow_private": "1 or 0",
     "drain_seconds": "a number of seconds, 0 or more",
-    **dict.fromkeys(_LIMITS, "a whole number, 1 or more"),
+    **{field: f"a whole number, {minimum} or more" for field, minimum in _MINIMA.items()},
 }

@@ -16,6 +16,7 @@ from guestledger.adapters.database import locate_database
 from guestledger.adapters.postgres.admin.migrate import check_current
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
 from guestledger.adapters.postgres.admin.privileges import check_privileges
+from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
@@ -169,8 +170,10 @@ async def simulated(settings: Settings, config: SimulatorConfig) -> AsyncIterato
 
 async def _engine(settings: Settings, lent: AsyncEngine | None, stack: AsyncExitStack) -> AsyncEngine:
     if lent is not None:
-        return lent_engine(lent, settings.schema)
-    engine = open_engine(await locate_database(settings), settings.schema)
+        engine = lent_engine(lent, settings.schema)
+        await check_codecs(engine)
+        return engine
+    engine = open_engine(await locate_database(settings), settings.schema, pool_size=settings.database_connections)
     stack.push_async_callback(close_engine, engine)
     return engine
 

@@ -116,6 +116,31 @@ _SERVICES = {
     "token endpoint": "check GUESTLEDGER_CXONE_URL",
     "provider": "check GUESTLEDGER_CXONE_URL",
 }
+LEDGER_HINTS: Mapping[str, str] = {
+    "too_new": "upgrade guestledger here",
+    "encoding": "create one with ENCODING 'UTF8' TEMPLATE template0",
+    "foreign": "log in as its owner, drop it, or choose another schema with GUESTLEDGER_SCHEMA",
+}
+"""What else to do about a ledger that is not ready, by `LedgerProblem`."""
+
+DATABASE_HINTS: Mapping[str, str] = {
+    "read_only": "name the primary in {url} to change anything",
+    "disk_full": "make room on the server's disk",
+    "out_of_memory": "see the server's log",
+    "no_database": "create it, or correct {url}",
+    "login_refused": "check user and password in {url}",
+    "no_connection_left": "lower GUESTLEDGER_DATABASE_CONNECTIONS, or raise the limit of the user or the server",
+    "pool_exhausted": "raise GUESTLEDGER_DATABASE_CONNECTIONS, or return connections sooner",
+    "starting": "repeat it when the server accepts connections",
+    "connection_ended": "check that the server runs",
+    "cancelled": "raise the statement_timeout of the database user",
+    "no_answer": "check that the server is not overloaded or stopped",
+    "locked": "repeat it; pg_locks shows who holds the lock",
+    "transaction_ended": "repeat it",
+    "failing": "see the server's log",
+}
+"""What to do about a database that cannot be used, by `DatabaseProblem`."""
+
 _PARTITION_HINTS = {
     "rebuild_unfinished": "`guestledger projections rebuild {}` finishes it",
     "not_consumed": "`guestledger consumers --forget {}` if the consumer no longer exists",
@@ -227,10 +252,10 @@ def _text(error: guestledger.GuestledgerError) -> str:
 def _hint(error: guestledger.GuestledgerError) -> str:
     name = type(error).__name__
     # By name: comparing with these classes would import the database's adapter.
-    if name == "LedgerNotReady" and getattr(error, "problem", None) == "too_new":
-        return "upgrade guestledger here"
-    if name == "LedgerNotReady" and getattr(error, "problem", None) == "foreign":
-        return "log in as its owner, drop it, or choose another schema with GUESTLEDGER_SCHEMA"
+    if name == "LedgerNotReady":
+        return LEDGER_HINTS.get(str(getattr(error, "problem", "")), HINTS[name])
+    if name == "DatabaseUnusable":
+        return DATABASE_HINTS[getattr(error, "problem")].format(url=getattr(error, "setting"))  # noqa: B009
     if name == "NotAllowed":
         return _access_hint(error)
     if name == "TooManyPrivileges":

@@ -1,5 +1,6 @@
 """Database errors, and how the driver's errors become ours."""
 
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -10,15 +11,18 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from guestledger.adapters.postgres.unusable import (
+    DATABASE_URL,
+    QUOTED,
+    DatabaseProblem,
+    DatabaseUnusable,
+    problem_of,
+)
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import GuestledgerError, PartitionRefused, ServiceError, ServiceUnreachable
 
-DATABASE_URL = "GUESTLEDGER_DATABASE_URL"
 STATEMENT_CACHE = "prepared_statement_cache_size"
 
-# SQLSTATE: connection exception, operator intervention, insufficient resources, invalid authorization, no such database,
-# transaction rollback, lock not available, read-only, idle or overlong transaction.
-_UNREACHABLE = ("08", "57", "53", "28", "3D", "40", "55P03", "25006", "25P03", "25P04")
 # Data exceptions: their texts quote the value.
 _QUOTES_VALUE = "22"
 _NOT_PREPARED = ("26000", "42P05")
@@ -35,6 +39,8 @@ class LedgerProblem(StrEnum):
     OUTDATED = "outdated"
     TOO_NEW = "too_new"
     """A newer release made or upgraded it."""
+    ENCODING = "encoding"
+    """The database cannot hold every text, and a guest or the provider may send any."""
     FOREIGN = "foreign"
     """Somebody else has a table or function with a name of the ledger's in its schema."""
 
@@ -53,6 +59,8 @@ class LedgerNotReady(ServiceError):
                 text = f"the ledger in {place} is at revision {found}; this release needs {wanted}"
             case LedgerProblem.TOO_NEW:
                 text = f"the ledger in {place} is at revision {found}, which this release does not know"
+            case LedgerProblem.ENCODING:
+                text = f"the database is encoded in {found}, and a ledger needs UTF8"
             case LedgerProblem.FOREIGN:
                 text = f"{place} holds {found}: it could run code with the rights of this user"
         super().__init__("database", Cause.NOT_READY, text)
@@ -199,7 +207,9 @@ class DatabaseFault(GuestledgerError):
 
 def unreachable(cause: Cause, fact: str, setting: str = DATABASE_URL) -> ServiceUnreachable:
     """The error of a database that cannot be used."""
-    return ServiceUnreachable("database", cause, fact if setting == DATABASE_URL else f"{fact}: check {setting}")
+    return ServiceUnreachable(
+        "database", cause, fact if setting == DATABASE_URL else f"{fact}: check {setting}".removeprefix(": ")
+    )
 
 
 @contextmanager
@@ -209,9 +219,11 @@ def reported(setting: str = DATABASE_URL) -> Iterator[None]:
     try:
         yield
     except PoolTimeout:
-        raise unreachable(Cause.SERVICE_UNAVAILABLE, "all connections are in use") from None
-    except (OSError, TimeoutError) as error:
-        raise unreachable(_cause(error), type(error).__name__, setting) from None
+        raise DatabaseUnusable(DatabaseProblem.POOL_EXHAUSTED, setting=setting) from None
+    except TimeoutError:
+        raise DatabaseUnusable(DatabaseProblem.NO_ANSWER, setting=setting) from None
+    except OSError as error:
+        raise no_connection(error, setting) from None
     # InternalClientError: the server closed the connection between two statements.
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise _translated(error.orig if isinstance(error, DBAPIError) and error.orig else error, setting) from None
@@ -240,8 +252,9 @@ def _translated(error: BaseException, setting: str) -> Exception:
             "prepared statements are lost, as behind pgbouncer in transaction mode: "
             f"add {STATEMENT_CACHE}=0 to the parameters of {setting}",
         )
-    if state.startswith(_UNREACHABLE):
-        return unreachable(Cause.SERVICE_UNAVAILABLE, f"SQLSTATE {state}", setting)
+    if problem := problem_of(state):
+        words = first_line(error.args[0]) if problem in QUOTED and error.args else ""
+        return DatabaseUnusable(problem, sqlstate=state, words=words, setting=setting)
     if state.startswith(_QUOTES_VALUE):
         return DatabaseFault(f"PostgreSQL rejected a value (SQLSTATE {state})")
     message = first_line(error.args[0] if error.args else "")
@@ -259,9 +272,21 @@ def _without_sqlstate(error: BaseException, setting: str) -> ServiceUnreachable:
     return unreachable(Cause.CONNECTION_LOST, "the server closed the connection", setting)
 
 
-def _cause(error: OSError | TimeoutError) -> Cause:
-    if isinstance(error, ConnectionRefusedError):
-        return Cause.CONNECTION_REFUSED
-    if isinstance(error, gaierror):
-        return Cause.NO_ADDRESS
-    return Cause.CONNECTION_TIMEOUT if isinstance(error, TimeoutError) else Cause.CONNECTION_LOST
+def no_connection(error: OSError, setting: str = DATABASE_URL) -> ServiceUnreachable:
+    """The error of a connection that could not be made or was lost."""
+    match error:
+        case ConnectionRefusedError():
+            cause, detail = Cause.CONNECTION_REFUSED, ""
+        case gaierror():
+            cause, detail = Cause.NO_ADDRESS, ""
+        case TimeoutError():
+            cause, detail = Cause.CONNECTION_TIMEOUT, ""
+        case ssl.SSLError():
+            cause, detail = Cause.TLS_FAILED, getattr(error, "verify_message", "") or error.reason or ""
+        case ConnectionError() if "rejected SSL upgrade" in str(error):  # the driver's words
+            cause, detail = Cause.TLS_FAILED, "the server does not offer it"
+        case FileNotFoundError():
+            cause, detail = Cause.CONNECTION_REFUSED, "the server's socket does not exist"
+        case _:
+            cause, detail = Cause.CONNECTION_LOST, type(error).__name__
+    return unreachable(cause, detail, setting)

@@ -5,26 +5,28 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import asyncpg
-from sqlalchemy import URL, Connection, Dialect, event, make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy import URL, Connection, Dialect, event
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from guestledger.adapters.postgres.errors import DATABASE_URL, STATEMENT_CACHE, LedgerClosed, UnfitEngine, unreachable
+from guestledger.adapters.postgres.errors import LedgerClosed, UnfitEngine, no_connection, unreachable
 from guestledger.adapters.postgres.lent_pool import CLOSE_SECONDS, OPTION, LentPool
 from guestledger.adapters.postgres.transactions import SEARCH_PATH, SET_SEARCH_PATH, Driver, fixed
+from guestledger.adapters.postgres.unusable import DATABASE_URL
+from guestledger.adapters.postgres.url import connect_arguments, database_url, keeps_statements
 from guestledger.engine.domain.causes import Cause
 
 _STATEMENT_SECONDS = 120
-_CONNECT_SECONDS = 10
 _CREATE_IT = 'create it with create_async_engine("postgresql+asyncpg://…")'
 # An unnamed statement is prepared and run at once: pgbouncer cannot switch servers in between.
-_UNPREPARED = {"statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
+_UNPREPARED = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
 
 class _Connections:
     """The connections of one engine. A closed engine gets no more of them, because nothing would close them."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
         self.drivers: WeakSet[Driver] = WeakSet()
         self.closed = False
         self._search_path_refused = False
@@ -39,18 +41,18 @@ class _Connections:
         self.refuse_if_closed()
         self.drivers.add(adapted.driver_connection)
 
-    async def connect(self, **arguments: Any) -> Driver:
+    async def connect(self, **_of_dialect: object) -> Driver:
         """Connect with the ledger's search path for the whole session.
 
         A pooler may refuse or ignore it. Transactions have it anyway, and then single statements need one each.
         """
         if self._search_path_refused:
-            return await asyncpg.connect(**arguments)
-        settings = {**arguments["server_settings"], "search_path": SEARCH_PATH}
+            return await _connect(self._arguments)
+        settings = {**self._arguments["server_settings"], "search_path": SEARCH_PATH}
         try:
-            driver: Driver = await asyncpg.connect(**{**arguments, "server_settings": settings})
+            driver = await _connect({**self._arguments, "server_settings": settings})
         except asyncpg.ProtocolViolationError:
-            driver = await asyncpg.connect(**arguments)
+            driver = await _connect(self._arguments)
             self._search_path_refused = True
             return driver
         try:
@@ -62,21 +64,19 @@ class _Connections:
         return driver
 
 
-_connections: WeakKeyDictionary[Dialect, _Connections] = WeakKeyDictionary()
-
-
-def database_url(text: str, setting: str = DATABASE_URL) -> URL:
-    """Parse a URL with any driver, for SQLAlchemy's asyncpg dialect. Raises `ServiceUnreachable`."""
+async def _connect(arguments: dict[str, Any]) -> Driver:
     try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):  # ValueError: the port is no number
-        detail = f"{setting} is not a URL such as postgresql://user@host/database"
-        raise unreachable(Cause.INVALID_HOST, detail) from None
-    if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise unreachable(
-            Cause.INVALID_HOST, f"{setting} names {url.get_backend_name()!r}; only PostgreSQL is supported"
-        )
-    return url.set(drivername="postgresql+asyncpg")
+        return await asyncpg.connect(**arguments)
+    except asyncpg.ClientConfigurationError:
+        raise
+    except TimeoutError as error:  # later, a statement has no answer
+        raise no_connection(error) from None
+    except (ValueError, KeyError):  # KeyError: nobody is named, and this system user has no name
+        detail = f"a connection setting cannot be read: check {DATABASE_URL} and the PG… environment variables"
+        raise unreachable(Cause.NOT_CONFIGURED, detail) from None
+
+
+_connections: WeakKeyDictionary[Dialect, _Connections] = WeakKeyDictionary()
 
 
 def open_engine(
@@ -88,9 +88,12 @@ def open_engine(
     transaction mode.
     """
     url = database_url(url) if isinstance(url, str) else url
-    connections = _Connections()
+    name = {} if "application_name" in url.query else {"application_name": "guestledger"}
+    # A server that vanished must not block appends until TCP gives up.
+    limits = {"command_timeout": command_timeout, **({} if keeps_statements(url) else {"statement_cache_size": 0})}
+    connections = _Connections({**connect_arguments(url), "server_settings": {"timezone": "UTC", **name}, **limits})
     engine = create_async_engine(
-        url,
+        url.set(query={}),  # the dialect would take each parameter for one of the driver's
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
@@ -98,12 +101,7 @@ def open_engine(
         hide_parameters=True,  # a failing statement's parameters are the guests' data
         connect_args={
             "async_creator_fn": connections.connect,
-            "server_settings": {"application_name": "guestledger", "timezone": "UTC"},
-            "timeout": _CONNECT_SECONDS,
-            # A server that vanished must not block appends until TCP gives up.
-            "command_timeout": command_timeout,
-            **({"ssl": False} if _is_socket(url) else {}),
-            **(_UNPREPARED if url.query.get(STATEMENT_CACHE) == "0" else {}),
+            **({} if keeps_statements(url) else _UNPREPARED),
         },
     )
     _connections[engine.sync_engine.dialect] = connections
@@ -149,12 +147,6 @@ def _prepared(engine: AsyncEngine) -> AsyncEngine:
 
 def _set_search_path(connection: Connection) -> None:
     connection.exec_driver_sql(SET_SEARCH_PATH)
-
-
-def _is_socket(url: URL) -> bool:
-    # A Unix socket has no TLS. libpq ignores `PGSSLMODE` there; asyncpg does not.
-    host = url.query.get("host", url.host)
-    return isinstance(host, str) and host.startswith("/") and "ssl" not in url.query
 
 
 def _refuse_closed(adapted: Any, _record: object, _proxy: object) -> None:

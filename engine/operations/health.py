@@ -60,7 +60,7 @@ async def health(
     known = Health(database=None, scheduler_runs=scheduler_runs, scheduler=None if trouble is None else str(trouble))
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
-            await store.head()
+            await store.check()
             return replace(known, **await _projected(read_models), **await _waiting(due_steps, limiter))
     except TimeoutError:
         return replace(known, database=f"the database has not answered for {_ANSWER_SECONDS:g} s")

@@ -45,6 +45,10 @@ class EventStore(Protocol):
         """Set when the log may have grown since this call. A hint: it may be late, wrong or lost."""
         ...
 
+    async def check(self) -> None:
+        """Raise `ServiceError` if the log cannot be read or, as far as is known, not appended to."""
+        ...
+
     async def head(self) -> int:
         """The last position; -1: the log is empty."""
         ...

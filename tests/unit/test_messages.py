@@ -10,6 +10,7 @@ import pytest
 import guestledger
 from guestledger.adapters.cli import messages
 from guestledger.adapters.postgres import errors as database
+from guestledger.adapters.postgres import unusable
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import (
     CredentialsRefused,
@@ -38,6 +39,8 @@ ID = uuid4()
         (messages.DENIALS, DenialReason),
         (messages.BLOCKERS, BlockedBy),
         (messages.REDELIVERIES, RedeliveryRefusal),
+        (messages.DATABASE_HINTS, unusable.DatabaseProblem),
+        (unusable.FACTS, unusable.DatabaseProblem),
     ],
 )
 def test_every_code_has_a_sentence(sentences: Collection[str], codes: Collection[str]) -> None:

@@ -13,14 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, RUNTIME, TABLES, role_name
 from guestledger.adapters.postgres.errors import (
-    DATABASE_URL,
     Access,
     LedgerNotReady,
     LedgerProblem,
     NotAllowed,
     reported,
 )
-from guestledger.adapters.postgres.pool import database_url, open_engine
+from guestledger.adapters.postgres.pool import open_engine
+from guestledger.adapters.postgres.unusable import DATABASE_URL
+from guestledger.adapters.postgres.url import database_url
 
 _SCRIPTS = Path(__file__).parents[3] / "migrations"
 
@@ -61,6 +62,7 @@ async def check_current(engine: AsyncEngine, schema: str) -> None:
     try:
         with reported():
             async with engine.connect() as connection:
+                await connection.run_sync(_refuse_encoding)
                 found = await connection.run_sync(_revision, schema)
     except NotAllowed as error:
         raise NotAllowed(Access.OPEN, error.refusal, schema=schema, role=role_name(schema, RUNTIME)) from None
@@ -85,6 +87,7 @@ def _turn() -> asyncio.Lock:
 def _upgrade(connection: Connection, schema: str) -> None:
     # Two processes that find no ledger would both create one.
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('guestledger ' || :schema))"), {"schema": schema})
+    _refuse_encoding(connection)
     _refuse_foreign(connection, schema)
     alembic = config(schema)
     found = _revision(connection, schema)
@@ -116,6 +119,12 @@ def _refuse_foreign(connection: Connection, schema: str) -> None:
 
 def _known(scripts: ScriptDirectory) -> set[str]:
     return {script.revision for script in scripts.walk_revisions()}
+
+
+def _refuse_encoding(connection: Connection) -> None:
+    encoding = str(connection.scalar(text("SHOW server_encoding")))
+    if encoding != "UTF8":
+        raise LedgerNotReady(LedgerProblem.ENCODING, found=encoding)
 
 
 def _revision(connection: Connection, schema: str) -> str | None:

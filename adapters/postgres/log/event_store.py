@@ -35,6 +35,8 @@ MAX_IN_A_ROW = 20
 MAX_BYTES = 256 * 1024
 """Of one event, as canonical JSON."""
 
+_FAILED_SECONDS = 60.0
+
 
 class _Waiting(NamedTuple):
     proposal: Proposal
@@ -65,6 +67,7 @@ class PostgresEventStore(LogReader):
         self._waiting: OrderedDict[asyncio.Future[Appended], Proposal] = OrderedDict()
         self._connection = HeldConnection(engine)
         self._committing: asyncio.Task[None] | None = None
+        self._failed: tuple[float, ServiceUnreachable] | None = None
 
     async def append(self, append: Append) -> Appended:
         """See `EventStore.append`.
@@ -84,6 +87,12 @@ class PostgresEventStore(LogReader):
             return await outcome
         finally:
             self._waiting.pop(outcome, None)
+
+    async def check(self) -> None:
+        """See `EventStore.check`. An append that failed counts for a minute, unless one has succeeded since."""
+        await super().check()
+        if self._failed is not None and asyncio.get_running_loop().time() - self._failed[0] < _FAILED_SECONDS:
+            raise self._failed[1]
 
     async def close(self) -> None:
         """Wait until every append under way is committed or rejected, and return all connections.
@@ -120,7 +129,9 @@ class PostgresEventStore(LogReader):
     async def _commit(self, batch: list[_Waiting]) -> None:
         try:
             outcomes = await self._write_until_answered([waiting.proposal for waiting in batch])
+            self._failed = None
         except ServiceUnreachable as error:
+            self._failed = (asyncio.get_running_loop().time(), error)
             # Those that wait by now would wait as long for the same answer.
             batch += self._next_batch(len(self._waiting))
             outcomes = [error] * len(batch)

@@ -11,6 +11,7 @@ from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.log.notifier import LogNotifier
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading
+from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
 from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
@@ -89,6 +90,14 @@ class LogReader:
         cut = unknown is not None or len(found) == batch
         position = found[-1].position if cut else min(after + span, rows[0]["head"])
         return Batch(events=tuple(found), position=max(after, position))
+
+    async def check(self) -> None:
+        """See `EventStore.check`."""
+        [(_, read_only)] = await self._fetch(
+            f"SELECT ({self._select_head}), current_setting('transaction_read_only')::bool"
+        )
+        if read_only:
+            raise DatabaseUnusable(DatabaseProblem.READ_ONLY)
 
     async def head(self) -> int:
         """See `EventStore.head`."""

@@ -14,6 +14,7 @@ from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
+from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
 from guestledger.engine.projections.status import ProjectionStatus, Verification
 
 logger = logging.getLogger("guestledger")
@@ -38,12 +39,16 @@ class Projector:
         self._logged: set[str] = set()
 
     async def catch_up(self) -> int:
-        """See `ReadModels.catch_up`. Concurrent calls wait for each other; a read-only user projects nothing."""
+        """See `ReadModels.catch_up`. Concurrent calls wait for each other; a user or a database that only reads projects nothing."""
         try:
             return await self._catch_up()
         except NotAllowed:
-            await self._log_missing()
-            return 0
+            await self._log_missing("this database user may not update the projections")
+        except DatabaseUnusable as error:
+            if error.problem is not DatabaseProblem.READ_ONLY:
+                raise
+            await self._log_missing("this database is read-only")
+        return 0
 
     async def status(self) -> list[ProjectionStatus]:
         """See `ReadModels.status`."""
@@ -144,9 +149,8 @@ class Projector:
             self._logged.add(message)
             logger.error(message)
 
-    async def _log_missing(self) -> None:
+    async def _log_missing(self, message: str) -> None:
         lag = max((status.lag_events for status in await self.status()), default=0)
-        message = "this database user may not update the projections"
         if lag and message not in self._logged:
             self._logged.add(message)
             logger.warning("%s: the output lacks the last %d events until a worker has projected them", message, lag)

@@ -119,7 +119,7 @@ class PostgresDueSteps:
     async def backlog(self) -> Backlog:
         """See `DueSteps.backlog`. Runs without a transaction."""
         with reported():
-            async with driver_connection(self._engine) as driver:
+            async with reading(self._engine) as driver:
                 found = await driver.fetchrow(self._sql.backlog, list(StepName))
         now, waiting, oldest, owed, step, due_at = found
         return Backlog(

@@ -1,0 +1,167 @@
+"""Database URLs: libpq's parameters, as hosting services hand them out, for the driver."""
+
+import os
+import re
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import unquote, urlencode
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from guestledger.adapters.postgres.errors import STATEMENT_CACHE, unreachable
+from guestledger.adapters.postgres.unusable import DATABASE_URL
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.errors import ServiceUnreachable
+
+_CONNECT_SECONDS = 10
+
+# The driver reads these as libpq does.
+_PASSED = [
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "database",
+    "passfile",
+    "service",
+    "sslmode",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "sslcrl",
+    "sslpassword",
+    "sslnegotiation",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "target_session_attrs",
+    "krbsrvname",
+    "gsslib",
+    "application_name",
+    "options",
+]
+# Ours, or with a value that changes nothing here.
+_READ = (
+    "ssl",
+    "connect_timeout",
+    STATEMENT_CACHE,
+    "statement_cache_size",
+    "channel_binding",
+    "gssencmode",
+    "client_encoding",
+)
+_NUMBERS = ("connect_timeout", STATEMENT_CACHE, "statement_cache_size")
+_INSTEAD = {
+    "keepalives": "set it in the operating system",
+    "keepalives_idle": "set it in the operating system",
+    "keepalives_interval": "set it in the operating system",
+    "keepalives_count": "set it in the operating system",
+    "tcp_user_timeout": "set it in the operating system",
+    "fallback_application_name": "write application_name",
+    "pgbouncer": f"write {STATEMENT_CACHE}=0",
+    "schema": "set GUESTLEDGER_SCHEMA",
+    "connection_limit": "set GUESTLEDGER_DATABASE_CONNECTIONS",
+    "pool_size": "set GUESTLEDGER_DATABASE_CONNECTIONS",
+    "sslcompression": "", "sslsni": "", "requirepeer": "", "require_auth": "", "load_balance_hosts": "", "replication": "",
+    "gssdelegation": "", "sslcertmode": "", "command_timeout": "", "timeout": "write connect_timeout",
+}  # fmt: skip
+"""Parameters that are not supported, and what to do instead."""
+
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_HARMLESS = {
+    "channel_binding": (("disable", "prefer"), "sslmode=verify-full protects the connection"),
+    "gssencmode": (("disable", "prefer"), "use TLS"),
+    "client_encoding": (("utf8", "utf-8", "unicode", "auto"), "the ledger needs UTF8"),
+}
+"""The values that can be ignored, and what to do instead of others."""
+
+# Several hosts, which SQLAlchemy accepts as a parameter only.
+_SEVERAL_HOSTS = re.compile(
+    r"^(?P<before>[^/?]+://(?:[^/?]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<after>[/?].*)?$", re.DOTALL
+)
+
+_HOST = re.compile(r"(?P<name>\[.*\]|[^:]*)(?::(?P<port>\d+))?")
+
+
+def database_url(text: str, setting: str = DATABASE_URL) -> URL:
+    """Parse a URL with any driver, for SQLAlchemy's asyncpg dialect. Its parameters can be used by `connect_arguments`.
+
+    `setting` is the name of the setting with the URL. Raises `ServiceUnreachable`.
+    """
+    hosts = ""
+    if several := _SEVERAL_HOSTS.match(text):
+        hosts = several["hosts"]
+        text = several["before"] + (several["after"] or "")
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
+        detail = f"{setting} is not a URL such as postgresql://user@host/database"
+        raise unreachable(Cause.INVALID_HOST, detail) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise unreachable(
+            Cause.INVALID_HOST, f"{setting} names {url.get_backend_name()!r}; only PostgreSQL is supported"
+        )
+    if hosts:
+        found = [_HOST.fullmatch(unquote(host)) for host in hosts.split(",")]
+        names = ",".join(one["name"] for one in found if one)
+        url = url.update_query_dict({"host": names, "port": ",".join(one["port"] or "5432" for one in found if one)})
+    connect_arguments(url, setting)
+    return url.set(drivername="postgresql+asyncpg")
+
+
+def connect_arguments(url: URL, setting: str = DATABASE_URL) -> dict[str, Any]:
+    """Return the driver's arguments for a URL. Raises `ServiceUnreachable` for a parameter that is not supported."""
+    given = {name: _single(name, value) for name, value in url.query.items()}
+    for name, value in given.items():
+        _check(name, value, setting)
+    passed = {name: value for name, value in given.items() if name in _PASSED}
+    if "ssl" in given:
+        passed.setdefault("sslmode", given["ssl"])
+    own = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "database": url.database}
+    arguments: dict[str, Any] = {name: value for name, value in own.items() if value}
+    if passed:
+        arguments["dsn"] = f"postgresql:///?{urlencode(passed)}"
+    if str(given.get("host", url.host)).startswith("/") and "sslmode" not in passed:
+        arguments["ssl"] = False  # a socket has no TLS: libpq ignores `PGSSLMODE` there, the driver does not
+    seconds = int(given.get("connect_timeout", _CONNECT_SECONDS))
+    arguments["timeout"] = seconds if seconds > 0 else None
+    return arguments
+
+
+def keeps_statements(url: URL) -> bool:
+    """Whether prepared statements may outlive their transaction."""
+    return "0" not in (url.query.get(STATEMENT_CACHE), url.query.get("statement_cache_size"))
+
+
+def _single(name: str, value: str | tuple[str, ...]) -> str:
+    if isinstance(value, str):
+        return value
+    return ",".join(value) if name in ("host", "port") else value[-1]
+
+
+def _check(name: str, value: str, setting: str) -> None:
+    if name in _HARMLESS:
+        ignored, instead = _HARMLESS[name]
+        if value.lower() not in ignored:
+            raise _unsupported(f"{name}={value}" if value.isalpha() else name, setting, instead)
+    elif name in _NUMBERS:
+        if not re.fullmatch(r"-?\d{1,9}", value, re.ASCII):
+            raise unreachable(Cause.SERVICE_UNAVAILABLE, f"{name} in {setting} must be a whole number")
+    elif (name, value) == ("sslrootcert", "system"):
+        raise _unsupported("sslrootcert=system", setting, "name the file with the certificates of your system")
+    elif name in _FILES:
+        if not os.access(value, os.R_OK):
+            raise unreachable(Cause.SERVICE_UNAVAILABLE, f"the file that {name} in {setting} names cannot be read")
+    elif name not in _PASSED and name not in _READ:
+        # An unknown name may be a piece of a password that is not percent-encoded.
+        if name in _INSTEAD:
+            raise _unsupported(name, setting, _INSTEAD[name])
+        close = get_close_matches(name, [*_PASSED, *_READ], n=1)
+        meant = f": did you mean {close[0]}?" if close else ": percent-encode `?`, `#`, `@` and `/` in the password"
+        raise unreachable(Cause.SERVICE_UNAVAILABLE, f"{setting} has a parameter that PostgreSQL does not know{meant}")
+
+
+def _unsupported(what: str, setting: str, instead: str) -> ServiceUnreachable:
+    advice = f", and {instead}" if instead else ""
+    return unreachable(Cause.SERVICE_UNAVAILABLE, f"{what} in {setting} is not supported: leave it out{advice}")

@@ -25,6 +25,7 @@ def upgrade() -> None:
     assert schema is not None
     _create_log(schema)
     _create_partitions(schema)
+    _create_masked_events(schema)
     _create_due_steps(schema)
     _create_limits(schema)
     _create_consumers(schema)
@@ -115,6 +116,30 @@ def _create_partitions(schema: str) -> None:
     op.execute(f"SELECT {s}.create_partition_table(text 'events_default')")
     op.execute(f"ALTER TABLE {s}.events ATTACH PARTITION {s}.events_default DEFAULT")
     op.execute(f"SELECT {s}.ensure_partitions()")
+
+
+def _create_masked_events(schema: str) -> None:
+    """The log for an auditor. Of a guest's personal data it keeps what the audit log shows: address and fingerprint."""
+    s = quoted(schema)
+    op.execute(
+        f"""
+        CREATE FUNCTION {s}.masked(data jsonb, VARIADIC keys text[]) RETURNS jsonb IMMUTABLE LANGUAGE sql
+            SET search_path = pg_catalog, pg_temp AS $$
+            SELECT data || coalesce((SELECT jsonb_object_agg(key, '•••') FROM unnest(keys) AS key
+                                      WHERE data ->> key IS NOT NULL), '{{}}')
+        $$"""
+    )
+    op.execute(
+        f"""
+        CREATE VIEW {s}.masked_events AS
+        SELECT stream_id, version, position, event_type, schema_version, recorded_at, correlation_id, causation_id, actor,
+               ({s}.masked(CASE WHEN data -> 'guest' IS NULL THEN data::jsonb
+                                ELSE jsonb_set(data::jsonb, ARRAY['guest'],
+                                               {s}.masked((data -> 'guest')::jsonb, 'user_agent', 'request_sha256')) END,
+                           'guest_token', 'request_sha256'))::json AS data,
+               leaf_hash
+          FROM {s}.events"""
+    )
 
 
 def _create_due_steps(schema: str) -> None:

@@ -191,7 +191,7 @@ class Scenario:
 
     async def _open_names(self) -> dict[str, Any]:
         ledger: Ledger = await self._stack.enter_async_context(connect(self.settings, scheduler=False))
-        connection = await asyncpg.connect(_plain(self.url))
+        connection = await asyncpg.connect(_plain(str(self.settings.database_url)))
         self._stack.push_async_callback(connection.close)
         return {
             "ledger": ledger,

@@ -10,6 +10,9 @@ import pytest
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.events import EVENT_TYPES, Event, Guest
+from guestledger.engine.domain.personal import personal_fields
+from guestledger.engine.log.codec import decode
 from tests import logs, postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.command import assert_one_line, environment, logged, run
@@ -24,6 +27,8 @@ READING = (
     ("projections", "list"),
     ("replay", "sess_00000000"),
 )
+
+IN_AUDIT_LOG = {"fingerprint", "ip_address"}
 
 
 @pytest.fixture
@@ -71,7 +76,6 @@ async def test_auditor_is_refused_other_commands_in_one_line(auditor: str, datab
             ("worker",),
             ("worker", "--until-idle"),
             ("projections", "rebuild", "sessions"),
-            ("projections", "verify"),
             ("why", "sess_00000000"),  # which tells of the work, not of the log
         ]
         for result in await asyncio.gather(*(run(*command, env=env) for command in commands)):
@@ -79,6 +83,56 @@ async def test_auditor_is_refused_other_commands_in_one_line(auditor: str, datab
             assert result.text == ""
         assert not raw_log.sent_creations(simulator)
     assert await everything(database_url) == before
+
+
+async def test_auditor_reads_no_token_and_no_user_agent(auditor: str, database_url: str):
+    connection = await asyncpg.connect(auditor.replace("+asyncpg", ""))
+    for statement in ("SELECT data->>'guest_token' FROM guestledger.events", "SELECT * FROM guestledger.events"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetch(statement)
+    shown = await connection.fetch("SELECT event_type, data::text FROM guestledger.masked_events ORDER BY position")
+    await connection.close()
+
+    raw = await raw_log.query(database_url, "SELECT event_type, data::text FROM events ORDER BY position")
+    assert len(shown) == len(raw) == EVENTS
+    hidden = 0
+    for (event_type, masked), (_, data) in zip(shown, raw, strict=True):
+        for value in personal_values(decode(event_type, 1, data)):
+            assert value not in masked
+            hidden += 1
+        assert decode(event_type, 1, masked)
+    assert hidden > EVENTS / 5
+
+
+def personal_values(event: Event) -> list[str]:
+    """The personal values of an event that the audit log does not show either."""
+    values = [event, getattr(event, "guest", None)]
+    found = {
+        name: getattr(value, name) for value in values if value is not None for name in personal_fields(type(value))
+    }
+    return [value for name, value in found.items() if value is not None and name not in IN_AUDIT_LOG]
+
+
+def test_the_view_masks_every_personal_field_of_an_event():
+    known = {name for kind in (*EVENT_TYPES.values(), Guest) for name in personal_fields(kind)}
+    assert known - IN_AUDIT_LOG == {"guest_token", "user_agent", "request_sha256"}, "mask it in `masked_events` too"
+
+
+async def test_auditor_verifies_the_projections_and_finds_a_changed_row(auditor: str, database_url: str):
+    env = environment(auditor)
+    before = await everything(database_url)
+    same = await run("projections", "verify", "--json", env=env)
+    by_runtime = await run("projections", "verify", "--json", env=environment(database_url))
+    assert (same.code, same.err) == (0, "")
+    assert same.out == by_runtime.out
+    assert await everything(database_url) == before
+
+    await raw_log.query(
+        database_url, "UPDATE audit_log SET ip_address = '203.0.113.99' WHERE id = (SELECT id FROM audit_log LIMIT 1)"
+    )
+    changed = await run("projections", "verify", env=env)
+    assert changed.code == 1
+    assert "differs" in changed.text
 
 
 COLUMN = {

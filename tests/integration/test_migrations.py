@@ -189,7 +189,7 @@ async def test_the_migrations_create_the_declared_tables(empty_database_url: str
         for schema, found in (("guestledger", made), ("declared", declared)):
             await empty.execute(f"SET search_path = {schema}")
             found += [tuple(row) for row in await empty.fetch(catalogue, schema)]
-        made = [row for row in made if row[0] != "alembic_version"]
+        made = [row for row in made if row[0] not in ("alembic_version", "masked_events")]
         assert len(declared) >= len(tables.metadata.tables)
         assert set(made) == set(declared)
         assert len(made) == len(declared)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres import tables
-from guestledger.adapters.postgres.admin.grants import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, role_name
+from guestledger.adapters.postgres.admin.grants import AUDITOR, FUNCTIONS, LOG, RUNTIME, TABLES, VIEWS, role_name
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.log.appends import KeyTaken
 from tests.integration.appends import an_append
@@ -194,8 +194,9 @@ async def test_each_role_has_exactly_the_declared_grants(sql: Sql) -> None:
         found.setdefault((table, grantee), set()).add(privilege)
     laid_down = {
         (table, role_name("guestledger", role)): {name for name in privileges if "(" not in name}
-        for table, grants in TABLES.items()
+        for table, grants in {**TABLES, **VIEWS}.items()
         for role, privileges in grants.items()
+        if not all("(" in name for name in privileges)
     }
     assert found == laid_down
     assert {privilege for (_, grantee), given in found.items() for privilege in given if AUDITOR in grantee} == {

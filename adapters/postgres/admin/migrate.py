@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, RUNTIME, TABLES, role_name
+from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, RUNTIME, TABLES, VIEWS, role_name
 from guestledger.adapters.postgres.errors import (
     Access,
     LedgerNotReady,
@@ -112,7 +112,12 @@ _FOREIGN = """
 
 
 def _refuse_foreign(connection: Connection, schema: str) -> None:
-    names = {"schema": schema, "owner": role_name(schema, OWNER), "tables": list(TABLES), "functions": list(FUNCTIONS)}
+    names = {
+        "schema": schema,
+        "owner": role_name(schema, OWNER),
+        "tables": [*TABLES, *VIEWS],
+        "functions": list(FUNCTIONS),
+    }
     if found := connection.scalar(text(_FOREIGN), names):
         raise LedgerNotReady(LedgerProblem.FOREIGN, schema, found=found)
 

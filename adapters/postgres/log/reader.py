@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.errors import NotAllowed, reported
 from guestledger.adapters.postgres.log.notifier import LogNotifier
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading
@@ -23,6 +23,9 @@ COLUMNS = (
 )
 """In the order that `recorded` expects."""
 
+MASKED_EVENTS = "masked_events"
+"""The log without guests' tokens, for users who may not read them."""
+
 END = 2**63 - 1
 """A position behind every event."""
 
@@ -36,15 +39,16 @@ class LogReader:
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
         self._notifier = LogNotifier(engine, schema)
+        self._events = "events"
         s = quoted(schema)
         self._select_streams = f"""
-            SELECT {COLUMNS} FROM {s}.events WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
+            SELECT {COLUMNS} FROM {s}.{{events}} WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
         # One statement, so one snapshot: no event up to its `head` can appear later.
         self._select_batch = f"""
             SELECT head.position AS head, e.*
               FROM (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1) AS head
               LEFT JOIN (
-                  SELECT {COLUMNS} FROM {s}.events
+                  SELECT {COLUMNS} FROM {s}.{{events}}
                    WHERE position > $1::bigint AND position <= $1::bigint + $2::bigint
                      AND ($4::text[] IS NULL OR event_type = ANY($4::text[]))
                      AND ($5::timestamptz IS NULL OR recorded_at >= $5::timestamptz)
@@ -64,7 +68,7 @@ class LogReader:
     async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
         """See `EventStore.read_streams`."""
         streams: dict[UUID, list[RecordedEvent]] = {}
-        for row in await self._fetch(self._select_streams, list(stream_ids)):
+        for row in await self._fetch_events(self._select_streams, list(stream_ids)):
             streams.setdefault(row["stream_id"], []).append(recorded(row))
         return streams
 
@@ -81,7 +85,7 @@ class LogReader:
         """See `EventStore.read_batch`."""
         span = batch * SCAN_FACTOR
         types = list(wanted.types) or None
-        rows = await self._fetch(self._select_batch, after, span, batch, types, wanted.since, wanted.until)
+        rows = await self._fetch_events(self._select_batch, after, span, batch, types, wanted.since, wanted.until)
         if not rows:
             return Batch(events=(), position=after)
         found, unknown = readable(row[1:] for row in rows if row["position"] is not None)
@@ -103,6 +107,15 @@ class LogReader:
         """See `EventStore.head`."""
         return int((await self._fetch(self._select_head))[0][0])
 
+    async def _fetch_events(self, statement: str, *values: Any) -> Sequence[Any]:
+        try:
+            return await self._fetch(statement.format(events=self._events), *values)
+        except NotAllowed:
+            if self._events == MASKED_EVENTS:
+                raise
+            self._events = MASKED_EVENTS  # an auditor's login
+            return await self._fetch(statement.format(events=self._events), *values)
+
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         with reported():
             async with reading(self._engine) as driver:
@@ -110,11 +123,13 @@ class LogReader:
                 return rows
 
 
-async def fetch_range(driver: Driver, schema: str, *, after: int, upto: int = END, limit: int) -> Sequence[Any]:
+async def fetch_range(
+    driver: Driver, schema: str, *, after: int, upto: int = END, limit: int, table: str = "events"
+) -> Sequence[Any]:
     """The rows of at most `limit` events after one position, up to another."""
     # Positions are missing where a partition is detached, so the limit alone is not enough.
     statement = f"""
-        SELECT {COLUMNS} FROM {quoted(schema)}.events
+        SELECT {COLUMNS} FROM {quoted(schema)}.{table}
          WHERE position > $1::bigint AND position <= $2::bigint ORDER BY position LIMIT $3::int"""
     rows: Sequence[Any] = await driver.fetch(statement, after, upto, limit)
     return rows

@@ -36,7 +36,7 @@ async def batch_transaction(engine: AsyncEngine) -> AsyncIterator[Driver]:
                 async with transaction(driver, durable=False):  # rows and checkpoint are lost together, if at all
                     yield driver
             except Exception as error:
-                if not _lies_in_the_events(error):
+                if not lies_in_the_events(error):
                     raise
                 poison = error
     if poison is not None:
@@ -76,7 +76,8 @@ def describe(event: Any, error: Exception) -> str:
     )
 
 
-def _lies_in_the_events(error: Exception) -> bool:
+def lies_in_the_events(error: Exception) -> bool:
+    """Whether an event caused the error, and not the database."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate).startswith(_ROW_REJECTED)
     if isinstance(error, GuestledgerError):

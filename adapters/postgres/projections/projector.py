@@ -9,6 +9,7 @@ from guestledger.adapters.postgres.errors import NotAllowed, reported
 from guestledger.adapters.postgres.log.reader import END, fetch_range, recorded
 from guestledger.adapters.postgres.projections.checkpoints import Checkpoints
 from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, batch_transaction, describe, each_batch
+from guestledger.adapters.postgres.projections.reader_verification import ReaderVerification
 from guestledger.adapters.postgres.projections.rebuild import Progress, Rebuild
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
@@ -82,7 +83,10 @@ class Projector:
 
     async def verify(self, name: str, progress: Progress) -> Verification:
         """See `ReadModels.verify`. Uses two connections."""
-        return await Rebuild(self._engine, self._schema, name, progress).verify()
+        try:
+            return await Rebuild(self._engine, self._schema, name, progress).verify()
+        except NotAllowed:
+            return await ReaderVerification(self._engine, self._schema, name, progress).verify()
 
     async def _catch_up(self) -> int:
         read, end = 0, None

@@ -20,8 +20,9 @@ def declare_shadow(table: Table) -> Table:
 class Shadow:
     """A live table and its shadow."""
 
-    def __init__(self, table: Table, schema: str) -> None:
-        live, shadow = (f"{quoted(schema)}.{name}" for name in (table.name, shadow_name(table)))
+    def __init__(self, table: Table, schema: str, *, shadow_schema: str | None = None) -> None:
+        live = f"{quoted(schema)}.{table.name}"
+        shadow = f"{quoted(shadow_schema or schema)}.{shadow_name(table)}"
         columns = [column.name for column in table.columns]
         keys = [column.name for column in table.primary_key]
         others = [name for name in columns if name not in keys]

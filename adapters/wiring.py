@@ -237,6 +237,7 @@ async def _provider(
             now=clock.now,
             # One more for a token: a request that waits here in vain would count as failed.
             connections=policy.limiter.calls_per_process + 1,
+            max_pause_ms=policy.limiter.max_pause_ms,
         )
     await stack.enter_async_context(client)
     return client

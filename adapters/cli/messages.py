@@ -55,9 +55,13 @@ WAITS: Mapping[str, str] = {
     "backoff": "backoff",
     "retry_after": "Retry-After of {basis}",
     "retry_after_date": "Retry-After until {given}",
+    "retry_after_epoch": "Retry-After {given!r}, read as a Unix time",
+    "retry_after_capped": "Retry-After {given!r}, cut to {basis}",
     "retry_after_missing": "no Retry-After, so the default of {basis}",
     "retry_after_unreadable": "unreadable Retry-After {given!r}, so the default of {basis}",
     "quota": "the quota is exhausted for {basis}",
+    "quota_epoch": "the quota is exhausted until a Unix time, for {basis}",
+    "quota_capped": "the quota is exhausted for long, cut to {basis}",
     "schedule": "the delivery schedule",
     "limiter": "the rate limiter",
     "none": "no wait",
@@ -177,7 +181,14 @@ def denied_sentence(denied: guestledger.Denied) -> str:
 
 def closed_words(basis: str) -> str:
     """Say what closed a limiter, a `WaitBasis`, in a few words."""
-    words = {"quota": "exhausted quota", "retry_after_missing": "no Retry-After"}
+    words = {
+        "quota": "exhausted quota",
+        "quota_epoch": "exhausted quota until a Unix time",
+        "quota_capped": "exhausted quota, cut to the longest pause",
+        "retry_after_missing": "no Retry-After",
+        "retry_after_epoch": "Retry-After with a Unix time",
+        "retry_after_capped": "Retry-After, cut to the longest pause",
+    }
     return words.get(basis, "Retry-After" if basis.startswith("retry_after") else basis)
 
 

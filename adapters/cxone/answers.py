@@ -109,9 +109,9 @@ class Decoders:
         )
 
 
-def failure(answer: Answer, purpose: Purpose, message: str, now: datetime) -> Throttled | Failed:
+def failure(answer: Answer, purpose: Purpose, message: str) -> Throttled | Failed:
     """What a status other than 2xx means (contract, "Answers that are not success")."""
-    status, asked = answer.status, answer.asked(now)
+    status, asked = answer.status, answer.asked
     if status == 429:
         return Throttled(status=status, retry_after=asked, exhausted=answer.exhausted)
     kind = kind_of_status(status, lost=purpose.lost, fault=purpose.fault)

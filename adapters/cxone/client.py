@@ -32,6 +32,7 @@ from guestledger.adapters.http.urls import api_root, under
 from guestledger.engine.domain.outcomes import Channel, CreationOutcome, Failed, LookupOutcome
 from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.ports.provider import BeforeSend, PreparedCreation
 
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
@@ -43,7 +44,8 @@ async def _nothing() -> None: ...
 class CXoneClient:
     """A `Provider` that speaks to CXone. Use it as an async context manager, once.
 
-    `url` is the API's root. `rate_limiter` admits requests for tokens.
+    `url` is the API's root. `rate_limiter` admits requests for tokens. A pause for which the
+    server asks is cut to `max_pause_ms`.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class CXoneClient:
         profile: Profile | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         connections: int = 256,
+        max_pause_ms: int = LimiterPolicy().max_pause_ms,
     ) -> None:
         self.profile = profile = profile or Profile()
         self._root = api_root(url)
@@ -64,6 +67,7 @@ class CXoneClient:
         self._rate_limiter = rate_limiter
         self._now = now
         self._connections = connections
+        self._max_pause_ms = max_pause_ms
         self._creation = creation_purpose(profile)
         self._lookup = lookup_purpose(profile)
         self._decoders = Decoders(profile)
@@ -78,6 +82,8 @@ class CXoneClient:
             connect_ms=profile.connect_ms,
             headers=_HEADERS,
             retry_after_header=profile.retry_after_header,
+            max_pause_ms=self._max_pause_ms,
+            now=self._now,
         )
         client_id, client_secret = self._credentials
         self._tokens = TokenSource(
@@ -159,7 +165,7 @@ class CXoneClient:
         if isinstance(answer, Failed):
             return answer
         if not answer.ok:
-            return failure(answer, self._creation, message_of(answer, self.profile, token), self._now())
+            return failure(answer, self._creation, message_of(answer, self.profile, token))
         return self._decoders.created(answer, self._creation, round((time.perf_counter() - began) * 1_000))
 
     async def _look_up(self, channel_id: str, before_resend: BeforeSend) -> LookupOutcome:
@@ -179,7 +185,7 @@ class CXoneClient:
         message = message_of(answer, self.profile, token)
         if answer.status == 404:
             return unknown_channel(answer, channel_id, message, now)
-        return failure(answer, self._lookup, message, now)
+        return failure(answer, self._lookup, message)
 
     def _remember(self, channel: Channel) -> None:
         # A problem is not cached: once it is solved, the channel can be used at once.

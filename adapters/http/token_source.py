@@ -193,7 +193,7 @@ class TokenSource:
         return float("inf")
 
     def _feedback(self, answer: Answer, began_at: datetime) -> Feedback:
-        asked = answer.asked(self._now())
+        asked = answer.asked
         limiter, exhausted = self._request.limiter, answer.exhausted
         if answer.status == 429:
             return feedback(limiter, Observation.THROTTLED, began_at, asked=asked, exhausted=exhausted)

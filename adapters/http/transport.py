@@ -1,8 +1,9 @@
 """One pool of connections, and one request with its answer."""
 
+import logging
 import socket
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from io import BytesIO
 from math import inf
@@ -12,20 +13,29 @@ from yarl import URL
 
 from guestledger.adapters.http.failures import WIRE_ERRORS
 from guestledger.adapters.http.rate_limit import read_exhausted_quota
-from guestledger.adapters.http.retry_after import read_retry_after
+from guestledger.adapters.http.retry_after import NOTHING_ASKED, read_retry_after, sent_at
 from guestledger.engine.domain.personal import Guarded, PersonalBytes, SecretBytes
 from guestledger.engine.limits.quota import ExhaustedQuota
-from guestledger.engine.limits.retry import RetryAfter
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryAfter, WaitBasis
+
+logger = logging.getLogger("guestledger")
 
 BODY_LIMIT = 64 * 1024
+_MAX_SHOWN = 100
+_DOUBTFUL = {
+    WaitBasis.RETRY_AFTER_EPOCH: "a Unix time in place of seconds",
+    WaitBasis.RETRY_AFTER_CAPPED: "longer than LimiterPolicy.max_pause_ms",
+    WaitBasis.QUOTA_EPOCH: "a Unix time in place of seconds",
+    WaitBasis.QUOTA_CAPPED: "longer than LimiterPolicy.max_pause_ms",
+}
 
 
 class Answer(Guarded, frozen=True, kw_only=True):
     """`body` is `None` if it was not read, is incomplete or exceeds `BODY_LIMIT`."""
 
     status: int
-    retry_after: str | None = None
-    date: str | None = None
+    asked: RetryAfter = NOTHING_ASKED
+    """How long the server asks to wait, if it does not answer 2xx."""
     body: PersonalBytes | None = None
     exhausted: ExhaustedQuota | None = None
 
@@ -34,15 +44,12 @@ class Answer(Guarded, frozen=True, kw_only=True):
         """2xx."""
         return 200 <= self.status < 300
 
-    def asked(self, now: datetime) -> RetryAfter:
-        """How long the server asks to wait."""
-        return read_retry_after(self.retry_after, self.date, now)
-
 
 class Transport:
     """A pool of at most `connections`, without cookies, environment proxies or redirects.
 
     `total_ms` limits a whole request, `connect_ms` the wait for a connection (a free one, DNS, TCP, TLS).
+    A pause for which a server asks is cut to `max_pause_ms`. The first doubtful pause is logged.
     """
 
     def __init__(
@@ -53,12 +60,17 @@ class Transport:
         connect_ms: int | None = None,
         headers: Mapping[str, str] | None = None,
         retry_after_header: str = "Retry-After",
+        max_pause_ms: int = MAX_RETRY_AFTER_MS,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         socket_factory: Callable[[aiohttp.AddrInfoType], socket.socket] | None = None,
     ) -> None:
         connect_s = None if connect_ms is None else connect_ms / 1_000
         self.total_ms = total_ms
         self.connect_ms = total_ms if connect_ms is None else connect_ms
         self._retry_after_header = retry_after_header
+        self._max_pause_ms = max_pause_ms
+        self._now = now
+        self._warned: set[WaitBasis] = set()
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections, socket_factory=socket_factory),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -77,12 +89,36 @@ class Transport:
         async with self._http.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
             return Answer(
                 status=response.status,
-                retry_after=_list_field(response, self._retry_after_header),
-                date=response.headers.get("Date"),
-                exhausted=read_exhausted_quota(
-                    _list_field(response, "RateLimit"), _list_field(response, "RateLimit-Policy")
-                ),
+                asked=self._asked(response),
+                exhausted=self._exhausted(response),
                 body=await _body(response.content) if read_body else None,
+            )
+
+    def _asked(self, response: aiohttp.ClientResponse) -> RetryAfter:
+        given = _list_field(response, self._retry_after_header)
+        if given is None:
+            return NOTHING_ASKED
+        asked = read_retry_after(given, response.headers.get("Date"), self._now(), self._max_pause_ms)
+        if response.status >= 300:
+            self._warn(response.url, self._retry_after_header, given, asked.basis, asked.ms)
+        return asked
+
+    def _exhausted(self, response: aiohttp.ClientResponse) -> ExhaustedQuota | None:
+        given, policy = _list_field(response, "RateLimit"), _list_field(response, "RateLimit-Policy")
+        if given is None:
+            return None
+        sent = sent_at(response.headers.get("Date"), self._now())
+        exhausted = read_exhausted_quota(given, policy, sent, self._max_pause_ms)
+        if exhausted is not None:
+            self._warn(response.url, "RateLimit", given, exhausted.basis, exhausted.ms)
+        return exhausted
+
+    def _warn(self, url: URL, field: str, given: str, basis: WaitBasis, ms: int) -> None:
+        if basis in _DOUBTFUL and basis not in self._warned:
+            self._warned.add(basis)
+            logger.warning(
+                "%s:%s sent `%s: %s`: %s. The pause is %g s; later ones like it are not logged.",
+                *(url.host, url.port, field, ascii(given)[1:-1][:_MAX_SHOWN], _DOUBTFUL[basis], ms / 1_000),
             )
 
     def time_limit(self, error: Exception) -> str:

@@ -71,6 +71,7 @@ class HttpWebhook:
             total_ms=self._timeout_ms,
             headers=_HEADERS,
             socket_factory=self._socket_factory,
+            now=self._now,
         )
         return self
 
@@ -97,14 +98,14 @@ class HttpWebhook:
 
     def _answered(self, answer: Answer, latency_ms: int) -> Delivery:
         status = answer.status
-        waits = status in _CALL_LATER and answer.retry_after is not None
+        waits = status in _CALL_LATER and answer.asked.given is not None
         return Delivery(
             accepted=answer.ok,
             gone=status == 410,
             cause=None if answer.ok else _cause(status),
             status=status,
             latency_ms=latency_ms,
-            retry_after=answer.asked(self._now()) if waits else None,
+            retry_after=answer.asked if waits else None,
         )
 
     def _no_answer(self, error: Exception, latency_ms: int) -> Delivery:

@@ -9,7 +9,7 @@ from guestledger.engine.domain.consent import Consent
 from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.limits.admission import DenialReason
-from guestledger.engine.limits.retry import Wait
+from guestledger.engine.limits.retry import Wait, WaitBasis
 
 
 class Guest(Guarded, frozen=True, kw_only=True):
@@ -90,6 +90,8 @@ class CreationDeferred(Event, frozen=True, kw_only=True):
 
     limiter: str
     denied_by: DenialReason
+    closed_by: WaitBasis | None
+    """For a pause: what the server said."""
     wait: Wait
     retry_at: datetime
 

@@ -32,6 +32,7 @@ def defer(state: Session, command: DeferCreation, policy: RetryPolicy) -> list[e
         channel_id=state.channel_id,
         limiter=command.limiter,
         denied_by=denied.by,
+        closed_by=denied.closed_by,
         wait=Wait(ms=wait_ms, basis=WaitBasis.LIMITER, basis_ms=wait_ms - extra_ms, extra_ms=extra_ms),
         retry_at=retry_at,
     )

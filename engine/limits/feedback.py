@@ -50,7 +50,7 @@ def feedback(
     """The feedback of an answer. Of `asked` and `exhausted` the longer pause counts; a pause of 0 closes nothing."""
     closed_ms, closed_by = max(
         (asked.ms if asked else 0, asked.basis if asked else None),
-        (exhausted.ms if exhausted else 0, WaitBasis.QUOTA),
+        (exhausted.ms if exhausted else 0, exhausted.basis if exhausted else None),
         key=lambda pause: pause[0],
     )
     return Feedback(

@@ -236,7 +236,7 @@ def _count_success(state: LimiterState, feedback: Feedback) -> LimiterState:
 def _pause(
     state: LimiterState, closed_ms: int, feedback: Feedback, now: datetime, policy: LimiterPolicy
 ) -> LimiterState:
-    until, closed_by = now + timedelta(milliseconds=closed_ms), feedback.closed_by
+    until, closed_by = now + timedelta(milliseconds=min(closed_ms, policy.max_pause_ms)), feedback.closed_by
     if state.closed_until is not None and state.closed_until > until:
         until, closed_by = state.closed_until, state.closed_by
     closed = replace(

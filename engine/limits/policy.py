@@ -18,6 +18,8 @@ class LimiterPolicy(msgspec.Struct, frozen=True, kw_only=True):
     min_rate: float = 0.1
     min_closed_ms: int = 500
     """A 429 closes the limiter for at least this long."""
+    max_pause_ms: int = 1_800_000
+    """The longest pause that a server can impose, on all or on one session. A longer one is cut to this."""
     cut_ms: int = 1_000
     """The rate is cut at most once in this time."""
     decrease: float = 0.8
@@ -100,5 +102,5 @@ _MINIMUMS: dict[float, tuple[str, ...]] = {
         "probe_ms",
         "retries_per_request",
     ),
-    1: ("failures_in_a_row", "retry_budget", "calls_per_process", "calls"),
+    1: ("max_pause_ms", "failures_in_a_row", "retry_budget", "calls_per_process", "calls"),
 }

@@ -222,7 +222,7 @@ async def test_401_with_an_exhausted_quota_is_not_replayed(raw, client_of, sessi
         ("absent", 2_000, WaitBasis.RETRY_AFTER_MISSING),
         ("negative", 2_000, WaitBasis.RETRY_AFTER_UNREADABLE),
         ("nonsense", 2_000, WaitBasis.RETRY_AFTER_UNREADABLE),
-        ("huge", 10 * 365 * 24 * 3_600_000, WaitBasis.RETRY_AFTER),
+        ("huge", 1_800_000, WaitBasis.RETRY_AFTER_CAPPED),
         ("0", 0, WaitBasis.RETRY_AFTER),
         ("60.0", 60_000, WaitBasis.RETRY_AFTER),
         (" 3 ", 3_000, WaitBasis.RETRY_AFTER),

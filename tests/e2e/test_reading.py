@@ -22,7 +22,12 @@ from tests.e2e import guests, raw_log
 from tests.e2e.command import Result, assert_one_line, environment, run
 from tests.limits import BRISK
 
-SOON = Policy(creation=RetryPolicy(base_ms=1), webhook=DeliveryPolicy(waits_ms=(1,)), limiter=BRISK)
+# A pause of two hours is longer than the deadline.
+SOON = Policy(
+    creation=RetryPolicy(base_ms=1),
+    webhook=DeliveryPolicy(waits_ms=(1,)),
+    limiter=replace(BRISK, max_pause_ms=7_200_000),
+)
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -233,7 +233,8 @@ def _abandoned(event: e.WebhookAbandoned) -> Delivery:
 
 def _deferral(event: e.CreationDeferred, state: Session, policy: RetryPolicy) -> DeferCreation:
     spread_ms = event.wait.extra_ms
-    denied = Denied(by=event.denied_by, until=event.retry_at - timedelta(milliseconds=spread_ms))
+    until = event.retry_at - timedelta(milliseconds=spread_ms)
+    denied = Denied(by=event.denied_by, until=until, closed_by=event.closed_by)
     jitter = _share(spread_ms, max_spread_ms(state, denied, policy))
     return DeferCreation(limiter=event.limiter, denied=denied, now=event.at, jitter=jitter)
 

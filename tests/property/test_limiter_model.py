@@ -36,6 +36,7 @@ policies: SearchStrategy[LimiterPolicy] = st.builds(
     LimiterPolicy,
     initial_rate=st.floats(0.01, 10_000),
     min_rate=st.floats(0.01, 10),
+    max_pause_ms=st.integers(1, 10**9),
     min_closed_ms=st.integers(0, 2_000),
     cut_ms=st.integers(0, 2_000),
     decrease=st.floats(0.1, 1),
@@ -141,7 +142,8 @@ class LimiterModel(RuleBasedStateMachine):
         if observation is Observation.NOT_SENT and began_at == self.probed_at:
             self.probed_at = None
         if closed_ms is not None:
-            self.closed_until = max(self.closed_until, self.now + timedelta(milliseconds=closed_ms))
+            pause_ms = min(closed_ms, self.policy.max_pause_ms)
+            self.closed_until = max(self.closed_until, self.now + timedelta(milliseconds=pause_ms))
             self.last_time = None
         if self.limiter.broken_at != broken_at:
             self.probed_at = self.probe_reserved_at = None

@@ -269,7 +269,13 @@ def was_attempted(attempt: int = 1, **given: Any) -> e.CreationAttempted:
 
 
 def was_deferred(**given: Any) -> e.CreationDeferred:
-    plain = {"limiter": LIMITER, "denied_by": DenialReason.CLOSED, "wait": HELD, "retry_at": at(1.5)}
+    plain = {
+        "limiter": LIMITER,
+        "denied_by": DenialReason.CLOSED,
+        "closed_by": WaitBasis.RETRY_AFTER,
+        "wait": HELD,
+        "retry_at": at(1.5),
+    }
     return _event(e.CreationDeferred, plain, given)
 
 

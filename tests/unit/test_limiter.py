@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 from tests.unit.limiters import CLEAN, FIRST, POLICY, RESERVED, RETRY, known, new
 from tests.unit.samples import at
@@ -99,10 +100,11 @@ def test_a_failure_with_retry_after_does_not_lower_the_proven_rate() -> None:
     assert (unknown.state.ceiling, unknown.rate(5)) == (None, 10), "but waiting requests do not come all at once"
 
 
-def test_a_limiter_can_be_closed_for_ten_years() -> None:
+def test_a_limiter_is_closed_for_at_most_the_longest_pause() -> None:
     ten_years = timedelta(days=3_650)
-    limiter = new().throttled(0, ten_years.total_seconds())
-    assert limiter.denied_by(DenialReason.CLOSED, 0).until == at(0) + ten_years
+    for longest in (LimiterPolicy().max_pause_ms, 60_000):
+        limiter = new(max_pause_ms=longest).throttled(0, ten_years.total_seconds())
+        assert limiter.denied_by(DenialReason.CLOSED, 0).until == at(longest / 1_000)
 
 
 def test_a_limiter_is_clean_when_it_restricts_nothing() -> None:

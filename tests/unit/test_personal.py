@@ -86,7 +86,7 @@ HOLDERS: dict[str, Any] = {
     "an adoption": Adoption(session_id="s", expires_at=START, guest_token=TOKEN),
     "a creation request": PreparedCreation(body=creation_body(given(*ACTIVE).state), request_sha256=FINGERPRINT),
     "its fields": payload._Attributes(FINGERPRINT, 0, 1),
-    "an answer": Answer(status=201, retry_after=None, date=None, body=TOKEN.encode()),
+    "an answer": Answer(status=201, body=TOKEN.encode()),
     "a new session": SessionAnswer(session_id="s", token=TOKEN, expires_at=START, status="active"),
     "an access token": TokenAnswer(access_token=TOKEN, expires_in=60),
     "a notice": _notice(given(*ACTIVE).state),

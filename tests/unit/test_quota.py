@@ -1,21 +1,25 @@
 """An exhausted quota in `RateLimit` and `RateLimit-Policy`."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from guestledger.adapters.http.rate_limit import MAX_FIELD, read_exhausted_quota
 from guestledger.engine.limits.quota import ExhaustedQuota
-from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, WaitBasis
+
+NOW = datetime(2024, 5, 20, 14, 0, tzinfo=UTC)
 
 
 def read(rate_limit: str | None, policy: str | None = None) -> tuple[int, float | None] | None:
-    exhausted = read_exhausted_quota(rate_limit, policy)
+    exhausted = read_exhausted_quota(rate_limit, policy, NOW)
     return None if exhausted is None else (exhausted.ms, exhausted.per_second)
 
 
 def test_quota_without_units_is_exhausted_until_its_reset() -> None:
-    exhausted = read_exhausted_quota('"burst";r=0;t=7', '"burst";q=100;w=20')
+    exhausted = read_exhausted_quota('"burst";r=0;t=7', '"burst";q=100;w=20', NOW)
     assert exhausted == ExhaustedQuota(ms=7_000, per_second=5.0)
 
 
@@ -117,6 +121,23 @@ def test_wait_for_a_quota_is_limited() -> None:
     assert read('"a";r=0;t=999999999999999') == (MAX_RETRY_AFTER_MS, None)
 
 
+@pytest.mark.parametrize(("reset", "ms"), [(1_716_213_630, 30_000), (1_716_213_630_500, 30_500)])
+def test_reset_that_is_a_unix_time_means_the_time_until_then(reset: int, ms: int) -> None:
+    exhausted = read_exhausted_quota(f'"a";r=0;t={reset}', None, NOW)
+    assert exhausted == ExhaustedQuota(ms=ms, per_second=None, basis=WaitBasis.QUOTA_EPOCH)
+    assert read(f'"a";r=0;t={reset - 100 * ms}') is None
+
+
+def test_longer_wait_than_allowed_is_cut() -> None:
+    exhausted = read_exhausted_quota('"a";r=0;t=30000', None, NOW, 60_000)
+    assert exhausted == ExhaustedQuota(ms=60_000, per_second=None, basis=WaitBasis.QUOTA_CAPPED)
+
+
+def test_window_of_more_than_a_day_says_nothing_about_the_rate() -> None:
+    assert read('"a";r=0;t=7', '"a";q=100;w=86400') == (7_000, 100 / 86_400)
+    assert read('"a";r=0;t=7', '"a";q=100;w=86401') == (7_000, None)
+
+
 fields = st.none() | st.text(max_size=200) | st.text('"\\;=,rtqw0123456789 a:?()@%.-', max_size=3_000)
 
 
@@ -130,7 +151,7 @@ fields = st.none() | st.text(max_size=200) | st.text('"\\;=,rtqw0123456789 a:?()
 @example(rate_limit='"a";r=0;t=7', policy="\ud800")
 @example(rate_limit='"a";r=0', policy='"a";q=999999999999999;w=1')
 def test_junk_gives_no_quota_or_a_valid_one(rate_limit: str | None, policy: str | None) -> None:
-    exhausted = read_exhausted_quota(rate_limit, policy)
+    exhausted = read_exhausted_quota(rate_limit, policy, NOW)
     if exhausted is not None:
         assert 0 < exhausted.ms <= MAX_RETRY_AFTER_MS
         assert exhausted.per_second is None or exhausted.per_second > 0

@@ -148,3 +148,32 @@ def test_huge_wait_is_limited(given: str) -> None:
 )
 def test_header_is_shortened_and_escaped(given: str, shown: str) -> None:
     assert read_retry_after(given, None, NOW).given == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "ms"),
+    [
+        ("1716213630", 30_000),
+        ("1716213630.4", 31_000),
+        ("1716213630000", 30_000),
+        ("1716213630250", 30_250),
+        ("1716213599", 0),
+        ("1000000000", 0),
+        ("5, 1716213630", 30_000),
+    ],
+)
+def test_unix_time_means_the_time_until_then(given: str, ms: int) -> None:
+    read = read_retry_after(given, TODAY, NOW - timedelta(hours=2))
+    assert read.ms == ms
+    assert read.basis is WaitBasis.RETRY_AFTER_EPOCH or given.startswith("5,")
+
+
+def test_spans_below_thirty_years_are_no_unix_times() -> None:
+    read = read_retry_after("999999999", None, NOW)
+    assert (read.ms, read.basis) == (MAX_RETRY_AFTER_MS, WaitBasis.RETRY_AFTER)
+
+
+@pytest.mark.parametrize("given", ["61", "30000", "9" * 13, "Fri, 31 Dec 9999 23:59:59 GMT", "1716300000"])
+def test_longer_wait_than_allowed_is_cut(given: str) -> None:
+    read = read_retry_after(given, TODAY, NOW, 60_000)
+    assert (read.ms, read.basis, read.given) == (60_000, WaitBasis.RETRY_AFTER_CAPPED, given)

@@ -13,6 +13,10 @@ Answer = Callable[[int], bytes]
 """The answer to a request, by its number from 1 on."""
 
 
+CUT = b"|cut|"
+"""At the end of an answer: the connection is closed there."""
+
+
 def reply(status: int, body: Any = b"", *headers: str) -> bytes:
     """An HTTP answer; a body other than bytes is sent as JSON."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -54,8 +58,11 @@ class ScriptedPeer:
                 await reader.readexactly(size)
                 kind = next(name for name in self._answers if name in head.split("\r\n")[0])
                 self.counts[kind] += 1
-                writer.write(self._answers[kind](self.counts[kind]))
+                answer = self._answers[kind](self.counts[kind])
+                writer.write(answer.removesuffix(CUT))
                 await writer.drain()
+                if answer.endswith(CUT):
+                    break
         writer.close()
 
 

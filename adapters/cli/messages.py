@@ -19,6 +19,8 @@ CAUSES: Mapping[str, str] = {
     "rejected": "the request was rejected",
     "unauthorized": "a new access token was refused too",
     "forbidden": "the credentials lack a permission",
+    "scope_refused": "the scope that is asked for is not granted",
+    "grant_refused": "the client may not use this grant",
     "redirected": "the answer is a redirect, which is not followed",
     "server_error": "server error",
     "too_early": "the server does not accept the request yet",
@@ -145,6 +147,10 @@ DATABASE_HINTS: Mapping[str, str] = {
 }
 """What to do about a database that cannot be used, by `DatabaseProblem`."""
 
+_PROFILE_HINTS = {
+    "scope_refused": "check the client's scopes, and `Profile(token_scope=…)`",
+    "grant_refused": "check the client's grants, and `Profile(grant=…)`",
+}
 _PARTITION_HINTS = {
     "rebuild_unfinished": "`guestledger projections rebuild {}` finishes it",
     "not_consumed": "`guestledger consumers --forget {}` if the consumer no longer exists",
@@ -252,7 +258,9 @@ def _text(error: guestledger.GuestledgerError) -> str:
             known = error.cause == "service_unavailable" and error.detail  # the sentence would say it twice
             return f"the {error.service} cannot be used: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.CredentialsRefused():
-            return f"the {error.service} refused the credentials: {cause_sentence(error.cause, error.detail)}"
+            refused = "request" if error.cause in _PROFILE_HINTS else "credentials"
+            known = error.cause == "unauthorized" and error.detail  # the sentence is about an API's 401
+            return f"the {error.service} refused the {refused}: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.RedeliveryRefused():
             why = REDELIVERIES[error.why].format(status=error.status)
             return f"the notice of session {error.stream_id} cannot be sent again: {why}"
@@ -275,6 +283,8 @@ def _hint(error: guestledger.GuestledgerError) -> str:
         return _partition_hint(error)
     if isinstance(error, guestledger.ResolutionRefused) and error.holder is None:
         return "`guestledger sessions --status parked` lists the parked ones"
+    if isinstance(error, guestledger.CredentialsRefused) and error.cause in _PROFILE_HINTS:
+        return _PROFILE_HINTS[error.cause]
     for kind in type(error).__mro__:
         if kind.__name__ in HINTS:
             return HINTS[kind.__name__].format(error=error)

@@ -1,13 +1,23 @@
 """What CXone's answers mean, as neutral outcomes. Pure."""
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from guestledger.adapters.cxone.profile import Profile
-from guestledger.adapters.http.answers import NO_CONTROLS, UNREADABLE, Word, answer_decoder, server_message
+from guestledger.adapters.http.answers import (
+    NO_CONTROLS,
+    UNREADABLE,
+    Fields,
+    Word,
+    read_field,
+    read_fields,
+    server_message,
+    shown_field,
+)
 from guestledger.adapters.http.failures import (
     cause_of_error,
     cause_of_status,
@@ -16,31 +26,17 @@ from guestledger.adapters.http.failures import (
     observation_of,
 )
 from guestledger.adapters.http.transport import Answer
+from guestledger.adapters.http.unix_time import unix_time
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import Channel, Created, Failed, FailureKind, Throttled
-from guestledger.engine.domain.personal import Guarded
+from guestledger.engine.domain.personal import Secret
 from guestledger.engine.limits.quota import ExhaustedQuota
 
 PROTOCOL = "web_chat"
 """What a channel must support."""
 
+AwareTime = Annotated[datetime, Meta(tz=True)]
 GuestToken = Annotated[str, Meta(max_length=16_384, pattern=NO_CONTROLS, extra={"personal": True})]
-
-
-class ChannelAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel."""
-
-    status: Word
-    protocols: tuple[Word, ...]
-
-
-class SessionAnswer(Guarded, frozen=True, kw_only=True):
-    """A new session. A time without an offset is invalid."""
-
-    session_id: Word
-    token: GuestToken
-    expires_at: Annotated[datetime, Meta(tz=True)]
-    status: Word
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,49 +60,91 @@ def lookup_purpose(profile: Profile) -> Purpose:
     return Purpose(scope=profile.channel_scope, lost=FailureKind.UNAVAILABLE, fault=FailureKind.UNAVAILABLE)
 
 
-class Decoders:
-    """Read successful answers under the profile's field names."""
+class Reader:
+    """Reads successful answers under the profile's field names."""
 
     def __init__(self, profile: Profile) -> None:
-        self._channel = answer_decoder(ChannelAnswer, profile.channel_fields)
-        self._session = answer_decoder(SessionAnswer, profile.session_fields)
+        self._channel = profile.channel_fields
+        self._session = profile.session_fields
 
     def channel(self, answer: Answer, purpose: Purpose, channel_id: str, now: datetime) -> Channel | Failed:
         """The channel, and what makes it unusable."""
         try:
-            found = self._channel.decode(answer.body or b"")
+            fields = read_fields(answer.body)
         except UNREADABLE as error:
-            return _unreadable(answer, purpose, error)
+            return _unreadable(answer, purpose.lost, str(error))
+        status = read_field(fields, self._channel.status, Word)
+        listed = read_field(fields, self._channel.protocols, list[Any])
+        if status is None or listed is None:
+            # The answer is whole, so the next one would be the same.
+            missing = self._channel.protocols if status else self._channel.status
+            return _unreadable(answer, FailureKind.FINAL, f"{missing}: {shown_field(fields, missing)}")
+        protocols = tuple(one for one in listed if isinstance(one, str) and re.fullmatch(NO_CONTROLS, one[:256]))
         problem, detail = None, ""
-        if found.status != "active":
-            problem, detail = Cause.CHANNEL_INACTIVE, found.status
-        elif PROTOCOL not in found.protocols:
+        if status != "active":
+            problem, detail = Cause.CHANNEL_INACTIVE, status
+        elif PROTOCOL not in protocols:
             problem, detail = Cause.CHANNEL_UNSUPPORTED, PROTOCOL
         return Channel(
             id=channel_id,
             problem=problem,
             detail=detail,
-            status=found.status,
-            protocols=found.protocols,
+            status=status,
+            protocols=protocols,
             looked_up_at=now,
             exhausted=answer.exhausted,
         )
 
     def created(self, answer: Answer, purpose: Purpose, latency_ms: int) -> Created | Failed:
-        """The new session."""
+        """The new session. Without a readable id or token nobody can use it."""
+        names = self._session
         try:
-            made = self._session.decode(answer.body or b"")
-            expires_at = made.expires_at.astimezone(UTC)
+            fields = read_fields(answer.body)
         except UNREADABLE as error:
-            return _unreadable(answer, purpose, error)
+            return _unreadable(answer, purpose.lost, str(error))
+        session_id, token = _read_id(fields, names.session_id), read_field(fields, names.token, GuestToken)
+        if session_id is None:
+            detail = f"{names.session_id}: {shown_field(fields, names.session_id)}"
+            return _unreadable(answer, purpose.lost, detail)
+        if token is None:
+            # Its text is not shown: most of a token may be in it.
+            detail = f"session {session_id} has no readable {names.token}"
+            return _unreadable(answer, purpose.lost, detail, session_id)
+        return self._made(fields, answer, session_id, Secret(token), latency_ms)
+
+    def _made(self, fields: Fields, answer: Answer, session_id: str, token: str, latency_ms: int) -> Created:
+        names = self._session
+        expires_at, status = _read_time(fields, names.expires_at), read_field(fields, names.status, Word)
+        missing = {"expires_at": expires_at is None, "status": status is None}
         return Created(
-            session_id=made.session_id,
-            guest_token=made.token,
+            session_id=session_id,
+            guest_token=str(token),  # msgspec encodes no subclass
             expires_at=expires_at,
-            status=made.status,
+            status=status or "",
+            unread={name: shown_field(fields, getattr(names, name)) for name in missing if missing[name]},
             latency_ms=latency_ms,
             exhausted=answer.exhausted,
         )
+
+
+def _read_id(fields: Fields, name: str) -> str | None:
+    number = read_field(fields, name, int)
+    return read_field(fields, name, Word) if number is None else str(number)
+
+
+def _read_time(fields: Fields, name: str) -> datetime | None:
+    """A time with an offset, or a Unix time as a number or text."""
+    number = read_field(fields, name, float)
+    text = None if number is not None else read_field(fields, name, str)
+    if text is not None and re.fullmatch(r"[0-9]{1,15}", text.strip()):
+        number = float(text)
+    if number is not None:
+        return unix_time(number)
+    moment = read_field(fields, name, AwareTime)
+    try:
+        return None if moment is None else moment.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
 def failure(answer: Answer, purpose: Purpose, message: str) -> Throttled | Failed:
@@ -170,13 +208,14 @@ def message_of(answer: Answer, profile: Profile, token: str) -> str:
     return server_message(answer.body, profile.message_fields, token)
 
 
-def _unreadable(answer: Answer, purpose: Purpose, error: Exception) -> Failed:
+def _unreadable(answer: Answer, kind: FailureKind, detail: str, session_id: str | None = None) -> Failed:
     """A success that cannot be read: the request may have had its effect."""
     return Failed(
-        kind=purpose.lost,
-        cause=Cause.UNREADABLE_ANSWER,
+        kind=kind,
+        cause=answer.cut_off or Cause.UNREADABLE_ANSWER,
         status=answer.status,
-        detail=str(error),
+        detail="" if answer.cut_off else detail,
+        session_id=session_id,
         exhausted=answer.exhausted,
-        observation=observation_of(purpose.lost, answer.status),
+        observation=observation_of(kind, answer.status),
     )

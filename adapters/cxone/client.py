@@ -1,7 +1,8 @@
 """CXone as a provider: channels and sessions over HTTP."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -11,8 +12,8 @@ from msgspec.structs import replace
 from yarl import URL
 
 from guestledger.adapters.cxone.answers import (
-    Decoders,
     Purpose,
+    Reader,
     creation_purpose,
     failure,
     impossible_channel,
@@ -29,11 +30,13 @@ from guestledger.adapters.http.single_flight import SingleFlight
 from guestledger.adapters.http.token_source import TokenLimiter, TokenSource
 from guestledger.adapters.http.transport import Answer, Transport, request_sha256
 from guestledger.adapters.http.urls import api_root, under
-from guestledger.engine.domain.outcomes import Channel, CreationOutcome, Failed, LookupOutcome
+from guestledger.engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome
 from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.ports.provider import BeforeSend, PreparedCreation
+
+logger = logging.getLogger("guestledger")
 
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
@@ -70,8 +73,9 @@ class CXoneClient:
         self._max_pause_ms = max_pause_ms
         self._creation = creation_purpose(profile)
         self._lookup = lookup_purpose(profile)
-        self._decoders = Decoders(profile)
+        self._reader = Reader(profile)
         self._lookups: SingleFlight[LookupOutcome] = SingleFlight()
+        self._warned_of: set[str] = set()
         self._known: dict[str, tuple[Channel, float]] = {}
 
     async def __aenter__(self) -> Self:
@@ -166,7 +170,18 @@ class CXoneClient:
             return answer
         if not answer.ok:
             return failure(answer, self._creation, message_of(answer, self.profile, token))
-        return self._decoders.created(answer, self._creation, round((time.perf_counter() - began) * 1_000))
+        made = self._reader.created(answer, self._creation, round((time.perf_counter() - began) * 1_000))
+        if isinstance(made, Created):
+            self._warn_of(made.unread)
+        return made
+
+    def _warn_of(self, unread: Mapping[str, str]) -> None:
+        for name in unread.keys() - self._warned_of:
+            self._warned_of.add(name)
+            logger.warning(
+                "%s: `%s` of a new session cannot be read: %s. Later ones are only in the sessions' histories.",
+                *(self._root.authority, name, unread[name]),
+            )
 
     async def _look_up(self, channel_id: str, before_resend: BeforeSend) -> LookupOutcome:
         if channel_id in {".", ".."}:
@@ -178,7 +193,7 @@ class CXoneClient:
             return answer
         now = self._now()
         if answer.ok:
-            found = self._decoders.channel(answer, self._lookup, channel_id, now)
+            found = self._reader.channel(answer, self._lookup, channel_id, now)
             if isinstance(found, Channel):
                 self._remember(found)
             return found

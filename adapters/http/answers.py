@@ -1,46 +1,84 @@
-"""The bodies of answers. Pure."""
+"""The bodies of answers, read field by field: one that cannot be read does not discard the others. Pure."""
 
+import json
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, TypeVar
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from guestledger.engine.domain.personal import Secret, SecretBytes
+
 MAX_MESSAGE = 200
+MAX_SHOWN = 64
+MIN_SECRET = 8
+"""Shorter ones occur in plain words."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError)
 """What decoding an answer may raise."""
 
-NO_CONTROLS = r"^[^\x00-\x1f\x7f]+\Z"
+# U+FFFD stands for bytes that are not in the body's encoding.
+NO_CONTROLS = r"^[^\x00-\x1f\x7f\ufffd]+\Z"
 Word = Annotated[str, Meta(max_length=256, pattern=NO_CONTROLS)]
 
-AnswerT = TypeVar("AnswerT", bound=msgspec.Struct)
+Fields = Mapping[str, msgspec.Raw]
+"""The fields of a JSON object, undecoded."""
+Value = TypeVar("Value")
+
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def answer_decoder(kind: type[AnswerT], names: msgspec.Struct) -> msgspec.json.Decoder[AnswerT]:
-    """A decoder for `kind` under the server's `names`. Unknown fields are ignored."""
-    fields = [
-        (field.name, field.type) if field.required else (field.name, field.type, field.default)
-        for field in msgspec.structs.fields(kind)
-    ]
-    renamed = msgspec.defstruct(
-        kind.__name__, fields, bases=(kind,), rename=msgspec.structs.asdict(names), frozen=True, kw_only=True
-    )
-    return msgspec.json.Decoder(renamed)
+def read_fields(body: bytes | None) -> Fields:
+    """The fields of a JSON object in UTF-8, or in UTF-16 or UTF-32. A byte order mark is skipped.
+
+    Raise one of `UNREADABLE`.
+    """
+    text = body or b""
+    decoded = Secret(text.decode(json.detect_encoding(text), errors="replace"))
+    return _object_decoder.decode(SecretBytes(decoded.removeprefix("\ufeff").encode()))
 
 
-def server_message(body: bytes | None, fields: Iterable[str], token: str) -> str:
-    """The first of `fields` that holds text, on one short line without secrets. `token`: the request's."""
-    if not body:
-        return ""
+def read_field(fields: Fields, name: str, kind: type[Value]) -> Value | None:
+    """A field as `kind`; `None` if it is absent or does not fit."""
     try:
-        answer: Any = msgspec.json.decode(body)
+        return msgspec.json.decode(fields[name], type=kind) if name in fields else None
+    except UNREADABLE:
+        return None
+
+
+def shown_field(fields: Fields, name: str) -> str:
+    """The JSON of a field that cannot be read: short, in ASCII, without secrets."""
+    if name not in fields:
+        return "absent"
+    return ascii(_without_secrets(bytes(fields[name]).decode(errors="replace")))[1:-1][:MAX_SHOWN]
+
+
+def uncompressed(body: bytes, encoding: str, limit: int) -> bytes | None:
+    """At most `limit` bytes of a body with this `Content-Encoding`; `None` if it cannot be read."""
+    if encoding.strip().lower() in ("", "identity"):
+        return body
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return None
+    for window in (32 + zlib.MAX_WBITS, -zlib.MAX_WBITS):  # gzip or zlib by its header, else raw deflate
+        try:
+            return zlib.decompressobj(window).decompress(body, limit)
+        except zlib.error:
+            continue
+    return None
+
+
+def server_message(body: bytes | None, names: Iterable[str], *secrets: str) -> str:
+    """The first of the fields `names` that holds text, on one short line without secrets. `secrets`: the request's."""
+    try:
+        fields = read_fields(body)
     except UNREADABLE:
         return ""
-    text = _printable(_first_text(answer, fields)).replace(token, "[removed]")
-    for pattern in _SECRETS:
-        text = pattern.sub("[removed]", text)
-    return text[:MAX_MESSAGE].strip()
+    text = _printable(next((text for name in names if (text := read_field(fields, name, str))), ""))
+    for secret in secrets:
+        if len(secret) >= MIN_SECRET:
+            text = text.replace(secret, "[removed]")
+    return _without_secrets(text)[:MAX_MESSAGE].strip()
 
 
 # Most of a fingerprint (a trace id has at most 32 hex digits), a bearer token, any JWT.
@@ -51,11 +89,10 @@ _SECRETS = (
 )
 
 
-def _first_text(answer: Any, fields: Iterable[str]) -> str:
-    if not isinstance(answer, dict):
-        return ""
-    texts = (answer.get(name) for name in fields)
-    return next((text for text in texts if isinstance(text, str) and text), "")
+def _without_secrets(text: str) -> str:
+    for pattern in _SECRETS:
+        text = pattern.sub("[removed]", text)
+    return text
 
 
 def _printable(text: str) -> str:

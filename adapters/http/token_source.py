@@ -1,5 +1,6 @@
 """An OAuth client-credentials token, fetched once for all callers."""
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,13 +20,14 @@ from tenacity import (
 )
 from yarl import URL
 
-from guestledger.adapters.http.answers import UNREADABLE, answer_decoder
+from guestledger.adapters.http.answers import UNREADABLE, Fields, read_field, read_fields, server_message
 from guestledger.adapters.http.failures import WIRE_ERRORS, cause_of_error, cause_of_status
 from guestledger.adapters.http.single_flight import SingleFlight
 from guestledger.adapters.http.transport import Answer, Transport
+from guestledger.adapters.http.unix_time import unix_time
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import CredentialsRefused, RequestDenied, ServiceError, ServiceUnreachable
-from guestledger.engine.domain.personal import Guarded, Secret, SecretBytes
+from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation, feedback
 
@@ -33,6 +35,17 @@ SERVICE = "token endpoint"
 MAX_TRIES = 3
 MAX_WAIT_S = 2.0
 """A longer wait for the limiter is the scheduler's: `RequestDenied`."""
+
+MAX_LIFETIME_S = 86_400.0
+"""A token that is said to live longer is replaced after a day: the number may be in milliseconds."""
+
+_REFUSALS = {
+    "invalid_client": Cause.UNAUTHORIZED,
+    "invalid_scope": Cause.SCOPE_REFUSED,
+    "unauthorized_client": Cause.GRANT_REFUSED,
+    "unsupported_grant_type": Cause.GRANT_REFUSED,
+}
+"""By the error's code (RFC 6749, section 5.2)."""
 
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
 BearerToken = Annotated[str, Meta(max_length=16_384, pattern=r"^[\x21-\x7e]+\Z", extra={"personal": True})]
@@ -57,14 +70,6 @@ class TokenOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Before expiry; at most half the lifetime."""
     backoff_ms: int = 100
     """The first wait between tries. It doubles, with jitter on top."""
-
-
-class TokenAnswer(Guarded, frozen=True, kw_only=True):
-    """A token. `expires_in` is its lifetime in seconds."""
-
-    access_token: BearerToken
-    token_type: str = "Bearer"  # noqa: S105 - a kind, not a token
-    expires_in: Annotated[float, Meta(gt=0)]
 
 
 class TokenLimiter(Protocol):
@@ -108,12 +113,12 @@ class TokenSource:
             form["scope"] = options.scope
         self._transport = transport
         self._url = url
+        self._secret = Secret(client_secret)
         self._form = SecretBytes(urlencode(form).encode())
         self._request = AdmissionRequest(limiter=limiter, retry=False, reserved=False)
         self._rate_limiter = rate_limiter
         self._unobserved: Feedback | None = None
         self._now = now
-        self._decoder = answer_decoder(TokenAnswer, options.fields)
         self._flight: SingleFlight[str] = SingleFlight()
         self._token = ""
         self._fresh_until = 0.0  # monotonic: changes of the wall clock do not age a token
@@ -159,11 +164,11 @@ class TokenSource:
         self._unobserved = self._feedback(answer, began_at)
         with suppress(ServiceError):  # observed before the next request instead
             await self._observe()
-        token = self._read(answer)
+        token, lives_s = self._read(answer)
         # Else a token that lives for less than a minute would never be fresh.
-        early_s = min(self._options.refresh_early_ms / 1_000, token.expires_in / 2)
-        self._fresh_until = asked_at + token.expires_in - early_s
-        self._token = Secret(token.access_token)
+        early_s = min(self._options.refresh_early_ms / 1_000, lives_s / 2)
+        self._fresh_until = asked_at + lives_s - early_s
+        self._token = token
         return self._token
 
     async def _admitted(self) -> datetime:
@@ -213,28 +218,55 @@ class TokenSource:
         # Outside the handler: aiohttp's error, which may quote the request, must not become the context.
         raise _Retryable(SERVICE, cause, detail)
 
-    def _read(self, answer: Answer) -> TokenAnswer:
+    def _read(self, answer: Answer) -> tuple[str, float]:
+        """The token and its lifetime in seconds."""
         if answer.ok:
-            return self._decode(answer.body or b"")
+            return self._token_of(answer)
         status = answer.status
-        cause, detail = cause_of_status(status), self._detail(f"HTTP {status}")
+        code, said = self._said(answer)
+        detail = self._detail(f"HTTP {status}", said)
         if status in (400, 401, 403):
-            raise CredentialsRefused(SERVICE, cause, detail)
+            raise CredentialsRefused(SERVICE, _REFUSALS.get(code, cause_of_status(status)), detail)
         if status == 429 or status >= 500:
-            raise _Retryable(SERVICE, cause, detail)
-        raise ServiceUnreachable(SERVICE, cause, detail)
+            raise _Retryable(SERVICE, cause_of_status(status), detail)
+        raise ServiceUnreachable(SERVICE, cause_of_status(status), detail)
 
-    def _decode(self, body: bytes) -> TokenAnswer:
+    def _token_of(self, answer: Answer) -> tuple[str, float]:
+        names = self._options.fields
         try:
-            token = self._decoder.decode(body)
+            fields = read_fields(answer.body)
         except UNREADABLE as error:
-            reason = str(error)
+            raise ServiceUnreachable(SERVICE, Cause.UNREADABLE_ANSWER, self._detail(str(error))) from None
+        token = read_field(fields, names.access_token, BearerToken)
+        kind = read_field(fields, names.token_type, str) or "bearer"
+        if token is not None and kind.lower().startswith("bearer"):  # Apigee sends `BearerToken`
+            return Secret(token), lifetime_s(fields, names.expires_in, self._now())
+        code, said = self._said(answer)
+        if token is None and code:
+            raise CredentialsRefused(SERVICE, _REFUSALS.get(code, Cause.REJECTED), self._detail(said))
+        if token is None:
+            why = f"{names.access_token} cannot be read" if names.access_token in fields else f"no {names.access_token}"
         else:
-            if token.token_type.lower() == "bearer":
-                return token
-            reason = "the token is not a bearer token"
-        raise ServiceUnreachable(SERVICE, Cause.UNREADABLE_ANSWER, self._detail(reason))
+            why = f"the token is not a bearer token but {kind[:32]!a}"
+        raise ServiceUnreachable(SERVICE, Cause.UNREADABLE_ANSWER, self._detail(why))
 
-    def _detail(self, fact: str) -> str:
-        host = f"{self._url.host}:{self._url.port}"
-        return f"{host}, {fact}" if fact else host
+    def _said(self, answer: Answer) -> tuple[str, str]:
+        """The error's code (RFC 6749, section 5.2), and what the server says about it. Without secrets."""
+        code, text = (
+            server_message(answer.body, names, self._secret) for names in (("error",), ("error_description", "message"))
+        )
+        return code, ": ".join(filter(None, (code, text)))
+
+    def _detail(self, *facts: str) -> str:
+        return ", ".join(filter(None, (f"{self._url.host}:{self._url.port}", *facts)))
+
+
+def lifetime_s(fields: Fields, name: str, now: datetime) -> float:
+    """How long the token is used, in seconds: at most a day. Without a readable lifetime it is used until it is refused."""
+    number = read_field(fields, name, float)
+    text = read_field(fields, name, str)
+    if text is not None and re.fullmatch(r"\s*[0-9]{1,15}(\.[0-9]{1,9})?\s*", text):
+        number = float(text)
+    if number is not None and (expires_at := unix_time(number)) is not None:
+        number = (expires_at - now).total_seconds()
+    return min(number, MAX_LIFETIME_S) if number is not None and number > 0 else MAX_LIFETIME_S

@@ -1,26 +1,33 @@
 """One pool of connections, and one request with its answer."""
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from math import inf
+from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from guestledger.adapters.http.failures import WIRE_ERRORS
+from guestledger.adapters.http.answers import uncompressed
+from guestledger.adapters.http.failures import WIRE_ERRORS, cause_of_error
 from guestledger.adapters.http.rate_limit import read_exhausted_quota
 from guestledger.adapters.http.retry_after import NOTHING_ASKED, read_retry_after, sent_at
+from guestledger.adapters.http.status_line import KeepingHandler, KeepingResponse
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.personal import Guarded, PersonalBytes, SecretBytes
 from guestledger.engine.limits.quota import ExhaustedQuota
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryAfter, WaitBasis
 
 logger = logging.getLogger("guestledger")
 
-BODY_LIMIT = 64 * 1024
+BODY_LIMIT = 1024 * 1024
+HEADER_LIMIT = 64 * 1024
 _MAX_SHOWN = 100
 _DOUBTFUL = {
     WaitBasis.RETRY_AFTER_EPOCH: "a Unix time in place of seconds",
@@ -31,12 +38,14 @@ _DOUBTFUL = {
 
 
 class Answer(Guarded, frozen=True, kw_only=True):
-    """`body` is `None` if it was not read, is incomplete or exceeds `BODY_LIMIT`."""
+    """`body` is `None` if it was not read. Its part beyond `BODY_LIMIT` is missing."""
 
     status: int
     asked: RetryAfter = NOTHING_ASKED
     """How long the server asks to wait, if it does not answer 2xx."""
     body: PersonalBytes | None = None
+    cut_off: Cause | None = None
+    """Why the body is incomplete: the connection broke, or the time was up."""
     exhausted: ExhaustedQuota | None = None
 
     @property
@@ -71,8 +80,16 @@ class Transport:
         self._max_pause_ms = max_pause_ms
         self._now = now
         self._warned: set[WaitBasis] = set()
+        connector = aiohttp.TCPConnector(limit=connections, socket_factory=socket_factory)
+        factory: Any = partial(KeepingHandler, loop=asyncio.get_running_loop())
+        connector._factory = factory  # noqa: SLF001 - aiohttp has no public way
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, socket_factory=socket_factory),
+            connector=connector,
+            response_class=KeepingResponse,
+            auto_decompress=False,  # an unknown encoding of a body must not discard the status
+            max_line_size=HEADER_LIMIT,
+            max_field_size=HEADER_LIMIT,
+            max_headers=1_000,
             cookie_jar=aiohttp.DummyCookieJar(),
             # aiohttp rounds long timeouts up to whole seconds: without `inf`, total could end before connect.
             timeout=aiohttp.ClientTimeout(total=total_ms / 1_000, connect=connect_s, ceil_threshold=inf),
@@ -83,16 +100,26 @@ class Transport:
     async def send(
         self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None, *, read_body: bool = True
     ) -> Answer:
-        """The answer to one request. Raise one of `WIRE_ERRORS` if there is none."""
+        """The answer to one request. Raise one of `WIRE_ERRORS` if there is none.
+
+        Of an answer whose head cannot be parsed, the status counts.
+        """
         # Given as bytes of a class of our own, aiohttp would try each kind of body that it knows.
         data = None if body is None else aiohttp.BytesPayload(body)
-        async with self._http.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
-            return Answer(
-                status=response.status,
-                asked=self._asked(response),
-                exhausted=self._exhausted(response),
-                body=await _body(response.content) if read_body else None,
-            )
+        try:
+            async with self._http.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
+                received, cut_off = await _body(response) if read_body else (None, None)
+                return Answer(
+                    status=response.status,
+                    asked=self._asked(response),
+                    exhausted=self._exhausted(response),
+                    body=received,
+                    cut_off=cut_off,
+                )
+        except aiohttp.ClientResponseError as error:
+            if not error.status:
+                raise
+            return Answer(status=error.status)
 
     def _asked(self, response: aiohttp.ClientResponse) -> RetryAfter:
         given = _list_field(response, self._retry_after_header)
@@ -143,13 +170,14 @@ def _list_field(response: aiohttp.ClientResponse, name: str) -> str | None:
     return None if lines is None else ", ".join(lines)
 
 
-async def _body(content: aiohttp.StreamReader) -> bytes | None:
-    body = BytesIO()  # its repr shows nothing
+async def _body(response: aiohttp.ClientResponse) -> tuple[bytes | None, Cause | None]:
+    """What was received of the body, without its content coding; and why it is incomplete, if it is."""
+    body, cut_off = BytesIO(), None  # its repr shows nothing
     try:
-        while not content.at_eof():
-            body.write(await content.readany())
-            if body.tell() > BODY_LIMIT:
-                return None
-    except WIRE_ERRORS:
-        return None
-    return SecretBytes(body.getvalue())
+        while not response.content.at_eof() and body.tell() < BODY_LIMIT:
+            body.write(await response.content.readany())
+    except WIRE_ERRORS as error:
+        cut_off = cause_of_error(error)
+    encoding = response.headers.get("Content-Encoding", "")
+    plain = uncompressed(SecretBytes(body.getvalue()), encoding, BODY_LIMIT)
+    return None if plain is None else SecretBytes(plain), cut_off

@@ -1,12 +1,13 @@
 """Creation attempts: beginning one, and its outcome."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import BeginAttempt, RecordAttempt, SettleAttempt
 from guestledger.engine.domain.doubt import lifted, parked
+from guestledger.engine.domain.expiry import is_possible_expiry
 from guestledger.engine.domain.outcomes import Created, Failed, FailureKind, Throttled
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
@@ -59,7 +60,10 @@ def record_attempt(state: Session, command: RecordAttempt, policy: Policy) -> li
 def _record_late_failure(
     state: Session, command: RecordAttempt, outcome: Throttled | Failed, policy: RetryPolicy
 ) -> list[e.Event]:
-    """A late answer without a session matters only where it ends a doubt."""
+    """A late answer without a session matters only where it ends a doubt; one with an unusable session is kept."""
+    if isinstance(outcome, Failed) and outcome.session_id not in (None, state.session_id, *state.duplicates):
+        assert outcome.session_id is not None
+        return [_duplicate(state, command.attempt, outcome.session_id, command.now)]
     known = lifted(state, command, outcome)
     if known is None:
         return []
@@ -73,8 +77,9 @@ def _record_created(state: Session, attempt: int, outcome: Created, now: datetim
     if outcome.session_id in {state.session_id, *state.duplicates}:
         return []
     if state.status.is_settled:
-        return [e.DuplicateCreated(at=now, channel_id=state.channel_id, attempt=attempt, session_id=outcome.session_id)]
+        return [_duplicate(state, attempt, outcome.session_id, now)]
     assert state.accepted_at is not None
+    expires_at, unread = _expiry(outcome, now, policy)
     return [
         *_overtaken(state, attempt, now),
         e.SessionCreated(
@@ -83,13 +88,28 @@ def _record_created(state: Session, attempt: int, outcome: Created, now: datetim
             attempt=attempt,
             session_id=outcome.session_id,
             guest_token=outcome.guest_token,
-            expires_at=outcome.expires_at,
+            expires_at=expires_at,
             status=outcome.status,
+            unread=unread,
             attempt_latency_ms=outcome.latency_ms,
             latency_ms=whole_ms(now - state.accepted_at),
             webhook_owed=policy.webhook_enabled,
         ),
     ]
+
+
+def _duplicate(state: Session, attempt: int, session_id: str, now: datetime) -> e.Event:
+    return e.DuplicateCreated(at=now, channel_id=state.channel_id, attempt=attempt, session_id=session_id)
+
+
+def _expiry(outcome: Created, now: datetime, policy: Policy) -> tuple[datetime | None, dict[str, str]]:
+    """When the token expires, and what is unread. An unknown or impossible expiry is replaced by the policy's."""
+    expires_at, unread = outcome.expires_at, outcome.unread
+    if expires_at is not None and not is_possible_expiry(expires_at, now):
+        unread = {**unread, "expires_at": expires_at.isoformat()}
+    if "expires_at" in unread:
+        expires_at = now + timedelta(milliseconds=policy.assumed_lifetime_ms)
+    return expires_at, unread
 
 
 def _overtaken(state: Session, attempt: int, now: datetime) -> list[e.Event]:
@@ -105,6 +125,7 @@ def _overtaken(state: Session, attempt: int, now: datetime) -> list[e.Event]:
             cause=Cause.OVERTAKEN,
             status=None,
             detail=str(attempt),
+            session_id=None,
             wait=Wait(ms=0, basis=WaitBasis.NONE),
             retry_at=now,
         )
@@ -143,9 +164,12 @@ def _record_failure(
         cause=outcome.cause,
         status=outcome.status,
         detail=outcome.detail,
+        session_id=outcome.session_id,
         wait=wait,
         retry_at=after(now, wait),
     )
-    if outcome.kind is FailureKind.IN_DOUBT and policy.in_doubt is InDoubt.PARK:
+    # Another attempt would be answered in the same way, and make another session.
+    parks = policy.in_doubt is InDoubt.PARK or outcome.cause is Cause.UNREADABLE_ANSWER
+    if outcome.kind is FailureKind.IN_DOUBT and parks:
         return [failed, parked(state, outcome, now)]
     return [failed, *give_up(state, failures, failed.retry_at, now, policy)]

@@ -211,4 +211,4 @@ class RequestDenied(ServiceUnreachable):
 
 
 class CredentialsRefused(ServiceError):
-    """The service refused our credentials."""
+    """The service refused our credentials, or the scope or grant that was asked for with them: `cause` says which."""

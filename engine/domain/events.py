@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
+import msgspec
+
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import Consent
 from guestledger.engine.domain.outcomes import FailureKind
@@ -90,7 +92,7 @@ class CreationDeferred(Event, frozen=True, kw_only=True):
 
     limiter: str
     denied_by: DenialReason
-    closed_by: WaitBasis | None
+    closed_by: WaitBasis | None = None
     """For a pause: what the server said."""
     wait: Wait
     retry_at: datetime
@@ -121,6 +123,8 @@ class CreationFailed(Event, frozen=True, kw_only=True):
     cause: Cause
     status: int | None
     detail: str
+    session_id: str | None = None
+    """The provider's id of a session that it made, but that nobody can use: the rest of its answer cannot be read."""
     wait: Wait | None
     retry_at: datetime | None
 
@@ -132,8 +136,10 @@ class SessionCreated(Event, frozen=True, kw_only=True):
     session_id: str
     guest_token: Personal
     expires_at: datetime | None
-    """`None`: the token does not expire."""
+    """`None`: the token does not expire. Assumed by the policy if it is `unread`."""
     status: str
+    unread: dict[str, str] = msgspec.field(default_factory=dict)
+    """What could not be read of the answer, as given, by the names of these fields."""
     attempt_latency_ms: int
     latency_ms: int
     """Since the request was accepted, waits included."""

@@ -50,6 +50,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     exhausted: ExhaustedQuota | None = None
     observation: Observation = Observation.FAILED
     """What the failure says about the API: a properly rejected request is a `SUCCESS`."""
+    session_id: str | None = None
+    """The provider's id of a session that it made, but that nobody can use: the rest of its answer cannot be read."""
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +77,8 @@ class Created(Guarded, frozen=True, kw_only=True):
     expires_at: datetime | None
     """`None`: the token does not expire."""
     status: str
+    unread: dict[str, str] = msgspec.field(default_factory=dict)
+    """What cannot be read of the answer, as given, by the names of these fields. With `expires_at` the expiry is unknown."""
     latency_ms: int
     exhausted: ExhaustedQuota | None = None
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from guestledger.engine.domain.commands import Resolve
 from guestledger.engine.domain.errors import InvalidRequest, ResolutionRefused
+from guestledger.engine.domain.expiry import is_possible_expiry
 from guestledger.engine.domain.outcomes import Adoption, Resolution
 from guestledger.engine.domain.request import checked_text
 from guestledger.engine.domain.session import Session, Status
@@ -40,6 +41,8 @@ class Resolver:
             key = f"{_ADOPTED}{resolution.session_id}"
 
         def command(now: datetime) -> Resolve:
+            if isinstance(resolution, Adoption) and not is_possible_expiry(resolution.expires_at, now):
+                raise InvalidRequest("expiresAt", "is not a time from 2000 to a hundred years from now")
             return Resolve(resolution=resolution, decided_by=decided_by, reason=reason, now=now)
 
         def refused(state: Session) -> ResolutionRefused:

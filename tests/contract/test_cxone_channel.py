@@ -224,17 +224,38 @@ async def test_every_other_status_says_whether_to_retry(raw, client_of, status, 
     "body",
     [
         b"",
-        b"{}",
-        b'{"status":"active"}',
-        b'{"status":1,"supportedProtocols":[]}',
-        b'{"status":"","supportedProtocols":[]}',
+        b"<html>",
+        b'{"status":"active"',
     ],
 )
-async def test_unreadable_channel_may_be_retried(raw, client_of, body):
+async def test_channel_answer_that_is_not_json_may_be_retried(raw, client_of, body):
     async with raw.server(raw.token, raw.http(200, body)) as server, client_of(server) as client:
         found = await client.look_up_channel("ch_1")
     assert (found.kind, found.cause, found.status) == (FailureKind.UNAVAILABLE, Cause.UNREADABLE_ANSWER, 200)
     assert found.detail
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"{}", "status: absent"),
+        (b'{"status":"active"}', "supportedProtocols: absent"),
+        (b'{"status":1,"supportedProtocols":[]}', "status: 1"),
+        (b'{"status":"","supportedProtocols":[]}', 'status: ""'),
+        (b'{"status":"active","supportedProtocols":"web_chat"}', 'supportedProtocols: "web_chat"'),
+    ],
+)
+async def test_channel_answer_of_another_shape_is_final(raw, client_of, body, detail):
+    async with raw.server(raw.token, raw.http(200, body)) as server, client_of(server) as client:
+        found = await client.look_up_channel("ch_1")
+    assert (found.kind, found.cause, found.detail) == (FailureKind.FINAL, Cause.UNREADABLE_ANSWER, detail)
+
+
+async def test_unreadable_protocols_are_skipped(raw, client_of):
+    body = b'{"status":"active","supportedProtocols":[null,7,"",{"a":1},"web_chat"]}'
+    async with raw.server(raw.token, raw.http(200, body)) as server, client_of(server) as client:
+        found = await client.look_up_channel("ch_1")
+    assert (found.problem, found.protocols) == (None, ("web_chat",))
 
 
 async def test_refused_connection_is_unsent(nobody, client_of, with_token):

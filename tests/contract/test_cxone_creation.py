@@ -502,11 +502,8 @@ async def test_answer_that_is_not_http_is_in_doubt(raw, client_of, session, answ
         CREATED[:-1],
         CREATED.replace(b"sess_9d4e8f1a", b""),
         CREATED.replace(b"sess_9d4e8f1a", b"sess\\u0000"),
-        CREATED.replace(b"15:22:00Z", b"15:22:00"),
-        CREATED.replace(b"2024-05-20T15:22:00Z", b"tomorrow"),
-        CREATED.replace(b"2024-05-20T15:22:00Z", b"9999-12-31T23:59:59-01:00"),
         CREATED.replace(b'"gt_7x2k9m4p8q1w"', b"null"),
-        CREATED + b" " * 70_000,
+        b" " * 2**21 + CREATED,
     ],
 )
 async def test_unreadable_success_is_in_doubt(raw, client_of, session, body):
@@ -519,7 +516,7 @@ async def test_unreadable_success_is_in_doubt(raw, client_of, session, body):
 @pytest.mark.parametrize(
     "answer",
     [
-        b"HTTP/1.1 201 x\r\nContent-Length: 1000\r\n\r\n" + CREATED,
+        b"HTTP/1.1 201 x\r\nContent-Length: 1000\r\n\r\n" + CREATED[:-1],
         b"HTTP/1.1 201 x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + CREATED,
         b"HTTP/1.1 201 x\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\nnot gzip!",
     ],

@@ -147,15 +147,27 @@ async def test_late_401_for_an_old_token_keeps_the_new_one(simulator, client_of)
 
 
 @pytest.mark.parametrize(
-    ("status", "cause"), [(400, Cause.REJECTED), (401, Cause.UNAUTHORIZED), (403, Cause.FORBIDDEN)]
+    ("status", "error", "cause"),
+    [
+        (400, b"", Cause.REJECTED),
+        (401, b"", Cause.UNAUTHORIZED),
+        (403, b"", Cause.FORBIDDEN),
+        (400, b"invalid_request", Cause.REJECTED),
+        (400, b"invalid_client", Cause.UNAUTHORIZED),
+        (400, b"invalid_scope", Cause.SCOPE_REFUSED),
+        (403, b"invalid_scope", Cause.SCOPE_REFUSED),
+        (400, b"unauthorized_client", Cause.GRANT_REFUSED),
+        (400, b"unsupported_grant_type", Cause.GRANT_REFUSED),
+    ],
 )
-async def test_refused_credentials_are_not_retried(raw, client_of, status, cause):
-    async with raw.server(raw.http(status, b'{"error":"invalid_client"}')) as server, client_of(server) as client:
+async def test_refused_credentials_are_not_retried(raw, client_of, status, error, cause):
+    async with raw.server(raw.http(status, b'{"error":"' + error + b'"}')) as server, client_of(server) as client:
         with pytest.raises(CredentialsRefused) as caught:
             await client.ready()
-    error = caught.value
-    assert (error.service, error.cause) == ("token endpoint", cause)
-    assert error.detail == f"{server.url.removeprefix('http://')}, HTTP {status}"
+    refusal = caught.value
+    assert (refusal.service, refusal.cause) == ("token endpoint", cause)
+    facts = (server.url.removeprefix("http://"), f"HTTP {status}", error.decode())
+    assert refusal.detail == ", ".join(filter(None, facts))
     assert len(server.requests) == 1
 
 
@@ -286,10 +298,6 @@ async def test_timeout_of_the_token_endpoint_names_the_limit(raw, client_of, qui
         b"\xff\xfe",
         b"[]",
         b"{}",
-        b'{"access_token":"a","token_type":"Bearer"}',
-        b'{"access_token":"a","expires_in":0}',
-        b'{"access_token":"a","expires_in":-5}',
-        b'{"access_token":"a","expires_in":"soon"}',
         b'{"access_token":"","expires_in":3600}',
         b'{"access_token":"a\\r\\nX-Evil: 1","expires_in":3600}',
         b'{"access_token":"a","token_type":"mac","expires_in":3600}',

@@ -21,7 +21,7 @@ from guestledger import (
     contract_form,
     parse_request,
 )
-from guestledger.adapters.cxone.answers import Decoders, creation_purpose, lookup_purpose
+from guestledger.adapters.cxone.answers import Reader, creation_purpose, lookup_purpose
 from guestledger.adapters.http.transport import Answer
 from tests.docs.blocks import ROOT, blocks_of, the_file
 from tests.docs.scenario import Scenario, scenario
@@ -112,14 +112,14 @@ async def test_requests_and_answers_are_as_shown(running: Scenario) -> None:
     assert channel[2]["Authorization"] == creation[2]["Authorization"] == "Bearer eyJ0"
 
 
-@pytest.mark.parametrize("missing", ["sessionId", "token", "expiresAt", "status"])
+@pytest.mark.parametrize("missing", ["sessionId", "token"])
 def test_fields_that_the_page_calls_required_are(missing: str) -> None:
     answer = page("creation-answer.json")
-    decoders, purpose = Decoders(PROFILE), creation_purpose(PROFILE)
-    made = decoders.created(Answer(status=201, body=json.dumps(answer).encode()), purpose, 1)
+    reader, purpose = Reader(PROFILE), creation_purpose(PROFILE)
+    made = reader.created(Answer(status=201, body=json.dumps(answer).encode()), purpose, 1)
     assert type(made).__name__ == "Created"
     del answer[missing]
-    failed = decoders.created(Answer(status=201, body=json.dumps(answer).encode()), purpose, 1)
+    failed = reader.created(Answer(status=201, body=json.dumps(answer).encode()), purpose, 1)
     assert type(failed).__name__ == "Failed"
     assert lookup_purpose(PROFILE).scope in TEXT
 

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import (
@@ -142,13 +144,15 @@ def _creation(event: e.Event, state: Session, policy: Policy) -> Command | None:
                 cause=event.cause,
                 status=event.status,
                 detail=event.detail,
+                session_id=event.session_id,
                 retry_after=_retry_after(event.wait),
             )
             jitter = _jitter(event.wait, tries, policy.creation)
             return RecordAttempt(attempt=event.attempt, outcome=failed, now=now, jitter=jitter)
         case e.SessionCreated():
             created = _created(event.session_id, event.guest_token, event.expires_at, event.attempt_latency_ms)
-            return RecordAttempt(attempt=event.attempt, outcome=created, now=now, jitter=0.0)
+            outcome = replace(created, unread=event.unread)
+            return RecordAttempt(attempt=event.attempt, outcome=outcome, now=now, jitter=0.0)
         case e.SessionAbandoned():
             return EnforceDeadline(now=now)
         case e.TokenExpired():

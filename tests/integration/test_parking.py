@@ -193,6 +193,8 @@ async def test_an_invalid_decision_is_rejected_and_not_recorded(parking: Any, si
         wrong: list[dict[str, Any]] = [
             {"session_id": ""},
             {"expires_at": datetime(2024, 5, 20)},  # noqa: DTZ001 - this is the fault
+            {"expires_at": datetime.max.replace(tzinfo=UTC)},
+            {"expires_at": datetime.min.replace(tzinfo=UTC)},
             {"guest_token": "gt two"},
             {"guest_token": ""},
         ]

@@ -101,6 +101,17 @@ def test_the_second_answer_is_the_duplicate_even_of_a_later_attempt() -> None:
     given(*adopted).when(answer(created(session_id="sess_second"), attempt=2)).then(was_duplicated(2, "sess_second"))
 
 
+@pytest.mark.parametrize("history", [*STILL_WAITING.values(), *SETTLED.values()], ids=[*STILL_WAITING, *SETTLED])
+def test_a_late_answer_with_an_unusable_session_is_kept(history: tuple[e.Event, ...]) -> None:
+    unusable = Failed(kind=FailureKind.IN_DOUBT, cause=Cause.UNREADABLE_ANSWER, status=201, session_id="sess_late")
+    before = given(*history)
+    then = before.when(answer(unusable, attempt=1, now=at(4)))
+    assert [type(event) for event in then.events] == [e.DuplicateCreated]
+    assert then.state.status is before.state.status
+    assert then.state.duplicates == ("sess_late",)
+    assert given(*history, *then.events).when(answer(unusable, attempt=1, now=at(5))).events == ()
+
+
 def test_two_attempts_with_the_same_session_make_no_duplicate() -> None:
     adopted = (*SECOND_ATTEMPT, was_created(1, session_id="sess_same"))
     given(*adopted).when(answer(created(session_id="sess_same"), attempt=2)).then_nothing()

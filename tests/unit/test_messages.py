@@ -119,6 +119,15 @@ LINES = [
     (RequestDenied("provider", "api", CLOSED), "until 2030-01-01T00:00:00Z: rate limiter 'api': the server asked"),
     (CredentialsRefused("token endpoint", Cause.UNAUTHORIZED), "GUESTLEDGER_CXONE_CLIENT_SECRET"),
     (
+        CredentialsRefused("token endpoint", Cause.UNAUTHORIZED, "host:443, invalid_client"),
+        "refused the credentials: host:443, invalid_client: check GUESTLEDGER_CXONE_CLIENT_ID",
+    ),
+    (
+        CredentialsRefused("token endpoint", Cause.SCOPE_REFUSED, "host:443, invalid_scope"),
+        "refused the request: the scope that is asked for is not granted: host:443, invalid_scope: check the client's scopes",
+    ),
+    (CredentialsRefused("token endpoint", Cause.GRANT_REFUSED), "`Profile(grant=…)`"),
+    (
         ServiceUnreachable("database", Cause.CONNECTION_REFUSED),
         "the database cannot be used: the connection was refused: check GUESTLEDGER_DATABASE_URL",
     ),

@@ -14,9 +14,8 @@ from rich.pretty import pretty_repr
 
 from guestledger import adapters, engine
 from guestledger.adapters.cxone import payload
-from guestledger.adapters.cxone.answers import Answer, SessionAnswer
 from guestledger.adapters.cxone.payload import creation_body
-from guestledger.adapters.http.token_source import TokenAnswer
+from guestledger.adapters.http.transport import Answer
 from guestledger.adapters.postgres.log.batch import Proposal
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
@@ -87,8 +86,6 @@ HOLDERS: dict[str, Any] = {
     "a creation request": PreparedCreation(body=creation_body(given(*ACTIVE).state), request_sha256=FINGERPRINT),
     "its fields": payload._Attributes(FINGERPRINT, 0, 1),
     "an answer": Answer(status=201, body=TOKEN.encode()),
-    "a new session": SessionAnswer(session_id="s", token=TOKEN, expires_at=START, status="active"),
-    "an access token": TokenAnswer(access_token=TOKEN, expires_in=60),
     "a notice": _notice(given(*ACTIVE).state),
     "settings": Settings(
         database_url=f"postgresql://user:{PASSWORD}@host/db",

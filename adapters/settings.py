@@ -68,6 +68,12 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """How long a stopping scheduler waits for work in flight. Other workers take over the rest."""
 
     def __post_init__(self) -> None:
+        # Secrets in files and variables often end in a line break.
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if isinstance(value, str) and not isinstance(value, InDoubt):
+                kept = value.strip() if field.endswith("_url") else value.rstrip("\r\n")
+                msgspec.structs.force_setattr(self, field, kept)
         # Settings made in code are not validated by msgspec.
         for field, minimum in _MINIMA.items():
             number = getattr(self, field)
@@ -77,7 +83,9 @@ class Settings(Guarded, frozen=True, kw_only=True):
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Read the settings from the environment. An empty variable counts as unset. Raise `InvalidSettings`."""
-        given = {field: text for field in cls.__struct_fields__ if (text := environ.get(variable(field)))}
+        given = {
+            field: text for field in cls.__struct_fields__ if (text := environ.get(variable(field), "").rstrip("\r\n"))
+        }
         try:
             return msgspec.convert(given, cls, strict=False, dec_hook=lambda kind, value: kind(value))
         except msgspec.ValidationError as error:

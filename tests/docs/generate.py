@@ -47,7 +47,7 @@ _SETTINGS = f"""{_GENERATED}
 # Which settings are there?
 
 Each variable is a field of `Settings`: `Settings.from_env()` reads the environment, `Settings(database_url=…)` is the same in
-code. An empty variable counts as unset. An invalid one raises `InvalidSettings`, which names the variable and never its value.
+code. An empty variable counts as unset; line breaks at the end are dropped. An invalid one raises `InvalidSettings`, which names the variable and never its value.
 All processes on one ledger should have the same settings.
 
 ## Environment variables

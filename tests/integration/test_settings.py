@@ -1,8 +1,14 @@
 """Settings from the environment, as a ledger uses them."""
 
+import base64
+
+import pytest
+from standardwebhooks import Webhook
+
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
+from tests.integration.plain_sql import SCHEMA
 from tests.unit.samples import request
 
 
@@ -23,3 +29,32 @@ async def test_a_url_scheme_in_capitals_is_accepted(ledger_url: str, simulator: 
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
 
     assert session.status == "active"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+async def test_a_line_break_at_the_end_of_a_setting_is_dropped(ledger_url: str, end: str) -> None:
+    async with Simulator() as simulator:
+        secret = "whsec_" + base64.b64encode(b"a key of twenty-four byte").decode()
+        settings = Settings.from_env(
+            {
+                "GUESTLEDGER_DATABASE_URL": ledger_url + end,
+                "GUESTLEDGER_SCHEMA": SCHEMA + end,
+                "GUESTLEDGER_CXONE_URL": simulator.url + end,
+                "GUESTLEDGER_CXONE_CLIENT_ID": simulator.client_id + end,
+                "GUESTLEDGER_CXONE_CLIENT_SECRET": simulator.client_secret + end,
+                "GUESTLEDGER_WEBHOOK_URL": simulator.webhook_url + end,
+                "GUESTLEDGER_WEBHOOK_SECRET": secret + end,
+                "GUESTLEDGER_WEBHOOK_ALLOW_PRIVATE": "1" + end,
+            }
+        )
+        async with connect(settings, scheduler=False) as ledger:
+            assert (await ledger.open_session(request())).status == "active"
+            assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
+        sent = simulator.webhooks[0]
+        Webhook(secret).verify(sent.body, sent.headers)
+
+
+def test_only_line_breaks_at_the_end_are_dropped() -> None:
+    made = Settings(cxone_url=" https://host/root\n", cxone_client_id="id\n", cxone_client_secret=" s\n t \n")
+    assert (made.cxone_url, made.cxone_client_id, made.cxone_client_secret) == ("https://host/root", "id", " s\n t ")
+    assert Settings.from_env({"GUESTLEDGER_CXONE_CLIENT_SECRET": "\n"}).cxone_client_secret == ""

@@ -167,13 +167,16 @@ class Ledger:
         return await self._resolver.resolve(history, resolution, decided_by=decided_by, reason=reason)
 
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
-        """Yield the matching sessions, oldest first, including everything committed before the call."""
+        """Yield the matching sessions, oldest first unless `wanted` says otherwise, with everything committed before the call.
+
+        No connection is held between rows: stop reading at any of them.
+        """
         await self._read_models.catch_up()
         async for row in self._read_models.sessions(wanted):
             yield row
 
     async def audit(self, wanted: AuditFilter = AuditFilter()) -> AsyncIterator[AuditEntry]:
-        """Yield the matching audit entries, oldest first, including everything committed before the call."""
+        """Yield the matching audit entries, as `sessions` does; their order is that of `timestamp`."""
         await self._read_models.catch_up()
         async for entry in self._read_models.audit(wanted):
             yield entry

@@ -92,7 +92,8 @@ async def _show(console: Console, ledger: guestledger.Ledger, channel: str, answ
     console.print("Outcome: " + ", ".join(f"{number} {status}" for status, number in outcomes.items()))
     console.print("\nMetrics", style="bold")
     console.print(metrics_table(await ledger.metrics(guestledger.MetricsFilter(channel_id=channel))))
-    entry = [entry async for entry in ledger.audit(guestledger.AuditFilter(channel_id=channel))][-1]
+    newest = guestledger.AuditFilter(channel_id=channel, newest_first=True, limit=1)
+    [entry] = [entry async for entry in ledger.audit(newest)]
     console.print("\nOne audit entry", style="bold")
     console.print_json(msgspec.json.encode(guestledger.contract_form(entry)).decode())
     console.print("\nReplay of that session", style="bold")

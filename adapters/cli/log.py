@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ def events(
     since: Since = None,
     until: Until = None,
     follow: Annotated[bool, typer.Option("--follow", help="Then wait for new events, until interrupted.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, max=2**62, help="End after this many.")] = None,
     json: Json = False,
 ) -> None:
     """Print the event log in order. Personal data is masked."""
@@ -36,7 +37,7 @@ def events(
         raise typer.BadParameter(str(error), param_hint="--type") from None
     if follow and until is not None:
         raise typer.BadParameter("does not go with --follow", param_hint="--until")
-    run(_events(after, wanted, follow=follow, json=json))
+    run(_events(after, wanted, limit, follow=follow, json=json))
 
 
 @commands.command()
@@ -50,15 +51,17 @@ def consumers(
     run(_consumers(forget, json=json))
 
 
-async def _events(after: int, wanted: guestledger.EventFilter, *, follow: bool, json: bool) -> None:
-    write = _Lines(json=json).write
+async def _events(after: int, wanted: guestledger.EventFilter, limit: int | None, *, follow: bool, json: bool) -> None:
+    lines = _Lines(limit, json=json)
     async with opened() as ledger:
         if follow:
             async for batch in _until_signalled(ledger.events.tail(after=after, wanted=wanted)):
-                write(batch.events)
+                if not lines.write(batch.events):
+                    break
         else:
             async for found in ledger.events.read(after=after, wanted=wanted):
-                write(found)
+                if not lines.write(found):
+                    break
 
 
 async def _consumers(forget: str | None, *, json: bool) -> None:
@@ -80,14 +83,17 @@ async def _until_signalled(batches: AsyncIterator[guestledger.Batch]) -> AsyncIt
 
 
 class _Lines:
-    def __init__(self, *, json: bool) -> None:
+    def __init__(self, limit: int | None, *, json: bool) -> None:
         self._json = json
+        self._left = limit
         self._day: date | None = None
 
-    def write(self, events: Iterable[guestledger.RecordedEvent]) -> None:
-        """Write these, one a line; people get a line for each new day too."""
+    def write(self, events: Sequence[guestledger.RecordedEvent]) -> bool:
+        """Write these, one a line; people get a line for each new day too. False: no more are wanted."""
         from guestledger.engine.log.codec import wire_name
 
+        events = events[: self._left]
+        self._left = None if self._left is None else self._left - len(events)
         for recorded in events:
             if self._json:
                 show.write_json(_event_json(recorded))
@@ -100,6 +106,7 @@ class _Lines:
             name = wire_name(recorded.event)
             sys.stdout.write(f"{recorded.position:7} {time} {recorded.stream_id} {recorded.version:2} {name}\n")
         sys.stdout.flush()
+        return self._left != 0
 
 
 def _table(rows: Iterable[guestledger.ConsumerRow]) -> Table:

@@ -1,7 +1,8 @@
 """Options that several commands share."""
 
 import getpass
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
@@ -10,14 +11,25 @@ import typer
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
+_AGO = re.compile(
+    r"(\d+) ?(?:(s|sec|seconds?)|(m|min|minutes?)|(h|hours?)|(d|days?)|(w|weeks?))(?: ago)?", re.ASCII | re.IGNORECASE
+)
+_UNITS = ("seconds", "minutes", "hours", "days", "weeks")
+
+
 def moment(text: str) -> datetime:
-    """Parse a time; UTC unless it has an offset. Raise `typer.BadParameter`."""
+    """Parse a time (UTC unless it has an offset), or a span before now such as `2 days ago` or `90m`.
+
+    Raise `typer.BadParameter`.
+    """
     try:
+        if ago := _AGO.fullmatch(text.strip()):
+            unit = next(name for name, given in zip(_UNITS, ago.groups()[1:], strict=True) if given)
+            return datetime.now(UTC) - timedelta(**{unit: int(ago[1])})
         found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a time such as 2024-05-20T14:22:00Z") from None
-    try:
         return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a time such as 2024-05-20T14:22:00Z or '2 days ago'") from None
     except OverflowError:
         raise typer.BadParameter(f"{text!r} is not within the years 1 to 9999 in UTC") from None
 
@@ -40,7 +52,12 @@ def login() -> str:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 Channel = Annotated[str | None, typer.Option(help="Only this channel.")]
-Since = Annotated[datetime | None, typer.Option(parser=moment, metavar="TIME", help="From this time on (UTC).")]
-Until = Annotated[datetime | None, typer.Option(parser=moment, metavar="TIME", help="Before this time (UTC).")]
+Since = Annotated[
+    datetime | None, typer.Option(parser=moment, metavar="TIME", help="From this time on: UTC, or '2 days ago'.")
+]
+Until = Annotated[
+    datetime | None, typer.Option(parser=moment, metavar="TIME", help="Before this time: UTC, or '2 days ago'.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, max=2**31, help="At most this many. Default: 1,000 in a table.")]
 By = Annotated[str | None, typer.Option("--by", help="Who decides, for the history. Default: the login name.")]
 Session = Annotated[str, typer.Argument(help="The session's id: the engine's or the provider's.")]

@@ -11,7 +11,7 @@ from rich.table import Table
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.messages import session_reason
-from guestledger.adapters.cli.options import Channel, Json, Since, Until, choice
+from guestledger.adapters.cli.options import Channel, Json, Limit, Since, Until, choice
 from guestledger.adapters.cli.running import reading, run
 
 commands = typer.Typer()
@@ -27,20 +27,32 @@ def sessions(
     in_doubt: Annotated[
         bool, typer.Option("--in-doubt", help="Only those with an attempt still in doubt, whatever came after it.")
     ] = False,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """List the sessions, oldest first."""
+    """List the sessions, newest first. `--since` and `--until` are about when they were opened."""
 
     async def read() -> None:
-        statuses = tuple(choice(guestledger.Status, text, "--status") for text in status or ())
+        wanted = guestledger.SessionFilter(
+            channel_id=channel,
+            statuses=tuple(choice(guestledger.Status, text, "--status") for text in status or ()),
+            since=since,
+            until=until,
+            in_doubt=in_doubt,
+            newest_first=True,
+            limit=show.wanted_rows(limit, json=json),
+        )
         async with reading() as ledger:
-            rows = ledger.sessions(guestledger.SessionFilter(channel_id=channel, statuses=statuses, in_doubt=in_doubt))
-            if not json:
-                console = show.console()
-                console.print(await show.filled(_session_cells(console.width), rows, wraps=_WRAPS))
+            rows = ledger.sessions(wanted)
+            if json:
+                async for row in rows:
+                    show.write_json(show.camel_json(row))
                 return
-            async for row in rows:
-                show.write_json(show.camel_json(row))
+            found = [row async for row in rows]
+        console = show.console()
+        console.print(show.filled(_session_cells(console.width), found, limit, wraps=_WRAPS))
 
     run(read())
 
@@ -70,23 +82,32 @@ def audit(
         str | None, typer.Option(help="Only this compliance status, such as verified or refused.")
     ] = None,
     session: Annotated[str | None, typer.Option(help="Only this session, by either of its ids.")] = None,
+    limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """Show the audit log, oldest first. `--json` is in the contract's format and contains IP addresses."""
+    """Show the audit log, newest first. `--json` is in the contract's format and contains IP addresses."""
 
     async def read() -> None:
         wanted_status = None if status is None else choice(guestledger.ComplianceStatus, status, "--status")
         async with reading() as ledger:
             stream_id = None if session is None else (await ledger.session(session)).id
             wanted = guestledger.AuditFilter(
-                channel_id=channel, since=since, until=until, status=wanted_status, id=stream_id
+                channel_id=channel,
+                since=since,
+                until=until,
+                status=wanted_status,
+                id=stream_id,
+                newest_first=True,
+                limit=show.wanted_rows(limit, json=json),
             )
-            if not json:
-                console = show.console()
-                console.print(await show.filled(_audit_cells(console.width), ledger.audit(wanted), wraps=_WRAPS))
+            entries = ledger.audit(wanted)
+            if json:
+                async for entry in entries:
+                    show.write_json(guestledger.contract_form(entry))
                 return
-            async for entry in ledger.audit(wanted):
-                show.write_json(guestledger.contract_form(entry))
+            found = [entry async for entry in entries]
+        console = show.console()
+        console.print(show.filled(_audit_cells(console.width), found, limit, wraps=_WRAPS))
 
     run(read())
 
@@ -128,13 +149,14 @@ def _session_cells(width: int) -> show.Cells[guestledger.SessionRow]:
     cells: dict[str, Callable[[guestledger.SessionRow], object]] = {
         "id": lambda row: row.id,
         "status": lambda row: row.status,
+        "opened": lambda row: show.ago(row.opened_at),
         "channel": lambda row: row.channel_id,
-        "ms": lambda row: row.latency_ms,
     }
     if width >= show.WIDE:
         cells |= {
+            "ms": lambda row: row.latency_ms,
             "remote session": lambda row: row.session_id,
-            "opened": lambda row: show.time(row.opened_at),
+            "opened at": lambda row: show.time(row.opened_at),
             "attempts": lambda row: row.attempts,
             "in doubt": lambda row: ", ".join(map(str, row.in_doubt)) or None,
         }
@@ -147,10 +169,11 @@ def _audit_cells(width: int) -> show.Cells[guestledger.AuditEntry]:
     cells: dict[str, Callable[[guestledger.AuditEntry], object]] = {
         "id": lambda entry: entry.id,
         "compliance": lambda entry: entry.compliance_status,
-        "time": lambda entry: show.time(entry.timestamp),
+        "recorded": lambda entry: show.ago(entry.timestamp),
     }
     if width >= show.WIDE:
         cells |= {
+            "time": lambda entry: show.time(entry.timestamp),
             "channel": lambda entry: entry.channel_id,
             "remote session": lambda entry: entry.session_id,
             "consent": lambda entry: "recorded" if entry.consent_recorded else "refused",

@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -70,15 +70,33 @@ def add_row(to: Table, *values: object) -> None:
     to.add_row(*(Text("" if value is None else str(value), no_wrap=False) for value in values))
 
 
-async def filled(cells: Cells[Row], rows: AsyncIterator[Row], *, wraps: Container[str]) -> Table:
-    """Return a table with a column for each of `cells` and at most `MAX_IN_TABLE` rows."""
+def filled(cells: Cells[Row], rows: Sequence[Row], limit: int | None, *, wraps: Container[str]) -> Table:
+    """Return a table of `rows` with a column for each of `cells`: at most `limit` rows, by default `MAX_IN_TABLE`."""
     made = table(*cells, wraps=wraps)
-    async for row in rows:
-        if made.row_count == MAX_IN_TABLE:
-            made.caption = f"the first {MAX_IN_TABLE}: filter, or use --json for all"
-            break
+    shown = rows[: limit or MAX_IN_TABLE]
+    for row in shown:
         add_row(made, *(cell(row) for cell in cells.values()))
+    if len(rows) > len(shown):
+        made.caption = f"the newest {len(shown)}: filter, use --limit for more, or --json for all"
     return made
+
+
+def wanted_rows(limit: int | None, *, json: bool) -> int | None:
+    """Return how many rows to read; `None`: all. For a table one more than it shows, so that it can say so."""
+    return limit if json else (limit or MAX_IN_TABLE) + 1
+
+
+def ago(moment: datetime | None) -> str | None:
+    """Format how long ago a UTC time was, by this machine's clock."""
+    if moment is None:
+        return None
+    seconds = round((datetime.now(UTC) - moment).total_seconds())
+    span = abs(seconds)
+    for unit, size, limit in (("s", 1, 60), ("min", 60, 60), ("h", 3_600, 48), ("days", 86_400, 0)):
+        if not limit or span < size * limit:
+            text = f"{span // size} {unit}"
+            break
+    return f"{text} ago" if seconds >= 0 else f"in {text}"
 
 
 def time(moment: datetime | None, day: date | None = None, between: str = " ") -> str | None:

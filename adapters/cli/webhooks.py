@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.messages import error_line, letter_reason
-from guestledger.adapters.cli.options import By, Json, login
+from guestledger.adapters.cli.options import By, Json, Limit, Since, Until, login
 from guestledger.adapters.cli.running import opened, run, say
 
 commands = typer.Typer(no_args_is_help=True, help="List failed webhook deliveries and send them again.")
 
 
 @commands.command("list")
-def list_all(json: Json = False) -> None:
-    """List the dead letters, oldest first: notices whose delivery failed for good."""
+def list_all(since: Since = None, until: Until = None, limit: Limit = None, json: Json = False) -> None:
+    """List the dead letters, newest first: notices whose delivery failed for good."""
 
     async def read() -> None:
         async with opened() as ledger:
             with show.progress(None, "reading the log"):
                 letters = await ledger.webhooks.dead_letters()
+        found = [
+            letter
+            for letter in reversed(letters)
+            if (since is None or letter.abandoned_at >= since) and (until is None or letter.abandoned_at < until)
+        ]
         if json:
-            for letter in letters:
+            for letter in found[:limit]:
                 show.write_json(show.camel_json(letter))
         else:
             console = show.console()
-            console.print(_table(letters, console.width))
+            console.print(show.filled(_cells(console.width), found, limit, wraps=("channel", "reason")))
 
     run(read())
 
@@ -81,13 +86,16 @@ async def _requested(ledger: guestledger.Ledger, session: str, requested_by: str
     return True
 
 
-def _table(letters: list[guestledger.DeadLetter], width: int) -> Table:
-    more = ("channel", "attempts") if width >= show.WIDE else ()
-    table = show.table("id", "given up", *more, "reason", wraps=("channel", "reason"))
-    for letter in letters[: show.MAX_IN_TABLE]:
-        given_up = f"{letter.abandoned_at:%Y-%m-%d %H:%M:%S}"
-        values = (letter.channel_id, letter.attempts) if more else ()
-        show.add_row(table, letter.id, given_up, *values, letter_reason(letter))
-    if len(letters) > show.MAX_IN_TABLE:
-        table.caption = f"the first {show.MAX_IN_TABLE}: use --json for all"
-    return table
+def _cells(width: int) -> show.Cells[guestledger.DeadLetter]:
+    cells: dict[str, Callable[[guestledger.DeadLetter], object]] = {
+        "id": lambda letter: letter.id,
+        "given up": lambda letter: show.ago(letter.abandoned_at),
+    }
+    if width >= show.WIDE:
+        cells |= {
+            "at": lambda letter: show.time(letter.abandoned_at),
+            "channel": lambda letter: letter.channel_id,
+            "attempts": lambda letter: letter.attempts,
+        }
+    cells["reason"] = letter_reason
+    return cells

@@ -36,7 +36,7 @@ class ReadModels(Protocol):
         ...
 
     def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
-        """Oldest first."""
+        """Those that match now, each once, in the order wanted. No connection is held between rows."""
         ...
 
     async def stream_of(self, wanted: str) -> UUID | None:
@@ -44,7 +44,7 @@ class ReadModels(Protocol):
         ...
 
     def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
-        """Oldest first."""
+        """As `sessions`."""
         ...
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:

@@ -48,13 +48,16 @@ class AuditEntry(Guarded, frozen=True, kw_only=True):
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries to return. `since` is inclusive, `until` exclusive."""
+    """Which entries to return, and in which order. `since` is inclusive, `until` exclusive."""
 
     channel_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     status: ComplianceStatus | None = None
     id: UUID | None = None
+    newest_first: bool = False
+    limit: int | None = None
+    """At most this many; `None`: all."""
 
 
 def contract_form(entry: AuditEntry) -> dict[str, Any]:

@@ -38,17 +38,22 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sessions to return."""
+    """Which sessions to return, and in which order. `since` is inclusive, `until` exclusive: when they were opened."""
 
     channel_id: str | None = None
     statuses: tuple[Status, ...] = ()
     ids: tuple[UUID, ...] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
     expires_after: datetime | None = None
     """Only those whose token expires later."""
     expires_until: datetime | None = None
     """Only those whose token expires by then."""
     in_doubt: bool = False
     """Only those with an attempt still in doubt."""
+    newest_first: bool = False
+    limit: int | None = None
+    """At most this many; `None`: all."""
 
 
 _SHARED = [name for name in SessionRow.__struct_fields__ if name in Session.__struct_fields__]

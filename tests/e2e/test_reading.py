@@ -77,11 +77,11 @@ async def shown(runtime_server: str, migrated_template: str) -> AsyncIterator[Sh
         yield Shown(environment(database_url, webhook_url=simulator.webhook_url), sessions)
 
 
-async def test_sessions_are_listed_in_order_of_opening(shown: Shown):
+async def test_sessions_are_listed_newest_first(shown: Shown):
     listed = await shown.run("sessions", "--json")
 
     assert (listed.code, listed.err) == (0, "")
-    assert [row["status"] for row in listed.out] == list(KNOBS)
+    assert [row["status"] for row in listed.out] == list(KNOBS)[::-1]
     for row in listed.out:
         session = shown.sessions[row["status"]]
         assert row["id"] == str(session.id)
@@ -98,8 +98,8 @@ async def test_sessions_are_filtered_by_channel_and_statuses(shown: Shown):
         shown.run("sessions", "--json", "--status", "refused", "--status", "throttled", "--channel", "ch_refused"),
     )
 
-    assert [row["status"] for row in of_status.out] == ["refused", "throttled"]
-    assert of_both.out == of_status.out[:1]
+    assert [row["status"] for row in of_status.out] == ["throttled", "refused"]
+    assert of_both.out == of_status.out[1:]
 
 
 async def test_metrics_count_only_created_sessions_as_success(shown: Shown):
@@ -174,16 +174,16 @@ async def test_audit_entries_are_filtered(shown: Shown):
     entries = (await shown.run("audit", "--json")).out
     times = [entry["timestamp"] for entry in entries]
     expired = shown.sessions["expired"]
-    assert times == sorted(times)
+    assert times == sorted(times, reverse=True)
 
     by_status, by_both, by_session, by_time = await asyncio.gather(
         shown.run("audit", "--json", "--status", "verified"),
         shown.run("audit", "--json", "--status", "verified", "--channel", "ch_active"),
         shown.run("audit", "--json", "--session", expired.session_id),
-        shown.run("audit", "--json", "--since", times[2], "--until", times[4]),
+        shown.run("audit", "--json", "--since", times[3], "--until", times[1]),
     )
 
-    assert [entry["channelId"] for entry in by_status.out] == ["ch_active", "ch_expired"]
+    assert [entry["channelId"] for entry in by_status.out] == ["ch_expired", "ch_active"]
     assert [entry["channelId"] for entry in by_both.out] == ["ch_active"]
     assert [entry["channelId"] for entry in by_session.out] == ["ch_expired"]
     assert by_time.out == entries[2:4]

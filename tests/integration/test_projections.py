@@ -8,14 +8,12 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import asyncpg.cursor
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guestledger.adapters.postgres.projections import projector
-from guestledger.adapters.postgres.projections import read_models as reading
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.domain.events import Event
@@ -420,54 +418,3 @@ async def test_a_session_is_found_by_the_providers_id(store: Any, read_models: P
 
     assert await read_models.stream_of("sess_9d4e8f1a") == stream_id
     assert await read_models.stream_of("sess_") is None
-
-
-# Many rows
-
-
-@pytest.mark.parametrize("table", ["audit_log", "sessions"])
-async def test_matching_rows_are_fetched_in_bounded_batches(
-    table: str, read_models: PostgresReadModels, outsider: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await outsider.execute(
-        "INSERT INTO audit_log SELECT gen_random_uuid(), now() + n * interval '1 s', NULL, 'ch_1', '', '', true, true, "
-        "NULL, NULL, 'pending' FROM generate_series(1, 1_300) AS n"
-    )
-    await outsider.execute(
-        "INSERT INTO sessions SELECT id, channel_id, 'pending', 1, timestamp, timestamp, NULL, NULL, timestamp, NULL, "
-        "NULL, NULL, 0, '{}', NULL, NULL, NULL FROM audit_log"
-    )
-    limits: list[int] = []
-    whole = asyncpg.cursor.BaseCursor._exec
-
-    async def watched(cursor: Any, limit: int, timeout: float | None) -> Any:  # noqa: ASYNC109 - asyncpg's own
-        limits.append(limit)
-        return await whole(cursor, limit, timeout)
-
-    monkeypatch.setattr(asyncpg.cursor.BaseCursor, "_exec", watched)
-    found = read_models.audit(AuditFilter()) if table == "audit_log" else read_models.sessions(SessionFilter())
-
-    first = await anext(found)
-    fetched_for_the_first = list(limits)
-    rest = await gathered(found)
-
-    assert len({row.id for row in (first, *rest)}) == 1_300
-    assert len(fetched_for_the_first) == 1
-    assert len(limits) >= 3
-    assert all(0 < limit <= reading.BATCH for limit in limits)
-
-
-async def test_a_reader_that_stops_early_returns_its_connection(
-    store: Any, new_engine: Any, outsider: asyncpg.Connection
-) -> None:
-    await put_all(store, s.OPEN, s.OPEN)
-    read_models = PostgresReadModels(new_engine(pool_size=1), "guestledger")
-    await read_models.catch_up()
-
-    async with asyncio.timeout(20):
-        for _ in range(3):
-            async for _row in read_models.sessions(SessionFilter()):
-                break
-            async for _entry in read_models.audit(AuditFilter()):
-                break
-        assert (await read_models.metrics(MetricsFilter())).pending == 2

@@ -1,12 +1,26 @@
 """Queries over the projections."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    LargeBinary,
+    Select,
+    Table,
+    Uuid,
+    any_,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.projections.projector import Projector
@@ -18,13 +32,15 @@ from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 BATCH = 500
 # As the condition of the index.
 _IN_DOUBT = SESSIONS.c.in_doubt != literal_column("'{}'")
+_ID_BYTES = 16
+_Wanted = SessionFilter | AuditFilter
 
 
 class PostgresReadModels(Projector):
     """The three projections. Each query shows the rows as of the last `catch_up`."""
 
     async def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
-        """See `ReadModels.sessions`. In bounded memory."""
+        """See `ReadModels.sessions`."""
         c = SESSIONS.c
         where: list[ColumnElement[bool]] = []
         if wanted.channel_id is not None:
@@ -33,13 +49,17 @@ class PostgresReadModels(Projector):
             where.append(c.status.in_(wanted.statuses))
         if wanted.ids is not None:
             where.append(c.id.in_(wanted.ids))
+        if wanted.since is not None:
+            where.append(c.opened_at >= wanted.since)
+        if wanted.until is not None:
+            where.append(c.opened_at < wanted.until)
         if wanted.expires_after is not None:
             where.append(c.expires_at > wanted.expires_after)
         if wanted.expires_until is not None:
             where.append(c.expires_at <= wanted.expires_until)
         if wanted.in_doubt:
             where.append(_IN_DOUBT)
-        async for row in self._rows(select(SESSIONS).where(*where).order_by(c.opened_at, c.id)):
+        async for row in self._rows(SESSIONS, where, c.opened_at, wanted):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
     async def stream_of(self, wanted: str) -> UUID | None:
@@ -54,7 +74,7 @@ class PostgresReadModels(Projector):
         return found
 
     async def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
-        """See `ReadModels.audit`. In bounded memory."""
+        """See `ReadModels.audit`."""
         c = AUDIT_LOG.c
         where: list[ColumnElement[bool]] = []
         if wanted.channel_id is not None:
@@ -67,7 +87,7 @@ class PostgresReadModels(Projector):
             where.append(c.compliance_status == wanted.status)
         if wanted.id is not None:
             where.append(c.id == wanted.id)
-        async for row in self._rows(select(AUDIT_LOG).where(*where).order_by(c.timestamp, c.id)):
+        async for row in self._rows(AUDIT_LOG, where, c.timestamp, wanted):
             yield msgspec.convert(row, AuditEntry, from_attributes=True)
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:
@@ -90,15 +110,36 @@ class PostgresReadModels(Projector):
             doubts,
         )
 
-    async def _rows(self, statement: Select[Any]) -> AsyncIterator[Any]:
-        batched = {"yield_per": BATCH}
+    async def _rows(
+        self, table: Table, where: Sequence[ColumnElement[bool]], at: ColumnElement[Any], wanted: _Wanted
+    ) -> AsyncIterator[Any]:
+        """Yield the rows that match now, each once and in order, with what they hold when their batch is read.
+
+        No connection is held between batches: a caller may stop at any row, or take its time.
+        """
+        # The ids first, 16 bytes each: a row that changes meanwhile may move in the order, and would be missed or repeated.
+        matching = select(table.c.id, at.label("at")).where(*where).order_by(*_order(at, table.c.id, wanted))
+        c = matching.limit(wanted.limit).subquery().c
+        packed = aggregate_order_by(literal(b"", LargeBinary), *_order(c.at, c.id, wanted))
+        [(ids,)] = await self._fetch(select(func.string_agg(func.uuid_send(c.id), packed)))
+        for start in range(0, len(ids or b""), _ID_BYTES * BATCH):
+            batch = ids[start : start + _ID_BYTES * BATCH]
+            page = [UUID(bytes=batch[at : at + _ID_BYTES]) for at in range(0, len(batch), _ID_BYTES)]
+            rows = await self._fetch(select(table).where(*where, table.c.id == any_(literal(page, ARRAY(Uuid)))))
+            found = {row.id: row for row in rows}
+            for id_ in page:
+                if id_ in found:
+                    yield found[id_]
+
+    async def _fetch(self, statement: Select[Any]) -> Sequence[Any]:
         with reported():
-            async with (
-                self._engine.connect() as connection,
-                connection.stream(statement, execution_options=batched) as rows,
-            ):
-                async for row in rows:
-                    yield row
+            async with self._engine.connect() as connection:
+                rows: Sequence[Any] = (await connection.execute(statement)).all()
+                return rows
+
+
+def _order(at: ColumnElement[Any], id_: ColumnElement[Any], wanted: _Wanted) -> list[ColumnElement[Any]]:
+    return [column.desc() if wanted.newest_first else column for column in (at, id_)]
 
 
 def _doubts(wanted: MetricsFilter) -> Select[Any]:

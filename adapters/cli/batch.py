@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 from uuid import UUID
 
 import guestledger
-from guestledger.adapters.cli.lines import MAX_LINE, Line
+from guestledger.adapters.cli.lines import MAX_LINE, Line, UnreadableInput
 from guestledger.adapters.cli.messages import error_line, session_reason
 from guestledger.adapters.cli.show import progress
 
 MAX_UNANSWERED = 10_000
 """How many lines are read ahead of the oldest one without an answer."""
+MAX_UNANSWERED_BYTES = 4 * 1024 * 1024
+"""How many bytes these lines may have. In memory, JSON takes up to thirty times as much."""
 _POLL_SECONDS = 0.2
 _FINISH_SECONDS = 5
 
@@ -27,8 +30,8 @@ class _NotDone(Exception):
 class OpeningBatch:
     """One run of `open`. `answered` is called as soon as a line has its answer, in any order.
 
-    Afterwards, `trouble` is the error of a service that could not be used, if any, and `short` is how many lines did not
-    end active. After `stop`, `left` is how many lines were read and not accepted, and `cut_off` how many may have been.
+    Afterwards, `trouble` is the error of a service that could not be used, if any, `unread` what ended the reading early,
+    and `short` how many lines did not end active. After `stop`, `left` is how many lines were read and not accepted, and `cut_off` how many may have been.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class OpeningBatch:
         answered: Callable[[], None] = lambda: None,
     ) -> None:
         self.trouble: guestledger.GuestledgerError | None = None
+        self.unread: UnreadableInput | None = None
         self.short = self.read = self.left = self.cut_off = 0
         self._ledger = ledger
         self._slots = asyncio.Semaphore(concurrency)
@@ -48,7 +52,9 @@ class OpeningBatch:
         self._tokens = tokens
         self._answered = answered
         self._waiting: dict[UUID, asyncio.Event] = {}
-        self._unanswered = asyncio.Semaphore(MAX_UNANSWERED)
+        self._unanswered: deque[int] = deque()  # the sizes of the lines
+        self._unanswered_bytes = 0
+        self._has_room = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
         self._in_flight: set[asyncio.Timeout] = set()
         self._stop_at: float | None = None
@@ -68,7 +74,7 @@ class OpeningBatch:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def run(self, lines: AsyncIterator[Line], write: Callable[[Answer], None]) -> None:
+    async def run(self, lines: AsyncIterator[Line], write: Callable[[Answer], Awaitable[None]]) -> None:
         """Answer every line, in order."""
         answers: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue()
         try:
@@ -77,12 +83,12 @@ class OpeningBatch:
                 self._reading.add_done_callback(lambda _reading: answers.put_nowait(None))
                 watching = tasks.create_task(self._watch())
                 while (answer := await answers.get()) is not None:
-                    write(await answer)
-                    self._unanswered.release()
+                    await write(await answer)
+                    self._unanswered_bytes -= self._unanswered.popleft()
+                    self._has_room.set()
                 watching.cancel()
         except BaseExceptionGroup as group:
-            # The first one cancelled the others. Callers handle a broken pipe, not a group.
-            raise group.exceptions[0] from None
+            raise group.exceptions[0] from None  # the first one cancelled the others
 
     async def finish(self) -> None:
         """Do what is due now, mostly webhooks, for a few seconds; workers do the rest.
@@ -102,12 +108,19 @@ class OpeningBatch:
         answers: asyncio.Queue[asyncio.Task[Answer] | None],
         tasks: asyncio.TaskGroup,
     ) -> None:
-        async for number, line in lines:
-            if self._stop_at is not None:
-                return
-            self.read = number
-            answers.put_nowait(tasks.create_task(self._answer(number, line)))
-            await self._unanswered.acquire()
+        try:
+            async for number, line in lines:
+                if self._stop_at is not None:
+                    return
+                self.read = number
+                self._unanswered.append(len(line))
+                self._unanswered_bytes += len(line)
+                answers.put_nowait(tasks.create_task(self._answer(number, line)))
+                while len(self._unanswered) >= MAX_UNANSWERED or self._unanswered_bytes >= MAX_UNANSWERED_BYTES:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+        except UnreadableInput as error:
+            self.unread = error
 
     async def _answer(self, number: int, line: bytes) -> Answer:
         try:

@@ -63,7 +63,11 @@ async def _open(ledger: guestledger.Ledger, channel: str, sessions: int) -> list
     answers: list[Answer] = []
     with show.progress(sessions, "opening") as bar:
         batch = OpeningBatch(ledger, concurrency=64, wait=True, answered=partial(bar.advance, bar.task_ids[0]))
-        await batch.run(numbered_lines(_requests(channel, sessions)), answers.append)
+
+        async def keep(answer: Answer) -> None:
+            answers.append(answer)
+
+        await batch.run(numbered_lines(_requests(channel, sessions).read), keep)
     await batch.finish()
     return answers
 

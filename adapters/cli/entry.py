@@ -2,6 +2,7 @@
 
 import sys
 
+from guestledger.adapters.cli import streams
 from guestledger.adapters.cli.stopping import stopping
 
 _EXTRA = ("typer", "rich")
@@ -10,6 +11,7 @@ _EXTRA = ("typer", "rich")
 def main() -> None:
     """Run the command line."""
     stopping.install()
+    streams.install()
     try:
         from guestledger.adapters.cli.main import main as run_command
     except ModuleNotFoundError as error:

@@ -21,6 +21,7 @@ from guestledger.adapters.cli import (
     reading,
     replay,
     resolve,
+    streams,
     webhooks,
     why,
     worker,
@@ -65,12 +66,18 @@ def options(
 def main() -> None:
     """Run the command line and exit."""
     stopping.install()
+    streams.install()
     logging.basicConfig(level=logging.WARNING)
     handler = logging.getLogger().handlers[0]
     handler.setFormatter(LogLines())
     handler.addFilter(Sentences())
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except streams.OutputLost as lost:
+        code = 1 if lost.reader_left else 2
+        if not lost.reader_left:
+            say(f"the output cannot be written: {lost}")
     except typer.TyperException as error:
         if text := " ".join(error.format_message().split()):  # empty after --help
             say(f"{text} (see --help)")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.batch import OpeningBatch
-from guestledger.adapters.cli.lines import count_lines, numbered_lines
+from guestledger.adapters.cli.batch import Answer, OpeningBatch
+from guestledger.adapters.cli.lines import UnreadableInput, count_lines, numbered_lines, open_input, read_chunk
 from guestledger.adapters.cli.messages import error_line
 from guestledger.adapters.cli.running import fail, run, say, stopped
 from guestledger.adapters.cli.stopping import stopping
+from guestledger.adapters.cli.streams import OutputLost, json_line, send
 
 commands = typer.Typer()
 
@@ -33,15 +34,14 @@ def open_file(
     SIGTERM and SIGINT stop the reading: requests in flight may finish within GUESTLEDGER_DRAIN_SECONDS, and each line read
     is answered. A second signal ends it at once. Exit code 1 if a session is not active.
     """
+    raise typer.Exit(run(_open(file, concurrency, wait, tokens)))
+
+
+async def _open(file: Path, concurrency: int, wait: bool, tokens: bool) -> int:
     try:
-        # A copy of stdin that is never closed: closing waits for a reading thread.
-        source = os.fdopen(os.dup(0), "rb") if str(file) == "-" else file.open("rb")
-    except OSError as error:
-        fail(f"{file} cannot be read: {error.strerror}")
-    raise typer.Exit(run(_open(source, concurrency, wait, tokens)))
-
-
-async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) -> int:
+        source = await open_input(file)
+    except UnreadableInput as error:
+        fail(f"{file} cannot be read: {error}")
     settings = guestledger.Settings.from_env()
     settings.require_cxone()
     # A failing service is reported once, in the last line, not by the scheduler too.
@@ -50,8 +50,13 @@ async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) ->
         with show.progress(count_lines(source), "opening") as bar:
             answered = partial(bar.advance, bar.task_ids[0])
             batch = OpeningBatch(ledger, concurrency=concurrency, wait=wait, tokens=tokens, answered=answered)
-            stopping.then(partial(_stop, ledger, batch, settings.drain_seconds))
-            await batch.run(numbered_lines(source), show.write_json)
+            stop = partial(_stop, ledger, batch, settings.drain_seconds)
+            stopping.then(stop)
+            answers = _Answers(stop)
+            await batch.run(numbered_lines(partial(read_chunk, source)), answers.write)
+        if answers.lost is not None:
+            say(f"the output cannot be written: {answers.lost}; {_left(batch)}")
+            return 2
         if stopping.signal is not None:
             say(_left(batch))
             raise stopped()
@@ -62,7 +67,27 @@ async def _open(source: BinaryIO, concurrency: int, wait: bool, tokens: bool) ->
             )
             return 2
         await batch.finish()
+    if batch.unread is not None:
+        say(f"{file} cannot be read after line {batch.read}: {batch.unread}")
+        return 2
     return 1 if batch.short else 0
+
+
+class _Answers:
+    """Writes the answers. If that fails, `open` stops as on a signal, so that nothing in flight is cut off."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.lost: OutputLost | None = None
+        self._stop = stop
+
+    async def write(self, answer: Answer) -> None:
+        if self.lost is not None:
+            return
+        try:
+            await send(json_line(answer))
+        except OutputLost as lost:
+            self.lost = lost
+            self._stop()
 
 
 def _stop(ledger: guestledger.Ledger, batch: OpeningBatch, seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 import guestledger
 from guestledger.adapters.cli import show
+from guestledger.adapters.cli.lines import UnreadableInput, read_text
 from guestledger.adapters.cli.messages import error_line
 from guestledger.adapters.cli.options import By, Json, Session, login, moment
 from guestledger.adapters.cli.running import fail, opened, run, say
@@ -51,8 +51,12 @@ def resolve(
     An adopted session without a token is accounted for and expires, but no guest can use it. Exit code 1 if the decision
     is refused.
     """
-    resolution = _resolution(decision, session_id, expires_at, token_file)
-    raise typer.Exit(run(_resolve(session, resolution, by or login(), reason, json=json)))
+
+    async def decide() -> int:
+        resolution = await _resolution(decision, session_id, expires_at, token_file)
+        return await _resolve(session, resolution, by or login(), reason, json=json)
+
+    raise typer.Exit(run(decide()))
 
 
 async def _resolve(
@@ -72,29 +76,25 @@ async def _resolve(
     return 0
 
 
-def _resolution(
+async def _resolution(
     decision: Decision, session_id: str | None, expires_at: datetime | None, token_file: Path | None
 ) -> guestledger.Resolution:
     if decision is Decision.ADOPT:
         if session_id is None or expires_at is None:
             raise typer.BadParameter("adopt needs --session-id and --expires-at", param_hint="DECISION")
-        token = None if token_file is None else _token(token_file)
+        token = None if token_file is None else await _token(token_file)
         return guestledger.Adoption(session_id=session_id, expires_at=expires_at, guest_token=token)
     if session_id is not None or expires_at is not None or token_file is not None:
         raise typer.BadParameter("--session-id, --expires-at and --token-file go with adopt", param_hint="DECISION")
     return guestledger.Verdict(decision)
 
 
-def _token(file: Path) -> str:
+async def _token(file: Path) -> str:
     """Read a token from a file or stdin. It is never an argument, which other users could see, nor in an error."""
     try:
-        if str(file) == "-":
-            given = sys.stdin.buffer.read(_MAX_TOKEN)
-        else:
-            with file.open("rb") as opened_file:
-                given = opened_file.read(_MAX_TOKEN)
-        return given.decode("ascii").strip()
-    except UnicodeDecodeError:
+        given = await read_text(file, _MAX_TOKEN)
+    except UnreadableInput as error:
+        fail(f"{file} cannot be read: {error}")
+    if not given.isascii():
         fail("the token is not ASCII text")
-    except OSError as error:
-        fail(f"{file} cannot be read: {error.strerror}")
+    return given.strip()

@@ -15,6 +15,7 @@ import typer
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.stopping import stopping
+from guestledger.adapters.cli.streams import plain
 
 Result = TypeVar("Result")
 
@@ -72,7 +73,7 @@ def stopped() -> typer.Exit:
 
 def say(text: str) -> None:
     """Write one line for a person to stderr."""
-    sys.stderr.write(f"guestledger: {text}\n")
+    sys.stderr.write(f"guestledger: {plain(text)}\n")
 
 
 def fail(text: str) -> NoReturn:

@@ -1,7 +1,6 @@
 """Output: tables for people, JSON for programs, progress on stderr."""
 
 import asyncio
-import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -11,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from guestledger.adapters.cli import streams
 
 MAX_IN_TABLE = 1_000
 WIDE = 160
@@ -23,10 +24,7 @@ Cells = Mapping[str, Callable[[Row], object]]
 
 def write_json(value: Any) -> None:
     """Write one line of JSON to stdout."""
-    import msgspec
-
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
-    sys.stdout.buffer.flush()
+    streams.write(streams.json_line(value))
 
 
 def camel_json(struct: Any) -> Any:
@@ -67,7 +65,7 @@ def table(*columns: str, wraps: Container[str] = ()) -> Table:
 def add_row(to: Table, *values: object) -> None:
     """Add a row; `None` is an empty cell."""
     # A plain string would be cut in a column that does not wrap.
-    to.add_row(*(Text("" if value is None else str(value), no_wrap=False) for value in values))
+    to.add_row(*(Text("" if value is None else streams.plain(str(value)), no_wrap=False) for value in values))
 
 
 def filled(cells: Cells[Row], rows: Sequence[Row], limit: int | None, *, wraps: Container[str]) -> Table:

@@ -35,11 +35,12 @@ Without it, tables show at most 1,000 rows. Times are UTC, by the database's clo
 |---|---|
 | 0 | everything went well |
 | 1 | a session did not become active, a check found a difference, or a decision was refused |
-| 2 | the command was used wrongly, or a service cannot be reached; one line on stderr says what to do |
+| 2 | the command was used wrongly, a service cannot be reached, or the input or output fails; one line on stderr says what to do |
 | 130, 143 | stopped by SIGINT or SIGTERM; a stopped `worker` exits with 0 |
 
 The first signal stops a command in order, the second ends it at once. Accepted requests stay pending, and a worker continues
-them.
+them. `open` stops in the same way when its output cannot be written; other commands end silently with 1 when their reader has left,
+as behind `| head`. Where stdout is not UTF-8, JSON has escapes for all but ASCII.
 """
 
 _SETTINGS = f"""{_GENERATED}

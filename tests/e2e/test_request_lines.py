@@ -155,16 +155,3 @@ async def test_same_key_returns_the_same_session_or_a_conflict(env: dict[str, st
     assert "channelId" in conflict["error"]["reason"]
     assert guests.ADDRESSES not in opened.text
     assert len(raw_log.remote_sessions(simulator)) == 1
-
-
-async def test_closed_pipe_gives_no_traceback(env: dict[str, str], tmp_path: Path):
-    file = guests.write_file(tmp_path, [guests.guest(number) for number in range(300)])
-    readable, writable = os.pipe()
-
-    async with started("open", file, env=env, stdout=writable) as process:
-        os.close(writable)
-        await asyncio.to_thread(os.read, readable, 10)
-        os.close(readable)
-        opened = await ended(process)
-
-    assert (opened.code, opened.err) == (1, "")

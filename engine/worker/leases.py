@@ -7,7 +7,6 @@ that stood still, or cannot reach the database, stops before the database gives 
 import asyncio
 import logging
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,7 +80,7 @@ class Leases:
     @staticmethod
     def now() -> float:
         """Seconds on the monotonic clock. Read it before the database is asked for a lease."""
-        return time.monotonic()
+        return asyncio.get_running_loop().time()
 
     @contextmanager
     def claiming(self, lease: Lease) -> Iterator[float]:

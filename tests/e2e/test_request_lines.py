@@ -1,5 +1,4 @@
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
-from tests.e2e.command import ended, environment, run, started
+from tests.e2e.command import environment, run
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_LINE = 64 * 1024

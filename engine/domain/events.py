@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
+from uuid import UUID
 
 import msgspec
 
@@ -145,6 +146,8 @@ class SessionCreated(Event, frozen=True, kw_only=True):
     """Since the request was accepted, waits included."""
     webhook_owed: bool
     """Decided here once: settings may differ between processes."""
+    shared_with: UUID | None = None
+    """The session that the provider gave the same `session_id` before: two guests are in one conversation."""
 
 
 class DuplicateCreated(Event, frozen=True, kw_only=True):

@@ -74,6 +74,8 @@ class Session(Guarded, frozen=True, kw_only=True):
 
     session_id: str | None = None
     """The provider's id."""
+    shared_with: UUID | None = None
+    """Another session with the same `session_id`, which was first: two guests are in one conversation."""
     guest_token: Personal | None = None
     created_at: datetime | None = None
     expires_at: datetime | None = None
@@ -244,7 +246,9 @@ def _created(state: Session, event: e.SessionCreated | e.SessionAdopted) -> Sess
         webhook_owed=event.webhook_owed,
         in_doubt=_without(state.in_doubt, event.attempt),
     )
-    return replace(created, latency_ms=event.latency_ms) if isinstance(event, e.SessionCreated) else created
+    if isinstance(event, e.SessionAdopted):
+        return created
+    return replace(created, latency_ms=event.latency_ms, shared_with=event.shared_with)
 
 
 def _parked(state: Session, event: e.DoubtLifted | e.SessionParked | e.RetryDecided | e.AbandonmentDecided) -> Session:

@@ -65,6 +65,11 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The limiters with a state at that moment."""
 
 
+def remote_key(session_id: str) -> str:
+    """The key of the append that records a provider's session. A caller's key never contains this character."""
+    return f"remote\x1f{session_id}"
+
+
 class KeyTaken(Exception):
     """The key belongs to `stream_id`. Nothing was recorded."""
 

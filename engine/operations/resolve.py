@@ -12,13 +12,11 @@ from guestledger.engine.domain.expiry import is_possible_expiry
 from guestledger.engine.domain.outcomes import Adoption, Resolution
 from guestledger.engine.domain.request import checked_text
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.log.appends import KeyTaken
+from guestledger.engine.log.appends import KeyTaken, remote_key
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.ports.read_models import ReadModels
 
-# One of several adoptions of the same remote session succeeds. A caller's key never contains this character.
-_ADOPTED = "adopted\x1f"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
 
@@ -38,7 +36,7 @@ class Resolver:
         if isinstance(resolution, Adoption):
             resolution = _checked(resolution)
             await self._check_free(stream_id, resolution.session_id)
-            key = f"{_ADOPTED}{resolution.session_id}"
+            key = remote_key(resolution.session_id)
 
         def command(now: datetime) -> Resolve:
             if isinstance(resolution, Adoption) and not is_possible_expiry(resolution.expires_at, now):

@@ -6,19 +6,20 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from uuid import UUID
 
+from msgspec.structs import replace
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from guestledger.engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
-from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.events import Event, SessionCreated
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, evolve_all
 from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.limits.feedback import Feedback
-from guestledger.engine.log.appends import Append, Appended
+from guestledger.engine.log.appends import Append, Appended, KeyTaken, remote_key
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.due_steps import DueSteps
@@ -81,31 +82,48 @@ class Recorder:
         `append_id`: of an earlier try, whose fate is unknown. Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
         """
         after = evolve_all(work.state, events)
+        before, events = work.recorded, (*work.proposed, *events)
         due = work.due_steps(self._policy) if after is work.state else due_steps(after, self._policy)
         asked_at, work.unconfirmed_append_id = Leases.now(), append_id or self._clock.new_id()
-        appended = await self._store.append(
-            Append(
-                stream_id=after.id,
-                expected_version=work.recorded.version,
-                events=(*work.proposed, *events),
-                steps=step_changes(
-                    work.recorded_due_steps(self._policy), due, mine=mine, lease=work.lease if keep else None
-                ),
-                actor=work.actor,
-                causation_id=work.unconfirmed_append_id,
-                correlation_id=work.correlation_id,
-                idempotency_key=None if work.recorded.version else work.idempotency_key,
-                admission=admission,
-                feedback=feedback,
-            )
+        lease = work.lease if keep else None
+        append = Append(
+            stream_id=after.id,
+            expected_version=before.version,
+            events=events,
+            steps=step_changes(work.recorded_due_steps(self._policy), due, mine=mine, lease=lease),
+            actor=work.actor,
+            causation_id=work.unconfirmed_append_id,
+            correlation_id=work.correlation_id,
+            idempotency_key=_remote_key(events) if before.version else work.idempotency_key,
+            admission=admission,
+            feedback=feedback,
         )
+        appended, after = await self._append_once(append, before, after)
         if keep:
             work.leased_at = asked_at
             if work.held is not None:
                 work.held.renewed(asked_at)
-        work.counts.update(map(wire_name, (*work.proposed, *events)))
+        work.counts.update(map(wire_name, events))
         work.confirm(after, due)
         return appended
+
+    async def _append_once(self, append: Append, before: Session, after: Session) -> tuple[Appended, Session]:
+        """Append, and return the state after it: a remote session that another session has already is marked."""
+        try:
+            return await self._store.append(append), after
+        except KeyTaken as taken:
+            if not before.version:
+                raise
+            marked = tuple(
+                replace(event, shared_with=taken.stream_id) if isinstance(event, SessionCreated) else event
+                for event in append.events
+            )
+            logger.warning(
+                "session %s: the provider gave it %r, which session %s has already: two guests share a conversation",
+                *(after.id, after.session_id, taken.stream_id),
+            )
+            appended = await self._store.append(replace(append, events=marked, idempotency_key=None))
+            return appended, evolve_all(before, marked)
 
     async def reload(self, work: SessionWork) -> Session:
         """The session as it is recorded. Raises `ServiceError`."""
@@ -185,6 +203,10 @@ class Recorder:
             logger.warning(
                 "session %s: %s is late and changes nothing: not recorded", late.state.id, _describe(result.commands)
             )
+
+
+def _remote_key(events: Iterable[Event]) -> str | None:
+    return next((remote_key(event.session_id) for event in events if isinstance(event, SessionCreated)), None)
 
 
 def has_effect(result: StepResult) -> bool:

@@ -26,7 +26,16 @@ from guestledger.engine.domain.commands import (
 )
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.lifecycle import decide
-from guestledger.engine.domain.outcomes import Adoption, Channel, Created, Delivery, Failed, Throttled, Verdict
+from guestledger.engine.domain.outcomes import (
+    Adoption,
+    Channel,
+    Created,
+    Delivery,
+    Failed,
+    FailureKind,
+    Throttled,
+    Verdict,
+)
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.domain.session import Session, Status, evolve_all
@@ -165,7 +174,9 @@ def _doubt(event: e.Event, state: Session, policy: Policy) -> Command | None:
     now = event.at
     match event:
         case e.DuplicateCreated():
-            return RecordAttempt(attempt=event.attempt, outcome=_created(event.session_id), now=now, jitter=0.0)
+            unusable = Failed(kind=FailureKind.IN_DOUBT, cause=Cause.UNREADABLE_ANSWER, session_id=event.session_id)
+            outcome = _created(event.session_id) if state.status.is_settled else unusable
+            return RecordAttempt(attempt=event.attempt, outcome=outcome, now=now, jitter=0.0)
         case e.GuestTokenFound():
             assert state.session_id is not None
             created = _created(state.session_id, event.guest_token)

@@ -63,6 +63,8 @@ def of_type(kind: inspect.Type) -> SearchStrategy[Any]:
             return st.none()
         case inspect.DateTimeType():
             return moments
+        case inspect.UUIDType():
+            return st.uuids()
         case inspect.EnumType():
             return st.sampled_from(list(kind.cls))
         case inspect.VarTupleType():

@@ -1,0 +1,73 @@
+"""A provider that gives two guests one session id."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.errors import ResolutionRefused
+from guestledger.engine.domain.outcomes import Adoption
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.ledger import Ledger
+from tests.scripted import created, reply, scripted_peer
+from tests.unit.samples import request
+
+
+def same(_: int) -> bytes:
+    return reply(201, created(1))
+
+
+async def creation_of(ledger: Ledger, session: Session) -> e.SessionCreated:
+    [found] = [one.event for one in await ledger.history(session.id) if isinstance(one.event, e.SessionCreated)]
+    return found
+
+
+async def test_a_second_guest_with_a_session_id_is_recorded_and_logged(
+    new_ledger: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted_peer(sessions=same) as peer, new_ledger(**peer.settings) as ledger:
+        first, second = await ledger.open_session(request()), await ledger.open_session(request())
+
+        assert (first.status, first.shared_with) == (Status.ACTIVE, None)
+        assert (second.status, second.shared_with) == (Status.ACTIVE, first.id)
+        assert (await creation_of(ledger, first)).shared_with is None
+        assert (await creation_of(ledger, second)).shared_with == first.id
+        assert await ledger.session(second.id) == second
+    [logged] = [record for record in caplog.records if "'sess_1'" in record.getMessage()]
+    assert logged.levelno == logging.WARNING
+    assert str(first.id) in logged.getMessage()
+    assert str(second.id) in logged.getMessage()
+
+
+async def test_of_guests_who_get_one_session_id_at_once_one_is_first(new_ledger: Any) -> None:
+    async with (
+        scripted_peer(sessions=same) as peer,
+        new_ledger(**peer.settings) as one,
+        new_ledger(**peer.settings) as other,
+    ):
+        opened = await asyncio.gather(*(ledger.open_session(request()) for ledger in (one, other) * 4))
+        firsts = [session for session in opened if session.shared_with is None]
+        assert len(firsts) == 1
+        assert {session.shared_with for session in opened} == {None, firsts[0].id}
+        assert {session.status for session in opened} == {Status.ACTIVE}
+
+
+async def test_a_remote_session_of_another_cannot_be_adopted_before_it_is_projected(
+    new_ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(number: int) -> bytes:
+        return reply(201, created(1, **({"token": None} if number == 2 else {})))
+
+    async with scripted_peer(sessions=answer) as peer, new_ledger(**peer.settings) as ledger:
+        first, parked = await ledger.open_session(request()), await ledger.open_session(request())
+
+        async def nobody(_: str) -> None: ...
+
+        monkeypatch.setattr(ledger._resolver._read_models, "stream_of", nobody)
+        found = Adoption(session_id="sess_1", expires_at=datetime(2099, 1, 1, tzinfo=UTC), guest_token="gt_found")
+        with pytest.raises(ResolutionRefused) as refused:
+            await ledger.resolve(parked.id, found, decided_by="ops", reason="found")
+        assert refused.value.holder == first.id

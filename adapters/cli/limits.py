@@ -13,6 +13,7 @@ from guestledger.adapters.cli import show
 from guestledger.adapters.cli.messages import closed_words
 from guestledger.adapters.cli.options import Json, login
 from guestledger.adapters.cli.running import fail, opened, run, say
+from guestledger.adapters.cli.streams import plain
 
 commands = typer.Typer()
 
@@ -45,7 +46,7 @@ async def _list(*, json: bool) -> None:
     else:
         console = show.console()
         for line in _lines(states):
-            console.print(line, soft_wrap=True)
+            console.print(plain(line), soft_wrap=True)
 
 
 async def _reset(name: str) -> None:

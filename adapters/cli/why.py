@@ -12,6 +12,7 @@ from guestledger.adapters.cli import show
 from guestledger.adapters.cli.messages import STEPS, blocker_sentence
 from guestledger.adapters.cli.options import Json, Session
 from guestledger.adapters.cli.running import opened, run
+from guestledger.adapters.cli.streams import plain
 
 commands = typer.Typer()
 
@@ -28,7 +29,7 @@ def why(session: Session, json: Json = False) -> None:
             return
         console = show.console()
         for line in _lines(found):
-            console.print(line, soft_wrap=True)
+            console.print(plain(line), soft_wrap=True)
 
     run(explain())
 

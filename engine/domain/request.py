@@ -16,10 +16,13 @@ from guestledger.engine.domain.personal import Guarded
 
 # No control characters (PostgreSQL cannot read U+0000 back out of JSON) and no lone surrogates (not UTF-8).
 _PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
+# Nor C1 controls, line separators and controls of writing direction: they change what a terminal or a log viewer shows. A
+# header whose bytes were read as Latin-1 may hold C1 controls, so a user agent, which is never shown, may.
+_SHOWABLE = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]*\Z"
 _PERSONAL: dict[str, Any] = {"personal": True}
 
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
-Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=_PRINTABLE)]
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=_SHOWABLE)]
+Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=_SHOWABLE)]
 
 
 class GuestConsent(

@@ -1,22 +1,32 @@
 """A ledger's database: locating and upgrading it, and what its owner does."""
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import await_only
 
 from guestledger.adapters.postgres.admin.archive import Archive
-from guestledger.adapters.postgres.admin.embedded import default_data_dir, start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.embedded import (
+    default_data_dir,
+    restart_embedded,
+    start_embedded,
+    stop_embedded,
+)
 from guestledger.adapters.postgres.admin.migrate import check_current, upgrade, upgrade_through
 from guestledger.adapters.postgres.admin.roles import runtime_login
 from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.postgres.url import database_url
 from guestledger.adapters.settings import InvalidSettings, Settings
+
+logger = logging.getLogger("guestledger")
 
 
 async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = None) -> None:
@@ -68,7 +78,10 @@ async def _embedded_database(settings: Settings) -> str:
             "GUESTLEDGER_DATABASE_URL is not set, and the embedded database is not installed: "
             "set it, or install guestledger[embedded]"
         )
-    return await start_embedded(data_dir(settings))
+    place = data_dir(settings)
+    if settings.data_dir is None:  # nobody chose it
+        logger.warning("GUESTLEDGER_DATABASE_URL is not set: using the embedded PostgreSQL in %s", place)
+    return await start_embedded(place)
 
 
 async def locate_database(settings: Settings) -> str | URL:
@@ -78,3 +91,12 @@ async def locate_database(settings: Settings) -> str | URL:
     url = await _embedded_database(settings)
     await upgrade(url, settings.schema)
     return make_url(url).set(username=await runtime_login(url, settings.schema))
+
+
+def keep_embedded_started(engine: AsyncEngine, place: Path) -> None:
+    """Before each new connection, start the embedded server in `place` again if it crashed."""
+
+    def ensure_started(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
+        parameters["host"] = str(await_only(restart_embedded(place)))
+
+    event.listen(engine.sync_engine, "do_connect", ensure_started)

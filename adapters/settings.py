@@ -1,7 +1,9 @@
 """The settings of an installation, from the environment or from code."""
 
 import os
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,13 @@ from guestledger.engine.limits.retry import InDoubt
 PREFIX = "GUESTLEDGER_"
 
 _MINIMA = {"calls": 1, "calls_per_process": 1, "database_connections": 2}
+
+# Kubernetes describes a service named guestledger, or guestledger-…, in such variables to every pod beside it. The last ones
+# are our tests'.
+_OTHERS = re.compile(
+    rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+    rf"|{PREFIX}TEST_\w+"
+)
 
 SchemaName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")]
 # Schemes are case-insensitive (RFC 3986, section 3.1).
@@ -82,7 +91,13 @@ class Settings(Guarded, frozen=True, kw_only=True):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read the settings from the environment. An empty variable counts as unset. Raise `InvalidSettings`."""
+        """Read the settings from the environment. An empty variable counts as unset.
+
+        Raise `InvalidSettings`, also for a variable with our prefix that is no setting: it is a misspelt one.
+        """
+        for name, value in environ.items():
+            if value and name.startswith(PREFIX):
+                _check_known(name)
         given = {
             field: text for field in cls.__struct_fields__ if (text := environ.get(variable(field), "").rstrip("\r\n"))
         }
@@ -101,6 +116,14 @@ class Settings(Guarded, frozen=True, kw_only=True):
 def variable(field: str) -> str:
     """Return the environment variable of a field."""
     return f"{PREFIX}{field.upper()}"
+
+
+def _check_known(name: str) -> None:
+    known = [variable(field) for field in Settings.__struct_fields__]
+    if name in known or _OTHERS.fullmatch(name):
+        return
+    nearest = get_close_matches(name.upper(), known, n=1, cutoff=0)
+    raise InvalidSettings(f"{name} is not a setting: did you mean {nearest[0]}?")
 
 
 def _invalid(field: str) -> InvalidSettings:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.clock import DatabaseClock
 from guestledger.adapters.cxone.client import CXoneClient
 from guestledger.adapters.cxone.profile import Profile
-from guestledger.adapters.database import locate_database
+from guestledger.adapters.database import data_dir, keep_embedded_started, locate_database
 from guestledger.adapters.postgres.admin.migrate import check_current
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
 from guestledger.adapters.postgres.admin.privileges import check_privileges
@@ -174,6 +174,8 @@ async def _engine(settings: Settings, lent: AsyncEngine | None, stack: AsyncExit
         await check_codecs(engine)
         return engine
     engine = open_engine(await locate_database(settings), settings.schema, pool_size=settings.database_connections)
+    if settings.database_url is None:
+        keep_embedded_started(engine, data_dir(settings))
     stack.push_async_callback(close_engine, engine)
     return engine
 

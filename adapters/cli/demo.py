@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import shlex
 import sys
 import uuid
 from collections import Counter
@@ -52,11 +54,16 @@ async def _demo(sessions: int) -> int:
             await _show(console, ledger, channel, answers)
     finally:
         await guestledger.stop_database(settings)
-    console.print("\nThe data stays. To look around (and `guestledger db stop` when done):")
-    console.print(
-        f"  GUESTLEDGER_DATA_DIR={settings.data_dir} {sys.argv[0]} sessions --channel {channel}", soft_wrap=True
-    )
+    console.print("\nThe data stays. To look around, and to stop the database when done:")
+    command = f"{_variables(settings)} {shlex.quote(sys.argv[0])}"
+    console.print(f"  {command} sessions --channel {channel}\n  {command} db stop", soft_wrap=True)
     return 0 if all(answer.get("status") == "active" for answer in answers) else 1
+
+
+def _variables(settings: guestledger.Settings) -> str:
+    """The variables that lead other commands to the demo's database."""
+    unset = "GUESTLEDGER_DATABASE_URL= " if os.environ.get("GUESTLEDGER_DATABASE_URL") else ""
+    return f"{unset}GUESTLEDGER_DATA_DIR={shlex.quote(str(settings.data_dir))}"
 
 
 async def _open(ledger: guestledger.Ledger, channel: str, sessions: int) -> list[Answer]:

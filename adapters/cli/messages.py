@@ -291,6 +291,8 @@ def _hint(error: guestledger.GuestledgerError) -> str:
     if isinstance(error, guestledger.ServiceUnreachable) and error.cause not in _TEMPORARY:
         if (error.service, error.cause) == ("provider", "not_configured"):
             return "set GUESTLEDGER_CXONE_URL and the credentials"
+        if error.service == "database" and not os.environ.get("GUESTLEDGER_DATABASE_URL"):
+            return "the embedded PostgreSQL is stopped: any `guestledger` command starts it"
         return _SERVICES.get(error.service, "")
     return ""
 

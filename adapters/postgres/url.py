@@ -1,5 +1,6 @@
 """Database URLs: libpq's parameters, as hosting services hand them out, for the driver."""
 
+import getpass
 import os
 import re
 from difflib import get_close_matches
@@ -107,7 +108,19 @@ def database_url(text: str, setting: str = DATABASE_URL) -> URL:
         names = ",".join(one["name"] for one in found if one)
         url = url.update_query_dict({"host": names, "port": ",".join(one["port"] or "5432" for one in found if one)})
     connect_arguments(url, setting)
+    _check_user(url, setting)
     return url.set(drivername="postgresql+asyncpg")
+
+
+def _check_user(url: URL, setting: str) -> None:
+    # The driver takes the name of this process's user then. In a container it may have none.
+    if url.username is not None or url.query.keys() & {"user", "service"} or os.environ.get("PGUSER"):
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        detail = f"{setting} names no user, and this process's user {os.getuid()} has no name"
+        raise unreachable(Cause.NOT_CONFIGURED, detail) from None
 
 
 def connect_arguments(url: URL, setting: str = DATABASE_URL) -> dict[str, Any]:

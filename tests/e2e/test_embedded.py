@@ -2,7 +2,10 @@
 
 import asyncio
 import re
+import shlex
 import signal
+import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import msgspec
@@ -10,7 +13,7 @@ import pytest
 
 from guestledger.adapters.simulator import Simulator
 from tests.e2e import guests
-from tests.e2e.command import ended, environment, run, started
+from tests.e2e.command import ROOT, Result, assert_one_line, ended, environment, run, started
 
 HAS_PROC = Path("/proc/self").exists()
 
@@ -29,6 +32,40 @@ async def test_demo_shows_its_results_and_leaves_no_server_behind(data_dir: Path
     assert re.search(r"^\d+ +\S+ +SessionCreated +active", demo.text, re.MULTILINE)
     assert not (data_dir / "demo" / "postgres" / "postmaster.pid").exists()
     assert not processes_in(data_dir)
+
+
+async def test_closing_words_of_the_demo_lead_to_its_database(data_dir: Path):
+    # Quotes and a dollar, and a database that is set: none of these changes where the words lead.
+    place = data_dir / "it's $HOME"
+    env = environment("postgresql://127.0.0.1:1/other", data_dir=str(place))
+    demo = await run("demo", "--sessions", "3", env=env)
+    assert demo.code == 0, demo.err
+    look, stop = demo.text.splitlines()[-2:]
+
+    looked = await in_shell(look, env)
+    assert looked.text.count(" active ") == 3, looked
+    assert processes_in(place) or not HAS_PROC
+    stopped = await in_shell(stop, env)
+    assert stopped == (0, "", "guestledger: the embedded database is stopped\n")
+    assert not processes_in(place)
+
+
+async def in_shell(command: str, env: dict[str, str]) -> Result:
+    program = f"{shlex.quote(sys.executable)} -m guestledger.adapters.cli.main"
+    module = str(ROOT / "src" / "guestledger" / "adapters" / "cli" / "main.py")
+    assert module in command or "main.py" in command
+    words = re.sub(r"\S*main\.py", program, command)
+    process = await asyncio.create_subprocess_shell(words, env=env, cwd=ROOT, stdout=PIPE, stderr=PIPE)
+    return await ended(process)
+
+
+async def test_a_misspelt_database_url_starts_no_server(data_dir: Path):
+    misspelt = {"GUESTLEDGER_DATABSE_URL": "postgresql://db/ledger"}
+
+    result = await run("sessions", env=environment(data_dir=str(data_dir)) | misspelt)
+
+    assert_one_line(result, "GUESTLEDGER_DATABSE_URL is not a setting: did you mean GUESTLEDGER_DATABASE_URL?")
+    assert not list(data_dir.iterdir())  # noqa: ASYNC240
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="it takes /proc to see the server")

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import fcntl
 import os
 import pwd
 import signal
@@ -203,7 +204,16 @@ async def test_an_interrupted_first_start_is_cleaned_up(data_dir: Path) -> None:
     assert not left_over.exists()
 
 
-@pytest.mark.parametrize("name", ["é: with spaces, a comma and 'quotes'", "long-" * 30])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "é: with spaces, a comma and 'quotes'",
+        "long-" * 30,
+        "$HOME `touch made-by-a-shell` $(touch made-by-a-shell)",
+        '"quoted" \\ & ; | # ? %41 * ~',
+        " begins and ends blank ",
+    ],
+)
 async def test_any_directory_works_and_is_closed_to_others(data_dir: Path, name: str) -> None:
     directory = data_dir / name
     try:
@@ -212,8 +222,14 @@ async def test_any_directory_works_and_is_closed_to_others(data_dir: Path, name:
         assert await query(url, "SELECT 1") == 1
         assert mode_of(Path(str(make_url(url).query["host"]))) == 0o700
         assert mode_of(directory / "postgres") == 0o700
+        assert not list(data_dir.rglob("made-by-a-shell"))  # noqa: ASYNC240
     finally:
         await stop_embedded(directory)
+
+
+async def test_a_directory_with_a_line_break_is_refused(data_dir: Path) -> None:
+    with pytest.raises(ServiceUnreachable, match=r"two\\nlines: its name has a line break"):
+        await start_embedded(data_dir / "two\nlines")
 
 
 async def test_the_servers_log_holds_no_row(used_dir: Path) -> None:
@@ -229,20 +245,76 @@ async def test_the_servers_log_holds_no_row(used_dir: Path) -> None:
 
 @as_root
 @pytest.mark.skipif(not is_open_to_nobody(embedded.__file__), reason="others cannot enter the place of installation")
-async def test_root_can_use_the_server_of_an_ordinary_user(data_dir: Path) -> None:
+async def test_root_refuses_the_directory_of_another_user(data_dir: Path) -> None:
     data_dir.chmod(0o777)  # noqa: ASYNC240
     nobody = pwd.getpwnam("nobody")
     become_nobody = f"import os; os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})"
     process = start_elsewhere(data_dir / "own", first=become_nobody)
-    url, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=60)
 
     assert error == ""
     assert (data_dir / "own" / "postgres").owner() == "nobody"
-    assert await query(url.strip(), "SELECT 1") == 1
+    server = server_of(data_dir / "own")
 
-    assert await stop_embedded(data_dir / "own")
-    assert await query(await start_embedded(data_dir / "own"), "SELECT 1") == 1
-    await stop_embedded(data_dir / "own")
+    for action in (start_embedded, stop_embedded):
+        with pytest.raises(ServiceUnreachable, match="it belongs to user nobody, not to user root"):
+            await action(data_dir / "own")
+    assert server_of(data_dir / "own") == server
+    os.kill(server, signal.SIGINT)
+    while (data_dir / "own" / "postgres" / "postmaster.pid").exists():
+        await asyncio.sleep(0.05)
+
+
+@as_root
+@pytest.mark.parametrize("planted", ["postgres", "lock"])
+async def test_root_refuses_what_another_user_put_into_its_directory(data_dir: Path, planted: str) -> None:
+    nobody = pwd.getpwnam("nobody")
+    (data_dir / planted).mkdir() if planted == "postgres" else (data_dir / planted).touch()
+    os.chown(data_dir / planted, nobody.pw_uid, nobody.pw_gid)
+
+    with pytest.raises(ServiceUnreachable, match=r"belongs? to"):
+        await start_embedded(data_dir)
+
+
+async def test_others_cannot_open_the_lock(used_dir: Path) -> None:
+    (used_dir / "lock").chmod(0o644)
+
+    await start_embedded(used_dir)
+
+    assert mode_of(used_dir / "lock") == 0o600
+
+
+async def test_a_held_lock_delays_a_start_only_so_long(used_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_LOCK_SECONDS", 0.2)
+    with (used_dir / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ServiceUnreachable, match=r"another process has held .*/lock for 0.2 s"):
+            await start_embedded(used_dir)
+    assert await query(await start_embedded(used_dir), "SELECT 1") == 1
+
+
+async def test_a_start_that_waits_for_the_lock_can_be_cancelled(used_dir: Path) -> None:
+    with (used_dir / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await start_embedded(used_dir)
+        await asyncio.get_running_loop().shutdown_default_executor()  # returns although the lock is still held
+
+
+@pytest.mark.parametrize("umask", ["0o077", "0o000"])
+async def test_the_umask_changes_nothing(data_dir: Path, umask: str) -> None:
+    directory = data_dir / "made" / "here"
+    process = start_elsewhere(directory, first=f"import os; os.umask({umask})")
+    try:
+        url, error = await asyncio.to_thread(process.communicate, timeout=60)
+
+        assert error == ""
+        assert await query(url.strip(), "SELECT 1") == 1
+        assert mode_of(directory / "lock") == 0o600
+        assert mode_of(directory / "postgres") == 0o700
+    finally:
+        await stop_embedded(directory)
 
 
 @as_root

@@ -1,10 +1,13 @@
 """Settings from the environment, as a ledger uses them."""
 
 import base64
+import logging
+from pathlib import Path
 
 import pytest
 from standardwebhooks import Webhook
 
+from guestledger.adapters import database
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
@@ -58,3 +61,16 @@ def test_only_line_breaks_at_the_end_are_dropped() -> None:
     made = Settings(cxone_url=" https://host/root\n", cxone_client_id="id\n", cxone_client_secret=" s\n t \n")
     assert (made.cxone_url, made.cxone_client_id, made.cxone_client_secret) == ("https://host/root", "id", " s\n t ")
     assert Settings.from_env({"GUESTLEDGER_CXONE_CLIENT_SECRET": "\n"}).cxone_client_secret == ""
+
+
+async def test_the_embedded_database_is_named_unless_it_was_chosen(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "default_data_dir", lambda _: data_dir)
+
+    await database.locate_database(Settings(data_dir=data_dir))
+    assert not caplog.messages
+    await database.locate_database(Settings())
+
+    notice = f"GUESTLEDGER_DATABASE_URL is not set: using the embedded PostgreSQL in {data_dir}"
+    assert caplog.record_tuples == [("guestledger", logging.WARNING, notice)]

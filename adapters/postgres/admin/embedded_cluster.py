@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+from functools import cached_property
 from pathlib import Path
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
@@ -27,7 +28,10 @@ class Cluster:
         self._data_dir = data_dir
         self._path = data_dir / "postgres"
         self._log = self._path / "log"
-        self._programs = Programs(data_dir, self._path)
+
+    @cached_property
+    def _programs(self) -> Programs:
+        return Programs(self._data_dir, self._path)
 
     def start(self) -> Path:
         """Start the server unless it runs, and return the directory of its socket."""
@@ -40,14 +44,18 @@ class Cluster:
             until_ready(self._ensure_started)
         except RetryError:
             raise unusable("start", self._data_dir, f"not ready after {_MAX_SECONDS} s, see {self._log}") from None
-        return self._socket_dir()
+        return self.socket_dir()
+
+    def crashed(self) -> bool:
+        """Whether the server ended without being stopped: its note of itself is left."""
+        return bool(self._recorded()) and self._server() is None
 
     def stop(self) -> bool:
         """Stop the server and its connections. False if none runs."""
         if self._server() is None:
             return False
-        socket_dir = self._socket_dir()
-        ended = self._programs.run("pg_ctl", "stop", "-D", self._path, "-m", "fast", "-w", "-t", _MAX_SECONDS)
+        socket_dir = self.socket_dir()
+        ended = self._programs.run("pg_ctl", "stop", "-D", self._path.name, "-m", "fast", "-w", "-t", _MAX_SECONDS)
         if ended.returncode:
             raise unusable("stop", self._data_dir, f"still running after {_MAX_SECONDS} s, see {self._log}")
         if socket_dir != self._path:
@@ -57,13 +65,16 @@ class Cluster:
 
     def _create(self) -> None:
         """Create the cluster, under another name until it is complete."""
-        unfinished = self._programs.new_directory()
+        if not self._programs.has_named_user():
+            reason = f"initdb needs an entry for user {os.geteuid()} in /etc/passwd: add one, or set GUESTLEDGER_DATABASE_URL"
+            raise unusable("start", self._data_dir, reason)
+        unfinished = self._programs.new_directory(self._data_dir)
         locale = ("--locale=C", "--encoding=UTF8")  # the same on every system
         private_socket_only = ("--auth-local=trust", "--auth-host=reject")
-        self._check(self._programs.run("initdb", "-D", unfinished, "-U", SUPERUSER, *locale, *private_socket_only))
+        self._check(self._programs.run("initdb", "-D", unfinished.name, "-U", SUPERUSER, *locale, *private_socket_only))
         self._check(
             self._programs.run(
-                "postgres", "--single", "-c", "exit_on_error=true", "-D", unfinished, "postgres",
+                "postgres", "--single", "-c", "exit_on_error=true", "-D", unfinished.name, "postgres",
                 stdin=f"CREATE DATABASE {DATABASE}\n",
             )
         )  # fmt: skip
@@ -97,7 +108,7 @@ class Cluster:
         }
         settings = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in options.items())
         launched = self._programs.run(
-            "pg_ctl", "start", "-D", self._path, "-l", self._log, "-o", settings, "-w", "-t", _MAX_SECONDS
+            "pg_ctl", "start", "-D", self._path.name, "-l", self._log.relative_to(self._data_dir), "-o", settings, "-w", "-t", _MAX_SECONDS
         )  # fmt: skip
         if launched.returncode == 0 or self._server() is not None:
             return
@@ -122,7 +133,8 @@ class Cluster:
             return (self._path / "postmaster.pid").read_text().splitlines()
         return []
 
-    def _socket_dir(self) -> Path:
+    def socket_dir(self) -> Path:
+        """Return the directory of the running server's socket."""
         recorded = self._recorded()
         return Path(recorded[4]) if len(recorded) > 4 and recorded[4] else self._path
 
@@ -146,5 +158,5 @@ class Cluster:
     def _is_ready(self) -> bool:
         if self._server() is None:
             return False
-        where = ("-h", self._socket_dir(), "-p", PORT, "-U", SUPERUSER, "-d", DATABASE)
+        where = ("-h", self.socket_dir(), "-p", PORT, "-U", SUPERUSER, "-d", DATABASE)
         return self._programs.run("pg_isready", "-q", *where).returncode == 0

@@ -11,6 +11,7 @@ from uuid import UUID
 import guestledger
 from guestledger.adapters.cli.lines import MAX_LINE, Line, UnreadableInput
 from guestledger.adapters.cli.messages import error_line, session_reason
+from guestledger.adapters.cli.outage import Outage, is_outage
 from guestledger.adapters.cli.show import progress
 
 MAX_UNANSWERED = 10_000
@@ -58,6 +59,8 @@ class OpeningBatch:
         self._reading: asyncio.Task[None] | None = None
         self._in_flight: set[asyncio.Timeout] = set()
         self._stop_at: float | None = None
+        self._outage = Outage(ledger.events.head)
+        self._seen: guestledger.GuestledgerError | None = None  # the scheduler keeps an error until its next success
         settled = (status for status in guestledger.Status if status.is_settled)
         self._done = frozenset((*settled, guestledger.Status.PARKED))  # a parked session waits for a person
 
@@ -73,6 +76,7 @@ class OpeningBatch:
             settled.set()
         if self._reading is not None:
             self._reading.cancel()
+        self._outage.close()
 
     async def run(self, lines: AsyncIterator[Line], write: Callable[[Answer], Awaitable[None]]) -> None:
         """Answer every line, in order."""
@@ -89,6 +93,8 @@ class OpeningBatch:
                 watching.cancel()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None  # the first one cancelled the others
+        finally:
+            self._outage.close()
 
     async def finish(self) -> None:
         """Do what is due now, mostly webhooks, for a few seconds; workers do the rest.
@@ -126,6 +132,7 @@ class OpeningBatch:
         try:
             request = _parse(line)
             async with self._slots:
+                await self._outage.over()
                 session = await self._until_stopped(self._open(request))
             if self._wait and session.status not in self._done and self._stop_at is None:
                 session = await self._settled(session)
@@ -134,11 +141,9 @@ class OpeningBatch:
         except guestledger.InvalidRequest as error:
             answer = {"line": number, "error": {"field": error.field, "reason": error.reason}}
         except guestledger.ServiceError as error:
-            self.trouble = self.trouble or error
-            answer = {
-                "line": number,
-                "error": {"field": "", "reason": f"may not have been accepted: {error_line(error)}"},
-            }
+            self._met(error)
+            known = f"was accepted as session {error.accepted}" if error.accepted else "may not have been accepted"
+            answer = {"line": number, "error": {"field": "", "reason": f"{known}: {error_line(error)}"}}
         except guestledger.GuestledgerError as error:
             answer = {"line": number, "error": {"field": "", "reason": error_line(error)}}
         else:
@@ -148,17 +153,35 @@ class OpeningBatch:
         return answer
 
     async def _open(self, request: guestledger.GuestRequest) -> guestledger.Session:
-        if self.trouble is None:
+        if self._outage.gone is not None:
+            self.left += 1
+            raise _NotDone(f"not accepted: {error_line(self._outage.gone)}")
+        if self.trouble is not None:  # requests are still accepted
+            return await self._ledger.accept(request)
+        try:
+            return await self._ledger.open_session(request)
+        except guestledger.ServiceError as error:
+            self._met(error)
+            if error.accepted is None:
+                # It may have been recorded: accepting it again could open a second session for the guest.
+                raise
+            return await self._session(error.accepted)
+
+    async def _session(self, session_id: UUID) -> guestledger.Session:
+        """Read a session that was accepted, after an outage if there is one. Raises `ServiceError`."""
+        while True:
             try:
-                return await self._ledger.open_session(request)
+                return await self._ledger.session(session_id)
             except guestledger.ServiceError as error:
-                self.trouble = self.trouble or error
-                if error.accepted is None:
-                    # It may have been recorded: accepting it again could open a second session for the guest.
-                    raise
-                return await self._ledger.session(error.accepted)
-        # Requests are still accepted.
-        return await self._ledger.accept(request)
+                self._met(error)
+                if not is_outage(error) or self._stop_at is not None or not await self._outage.over():
+                    raise error.with_accepted(session_id) from None
+
+    def _met(self, error: guestledger.GuestledgerError) -> None:
+        if is_outage(error):
+            self._outage.note(error)
+        else:
+            self.trouble = self.trouble or error
 
     async def _until_stopped(self, opening: Coroutine[Any, Any, guestledger.Session]) -> guestledger.Session:
         if self._stop_at is not None:
@@ -183,16 +206,15 @@ class OpeningBatch:
         await settled.wait()
         if self._stop_at is not None:
             return session
-        try:
-            return await self._ledger.session(session.id)
-        except guestledger.ServiceError as error:
-            self.trouble = self.trouble or error
-            return session
+        return await self._session(session.id)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            self.trouble = self.trouble or self._ledger.scheduler.trouble
+            if (met := self._ledger.scheduler.trouble) is not None and met is not self._seen:
+                self._met(met)
+            self._seen = met
+            self.trouble = self.trouble or self._outage.gone
             if self.trouble is not None:
                 done = list(self._waiting)
             elif self._waiting:
@@ -200,7 +222,7 @@ class OpeningBatch:
                 try:
                     done = [row.id async for row in self._ledger.sessions(wanted)]
                 except guestledger.GuestledgerError as error:
-                    self.trouble = error
+                    self._met(error)
                     continue
             else:
                 continue

@@ -61,16 +61,20 @@ async def _open(file: Path, concurrency: int, wait: bool, tokens: bool) -> int:
             say(_left(batch))
             raise stopped()
         if batch.trouble is not None:
-            pending = await ledger.scheduler.unfinished()
-            say(
-                f"{error_line(batch.trouble)}. {pending} accepted requests stay pending: `guestledger worker` continues"
-            )
+            say(f"{error_line(batch.trouble)}. {await _pending(ledger, batch)}: `guestledger worker` continues")
             return 2
         await batch.finish()
     if batch.unread is not None:
         say(f"{file} cannot be read after line {batch.read}: {batch.unread}")
         return 2
     return 1 if batch.short else 0
+
+
+async def _pending(ledger: guestledger.Ledger, batch: OpeningBatch) -> str:
+    try:
+        return f"{await ledger.scheduler.unfinished()} accepted requests stay pending"
+    except guestledger.ServiceError:
+        return f"{batch.left} lines are not accepted; accepted requests stay pending"
 
 
 class _Answers:

@@ -48,7 +48,9 @@ _SETTINGS = f"""{_GENERATED}
 # Which settings are there?
 
 Each variable is a field of `Settings`: `Settings.from_env()` reads the environment, `Settings(database_url=…)` is the same in
-code. An empty variable counts as unset; line breaks at the end are dropped. An invalid one raises `InvalidSettings`, which names the variable and never its value.
+code. An empty variable counts as unset; line breaks at the end are dropped. An invalid one raises `InvalidSettings`, which names
+the variable and never its value; so does one that starts with `GUESTLEDGER_` and is not listed here, except those that Kubernetes
+sets for services.
 All processes on one ledger should have the same settings.
 
 ## Environment variables

@@ -274,6 +274,7 @@ async def test_root_refuses_what_another_user_put_into_its_directory(data_dir: P
 
     with pytest.raises(ServiceUnreachable, match=r"belongs? to"):
         await start_embedded(data_dir)
+    (data_dir / planted).rmdir() if planted == "postgres" else (data_dir / planted).unlink()
 
 
 async def test_others_cannot_open_the_lock(used_dir: Path) -> None:

@@ -1,14 +1,17 @@
 """Creates and upgrades a ledger by the migrations that ship with this release."""
 
 import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, RUNTIME, TABLES, VIEWS, role_name
@@ -20,8 +23,14 @@ from guestledger.adapters.postgres.errors import (
     reported,
 )
 from guestledger.adapters.postgres.pool import open_engine
+from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.unusable import DATABASE_URL
 from guestledger.adapters.postgres.url import database_url
+
+# Two processes that find no ledger both create one, and one of them fails: unique violation, duplicate schema, table, object.
+_MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710")
+_LOCK_TIMEOUT = "30s"
+"""How long an upgrade waits for others that use the ledger."""
 
 _SCRIPTS = Path(__file__).parents[3] / "migrations"
 
@@ -50,8 +59,13 @@ async def upgrade_through(engine: AsyncEngine, schema: str, *, setting: str = DA
     """As `upgrade`, over a connection of `engine`."""
     try:
         with reported(setting):
-            async with _turn(), engine.begin() as connection:
-                await connection.run_sync(_upgrade, schema)
+            async with _turn():
+                try:
+                    await _upgrade_once(engine, schema)
+                except DBAPIError as error:
+                    if getattr(error.orig, "sqlstate", None) not in _MADE_MEANWHILE:
+                        raise
+                    await _upgrade_once(engine, schema)
     except NotAllowed as error:
         owner = role_name(schema, OWNER)
         raise NotAllowed(Access.CHANGE_TABLES, error.refusal, schema=schema, role=owner) from None
@@ -76,17 +90,28 @@ async def check_current(engine: AsyncEngine, schema: str) -> None:
         raise LedgerNotReady(LedgerProblem.OUTDATED, schema, found=found, wanted=wanted)
 
 
-# Alembic keeps its context in module globals, so upgrades within a process take turns.
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+# Alembic keeps its context in module globals, so upgrades within a process take turns, whatever their threads.
+_alembic = threading.Lock()
 
 
-def _turn() -> asyncio.Lock:
-    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+@asynccontextmanager
+async def _turn() -> AsyncIterator[None]:
+    while not _alembic.acquire(blocking=False):  # noqa: ASYNC110 - the holder may be in another thread
+        await asyncio.sleep(0.02)
+    try:
+        yield
+    finally:
+        _alembic.release()
+
+
+async def _upgrade_once(engine: AsyncEngine, schema: str) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(_upgrade, schema)
 
 
 def _upgrade(connection: Connection, schema: str) -> None:
-    # Two processes that find no ledger would both create one.
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('guestledger ' || :schema))"), {"schema": schema})
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+    _lock(connection, schema)
     _refuse_encoding(connection)
     _refuse_foreign(connection, schema)
     alembic = config(schema)
@@ -95,6 +120,13 @@ def _upgrade(connection: Connection, schema: str) -> None:
         raise LedgerNotReady(LedgerProblem.TOO_NEW, schema, found=found)
     alembic.attributes["connection"] = connection
     command.upgrade(alembic, "head")
+
+
+def _lock(connection: Connection, schema: str) -> None:
+    """Exclude other upgrades. Not by an advisory lock: any login of the database could hold that."""
+    may = "SELECT has_table_privilege(to_regclass(:version), 'UPDATE')"  # NULL: there is no ledger yet
+    if connection.scalar(text(may), {"version": f"{quoted(schema)}.alembic_version"}):
+        connection.execute(text(f"LOCK TABLE {quoted(schema)}.alembic_version IN SHARE ROW EXCLUSIVE MODE"))
 
 
 # A trigger, a rule or an overloaded function that is already there would run with the rights of the upgrade.

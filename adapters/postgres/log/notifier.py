@@ -23,6 +23,10 @@ MAX_CHANNEL = 63
 """Bytes, PostgreSQL's limit. Ledgers with the same cut name share their hints."""
 
 _COALESCE_SECONDS = 0.01
+# Any login of the database may notify. Readers wake at most this often, and from this many hints a second on they poll.
+_SPACING_SECONDS = 0.02
+_MAX_PER_SECOND = 1_000
+_PAUSE_SECONDS = 30.0
 _FAREWELL_SECONDS = 1.0
 
 _listen_forever = AsyncRetrying(wait=wait_random(0.5, 1.5), retry=retry_if_result(lambda _lost: True))
@@ -40,6 +44,9 @@ class LogNotifier:
         self._engine = engine
         self._channel = channel(schema)
         self._next = asyncio.Event()
+        self._hints = 0
+        self._waking: asyncio.TimerHandle | None = None
+        self._flooded = False
         self._grown = False
         self._closed = False
         self._sending: asyncio.Task[None] | None = None
@@ -63,6 +70,8 @@ class LogNotifier:
         self._closed = True
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=_FAREWELL_SECONDS)
+        if self._waking is not None:
+            self._waking.cancel()
         tasks = [task for task in (self._sending, self._listening) if task is not None]
         for task in tasks:
             task.cancel()
@@ -71,6 +80,19 @@ class LogNotifier:
     def _wake(self) -> None:
         waited_for, self._next = self._next, asyncio.Event()
         waited_for.set()
+
+    def _take_hint(self, lost: asyncio.Event) -> None:
+        self._hints += 1
+        if self._hints > _MAX_PER_SECOND:
+            lost.set()
+        if self._waking is None:
+            self._wake()
+            self._waking = asyncio.get_running_loop().call_later(_SPACING_SECONDS, self._wake_again, self._hints)
+
+    def _wake_again(self, hints: int) -> None:
+        self._waking = None
+        if self._hints != hints:  # more came meanwhile
+            self._wake()
 
     async def _send(self) -> None:
         notify = f"BEGIN; {SET_SEARCH_PATH}; SET LOCAL synchronous_commit = off; NOTIFY {quoted(self._channel)}; COMMIT"
@@ -90,6 +112,16 @@ class LogNotifier:
                 await self._listen_once()
         except Exception:
             logger.exception("hints from other processes are not received for now; readers poll")
+        if self._hints > _MAX_PER_SECOND:
+            if not self._flooded:
+                logger.warning(
+                    "more than %d hints a second arrive on the channel %s, which any login of the database may do: "
+                    "polling instead, for as long as that lasts",
+                    _MAX_PER_SECOND,
+                    self._channel,
+                )
+            self._flooded = True
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _listen_once(self) -> None:
         lost = asyncio.Event()
@@ -100,8 +132,19 @@ class LogNotifier:
             raw.detach()
             try:
                 driver.add_termination_listener(lambda _driver: lost.set())
-                await driver.add_listener(self._channel, lambda *_notification: self._wake())
+                self._hints = 0
+                await driver.add_listener(self._channel, lambda *_notification: self._take_hint(lost))
                 self._wake()  # for what was sent before
-                await lost.wait()
+                await self._watch(lost)
             finally:
                 driver.terminate()  # closing it could wait for a server that hangs
+
+    async def _watch(self, lost: asyncio.Event) -> None:
+        """Wait until the connection is lost or hints flood it."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await lost.wait()
+                return
+            self._flooded &= self._hints > 0
+            self._hints = 0

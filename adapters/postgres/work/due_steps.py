@@ -117,7 +117,7 @@ class PostgresDueSteps:
         return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected=unprojected)
 
     async def backlog(self) -> Backlog:
-        """See `DueSteps.backlog`. Runs without a transaction."""
+        """See `DueSteps.backlog`."""
         with reported():
             async with reading(self._engine) as driver:
                 found = await driver.fetchrow(self._sql.backlog, list(StepName))

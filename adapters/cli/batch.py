@@ -9,8 +9,9 @@ from typing import Any
 from uuid import UUID
 
 import guestledger
+from guestledger.adapters.cli.error_lines import error_line
 from guestledger.adapters.cli.lines import MAX_LINE, Line, UnreadableInput
-from guestledger.adapters.cli.messages import error_line, session_reason
+from guestledger.adapters.cli.messages import session_reason
 from guestledger.adapters.cli.outage import Outage, is_outage
 from guestledger.adapters.cli.show import progress
 

@@ -26,7 +26,7 @@ from guestledger.adapters.cli import (
     why,
     worker,
 )
-from guestledger.adapters.cli.messages import LogLines, Sentences
+from guestledger.adapters.cli.log_lines import LogLines, Sentences
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
 

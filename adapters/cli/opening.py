@@ -13,8 +13,8 @@ import typer
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.batch import Answer, OpeningBatch
+from guestledger.adapters.cli.error_lines import error_line
 from guestledger.adapters.cli.lines import UnreadableInput, count_lines, numbered_lines, open_input, read_chunk
-from guestledger.adapters.cli.messages import error_line
 from guestledger.adapters.cli.running import fail, run, say, stopped
 from guestledger.adapters.cli.stopping import stopping
 from guestledger.adapters.cli.streams import OutputLost, json_line, send

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import guestledger
-from guestledger.adapters.cli.messages import error_line
+from guestledger.adapters.cli.error_lines import error_line
 from guestledger.adapters.cli.running import say
 
 MAX_SECONDS = 15

@@ -11,8 +11,8 @@ import typer
 
 import guestledger
 from guestledger.adapters.cli import show
+from guestledger.adapters.cli.error_lines import error_line
 from guestledger.adapters.cli.lines import UnreadableInput, read_text
-from guestledger.adapters.cli.messages import error_line
 from guestledger.adapters.cli.options import By, Json, Session, login, moment
 from guestledger.adapters.cli.running import fail, opened, run, say
 

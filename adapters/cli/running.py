@@ -84,6 +84,6 @@ def fail(text: str) -> NoReturn:
 
 def fail_with(error: guestledger.GuestledgerError) -> NoReturn:
     """End the command with this error's line and exit code 2."""
-    from guestledger.adapters.cli.messages import error_line
+    from guestledger.adapters.cli.error_lines import error_line
 
     fail(error_line(error))

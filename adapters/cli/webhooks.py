@@ -9,7 +9,8 @@ import typer
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.messages import error_line, letter_reason
+from guestledger.adapters.cli.error_lines import error_line
+from guestledger.adapters.cli.messages import letter_reason
 from guestledger.adapters.cli.options import By, Json, Limit, Since, Until, login
 from guestledger.adapters.cli.running import opened, run, say
 

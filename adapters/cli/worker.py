@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.messages import error_line
+from guestledger.adapters.cli.error_lines import error_line
 from guestledger.adapters.cli.running import run, say
 from guestledger.adapters.cli.stopping import stopping
 

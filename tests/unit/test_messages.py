@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 import guestledger
-from guestledger.adapters.cli import messages
+from guestledger.adapters.cli import error_lines, log_lines, messages
 from guestledger.adapters.postgres import errors as database
 from guestledger.adapters.postgres import unusable
 from guestledger.engine.domain.causes import Cause
@@ -38,8 +38,8 @@ ID = uuid4()
         (messages.WAITS, WaitBasis),
         (messages.DENIALS, DenialReason),
         (messages.BLOCKERS, BlockedBy),
-        (messages.REDELIVERIES, RedeliveryRefusal),
-        (messages.DATABASE_HINTS, unusable.DatabaseProblem),
+        (error_lines.REDELIVERIES, RedeliveryRefusal),
+        (error_lines.DATABASE_HINTS, unusable.DatabaseProblem),
         (unusable.FACTS, unusable.DatabaseProblem),
     ],
 )
@@ -48,7 +48,7 @@ def test_every_code_has_a_sentence(sentences: Collection[str], codes: Collection
 
 
 def test_hints_belong_to_public_exceptions() -> None:
-    assert set(messages.HINTS) <= set(guestledger.__all__)
+    assert set(error_lines.HINTS) <= set(guestledger.__all__)
 
 
 @pytest.mark.parametrize("cause", Cause)
@@ -147,19 +147,20 @@ LINES = [
 
 
 @pytest.mark.parametrize(("error", "words"), LINES)
-def test_error_line_says_what_to_do(error: GuestledgerError, words: str) -> None:
-    line = messages.error_line(error)
+def test_error_line_says_what_to_do(error: GuestledgerError, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUESTLEDGER_DATABASE_URL", "postgresql://host/ledger")
+    line = error_lines.error_line(error)
     assert words in line
     assert "\n" not in line
 
 
 def test_settings_are_named_once() -> None:
     unreachable = ServiceUnreachable("database", Cause.CONNECTION_REFUSED, "check GUESTLEDGER_MIGRATION_URL")
-    assert "GUESTLEDGER_DATABASE_URL" not in messages.error_line(unreachable)
+    assert "GUESTLEDGER_DATABASE_URL" not in error_lines.error_line(unreachable)
 
 
 def test_log_records_get_the_sentences() -> None:
     error = ServiceUnreachable("database", Cause.CONNECTION_LOST)
     record = logging.LogRecord("guestledger", logging.WARNING, "", 0, "waiting: %s", (error,), None)
-    assert messages.Sentences().filter(record)
-    assert record.getMessage() == f"waiting: {messages.error_line(error)}"
+    assert log_lines.Sentences().filter(record)
+    assert record.getMessage() == f"waiting: {error_lines.error_line(error)}"

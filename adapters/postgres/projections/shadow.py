@@ -34,7 +34,11 @@ class Shadow:
 
         self.lock = f"LOCK TABLE {shadow} IN ACCESS SHARE MODE"
 
-        self.clear = f"TRUNCATE {shadow}"
+        self.lock_alone = f"LOCK TABLE {shadow} IN ACCESS EXCLUSIVE MODE NOWAIT"
+
+        self.truncate = f"TRUNCATE {shadow}"
+
+        self.delete_all = f"DELETE FROM {shadow}"
 
         self.delete_surplus = f"""
             DELETE FROM {live} AS live WHERE NOT EXISTS (SELECT FROM {shadow} AS shadow WHERE {same_key})

@@ -1,0 +1,77 @@
+"""Rebuilding and verifying a projection while `pg_dump`, or any other reader, holds its locks on every table."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from guestledger.adapters.postgres.pool import open_engine
+from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
+from tests import logs
+
+EVENTS = 1_000
+PATIENCE = 60.0  # seconds until a test that hangs fails
+
+# What pg_dump does first.
+DUMP = """
+    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT oid::regclass FROM pg_class
+                     WHERE relnamespace = 'guestledger'::regnamespace AND relkind IN ('r', 'p') LOOP
+            EXECUTE 'LOCK TABLE ' || name || ' IN ACCESS SHARE MODE';
+        END LOOP;
+    END $$"""
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(database_url, "guestledger")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def read_models(database_url: str, engine: AsyncEngine) -> PostgresReadModels:
+    await logs.write(database_url, EVENTS)
+    models = PostgresReadModels(engine, "guestledger")
+    await models.catch_up()
+    return models
+
+
+@pytest.fixture
+async def dump(database_url: str, read_models: PostgresReadModels) -> AsyncIterator[Any]:
+    """A reader that holds its locks until the test ends."""
+    connection = await logs.connect(database_url)
+    await connection.execute(DUMP)
+    yield connection
+    await connection.close()
+
+
+async def test_a_rebuild_finishes_while_the_database_is_dumped(
+    read_models: PostgresReadModels, dump: Any, database_url: str
+) -> None:
+    damaging = await logs.connect(database_url)
+    await damaging.execute("UPDATE guestledger.sessions SET subject_id = 'damaged'")
+    await damaging.execute("INSERT INTO guestledger.sessions_shadow SELECT * FROM guestledger.sessions LIMIT 5")
+    await damaging.close()
+    sessions = await dump.fetchval("SELECT count(*) FROM guestledger.sessions")
+
+    async with asyncio.timeout(PATIENCE):
+        assert await read_models.rebuild("sessions", lambda _: None) == sessions
+        assert await read_models.rebuild("sessions", lambda _: None) == 0
+        verified = await read_models.verify("sessions", lambda _: None)
+
+    assert (verified.rows, verified.differing) == (sessions, ())
+
+
+async def test_catching_up_waits_for_no_reader_while_a_rebuild_begins_and_ends(
+    read_models: PostgresReadModels, dump: Any, database_url: str
+) -> None:
+    async with asyncio.timeout(PATIENCE):
+        rebuilding = asyncio.create_task(read_models.rebuild("sessions", lambda _: None))
+        for batch in range(3):
+            await logs.write(database_url, 50, after=EVENTS - 1 + 50 * batch)
+            await read_models.catch_up()
+        await rebuilding

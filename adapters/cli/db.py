@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import guestledger
-from guestledger.adapters.cli.running import run, say
+from guestledger.adapters.cli.running import opened, run, say
 
 commands = typer.Typer(no_args_is_help=True, help="Create, upgrade or stop the database.")
 
@@ -20,6 +20,24 @@ def upgrade() -> None:
         say(f"the ledger in schema {settings.schema} is up to date")
 
     run(upgrade_it())
+
+
+@commands.command()
+def restored() -> None:
+    """Say that an older backup was restored: the log begins another life, and consumers stop until they are set back."""
+
+    async def begin() -> None:
+        async with opened() as ledger:
+            incarnation = await ledger.events.begin_incarnation()
+            head, consumers = await ledger.events.head(), await ledger.events.consumers()
+        say(f"the log continues after position {head}, in its life {incarnation}")
+        for row in consumers:
+            say(
+                f"consumer {row.name!r} had read position {row.ahead_at} or more and stands at {row.position}: "
+                f"`guestledger consumers --set-back {row.name}` once what it feeds is put right"
+            )
+
+    run(begin())
 
 
 @commands.command()

@@ -26,6 +26,7 @@ HINTS: Mapping[str, str] = {
     "CredentialsRefused": "check GUESTLEDGER_CXONE_CLIENT_ID and GUESTLEDGER_CXONE_CLIENT_SECRET",
     "RequestDenied": "`guestledger limits` shows the limiter",
     "LedgerNotReady": "run `guestledger db upgrade`",
+    "LogSetBack": "`guestledger db restored` lists the consumers and how to set them back",
 }
 """What to do about an exception, by the name of its class or of a base class."""
 

@@ -46,9 +46,23 @@ def consumers(
     forget: Annotated[
         str | None, typer.Option(metavar="NAME", help="Delete the checkpoint of a consumer that no longer exists.")
     ] = None,
+    set_back: Annotated[
+        str | None,
+        typer.Option("--set-back", metavar="NAME", help="Let a consumer continue that was ahead of a log set back."),
+    ] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(min=-1, max=2**62, help="With --set-back: after this position, by default its checkpoint."),
+    ] = None,
 ) -> None:
-    """List the named consumers of the log: the position of each, and how many events follow it."""
-    run(_consumers(forget, json=json))
+    """List the named consumers of the log: the position of each, and how many events follow it.
+
+    A consumer that is ahead had read events that the log lost with the restoring of an older backup. It stands still until
+    it is set back.
+    """
+    if to is not None and set_back is None:
+        raise typer.BadParameter("goes only with --set-back", param_hint="--to")
+    run(_consumers(forget, set_back, to, json=json))
 
 
 async def _events(after: int, wanted: guestledger.EventFilter, limit: int | None, *, follow: bool, json: bool) -> None:
@@ -64,10 +78,12 @@ async def _events(after: int, wanted: guestledger.EventFilter, limit: int | None
                     break
 
 
-async def _consumers(forget: str | None, *, json: bool) -> None:
+async def _consumers(forget: str | None, set_back: str | None, to: int | None, *, json: bool) -> None:
     async with opened() as ledger:
         if forget is not None and not await ledger.events.forget_consumer(forget):
             fail(f"there is no consumer {forget!r}: `guestledger consumers` lists them")
+        if set_back is not None and not await ledger.events.set_consumer_back(set_back, to):
+            fail(f"there is no consumer {set_back!r}: `guestledger consumers` lists them")
         rows = await ledger.events.consumers()
     if json:
         for row in rows:
@@ -110,9 +126,9 @@ class _Lines:
 
 
 def _table(rows: Iterable[guestledger.ConsumerRow]) -> Table:
-    table = show.table("consumer", "position", "lag", "running", wraps=("consumer",))
+    table = show.table("consumer", "position", "lag", "running", "ahead at", wraps=("consumer",))
     for row in rows:
-        show.add_row(table, row.name, row.position, row.lag, "yes" if row.running else "no")
+        show.add_row(table, row.name, row.position, row.lag, "yes" if row.running else "no", row.ahead_at)
     return table
 
 

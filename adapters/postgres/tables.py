@@ -115,6 +115,16 @@ limits = Table(
     comment="The state of each rate limiter, by API host and quota; no row while it restricts nothing",
 )
 
+incarnations = Table(
+    "incarnations",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", Uuid, nullable=False),
+    Column("after_position", BigInteger, nullable=False),
+    Column("began_at", TIME, nullable=False),
+    comment="One row for each time that an older backup was restored",
+)
+
 consumers = Table(
     "consumers",
     metadata,
@@ -122,6 +132,7 @@ consumers = Table(
     Column("position", BigInteger, nullable=False),
     Column("owner", Uuid),
     Column("lease_until", TIME),
+    Column("ahead_at", BigInteger),
 )
 
 checkpoints = Table(

@@ -170,6 +170,23 @@ class RebuildInterrupted(GuestledgerError):
     """A rebuild or verification gave way to another one."""
 
 
+class LogSetBack(GuestledgerError):
+    """The log no longer holds what was read at `position`: an older backup was restored, or a standby lacked the end.
+
+    Read on from there and events would be skipped. `head` is the log's last position now; `consumer` has been stopped.
+    """
+
+    def __init__(self, position: int, head: int, consumer: str | None = None) -> None:
+        who = f"consumer {consumer!r} is ahead of the log" if consumer else "the log was set back"
+        found = f"ends at position {head}" if head < position else f"holds another event at position {position}"
+        super().__init__(
+            f"{who}: it has read position {position}, and the log {found}, as after an older backup is restored"
+        )
+        self.position = position
+        self.head = head
+        self.consumer = consumer
+
+
 class ServiceError(GuestledgerError):
     """A service that the engine needs cannot be used now. Accepted sessions stay pending; a worker continues them.
 

@@ -76,3 +76,5 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """By position; may be empty."""
     position: int
     """The reader's checkpoint: every matching event up to here was returned by now."""
+    mark: bytes | None = None
+    """The leaf hash of the event at `position`: passed with it, it shows whether the log was set back. `None`: unknown."""

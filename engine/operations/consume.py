@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
-from guestledger.engine.domain.errors import ServiceError, in_short
+from guestledger.engine.domain.errors import LogSetBack, ServiceError, in_short
 from guestledger.engine.limits.retry import RetryPolicy, backoff_ms
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import EventFilter, RecordedEvent
@@ -68,11 +68,13 @@ class Consumer:
         self._wanted = wanted
         self._start = start
         self._options = options
+        self._at: int | None = None
+        self._mark: bytes | None = None
         # Not the process's: two candidates within one process exclude each other too.
         self._lease = Lease(owner=clock.new_id(), ms=options.lease_ms)
 
     async def run(self) -> NoReturn:
-        """Hold the consumer, or stand by for it, until cancelled."""
+        """Hold the consumer, or stand by for it, until cancelled. Raises `LogSetBack`: it is stopped then."""
         failures, before = 0, None
         try:
             while True:
@@ -81,8 +83,15 @@ class Consumer:
                     if position is not None:
                         failures = failures if position == before else 0
                         before = position
+                        await self._check_log(position)
                         await self._hold(position)
                     await asyncio.sleep(self._options.poll_ms * (0.5 + self._clock.jitter()) / 1_000)
+                except LogSetBack as error:
+                    ahead = LogSetBack(error.position, error.head, self._name)
+                    with suppress(ServiceError):
+                        await self._checkpoints.stop(self._name, error.position)
+                    logger.error("%s", ahead)  # noqa: TRY400 - it says it all
+                    raise ahead from None
                 except ServiceError as error:
                     failures += 1
                     logger.warning("consumer %s has to wait: %s", self._name, error)
@@ -95,6 +104,14 @@ class Consumer:
         finally:
             with suppress(ServiceError):
                 await self._checkpoints.release(self._name, self._lease.owner)
+
+    async def _check_log(self, position: int) -> None:
+        """Raise `LogSetBack` if the log no longer holds what this process has handled."""
+        if self._at is not None and position < self._at:
+            await self._store.read_batch(after=self._at, batch=1, mark=self._mark)
+            logger.warning("consumer %s was set back from position %d to %d", self._name, self._at, position)
+        if position != self._at:
+            self._at, self._mark = position, None
 
     async def _hold(self, position: int) -> None:
         """Deliver until the lease is lost."""
@@ -137,12 +154,15 @@ class Consumer:
             wanted=self._wanted,
             batch=self._options.batch,
             poll_ms=self._options.poll_ms,
+            mark=self._mark,
         )
         async for found in batches:
             if found.events:
                 await self._handle(found.events)
-            if not await self._checkpoints.move(self._name, self._lease.owner, found.position):
+            before, self._at, self._mark = position, found.position, found.mark
+            if not await self._checkpoints.move(self._name, self._lease.owner, before, found.position):
                 raise _LeaseLost
+            position = found.position
 
     async def _handle(self, events: Sequence[RecordedEvent]) -> None:
         failures = 0

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from typing import NoReturn
+from uuid import UUID
 
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
@@ -22,16 +23,20 @@ class Events:
     def read(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[list[RecordedEvent]]:
         """Yield the events after a position in order, in batches, up to the present end of the log.
 
-        Raises `UnknownEvent` at an event that this release cannot read, after yielding all before it.
+        Raises `UnknownEvent` at an event that this release cannot read, after yielding all before it, and `LogSetBack` if
+        the log ends before `after`.
         """
         return self._store.read_all(after=after, wanted=wanted)
 
-    def tail(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[Batch]:
+    def tail(
+        self, *, after: int = -1, wanted: EventFilter = EventFilter(), mark: bytes | None = None
+    ) -> AsyncIterator[Batch]:
         """Yield the events after a position in order, then each new one, without end. Database outages only delay it.
 
-        Raises `UnknownEvent` as `read` does.
+        `mark` is the `Batch.mark` that came with the position. Raises `UnknownEvent` as `read` does, and `LogSetBack` if the
+        log no longer holds what was read: an older backup was restored.
         """
-        return tail(self._store, self._clock, after=after, wanted=wanted)
+        return tail(self._store, self._clock, after=after, wanted=wanted, mark=mark)
 
     async def head(self) -> int:
         """Return the position of the last event; -1 for an empty log."""
@@ -49,7 +54,8 @@ class Events:
         """Call `handler` with each batch, at least once and in order, from the checkpoint of `name`, until cancelled.
 
         One process at a time is the consumer `name`; the others stand by. A failed batch is retried with backoff. A new
-        name starts after position `after`.
+        name starts after position `after`. Raises `LogSetBack`, at every start until `set_consumer_back`, if the log no longer
+        holds what the consumer has read.
         """
         await Consumer(
             name,
@@ -65,6 +71,23 @@ class Events:
     async def consumers(self) -> list[ConsumerRow]:
         """Return the named consumers and their positions."""
         return await self._consumers.all()
+
+    async def set_consumer_back(self, name: str, to: int | None = None) -> bool:
+        """Let a consumer continue after position `to` (default: its checkpoint), at most the log's end.
+
+        `False` if there is none. What it fed may hold events that the log no longer has: see to that first.
+        """
+        return await self._consumers.set_back(name, to)
+
+    async def incarnation(self) -> UUID | None:
+        """Return the id of the log's present life; `None` for its first. Positions identify events within one life."""
+        return await self._store.incarnation()
+
+    async def begin_incarnation(self) -> UUID:
+        """Begin another life of the log after an older backup was restored, and stop every consumer until it is set back."""
+        incarnation = self._clock.new_id()
+        await self._store.begin_incarnation(incarnation)
+        return incarnation
 
     async def forget_consumer(self, name: str) -> bool:
         """Delete the checkpoint of a consumer that no longer exists; `False` if there is none."""

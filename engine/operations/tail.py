@@ -23,10 +23,11 @@ async def tail(
     wanted: EventFilter = EventFilter(),
     batch: int = 500,
     poll_ms: int = 500,
+    mark: bytes | None = None,
 ) -> AsyncIterator[Batch]:
     """See `Events.tail`. New events are seen with a hint, or after about `poll_ms`.
 
-    A batch without events says that the log grew without a match.
+    A batch without events says that the log grew without a match. Raises `LogSetBack`.
     """
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(ServiceError),
@@ -35,7 +36,8 @@ async def tail(
     )
     while True:
         arrival = store.arrival()  # before reading: what comes meanwhile must not be waited for
-        found: Batch = await retrying(store.read_batch, after=after, batch=batch, wanted=wanted)
+        found: Batch = await retrying(store.read_batch, after=after, batch=batch, wanted=wanted, mark=mark)
+        mark = found.mark or mark
         if found.position > after:
             after = found.position
             yield found

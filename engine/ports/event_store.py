@@ -34,10 +34,13 @@ class EventStore(Protocol):
         """The matching events up to the present end, in batches. Raises `UnknownEvent` at the first unreadable one."""
         ...
 
-    async def read_batch(self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter()) -> Batch:
+    async def read_batch(
+        self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter(), mark: bytes | None = None
+    ) -> Batch:
         """The next matching events after a position. At the log's end it is empty and stands at `after`.
 
-        Raises `UnknownEvent` if the first of them is unreadable; a later one only ends the batch.
+        Raises `UnknownEvent` if the first of them is unreadable; a later one only ends the batch. Raises `LogSetBack` if the
+        log ends before `after`, or the event there has another leaf hash than `mark`.
         """
         ...
 
@@ -51,4 +54,12 @@ class EventStore(Protocol):
 
     async def head(self) -> int:
         """The last position; -1: the log is empty."""
+        ...
+
+    async def incarnation(self) -> UUID | None:
+        """The id of the log's present life; `None`: its first."""
+        ...
+
+    async def begin_incarnation(self, incarnation: UUID) -> None:
+        """Begin another life of the log, and stop every consumer until it is set back."""
         ...

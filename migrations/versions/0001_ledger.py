@@ -181,11 +181,21 @@ def _create_limits(schema: str) -> None:
 
 def _create_consumers(schema: str) -> None:
     op.create_table(
+        "incarnations",
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("id", sa.Uuid, nullable=False),
+        sa.Column("after_position", sa.BigInteger, nullable=False),
+        sa.Column("began_at", _TIME, nullable=False),
+        schema=schema,
+        comment="One row for each time that an older backup was restored",
+    )
+    op.create_table(
         "consumers",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("position", sa.BigInteger, nullable=False),
         sa.Column("owner", sa.Uuid),
         sa.Column("lease_until", _TIME),
+        sa.Column("ahead_at", sa.BigInteger),
         schema=schema,
     )
 

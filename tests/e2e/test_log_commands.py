@@ -141,17 +141,17 @@ async def test_consumers_are_listed_with_their_position_and_lag(database_url: st
     engine = open_engine(database_url, "guestledger")
     checkpoints = PostgresConsumers(engine, "guestledger")
     await checkpoints.claim("warehouse", lease := Lease(owner=clock.new_id(), ms=600_000), -1)
-    await checkpoints.move("warehouse", lease.owner, 39)
+    await checkpoints.move("warehouse", lease.owner, -1, 39)
     await checkpoints.claim("queue", lease, -1)
     await checkpoints.release("queue", lease.owner)
     await engine.dispose()
     assert await printed(database_url, "consumers") == [
-        {"name": "queue", "position": -1, "lag": 50, "running": False},
-        {"name": "warehouse", "position": 39, "lag": 10, "running": True},
+        {"name": "queue", "position": -1, "lag": 50, "running": False, "ahead_at": None},
+        {"name": "warehouse", "position": 39, "lag": 10, "running": True, "ahead_at": None},
     ]
     _, out, _ = await run(database_url, "consumers")
     assert [line.split() for line in out.splitlines()] == [
-        ["consumer", "position", "lag", "running"],
+        ["consumer", "position", "lag", "running", "ahead", "at"],
         ["queue", "-1", "50", "no"],
         ["warehouse", "39", "10", "yes"],
     ]

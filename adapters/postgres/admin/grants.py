@@ -38,6 +38,7 @@ TABLES: Mapping[str, Grants] = {
     **LOG,
     t.due_steps.name: {RUNTIME: _WRITE},
     t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},
+    t.incarnations.name: {RUNTIME: _APPEND, AUDITOR: _READ},
     t.consumers.name: {RUNTIME: _WRITE, AUDITOR: _READ},
     t.checkpoints.name: {RUNTIME: _WRITE, AUDITOR: _READ},
     **{table.name: {RUNTIME: _WRITE, AUDITOR: _READ} for table in registry.TABLES},

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import short_transaction
+from guestledger.engine.domain.errors import LogSetBack
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.consumers import ConsumerRow
 
@@ -28,13 +29,19 @@ class PostgresConsumers:
             VALUES ($1::text, $4::bigint, $2::uuid, now() + $3::int * interval '1 ms')
             ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
              WHERE c.owner = excluded.owner OR c.lease_until IS NULL OR c.lease_until <= now()
-            RETURNING position""",
+            RETURNING position, ahead_at, coalesce((SELECT max(position) FROM {self._schema}.batches), -1)""",
             name,
             lease.owner,
             lease.ms,
             start,
         )
-        return rows[0][0] if rows else None
+        if not rows:
+            return None
+        position, ahead_at, head = rows[0]
+        if ahead_at is not None or position > head:
+            await self.release(name, lease.owner)
+            raise LogSetBack(position if ahead_at is None else ahead_at, head, name)
+        return int(position)
 
     async def keep(self, name: str, lease: Lease) -> bool:
         """See `ConsumerCheckpoints.keep`."""
@@ -43,12 +50,27 @@ class PostgresConsumers:
              WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
         return bool(await self._execute(statement, name, lease.owner, lease.ms))
 
-    async def move(self, name: str, owner: UUID, position: int) -> bool:
+    async def move(self, name: str, owner: UUID, before: int, position: int) -> bool:
         """See `ConsumerCheckpoints.move`."""
         statement = f"""
-            UPDATE {self._schema}.consumers SET position = $3::bigint
-             WHERE name = $1::text AND owner = $2::uuid RETURNING name"""
-        return bool(await self._execute(statement, name, owner, position))
+            UPDATE {self._schema}.consumers SET position = $4::bigint
+             WHERE name = $1::text AND owner = $2::uuid AND position = $3::bigint RETURNING name"""
+        return bool(await self._execute(statement, name, owner, before, position))
+
+    async def stop(self, name: str, ahead_at: int) -> None:
+        """See `ConsumerCheckpoints.stop`."""
+        statement = f"UPDATE {self._schema}.consumers SET ahead_at = $2::bigint, owner = NULL WHERE name = $1::text"
+        await self._execute(statement, name, ahead_at)
+
+    async def set_back(self, name: str, position: int | None) -> bool:
+        """See `ConsumerCheckpoints.set_back`."""
+        statement = f"""
+            UPDATE {self._schema}.consumers
+               SET position = least(coalesce($2::bigint, position),
+                                    coalesce((SELECT max(position) FROM {self._schema}.batches), -1)),
+                   ahead_at = NULL, owner = NULL, lease_until = NULL
+             WHERE name = $1::text RETURNING name"""
+        return bool(await self._execute(statement, name, position))
 
     async def release(self, name: str, owner: UUID) -> None:
         """See `ConsumerCheckpoints.release`."""
@@ -69,11 +91,14 @@ class PostgresConsumers:
             f"""
             SELECT name, position,
                    greatest(0, coalesce((SELECT max(position) FROM {self._schema}.batches), -1) - position) AS lag,
-                   coalesce(lease_until > now(), false) AS running
+                   coalesce(lease_until > now(), false) AND owner IS NOT NULL AS running,
+                   coalesce(ahead_at, CASE WHEN position > coalesce((SELECT max(position) FROM {self._schema}.batches), -1)
+                                           THEN position END) AS ahead_at
               FROM {self._schema}.consumers ORDER BY name"""
         )
         return [
-            ConsumerRow(name=name, position=position, lag=lag, running=running) for name, position, lag, running in rows
+            ConsumerRow(name=name, position=position, lag=lag, running=running, ahead_at=ahead_at)
+            for name, position, lag, running, ahead_at in rows
         ]
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.postgres.errors import NotAllowed, reported
 from guestledger.adapters.postgres.log.notifier import LogNotifier
 from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import Driver, reading
+from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
-from guestledger.engine.domain.errors import UnknownEvent
+from guestledger.engine.domain.errors import LogSetBack, UnknownEvent
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
@@ -40,12 +40,15 @@ class LogReader:
         self._engine = engine
         self._notifier = LogNotifier(engine, schema)
         self._events = "events"
-        s = quoted(schema)
+        self._schema = s = quoted(schema)
         self._select_streams = f"""
             SELECT {COLUMNS} FROM {s}.{{events}} WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
         # One statement, so one snapshot: no event up to its `head` can appear later.
         self._select_batch = f"""
-            SELECT head.position AS head, e.*
+            SELECT head.position AS head,
+                   (SELECT leaf_hash FROM {s}.{{events}} WHERE position = $1::bigint) AS mark,
+                   (SELECT leaf_hash FROM {s}.{{events}} WHERE position = least($1::bigint + $2::bigint, head.position)) AS next,
+                   e.*
               FROM (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1) AS head
               LEFT JOIN (
                   SELECT {COLUMNS} FROM {s}.{{events}}
@@ -81,19 +84,26 @@ class LogReader:
                 yield list(found.events)
             after = found.position
 
-    async def read_batch(self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter()) -> Batch:
+    async def read_batch(
+        self, *, after: int, batch: int = 500, wanted: EventFilter = EventFilter(), mark: bytes | None = None
+    ) -> Batch:
         """See `EventStore.read_batch`."""
         span = batch * SCAN_FACTOR
         types = list(wanted.types) or None
         rows = await self._fetch_events(self._select_batch, after, span, batch, types, wanted.since, wanted.until)
+        head, found_mark, next_mark = rows[0][:3] if rows else (-1, None, None)
+        # The partition of that event may be detached: then nothing can be compared.
+        if head < after or (mark is not None and found_mark is not None and found_mark != mark):
+            raise LogSetBack(after, head)
         if not rows:
             return Batch(events=(), position=after)
-        found, unknown = readable(row[1:] for row in rows if row["position"] is not None)
+        found, unknown = readable(row[3:] for row in rows if row["position"] is not None)
         if unknown is not None and not found:
             raise unknown
         cut = unknown is not None or len(found) == batch
-        position = found[-1].position if cut else min(after + span, rows[0]["head"])
-        return Batch(events=tuple(found), position=max(after, position))
+        if cut:
+            return Batch(events=tuple(found), position=found[-1].position, mark=found[-1].leaf_hash)
+        return Batch(events=tuple(found), position=min(after + span, head), mark=next_mark)
 
     async def check(self) -> None:
         """See `EventStore.check`."""
@@ -106,6 +116,27 @@ class LogReader:
     async def head(self) -> int:
         """See `EventStore.head`."""
         return int((await self._fetch(self._select_head))[0][0])
+
+    async def incarnation(self) -> UUID | None:
+        """See `EventStore.incarnation`."""
+        rows = await self._fetch(f"SELECT id FROM {self._schema}.incarnations ORDER BY number DESC LIMIT 1")
+        return rows[0][0] if rows else None
+
+    async def begin_incarnation(self, incarnation: UUID) -> None:
+        """See `EventStore.begin_incarnation`."""
+        with reported():
+            async with short_transaction(self._engine) as driver:
+                await driver.execute(f"SELECT FROM {self._schema}.head WHERE id = 1 FOR UPDATE")
+                await driver.execute(
+                    f"""
+                    INSERT INTO {self._schema}.incarnations (number, id, after_position, began_at)
+                    SELECT coalesce((SELECT max(number) FROM {self._schema}.incarnations), 0) + 1, $1::uuid,
+                           coalesce((SELECT max(position) FROM {self._schema}.batches), -1), clock_timestamp()""",
+                    incarnation,
+                )
+                await driver.execute(
+                    f"UPDATE {self._schema}.consumers SET ahead_at = coalesce(ahead_at, position), owner = NULL"
+                )
 
     async def _fetch_events(self, statement: str, *values: Any) -> Sequence[Any]:
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ REQUESTS = 20
 @asynccontextmanager
 async def lent(url: str, simulator: Simulator) -> AsyncIterator[tuple[AsyncEngine, Ledger]]:
     """A host's pool, and a ledger on it."""
-    engine = create_async_engine(url, pool_size=2, max_overflow=PLACES - 2, pool_timeout=LONG, hide_parameters=True)
+    engine = create_async_engine(url, pool_size=PLACES, max_overflow=0, pool_timeout=LONG, hide_parameters=True)
     settings = Settings(
         cxone_url=simulator.url, cxone_client_id=simulator.client_id, cxone_client_secret=simulator.client_secret
     )
@@ -49,10 +49,12 @@ async def test_requests_that_hold_the_hosts_whole_pool_are_served(
 ) -> None:
     async with lent(ledger_url, simulator) as (engine, ledger), asyncio.timeout(LONG):
         opened = await asyncio.gather(*(open_within_a_transaction(engine, ledger) for _ in range(REQUESTS)))
-        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        while engine.pool.checkedout():  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)  # the last hint is sent after the last answer
     assert {session.status for session in opened} == {"active"}
     reported = [record for record in caplog.records if "connections of the host's pool" in record.getMessage()]
-    assert [(record.levelno, record.getMessage()[:6]) for record in reported] == [(logging.WARNING, f"all {PLACES} ")]
+    assert 1 <= len(reported) < PLACES
+    assert (reported[0].levelno, reported[0].getMessage()[:6]) == (logging.WARNING, f"all {PLACES} ")
 
 
 async def test_connections_outside_the_hosts_pool_are_closed_after_use(
@@ -70,6 +72,9 @@ async def test_a_host_that_holds_every_connection_it_may_have_gets_an_error_with
 ) -> None:
     url = await new_login_at(ledger_url, f"IN ROLE guestledger_runtime CONNECTION LIMIT {PLACES}")
     async with lent(url, simulator) as (engine, ledger), asyncio.timeout(LONG):
+        async with AsyncExitStack() as stack:  # the pool opens all of its connections, and keeps them
+            for _ in range(PLACES):
+                await stack.enter_async_context(engine.connect())
         found = await asyncio.gather(
             *(open_within_a_transaction(engine, ledger) for _ in range(REQUESTS)), return_exceptions=True
         )

@@ -86,9 +86,10 @@ def _text(error: guestledger.GuestledgerError) -> str:
             known = error.cause == "service_unavailable" and error.detail  # the sentence would say it twice
             return f"the {error.service} cannot be used: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.CredentialsRefused():
-            refused = "refused the request" if error.cause in _PROFILE_HINTS else "refused the credentials"
+            if error.cause in _PROFILE_HINTS:
+                return f"the {error.service} refused the request: {cause_sentence(error.cause, error.detail)}"
             known = error.cause == "unauthorized" and error.detail  # the sentence is about an API's 401
-            return f"the {error.service} {refused}: {known or cause_sentence(error.cause, error.detail)}"
+            return f"the {error.service} refused the credentials: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.RedeliveryRefused():
             why = REDELIVERIES[error.why].format(status=error.status)
             return f"the notice of session {error.stream_id} cannot be sent again: {why}"

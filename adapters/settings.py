@@ -25,7 +25,9 @@ _OTHERS = re.compile(
     rf"|{PREFIX}TEST_\w+"
 )
 
-SchemaName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}\Z")]
+# PostgreSQL's own schemas begin with `pg_` or are `information_schema`.
+_SCHEMA_NAME = r"^(?!pg_|information_schema\Z)[a-z_][a-z0-9_]{0,62}\Z"
+SchemaName = Annotated[str, Meta(pattern=_SCHEMA_NAME)]
 # Schemes are case-insensitive (RFC 3986, section 3.1).
 SecretHttpUrl = Annotated[str, Meta(pattern=r"^(?i:https?)://[^\s/]", extra={"personal": True})]
 
@@ -84,6 +86,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
                 kept = value.strip() if field.endswith("_url") else value.rstrip("\r\n")
                 msgspec.structs.force_setattr(self, field, kept)
         # Settings made in code are not validated by msgspec.
+        if not re.match(_SCHEMA_NAME, self.schema):
+            raise _invalid("schema")
         for field, minimum in _MINIMA.items():
             number = getattr(self, field)
             if number is not None and number < minimum:
@@ -133,7 +137,7 @@ def _invalid(field: str) -> InvalidSettings:
 
 
 _EXPECTED = {
-    "schema": "1 to 63 lower-case letters, digits and underscores",
+    "schema": "1 to 63 lower-case letters, digits and underscores, and none of PostgreSQL's own",
     "cxone_in_doubt": f"one of {', '.join(InDoubt)}",
     "allow_owner": "1 or 0",
     "webhook_allow_private": "1 or 0",

@@ -17,6 +17,9 @@ branch_labels = None
 depends_on = None
 
 _SQL = Path(__file__).parents[1] / "sql" / "0001_partitions.sql"
+_MAX_BATCH = 1_000_000
+"""Positions that one batch may take: far more than it does."""
+
 _TIME = sa.DateTime(timezone=True)
 
 
@@ -74,6 +77,7 @@ def _create_log(schema: str) -> None:
         schema=schema,
     )
     _make_append_only(quoted(schema), "events", "batches", "request_keys")
+    _guard_end(quoted(schema))
 
 
 def _make_append_only(s: str, *tables: str) -> None:
@@ -95,6 +99,32 @@ def _make_append_only(s: str, *tables: str) -> None:
                 FOR EACH STATEMENT EXECUTE FUNCTION {s}.refuse_change()"""
         )
         op.execute(f"ALTER TABLE {s}.{table} ENABLE ALWAYS TRIGGER append_only")
+
+
+def _guard_end(s: str) -> None:
+    """Keep the runtime's user from moving the log's end to where no append can follow, or into the future.
+
+    SQLSTATE 40001, so that an append is repeated if the server's clock was set back meanwhile.
+    """
+    op.execute(
+        f"""
+        CREATE FUNCTION {s}.check_end() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+        DECLARE
+            last record;
+        BEGIN
+            IF pg_has_role((SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE') THEN
+                RETURN NEW;  -- the owner may restore and repair
+            END IF;
+            SELECT position, recorded_at INTO last FROM {s}.batches ORDER BY position DESC LIMIT 1;
+            IF NEW.position NOT BETWEEN coalesce(last.position, -1) + 1 AND coalesce(last.position, -1) + {_MAX_BATCH}
+               OR NEW.recorded_at NOT BETWEEN coalesce(last.recorded_at, '-infinity')
+                                          AND greatest(last.recorded_at, clock_timestamp()) THEN
+                RAISE EXCEPTION 'the log cannot continue at position %', NEW.position USING ERRCODE = '40001';
+            END IF;
+            RETURN NEW;
+        END $$"""
+    )
+    op.execute(f"CREATE TRIGGER check_end BEFORE INSERT ON {s}.batches FOR EACH ROW EXECUTE FUNCTION {s}.check_end()")
 
 
 def _create_partitions(schema: str) -> None:

@@ -43,3 +43,10 @@ def test_variables_that_kubernetes_sets_for_services_are_ignored(name: str) -> N
 
 def test_an_empty_variable_counts_as_unset_whatever_its_name() -> None:
     assert Settings.from_env({"GUESTLEDGER_DATABSE_URL": "", "GUESTLEDGER_SCHEMA": ""}) == Settings()
+
+
+@pytest.mark.parametrize("name", ["information_schema", "pg_catalog", "pg_temp", "pg_mine"])
+def test_a_schema_of_postgresql_itself_is_refused(name: str) -> None:
+    for made in (lambda: Settings(schema=name), lambda: Settings.from_env({"GUESTLEDGER_SCHEMA": name})):
+        with pytest.raises(InvalidSettings, match="GUESTLEDGER_SCHEMA is invalid"):
+            made()

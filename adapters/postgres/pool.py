@@ -1,6 +1,7 @@
 """Connection pools: our own, and a host application's."""
 
 import asyncio
+import logging
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -139,9 +140,21 @@ def lent_engine(engine: AsyncEngine, schema: str) -> AsyncEngine:
     return _prepared(engine.execution_options(schema_translate_map={None: schema}, **options))
 
 
+class _WithoutRows(logging.LoggerAdapter[Any]):
+    """SQLAlchemy's logger, but never at DEBUG: there it logs rows, which hold guests' data."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name of the standard library
+        return level > logging.DEBUG and super().isEnabledFor(level)
+
+
 def _prepared(engine: AsyncEngine) -> AsyncEngine:
-    """Give each of SQLAlchemy's transactions on `engine` the ledger's search path, but none of the engine it came from."""
+    """Give each of SQLAlchemy's transactions on `engine` the ledger's search path, and log neither rows nor parameters.
+
+    The engine it came from stays as it is.
+    """
     event.listen(engine.sync_engine, "begin", _set_search_path)
+    engine.sync_engine.logger = _WithoutRows(engine.sync_engine.logger, {})  # type: ignore[assignment]
+    engine.sync_engine.hide_parameters = True
     return engine
 
 

@@ -54,6 +54,8 @@ async def _open(file: Path, concurrency: int, wait: bool, tokens: bool) -> int:
             stopping.then(stop)
             answers = _Answers(stop)
             await batch.run(numbered_lines(partial(read_chunk, source)), answers.write)
+        if batch.unread is not None:
+            say(f"{file} cannot be read{f' after line {batch.read}' if batch.read else ''}: {batch.unread}")
         if answers.lost is not None:
             say(f"the output cannot be written: {answers.lost}; {_left(batch)}")
             return 2
@@ -65,7 +67,6 @@ async def _open(file: Path, concurrency: int, wait: bool, tokens: bool) -> int:
             return 2
         await batch.finish()
     if batch.unread is not None:
-        say(f"{file} cannot be read after line {batch.read}: {batch.unread}")
         return 2
     return 1 if batch.short else 0
 

@@ -138,7 +138,7 @@ async def closed_stdin_and_stderr(given: Given) -> AsyncIterator[Condition]:
 
 @asynccontextmanager
 async def ascii_terminal(given: Given) -> AsyncIterator[Condition]:
-    yield Condition(given.env | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "TTY_COMPATIBLE": "1", "COLUMNS": "80"})
+    yield Condition(given.env | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The state of a guest session, folded from its events."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
@@ -65,7 +65,9 @@ class Session(Guarded, frozen=True, kw_only=True):
     failures: int = 0
     """Attempts that were sent and failed. A person's retry sets it to 0."""
     deadline_from: datetime | None = None
-    """The start of the deadline: the acceptance, or a person's retry."""
+    """The start of the deadline: the acceptance, or a person's retry; later by the steps ahead of the clock since."""
+    stepped_ms: int = 0
+    """By how much the database's clock has stepped since the acceptance; once it is active, since then."""
     retry_at: datetime | None = None
     budget_waits: int = 0
     """Deferrals for a spent retry budget since the last request."""
@@ -91,9 +93,17 @@ class Session(Guarded, frozen=True, kw_only=True):
     @property
     def due_since(self) -> datetime:
         """When the next step towards creation may start."""
-        due = self.retry_at or self.accepted_at
-        assert due is not None, "a session without events has nothing due"
-        return due
+        if self.retry_at is not None:
+            return self.retry_at
+        assert self.accepted_at is not None, "a session without events has nothing due"
+        return self.accepted_at + timedelta(milliseconds=min(0, self.stepped_ms))
+
+    @property
+    def expiry_due(self) -> datetime | None:
+        """When the token is taken for expired: after a step ahead of the clock, as much later as that."""
+        if self.expires_at is None or self.stepped_ms <= 0:
+            return self.expires_at
+        return self.expires_at + timedelta(milliseconds=self.stepped_ms)
 
     @property
     def is_retried(self) -> bool:
@@ -149,6 +159,8 @@ def _apply(state: Session, event: e.Event) -> Session:
             return _notified(state, event)
         case e.TokenExpired():
             return replace(state, status=Status.EXPIRED)
+        case e.ClockStepped():
+            return _clock_stepped(state, timedelta(milliseconds=event.by_ms))
         case e.SessionAbandoned():
             return replace(state, status=Status.ABANDONED, cause=event.cause, detail=None, retry_at=None)
         case _:
@@ -239,6 +251,7 @@ def _created(state: Session, event: e.SessionCreated | e.SessionAdopted) -> Sess
         cause=None,
         detail=None,
         retry_at=None,
+        stepped_ms=0,
         session_id=event.session_id,
         guest_token=event.guest_token,
         created_at=event.at,
@@ -297,6 +310,18 @@ def _notified(
             return replace(state, webhook_owed=True, webhook_failures=0, webhook_retry_at=event.at)
         case _:
             assert_never(event)
+
+
+def _clock_stepped(state: Session, by: timedelta) -> Session:
+    stepped = replace(state, stepped_ms=state.stepped_ms + by // timedelta(milliseconds=1))
+    if by > timedelta(0):
+        deadline_from = state.deadline_from
+        return replace(stepped, deadline_from=None if deadline_from is None else deadline_from + by)
+    if state.created_at is None:
+        return replace(stepped, retry_at=state.retry_at and state.retry_at + by)
+    if state.webhook_owed:
+        return replace(stepped, webhook_retry_at=(state.webhook_retry_at or state.created_at) + by)
+    return stepped
 
 
 def _without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:

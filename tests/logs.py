@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from guestledger.adapters.postgres.tables import events as events_table
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.consent import Consent, Guest
 from guestledger.engine.log.codec import encode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
 from tests.postgres import as_administrator
@@ -72,7 +72,7 @@ async def _copy(url: str, rows: Iterable[list[Any]]) -> None:
 def lifecycle(number: int) -> tuple[e.Event, ...]:
     """The five events of a session without trouble. `number` is part of some values."""
     channel, at = CHANNELS[number % len(CHANNELS)], START + timedelta(milliseconds=number)
-    guest = e.Guest(
+    guest = Guest(
         source="web",
         campaign="organic",
         device_type="desktop",

@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import msgspec
 
+from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 
 _GIVEN_LIMIT = 64
@@ -19,6 +20,20 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
     marketing: bool
     timestamp: datetime
     notice: str | None
+
+
+class Guest(Guarded, frozen=True, kw_only=True):
+    """Who asked, as given: the request without its consent. `timestamp` is the guest's own text."""
+
+    source: str
+    campaign: str
+    device_type: str
+    fingerprint: Personal
+    ip_address: Personal
+    user_agent: Personal
+    timestamp: str
+    subject_id: str | None
+    idempotency_key: str | None
 
 
 def refused_flags(consent: GuestConsent) -> dict[str, str]:

@@ -8,25 +8,11 @@ from uuid import UUID
 import msgspec
 
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.consent import Consent, Guest
 from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.retry import Wait, WaitBasis
-
-
-class Guest(Guarded, frozen=True, kw_only=True):
-    """Who asked, as given: the request without its consent. `timestamp` is the guest's own text."""
-
-    source: str
-    campaign: str
-    device_type: str
-    fingerprint: Personal
-    ip_address: Personal
-    user_agent: Personal
-    timestamp: str
-    subject_id: str | None
-    idempotency_key: str | None
 
 
 class Event(Guarded, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from guestledger.engine.domain.commands import (
     Resolve,
     SettleAttempt,
 )
-from guestledger.engine.domain.consent import Consent, fingerprint, refused_flags
+from guestledger.engine.domain.consent import Consent, Guest, fingerprint, refused_flags
 from guestledger.engine.domain.creation import begin_attempt, record_attempt, settle_attempt
 from guestledger.engine.domain.delivery import record_delivery, request_redelivery
 from guestledger.engine.domain.doubt import resolve
@@ -61,7 +61,7 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
 
 def _open(command: OpenSession) -> e.Event:
     request, now = command.request, command.now
-    guest = e.Guest(
+    guest = Guest(
         source=request.source,
         campaign=request.campaign,
         device_type=request.device_type,

@@ -6,9 +6,10 @@ from datetime import datetime
 from guestledger.engine.domain.commands import Command
 from guestledger.engine.domain.due import due_steps
 from guestledger.engine.domain.errors import GuestledgerError, WrongExpectedVersion
+from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session, evolve_all
+from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import Append, KeyTaken, StaleClock
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.clock import Clock

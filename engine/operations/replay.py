@@ -6,8 +6,9 @@ from datetime import datetime
 import msgspec
 
 from guestledger.engine.domain.due import DueStep, due_steps
+from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session, evolve
+from guestledger.engine.domain.session import Session
 from guestledger.engine.log.recorded import RecordedEvent
 
 

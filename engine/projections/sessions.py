@@ -7,7 +7,8 @@ from uuid import UUID
 import msgspec
 
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.session import Session, Status, evolve
+from guestledger.engine.domain.evolve import evolve
+from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.log.recorded import RecordedEvent
 
 NAME = "sessions"

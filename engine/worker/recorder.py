@@ -14,10 +14,11 @@ from guestledger.engine.domain.commands import Command, RecordAttempt, RecordDel
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.domain.events import Event, SessionCreated
+from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session, evolve_all
+from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.limits.feedback import Feedback
 from guestledger.engine.log.appends import Append, Appended, KeyTaken, StaleClock, remote_key

@@ -7,9 +7,10 @@ from uuid import UUID
 from guestledger.engine.domain.commands import NoteClockStep
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.evolve import evolve, fold
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session, evolve, fold
+from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import Lease, StaleClock, StepChanges
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.clock import Clock

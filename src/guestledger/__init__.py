@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from guestledger.adapters.simulator.server import Simulator
     from guestledger.adapters.wiring import connect, simulated
     from guestledger.engine.domain.causes import Cause
-    from guestledger.engine.domain.consent import Consent
+    from guestledger.engine.domain.consent import Consent, Guest
     from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
         CredentialsRefused,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         UnknownProjection,
     )
     from guestledger.engine.domain.events import *  # noqa: F403 - every event class
-    from guestledger.engine.domain.events import Event, Guest
+    from guestledger.engine.domain.events import Event
     from guestledger.engine.domain.outcomes import Adoption, FailureKind, Resolution, Verdict
     from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
@@ -178,10 +178,10 @@ _NAMES = {
     "adapters.simulator.server": "Simulator",
     "adapters.wiring": "connect simulated",
     "engine.domain.causes": "Cause",
-    "engine.domain.consent": "Consent",
+    "engine.domain.consent": "Consent Guest",
     "engine.domain.due": "DueStep StepName",
     "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest LogSetBack PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection",
-    "engine.domain.events": "Event Guest",
+    "engine.domain.events": "Event",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
     "engine.domain.policy": "DeliveryPolicy Policy",
     "engine.domain.request": "GuestConsent GuestRequest parse_request",

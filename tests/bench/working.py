@@ -17,11 +17,12 @@ from guestledger.adapters.settings import Settings
 from guestledger.engine.domain.commands import BeginAttempt, OpenSession, RecordAttempt, RecordDelivery, RecordLookup
 from guestledger.engine.domain.due import due_steps
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Channel, Created, Delivery
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
-from guestledger.engine.domain.session import Session, evolve
+from guestledger.engine.domain.session import Session
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Append
 from guestledger.engine.ports.provider import PreparedCreation

@@ -15,8 +15,7 @@ from msgspec.structs import replace
 
 from guestledger.adapters.cxone import CXoneClient, Profile
 from guestledger.adapters.simulator import Simulator
-from guestledger.engine.domain.consent import Consent
-from guestledger.engine.domain.events import Guest
+from guestledger.engine.domain.consent import Consent, Guest
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback

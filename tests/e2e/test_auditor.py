@@ -10,7 +10,8 @@ import pytest
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.events import EVENT_TYPES, Event, Guest
+from guestledger.engine.domain.consent import Guest
+from guestledger.engine.domain.events import EVENT_TYPES, Event
 from guestledger.engine.domain.personal import personal_fields
 from guestledger.engine.log.codec import decode
 from tests import logs, postgres

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from guestledger.engine.domain.session import fold
+from guestledger.engine.domain.evolve import fold
 from guestledger.engine.log.codec import decode
 from guestledger.engine.projections.metrics import COUNTS
 from tests.integration.appends import rfc3339

@@ -26,6 +26,7 @@ from guestledger.engine.domain.commands import (
     SettleAttempt,
 )
 from guestledger.engine.domain.due import StepName, due_steps
+from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import (
     Adoption,
@@ -39,7 +40,7 @@ from guestledger.engine.domain.outcomes import (
 )
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
-from guestledger.engine.domain.session import Session, Status, evolve_all
+from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.domain.waiting import max_spread_ms
 from guestledger.engine.limits.admission import Denied
 from guestledger.engine.limits.retry import RetryAfter, RetryPolicy, Wait, WaitBasis

@@ -8,10 +8,11 @@ from msgspec.structs import replace
 
 from guestledger.engine.domain.commands import OpenSession, RecordLookup
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestRequest
-from guestledger.engine.domain.session import Session, evolve_all
+from guestledger.engine.domain.session import Session
 from tests.property.moves import Move, expiries, fixed, late_answers, moves_in_turn, settlements
 from tests.property.strategies import CONSENTING, START, USABLE, policies, requests
 

@@ -8,10 +8,11 @@ from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import Command, DeferCreation, RecordAttempt, RecordDelivery, RecordLookup
 from guestledger.engine.domain.due import due_steps
+from guestledger.engine.domain.evolve import evolve, fold
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created, FailureKind
 from guestledger.engine.domain.policy import Policy, deadline_of
-from guestledger.engine.domain.session import Session, Status, evolve, fold
+from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.retry import InDoubt, Wait
 from tests.transitions import is_legal
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from guestledger.adapters.http.retry_after import read_retry_after
 from guestledger.engine.domain.commands import RecordAttempt, RecordDelivery
 from guestledger.engine.domain.events import CreationFailed, CreationThrottled, WebhookAbandoned, WebhookFailed
+from guestledger.engine.domain.evolve import evolve, fold
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Delivery, Failed, Throttled
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
-from guestledger.engine.domain.session import evolve, fold
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryPolicy, WaitBasis, backoff_ms
 from tests.property.strategies import (
     START,

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestledger.engine.domain.events import EVENT_TYPES, Event
-from guestledger.engine.domain.session import Session, evolve, fold
+from guestledger.engine.domain.evolve import evolve, fold
+from guestledger.engine.domain.session import Session
 from guestledger.engine.log.codec import decode, encode, wire_name
 from tests.property.invariants import SESSION
 from tests.property.strategies import EVENTS_BY_NAME, events

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from hypothesis import given
 
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session, evolve_all
+from guestledger.engine.domain.session import Session
 from tests.integration.decision_replay import reproduce
 from tests.property.invariants import SESSION
 from tests.property.moves import Move, histories

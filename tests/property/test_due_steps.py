@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.commands import Command, DeferCreation, OpenSession, RecordAttempt
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
+from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Channel, Created, CreationOutcome, Delivery, LookupOutcome, Throttled
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestRequest
-from guestledger.engine.domain.session import Session, Status, evolve_all
+from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import Denied
 from guestledger.engine.limits.retry import InDoubt, RetryAfter, RetryPolicy, WaitBasis
 from guestledger.engine.log.appends import Lease

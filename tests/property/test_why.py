@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.evolve import fold
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import fold
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.policy import LimiterPolicy

@@ -8,9 +8,10 @@ import msgspec
 from guestledger.engine.domain.commands import Command
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.evolve import fold
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session, fold
+from guestledger.engine.domain.session import Session
 from tests.unit.samples import SESSION
 
 E = TypeVar("E", bound=Event)

@@ -20,7 +20,7 @@ from guestledger.engine.domain.commands import (
     Resolve,
     SettleAttempt,
 )
-from guestledger.engine.domain.consent import Consent
+from guestledger.engine.domain.consent import Consent, Guest
 from guestledger.engine.domain.outcomes import (
     Adoption,
     Channel,
@@ -201,7 +201,7 @@ def expire(now: datetime) -> ExpireToken:
 
 # Events
 
-GUEST = e.Guest(
+GUEST = Guest(
     source="web",
     campaign="organic",
     device_type="desktop",

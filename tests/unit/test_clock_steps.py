@@ -5,9 +5,10 @@ from datetime import timedelta
 import pytest
 
 from guestledger.engine.domain.due import StepName, due_steps
+from guestledger.engine.domain.evolve import evolve_all, fold
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy, deadline_of
-from guestledger.engine.domain.session import Session, Status, evolve_all, fold
+from guestledger.engine.domain.session import Session, Status
 from tests.unit.samples import (
     ABANDONED,
     ACTIVE,

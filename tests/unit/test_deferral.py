@@ -9,9 +9,10 @@ import pytest
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Status, evolve
+from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.limiter import LimiterState, admit
 from guestledger.engine.limits.retry import RetryPolicy, Wait, WaitBasis

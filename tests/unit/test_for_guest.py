@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.session import fold
+from guestledger.engine.domain.evolve import fold
 from tests.unit.samples import (
     ACTIVE,
     FINGERPRINT,

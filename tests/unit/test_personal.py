@@ -22,6 +22,7 @@ from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.webhook.sender import _notice
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.commands import BeginAttempt
+from guestledger.engine.domain.consent import Guest
 from guestledger.engine.domain.outcomes import Adoption, Created
 from guestledger.engine.domain.personal import MASK, Guarded, Personal, Secret, SecretBytes, masked, personal_fields
 from guestledger.engine.domain.request import GuestRequest
@@ -147,7 +148,7 @@ def test_nested_values_are_masked() -> None:
     ("kind", "fields"),
     [
         (GuestRequest, {"ip_address", "user_agent"}),
-        (e.Guest, {"fingerprint", "ip_address", "user_agent"}),
+        (Guest, {"fingerprint", "ip_address", "user_agent"}),
         (e.CreationAttempted, {"request_sha256"}),
         (e.SessionCreated, {"guest_token"}),
         (e.GuestTokenFound, {"guest_token"}),
@@ -197,7 +198,7 @@ def _modules() -> Iterator[str]:
 def test_every_personal_field_is_marked() -> None:
     modules = set(_modules())
     kinds = [kind for kind in _structs(msgspec.Struct) if kind.__module__ in modules]
-    assert {e.Guest, Answer, PreparedCreation, payload._Attributes, Settings} <= set(kinds)
+    assert {Guest, Answer, PreparedCreation, payload._Attributes, Settings} <= set(kinds)
     bare = {
         f"{kind.__module__}.{kind.__qualname__}.{name}"
         for kind in kinds

@@ -4,8 +4,9 @@ from typing import Any
 from uuid import UUID
 
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
+from guestledger.engine.domain.evolve import fold
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session, fold
+from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import Lease, StepChanges
 from guestledger.engine.worker.session_work import step_changes
 from tests.unit.samples import (

@@ -3,8 +3,9 @@
 from itertools import pairwise
 
 from guestledger.engine.domain.events import EVENT_TYPES
+from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.outcomes import FailureKind
-from guestledger.engine.domain.session import Session, Status, evolve
+from guestledger.engine.domain.session import Session, Status
 from tests.transitions import LEGAL, STAYS, is_legal
 from tests.unit.samples import (
     ABANDONED,

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.due import StepName, due_steps
+from guestledger.engine.domain.evolve import fold
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import fold
 from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis

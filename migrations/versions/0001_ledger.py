@@ -16,10 +16,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-_SQL = Path(__file__).parents[1] / "sql" / "0001_partitions.sql"
-_MAX_BATCH = 1_000_000
-"""Positions that one batch may take: far more than it does."""
-
+_SQL = Path(__file__).parents[1] / "sql"
 _TIME = sa.DateTime(timezone=True)
 
 
@@ -28,7 +25,7 @@ def upgrade() -> None:
     assert schema is not None
     _create_log(schema)
     _create_partitions(schema)
-    _create_masked_events(schema)
+    _run_file("0001_masked_events.sql", schema)
     _create_due_steps(schema)
     _create_clock_steps(schema)
     _create_limits(schema)
@@ -37,6 +34,11 @@ def upgrade() -> None:
     _create_sessions(schema)
     _create_session_metrics(schema)
     _create_audit_log(schema)
+
+
+def _run_file(name: str, schema: str) -> None:
+    for statement in (_SQL / name).read_text(encoding="utf-8").split("\n\n"):
+        op.execute(statement.replace("{s}", quoted(schema)))
 
 
 def _create_log(schema: str) -> None:
@@ -78,7 +80,7 @@ def _create_log(schema: str) -> None:
         schema=schema,
     )
     _make_append_only(quoted(schema), "events", "batches", "request_keys")
-    _guard_end(quoted(schema))
+    _run_file("0001_log_end.sql", schema)
 
 
 def _make_append_only(s: str, *tables: str) -> None:
@@ -102,32 +104,6 @@ def _make_append_only(s: str, *tables: str) -> None:
         op.execute(f"ALTER TABLE {s}.{table} ENABLE ALWAYS TRIGGER append_only")
 
 
-def _guard_end(s: str) -> None:
-    """Keep the runtime's user from moving the log's end to where no append can follow, or into the future.
-
-    SQLSTATE 40001, so that an append is repeated if the server's clock was set back meanwhile.
-    """
-    op.execute(
-        f"""
-        CREATE FUNCTION {s}.check_end() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-        DECLARE
-            last record;
-        BEGIN
-            IF pg_has_role((SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE') THEN
-                RETURN NEW;  -- the owner may restore and repair
-            END IF;
-            SELECT position, recorded_at INTO last FROM {s}.batches ORDER BY position DESC LIMIT 1;
-            IF NEW.position NOT BETWEEN coalesce(last.position, -1) + 1 AND coalesce(last.position, -1) + {_MAX_BATCH}
-               OR NEW.recorded_at NOT BETWEEN coalesce(last.recorded_at, '-infinity')
-                                          AND greatest(last.recorded_at, clock_timestamp()) THEN
-                RAISE EXCEPTION 'the log cannot continue at position %', NEW.position USING ERRCODE = '40001';
-            END IF;
-            RETURN NEW;
-        END $$"""
-    )
-    op.execute(f"CREATE TRIGGER check_end BEFORE INSERT ON {s}.batches FOR EACH ROW EXECUTE FUNCTION {s}.check_end()")
-
-
 def _create_partitions(schema: str) -> None:
     op.create_table(
         "detached_partitions",
@@ -142,35 +118,10 @@ def _create_partitions(schema: str) -> None:
         schema=schema,
     )
     s = quoted(schema)
-    for statement in _SQL.read_text(encoding="utf-8").split("\n\n"):
-        op.execute(statement.replace("{s}", s))
+    _run_file("0001_partitions.sql", schema)
     op.execute(f"SELECT {s}.create_partition_table(text 'events_default')")
     op.execute(f"ALTER TABLE {s}.events ATTACH PARTITION {s}.events_default DEFAULT")
     op.execute(f"SELECT {s}.ensure_partitions()")
-
-
-def _create_masked_events(schema: str) -> None:
-    """The log for an auditor. Of a guest's personal data it keeps what the audit log shows: address and fingerprint."""
-    s = quoted(schema)
-    op.execute(
-        f"""
-        CREATE FUNCTION {s}.masked(data jsonb, VARIADIC keys text[]) RETURNS jsonb IMMUTABLE LANGUAGE sql
-            SET search_path = pg_catalog, pg_temp AS $$
-            SELECT data || coalesce((SELECT jsonb_object_agg(key, '•••') FROM unnest(keys) AS key
-                                      WHERE data ->> key IS NOT NULL), '{{}}')
-        $$"""
-    )
-    op.execute(
-        f"""
-        CREATE VIEW {s}.masked_events AS
-        SELECT stream_id, version, position, event_type, schema_version, recorded_at, correlation_id, causation_id, actor,
-               ({s}.masked(CASE WHEN data -> 'guest' IS NULL THEN data::jsonb
-                                ELSE jsonb_set(data::jsonb, ARRAY['guest'],
-                                               {s}.masked((data -> 'guest')::jsonb, 'user_agent', 'request_sha256')) END,
-                           'guest_token', 'request_sha256'))::json AS data,
-               leaf_hash
-          FROM {s}.events"""
-    )
 
 
 def _create_due_steps(schema: str) -> None:

@@ -185,6 +185,7 @@ PLAIN = {
     "guestledger.adapters.http.token_source.TokenFields.access_token",  # a field name of the provider's JSON
     "guestledger.adapters.cxone.profile.SessionFields.token",
     "guestledger.engine.log.recorded.RecordedEvent.leaf_hash",
+    "guestledger.engine.log.recorded.Batch.mark",  # a leaf hash too
     "guestledger.engine.log.merkle._Entry.data",  # `msgspec.Raw` has no readable repr
 }
 

@@ -39,7 +39,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     claimable: frozenset[StepName]
     """The steps with a due and free row."""
     next_due_ms: int | None
-    """`None`: nothing is due soon."""
+    """`None`: nothing is due later."""
     unprojected: bool
     """Whether projections are behind the log."""
 
@@ -99,13 +99,6 @@ class DueSteps(Protocol):
 
     async def outlook(self, wanted: Wanted) -> Outlook:
         """One cheap statement."""
-        ...
-
-    def rescan(self) -> None:
-        """Let the next looks and claims find every due and free row, however long it has been due.
-
-        Otherwise one that becomes free long after it was due is found within seconds.
-        """
         ...
 
     async def unfinished(self, wanted: Wanted) -> int:

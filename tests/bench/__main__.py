@@ -30,7 +30,6 @@ BENCHMARKS = (
     "outages",
     "recovery",
     "growth",
-    "snapshot",
 )
 LOG = Path("build/bench.log")
 

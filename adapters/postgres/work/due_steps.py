@@ -1,6 +1,6 @@
 """Due steps in PostgreSQL, claimed in due order by the database's clock."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,6 @@ from guestledger.adapters.postgres.limits.rate_limiter import COUNTED, PostgresR
 from guestledger.adapters.postgres.log.notifier import channel
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.transactions import reading, short_transaction
-from guestledger.adapters.postgres.work.scan_bounds import ScanBounds
 from guestledger.adapters.postgres.work.statements import DueStepStatements
 from guestledger.engine.domain.due import PROVIDER_STEPS, DueStep, StepName
 from guestledger.engine.domain.waiting import whole_ms
@@ -41,7 +40,6 @@ class PostgresDueSteps:
         self._sql = DueStepStatements(schema)
         self._limiter = limiter
         self._clock = clock
-        self._bounds = ScanBounds()
         self._limited: set[StepName] = set()  # the steps whose limiter had a row at the last claim
         self._counted = sorted(PROVIDER_STEPS) if limiter.policy.calls is not None else []
 
@@ -80,7 +78,6 @@ class PostgresDueSteps:
         self, lease: Lease, wanted: Wanted, limit: int, expected: datetime | None
     ) -> tuple[set[StepName], list[Claim]]:
         asked_at = since_start()
-        since = self._bounds.since(wanted)
         rows = await self._execute(
             self._sql.claim,
             lease.owner,
@@ -90,24 +87,13 @@ class PostgresDueSteps:
             list(wanted.values()),
             self._counted,
             expected,
-            since,
         )
         limited, now, in_step = rows[0][:3]
         self._check_clock(now, asked_at)
         if not in_step:  # the statement only began late
             raise StaleClock
         claims = [_claim(row[3:]) for row in rows if row[3] is not None]
-        behind = set(map(StepName, limited))
-        if limit:
-            self._learn(
-                {step: begin for step, begin in zip(wanted, since, strict=True) if step not in behind}, now, claims
-            )
-        return behind, claims
-
-    def _learn(self, since: Mapping[StepName, datetime | None], now: datetime, claims: Sequence[Claim]) -> None:
-        for step, begin in since.items():
-            if begin is None:
-                self._bounds.learn(step, now, min((c.due_at for c in claims if c.step is step), default=None))
+        return set(map(StepName, limited)), claims
 
     def _check_clock(self, read: datetime, asked_at: timedelta) -> None:
         if self._clock is not None and self._clock.notices_step(read, asked_at):
@@ -125,13 +111,10 @@ class PostgresDueSteps:
                 limiters = await self._limiter.open(driver, [limiter], asking=() if counted else None)
                 self._check_clock(limiters.now, asked_at)
                 free, denied = limiters.capacity(limiter, limit)
-                [since] = self._bounds.since([step])
-                rows = await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step, since)
+                rows = await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step)
                 times = limiters.reserve(limiter, len(rows))
                 await self._limiter.write(driver, limiters)
         claims = [_claim(row, reserved_ms=whole_ms(time - limiters.now)) for row, time in zip(rows, times, strict=True)]
-        if free:
-            self._learn({step: since}, limiters.now, claims)
         waits = denied is not None and denied.by in (DenialReason.RATE, DenialReason.CONCURRENCY)
         more = denied is not None and waits and len(rows) == len(free)
         return Claimed(claims=claims, more_in_ms=whole_ms(denied.until - limiters.now) if denied and more else None)
@@ -165,22 +148,13 @@ class PostgresDueSteps:
 
     async def outlook(self, wanted: Wanted) -> Outlook:
         """See `DueSteps.outlook`. Runs without a transaction."""
-        since = self._bounds.since(wanted)
         with reported():
             async with reading(self._engine) as driver:
-                now, self._bounds.dead, free, due_at, passes, next_due_ms, unprojected = await driver.fetchrow(
-                    self._sql.outlook, list(PROJECTIONS), list(wanted), list(wanted.values()), since, self._bounds.ahead
+                claimable, next_due_ms, unprojected = await driver.fetchrow(
+                    self._sql.outlook, list(PROJECTIONS), list(wanted), list(wanted.values())
                 )
-        first = dict(zip(map(StepName, free), due_at, strict=True))
-        for step, begin in zip(wanted, since, strict=True):
-            if begin is None:
-                self._bounds.learn(step, now, first.get(step))
-        claimable = frozenset(step for step, open_ in zip(first, passes, strict=True) if open_)
-        return Outlook(claimable=claimable, next_due_ms=next_due_ms, unprojected=unprojected)
-
-    def rescan(self) -> None:
-        """See `DueSteps.rescan`."""
-        self._bounds.reset()
+        steps = frozenset(map(StepName, claimable))
+        return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected=unprojected)
 
     async def backlog(self) -> Backlog:
         """See `DueSteps.backlog`."""

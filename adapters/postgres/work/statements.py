@@ -21,8 +21,7 @@ class DueStepStatements:
             due AS MATERIALIZED (
                 SELECT d.* FROM {{steps}} CROSS JOIN LATERAL (
                     SELECT stream_id, step, due_at FROM {s}.due_steps
-                     WHERE due_steps.step = wanted.step AND due_at >= coalesce(wanted.since, '-infinity') AND due_at <= now()
-                       AND {_FREE} {{in_step}}
+                     WHERE due_steps.step = wanted.step AND due_at <= now() AND {_FREE} {{in_step}}
                      ORDER BY due_at LIMIT $3::int FOR UPDATE SKIP LOCKED) AS d
                  ORDER BY due_at LIMIT $3::int
             ), claimed AS (
@@ -38,15 +37,14 @@ class DueStepStatements:
                 SELECT step FROM unnest($4::text[], $5::text[]) AS wanted(step, limiter)
                  WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.limits WHERE name = limiter)
             ), unlimited AS (
-                SELECT step, since FROM unnest($4::text[], $8::timestamptz[]) AS wanted(step, since)
-                 WHERE step NOT IN (SELECT step FROM limited)
+                SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM limited)
             ), {claim.format(steps="unlimited AS wanted", in_step=f"AND {in_step}")}
             SELECT ARRAY(SELECT step FROM limited) AS limited, now(), {in_step} AS in_step, claimed.*
               FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
         """Claims the steps whose limiter knows nothing; at least one row, which names the other steps."""
 
         self.claim_limited = f"""
-            WITH {claim.format(steps="(VALUES ($4::text, $5::timestamptz)) AS wanted(step, since)", in_step="")} SELECT * FROM claimed ORDER BY due_at"""
+            WITH {claim.format(steps="(VALUES ($4::text)) AS wanted(step)", in_step="")} SELECT * FROM claimed ORDER BY due_at"""
 
         # A locked row is being appended to, released or claimed, which sets its lease anyway. Waiting for it while other
         # rows are locked could deadlock with an append.
@@ -64,7 +62,7 @@ class DueStepStatements:
         # Once at the end of a process, so it may look at all rows. Locked rows are skipped, as in a heartbeat.
         self.release_all = f"""
             WITH freed AS (
-                UPDATE {s}.due_steps SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now())
+                UPDATE {s}.due_steps SET owner = NULL, lease_until = NULL
                  WHERE (stream_id, step) IN (SELECT stream_id, step FROM {s}.due_steps
                                               WHERE owner = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED)
                 RETURNING stream_id)
@@ -81,26 +79,21 @@ class DueStepStatements:
         self.unfinished = f"SELECT count(DISTINCT stream_id) {unfinished}"
         self.is_unfinished = f"SELECT EXISTS (SELECT {unfinished})"
 
-        # Each part is one index look-up, within bounds: dead versions of done rows may lie in the index (see `ScanBounds`), also
-        # in the future. Leases that lapse later are left to the next poll: finding the first of them would read everything that
-        # is due.
+        # Each part is one index look-up. Leases that lapse later are left to the next poll: finding the first of them would
+        # read everything that is due.
         first = f"SELECT due_at FROM {s}.due_steps WHERE due_steps.step = wanted.step AND due_at"
         self.outlook = f"""
             WITH wanted AS (
-                SELECT wanted.step, since, greatest(closed_until, broken_until, probe_until) AS closed_until
-                  FROM unnest($2::text[], $3::text[], $4::timestamptz[]) AS wanted(step, limiter, since)
-                  LEFT JOIN {s}.limits ON name = limiter
+                SELECT wanted.step, greatest(closed_until, broken_until, probe_until) AS closed_until
+                  FROM unnest($2::text[], $3::text[]) AS wanted(step, limiter) LEFT JOIN {s}.limits ON name = limiter
             ), next AS (
-                SELECT due_at FROM wanted CROSS JOIN LATERAL (
-                    {first} > now() AND due_at <= coalesce(now() + $5::interval, 'infinity') ORDER BY due_at LIMIT 1) AS first
+                SELECT due_at FROM wanted CROSS JOIN LATERAL ({first} > now() ORDER BY due_at LIMIT 1) AS first
                  UNION ALL SELECT min(closed_until) FROM wanted WHERE closed_until > now()
-            ), free AS (
-                SELECT step, due_at, closed_until IS NULL OR closed_until <= now() AS open
-                  FROM wanted CROSS JOIN LATERAL (
-                      {first} >= coalesce(since, '-infinity') AND due_at <= now() AND {_FREE} ORDER BY due_at LIMIT 1) AS first
             )
-            SELECT now(), pg_stat_get_dead_tuples('{s}.due_steps'::regclass), ARRAY(SELECT step FROM free ORDER BY step), ARRAY(SELECT due_at FROM free ORDER BY step),
-                   ARRAY(SELECT open FROM free ORDER BY step),
+            SELECT ARRAY(
+                       SELECT step FROM wanted CROSS JOIN LATERAL (
+                           {first} <= now() AND {_FREE} ORDER BY due_at LIMIT 1) AS first
+                        WHERE closed_until IS NULL OR closed_until <= now()),
                    (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {_MAX_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),
                    EXISTS (SELECT FROM {s}.checkpoints

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -21,7 +22,7 @@ from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
-from guestledger.adapters.postgres.work.clock_steps import PostgresTimeSource
+from guestledger.adapters.postgres.transactions import read_time
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import InvalidSettings, Settings, variable
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
@@ -83,7 +84,7 @@ async def connect(
         engine = await _engine(settings, engine, stack)
         await check_current(engine, settings.schema)
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
-        clock = await stack.enter_async_context(_clock(engine, settings.schema))
+        clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         outages = OutageReporter(clock=clock, policy=policy)
         limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter, changed=outages.limiter_changed)
@@ -96,7 +97,7 @@ async def connect(
             calls=CallLimit(policy.limiter.calls_per_process),
             outages=outages,
         )
-        ledger = _ledger(engine, settings, limiter, services, clock, stack)
+        ledger = _ledger(engine, settings, limiter, services, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
@@ -107,13 +108,12 @@ def _ledger(
     settings: Settings,
     limiter: PostgresRateLimiter,
     services: Services,
-    clock: DatabaseClock,
     stack: AsyncExitStack,
 ) -> Ledger:
-    schema, policy = settings.schema, services.policy
+    schema, clock, policy = settings.schema, services.clock, services.policy
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    store = PostgresEventStore(engine, schema, limiter, clock=clock)
-    due_steps = PostgresDueSteps(engine, schema, limiter, clock)
+    store = PostgresEventStore(engine, schema, limiter)
+    due_steps = PostgresDueSteps(engine, schema, limiter)
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_steps, lease.ms)
@@ -181,8 +181,8 @@ async def _engine(settings: Settings, lent: AsyncEngine | None, stack: AsyncExit
 
 
 @asynccontextmanager
-async def _clock(engine: AsyncEngine, schema: str) -> AsyncIterator[DatabaseClock]:
-    clock = DatabaseClock(PostgresTimeSource(engine, schema, LEASE_MS))
+async def _clock(engine: AsyncEngine) -> AsyncIterator[Clock]:
+    clock = DatabaseClock(partial(read_time, engine))
     await clock.set()
     keeping = asyncio.create_task(clock.keep_set())
     try:

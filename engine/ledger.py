@@ -1,7 +1,6 @@
 """The ledger: the object that an embedder holds."""
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
@@ -13,7 +12,7 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.repeated import differing_fields
 from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.appends import KeyTaken, Lease, StaleClock
+from guestledger.engine.log.appends import KeyTaken, Lease
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.events import Events
@@ -111,11 +110,6 @@ class Ledger:
         return await self._open(request, None, correlation_id)
 
     async def _open(self, request: GuestRequest, lane: Lane | None, correlation_id: str | None) -> Session:
-        while True:
-            with suppress(StaleClock):  # nothing is recorded
-                return await self._open_now(request, lane, correlation_id)
-
-    async def _open_now(self, request: GuestRequest, lane: Lane | None, correlation_id: str | None) -> Session:
         session = Session(id=self._clock.new_id())
         work = SessionWork(
             session,
@@ -123,7 +117,6 @@ class Ledger:
             lease=self._lease,
             correlation_id=str(session.id) if correlation_id is None else checked_correlation_id(correlation_id),
             idempotency_key=request.idempotency_key,
-            clock_step=self._clock.last_step,
         )
         opened = OpenSession(request=checked(request), now=self._clock.now())
         work.propose(decide(session, opened, self._policy))

@@ -20,7 +20,7 @@ class SequenceStore(PostgresEventStore):
     async def _write(self, driver: Any, batch: Any) -> Any:
         await driver.execute("BEGIN")
         log = await self._read_log(driver, batch)
-        rows = BatchRows(log, await self._open_limiters(driver, batch, log), 0)
+        rows = BatchRows(log, await self._open_limiters(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
         columns = rows.columns()
         numbers = "SELECT nextval('guestledger.positions') FROM generate_series(1, $1)"

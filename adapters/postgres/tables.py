@@ -93,16 +93,6 @@ due_steps = Table(
     Index("due_steps_due", "step", "due_at"),
 )
 
-clock_steps = Table(
-    "clock_steps",
-    metadata,
-    Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, nullable=False),
-    Column("by_ms", BigInteger, nullable=False),
-    Column("noticed_at", TIME, nullable=False),
-    comment="Steps of the database's clock. Events up to a position were decided before the step",
-)
-
 limits = Table(
     "limits",
     metadata,

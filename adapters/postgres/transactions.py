@@ -3,11 +3,13 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any
 from weakref import WeakSet
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.lent_pool import CLOSE_SECONDS, OPTION, LentPool
 
 Driver = Any
@@ -71,6 +73,14 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[Driver]:
             return
         async with transaction(driver, unhurried=True):
             yield driver
+
+
+async def read_time(engine: AsyncEngine) -> datetime:
+    """The database's clock (UTC). Raises `ServiceError`."""
+    with reported():
+        async with reading(engine) as driver:
+            moment: datetime = await driver.fetchval("SELECT clock_timestamp()")
+            return moment
 
 
 @asynccontextmanager

@@ -64,13 +64,6 @@ class EnforceDeadline(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
-class NoteClockStep(msgspec.Struct, frozen=True, kw_only=True):
-    """The database's clock has stepped by `by_ms` since the session's last event."""
-
-    by_ms: int
-    now: datetime
-
-
 class RecordDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """The webhook was called."""
 
@@ -110,7 +103,6 @@ Command = (
     | RecordAttempt
     | SettleAttempt
     | EnforceDeadline
-    | NoteClockStep
     | RecordDelivery
     | RequestRedelivery
     | Resolve

@@ -92,7 +92,7 @@ def _record_created(state: Session, attempt: int, outcome: Created, now: datetim
             status=outcome.status,
             unread=unread,
             attempt_latency_ms=outcome.latency_ms,
-            latency_ms=whole_ms(now - state.accepted_at - timedelta(milliseconds=state.stepped_ms)),
+            latency_ms=whole_ms(now - state.accepted_at),
             webhook_owed=policy.webhook_enabled,
         ),
     ]

@@ -58,8 +58,8 @@ def _after_creation(state: Session) -> tuple[DueStep, ...]:
     steps = []
     if state.webhook_owed:
         steps.append(DueStep(StepName.DELIVER_WEBHOOK, state.webhook_retry_at or state.created_at))
-    if state.status is Status.ACTIVE and state.expiry_due is not None:
-        steps.append(DueStep(StepName.EXPIRE_TOKEN, state.expiry_due))
+    if state.status is Status.ACTIVE and state.expires_at is not None:
+        steps.append(DueStep(StepName.EXPIRE_TOKEN, state.expires_at))
     return tuple(steps)
 
 

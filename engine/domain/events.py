@@ -242,17 +242,6 @@ class TokenExpired(Event, frozen=True, kw_only=True):
     noticed_late_ms: int
 
 
-class ClockStepped(Event, frozen=True, kw_only=True):
-    """The database's clock stepped while the session had work ahead.
-
-    A step ahead moves its deadline and the notice of its expiry as far: a step ends no session. A step back moves its
-    waits: they would last as much longer.
-    """
-
-    by_ms: int
-    """Negative: the clock was set back."""
-
-
 class SessionAbandoned(Event, frozen=True, kw_only=True):
     """Failures or the deadline ended the session. Ends the stream."""
 
@@ -284,6 +273,5 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "WebhookAbandoned": WebhookAbandoned,
     "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
     "TokenExpired": TokenExpired,
-    "ClockStepped": ClockStepped,
     "SessionAbandoned": SessionAbandoned,
 }

@@ -1,7 +1,6 @@
 """Events to state: `evolve` folds one event into a session."""
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import assert_never
 from uuid import UUID
 
@@ -55,8 +54,6 @@ def _apply(state: Session, event: e.Event) -> Session:
             return _notified(state, event)
         case e.TokenExpired():
             return replace(state, status=Status.EXPIRED)
-        case e.ClockStepped():
-            return _clock_stepped(state, timedelta(milliseconds=event.by_ms))
         case e.SessionAbandoned():
             return replace(state, status=Status.ABANDONED, cause=event.cause, detail=None, retry_at=None)
         case _:
@@ -147,7 +144,6 @@ def _created(state: Session, event: e.SessionCreated | e.SessionAdopted) -> Sess
         cause=None,
         detail=None,
         retry_at=None,
-        stepped_ms=0,
         session_id=event.session_id,
         guest_token=event.guest_token,
         created_at=event.at,
@@ -206,18 +202,6 @@ def _notified(
             return replace(state, webhook_owed=True, webhook_failures=0, webhook_retry_at=event.at)
         case _:
             assert_never(event)
-
-
-def _clock_stepped(state: Session, by: timedelta) -> Session:
-    stepped = replace(state, stepped_ms=state.stepped_ms + by // timedelta(milliseconds=1))
-    if by > timedelta(0):
-        deadline_from = state.deadline_from
-        return replace(stepped, deadline_from=None if deadline_from is None else deadline_from + by)
-    if state.created_at is None:
-        return replace(stepped, retry_at=state.retry_at and state.retry_at + by)
-    if state.webhook_owed:
-        return replace(stepped, webhook_retry_at=(state.webhook_retry_at or state.created_at) + by)
-    return stepped
 
 
 def _without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from guestledger.engine.domain.commands import (
     DeferCreation,
     EnforceDeadline,
     ExpireToken,
-    NoteClockStep,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
@@ -25,7 +24,7 @@ from guestledger.engine.domain.doubt import resolve
 from guestledger.engine.domain.lookup import record_lookup
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.domain.waiting import defer, enforce_deadline, note_clock_step, whole_ms
+from guestledger.engine.domain.waiting import defer, enforce_deadline, whole_ms
 
 
 def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
@@ -45,8 +44,6 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return settle_attempt(state, command, policy.creation)
         case EnforceDeadline():
             return enforce_deadline(state, command.now, policy.creation)
-        case NoteClockStep():
-            return note_clock_step(state, command)
         case RecordDelivery():
             return record_delivery(state, command, policy.webhook)
         case RequestRedelivery():
@@ -90,8 +87,8 @@ def _open(command: OpenSession) -> e.Event:
 
 
 def _expire(state: Session, command: ExpireToken) -> list[e.Event]:
-    expires_at, due = state.expires_at, state.expiry_due
-    if state.status is not Status.ACTIVE or expires_at is None or due is None or command.now < due:
+    expires_at = state.expires_at
+    if state.status is not Status.ACTIVE or expires_at is None or command.now < expires_at:
         return []
     late_ms = whole_ms(command.now - expires_at)
     return [e.TokenExpired(at=command.now, channel_id=state.channel_id, expires_at=expires_at, noticed_late_ms=late_ms)]

@@ -1,6 +1,6 @@
 """The state of a guest session."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -58,9 +58,7 @@ class Session(Guarded, frozen=True, kw_only=True):
     failures: int = 0
     """Attempts that were sent and failed. A person's retry sets it to 0."""
     deadline_from: datetime | None = None
-    """The start of the deadline: the acceptance, or a person's retry; later by the steps ahead of the clock since."""
-    stepped_ms: int = 0
-    """By how much the database's clock has stepped since the acceptance; once it is active, since then."""
+    """The start of the deadline: the acceptance, or a person's retry."""
     retry_at: datetime | None = None
     budget_waits: int = 0
     """Deferrals for a spent retry budget since the last request."""
@@ -86,17 +84,9 @@ class Session(Guarded, frozen=True, kw_only=True):
     @property
     def due_since(self) -> datetime:
         """When the next step towards creation may start."""
-        if self.retry_at is not None:
-            return self.retry_at
-        assert self.accepted_at is not None, "a session without events has nothing due"
-        return self.accepted_at + timedelta(milliseconds=min(0, self.stepped_ms))
-
-    @property
-    def expiry_due(self) -> datetime | None:
-        """When the token is taken for expired: after a step ahead of the clock, as much later as that."""
-        if self.expires_at is None or self.stepped_ms <= 0:
-            return self.expires_at
-        return self.expires_at + timedelta(milliseconds=self.stepped_ms)
+        due = self.retry_at or self.accepted_at
+        assert due is not None, "a session without events has nothing due"
+        return due
 
     @property
     def is_retried(self) -> bool:

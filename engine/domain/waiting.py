@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.commands import DeferCreation, NoteClockStep
+from guestledger.engine.domain.commands import DeferCreation
 from guestledger.engine.domain.policy import deadline_of
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import DenialReason, Denied
@@ -49,16 +49,6 @@ def max_spread_ms(state: Session, denied: Denied, policy: RetryPolicy) -> int:
 def enforce_deadline(state: Session, now: datetime, policy: RetryPolicy) -> list[e.Event]:
     """`SessionAbandoned` once the deadline has passed. An attempt in flight is settled first."""
     return give_up(state, 0, now, now, policy) if state.status in _WAITING else []
-
-
-def note_clock_step(state: Session, command: NoteClockStep) -> list[e.Event]:
-    """`ClockStepped`, if the session has a deadline, a wait or an expiry that the step would change."""
-    ahead = command.by_ms > 0
-    waits = state.status in (*_WAITING, Status.ATTEMPTING) or (state.webhook_owed and not ahead)
-    expires = state.status is Status.ACTIVE and state.expires_at is not None and (ahead or state.stepped_ms > 0)
-    if not (waits or expires):
-        return []
-    return [e.ClockStepped(at=command.now, channel_id=state.channel_id, by_ms=command.by_ms)]
 
 
 def give_up(

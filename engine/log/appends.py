@@ -50,8 +50,6 @@ class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     admission: AdmissionRequest | None = None
     """The request that they announce: recorded only if the limiter admits it."""
     feedback: Feedback | None = None
-    clock_step: int | None = None
-    """The last step of the database's clock that was known when the events were decided; `None`: not checked."""
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -78,10 +76,6 @@ class KeyTaken(Exception):
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(f"the key already belongs to stream {stream_id}")
         self.stream_id = stream_id
-
-
-class StaleClock(Exception):
-    """The events were decided before the database's clock stepped. Nothing was recorded."""
 
 
 class AppendDenied(Exception):

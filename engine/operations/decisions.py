@@ -10,7 +10,7 @@ from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.appends import Append, KeyTaken, StaleClock
+from guestledger.engine.log.appends import Append, KeyTaken
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.event_store import EventStore
@@ -41,7 +41,7 @@ class Decisions:
         """
         stream_id = history[0].stream_id
         while True:
-            state, clock_step = session_of(history), self._clock.last_step
+            state = session_of(history)
             decided = decide(state, command(self._clock.now()), self._policy)
             if not decided:
                 raise refused(state)
@@ -58,11 +58,8 @@ class Decisions:
                         causation_id=self._clock.new_id(),
                         correlation_id=history[0].correlation_id,
                         idempotency_key=key,
-                        clock_step=clock_step,
                     )
                 )
-            except StaleClock:
-                continue
             except (WrongExpectedVersion, KeyTaken) as conflict:
                 if conflict.stream_id != stream_id:
                     raise

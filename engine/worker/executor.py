@@ -18,7 +18,7 @@ from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import AdmissionRequest
-from guestledger.engine.log.appends import Appended, StaleClock
+from guestledger.engine.log.appends import Appended
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.worker.deferring import deferral
 from guestledger.engine.worker.leases import LeaseLost
@@ -65,9 +65,8 @@ class Executor:
         was accepted is recorded, and due again soon.
         """
         try:
-            work.note_clock_steps(self.clock, self.policy)
             if step is not None and not self._is_due(work, step):
-                await self._record(work, step, StepResult(stop=True), lane)
+                await self._rest(work, step)
                 return work.state
             step = step or self._next_step(work, lane)
             if step is None:
@@ -75,11 +74,8 @@ class Executor:
             while step is not None:
                 result = await self._run_step(work, step)
                 step = await self._record(work, step, result, lane)
-        except (WrongExpectedVersion, StaleClock) as conflict:
-            # Another worker continued the session, or a person decided. What they recorded counts. After a step of the
-            # clock the session is claimed again, and decided on anew.
-            if isinstance(conflict, StaleClock) and not work.recorded.version:
-                raise
+        except WrongExpectedVersion:
+            # Another worker continued the session, or a person decided. What they recorded counts.
             await self.recorder.release(work)
             return await self.recorder.reload(work)
         except LeaseLost:
@@ -117,7 +113,6 @@ class Executor:
         if result.lease_lost:
             await self.recorder.record_late(work, result)
             raise LeaseLost
-        work.note_clock_steps(self.clock, self.policy)
         events = decide_all(work.state, result.commands, self.policy)
         if not events and not work.proposed:
             if result.commands and is_outcome(result):
@@ -141,7 +136,7 @@ class Executor:
     ) -> Appended:
         try:
             return await self.recorder.append(work, mine=mine, keep=keep, feedback=result.feedback)
-        except (WrongExpectedVersion, StaleClock):
+        except WrongExpectedVersion:
             if is_outcome(result):
                 await self.recorder.record_late(work, result)
             raise
@@ -177,7 +172,7 @@ class Executor:
     async def _rest(self, work: SessionWork, step: StepName | None) -> None:
         """Release a step without an event: at once if it is due, else when it is."""
         found: DueStep | None = next((due for due in work.due_steps(self.policy) if due.step == step), None)
-        rest = found.due_at - self.now(work) if found else _NOT_DUE_DELAY
+        rest = found.due_at - self.clock.now() if found else _NOT_DUE_DELAY
         await self.recorder.release(work, max(0, -(-rest // timedelta(milliseconds=1))))
 
 
@@ -209,7 +204,6 @@ class _Context:
         return self._executor.now(self._work)
 
     def decide(self, command: Command) -> list[Event]:
-        self._work.note_clock_steps(self._executor.clock, self._executor.policy)
         return decide(self._work.state, command, self._executor.policy)
 
     def admission(self, limiter: str) -> AdmissionRequest:

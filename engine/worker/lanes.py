@@ -93,13 +93,7 @@ class LaneRunner:
         """Run a step that became due in this process, in the background; `False` if there is no place any more."""
         if not self.has_place(self._executor.handlers[step].lane):
             return False
-        handed = SessionWork(
-            work.state,
-            actor=self._actor,
-            lease=work.lease,
-            correlation_id=work.correlation_id,
-            clock_step=work.clock_step,
-        )
+        handed = SessionWork(work.state, actor=self._actor, lease=work.lease, correlation_id=work.correlation_id)
         handed.must_ask, handed.started_at = work.must_ask, work.started_at
         task = self._task(handed, step, work.leased_at)
         self._handed.add(task)
@@ -180,7 +174,7 @@ class LaneRunner:
         tasks = set()
         for claim in claimed.claims:
             if history := histories.get(claim.stream_id):
-                work = SessionWork.of(history, actor=self._actor, lease=lease, claim=claim, clock=self._clock)
+                work = SessionWork.of(history, actor=self._actor, lease=lease, claim=claim)
                 tasks.add(self._task(work, claim.step, asked_at))
         return tasks, claimed.more_in_ms
 

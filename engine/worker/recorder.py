@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -21,7 +20,7 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.limits.feedback import Feedback
-from guestledger.engine.log.appends import Append, Appended, KeyTaken, StaleClock, remote_key
+from guestledger.engine.log.appends import Append, Appended, KeyTaken, remote_key
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.due_steps import DueSteps
@@ -81,7 +80,7 @@ class Recorder:
     ) -> Appended:
         """Record what is proposed, and `events`. With `keep`, the steps in `mine` stay leased; else they are free then.
 
-        `append_id`: of an earlier try, whose fate is unknown. Raises `WrongExpectedVersion`, `StaleClock`, `AppendDenied` (the work is then as before), and `ServiceError`.
+        `append_id`: of an earlier try, whose fate is unknown. Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
         """
         after = evolve_all(work.state, events)
         before, events = work.recorded, (*work.proposed, *events)
@@ -99,7 +98,6 @@ class Recorder:
             idempotency_key=_remote_key(events) if before.version else work.idempotency_key,
             admission=admission,
             feedback=feedback,
-            clock_step=work.clock_step,
         )
         appended, after = await self._append_once(append, before, after)
         if keep:
@@ -189,15 +187,12 @@ class Recorder:
             history = await self._store.read_stream(work.state.id)
             if any(recorded.causation_id == append_id for recorded in history):
                 return  # it was recorded, though the database did not answer
-            late = SessionWork.of(history, actor=work.actor, lease=work.lease, claim=None, clock=self._clock)
-            late.note_clock_steps(self._clock, self._policy)
-            stepped = timedelta(milliseconds=self._clock.stepped_ms(work.clock_step))
-            commands = [replace(command, now=command.now + stepped) for command in result.commands]
-            events = decide_all(late.state, commands, self._policy)
+            late = SessionWork.of(history, actor=work.actor, lease=work.lease, claim=None)
+            events = decide_all(late.state, result.commands, self._policy)
             if not events:
                 await self._drop(late, result)
                 return
-            with suppress(WrongExpectedVersion, StaleClock):
+            with suppress(WrongExpectedVersion):
                 await self.append(late, events, keep=False, feedback=result.feedback, append_id=append_id)
                 work.counts.update(late.counts)
                 return

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ logger = logging.getLogger("guestledger")
 waiting = logging.getLogger("guestledger.waiting")
 
 # How long `run_until_idle` bears with a service that cannot be used.
-_PATIENCE_SECONDS = 15.0
+_PATIENCE = timedelta(seconds=15)
 # How soon work in flight is looked at again, and projections are brought up to date again.
 _SOON_MS = 200
 # Partitions are made months ahead, so this may fail for weeks without harm.
@@ -130,8 +131,7 @@ class Scheduler:
         await self._within_limit(self._run_forever(), Counter())
 
     async def _run_until_idle(self, done: Counter[str]) -> None:
-        loop = asyncio.get_running_loop()
-        progressed_at, failures, due, first = loop.time(), 0, True, True
+        progressed_at, failures, due, first = self._clock.now(), 0, True, True
         while not self._stopping.is_set():
             before = done.total()
             try:
@@ -151,8 +151,8 @@ class Scheduler:
                 failures += 1
                 self._report_database(error)
             if done.total() > before or self.trouble is None:
-                progressed_at = loop.time()
-            elif isinstance(self.trouble, CredentialsRefused) or loop.time() - progressed_at > _PATIENCE_SECONDS:
+                progressed_at = self._clock.now()
+            elif isinstance(self.trouble, CredentialsRefused) or self._clock.now() - progressed_at > _PATIENCE:
                 raise self.trouble
             if due:
                 await self._pause(self._rest_ms(failures))

@@ -4,16 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from guestledger.engine.domain.commands import NoteClockStep
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.evolve import evolve, fold
-from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.appends import Lease, StaleClock, StepChanges
+from guestledger.engine.log.appends import Lease, StepChanges
 from guestledger.engine.log.recorded import RecordedEvent
-from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.due_steps import Claim
 from guestledger.engine.worker.leases import HeldLease
 
@@ -53,7 +50,6 @@ class SessionWork:
         correlation_id: str,
         idempotency_key: str | None = None,
         claim: Claim | None = None,
-        clock_step: int,
     ) -> None:
         self.recorded = recorded
         self.state = recorded
@@ -70,8 +66,6 @@ class SessionWork:
         """Whether the limiter of the claimed step knows something against its API."""
         self.started_at = None if claim is None else claim.claimed_at
         """When it was claimed or handed over, by the database's clock; `None`: neither."""
-        self.clock_step = clock_step
-        """The last step of the database's clock that the state takes into account."""
         self.leased_at: float | None = None
         """When the lease was last asked for (`Leases.now`)."""
         self.unconfirmed_append_id: UUID | None = None
@@ -82,28 +76,9 @@ class SessionWork:
         self._recorded_due: tuple[DueStep, ...] | None = None if recorded.version else ()
 
     @classmethod
-    def of(
-        cls, history: Sequence[RecordedEvent], *, actor: str, lease: Lease, claim: Claim | None, clock: Clock
-    ) -> "SessionWork":
+    def of(cls, history: Sequence[RecordedEvent], *, actor: str, lease: Lease, claim: Claim | None) -> "SessionWork":
         """Work on a session that is recorded: `history` is its whole stream."""
-        return cls(
-            session_of(history),
-            actor=actor,
-            lease=lease,
-            correlation_id=history[0].correlation_id,
-            claim=claim,
-            clock_step=clock.last_step_before(history[-1].position),
-        )
-
-    def note_clock_steps(self, clock: Clock, policy: Policy) -> None:
-        """Propose `ClockStepped` if the database's clock has stepped since. Raise `StaleClock` if nothing is recorded yet."""
-        if self.clock_step == clock.last_step:
-            return
-        if not self.recorded.version:
-            raise StaleClock
-        by_ms = clock.stepped_ms(self.clock_step)
-        self.clock_step, self.started_at = clock.last_step, None
-        self.propose(decide(self.state, NoteClockStep(by_ms=by_ms, now=clock.now()), policy))
+        return cls(session_of(history), actor=actor, lease=lease, correlation_id=history[0].correlation_id, claim=claim)
 
     def propose(self, events: Iterable[Event]) -> None:
         """Take events as happened. They are recorded before any effect depends on them."""

@@ -27,7 +27,6 @@ def upgrade() -> None:
     _create_partitions(schema)
     _run_file("0001_masked_events.sql", schema)
     _create_due_steps(schema)
-    _create_clock_steps(schema)
     _create_limits(schema)
     _create_consumers(schema)
     _create_checkpoints(schema)
@@ -135,18 +134,6 @@ def _create_due_steps(schema: str) -> None:
         schema=schema,
     )
     op.create_index("due_steps_due", "due_steps", ["step", "due_at"], schema=schema)
-
-
-def _create_clock_steps(schema: str) -> None:
-    op.create_table(
-        "clock_steps",
-        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("position", sa.BigInteger, nullable=False),
-        sa.Column("by_ms", sa.BigInteger, nullable=False),
-        sa.Column("noticed_at", _TIME, nullable=False),
-        schema=schema,
-        comment="Steps of the database's clock. Events up to a position were decided before the step",
-    )
 
 
 def _create_limits(schema: str) -> None:

@@ -119,7 +119,7 @@ async def _step(ledger: Ledger) -> tuple[float, ...]:
     claimed = time.perf_counter()
     histories = await ledger._store.read_streams([claim.stream_id])
     read = time.perf_counter()
-    work = SessionWork.of(histories[claim.stream_id], actor="bench", lease=lease, claim=claim, clock=ledger._clock)
+    work = SessionWork.of(histories[claim.stream_id], actor="bench", lease=lease, claim=claim)
     await ledger._executor.run(work, Lane.RECORDING, claim.step)
     assert work.counts == {"TokenExpired": 1}
     return began, claimed, read, time.perf_counter()

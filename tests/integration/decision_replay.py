@@ -16,7 +16,6 @@ from guestledger.engine.domain.commands import (
     DeferCreation,
     EnforceDeadline,
     ExpireToken,
-    NoteClockStep,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
@@ -93,8 +92,6 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
             return state.status is Status.NEW
         case Resolve():
             return state.status is Status.PARKED
-        case NoteClockStep():
-            return True
         case RequestRedelivery():
             return state.session_id is not None
         case RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
@@ -170,8 +167,6 @@ def _creation(event: e.Event, state: Session, policy: Policy) -> Command | None:
             return EnforceDeadline(now=now)
         case e.TokenExpired():
             return ExpireToken(now=now)
-        case e.ClockStepped():
-            return NoteClockStep(by_ms=event.by_ms, now=now)
         case _:
             return None
 

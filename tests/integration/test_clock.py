@@ -13,7 +13,6 @@ from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.feedback import Feedback, Observation
-from guestledger.engine.ports.clock import ClockStep
 from tests import logs
 from tests.integration.appends import a_lease, an_append, due
 from tests.unit.samples import request
@@ -106,35 +105,26 @@ async def test_leases_and_limiters_follow_a_database_clock_that_was_set_back(
     assert max(lease_until, closed_until) < appended.at + timedelta(minutes=2)
 
 
-class NoSteps:
-    """A database that records no steps, as for a user who may only read."""
-
-    async def record(self, _by: timedelta, _after: int) -> list[ClockStep]:
-        return []
-
-
 async def test_the_clock_follows_a_database_whose_time_changes() -> None:
     start = moment = dt.datetime(2026, 1, 1, tzinfo=UTC)
 
-    class Source(NoSteps):
-        async def read(self, _after: int) -> tuple[dt.datetime, list[ClockStep]]:
-            return moment, []
+    async def read() -> dt.datetime:
+        return moment
 
-    clock = DatabaseClock(Source())
+    clock = DatabaseClock(read)
     for moment in (start, start + HOUR, start):
         await clock.set()
         assert abs(clock.now() - moment) < timedelta(minutes=1)
 
 
 async def test_a_slow_reading_does_not_move_a_clock_within_its_error() -> None:
-    class Source(NoSteps):
-        async def read(self, _after: int) -> tuple[dt.datetime, list[ClockStep]]:
-            moment = dt.datetime.now(UTC)
-            await asyncio.sleep(wait)
-            return moment, []
+    async def read() -> dt.datetime:
+        moment = dt.datetime.now(UTC)
+        await asyncio.sleep(wait)
+        return moment
 
     wait = 0.0
-    clock = DatabaseClock(Source())
+    clock = DatabaseClock(read)
     await clock.set()
     before = clock._zero
     wait = 0.3

@@ -103,12 +103,10 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
 
         assert len(rows) == 100
         late, decided = (
-            {"DuplicateCreated", "DoubtLifted", "GuestTokenFound", "ClockStepped"},
+            {"DuplicateCreated", "DoubtLifted", "GuestTokenFound"},
             {"SessionParked", "RetryDecided", "AbandonmentDecided", "SessionAdopted"},
         )
-        assert set(happened) == set(EVENT_TYPES) - late - decided, (
-            "every event but those of late answers, parking and clocks"
-        )
+        assert set(happened) == set(EVENT_TYPES) - late - decided, "every event but those of late answers and parking"
         assert Cause.PROCESS_ENDED not in causes, "no worker took a session over"
         assert {row.status for row in rows.values()} == {
             Status.EXPIRED,

@@ -370,9 +370,7 @@ async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
         await ledger.scheduler.run_once()
         settled = await ledger.history(session.id)
         assert isinstance(settled[-1].event, e.WebhookSynced)
-        late = SessionWork.of(
-            before, actor="late", lease=Lease(owner=session.id, ms=1), claim=None, clock=ledger._clock
-        )
+        late = SessionWork.of(before, actor="late", lease=Lease(owner=session.id, ms=1), claim=None)
         outcome = delivered(status, None if status is None else 600_000)
         command = RecordDelivery(outcome=outcome, now=before[-1].recorded_at, jitter=0)
         feedback = feedback_of_delivery("hooks", outcome, before[-1].recorded_at, 600_000)
@@ -402,7 +400,7 @@ async def test_a_late_rejection_lifts_the_doubt_and_a_redundant_answer_is_logged
 
         refused = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
         history = (await other.history(row.id))[:3]
-        late = SessionWork.of(history, actor="late", lease=Lease(owner=row.id, ms=1), claim=None, clock=ledger._clock)
+        late = SessionWork.of(history, actor="late", lease=Lease(owner=row.id, ms=1), claim=None)
         command = RecordAttempt(attempt=1, outcome=refused, now=late.state.due_since, jitter=0)
         with pytest.raises(WrongExpectedVersion):
             await ledger._executor._record(

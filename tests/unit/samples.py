@@ -11,7 +11,6 @@ from guestledger.engine.domain.commands import (
     DeferCreation,
     EnforceDeadline,
     ExpireToken,
-    NoteClockStep,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
@@ -162,10 +161,6 @@ def settle(attempt: int = 1, now: datetime = START, jitter: float = 0.5) -> Sett
 
 def enforce(now: datetime) -> EnforceDeadline:
     return EnforceDeadline(now=now)
-
-
-def note_step(by_ms: int, now: datetime = START) -> NoteClockStep:
-    return NoteClockStep(by_ms=by_ms, now=now)
 
 
 def answer(outcome: CreationOutcome, attempt: int = 1, now: datetime = START, jitter: float = 0.5) -> RecordAttempt:
@@ -395,10 +390,6 @@ def has_expired(**given: Any) -> e.TokenExpired:
     return _event(e.TokenExpired, {"at": EXPIRY, "expires_at": EXPIRY, "noticed_late_ms": 0}, given)
 
 
-def clock_stepped(**given: Any) -> e.ClockStepped:
-    return _event(e.ClockStepped, {"by_ms": 1_800_000}, given)
-
-
 def was_abandoned(**given: Any) -> e.SessionAbandoned:
     return _event(e.SessionAbandoned, {"cause": Cause.TOO_MANY_FAILURES, "attempts": 8}, given)
 
@@ -441,6 +432,5 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     webhook_abandoned(),
     redelivery_requested(),
     has_expired(),
-    clock_stepped(),
     was_abandoned(),
 )

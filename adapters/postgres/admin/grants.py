@@ -37,7 +37,6 @@ LOG: Mapping[str, Grants] = {
 TABLES: Mapping[str, Grants] = {
     **LOG,
     t.due_steps.name: {RUNTIME: _WRITE},
-    t.clock_steps.name: {RUNTIME: _APPEND, AUDITOR: _READ},
     t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},
     t.incarnations.name: {RUNTIME: _APPEND, AUDITOR: _READ},
     t.consumers.name: {RUNTIME: _WRITE, AUDITOR: _READ},

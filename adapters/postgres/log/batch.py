@@ -8,7 +8,7 @@ from uuid import UUID
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import WrongExpectedVersion
-from guestledger.engine.log.appends import Append, AppendDenied, Appended, KeyTaken, StaleClock
+from guestledger.engine.log.appends import Append, AppendDenied, Appended, KeyTaken
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.merkle import leaf_hash
 
@@ -57,9 +57,8 @@ _Key = tuple[UUID, StepName]
 class BatchRows:
     """The rows of a batch, gathered append by append. A rejected append leaves nothing here."""
 
-    def __init__(self, log: LogEnd, limiters: LimiterTransaction, clock_step: int) -> None:
+    def __init__(self, log: LogEnd, limiters: LimiterTransaction) -> None:
         self._log = log
-        self._clock_step = clock_step
         self._limiters = limiters
         self._position = log.position
         self._events: list[tuple[Any, ...]] = []
@@ -99,8 +98,6 @@ class BatchRows:
             return KeyTaken(log.keys[key])
         if actual != append.expected_version:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
-        if append.clock_step is not None and append.clock_step < self._clock_step:
-            return StaleClock()
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)
         if append.feedback is not None:

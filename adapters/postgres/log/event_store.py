@@ -15,7 +15,6 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from guestledger.adapters.clock import DatabaseClock, since_start
 from guestledger.adapters.postgres.errors import PoolUsedUp, reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
@@ -27,7 +26,7 @@ from guestledger.engine.domain.errors import EventTooLarge, ServiceError, Servic
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.personal import Secret
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.log.appends import Append, Appended, StaleClock
+from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import encode, wire_name
 
 MAX_IN_BATCH = 200
@@ -57,13 +56,11 @@ class PostgresEventStore(LogReader):
         schema: str,
         limiter: PostgresRateLimiter,
         *,
-        clock: DatabaseClock | None = None,
         patience: float = 10.0,
         max_waiting: int = 10_000,
     ) -> None:
         super().__init__(engine, schema)
         self._limiter = limiter
-        self._clock = clock
         self._appending = AppendStatements(schema)
         self._patience = patience
         self._max_waiting = max_waiting
@@ -176,27 +173,18 @@ class PostgresEventStore(LogReader):
         return outcomes
 
     async def _write_once(self, batch: list[Proposal]) -> list[Appended | Exception]:
-        try:
-            with reported():
-                async with asyncio.timeout(self._patience), self._connection.use() as driver:
-                    return await self._write(driver, batch)
-        except StaleClock as stale:
-            # Recorded without the connection of the batch, which held the ledger's lock.
-            assert self._clock is not None
-            await self._clock.record_step()
-            return [stale] * len(batch)
+        with reported():
+            async with asyncio.timeout(self._patience), self._connection.use() as driver:
+                return await self._write(driver, batch)
 
     async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
         # Four round trips, and every append of the batch waits for each; more only if a limiter knows something.
         # The lock first, reading in a *later* statement: only its snapshot is sure to see the last commit. The lock is a row
         # lock without a change, so it leaves no dead row behind.
-        asked_at = since_start()
         await driver.execute(self._appending.begin)
         log = await self._read_log(driver, batch)
-        if self._clock is not None and self._clock.notices_step(log.now, asked_at):
-            raise StaleClock
         limiters = await self._open_limiters(driver, batch, log)
-        rows = BatchRows(log, limiters, self._clock.last_step if self._clock else 0)
+        rows = BatchRows(log, limiters)
         outcomes = [rows.take(proposal) for proposal in batch]
         await driver.fetch(self._appending.append, *rows.columns())
         await self._limiter.write(driver, limiters)

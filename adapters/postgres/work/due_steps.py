@@ -1,13 +1,11 @@
 """Due steps in PostgreSQL, claimed in due order by the database's clock."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.clock import DatabaseClock, since_start
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.limits.rate_limiter import COUNTED, PostgresRateLimiter
 from guestledger.adapters.postgres.log.notifier import channel
@@ -17,12 +15,9 @@ from guestledger.adapters.postgres.work.statements import DueStepStatements
 from guestledger.engine.domain.due import PROVIDER_STEPS, DueStep, StepName
 from guestledger.engine.domain.waiting import whole_ms
 from guestledger.engine.limits.admission import DenialReason
-from guestledger.engine.log.appends import Lease, StaleClock
+from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import began_at
 from guestledger.engine.ports.due_steps import Backlog, Claim, Claimed, DueRow, Outlook, Wanted, WorkStatus
-
-# A claim that a step of the clock held up is tried again, and so is one that only began late.
-_CLOCK_TRIES = 3
 
 
 class PostgresDueSteps:
@@ -32,31 +27,16 @@ class PostgresDueSteps:
     an effect, as when a lease has lapsed.
     """
 
-    def __init__(
-        self, engine: AsyncEngine, schema: str, limiter: PostgresRateLimiter, clock: DatabaseClock | None = None
-    ) -> None:
+    def __init__(self, engine: AsyncEngine, schema: str, limiter: PostgresRateLimiter) -> None:
         self._engine = engine
         self._schema = schema
         self._sql = DueStepStatements(schema)
         self._limiter = limiter
-        self._clock = clock
         self._limited: set[StepName] = set()  # the steps whose limiter had a row at the last claim
         self._counted = sorted(PROVIDER_STEPS) if limiter.policy.calls is not None else []
 
     async def claim(self, lease: Lease, wanted: Wanted, limit: int) -> Claimed:
-        """See `DueSteps.claim`. Steps behind a limiter come first: they have waited.
-
-        Nothing is claimed by a clock that has stepped: leases in use would seem lapsed. The step is recorded first.
-        """
-        for clock in (self._clock,) * _CLOCK_TRIES:
-            try:
-                return await self._claim(lease, wanted, limit, None if clock is None else clock.now())
-            except StaleClock:
-                assert clock is not None
-                await clock.record_step()
-        return await self._claim(lease, wanted, limit, None)
-
-    async def _claim(self, lease: Lease, wanted: Wanted, limit: int, expected: datetime | None) -> Claimed:
+        """See `DueSteps.claim`. Steps behind a limiter come first: they have waited."""
         claims: list[Claim] = []
         more_in_ms: list[int] = []
 
@@ -68,48 +48,28 @@ class PostgresDueSteps:
 
         known = self._limited & wanted.keys()
         await claim_limited(known)
-        limited, unlimited = await self._claim_unlimited(lease, wanted, limit - len(claims), expected)
+        limited, unlimited = await self._claim_unlimited(lease, wanted, limit - len(claims))
         claims += unlimited
         self._limited = (self._limited - wanted.keys()) | limited
         await claim_limited(limited - known)
         return Claimed(claims=claims, more_in_ms=min(more_in_ms, default=None))
 
-    async def _claim_unlimited(
-        self, lease: Lease, wanted: Wanted, limit: int, expected: datetime | None
-    ) -> tuple[set[StepName], list[Claim]]:
-        asked_at = since_start()
+    async def _claim_unlimited(self, lease: Lease, wanted: Wanted, limit: int) -> tuple[set[StepName], list[Claim]]:
         rows = await self._execute(
-            self._sql.claim,
-            lease.owner,
-            lease.ms,
-            limit,
-            list(wanted),
-            list(wanted.values()),
-            self._counted,
-            expected,
+            self._sql.claim, lease.owner, lease.ms, limit, list(wanted), list(wanted.values()), self._counted
         )
-        limited, now, in_step = rows[0][:3]
-        self._check_clock(now, asked_at)
-        if not in_step:  # the statement only began late
-            raise StaleClock
-        claims = [_claim(row[3:]) for row in rows if row[3] is not None]
-        return set(map(StepName, limited)), claims
-
-    def _check_clock(self, read: datetime, asked_at: timedelta) -> None:
-        if self._clock is not None and self._clock.notices_step(read, asked_at):
-            raise StaleClock
+        claims = [_claim(row[1:]) for row in rows if row[1] is not None]
+        return {StepName(step) for step in rows[0][0]}, claims
 
     async def _claim_limited(self, lease: Lease, step: StepName, limiter: str, limit: int) -> Claimed:
         if not limit:
             return Claimed(claims=[])
         with reported():
-            asked_at = since_start()
             async with short_transaction(self._engine, durable=False) as driver:
                 counted = step in self._counted
                 if counted:
                     await self._limiter.lock_head(driver)
                 limiters = await self._limiter.open(driver, [limiter], asking=() if counted else None)
-                self._check_clock(limiters.now, asked_at)
                 free, denied = limiters.capacity(limiter, limit)
                 rows = await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step)
                 times = limiters.reserve(limiter, len(rows))

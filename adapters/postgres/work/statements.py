@@ -1,6 +1,5 @@
 """The SQL of due steps, for the ledger in one schema."""
 
-from guestledger.adapters.clock import MIN_STEP
 from guestledger.adapters.postgres.limits.rate_limiter import COUNTED
 from guestledger.adapters.postgres.sql import quoted
 
@@ -16,12 +15,11 @@ class DueStepStatements:
         s = quoted(schema)
         # MATERIALIZED: a subquery could run once per joined row, and each run would lock further rows. One index scan per
         # step: rows behind another limiter are not touched.
-        # `in_step`: whether the clock is as the claimer knows it.
         claim = f"""
             due AS MATERIALIZED (
                 SELECT d.* FROM {{steps}} CROSS JOIN LATERAL (
                     SELECT stream_id, step, due_at FROM {s}.due_steps
-                     WHERE due_steps.step = wanted.step AND due_at <= now() AND {_FREE} {{in_step}}
+                     WHERE due_steps.step = wanted.step AND due_at <= now() AND {_FREE}
                      ORDER BY due_at LIMIT $3::int FOR UPDATE SKIP LOCKED) AS d
                  ORDER BY due_at LIMIT $3::int
             ), claimed AS (
@@ -30,21 +28,19 @@ class DueStepStatements:
                   FROM due WHERE d.stream_id = due.stream_id AND d.step = due.step
                 RETURNING d.stream_id, d.step, d.due_at, now() AS claimed_at
             )"""
-        off = f"interval '{MIN_STEP.total_seconds()} s'"
-        in_step = f"($7::timestamptz IS NULL OR now() BETWEEN $7 - {off} AND $7 + {off})"
         self.claim = f"""
             WITH limited AS MATERIALIZED (
                 SELECT step FROM unnest($4::text[], $5::text[]) AS wanted(step, limiter)
                  WHERE step = ANY($6::text[]) OR EXISTS (SELECT FROM {s}.limits WHERE name = limiter)
             ), unlimited AS (
                 SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM limited)
-            ), {claim.format(steps="unlimited AS wanted", in_step=f"AND {in_step}")}
-            SELECT ARRAY(SELECT step FROM limited) AS limited, now(), {in_step} AS in_step, claimed.*
+            ), {claim.format(steps="unlimited AS wanted")}
+            SELECT ARRAY(SELECT step FROM limited) AS limited, claimed.*
               FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
         """Claims the steps whose limiter knows nothing; at least one row, which names the other steps."""
 
         self.claim_limited = f"""
-            WITH {claim.format(steps="(VALUES ($4::text)) AS wanted(step)", in_step="")} SELECT * FROM claimed ORDER BY due_at"""
+            WITH {claim.format(steps="(VALUES ($4::text)) AS wanted(step)")} SELECT * FROM claimed ORDER BY due_at"""
 
         # A locked row is being appended to, released or claimed, which sets its lease anyway. Waiting for it while other
         # rows are locked could deadlock with an append.

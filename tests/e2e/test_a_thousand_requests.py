@@ -192,7 +192,7 @@ async def assert_audit_agrees_with_the_log(env: dict[str, str], database_url: st
              JOIN events AS ended ON ended.stream_id = opened.stream_id
               AND ended.event_type IN ('SessionCreated', 'ConsentRefused', 'ChannelRejected')
             WHERE opened.version = 1
-            ORDER BY ended.recorded_at, opened.stream_id""",
+            ORDER BY ended.recorded_at DESC, opened.stream_id DESC""",
     )
     assert len(wanted) == 1_000
     assert [in_order(entry) for entry in shown.out] == [tuple(row) for row in wanted]

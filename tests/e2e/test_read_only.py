@@ -8,7 +8,7 @@ from sqlalchemy import make_url
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from tests import logs, postgres
-from tests.e2e.command import assert_one_line, environment, run
+from tests.e2e.command import assert_one_line, environment, logged, run
 
 EVENTS = 25
 READING = (
@@ -32,9 +32,8 @@ async def test_reading_commands_show_what_is_projected_where_nothing_can_be_writ
         assert result.code == 0, (command, result.err)
         assert result.out or command == ("consumers",), command
     for result in results[:3]:
-        assert result.err == (
-            "guestledger: this database is read-only: "
-            "the output lacks the last 10 events until a worker has projected them\n"
+        assert logged(result.err) == (
+            "this database is read-only: the output lacks the last 10 events until a worker has projected them\n"
         )
 
 

@@ -25,6 +25,10 @@ async def test_open_finishes_attempts_in_flight_after_its_time_is_up(
     policy = Policy(creation=RetryPolicy(base_ms=200), limiter=BRISK)
     lines = BytesIO(guests.as_lines(map(guests.guest, range(10))))
     answers: list[Answer] = []
+
+    async def keep(answer: Answer) -> None:
+        answers.append(answer)
+
     # The first attempt fails, and the second one is in flight when time is up. If it were cut off, there would be a third
     # one, and this server would make a second session.
     config = SimulatorConfig(server_error_share=1, hang_share=1, hang_s=1.5, honour_idempotency_key=False)
@@ -32,7 +36,7 @@ async def test_open_finishes_attempts_in_flight_after_its_time_is_up(
         settings = Settings.from_env(environment(database_url, simulator))
         async with connect(settings, policy=policy, scheduler=False) as ledger:
             run = OpeningBatch(ledger, concurrency=10, wait=False)
-            await run.run(numbered_lines(lines), answers.append)
+            await run.run(numbered_lines(lines.read), keep)
             assert {answer["status"] for answer in answers} == {"in_doubt"}
             await asyncio.sleep(0.2)
 

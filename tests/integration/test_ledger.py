@@ -48,9 +48,12 @@ async def kinds(ledger: Ledger, wanted: Session | UUID) -> list[str]:
 
 
 async def counts(sql: Any) -> tuple[int, int, int]:
-    """How many events, keys and due steps there are."""
+    """How many events, keys of requests and due steps there are."""
     (row,) = await sql(
-        "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM request_keys), (SELECT count(*) FROM due_steps)"
+        r"""
+        SELECT (SELECT count(*) FROM events),
+               (SELECT count(*) FROM request_keys WHERE idempotency_key NOT LIKE E'remote\x1f%'),
+               (SELECT count(*) FROM due_steps)"""
     )
     return tuple(row)
 

@@ -25,7 +25,7 @@ AUDIT_ROWS = (
 )
 SESSION_ROWS = (
     "INSERT INTO sessions SELECT id, channel_id, 'pending', 1, timestamp, timestamp, NULL, NULL, timestamp, NULL, "
-    "NULL, NULL, 0, NULL, NULL, NULL FROM audit_log"
+    "NULL, NULL, 0, '{}', NULL, NULL, NULL FROM audit_log"
 )
 
 BREAKS_OFF = """

@@ -42,8 +42,11 @@ async def test_an_unreadable_session_of_a_key_fails_only_its_own_line(
     await newer_release_writes(database_url, newer.id)
     answers: list[Answer] = []
 
+    async def keep(answer: Answer) -> None:
+        answers.append(answer)
+
     opening = OpeningBatch(ledger, concurrency=1, wait=True)
-    await opening.run(numbered_lines(BytesIO(guests.as_lines(requests))), answers.append)
+    await opening.run(numbered_lines(BytesIO(guests.as_lines(requests)).read), keep)
 
     assert [answer["line"] for answer in answers] == [1, 2, 3]
     assert f"session {old.id} is in partition 2024-03, which is detached" in answers[0]["error"]["reason"]

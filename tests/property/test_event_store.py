@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,7 +24,7 @@ from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.engine.domain.due import StepName
-from guestledger.engine.domain.errors import WrongExpectedVersion
+from guestledger.engine.domain.errors import LogSetBack, WrongExpectedVersion
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended, KeyTaken, Lease, StepChanges
 from guestledger.engine.log.codec import encode
@@ -218,6 +219,10 @@ class StoreMachine(RuleBasedStateMachine):
         async def read() -> list[list[Any]]:
             return [found async for found in self.stores[store].read_all(after=after, batch=batch)]
 
+        if after >= len(self.model.log):
+            with pytest.raises(LogSetBack):
+                self.run(read())
+            return
         found = self.run(read())
         assert all(len(some) == batch for some in found[:-1])
         seen = [

@@ -196,10 +196,9 @@ class PostgresEventStore(LogReader):
         appends = [proposal.append for proposal in batch]
         stream_ids = list({append.stream_id for append in appends})
         statement = self._appending.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
-        ((now, limiters, position, last_at, found),) = await driver.fetch(statement, stream_ids)
-        versions = dict(zip(stream_ids, found, strict=True))
         keys = [append.idempotency_key for append in appends if append.idempotency_key is not None]
-        taken = await driver.fetch(self._appending.read_keys, keys) if keys else []
+        ((now, limiters, position, last_at, found, taken),) = await driver.fetch(statement, stream_ids, keys)
+        versions = dict(zip(stream_ids, found, strict=True))
         stale = [append for append in appends if versions[append.stream_id] > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,

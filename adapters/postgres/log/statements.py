@@ -26,12 +26,10 @@ class AppendStatements:
             SELECT clock_timestamp(), ARRAY(SELECT name FROM {s}.limits), last.position, last.recorded_at, ARRAY(
                        SELECT coalesce((SELECT version FROM {s}.events AS e
                                          WHERE e.stream_id = wanted.stream_id {{partition}} ORDER BY version DESC LIMIT 1), 0)
-                         FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number)
+                         FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number),
+                   ARRAY(SELECT (idempotency_key, stream_id) FROM {s}.request_keys WHERE idempotency_key = ANY($2::text[]))
               FROM (VALUES (1)) AS one
               LEFT JOIN (SELECT position, recorded_at FROM {s}.batches ORDER BY position DESC LIMIT 1) AS last ON true"""
-
-        self.read_keys = f"""
-            SELECT idempotency_key, stream_id FROM {s}.request_keys WHERE idempotency_key = ANY($1::text[])"""
 
         self.read_known = f"""
             SELECT wanted.stream_id, wanted.expected_version, wanted.causation_id, e.position, e.recorded_at
@@ -78,7 +76,7 @@ class AppendStatements:
 
     def read_log(self, low: UUID, high: UUID) -> str:
         """One row: the clock, the limiters that know something, the log's last position and time, the versions of
-        streams $1.
+        streams $1, and those of the keys $2 that are taken.
 
         All streams lie from `low` to `high`: otherwise an append would cost more with every partition.
         """

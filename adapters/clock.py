@@ -17,6 +17,9 @@ logger = logging.getLogger("guestledger")
 READ_AGAIN_SECONDS = 10.0
 """After a failover the database's time may differ."""
 
+MIN_STEP = timedelta(seconds=2)
+"""A smaller difference is drift, or a clock that is being slewed."""
+
 
 class SystemClock:
     """The operating system's time, pseudo-random jitter and UUIDv7 ids."""
@@ -41,6 +44,7 @@ class DatabaseClock(SystemClock):
         self._read = read
         self._zero = super().now() - _since_start()
         """The estimate of the database's time when this machine started."""
+        self._is_set = False
 
     async def set(self) -> None:
         """Read the database's time. Raise `ServiceError`."""
@@ -49,7 +53,15 @@ class DatabaseClock(SystemClock):
         latest, earliest = read - before, read - _since_start()
         # A slow reading is imprecise: keep a consistent estimate.
         if not earliest <= self._zero <= latest:
-            self._zero = earliest + (latest - earliest) / 2
+            zero = earliest + (latest - earliest) / 2
+            self._report(zero - self._zero)
+            self._zero = zero
+        self._is_set = True
+
+    def _report(self, step: timedelta) -> None:
+        if self._is_set and abs(step) >= MIN_STEP:
+            direction = "stepped ahead" if step > timedelta(0) else "was set back"
+            logger.warning("the database's clock %s by %.1f s", direction, abs(step) / timedelta(seconds=1))
 
     async def keep_set(self) -> None:
         """Read the database's time periodically, until cancelled."""

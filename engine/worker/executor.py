@@ -90,9 +90,8 @@ class Executor:
         return work.state
 
     def now(self, work: SessionWork) -> datetime:
-        """The time (UTC). This process's copy of the database's clock may be slightly behind: what was claimed is due."""
-        now = self.clock.now()
-        return now if work.started_at is None else max(now, work.started_at)
+        """See `SessionWork.now`."""
+        return work.now(self.clock)
 
     def _is_due(self, work: SessionWork, step: StepName) -> bool:
         # The history is read after the claim: somebody may have moved the step to a later time in between.
@@ -165,14 +164,15 @@ class Executor:
 
     async def _hand_over(self, work: SessionWork, step: StepName, appended: Appended) -> None:
         assert self.handover is not None
-        work.must_ask, work.started_at = self.handlers[step].limiter in appended.limiters, appended.at
+        work.must_ask = self.handlers[step].limiter in appended.limiters
+        work.start(appended.at)
         if not self.handover.start(work, step):
             await self.recorder.release(work)
 
     async def _rest(self, work: SessionWork, step: StepName | None) -> None:
         """Release a step without an event: at once if it is due, else when it is."""
         found: DueStep | None = next((due for due in work.due_steps(self.policy) if due.step == step), None)
-        rest = found.due_at - self.clock.now() if found else _NOT_DUE_DELAY
+        rest = found.due_at - self.now(work) if found else _NOT_DUE_DELAY
         await self.recorder.release(work, max(0, -(-rest // timedelta(milliseconds=1))))
 
 

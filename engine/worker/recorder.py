@@ -100,6 +100,8 @@ class Recorder:
             feedback=feedback,
         )
         appended, after = await self._append_once(append, before, after)
+        if work.claim is not None:
+            work.start(appended.at)
         if keep:
             work.leased_at = asked_at
             if work.held is not None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
@@ -11,8 +12,9 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import Lease, StepChanges
 from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.due_steps import Claim
-from guestledger.engine.worker.leases import HeldLease
+from guestledger.engine.worker.leases import HeldLease, Leases
 
 
 def session_of(history: Sequence[RecordedEvent]) -> Session:
@@ -64,8 +66,11 @@ class SessionWork:
         self.reserved = claim.step if claim is not None and claim.reserved_ms is not None else None
         self.must_ask = self.reserved is not None
         """Whether the limiter of the claimed step knows something against its API."""
-        self.started_at = None if claim is None else claim.claimed_at
-        """When it was claimed or handed over, by the database's clock; `None`: neither."""
+        self.started_at: datetime | None = None
+        """When it was claimed, handed over or last recorded, by the database's clock; `None`: not yet."""
+        self._started_on = 0.0
+        if claim is not None:
+            self.start(claim.claimed_at)
         self.leased_at: float | None = None
         """When the lease was last asked for (`Leases.now`)."""
         self.unconfirmed_append_id: UUID | None = None
@@ -79,6 +84,21 @@ class SessionWork:
     def of(cls, history: Sequence[RecordedEvent], *, actor: str, lease: Lease, claim: Claim | None) -> "SessionWork":
         """Work on a session that is recorded: `history` is its whole stream."""
         return cls(session_of(history), actor=actor, lease=lease, correlation_id=history[0].correlation_id, claim=claim)
+
+    def start(self, at: datetime) -> None:
+        """Note that the database's clock shows `at` now."""
+        self.started_at, self._started_on = at, Leases.now()
+
+    def now(self, clock: Clock) -> datetime:
+        """The time (UTC). Claimed work counts on from the last time that the database named, by a monotonic clock.
+
+        `clock` is a copy of the database's clock, and wrong for a while after that one has stepped. The caller of
+        `open_session` dates all events by it, and so does the webhook call that is handed over.
+        """
+        if self.claim is not None and self.started_at is not None:
+            return self.started_at + timedelta(seconds=Leases.now() - self._started_on)
+        now = clock.now()
+        return now if self.started_at is None else max(now, self.started_at)
 
     def propose(self, events: Iterable[Event]) -> None:
         """Take events as happened. They are recorded before any effect depends on them."""

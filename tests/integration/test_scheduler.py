@@ -5,7 +5,6 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -425,9 +424,8 @@ async def test_steps_without_a_request_are_recorded_without_a_token(
         await asyncio.wait([opening])
         await delayed.lose_the_lease(sql)
         await sql("UPDATE due_steps SET due_at = now(), lease_until = NULL, owner = NULL")
-        async with new_ledger(cxone_client_secret="wrong") as other:
-            tomorrow = throttled.accepted_at + timedelta(days=1)
-            monkeypatch.setattr(other._clock, "now", lambda: tomorrow)
+        overdue = replace(AT_ONCE, creation=replace(AT_ONCE.creation, deadline_ms=1))
+        async with new_ledger(cxone_client_secret="wrong", policy=overdue) as other:
             done = await other.scheduler.run_once()
         assert done == {"SessionAbandoned": 3, "CreationFailed": 1}
         for session in (unseen, throttled):

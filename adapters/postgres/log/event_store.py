@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from datetime import datetime
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -206,7 +207,7 @@ class PostgresEventStore(LogReader):
             recorded_at=now if last_at is None else max(now, last_at),
             versions=versions,
             keys=dict(taken),
-            known=await self._read_known(driver, stale, frozenset(limiters)) if stale else {},
+            known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),
         )
 
@@ -227,7 +228,7 @@ class PostgresEventStore(LogReader):
         )
 
     async def _read_known(
-        self, driver: Driver, stale: list[Append], limiters: frozenset[str]
+        self, driver: Driver, stale: list[Append], limiters: frozenset[str], now: datetime
     ) -> dict[tuple[UUID, int, UUID], Appended]:
         wanted = {(append.stream_id, append.expected_version, append.causation_id): append for append in stale}
         stream_ids, expected, causation_ids = (list(column) for column in zip(*wanted, strict=True))
@@ -240,7 +241,7 @@ class PostgresEventStore(LogReader):
                 version=expected_version + more,
                 position=position + more - 1,
                 recorded_at=recorded_at,
-                at=recorded_at,
+                at=now,
                 limiters=limiters,
             )
         return known

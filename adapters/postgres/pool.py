@@ -42,18 +42,20 @@ class _Connections:
         self.refuse_if_closed()
         self.drivers.add(adapted.driver_connection)
 
-    async def connect(self, **_of_dialect: object) -> Driver:
+    async def connect(self, *, host: str | None = None, **_of_dialect: object) -> Driver:
         """Connect with the ledger's search path for the whole session.
 
         A pooler may refuse or ignore it. Transactions have it anyway, and then single statements need one each.
+        `host` is the URL's, or where the embedded server is now. The dialect's other arguments are in the URL's too.
         """
+        arguments = {**self._arguments, **({"host": host} if host else {})}
         if self._search_path_refused:
-            return await _connect(self._arguments)
-        settings = {**self._arguments["server_settings"], "search_path": SEARCH_PATH}
+            return await _connect(arguments)
+        settings = {**arguments["server_settings"], "search_path": SEARCH_PATH}
         try:
-            driver = await _connect({**self._arguments, "server_settings": settings})
+            driver = await _connect({**arguments, "server_settings": settings})
         except asyncpg.ProtocolViolationError:
-            driver = await _connect(self._arguments)
+            driver = await _connect(arguments)
             self._search_path_refused = True
             return driver
         try:

@@ -12,8 +12,8 @@ from guestledger.engine.domain.request import parse_request
 from tests.e2e.guests import Request
 
 
-async def accept(database_url: str, requests: Iterable[Request]) -> list[UUID]:
+async def accept(settings: Settings, requests: Iterable[Request]) -> list[UUID]:
     """Accept these requests and take them no further; their ids."""
     parsed = (parse_request(msgspec.json.encode(request)) for request in requests)
-    async with connect(Settings(database_url=database_url), scheduler=False) as ledger:
+    async with connect(settings, scheduler=False) as ledger:
         return [session.id for session in await asyncio.gather(*map(ledger.accept, parsed))]

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from guestledger.adapters.cli.outage import MAX_SECONDS
-from guestledger.adapters.postgres.admin.embedded import start_embedded
+from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
+from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests, raw_log
+from tests.e2e.backlog import accept
 from tests.e2e.command import LIMIT_S, ended, environment, run, started
 from tests.e2e.test_out_of_reach import but_for_losses, gone
 
@@ -67,28 +69,35 @@ async def test_open_ends_soon_when_the_database_is_gone_for_good(
     assert "guestledger worker" in last
 
 
-async def test_a_killed_embedded_server_is_started_by_running_workers(data_dir: Path, tmp_path: Path):
-    async with Simulator() as simulator, asyncio.timeout(LIMIT_S):
-        env = environment(None, simulator, data_dir=str(data_dir))
-        opened = await run("open", guests.write_file(tmp_path, REQUESTS[:5]), env=env)
-        assert opened.code == 0, opened.err
-        async with started("worker", env=env) as worker:
-            simulator.config = SimulatorConfig(slow_ms=5)
-            while not simulator.counts["token 200"] >= 2:
-                await asyncio.sleep(0.02)
-            killed = postmaster(data_dir)
-            os.kill(killed, signal.SIGKILL)
-            while not running(data_dir) or postmaster(data_dir) == killed:  # no command is run meanwhile
-                assert worker.returncode is None
-                await asyncio.sleep(0.05)
-            again = await run("open", guests.write_file(tmp_path, REQUESTS[5:10]), env=env)
-            worker.send_signal(signal.SIGTERM)
-            worked = await ended(worker)
-        assert again.code == 0, again.err
-        assert worked.code == 0
-        assert "GUESTLEDGER_DATABASE_URL" not in worked.err
-        assert "Traceback" not in worked.err
-        assert await raw_log.known_sessions(await start_embedded(data_dir)) == raw_log.remote_sessions(simulator)
+@pytest.mark.parametrize("name", ["plain", "long-" * 30, "with, a comma"])
+async def test_a_killed_embedded_server_is_started_by_a_running_worker(data_dir: Path, tmp_path: Path, name: str):
+    # PostgreSQL cannot use the later names for a socket: each start has a new directory for it.
+    place = data_dir / name
+    try:
+        async with Simulator() as simulator, asyncio.timeout(LIMIT_S):
+            env = environment(None, simulator, data_dir=str(place))
+            opened = await run("open", guests.write_file(tmp_path, REQUESTS[:5]), env=env)
+            assert opened.code == 0, opened.err
+            async with started("worker", env=env) as worker:
+                while not simulator.counts["token 200"] >= 2:
+                    await asyncio.sleep(0.02)
+                killed = postmaster(place)
+                os.kill(killed, signal.SIGKILL)
+                while not running(place) or postmaster(place) == killed:  # no command is run meanwhile
+                    assert worker.returncode is None
+                    await asyncio.sleep(0.05)
+                accepted = await accept(Settings(data_dir=place), REQUESTS[5:10])
+                await has_created(simulator, 10, worker)
+                worker.send_signal(signal.SIGTERM)
+                worked = await ended(worker)
+            assert worked.code == 0
+            assert "GUESTLEDGER_DATABASE_URL" not in worked.err
+            assert "Traceback" not in worked.err
+            known = await raw_log.known_sessions(await start_embedded(place))
+            assert known == raw_log.remote_sessions(simulator)
+            assert set(map(str, accepted)) <= {key for key, _ in known}
+    finally:
+        await stop_embedded(place)
 
 
 async def test_a_stopped_embedded_server_stays_stopped_beside_a_worker(data_dir: Path):

@@ -110,7 +110,7 @@ async def test_a_scheduler_survives_a_database_crash_and_loses_no_session(
     runtime = make_url(url).set(username=login).render_as_string(hide_password=False)
     async with Simulator(SimulatorConfig(slow_ms=50, honour_idempotency_key=False)) as simulator:
         settings = Settings.from_env(environment(runtime, simulator))
-        backlog = await accept(runtime, map(guests.guest, range(SESSIONS)))
+        backlog = await accept(settings, map(guests.guest, range(SESSIONS)))
         async with connect(settings, scheduler=False) as ledger:
             scheduling = asyncio.create_task(ledger.scheduler.run_forever())
             await until(lambda: len(simulator.sessions_by_key) > SESSIONS / 4, scheduling)
@@ -142,7 +142,7 @@ async def test_a_worker_until_idle_waits_for_the_database_and_finishes_its_work(
     settings: Settings, data_dir: Path
 ) -> None:
     assert settings.database_url is not None
-    accepted = await accept(settings.database_url, map(guests.guest, range(SESSIONS)))
+    accepted = await accept(settings, map(guests.guest, range(SESSIONS)))
     async with Simulator(SimulatorConfig(slow_ms=50)) as simulator, asyncio.timeout(LONG):
         env = environment(settings.database_url, simulator)
         async with started("worker", "--until-idle", env=env) as process:

@@ -68,7 +68,7 @@ async def test_a_busy_worker_stops_while_its_database_hangs(
     settings: Settings, simulator: Simulator, data_dir: Path, until_idle: tuple[str, ...]
 ) -> None:
     assert settings.database_url is not None
-    await accept(settings.database_url, map(guests.guest, range(SESSIONS)))
+    await accept(settings, map(guests.guest, range(SESSIONS)))
     env = environment(settings.database_url, simulator, drain_seconds="1")
     async with started("worker", *until_idle, env=env) as process:
         while len(simulator.sessions_by_key) < SESSIONS / 4:

@@ -17,6 +17,7 @@ SUPERUSER = "postgres"
 PORT = "5432"
 """Part of the socket's name; there is no network port."""
 
+_SOCKETS = "unix_socket_directories"
 _MAX_SOCKET = 103  # bytes, the smallest limit of the supported systems
 _MAX_SECONDS = 60  # for a start (with recovery after a crash) or a stop
 
@@ -102,7 +103,7 @@ class Cluster:
         log_size = self._log.stat().st_size if self._log.exists() else 0
         options = {
             "listen_addresses": "",
-            "unix_socket_directories": str(self._new_socket_dir()),
+            _SOCKETS: str(self._new_socket_dir()),
             "port": PORT,
             "log_error_verbosity": "terse",  # an error's details would bring personal data into the log
         }
@@ -135,8 +136,10 @@ class Cluster:
 
     def socket_dir(self) -> Path:
         """Return the directory of the running server's socket."""
-        recorded = self._recorded()
-        return Path(recorded[4]) if len(recorded) > 4 and recorded[4] else self._path
+        return Path(self._noted_socket_dir() or self._path)
+
+    def _noted_socket_dir(self) -> str:
+        return "".join(self._recorded()[4:5])
 
     def _server(self) -> int | None:
         """The process id of the running server, ready or not.
@@ -149,11 +152,25 @@ class Cluster:
         server = int(recorded[0])
         try:
             if Path("/proc/self/cwd").exists():
-                return server if Path(f"/proc/{server}/cwd").samefile(self._path) else None
+                return server if self._runs_here(Path(f"/proc/{server}")) else None
             os.kill(server, 0)
         except OSError:
             return None
         return server
+
+    def _runs_here(self, process: Path) -> bool:
+        try:
+            return (process / "cwd").samefile(self._path)
+        except PermissionError:  # to root in a container, which lacks CAP_SYS_PTRACE
+            if process.stat().st_uid != self._path.stat().st_uid:
+                return False
+            program, *options = map(os.fsdecode, (process / "cmdline").read_bytes().split(b"\0"))
+            if Path(program).name != "postgres":
+                return False
+            named = [option.removeprefix(f"{_SOCKETS}=") for option in options if option.startswith(f"{_SOCKETS}=")]
+            noted = self._noted_socket_dir()
+            # Either may be missing, just after a start or in one by hand. In doubt it is this server.
+            return not named or not noted or named == [noted]
 
     def _is_ready(self) -> bool:
         if self._server() is None:

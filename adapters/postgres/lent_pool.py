@@ -7,11 +7,9 @@ every connection is held like that, nobody gets one. So the ledger opens one out
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import asyncpg
-from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -32,16 +30,23 @@ _SAME_SHORTAGE_SECONDS = 10.0
 
 
 class LentPool:
-    """The pool of a host's engine."""
+    """The pool of a host's engine. `outside` is an engine with the same settings and a pool of its own."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._pool = engine.pool
-        self._outside = AsyncEngine(Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True))
+    def __init__(self, engine: AsyncEngine, outside: AsyncEngine) -> None:
+        self._engine = engine
+        self._outside = outside
         self._one_at_a_time = asyncio.Lock()
         self._short_at: float | None = None
 
-    async def connect(self, engine: AsyncEngine, stack: AsyncExitStack) -> AsyncConnection | None:
-        """Check a connection out until `stack` is closed; `None`: others hold all of them, and return none."""
+    async def connect(self, engine: AsyncEngine, stack: AsyncExitStack) -> AsyncConnection:
+        """Check a connection out until `stack` is closed: one outside the pool if others hold all of it, and return none.
+
+        Raises `PoolUsedUp` if there can be none.
+        """
+        found = await self._within(engine, stack)
+        return await stack.enter_async_context(self._extra()) if found is None else found
+
+    async def _within(self, engine: AsyncEngine, stack: AsyncExitStack) -> AsyncConnection | None:
         if self._is_used_up() and self._was_short():
             return None
         try:
@@ -53,28 +58,19 @@ class LentPool:
         return await stack.enter_async_context(engine.connect())  # a slow server
 
     @asynccontextmanager
-    async def outside(self) -> AsyncIterator[Any]:
-        """A connection of the driver, opened and closed here. Raises `PoolUsedUp` if there can be none."""
+    async def _extra(self) -> AsyncIterator[AsyncConnection]:
         async with self._one_at_a_time:
             self._report()
-            driver = await self._open()
             try:
-                yield driver
-            except BaseException:
-                driver.terminate()
-                raise
-            await driver.close(timeout=CLOSE_SECONDS)
-
-    async def _open(self) -> Any:
-        try:
-            connection = await self._outside.connect()
-            raw = await connection.get_raw_connection()
-        except (DBAPIError, asyncpg.PostgresError, OSError, TimeoutError):
-            # `from None`: the driver's error may quote data.
-            raise PoolUsedUp(self._limit()) from None
-        driver = raw.driver_connection
-        raw.detach()
-        return driver
+                connection = await self._outside.connect()
+            except (DBAPIError, asyncpg.PostgresError, OSError, TimeoutError):
+                # `from None`: the driver's error may quote data.
+                raise PoolUsedUp(self._limit()) from None
+            async with aclosing(connection):
+                try:
+                    yield connection
+                finally:
+                    await connection.invalidate()  # closed, instead of kept by its pool
 
     def _report(self) -> None:
         if not self._was_short():
@@ -90,10 +86,12 @@ class LentPool:
         return self._short_at is not None and now - self._short_at < _SAME_SHORTAGE_SECONDS
 
     def _is_used_up(self) -> bool:
-        return isinstance(self._pool, QueuePool) and 0 <= self._limit() <= self._pool.checkedout()
+        pool = self._engine.pool
+        return isinstance(pool, QueuePool) and 0 <= self._limit() <= pool.checkedout()
 
     def _limit(self) -> int:
         """How many connections the pool may have; -1: any number."""
-        assert isinstance(self._pool, QueuePool)
-        more = self._pool._max_overflow  # noqa: SLF001 - SQLAlchemy shows it in texts only
-        return -1 if more < 0 else self._pool.size() + more
+        pool = self._engine.pool  # another one after `dispose`
+        assert isinstance(pool, QueuePool)
+        more = pool._max_overflow  # noqa: SLF001 - SQLAlchemy shows it in texts only
+        return -1 if more < 0 else pool.size() + more

@@ -6,7 +6,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import asyncpg
-from sqlalchemy import URL, Connection, Dialect, event
+from sqlalchemy import URL, Connection, Dialect, Engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -138,8 +138,10 @@ def lent_engine(engine: AsyncEngine, schema: str) -> AsyncEngine:
     if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "asyncpg"):
         raise UnfitEngine(f"the engine must use asyncpg, not {engine.dialect.driver}: {_CREATE_IT}")
     # The host's isolation level, such as AUTOCOMMIT, is for its own transactions only.
-    options = {"isolation_level": "READ COMMITTED", OPTION: LentPool(engine)}
-    return _prepared(engine.execution_options(schema_translate_map={None: schema}, **options))
+    options: dict[str, Any] = {"schema_translate_map": {None: schema}, "isolation_level": "READ COMMITTED"}
+    outside = AsyncEngine(Engine(engine.pool.recreate(), engine.dialect, engine.url))
+    options[OPTION] = LentPool(engine, _prepared(outside.execution_options(**options)))
+    return _prepared(engine.execution_options(**options))
 
 
 class _WithoutRows(logging.LoggerAdapter[Any]):

@@ -35,20 +35,21 @@ server considers the client busy.
 
 
 @asynccontextmanager
-async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    """A connection of the pool, as asyncpg's own object, for transactions. It is dropped after any error.
+async def pooled_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection of the pool.
 
     If a host's transactions hold the whole pool, a connection outside it. Raises `PoolUsedUp` if there can be none.
     """
     lent: LentPool | None = engine.get_execution_options().get(OPTION)
     async with AsyncExitStack() as stack:
-        found = await (stack.enter_async_context(engine.connect()) if lent is None else lent.connect(engine, stack))
-        if found is None:
-            assert lent is not None
-            yield await stack.enter_async_context(lent.outside())
-        else:
-            async with _usable(found) as driver:
-                yield driver
+        yield await (stack.enter_async_context(engine.connect()) if lent is None else lent.connect(engine, stack))
+
+
+@asynccontextmanager
+async def driver_connection(engine: AsyncEngine) -> AsyncIterator[Driver]:
+    """As `pooled_connection`, but asyncpg's own object, for transactions. It is dropped after any error."""
+    async with pooled_connection(engine) as connection, _usable(connection) as driver:
+        yield driver
 
 
 @asynccontextmanager

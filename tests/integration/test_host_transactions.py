@@ -85,3 +85,34 @@ async def test_a_host_that_holds_every_connection_it_may_have_gets_an_error_with
             assert f"all {PLACES} connections of the host's pool are in use" in str(error)
             assert "transactions" in str(error)
         assert (await ledger.open_session(request())).status == "active"  # outside a transaction
+
+
+@pytest.mark.parametrize("disposed", [False, True], ids=["lent", "disposed of meanwhile"])
+async def test_reads_by_a_host_that_holds_its_whole_pool_are_served(
+    ledger_url: str, simulator: Simulator, disposed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        lent(ledger_url, simulator) as (engine, ledger),
+        asyncio.timeout(LONG / 2),
+    ):  # before the pool's own timeout
+        opened = await ledger.open_session(request())
+        while engine.pool.checkedout():  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)  # the last hint is sent after the last answer
+        if disposed:
+            await engine.dispose()
+        async with AsyncExitStack() as stack:
+            for _ in range(PLACES):
+                await stack.enter_async_context(engine.connect())
+
+            shown = [row.id async for row in ledger.sessions()]
+            entries = [entry.id async for entry in ledger.audit()]
+            metrics = await ledger.metrics()
+            found = await ledger.session(str(opened.session_id))
+
+            assert engine.pool.checkedout() == PLACES  # type: ignore[attr-defined]
+    assert opened.id in shown
+    assert opened.id in entries
+    assert metrics.tracked > 0
+    assert found == opened
+    reported = [record for record in caplog.records if "connections of the host's pool" in record.getMessage()]
+    assert len(reported) == 1

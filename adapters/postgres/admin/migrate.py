@@ -24,6 +24,7 @@ from guestledger.adapters.postgres.errors import (
 )
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.adapters.postgres.unusable import DATABASE_URL
 from guestledger.adapters.postgres.url import database_url
 
@@ -75,7 +76,7 @@ async def check_current(engine: AsyncEngine, schema: str) -> None:
     """Raise `LedgerNotReady` unless the ledger is at this release's revision. Raises `ServiceUnreachable`, `NotAllowed`."""
     try:
         with reported():
-            async with engine.connect() as connection:
+            async with pooled_connection(engine) as connection:
                 await connection.run_sync(_refuse_encoding)
                 found = await connection.run_sync(_revision, schema)
     except NotAllowed as error:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from guestledger.adapters.postgres.admin.grants import LOG, RUNTIME, TABLES, Grants, role_name
 from guestledger.adapters.postgres.errors import Access, NotAllowed, TooManyPrivileges, in_short, reported
+from guestledger.adapters.postgres.transactions import pooled_connection
 
 _ON_TABLES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
 _ON_COLUMNS = ("INSERT", "UPDATE", "REFERENCES")
@@ -86,7 +87,7 @@ async def check_privileges(engine: AsyncEngine, schema: str, *, allow_owner: boo
     excess: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     with reported():
-        async with engine.connect() as connection:
+        async with pooled_connection(engine) as connection:
             user, role_exists, member = (await connection.execute(text(_USER), {"role": role})).one()
             if not allow_owner:
                 excess = await _excess(connection, schema)

@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.projections.projector import Projector
 from guestledger.adapters.postgres.projections.registry import AUDIT_LOG, SESSION_LATENCIES, SESSION_METRICS, SESSIONS
+from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import COUNTS, Doubts, Metrics, MetricsFilter, summarise
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
@@ -69,7 +70,7 @@ class PostgresReadModels(Projector):
         with suppress(ValueError):
             either.append(c.id == UUID(wanted))
         with reported():
-            async with self._engine.connect() as connection:
+            async with pooled_connection(self._engine) as connection:
                 found: UUID | None = (await connection.execute(select(c.id).where(or_(*either)))).scalar()
         return found
 
@@ -96,7 +97,7 @@ class PostgresReadModels(Projector):
         c = SESSION_LATENCIES.c
         latencies = select(c.latency_ms, func.sum(c.sessions)).group_by(c.latency_ms).order_by(c.latency_ms)
         with reported():
-            async with self._engine.connect() as connection:
+            async with pooled_connection(self._engine) as connection:
                 # One snapshot for all, or the latencies could hold a session that the counts do not.
                 await connection.execution_options(isolation_level="REPEATABLE READ")
                 counted = (await connection.execute(_within(counts, SESSION_METRICS.c, wanted))).one()
@@ -133,7 +134,7 @@ class PostgresReadModels(Projector):
 
     async def _fetch(self, statement: Select[Any]) -> Sequence[Any]:
         with reported():
-            async with self._engine.connect() as connection:
+            async with pooled_connection(self._engine) as connection:
                 rows: Sequence[Any] = (await connection.execute(statement)).all()
                 return rows
 

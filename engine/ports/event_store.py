@@ -16,7 +16,8 @@ class EventStore(Protocol):
         """Record all events or none, durably.
 
         Raises `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `EventTooLarge`, or `ServiceUnreachable`: it may be
-        recorded then; repeating the same append gets its answer.
+        recorded then; repeating the same append gets its answer. The version is checked before the key, so that a stale
+        append is a conflict even if its own stream has the key by now.
         """
         ...
 

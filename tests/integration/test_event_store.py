@@ -306,6 +306,17 @@ async def test_one_of_several_concurrent_appends_with_a_key_opens_a_stream(new_s
     assert await stores[0].head() == 4
 
 
+async def test_a_stale_append_with_its_own_streams_key_is_a_version_conflict(store: PostgresEventStore) -> None:
+    stream_id = new_id()
+    await store.append(an_append(stream_id))
+    await store.append(an_append(stream_id, 1, key="order-1"))
+
+    with pytest.raises(WrongExpectedVersion) as raised:
+        await store.append(an_append(stream_id, 1, key="order-1"))
+
+    assert (raised.value.expected, raised.value.actual) == (1, 2)
+
+
 async def test_a_rejected_append_does_not_take_its_key(store: PostgresEventStore) -> None:
     known = new_id()
     await store.append(an_append(known))

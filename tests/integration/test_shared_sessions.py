@@ -12,6 +12,8 @@ from guestledger.engine.domain.errors import ResolutionRefused
 from guestledger.engine.domain.outcomes import Adoption
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import InDoubt
+from guestledger.engine.log.appends import Append, Appended
 from tests.scripted import created, reply, scripted_peer
 from tests.unit.samples import request
 
@@ -40,6 +42,32 @@ async def test_a_second_guest_with_a_session_id_is_recorded_and_logged(
     assert logged.levelno == logging.WARNING
     assert str(first.id) in logged.getMessage()
     assert str(second.id) in logged.getMessage()
+
+
+async def test_a_late_answer_with_the_session_that_another_worker_recorded_is_no_shared_one(
+    new_ledger: Any, sql: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        scripted_peer(sessions=same) as peer,
+        new_ledger(cxone_in_doubt=InDoubt.RETRY_WITH_KEY, **peer.settings) as slow,
+        new_ledger(cxone_in_doubt=InDoubt.RETRY_WITH_KEY, **peer.settings) as quick,
+    ):
+        whole = slow._store.append
+
+        async def append(given: Append) -> Appended:
+            if any(isinstance(event, e.SessionCreated) for event in given.events):
+                monkeypatch.undo()
+                await sql("UPDATE due_steps SET lease_until = now()")
+                await quick.scheduler.run_until_idle()
+            appended: Appended = await whole(given)
+            return appended
+
+        monkeypatch.setattr(slow._store, "append", append)
+        session = await slow.open_session(request())
+
+        assert (session.status, session.attempts, session.shared_with) == (Status.ACTIVE, 2, None)
+        assert (await creation_of(slow, session)).shared_with is None
+    assert "two guests" not in caplog.text
 
 
 async def test_of_guests_who_get_one_session_id_at_once_one_is_first(new_ledger: Any) -> None:

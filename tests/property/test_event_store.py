@@ -97,10 +97,10 @@ class Model:
     def take(self, append: Append) -> tuple[Any, ...]:
         """Record the append or reject it. Returns the outcome in comparable form."""
         actual = self.versions.setdefault(append.stream_id, 0)
-        if append.idempotency_key in self.keys:
-            return "key taken", self.keys[append.idempotency_key]
         if append.expected_version != actual:
             return "wrong version", append.stream_id, append.expected_version, actual
+        if append.idempotency_key in self.keys:
+            return "key taken", self.keys[append.idempotency_key]
         if append.idempotency_key is not None:
             self.keys[append.idempotency_key] = append.stream_id
         for event in append.events:

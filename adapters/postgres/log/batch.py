@@ -94,10 +94,10 @@ class BatchRows:
         if log.known and (before := log.known.get((append.stream_id, append.expected_version, append.causation_id))):
             return before
         actual, key = log.versions[append.stream_id], append.idempotency_key
-        if key is not None and key in log.keys:
-            return KeyTaken(log.keys[key])
         if actual != append.expected_version:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
+        if key is not None and key in log.keys:
+            return KeyTaken(log.keys[key])
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)
         if append.feedback is not None:

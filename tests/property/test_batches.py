@@ -85,7 +85,7 @@ def test_a_batch_merges_step_changes_as_if_applied_one_by_one(
         known={},
         limiters=frozenset(),
     )
-    batch = BatchRows(log, LimiterTransaction({}, NOW, LimiterPolicy()), clock_step=0)
+    batch = BatchRows(log, LimiterTransaction({}, NOW, LimiterPolicy()))
     for plan in plans:
         append = an_append(
             plan.stream_id,

@@ -23,7 +23,6 @@ from guestledger.adapters.postgres.admin.migrate import check_current, upgrade, 
 from guestledger.adapters.postgres.admin.roles import runtime_login
 from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
-from guestledger.adapters.postgres.url import database_url
 from guestledger.adapters.settings import InvalidSettings, Settings
 
 logger = logging.getLogger("guestledger")
@@ -47,9 +46,9 @@ async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = N
 async def open_archive(settings: Settings) -> AsyncIterator[Archive]:
     """Open the archive, which detaches and attaches partitions. Needs the owner's login. Raises `ServiceError`."""
     url, setting = await owners_database(settings)
-    engine = open_engine(database_url(url, setting), settings.schema, pool_size=1, command_timeout=None)
+    engine = open_engine(url, settings.schema, pool_size=1, command_timeout=None, setting=setting)
     try:
-        await check_current(engine, settings.schema)
+        await check_current(engine, settings.schema, setting=setting)
         yield Archive(engine, settings.schema)
     finally:
         await close_engine(engine)

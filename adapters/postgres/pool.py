@@ -26,8 +26,9 @@ _UNPREPARED = {"prepared_statement_cache_size": 0, "prepared_statement_name_func
 class _Connections:
     """The connections of one engine. A closed engine gets no more of them, because nothing would close them."""
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], setting: str) -> None:
         self._arguments = arguments
+        self._setting = setting
         self.drivers: WeakSet[Driver] = WeakSet()
         self.closed = False
         self._search_path_refused = False
@@ -50,12 +51,12 @@ class _Connections:
         """
         arguments = {**self._arguments, **({"host": host} if host else {})}
         if self._search_path_refused:
-            return await _connect(arguments)
+            return await _connect(arguments, self._setting)
         settings = {**arguments["server_settings"], "search_path": SEARCH_PATH}
         try:
-            driver = await _connect({**arguments, "server_settings": settings})
+            driver = await _connect({**arguments, "server_settings": settings}, self._setting)
         except asyncpg.ProtocolViolationError:
-            driver = await _connect(arguments)
+            driver = await _connect(arguments, self._setting)
             self._search_path_refused = True
             return driver
         try:
@@ -67,15 +68,15 @@ class _Connections:
         return driver
 
 
-async def _connect(arguments: dict[str, Any]) -> Driver:
+async def _connect(arguments: dict[str, Any], setting: str) -> Driver:
     try:
         return await asyncpg.connect(**arguments)
     except asyncpg.ClientConfigurationError:
         raise
     except TimeoutError as error:  # later, a statement has no answer
-        raise no_connection(error) from None
+        raise no_connection(error, setting) from None
     except (ValueError, KeyError):  # KeyError: nobody is named, and this system user has no name
-        detail = f"a connection setting cannot be read: check {DATABASE_URL} and the PG… environment variables"
+        detail = f"a connection setting cannot be read: check {setting} and the PG… environment variables"
         raise unreachable(Cause.NOT_CONFIGURED, detail) from None
 
 
@@ -83,18 +84,24 @@ _connections: WeakKeyDictionary[Dialect, _Connections] = WeakKeyDictionary()
 
 
 def open_engine(
-    url: str | URL, schema: str, *, pool_size: int = 8, command_timeout: float | None = _STATEMENT_SECONDS
+    url: str | URL,
+    schema: str,
+    *,
+    pool_size: int = 8,
+    command_timeout: float | None = _STATEMENT_SECONDS,
+    setting: str = DATABASE_URL,
 ) -> AsyncEngine:
-    """Create a pool for the ledger in `schema`. It connects on first use.
+    """Create a pool for the ledger in `schema`. It connects on first use. `setting` is the name of the setting with `url`.
 
     With `prepared_statement_cache_size=0` in the URL, no prepared statement outlives its transaction, for pgbouncer in
     transaction mode.
     """
-    url = database_url(url) if isinstance(url, str) else url
+    url = database_url(url, setting) if isinstance(url, str) else url
     name = {} if "application_name" in url.query else {"application_name": "guestledger"}
     # A server that vanished must not block appends until TCP gives up.
     limits = {"command_timeout": command_timeout, **({} if keeps_statements(url) else {"statement_cache_size": 0})}
-    connections = _Connections({**connect_arguments(url), "server_settings": {"timezone": "UTC", **name}, **limits})
+    arguments = {**connect_arguments(url, setting), "server_settings": {"timezone": "UTC", **name}, **limits}
+    connections = _Connections(arguments, setting)
     engine = create_async_engine(
         url.set(query={}),  # the dialect would take each parameter for one of the driver's
         pool_size=pool_size,

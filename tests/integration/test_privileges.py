@@ -1,7 +1,7 @@
 """Who may open a ledger: a user who can work on the log and cannot change it."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from guestledger.adapters.database import upgrade_database
+from guestledger.adapters.database import open_archive, upgrade_database
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.errors import Access, NotAllowed, TooManyPrivileges
 from guestledger.adapters.settings import InvalidSettings, Settings
@@ -208,10 +208,27 @@ async def test_an_upgrade_uses_its_own_url(empty_database_url: str, runtime_serv
     await connection.close()
 
 
-@pytest.mark.parametrize("url", ["postgresql://who:hush-hush@127.0.0.1:1/none", "hush-hush", "mysql://hush-hush/x"])
-async def test_a_broken_migration_url_is_reported_by_its_name(database_url: str, url: str) -> None:
+async def opened_archive(settings: Settings) -> None:
+    async with open_archive(settings):
+        pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://who:hush-hush@127.0.0.1:1/none",
+        "postgresql://who:hush-hush@/none?port=unreadable",
+        "postgresql://who:hush-hush@/none?sslmode=unreadable",
+        "hush-hush",
+        "mysql://hush-hush/x",
+    ],
+)
+@pytest.mark.parametrize("use", [upgrade_database, opened_archive])
+async def test_a_broken_migration_url_is_reported_by_its_name(
+    database_url: str, url: str, use: Callable[[Settings], Awaitable[None]]
+) -> None:
     settings = replace(Settings(database_url=database_url), migration_url=url)
     with pytest.raises(Exception, match="GUESTLEDGER_MIGRATION_URL") as raised:
-        await upgrade_database(settings)
+        await use(settings)
     assert not re.search("GUESTLEDGER_DATABASE_URL|hush-hush", str(raised.value))
     assert "hush-hush" not in repr(settings)

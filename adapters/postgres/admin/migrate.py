@@ -26,7 +26,6 @@ from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.adapters.postgres.unusable import DATABASE_URL
-from guestledger.adapters.postgres.url import database_url
 
 # Two processes that find no ledger both create one, and one of them fails: unique violation, duplicate schema, table, object.
 _MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710")
@@ -49,7 +48,7 @@ async def upgrade(url: str, schema: str = "guestledger", *, setting: str = DATAB
 
     `setting` is the name of the setting with `url`. Raises `ServiceUnreachable`, `NotAllowed`, `LedgerNotReady`.
     """
-    engine = open_engine(database_url(url, setting), schema, pool_size=1, command_timeout=None)
+    engine = open_engine(url, schema, pool_size=1, command_timeout=None, setting=setting)
     try:
         await upgrade_through(engine, schema, setting=setting)
     finally:
@@ -72,10 +71,13 @@ async def upgrade_through(engine: AsyncEngine, schema: str, *, setting: str = DA
         raise NotAllowed(Access.CHANGE_TABLES, error.refusal, schema=schema, role=owner) from None
 
 
-async def check_current(engine: AsyncEngine, schema: str) -> None:
-    """Raise `LedgerNotReady` unless the ledger is at this release's revision. Raises `ServiceUnreachable`, `NotAllowed`."""
+async def check_current(engine: AsyncEngine, schema: str, *, setting: str = DATABASE_URL) -> None:
+    """Raise `LedgerNotReady` unless the ledger is at this release's revision. Raises `ServiceUnreachable`, `NotAllowed`.
+
+    `setting` is the name of the setting with the URL.
+    """
     try:
-        with reported():
+        with reported(setting):
             async with pooled_connection(engine) as connection:
                 await connection.run_sync(_refuse_encoding)
                 found = await connection.run_sync(_revision, schema)

@@ -37,11 +37,12 @@ async def tail(
     while True:
         arrival = store.arrival()  # before reading: what comes meanwhile must not be waited for
         found: Batch = await retrying(store.read_batch, after=after, batch=batch, wanted=wanted, mark=mark)
-        mark = found.mark or mark
         if found.position > after:
-            after = found.position
+            # Its mark may be missing, in a detached partition. That of an earlier position is never true of this one.
+            after, mark = found.position, found.mark
             yield found
             continue
+        mark = found.mark or mark
         with suppress(TimeoutError):  # spread, so that many readers do not ask at the same moment
             async with asyncio.timeout(poll_ms * (0.5 + clock.jitter()) / 1_000):
                 await arrival.wait()

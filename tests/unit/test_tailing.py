@@ -54,3 +54,36 @@ async def test_a_tail_waits_for_a_database_outage_to_end(caplog: pytest.LogCaptu
     batches = tail(Log(grows=5, failures=3), SystemClock(), poll_ms=NEVER_MS)  # type: ignore[arg-type]
     assert (await first(batches)).position == 5
     assert caplog.messages == ["the log cannot be read now: the database cannot be used: connection_lost"] * 3
+
+
+class Marked:
+    """A log of these batches, in order; then it does not grow. `asked` holds the mark of each read."""
+
+    def __init__(self, *batches: Batch) -> None:
+        self.batches = list(batches)
+        self.asked: list[bytes | None] = []
+
+    def arrival(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    async def read_batch(self, *, mark: bytes | None, **_more: Any) -> Batch:
+        self.asked.append(mark)
+        return self.batches.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("batches", "asked"),
+    [
+        pytest.param([(5, b"5"), (7, None), (8, b"8")], [None, b"5", None], id="the log grew"),
+        pytest.param([(5, b"5"), (5, None), (8, b"8")], [None, b"5", b"5"], id="it did not"),
+    ],
+)
+async def test_a_tail_keeps_no_mark_of_an_earlier_position(
+    batches: list[tuple[int, bytes | None]], asked: list[bytes | None]
+) -> None:
+    log = Marked(*(Batch(events=(), position=position, mark=mark) for position, mark in batches))
+    async with asyncio.timeout(PATIENCE):
+        async for found in tail(log, SystemClock(), poll_ms=1):  # type: ignore[arg-type]
+            if found.position == 8:
+                break
+    assert log.asked == asked

@@ -70,6 +70,8 @@ class Consumer:
         self._options = options
         self._at: int | None = None
         self._mark: bytes | None = None
+        self._moving_from: int | None = None
+        """Where the checkpoint still is if its last move failed."""
         # Not the process's: two candidates within one process exclude each other too.
         self._lease = Lease(owner=clock.new_id(), ms=options.lease_ms)
 
@@ -109,9 +111,11 @@ class Consumer:
         """Raise `LogSetBack` if the log no longer holds what this process has handled."""
         if self._at is not None and position < self._at:
             await self._store.read_batch(after=self._at, batch=1, mark=self._mark)
-            logger.warning("consumer %s was set back from position %d to %d", self._name, self._at, position)
+            if position != self._moving_from:
+                logger.warning("consumer %s was set back from position %d to %d", self._name, self._at, position)
         if position != self._at:
             self._at, self._mark = position, None
+        self._moving_from = None
 
     async def _hold(self, position: int) -> None:
         """Deliver until the lease is lost."""
@@ -159,10 +163,10 @@ class Consumer:
         async for found in batches:
             if found.events:
                 await self._handle(found.events)
-            before, self._at, self._mark = position, found.position, found.mark
-            if not await self._checkpoints.move(self._name, self._lease.owner, before, found.position):
+            self._moving_from, self._at, self._mark = position, found.position, found.mark
+            if not await self._checkpoints.move(self._name, self._lease.owner, position, found.position):
                 raise _LeaseLost
-            position = found.position
+            position, self._moving_from = found.position, None
 
     async def _handle(self, events: Sequence[RecordedEvent]) -> None:
         failures = 0

@@ -1,11 +1,14 @@
 """An older backup is restored under running processes: readers that are ahead of the log stop, and skip nothing."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from guestledger.engine.domain.errors import LogSetBack
+from guestledger.adapters.postgres.log.consumers import PostgresConsumers
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.errors import LogSetBack, ServiceUnreachable
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.recorded import EventFilter, RecordedEvent
 from guestledger.engine.operations.consume import ConsumerOptions
@@ -87,6 +90,42 @@ async def test_a_consumer_ahead_of_a_restored_log_stops_until_it_is_set_back(
     consuming.cancel()
     await asyncio.wait([consuming])
     assert seen == ([] if wanted.types else list(range(BEFORE, BEFORE + 2 * LOST)))
+
+
+@pytest.mark.parametrize("outage", [True, False], ids=["no database", "a lost lease"])
+async def test_a_consumer_is_not_called_set_back_if_its_checkpoint_did_not_move(
+    ledger: Ledger, outage: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[int] = []
+    whole = PostgresConsumers.move
+
+    async def handle(events: Sequence[RecordedEvent]) -> None:
+        seen.extend(recorded.position for recorded in events)
+
+    async def fail(*_: object) -> bool:
+        monkeypatch.setattr(PostgresConsumers, "move", whole)
+        if outage:
+            raise ServiceUnreachable("database", Cause.CONNECTION_LOST)
+        return False
+
+    async def has_read(number: int) -> None:
+        while len(seen) < number:
+            await asyncio.sleep(0.02)
+
+    monkeypatch.setattr(PostgresConsumers, "move", fail)
+    await accept(ledger, BEFORE)
+    consuming = asyncio.create_task(ledger.events.consume("warehouse", handle, options=PACE))
+    await has_read(2 * BEFORE)
+    while [row.position for row in await ledger.events.consumers()] != [BEFORE - 1]:
+        await asyncio.sleep(0.02)
+    assert "was set back" not in caplog.text
+
+    await ledger.events.set_consumer_back("warehouse", 0)
+    await accept(ledger, 1)
+    await has_read(3 * BEFORE)
+    assert re.search(r"consumer warehouse was set back from position \d+ to 0", caplog.text)
+    consuming.cancel()
+    await asyncio.wait([consuming])
 
 
 async def test_reading_on_from_a_position_behind_the_end_of_the_log_fails(ledger: Ledger) -> None:

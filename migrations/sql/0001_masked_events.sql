@@ -10,7 +10,7 @@ CREATE VIEW {s}.masked_events AS
 SELECT stream_id, version, position, event_type, schema_version, recorded_at, correlation_id, causation_id, actor,
        ({s}.masked(CASE WHEN data -> 'guest' IS NULL THEN data::jsonb
                         ELSE jsonb_set(data::jsonb, ARRAY['guest'],
-                                       {s}.masked((data -> 'guest')::jsonb, 'user_agent', 'request_sha256')) END,
+                                       {s}.masked((data -> 'guest')::jsonb, 'user_agent')) END,
                    'guest_token', 'request_sha256'))::json AS data,
        leaf_hash
   FROM {s}.events

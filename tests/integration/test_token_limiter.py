@@ -18,6 +18,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.operations.explain import BlockedBy
+from guestledger.engine.worker.session_work import SessionWork
 from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
 
@@ -146,7 +147,7 @@ async def test_a_closed_token_limiter_defers_an_attempt_before_it_is_recorded(
 
 
 async def test_an_attempt_that_gets_no_new_token_after_a_401_is_deferred(
-    new_ledger: Any, simulator: Simulator, sql: Any
+    new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy()) as ledger, asyncio.timeout(LONG):
         await ledger.open_session(request())
@@ -164,7 +165,7 @@ async def test_an_attempt_that_gets_no_new_token_after_a_401_is_deferred(
 
         await sql(OPEN_NOW)
         await sql("UPDATE due_steps SET due_at = now()")
-        ledger._clock.now = lambda: deferred.retry_at  # type: ignore[method-assign]
+        monkeypatch.setattr(SessionWork, "now", lambda _work, _clock: deferred.retry_at)
         await ledger.scheduler.run_once()
         assert (await ledger.session(session.id)).status is Status.ACTIVE
 

@@ -96,6 +96,7 @@ class OpeningBatch:
             raise group.exceptions[0] from None  # the first one cancelled the others
         finally:
             self._outage.close()
+        self.trouble = self.trouble or self._outage.gone  # the last answers may come before the next look
 
     async def finish(self) -> None:
         """Do what is due now, mostly webhooks, for a few seconds; workers do the rest.

@@ -130,7 +130,7 @@ def assert_ends_in_one_line(result: Result) -> None:
     """One line when the outage began, and one at the end."""
     began, _, end = but_for_losses(result).err.partition("\n")
     assert began.endswith("s for it")
-    assert_one_line(result._replace(err=end), "database", "GUESTLEDGER_DATABASE_URL")
+    assert_one_line(result._replace(err=end), "database", "guestledger worker")
 
 
 def but_for_losses(result: Result) -> Result:

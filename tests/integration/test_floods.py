@@ -17,7 +17,7 @@ from tests.pacing import proposed
 from tests.postgres import as_administrator
 
 PATIENCE = 60.0  # seconds; only a hang takes longer
-FLOOD = "SELECT pg_notify('guestledger_guestledger', number::text) FROM generate_series(1, 200) AS number"
+FLOOD = "SELECT pg_notify('guestledger_guestledger', number::text) FROM generate_series(1, 5_000) AS number"
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 
 

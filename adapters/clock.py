@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -80,9 +81,11 @@ class DatabaseClock(SystemClock):
 
 
 # With the machine's sleep, where the system counts it.
-_SINCE_START = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_since_start_ns = (
+    partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns
+)
 
 
 def _since_start() -> timedelta:
     """The time since this machine started."""
-    return timedelta(microseconds=time.clock_gettime_ns(_SINCE_START) // 1_000)
+    return timedelta(microseconds=_since_start_ns() // 1_000)

@@ -69,8 +69,8 @@ async def connect(
     With `engine`, the host's own pool (SQLAlchemy, asyncpg) replaces `settings.database_url` and is never disposed of. The
     ledger uses transactions of its own: what it records stays, whatever the host rolls back. It holds no connection while it
     waits for the provider, a webhook, a handler, or the reader of `sessions` and `audit`. If the host's transactions hold the
-    whole pool, it opens one more connection for a moment. The scheduler, `events.tail` and
-    `events.consume` hold one more, outside the pool, for hints.
+    whole pool, it opens one more connection for a moment. The scheduler, `events.tail` and `events.consume` hold one more,
+    outside the pool, for hints.
 
     After an attempt in doubt, `settings.cxone_in_doubt` decides, else `policy.creation.in_doubt`, else `profile.in_doubt`.
 

@@ -98,10 +98,10 @@ class Ledger:
         It is active, refused, rejected or abandoned, or still pending with a `retry_at`, and a scheduler continues.
         `correlation_id` (default: the session id) is stored with every event.
 
-        Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` if the key was used for another channel, subject or consent,
-        `EventTooLarge`, and `ServiceError` if the provider or the database cannot be used: its `accepted` is the id of the
-        session, if one was recorded; it stays pending. For a known key also `PartitionDetached` and `UnknownEvent`, if its
-        session cannot be read.
+        Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` if the key was used for another channel, subject
+        or consent, `EventTooLarge`, and `ServiceError` if the provider or the database cannot be used: its `accepted` is the
+        id of the session, if one was recorded; it stays pending. For a known key also `PartitionDetached` and `UnknownEvent`,
+        if its session cannot be read.
         """
         return await self._open(request, Lane.CREATION, correlation_id)
 

@@ -40,7 +40,7 @@ async def open_input(file: Path) -> int:
 
 
 def read_chunk(descriptor: int) -> bytes:
-    """Return what there is to read, empty at the end. Whoever started us may have made stdin non-blocking."""
+    """Return what there is to read, empty at the end. The process that started us may have made stdin non-blocking."""
     while True:
         try:
             return os.read(descriptor, CHUNK)

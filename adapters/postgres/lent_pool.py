@@ -25,6 +25,8 @@ CLOSE_SECONDS = 2.0
 """How long to wait for a server that may hang."""
 
 _PATIENCE_SECONDS = 1.0
+# The connection outside may be held by the very caller that waits for another one, as in a rebuild, which needs two.
+_TURN_SECONDS = 30.0
 # A pool that is used up again within this time is not waited for, and not reported.
 _SAME_SHORTAGE_SECONDS = 10.0
 
@@ -59,7 +61,7 @@ class LentPool:
 
     @asynccontextmanager
     async def _extra(self) -> AsyncIterator[AsyncConnection]:
-        async with self._one_at_a_time:
+        async with self._turn():
             self._report()
             try:
                 connection = await self._outside.connect()
@@ -71,6 +73,18 @@ class LentPool:
                     yield connection
                 finally:
                     await connection.invalidate()  # closed, instead of kept by its pool
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._one_at_a_time.acquire()
+        except TimeoutError:
+            raise PoolUsedUp(self._limit()) from None
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
 
     def _report(self) -> None:
         if not self._was_short():

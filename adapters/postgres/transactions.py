@@ -29,8 +29,8 @@ _IDLE_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 # transaction_timeout exists since PostgreSQL 17; the server behind a URL may change.
 TRANSACTION_LIMITS = f"""{SET_SEARCH_PATH}; {_IDLE_LIMIT};
             SELECT set_config('transaction_timeout', '30s', true) WHERE current_setting('server_version_num')::int >= 170000"""
-"""The search path, and the end of a transaction whose client stands still. The idle limit alone does not: while the driver prepares a statement, the
-server considers the client busy.
+"""The search path, and limits that end a transaction whose client stands still. The idle limit alone is not enough: while the
+driver prepares a statement, the server considers the client busy.
 """
 
 

@@ -1,4 +1,4 @@
-"""Why a database that answers cannot be used, by PostgreSQL's SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+"""Why a database that answers cannot be used, by SQLSTATE (PostgreSQL's documentation, "Error Codes")."""
 
 from collections.abc import Mapping
 from enum import StrEnum

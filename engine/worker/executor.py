@@ -164,8 +164,7 @@ class Executor:
 
     async def _hand_over(self, work: SessionWork, step: StepName, appended: Appended) -> None:
         assert self.handover is not None
-        work.must_ask = self.handlers[step].limiter in appended.limiters
-        work.start(appended.at)
+        work.must_ask, work.started_at = self.handlers[step].limiter in appended.limiters, appended.at
         if not self.handover.start(work, step):
             await self.recorder.release(work)
 

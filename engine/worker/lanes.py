@@ -94,9 +94,7 @@ class LaneRunner:
         if not self.has_place(self._executor.handlers[step].lane):
             return False
         handed = SessionWork(work.state, actor=self._actor, lease=work.lease, correlation_id=work.correlation_id)
-        handed.must_ask = work.must_ask
-        if work.started_at is not None:
-            handed.start(work.started_at)
+        handed.must_ask, handed.started_at = work.must_ask, work.started_at
         task = self._task(handed, step, work.leased_at)
         self._handed.add(task)
         task.add_done_callback(self._note_handed)

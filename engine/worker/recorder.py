@@ -80,7 +80,9 @@ class Recorder:
     ) -> Appended:
         """Record what is proposed, and `events`. With `keep`, the steps in `mine` stay leased; else they are free then.
 
-        `append_id`: of an earlier try, whose fate is unknown. Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
+        `append_id` is that of an earlier try, whose fate is unknown.
+
+        Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
         """
         after = evolve_all(work.state, events)
         before, events = work.recorded, (*work.proposed, *events)

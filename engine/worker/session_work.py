@@ -86,7 +86,7 @@ class SessionWork:
         return cls(session_of(history), actor=actor, lease=lease, correlation_id=history[0].correlation_id, claim=claim)
 
     def start(self, at: datetime) -> None:
-        """Note that the database's clock shows `at` now."""
+        """Count the time of claimed work from here on: the database's clock shows `at` now."""
         self.started_at, self._started_on = at, Leases.now()
 
     def now(self, clock: Clock) -> datetime:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from guestledger.adapters.postgres import lent_pool
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
@@ -116,3 +117,15 @@ async def test_reads_by_a_host_that_holds_its_whole_pool_are_served(
     assert found == opened
     reported = [record for record in caplog.records if "connections of the host's pool" in record.getMessage()]
     assert len(reported) == 1
+
+
+async def test_a_rebuild_on_a_pool_that_is_used_up_ends_with_the_cause(
+    ledger_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs two connections, and there is one outside the pool."""
+    monkeypatch.setattr(lent_pool, "_TURN_SECONDS", 0.2)
+    async with lent(ledger_url, simulator) as (engine, ledger), asyncio.timeout(LONG), AsyncExitStack() as held:
+        for _ in range(PLACES):
+            await held.enter_async_context(engine.connect())
+        with pytest.raises(ServiceError, match="connections of the host's pool are in use"):
+            await ledger.projections.verify("sessions")

@@ -55,11 +55,11 @@ async def test_impossible_retry_after_ends_no_later_session(new_ledger: Any, for
         assert not first.status.is_settled
         assert second.status is Status.PENDING
         assert peer.counts["sessions"] == 1
-        told = await last_event(ledger, first)
-        assert isinstance(told, e.CreationThrottled | e.CreationFailed)
-        assert told.wait is not None
-        assert told.wait.basis is WaitBasis.RETRY_AFTER_CAPPED
-        assert told.wait.given
+        found = await last_event(ledger, first)
+        assert isinstance(found, e.CreationThrottled | e.CreationFailed)
+        assert found.wait is not None
+        assert found.wait.basis is WaitBasis.RETRY_AFTER_CAPPED
+        assert found.wait.given
         deferred = await last_event(ledger, second)
         assert isinstance(deferred, e.CreationDeferred)
         assert deferred.closed_by is WaitBasis.RETRY_AFTER_CAPPED

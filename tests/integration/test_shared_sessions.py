@@ -44,7 +44,7 @@ async def test_a_second_guest_with_a_session_id_is_recorded_and_logged(
     assert str(second.id) in logged.getMessage()
 
 
-async def test_a_late_answer_with_the_session_that_another_worker_recorded_is_no_shared_one(
+async def test_a_late_answer_with_a_session_recorded_meanwhile_is_no_shared_one(
     new_ledger: Any, sql: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (

@@ -76,7 +76,7 @@ class AppendStatements:
 
     def read_log(self, low: UUID, high: UUID) -> str:
         """One row: the clock, the limiters that know something, the log's last position and time, the versions of
-        streams $1, and those of the keys $2 that are taken.
+        streams $1, and the taken ones of keys $2 with their streams.
 
         All streams lie from `low` to `high`: otherwise an append would cost more with every partition.
         """

@@ -40,7 +40,10 @@ class Projector:
         self._logged: set[str] = set()
 
     async def catch_up(self) -> int:
-        """See `ReadModels.catch_up`. Concurrent calls wait for each other; a user or a database that only reads projects nothing."""
+        """See `ReadModels.catch_up`. Concurrent calls wait for each other.
+
+        A user or a database that only reads projects nothing.
+        """
         try:
             return await self._catch_up()
         except NotAllowed:

@@ -1,7 +1,6 @@
 """Verification by a user who only reads: the rows are made again in temporary tables, in one transaction and snapshot."""
 
 from collections.abc import Callable
-from hashlib import sha256
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -11,7 +10,7 @@ from guestledger.adapters.postgres.projections.checkpoints import Checkpoints
 from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, describe, each_batch, lies_in_the_events
 from guestledger.adapters.postgres.projections.registry import named
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
-from guestledger.adapters.postgres.projections.shadow import Shadow, shadow_name
+from guestledger.adapters.postgres.projections.shadow import Shadow, digest_of, shadow_name
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, driver_connection, transaction
 from guestledger.engine.domain.errors import ProjectionStopped
@@ -96,8 +95,8 @@ class ReaderVerification:
         return list(rows)
 
     async def _compare(self, driver: Driver, position: int) -> Verification:
-        rows, digest = await _digest(driver, [shadow.live_rows for shadow in self._shadows])
-        _, rebuilt_digest = await _digest(driver, [shadow.shadow_rows for shadow in self._shadows])
+        rows, digest = await digest_of(driver, [shadow.live_rows for shadow in self._shadows])
+        _, rebuilt_digest = await digest_of(driver, [shadow.shadow_rows for shadow in self._shadows])
         differing: list[str] = []
         for shadow in self._shadows if digest != rebuilt_digest else ():
             differing += [text for (text,) in await driver.fetch(shadow.differing, _MAX_SHOWN)]
@@ -109,12 +108,3 @@ class ReaderVerification:
             rebuilt_digest=rebuilt_digest,
             differing=tuple(differing[:_MAX_SHOWN]),
         )
-
-
-async def _digest(driver: Driver, statements: list[str]) -> tuple[int, str]:
-    rows, digest = 0, sha256()
-    for statement in statements:
-        async for (row,) in driver.cursor(statement, prefetch=BATCH):
-            digest.update(row)
-            rows += 1
-    return rows, digest.hexdigest()

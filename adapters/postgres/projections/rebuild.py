@@ -7,7 +7,6 @@ host's grants and views stay. The projection takes in no event during that trans
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from hashlib import sha256
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,7 +17,7 @@ from guestledger.adapters.postgres.projections.checkpoints import Checkpoints
 from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, batch_transaction, describe, each_batch
 from guestledger.adapters.postgres.projections.registry import named
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
-from guestledger.adapters.postgres.projections.shadow import Shadow
+from guestledger.adapters.postgres.projections.shadow import Shadow, digest_of
 from guestledger.adapters.postgres.transactions import (
     Driver,
     driver_connection,
@@ -141,8 +140,8 @@ class Rebuild:
                 async with self._transaction() as holder:
                     await self._build_to(await self._lock_live(holder))
                     reader = await stack.enter_async_context(self._snapshot())
-                rows, digest = await self._digest(reader, [shadow.live_rows for shadow in self._shadows])
-                _, rebuilt_digest = await self._digest(reader, [shadow.shadow_rows for shadow in self._shadows])
+                rows, digest = await digest_of(reader, [shadow.live_rows for shadow in self._shadows])
+                _, rebuilt_digest = await digest_of(reader, [shadow.shadow_rows for shadow in self._shadows])
                 differing: list[str] = []
                 for shadow in self._shadows if digest != rebuilt_digest else ():
                     differing += [text for (text,) in await reader.fetch(shadow.differing, MAX_SHOWN)]
@@ -168,14 +167,6 @@ class Rebuild:
             if await self._checkpoints.position(driver, self._checkpoint) != self._at:
                 raise self._overtaken()
             yield driver
-
-    async def _digest(self, driver: Driver, statements: list[str]) -> tuple[int, str]:
-        rows, digest = 0, sha256()
-        for statement in statements:
-            async for (row,) in driver.cursor(statement, prefetch=BATCH):
-                digest.update(row)
-                rows += 1
-        return rows, digest.hexdigest()
 
     async def _clear(self, driver: Driver) -> None:
         for shadow in self._shadows:

@@ -1,8 +1,14 @@
 """Shadow tables, and statements that compare them with the live ones."""
 
+from collections.abc import Iterable
+from hashlib import sha256
+
 from sqlalchemy import Table
 
 from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import Driver
+
+_PREFETCH = 500
 
 
 def shadow_name(table: Table) -> str:
@@ -78,3 +84,13 @@ def _of(table: str, columns: list[str]) -> str:
 def _hashes(rows: str, columns: list[str], keys: list[str]) -> str:
     """Select each row's SHA-256, in order of the key: no personal data leaves the server."""
     return f"SELECT sha256(convert_to(ROW({', '.join(columns)})::text, 'UTF8')) FROM {rows} ORDER BY {', '.join(keys)}"
+
+
+async def digest_of(driver: Driver, statements: Iterable[str]) -> tuple[int, str]:
+    """How many rows these statements have together, and the SHA-256 (hex) of their contents. Within a transaction."""
+    rows, digest = 0, sha256()
+    for statement in statements:
+        async for (row,) in driver.cursor(statement, prefetch=_PREFETCH):
+            digest.update(row)
+            rows += 1
+    return rows, digest.hexdigest()

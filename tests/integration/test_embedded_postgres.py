@@ -60,6 +60,10 @@ async def connect(url: str) -> asyncpg.Connection:
     return await asyncpg.connect(url.replace("+asyncpg", ""))
 
 
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+"""What a shell runs in the background ignores SIGINT, and so do its children."""
+
+
 def start_elsewhere(data_dir: Path, *, first: str = "", then: str = "") -> subprocess.Popen[str]:
     """A process in a group of its own that starts the server, prints the URL, and continues with `then`."""
     return subprocess.Popen(
@@ -126,7 +130,7 @@ async def test_the_server_outlives_the_process_that_started_it(used_dir: Path) -
 
 
 async def test_a_signal_to_the_process_group_does_not_reach_the_server(used_dir: Path) -> None:
-    process = start_elsewhere(used_dir, then="import time; time.sleep(60)")
+    process = start_elsewhere(used_dir, first=INTERRUPTIBLE, then="import time; time.sleep(60)")
     assert process.stdout is not None
     url = process.stdout.readline().strip()
 

@@ -11,7 +11,8 @@ from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 MAKE_SEQUENCE = """
     CREATE SEQUENCE guestledger.positions MINVALUE 0;
     GRANT USAGE ON SEQUENCE guestledger.positions TO guestledger_runtime"""
-_POSITION = 2  # among the append statement's columns
+_NEXT = "$1::bigint + number"
+_NEXT_OF_SEQUENCE = "nextval('guestledger.positions') + 0 * $1::bigint"
 
 
 class SequenceStore(PostgresEventStore):
@@ -22,9 +23,7 @@ class SequenceStore(PostgresEventStore):
         log = await self._read_log(driver, batch)
         rows = BatchRows(log, await self._open_limiters(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
-        columns = rows.columns()
-        numbers = "SELECT nextval('guestledger.positions') FROM generate_series(1, $1)"
-        columns[_POSITION] = [number for (number,) in await driver.fetch(numbers, len(columns[_POSITION]))]
-        await driver.fetch(self._appending.append, *columns)
+        assert _NEXT in self._appending.append
+        await driver.fetch(self._appending.append.replace(_NEXT, _NEXT_OF_SEQUENCE), *rows.columns())
         await driver.execute("COMMIT")
         return outcomes

@@ -1,6 +1,6 @@
 """What one batch of appends writes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -17,7 +17,7 @@ class Proposal(NamedTuple):
     """An append and the JSON of its events."""
 
     append: Append
-    texts: tuple[str, ...]
+    texts: Sequence[str]
 
 
 class LogEnd(NamedTuple):
@@ -68,7 +68,7 @@ class BatchRows:
 
     def columns(self) -> list[Any]:
         """The values for the append statement, in its order."""
-        events = _arrays(self._events, 10)
+        events = _arrays(self._events, 9)
         leased, moved, done = [], [], []
         for key, row in self._steps.items():
             match row:
@@ -79,9 +79,9 @@ class BatchRows:
                 case None:
                     done.append(key)
         return [
-            *events[:5],
+            self._log.position,
             self._log.recorded_at,
-            *events[5:],
+            *events,
             *_arrays(self._keys, 2),
             *_arrays(leased, 5),
             *_arrays(moved, 3),
@@ -138,7 +138,6 @@ class BatchRows:
                 (
                     append.stream_id,
                     version,
-                    self._position,
                     event_type,
                     schema_version,
                     append.correlation_id,

@@ -1,10 +1,9 @@
 """The event log in PostgreSQL: group commit under the ledger's lock, dense positions in commit order."""
 
 import asyncio
-from collections import OrderedDict
 from datetime import datetime
+from itertools import islice
 from operator import attrgetter
-from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -39,9 +38,7 @@ MAX_BYTES = 256 * 1024
 _FAILED_SECONDS = 60.0
 
 
-class _Waiting(NamedTuple):
-    proposal: Proposal
-    outcome: asyncio.Future[Appended]
+_Waiting = tuple[asyncio.Future[Appended], Proposal]
 
 
 class PostgresEventStore(LogReader):
@@ -65,7 +62,7 @@ class PostgresEventStore(LogReader):
         self._appending = AppendStatements(schema)
         self._patience = patience
         self._max_waiting = max_waiting
-        self._waiting: OrderedDict[asyncio.Future[Appended], Proposal] = OrderedDict()
+        self._waiting: dict[asyncio.Future[Appended], Proposal] = {}
         self._connection = HeldConnection(engine)
         self._committing: asyncio.Task[None] | None = None
         self._failed: tuple[float, ServiceUnreachable] | None = None
@@ -81,7 +78,7 @@ class PostgresEventStore(LogReader):
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
         outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting[outcome] = Proposal(append, tuple(Secret(_text(event)) for event in append.events))
+        self._waiting[outcome] = Proposal(append, [Secret(_text(event)) for event in append.events])
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
         try:
@@ -120,16 +117,18 @@ class PostgresEventStore(LogReader):
                     await self._connection.give_back()
         finally:
             self._committing = None
-            for waiting in (*batch, *self._next_batch(len(self._waiting))):
-                waiting.outcome.cancel()  # only if this task itself was ended
+            for caller, _proposal in (*batch, *self._next_batch(len(self._waiting))):
+                caller.cancel()  # only if this task itself was ended
 
     def _next_batch(self, size: int) -> list[_Waiting]:
-        taken = (self._waiting.popitem(last=False) for _ in range(min(size, len(self._waiting))))
-        return [_Waiting(proposal, outcome) for outcome, proposal in taken]
+        taken = list(islice(self._waiting.items(), size))
+        for caller, _proposal in taken:
+            del self._waiting[caller]
+        return taken
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         try:
-            outcomes = await self._write_until_answered([waiting.proposal for waiting in batch])
+            outcomes = await self._write_until_answered([proposal for _caller, proposal in batch])
             self._failed = None
         except ServiceUnreachable as error:
             self._failed = (asyncio.get_running_loop().time(), error)
@@ -144,13 +143,13 @@ class PostgresEventStore(LogReader):
                 await self._commit(batch[middle:])
                 return
             outcomes = [error] * len(batch)
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            if waiting.outcome.done():
-                continue  # its caller was cancelled
+        for (caller, _proposal), outcome in zip(batch, outcomes, strict=True):
+            if caller.done():
+                continue  # it was cancelled
             if isinstance(outcome, Exception):
-                waiting.outcome.set_exception(outcome)
+                caller.set_exception(outcome)
             else:
-                waiting.outcome.set_result(outcome)
+                caller.set_result(outcome)
 
     async def _write_until_answered(self, batch: list[Proposal]) -> list[Appended | Exception]:
         # Also after a COMMIT whose fate is unknown: the lost transaction holds the ledger's lock to its end, and under that
@@ -195,17 +194,16 @@ class PostgresEventStore(LogReader):
 
     async def _read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:
         appends = [proposal.append for proposal in batch]
-        stream_ids = list({append.stream_id for append in appends})
+        stream_ids = [append.stream_id for append in appends]
         statement = self._appending.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
         keys = [append.idempotency_key for append in appends if append.idempotency_key is not None]
         ((now, limiters, position, last_at, found, taken),) = await driver.fetch(statement, stream_ids, keys)
-        versions = dict(zip(stream_ids, found, strict=True))
-        stale = [append for append in appends if versions[append.stream_id] > append.expected_version]
+        stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
             now=now,
             recorded_at=now if last_at is None else max(now, last_at),
-            versions=versions,
+            versions=dict(zip(stream_ids, found, strict=True)),
             keys=dict(taken),
             known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),

@@ -42,12 +42,12 @@ class AppendStatements:
             WITH new_events AS (
                 INSERT INTO {s}.events (stream_id, version, position, event_type, schema_version, recorded_at,
                                         correlation_id, causation_id, actor, data, leaf_hash)
-                SELECT stream_id, version, position, event_type, schema_version, $6::timestamptz,
+                SELECT stream_id, version, $1::bigint + number, event_type, schema_version, $2::timestamptz,
                        correlation_id, causation_id, actor, data::json, leaf_hash
-                  FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[], $5::smallint[],
-                              $7::text[], $8::uuid[], $9::text[], $10::text[], $11::bytea[])
-                    AS new(stream_id, version, position, event_type, schema_version,
-                           correlation_id, causation_id, actor, data, leaf_hash)
+                  FROM unnest($3::uuid[], $4::int[], $5::text[], $6::smallint[],
+                              $7::text[], $8::uuid[], $9::text[], $10::text[], $11::bytea[]) WITH ORDINALITY
+                    AS new(stream_id, version, event_type, schema_version,
+                           correlation_id, causation_id, actor, data, leaf_hash, number)
                 RETURNING position, recorded_at
             ), new_batch AS (
                 INSERT INTO {s}.batches (position, recorded_at)

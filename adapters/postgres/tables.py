@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSON
 
@@ -90,7 +91,8 @@ due_steps = Table(
     Column("due_at", TIME, nullable=False),
     Column("owner", Uuid),
     Column("lease_until", TIME),
-    Index("due_steps_due", "step", "due_at"),
+    Index("due_steps_free", "step", "due_at", postgresql_where=text("owner IS NULL")),
+    Index("due_steps_leased", "lease_until", postgresql_where=text("owner IS NOT NULL")),
 )
 
 limits = Table(

@@ -85,6 +85,10 @@ class DueSteps(Protocol):
         """Lease up to `limit` due and free rows. Behind a limiter, each gets a reservation."""
         ...
 
+    async def free_lapsed(self) -> None:
+        """Free the rows whose lease has lapsed now. Claims and looks do it too, at most once a second."""
+        ...
+
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
         """Renew the owner's leases on these streams. Returns the streams that it still holds."""
         ...
@@ -98,7 +102,7 @@ class DueSteps(Protocol):
         ...
 
     async def outlook(self, wanted: Wanted) -> Outlook:
-        """One cheap statement."""
+        """One cheap statement, if no lease has lapsed."""
         ...
 
     async def unfinished(self, wanted: Wanted) -> int:

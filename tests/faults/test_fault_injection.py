@@ -279,7 +279,8 @@ async def set_apart(database_url: str, stream_id: UUID) -> None:
     """Lease the steps of all other sessions, so that only this one can be claimed."""
     await raw_log.query(
         database_url,
-        """UPDATE due_steps SET lease_until = CASE WHEN stream_id = $1 THEN now() ELSE now() + interval '1 hour' END""",
+        """UPDATE due_steps SET owner = gen_random_uuid(),
+                  lease_until = CASE WHEN stream_id = $1 THEN now() ELSE now() + interval '1 hour' END""",
         stream_id,
     )
 

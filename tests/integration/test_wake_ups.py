@@ -243,7 +243,7 @@ async def put(sql: Any, due_in: timedelta, *, leased_for: timedelta | None = Non
         "INSERT INTO due_steps VALUES ($1, 'create_session', now() + $2, $3, now() + $4)",
         new_id(),
         due_in,
-        a_lease().owner,
+        leased_for and a_lease().owner,
         leased_for,
     )
 
@@ -261,7 +261,7 @@ async def test_the_outlook_shows_claimable_steps_and_the_next_due_time(due_steps
 
     await put(sql, timedelta(seconds=-1), leased_for=timedelta(hours=1))
     assert not (await due_steps.outlook(STEPS)).claimable, "it is leased"
-    await put(sql, timedelta(seconds=-1), leased_for=timedelta(seconds=-1))
+    await put(sql, timedelta(seconds=-1))
     assert (await due_steps.outlook(STEPS)).claimable
 
 
@@ -285,8 +285,19 @@ async def test_the_outlook_includes_the_expiry_of_a_token_whose_webhook_waits(
 
     await sql("UPDATE due_steps SET due_at = now() WHERE step = 'expire_token'")
     assert (await due_steps.outlook(limited)).claimable == {"expire_token"}
-    await sql("UPDATE due_steps SET lease_until = now() + interval '1 hour' WHERE step = 'expire_token'")
+    await sql(
+        """UPDATE due_steps SET owner = gen_random_uuid(), lease_until = now() + interval '1 hour'
+            WHERE step = 'expire_token'"""
+    )
     assert (await due_steps.outlook(limited)).claimable == frozenset()
+
+
+async def test_a_lapsed_lease_is_freed_by_the_next_look_after_a_second(due_steps: PostgresDueSteps, sql: Any) -> None:
+    await put(sql, timedelta(seconds=-1), leased_for=timedelta(seconds=-1))
+    async with asyncio.timeout(LONG):
+        while not (await due_steps.outlook(STEPS)).claimable:
+            await asyncio.sleep(0.1)
+    assert await sql("SELECT FROM due_steps WHERE owner IS NULL AND lease_until IS NULL")
 
 
 async def test_the_outlook_accepts_due_times_at_infinity(due_steps: PostgresDueSteps, sql: Any) -> None:

@@ -245,7 +245,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(owner=st.sampled_from(OWNERS), steps=st.sets(st.sampled_from(StepName)), limit=st.integers(1, 4))
     def a_claim_leases_what_has_been_due_longest(self, owner: UUID, steps: set[StepName], limit: int) -> None:
         free = {
-            key: row for key, row in self.model.due.items() if row.due_at < FAR and key[1] in steps and not row.leased
+            key: row
+            for key, row in self.model.due.items()
+            if row.due_at < FAR and key[1] in steps and row.owner is None
         }
 
         wanted = dict.fromkeys(steps)
@@ -263,6 +265,13 @@ class StoreMachine(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.model.due)))
         self.run(self.sql.execute("UPDATE due_steps SET lease_until = now() WHERE stream_id = $1 AND step = $2", *key))
         self.model.due[key] = self.model.due[key]._replace(leased=False)
+
+    @rule()
+    def lapsed_leases_are_freed(self) -> None:
+        self.run(self.due_steps.free_lapsed())
+        for key, row in self.model.due.items():
+            if not row.leased:
+                self.model.due[key] = row._replace(owner=None)
 
     @rule(owner=st.sampled_from(OWNERS), streams=st.sets(st.sampled_from(STREAMS)))
     def a_heartbeat_renews_its_owners_leases(self, owner: UUID, streams: set[int]) -> None:

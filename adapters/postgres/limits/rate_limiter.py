@@ -96,7 +96,7 @@ class PostgresRateLimiter:
         self._lock_head = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
         self._in_flight = f"""
             SELECT count(*) FROM {s}.due_steps
-             WHERE step = ANY($1::text[]) AND lease_until > now() AND stream_id <> ALL($2::uuid[])"""
+             WHERE step = ANY($1::text[]) AND owner IS NOT NULL AND lease_until > now() AND stream_id <> ALL($2::uuid[])"""
         values = ", ".join(f"${number}" for number in range(2, len(_FIELDS) + 2))
         renewed = ", ".join(f"{field} = excluded.{field}" for field in _FIELDS)
         self._write = f"""

@@ -1,5 +1,6 @@
 """Due steps in PostgreSQL, claimed in due order by the database's clock."""
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,9 @@ from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import began_at
 from guestledger.engine.ports.due_steps import Backlog, Claim, Claimed, DueRow, Outlook, Wanted, WorkStatus
 
+FREEING_SECONDS = 1.0
+"""How often lapsed leases are looked for. That reads every dead version of a leased row, which a snapshot held elsewhere keeps."""
+
 
 class PostgresDueSteps:
     """See `DueSteps`.
@@ -32,6 +36,7 @@ class PostgresDueSteps:
         self._schema = schema
         self._sql = DueStepStatements(schema)
         self._limiter = limiter
+        self._freed_at = -FREEING_SECONDS
         self._limited: set[StepName] = set()  # the steps whose limiter had a row at the last claim
         self._counted = sorted(PROVIDER_STEPS) if limiter.policy.calls is not None else []
 
@@ -39,6 +44,8 @@ class PostgresDueSteps:
         """See `DueSteps.claim`. Steps behind a limiter come first: they have waited."""
         claims: list[Claim] = []
         more_in_ms: list[int] = []
+        if self._frees_now():
+            await self.free_lapsed()
 
         async def claim_limited(steps: Iterable[StepName]) -> None:
             for step in sorted(steps):
@@ -79,6 +86,10 @@ class PostgresDueSteps:
         more = denied is not None and waits and len(rows) == len(free)
         return Claimed(claims=claims, more_in_ms=whole_ms(denied.until - limiters.now) if denied and more else None)
 
+    async def free_lapsed(self) -> None:
+        """See `DueSteps.free_lapsed`."""
+        await self._execute(self._sql.free_lapsed)
+
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
         """See `DueSteps.heartbeat`."""
         rows = await self._execute(self._sql.heartbeat, lease.owner, lease.ms, list(stream_ids))
@@ -107,12 +118,15 @@ class PostgresDueSteps:
                 return not await driver.fetchval(self._sql.is_unfinished, wanted.get(webhook), webhook in wanted)
 
     async def outlook(self, wanted: Wanted) -> Outlook:
-        """See `DueSteps.outlook`. Runs without a transaction."""
+        """See `DueSteps.outlook`. Looks without a transaction."""
         with reported():
             async with reading(self._engine) as driver:
-                claimable, next_due_ms, unprojected = await driver.fetchrow(
-                    self._sql.outlook, list(PROJECTIONS), list(wanted), list(wanted.values())
+                claimable, next_due_ms, unprojected, lapsed = await driver.fetchrow(
+                    self._sql.outlook, list(PROJECTIONS), list(wanted), list(wanted.values()), self._frees_now()
                 )
+        if lapsed:
+            await self.free_lapsed()
+            return await self.outlook(wanted)
         steps = frozenset(map(StepName, claimable))
         return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected=unprojected)
 
@@ -141,6 +155,13 @@ class PostgresDueSteps:
         )
         now, version, in_flight, *_rest = found[0]
         return WorkStatus(now=now, version=version, in_flight=in_flight, rows=rows)
+
+    def _frees_now(self) -> bool:
+        now = time.monotonic()
+        if now - self._freed_at < FREEING_SECONDS:
+            return False
+        self._freed_at = now
+        return True
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():

@@ -5,7 +5,6 @@ from guestledger.adapters.postgres.sql import quoted
 
 # A due time may be so far away that its distance is no number.
 _MAX_MS = 24 * 3_600_000
-_FREE = "(lease_until IS NULL OR lease_until <= now())"
 
 
 class DueStepStatements:
@@ -19,7 +18,7 @@ class DueStepStatements:
             due AS MATERIALIZED (
                 SELECT d.* FROM {{steps}} CROSS JOIN LATERAL (
                     SELECT stream_id, step, due_at FROM {s}.due_steps
-                     WHERE due_steps.step = wanted.step AND due_at <= now() AND {_FREE}
+                     WHERE due_steps.step = wanted.step AND due_at <= now() AND owner IS NULL
                      ORDER BY due_at LIMIT $3::int FOR UPDATE SKIP LOCKED) AS d
                  ORDER BY due_at LIMIT $3::int
             ), claimed AS (
@@ -44,6 +43,12 @@ class DueStepStatements:
 
         # A locked row is being appended to, released or claimed, which sets its lease anyway. Waiting for it while other
         # rows are locked could deadlock with an append.
+        lapsed = "owner IS NOT NULL AND lease_until <= now()"
+        self.free_lapsed = f"""
+            UPDATE {s}.due_steps SET owner = NULL, lease_until = NULL
+             WHERE (stream_id, step) IN (SELECT stream_id, step FROM {s}.due_steps
+                                          WHERE {lapsed} FOR UPDATE SKIP LOCKED)"""
+
         self.heartbeat = f"""
             UPDATE {s}.due_steps SET lease_until = now() + $2::int * interval '1 ms'
              WHERE (stream_id, step) IN (SELECT stream_id, step FROM {s}.due_steps
@@ -75,9 +80,8 @@ class DueStepStatements:
         self.unfinished = f"SELECT count(DISTINCT stream_id) {unfinished}"
         self.is_unfinished = f"SELECT EXISTS (SELECT {unfinished})"
 
-        # Each part is one index look-up. Leases that lapse later are left to the next poll: finding the first of them would
-        # read everything that is due.
-        first = f"SELECT due_at FROM {s}.due_steps WHERE due_steps.step = wanted.step AND due_at"
+        # Each part is one index look-up.
+        first = f"SELECT due_at FROM {s}.due_steps WHERE due_steps.step = wanted.step AND owner IS NULL AND due_at"
         self.outlook = f"""
             WITH wanted AS (
                 SELECT wanted.step, greatest(closed_until, broken_until, probe_until) AS closed_until
@@ -88,32 +92,40 @@ class DueStepStatements:
             )
             SELECT ARRAY(
                        SELECT step FROM wanted CROSS JOIN LATERAL (
-                           {first} <= now() AND {_FREE} ORDER BY due_at LIMIT 1) AS first
+                           {first} <= now() ORDER BY due_at LIMIT 1) AS first
                         WHERE closed_until IS NULL OR closed_until <= now()),
                    (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {_MAX_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),
                    EXISTS (SELECT FROM {s}.checkpoints
                             WHERE projection = ANY($1::text[])
-                              AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1))"""
+                              AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1)),
+                   CASE WHEN $4::bool THEN EXISTS (SELECT FROM {s}.due_steps WHERE {lapsed}) ELSE false END"""
 
-        # Counting reads an index range, everything else its first row.
+        # Counting reads an index range and the few leased rows, everything else its first row.
         self.backlog = f"""
-            SELECT now(), (SELECT count(*) FROM {s}.due_steps WHERE step IN ('enforce_deadline', 'settle_attempt')),
-                   (SELECT stream_id FROM {s}.due_steps WHERE step = 'enforce_deadline' ORDER BY due_at LIMIT 1),
-                   (SELECT count(*) FROM {s}.due_steps WHERE step = 'deliver_webhook'), oldest.step, oldest.due_at
+            WITH leased AS MATERIALIZED (SELECT step, stream_id, due_at FROM {s}.due_steps WHERE owner IS NOT NULL),
+            oldest_free AS (SELECT stream_id, due_at FROM {s}.due_steps
+                             WHERE step = 'enforce_deadline' AND owner IS NULL ORDER BY due_at LIMIT 1)
+            SELECT now(),
+                   (SELECT count(*) FROM {s}.due_steps WHERE step IN ('enforce_deadline', 'settle_attempt') AND owner IS NULL)
+                       + (SELECT count(*) FROM leased WHERE step IN ('enforce_deadline', 'settle_attempt')),
+                   (SELECT stream_id FROM (SELECT stream_id, due_at FROM leased WHERE step = 'enforce_deadline'
+                                            UNION ALL TABLE oldest_free) AS waiting ORDER BY due_at LIMIT 1),
+                   (SELECT count(*) FROM {s}.due_steps WHERE step = 'deliver_webhook' AND owner IS NULL)
+                       + (SELECT count(*) FROM leased WHERE step = 'deliver_webhook'),
+                   oldest.step, oldest.due_at
               FROM (VALUES (1)) AS one LEFT JOIN (
                    SELECT first.step, first.due_at FROM unnest($1::text[]) AS wanted(step) CROSS JOIN LATERAL (
                        SELECT step, due_at FROM {s}.due_steps
-                        WHERE due_steps.step = wanted.step AND due_at <= now() AND {_FREE} ORDER BY due_at LIMIT 1) AS first
+                        WHERE due_steps.step = wanted.step AND due_at <= now() AND owner IS NULL ORDER BY due_at LIMIT 1) AS first
                     ORDER BY due_at LIMIT 1) AS oldest ON true"""
 
         self.status = f"""
             SELECT clock_timestamp(), coalesce((SELECT max(version) FROM {s}.events WHERE stream_id = $1::uuid), 0),
                    (SELECT count(DISTINCT stream_id) FROM {s}.due_steps
-                     WHERE step = ANY($2::text[]) AND lease_until > now() AND stream_id <> $1::uuid),
+                     WHERE step = ANY($2::text[]) AND owner IS NOT NULL AND lease_until > now() AND stream_id <> $1::uuid),
                    d.step, d.due_at, d.owner, d.lease_until,
                    (SELECT count(*) FROM {s}.due_steps AS other
-                     WHERE other.step = d.step AND other.due_at < d.due_at
-                       AND (other.lease_until IS NULL OR other.lease_until <= now()))
+                     WHERE other.step = d.step AND other.due_at < d.due_at AND other.owner IS NULL)
               FROM (VALUES (1)) AS one LEFT JOIN {s}.due_steps AS d ON d.stream_id = $1::uuid"""
         """One row for each step of session $1 (at least one): the clock, its version, the calls in flight, the step."""

@@ -18,3 +18,24 @@ BEGIN
 END $$
 
 CREATE TRIGGER check_end BEFORE INSERT ON {s}.batches FOR EACH ROW EXECUTE FUNCTION {s}.check_end()
+
+-- Keeps the runtime's user from adding an event that is not part of the batch at the log's end: ahead of the end its position would
+-- make later appends fail, behind it no reader would see it. Called once for a whole batch, after its row in batches is there.
+CREATE FUNCTION {s}.check_batch() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ends bigint[] := ARRAY(SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 2);
+    added record;
+BEGIN
+    SELECT count(*) AS events, min(position) AS first, max(position) AS last INTO added FROM new_events;
+    IF added.events > 0
+       AND (added.first, added.last, added.events)
+           IS DISTINCT FROM (coalesce(ends[2], -1) + 1, ends[1], ends[1] - coalesce(ends[2], -1))
+       AND NOT pg_has_role((SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE') THEN
+        RAISE EXCEPTION 'events can be added only as one batch that continues the log'
+              USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NULL;
+END $$
+
+CREATE TRIGGER check_batch AFTER INSERT ON {s}.events REFERENCING NEW TABLE AS new_events
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.check_batch()

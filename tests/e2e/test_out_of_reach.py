@@ -167,6 +167,27 @@ async def test_unreachable_database_is_one_line_without_its_password(simulator: 
         assert not result.text
 
 
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ("sslmode=require", ("the connection was refused",)),
+        ("application_name=app", ("the connection was refused",)),
+        ("connect_timeout=10", ("the connection was refused",)),
+        ("options=-csearch_path%3Dapp", ("the connection was refused",)),
+        ("statement_cache_size=0", ("the connection was refused",)),
+        ("sslmode=require&channel_binding=require", ("channel_binding=require", "leave it out")),
+        ("prepared_statement_cache_size=off", ("prepared_statement_cache_size", "must be a whole number")),
+    ],
+)
+async def test_libpq_parameters_of_the_url_are_used_or_named(parameters: str, words: tuple[str, ...], closed_port: int):
+    url = f"postgresql://ledger:{PASSWORD}@127.0.0.1:{closed_port}/app?{parameters}"
+
+    upgraded = await run("db", "upgrade", env=environment(url))
+
+    assert_one_line(upgraded, "the database cannot be used", *words)
+    assert PASSWORD not in upgraded.err
+
+
 async def test_missing_ledger_names_the_command_that_creates_it(
     empty_database_url: str, runtime_server: str, simulator: Simulator, file: str
 ):

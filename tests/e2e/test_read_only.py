@@ -2,7 +2,6 @@
 
 import asyncio
 
-import pytest
 from sqlalchemy import make_url
 
 from guestledger.adapters.settings import Settings
@@ -45,11 +44,3 @@ async def test_writing_commands_name_a_read_only_database(database_url: str):
         await connection.close()
         result = await run("projections", "rebuild", "sessions", env=environment(url))
     assert_one_line(result, "it is read-only", "SQLSTATE 25006", "name the primary in GUESTLEDGER_DATABASE_URL")
-
-
-@pytest.mark.parametrize("tail", ["sslmode=require", "channel_binding=require", "options=-csearch_path%3Dapp"])
-async def test_parameters_of_the_url_end_a_command_in_one_line(tail: str):
-    url = f"postgresql://ledger:secret@127.0.0.1:1/app?{tail}"
-    result = await run("db", "upgrade", env=environment(url))
-    assert_one_line(result, "database")
-    assert "secret" not in result.err

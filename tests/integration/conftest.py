@@ -24,7 +24,7 @@ from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
-from tests import postgres
+from tests import logs, postgres
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
 from tests.limits import BRISK
 
@@ -34,6 +34,9 @@ OpenEngine = Callable[..., AsyncEngine]
 Sql = Callable[..., Awaitable[list[asyncpg.Record]]]
 NewLogin = Callable[..., Awaitable[str]]
 NewLedger = Callable[..., contextlib.AbstractAsyncContextManager[Ledger]]
+
+PROJECTED_EVENTS = 1_000
+"""In the log of `projected_log`."""
 
 AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_ms=(0, 0)), limiter=BRISK)
 
@@ -166,6 +169,13 @@ def new_read_models(new_engine: OpenEngine) -> Callable[[], PostgresReadModels]:
 @pytest.fixture
 def read_models(new_read_models: Callable[[], PostgresReadModels]) -> PostgresReadModels:
     return new_read_models()
+
+
+@pytest.fixture
+async def projected_log(database_url: str, read_models: PostgresReadModels) -> None:
+    """A log of `PROJECTED_EVENTS` events in a database of its own, with which the projections have caught up."""
+    await logs.write(database_url, PROJECTED_EVENTS)
+    await read_models.catch_up()
 
 
 class HeldLog:

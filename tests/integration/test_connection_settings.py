@@ -34,3 +34,21 @@ async def test_an_invalid_connection_setting_is_not_reported_as_lost() -> None:
     assert "root.crt" in raised.value.detail
     assert "check GUESTLEDGER_DATABASE_URL and the PG" in raised.value.detail
     assert "correct-horse" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "allowed"),
+    [
+        ("PGTARGETSESSIONATTRS", "any, read-write, read-only, primary, standby or prefer-standby"),
+        ("PGSSLMODE", "disable, allow, prefer, require, verify-ca or verify-full"),
+        ("PGSSLMINPROTOCOLVERSION", "TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3"),
+        ("PGGSSLIB", "gssapi or sspi"),
+    ],
+)
+def test_a_variable_with_an_unknown_value_is_named(
+    variable: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "foo")
+    with pytest.raises(ServiceUnreachable) as raised:
+        open_engine("postgresql://ledger@127.0.0.1:1/ledger", "guestledger")
+    assert raised.value.detail == f"the environment variable {variable} must be {allowed}"

@@ -49,6 +49,28 @@ def with_parameters(url: str, **parameters: str) -> str:
         ("connect_timeout=soon", "connect_timeout in GUESTLEDGER_DATABASE_URL must be a whole number"),
         ("prepared_statement_cache_size=off", "must be a whole number"),
         ("sslrootcert=system", "name the file with the certificates"),
+        (
+            "target_session_attrs=foo",
+            "target_session_attrs in GUESTLEDGER_DATABASE_URL must be any, read-write, read-only, primary, standby or prefer-standby",
+        ),
+        (
+            "sslmode=foo",
+            "sslmode in GUESTLEDGER_DATABASE_URL must be disable, allow, prefer, require, verify-ca or verify-full",
+        ),
+        ("ssl=foo", "ssl in GUESTLEDGER_DATABASE_URL must be true, disable"),
+        ("sslnegotiation=foo", "sslnegotiation in GUESTLEDGER_DATABASE_URL must be postgres or direct"),
+        ("sslnegotiation=direct&sslmode=prefer", "needs an sslmode of require, verify-ca or verify-full"),
+        ("ssl_min_protocol_version=SSLv3", "must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3"),
+        ("ssl_max_protocol_version=1.3", "must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3"),
+        ("gsslib=foo", "gsslib in GUESTLEDGER_DATABASE_URL must be gssapi or sspi"),
+        ("channel_binding=foo", "channel_binding in GUESTLEDGER_DATABASE_URL must be disable or prefer"),
+        ("gssencmode=foo", "gssencmode in GUESTLEDGER_DATABASE_URL must be disable or prefer"),
+        ("connect_timeout=abc", "connect_timeout in GUESTLEDGER_DATABASE_URL must be a whole number"),
+        ("port=abc", "a port in GUESTLEDGER_DATABASE_URL must be a whole number from 1 to 65535"),
+        ("port=99999", "must be a whole number from 1 to 65535"),
+        ("host=one,,two", "a host in GUESTLEDGER_DATABASE_URL cannot be read"),
+        ("host=[::1", "a host in GUESTLEDGER_DATABASE_URL cannot be read"),
+        ("host=one,two&port=1,2,3", "GUESTLEDGER_DATABASE_URL names 3 ports and 2 hosts"),
     ],
 )
 def test_an_unusable_parameter_of_the_url_is_named(parameter: str, words: str) -> None:
@@ -56,6 +78,12 @@ def test_an_unusable_parameter_of_the_url_is_named(parameter: str, words: str) -
         database_url(f"postgresql://ledger:correct-horse@host/app?{parameter}")
     assert words in raised.value.detail
     assert "correct-horse" not in str(raised.value)
+
+
+@pytest.mark.parametrize("hosts", ["one:abc,two:2", ",two", "one:1,two:99999", "one:99999"])
+def test_no_unreadable_host_of_the_url_is_passed_over(hosts: str) -> None:
+    with pytest.raises(ServiceUnreachable, match=r"a (host|port) in GUESTLEDGER_DATABASE_URL"):
+        database_url(f"postgresql://ledger@{hosts}/app")
 
 
 def test_an_unknown_parameter_of_the_url_is_not_shown() -> None:
@@ -119,6 +147,7 @@ def test_hosts_and_time_limits_reach_the_driver() -> None:
         "user": "u", "password": "p", "database": "app", "timeout": 3, "dsn": "postgresql:///?host=one%2Ctwo&port=1%2C2",
     }  # fmt: skip
     assert connect_arguments(database_url("postgresql://h/app?connect_timeout=0"))["timeout"] is None
+    assert connect_arguments(database_url("postgresql://h/app?ssl=true"))["dsn"] == "postgresql:///?sslmode=require"
 
 
 # Encodings

@@ -78,6 +78,24 @@ async def test_retry_after_with_a_unix_time_waits_until_then(new_ledger: Any, un
         assert await pause_of(ledger, "sessions") <= timedelta(seconds=600)
 
 
+@pytest.mark.parametrize("place", ["Retry-After of a 429", "RateLimit of a 201"])
+async def test_a_unix_time_delays_later_guests_only_until_then(new_ledger: Any, place: str) -> None:
+    def answer(number: int) -> bytes:
+        if number > 1:
+            return reply(201, created(number))
+        soon = int(time.time()) + 3
+        if place == "RateLimit of a 201":
+            return reply(201, created(number), f'RateLimit: "q";r=0;t={soon}')
+        return reply(429, b"", f"Retry-After: {soon}")
+
+    async with scripted_peer(sessions=answer) as peer, new_ledger(**peer.settings) as ledger:
+        opened = [await ledger.open_session(request()) for _ in range(3)]
+        await ledger.scheduler.run_until_idle()
+
+        assert {(await ledger.session(one.id)).status for one in opened} == {Status.ACTIVE}
+        assert peer.counts["sessions"] == (4 if "429" in place else 3)
+
+
 @pytest.mark.parametrize("form", FORMS)
 async def test_impossible_quota_reset_ends_no_later_session(new_ledger: Any, form: str) -> None:
     def answer(number: int) -> bytes:

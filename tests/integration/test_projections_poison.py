@@ -1,16 +1,14 @@
 """Poison events: the projection stops alone, says where and why, and continues after the fix."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from msgspec.structs import replace
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import registry
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
@@ -30,18 +28,6 @@ from tests.unit import samples
 BEFORE = 3_000
 """Events before the poison: more than a batch, so that the poison is within one."""
 AFTER = 100
-
-
-@pytest.fixture
-async def engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = open_engine(ledger_url, "guestledger")
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-def read_models(engine: AsyncEngine) -> PostgresReadModels:
-    return PostgresReadModels(engine, "guestledger")
 
 
 async def status_of(read_models: PostgresReadModels) -> dict[str, ProjectionStatus]:
@@ -199,10 +185,10 @@ async def test_a_database_in_trouble_is_no_poison(
 
 
 async def test_an_older_release_does_not_stop_a_newer_ones_projection(
-    ledger_url: str, read_models: PostgresReadModels, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    ledger_url: str, read_models: PostgresReadModels, new_read_models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await logs.write(ledger_url, 10)
-    older = PostgresReadModels(engine, "guestledger")
+    older = new_read_models()
     sound = older._stop
 
     async def late(*given: Any) -> None:

@@ -8,17 +8,16 @@ from typing import Any
 import pytest
 from alembic import command
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.admin.migrate import config
-from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import poison, rebuild
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.engine.domain.errors import RebuildInterrupted, UnknownProjection
 from tests import logs
+from tests.integration.conftest import PROJECTED_EVENTS, OpenEngine
 
-EVENTS = 1_000
+pytestmark = pytest.mark.usefixtures("projected_log")
 
 # One snapshot: the rows, and what they have to be at the checkpoint of the same snapshot.
 SESSIONS = """
@@ -45,22 +44,6 @@ DAMAGE = {
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (poison, rebuild):
         monkeypatch.setattr(module, "BATCH", 64)
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = open_engine(database_url, "guestledger")
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def read_models(database_url: str, engine: AsyncEngine) -> PostgresReadModels:
-    """Caught up with a log of `EVENTS` events."""
-    await logs.write(database_url, EVENTS)
-    models = PostgresReadModels(engine, "guestledger")
-    await models.catch_up()
-    return models
 
 
 @pytest.fixture
@@ -98,7 +81,7 @@ async def test_a_reader_sees_a_rebuild_as_one_change(
 ) -> None:
     await sql.execute(DAMAGE[name])
     seen: list[tuple[int, ...]] = [tuple(await sql.fetchrow(reading))]
-    written = EVENTS
+    written = PROJECTED_EVENTS
 
     async def write() -> None:
         nonlocal written
@@ -122,7 +105,7 @@ async def test_a_reader_sees_a_rebuild_as_one_change(
     damaged = [row[2] for row in seen]
     assert damaged == sorted(damaged, reverse=True)
     assert set(damaged) == {damaged[0], 0}
-    assert written > EVENTS
+    assert written > PROJECTED_EVENTS
     assert (await read_models.verify(name, ignored)).is_same
 
 
@@ -183,7 +166,7 @@ async def test_no_event_is_projected_between_the_last_batch_and_the_swap(
 
     async def build_then_let_the_projector_try(self: rebuild.Rebuild, last: int) -> None:
         await build_to(self, last)
-        await logs.write(database_url, 50, after=EVENTS - 1 + 50 * len(projector))
+        await logs.write(database_url, 50, after=PROJECTED_EVENTS - 1 + 50 * len(projector))
         projector.append(asyncio.create_task(read_models.catch_up()))
         await until_blocked_or_done(sql, projector[-1])
 
@@ -223,7 +206,7 @@ async def test_two_concurrent_rebuilds_leave_correct_rows(read_models: PostgresR
 
 
 async def test_a_hosts_view_and_grants_survive_a_rebuild(
-    read_models: PostgresReadModels, sql: Any, engine: AsyncEngine
+    read_models: PostgresReadModels, sql: Any, new_engine: OpenEngine
 ) -> None:
     await sql.execute("CREATE VIEW public.mine AS SELECT count(*) AS n FROM guestledger.sessions")
     await sql.execute("GRANT SELECT ON guestledger.sessions TO PUBLIC")
@@ -237,7 +220,7 @@ async def test_a_hosts_view_and_grants_survive_a_rebuild(
         alembic.attributes["connection"] = connection
         command.check(alembic)
 
-    async with engine.begin() as connection:
+    async with new_engine().begin() as connection:
         await connection.run_sync(check)
 
 
@@ -280,7 +263,7 @@ async def test_verify_finds_one_latency_that_is_off_by_one(read_models: Postgres
 @pytest.mark.parametrize("name", PROJECTIONS)
 async def test_verify_passes_while_writers_write(database_url: str, read_models: PostgresReadModels, name: str) -> None:
     async def write() -> None:
-        written = EVENTS
+        written = PROJECTED_EVENTS
         while not verifying.done():
             await logs.write(database_url, 50, after=written - 1)
             written += 50
@@ -289,7 +272,7 @@ async def test_verify_passes_while_writers_write(database_url: str, read_models:
     verifying = asyncio.create_task(read_models.verify(name, ignored))
     await asyncio.gather(verifying, write())
     assert verifying.result().is_same
-    assert verifying.result().position >= EVENTS - 1
+    assert verifying.result().position >= PROJECTED_EVENTS - 1
 
 
 async def test_verify_is_refused_during_a_rebuild_which_replaces_a_verify(

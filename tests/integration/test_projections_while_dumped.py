@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from tests import logs
+from tests.integration.conftest import PROJECTED_EVENTS
 
-EVENTS = 1_000
 PATIENCE = 60.0  # seconds until a test that hangs fails
 
 # What pg_dump does first.
@@ -26,22 +24,7 @@ DUMP = """
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = open_engine(database_url, "guestledger")
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def read_models(database_url: str, engine: AsyncEngine) -> PostgresReadModels:
-    await logs.write(database_url, EVENTS)
-    models = PostgresReadModels(engine, "guestledger")
-    await models.catch_up()
-    return models
-
-
-@pytest.fixture
-async def dump(database_url: str, read_models: PostgresReadModels) -> AsyncIterator[Any]:
+async def dump(database_url: str, projected_log: None) -> AsyncIterator[Any]:
     """A reader that holds its locks until the test ends."""
     connection = await logs.connect(database_url)
     await connection.execute(DUMP)
@@ -72,6 +55,6 @@ async def test_catching_up_waits_for_no_reader_while_a_rebuild_begins_and_ends(
     async with asyncio.timeout(PATIENCE):
         rebuilding = asyncio.create_task(read_models.rebuild("sessions", lambda _: None))
         for batch in range(3):
-            await logs.write(database_url, 50, after=EVENTS - 1 + 50 * batch)
+            await logs.write(database_url, 50, after=PROJECTED_EVENTS - 1 + 50 * batch)
             await read_models.catch_up()
         await rebuilding

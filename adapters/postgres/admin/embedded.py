@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from sqlalchemy import URL
 
-from guestledger.adapters.postgres.admin.embedded_cluster import DATABASE, PORT, SUPERUSER, Cluster
+from guestledger.adapters.postgres.admin.embedded_cluster import DATABASE, SUPERUSER, Cluster
 from guestledger.adapters.postgres.admin.embedded_programs import unusable
+from guestledger.adapters.postgres.admin.embedded_socket import PORT
 
 _LOCK_SECONDS = 120.0
 """How long another process may take for a first start, or for recovery after a crash."""

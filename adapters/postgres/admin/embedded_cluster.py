@@ -4,18 +4,16 @@ import contextlib
 import os
 import shlex
 import subprocess
-import tempfile
 from functools import cached_property
 from pathlib import Path
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from guestledger.adapters.postgres.admin.embedded_programs import Programs, unusable
+from guestledger.adapters.postgres.admin.embedded_socket import PORT, SocketDirectory
 
 DATABASE = "guestledger"
 SUPERUSER = "postgres"
-PORT = "5432"
-"""Part of the socket's name; there is no network port."""
 
 _SOCKETS = "unix_socket_directories"
 _MAX_SOCKET = 103  # bytes, the smallest limit of the supported systems
@@ -29,6 +27,7 @@ class Cluster:
         self._data_dir = data_dir
         self._path = data_dir / "postgres"
         self._log = self._path / "log"
+        self._sockets = SocketDirectory(data_dir, self._path)
 
     @cached_property
     def _programs(self) -> Programs:
@@ -54,14 +53,12 @@ class Cluster:
     def stop(self) -> bool:
         """Stop the server and its connections. False if none runs."""
         if self._server() is None:
+            self._sockets.remove()  # it may have been killed
             return False
-        socket_dir = self.socket_dir()
         ended = self._programs.run("pg_ctl", "stop", "-D", self._path.name, "-m", "fast", "-w", "-t", _MAX_SECONDS)
         if ended.returncode:
             raise unusable("stop", self._data_dir, f"still running after {_MAX_SECONDS} s, see {self._log}")
-        if socket_dir != self._path:
-            with contextlib.suppress(OSError):
-                socket_dir.rmdir()  # not a whole tree: the server's user could name one to root
+        self._sockets.remove()
         return True
 
     def _create(self) -> None:
@@ -103,7 +100,7 @@ class Cluster:
         log_size = self._log.stat().st_size if self._log.exists() else 0
         options = {
             "listen_addresses": "",
-            _SOCKETS: str(self._new_socket_dir()),
+            _SOCKETS: str(self._path if self._can_hold_socket() else self._sockets.make()),
             "port": PORT,
             "log_error_verbosity": "terse",  # an error's details would bring personal data into the log
         }
@@ -120,14 +117,8 @@ class Cluster:
             reason = fatal[-1] if fatal else " ".join(launched.stderr.split())
             raise unusable("start", self._data_dir, f"{reason} (see {self._log})")
 
-    def _new_socket_dir(self) -> Path:
-        """The cluster's directory, or a new one if PostgreSQL cannot use that path for a socket."""
-        if len(os.fsencode(self._path / f".s.PGSQL.{PORT}")) <= _MAX_SOCKET and "," not in str(self._path):
-            return self._path
-        made = Path(tempfile.mkdtemp(prefix="guestledger-"))
-        if self._programs.account is not None:
-            os.chown(made, *self._programs.account)
-        return made
+    def _can_hold_socket(self) -> bool:
+        return len(os.fsencode(self._path / f".s.PGSQL.{PORT}")) <= _MAX_SOCKET and "," not in str(self._path)
 
     def _recorded(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError):

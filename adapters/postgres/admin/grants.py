@@ -56,6 +56,7 @@ FUNCTIONS: Mapping[str, Grants] = {
     "first_id": {RUNTIME: _RUN, AUDITOR: _RUN},
     "unpartitioned_events": {RUNTIME: _RUN, AUDITOR: _RUN},
     "attach_partition": {},
+    "check_batch": {},
     "check_end": {},
     "create_partition": {},
     "create_partitions_for": {},

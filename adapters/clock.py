@@ -87,5 +87,4 @@ _since_start_ns = (
 
 
 def _since_start() -> timedelta:
-    """The time since this machine started."""
     return timedelta(microseconds=_since_start_ns() // 1_000)

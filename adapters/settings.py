@@ -63,15 +63,14 @@ class Settings(Guarded, frozen=True, kw_only=True):
     cxone_in_doubt: InDoubt | None = None
     """What follows an attempt in doubt; overrides policy and profile. `retry_with_key` also says that CXone honours the key."""
     calls: Annotated[int, Meta(ge=1)] | None = None
-    """The maximum of look-ups and creations in flight over all processes, the same for each of them. Overrides
-    `LimiterPolicy.calls`."""
+    """The maximum of look-ups and creations in flight over all processes. Overrides `LimiterPolicy.calls`."""
     calls_per_process: Annotated[int, Meta(ge=1)] | None = None
     """The maximum of requests to CXone in flight from one process. Overrides `LimiterPolicy.calls_per_process`."""
     webhook_url: SecretHttpUrl | None = None
     """The receiver of the analytics webhook. Default: no webhook is sent."""
     webhook_secret: Personal | None = None
-    """Standard Webhooks secrets (base64, with or without `whsec_`), separated by spaces, the newest first. Each adds a
-    signature, so that a receiver can rotate them. Default: no signature."""
+    """Standard Webhooks secrets (base64, `whsec_` optional), separated by spaces, newest first. Each adds a signature,
+    for rotation. Default: no signature."""
     webhook_allow_private: bool = False
     """Allow loopback, private and other non-public addresses for the webhook."""
 
@@ -97,7 +96,7 @@ class Settings(Guarded, frozen=True, kw_only=True):
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Read the settings from the environment. An empty variable counts as unset.
 
-        Raise `InvalidSettings`, also for a variable with our prefix that is no setting: it is a misspelt one.
+        Raise `InvalidSettings`, also for a misspelt variable with our prefix.
         """
         for name, value in environ.items():
             if value and name.startswith(PREFIX):

@@ -66,13 +66,10 @@ async def connect(
     `settings.drain_seconds`. Without it, pending sessions and webhooks wait for a worker. The embedded database is started
     and upgraded if no other is named; any other must be at this release's revision.
 
-    With `engine`, the host's own pool (SQLAlchemy, asyncpg) replaces `settings.database_url` and is never disposed of. The
-    ledger uses transactions of its own: what it records stays, whatever the host rolls back. It holds no connection while it
-    waits for the provider, a webhook, a handler, or the reader of `sessions` and `audit`. If the host's transactions hold the
-    whole pool, it opens one more connection for a moment. The scheduler, `events.tail` and `events.consume` hold one more,
-    outside the pool, for hints.
-
-    After an attempt in doubt, `settings.cxone_in_doubt` decides, else `policy.creation.in_doubt`, else `profile.in_doubt`.
+    With `engine`, the host's own pool (SQLAlchemy, asyncpg) replaces `settings.database_url` and is never disposed of.
+    The ledger uses transactions of its own: what it records stays, whatever the host rolls back. It holds no connection
+    while it waits for the provider, a webhook, a handler, or between the rows that it yields. For connections outside
+    the pool, see `docs/embedding.md`.
 
     The database user must not be able to change the log: a member of the runtime role, or without `scheduler` of the auditor
     role for reading. `settings.allow_owner` accepts any user.

@@ -44,7 +44,7 @@ from guestledger.engine.worker.step import Lane
 
 
 class Ledger:
-    """Opens guest sessions and shows what happened in each of them.
+    """Opens guest sessions and shows what happened in each.
 
     Methods take the engine's or the provider's session id. More is in `scheduler`, `events`, `webhooks`, `projections`,
     `limits` and `partitions`.
@@ -95,18 +95,18 @@ class Ledger:
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
         """Accept `request`, go as far as possible at once, and return the session.
 
-        It is active, refused, rejected or abandoned, or still pending with a `retry_at`, and a scheduler continues.
+        It is active, refused, rejected or abandoned; or pending until `retry_at`, and a scheduler continues.
         `correlation_id` (default: the session id) is stored with every event.
 
-        Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` if the key was used for another channel, subject
-        or consent, `EventTooLarge`, and `ServiceError` if the provider or the database cannot be used: its `accepted` is the
-        id of the session, if one was recorded; it stays pending. For a known key also `PartitionDetached` and `UnknownEvent`,
+        Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` if the key was used for another channel,
+        subject or consent, `EventTooLarge`, and `ServiceError` if the provider or the database cannot be used: the
+        session in its `accepted`, if any, stays pending. For a known key also `PartitionDetached` and `UnknownEvent`,
         if its session cannot be read.
         """
         return await self._open(request, Lane.CREATION, correlation_id)
 
     async def accept(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
-        """Record `request` and leave every further step to a scheduler. Raises as `open_session` does."""
+        """Record `request` and leave the rest to a scheduler. Raises as `open_session` does."""
         return await self._open(request, None, correlation_id)
 
     async def _open(self, request: GuestRequest, lane: Lane | None, correlation_id: str | None) -> Session:
@@ -151,8 +151,8 @@ class Ledger:
     async def why(self, session: UUID | str) -> Explanation:
         """Return what the session waits for now, and until when.
 
-        This ledger's own settings must be those of the workers. Raises `SessionNotFound`, and `ServiceError` for a
-        database user who cannot read due work, such as an auditor.
+        Needs the workers' settings. Raises `SessionNotFound`, and `ServiceError` for a database user who cannot read
+        due work, such as an auditor.
         """
         return await self._explainer.explain(await self.history(session))
 
@@ -176,7 +176,7 @@ class Ledger:
             yield row
 
     async def audit(self, wanted: AuditFilter = AuditFilter()) -> AsyncIterator[AuditEntry]:
-        """Yield the matching audit entries, as `sessions` does; their order is that of `timestamp`."""
+        """Yield the matching audit entries, as `sessions` does, ordered by `timestamp`."""
         await self._read_models.catch_up()
         async for entry in self._read_models.audit(wanted):
             yield entry

@@ -32,9 +32,8 @@ class _NotDone(Exception):
 class OpeningBatch:
     """One run of `open`. `answered` is called as soon as a line has its answer, in any order.
 
-    Afterwards, `trouble` is the error of a service that could not be used, if any, `unread` what ended the reading early,
-    and `short` how many lines did not end active. After `stop`, `left` is how many lines were read and not accepted, and
-    `cut_off` how many may have been.
+    Afterwards, `trouble` is the service error, if any, `unread` what ended the reading early, and `short` how many
+    lines did not end active. After `stop`, `left` lines were read and not accepted, and `cut_off` ones may have been.
     """
 
     def __init__(

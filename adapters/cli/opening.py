@@ -79,7 +79,7 @@ async def _pending(ledger: guestledger.Ledger, batch: OpeningBatch) -> str:
 
 
 class _Answers:
-    """Writes the answers. If that fails, `open` stops as on a signal, so that nothing in flight is cut off."""
+    """Writes the answers. If that fails, `open` stops as on a signal: nothing in flight is cut off."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self.lost: OutputLost | None = None

@@ -38,8 +38,8 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 def collect_garbage_rarely() -> None:
     """Set the garbage collector for many sessions in flight.
 
-    It frees reference cycles only, and a session leaves none. By default it visits whatever is in flight many times a
-    second: about a quarter of the time in which sessions are opened.
+    It frees reference cycles only, and a session leaves none. By default it visits all in flight many times a second,
+    for a quarter of the time of opening.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

@@ -13,8 +13,7 @@ from typing import Any, cast
 PIPE_BUFFER = 4096
 """Bytes that a pipe takes at once if it takes any (Linux)."""
 
-# Written by a guest or a server, these would change what a terminal shows: C1 controls, the controls of writing direction,
-# and two line separators.
+# These change what a terminal shows: C1 controls, controls of writing direction, line separators.
 _UNSAFE = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _UNSAFE_TEXT = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_VALUE = re.compile(rf"[\x00-\x09\x0b-\x1f{_UNSAFE}]")

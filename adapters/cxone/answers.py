@@ -209,7 +209,7 @@ def message_of(answer: Answer, profile: Profile, token: str) -> str:
 
 
 def _unreadable(answer: Answer, kind: FailureKind, detail: str, session_id: str | None = None) -> Failed:
-    """A success that cannot be read: the request may have had its effect."""
+    """An unreadable success: the request may have had its effect."""
     return Failed(
         kind=kind,
         cause=answer.cut_off or Cause.UNREADABLE_ANSWER,

@@ -47,8 +47,7 @@ async def _nothing() -> None: ...
 class CXoneClient:
     """A `Provider` that speaks to CXone. Use it as an async context manager, once.
 
-    `url` is the API's root. `rate_limiter` admits requests for tokens. A pause for which the server asks is cut to
-    `max_pause_ms`.
+    `url` is the API's root. `rate_limiter` admits requests for tokens. `max_pause_ms`: see `Transport`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The bodies of answers, read field by field: one that cannot be read does not discard the others. Pure."""
+"""The bodies of answers, read field by field: an unreadable one does not discard the others. Pure."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def read_field(fields: Fields, name: str, kind: type[Value]) -> Value | None:
 
 
 def shown_field(fields: Fields, name: str) -> str:
-    """The JSON of a field that cannot be read: short, in ASCII, without secrets."""
+    """The JSON of an unreadable field: short, in ASCII, without secrets."""
     if name not in fields:
         return "absent"
     return ascii(_without_secrets(bytes(fields[name]).decode(errors="replace")))[1:-1][:MAX_SHOWN]

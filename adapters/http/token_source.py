@@ -262,7 +262,7 @@ class TokenSource:
 
 
 def lifetime_s(fields: Fields, name: str, now: datetime) -> float:
-    """How long the token is used, in seconds: at most a day. Without a readable lifetime it is used until it is refused."""
+    """How long the token is used, in seconds: at most a day. Without a readable lifetime: until it is refused."""
     number = read_field(fields, name, float)
     text = read_field(fields, name, str)
     if text is not None and re.fullmatch(r"\s*[0-9]{1,15}(\.[0-9]{1,9})?\s*", text):

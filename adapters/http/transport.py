@@ -100,10 +100,7 @@ class Transport:
     async def send(
         self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None, *, read_body: bool = True
     ) -> Answer:
-        """The answer to one request. Raise one of `WIRE_ERRORS` if there is none.
-
-        Of an answer whose head cannot be parsed, the status counts.
-        """
+        """The answer to one request. Raise one of `WIRE_ERRORS` if there is none."""
         # Given as bytes of a class of our own, aiohttp would try each kind of body that it knows.
         data = None if body is None else aiohttp.BytesPayload(body)
         try:

@@ -214,7 +214,7 @@ def unreachable(cause: Cause, fact: str, setting: str = DATABASE_URL) -> Service
 
 @contextmanager
 def reported(setting: str = DATABASE_URL) -> Iterator[None]:
-    """Turn the driver's errors into `ServiceError` or `DatabaseFault`. `setting` is the name of the URL's setting."""
+    """Turn the driver's errors into `ServiceError` or `DatabaseFault`. `setting` names the URL's setting."""
     # `from None` throughout: the driver's own error holds whole rows in its details.
     try:
         yield

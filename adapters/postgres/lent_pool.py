@@ -1,7 +1,7 @@
-"""A host's pool, and what to do when the host's own transactions hold all of its connections.
+"""A host's pool, and a way out when the host's transactions hold all of it.
 
-A host that calls the ledger within a transaction of its own holds a connection while it waits for another one. As soon as
-every connection is held like that, nobody gets one. So the ledger opens one outside the pool, for one user at a time.
+A host that calls the ledger within a transaction holds a connection and waits for another one. Once all are held like
+that, nobody gets one: the ledger opens one outside the pool, for one user at a time.
 """
 
 import asyncio
@@ -41,10 +41,7 @@ class LentPool:
         self._short_at: float | None = None
 
     async def connect(self, engine: AsyncEngine, stack: AsyncExitStack) -> AsyncConnection:
-        """Check a connection out until `stack` is closed: one outside the pool if others hold all of it, and return none.
-
-        Raises `PoolUsedUp` if there can be none.
-        """
+        """Check out a connection until `stack` closes: outside the pool if others hold all of it. Raises `PoolUsedUp`."""
         found = await self._within(engine, stack)
         return await stack.enter_async_context(self._extra()) if found is None else found
 

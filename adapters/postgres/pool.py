@@ -24,7 +24,7 @@ _UNPREPARED = {"prepared_statement_cache_size": 0, "prepared_statement_name_func
 
 
 class _Connections:
-    """The connections of one engine. A closed engine gets no more of them, because nothing would close them."""
+    """The connections of one engine. A closed engine gets no more: nothing would close them."""
 
     def __init__(self, arguments: dict[str, Any], setting: str) -> None:
         self._arguments = arguments
@@ -46,8 +46,8 @@ class _Connections:
     async def connect(self, *, host: str | None = None, **_of_dialect: object) -> Driver:
         """Connect with the ledger's search path for the whole session.
 
-        A pooler may refuse or ignore it. Transactions have it anyway, and then single statements need one each.
-        `host` is the URL's, or where the embedded server is now. The dialect's other arguments are in the URL's too.
+        A pooler may refuse or ignore it: single statements then need a transaction each. `host` is the URL's, or where
+        the embedded server is now. The URL has the dialect's other arguments.
         """
         arguments = {**self._arguments, **({"host": host} if host else {})}
         if self._search_path_refused:
@@ -91,7 +91,7 @@ def open_engine(
     command_timeout: float | None = _STATEMENT_SECONDS,
     setting: str = DATABASE_URL,
 ) -> AsyncEngine:
-    """Create a pool for the ledger in `schema`. It connects on first use. `setting` is the name of the setting with `url`.
+    """Create a pool for the ledger in `schema`. It connects on first use. `setting` names the URL's setting.
 
     With `prepared_statement_cache_size=0` in the URL, no prepared statement outlives its transaction, for pgbouncer in
     transaction mode.
@@ -124,7 +124,7 @@ def open_engine(
 async def close_engine(engine: AsyncEngine) -> None:
     """Close a pool of `open_engine` for good, all connections at once. Connections to a server that hangs are dropped.
 
-    Whatever still uses the pool gets `LedgerClosed` when it needs a new connection.
+    Whatever still uses it gets `LedgerClosed` in place of a new connection.
     """
     connections = _connections[engine.sync_engine.dialect]
     connections.closed = True

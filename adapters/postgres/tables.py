@@ -51,8 +51,8 @@ events = Table(
     Column("leaf_hash", LargeBinary, nullable=False),
     postgresql_partition_by="RANGE (stream_id)",
 )
-"""Partitioned by the month in which a stream began, which is in its id, a UUIDv7. SQL functions of the ledger create the
-partitions; each one has a unique index on the position."""
+"""Partitioned by the month in which a stream began (in its id, a UUIDv7). SQL functions of the ledger create the
+partitions; each has a unique index on the position."""
 
 batches = Table(
     "batches",

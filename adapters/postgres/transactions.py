@@ -16,8 +16,8 @@ Driver = Any
 """An `asyncpg.Connection`; asyncpg brings no types."""
 
 SEARCH_PATH = "pg_catalog, pg_temp"
-"""Where names without a schema are looked up. In any other schema, somebody else's function or operator may fit better than
-PostgreSQL's own, and would run with our rights.
+"""Where names without a schema are looked up. In any other schema, somebody's better fitting function or operator would
+run with our rights.
 """
 SET_SEARCH_PATH = f"SET LOCAL search_path = {SEARCH_PATH}"
 """For one transaction: a host's connection keeps its own, and a pooler may change the server between two transactions."""
@@ -29,17 +29,14 @@ _IDLE_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 # transaction_timeout exists since PostgreSQL 17; the server behind a URL may change.
 TRANSACTION_LIMITS = f"""{SET_SEARCH_PATH}; {_IDLE_LIMIT};
             SELECT set_config('transaction_timeout', '30s', true) WHERE current_setting('server_version_num')::int >= 170000"""
-"""The search path, and limits that end a transaction whose client stands still. The idle limit alone is not enough: while the
-driver prepares a statement, the server considers the client busy.
+"""The search path, and limits that end a transaction whose client stands still. The idle limit alone is not enough:
+while the driver prepares a statement, its client counts as busy.
 """
 
 
 @asynccontextmanager
 async def pooled_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection of the pool.
-
-    If a host's transactions hold the whole pool, a connection outside it. Raises `PoolUsedUp` if there can be none.
-    """
+    """A connection of the pool, or outside it if a host's transactions hold all of it. Raises `PoolUsedUp`."""
     lent: LentPool | None = engine.get_execution_options().get(OPTION)
     async with AsyncExitStack() as stack:
         yield await (stack.enter_async_context(engine.connect()) if lent is None else lent.connect(engine, stack))

@@ -100,9 +100,9 @@ _HOST = re.compile(r"(?P<name>\[[^\]]+\]|[^:\[]+)(?::(?P<port>\d+))?", re.ASCII)
 
 
 def database_url(text: str, setting: str = DATABASE_URL) -> URL:
-    """Parse a URL with any driver, for SQLAlchemy's asyncpg dialect. Its parameters can be used by `connect_arguments`.
+    """Parse a URL with any driver, for SQLAlchemy's asyncpg dialect and `connect_arguments`.
 
-    `setting` is the name of the setting with the URL. Raises `ServiceUnreachable`.
+    `setting` names the URL's setting. Raises `ServiceUnreachable`.
     """
     hosts = ""
     if several := _SEVERAL_HOSTS.match(text):

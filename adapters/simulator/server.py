@@ -38,7 +38,7 @@ class SentWebhook(NamedTuple):
 
 
 class Simulator:
-    """A CXone look-alike and a webhook receiver on 127.0.0.1. Use it as an async context manager, once.
+    """The simulator on 127.0.0.1. Use it as an async context manager, once.
 
     `keep_requests` limits the requests and webhooks kept (`None`: all). `config` may be replaced at any time.
     """

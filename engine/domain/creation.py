@@ -60,7 +60,7 @@ def record_attempt(state: Session, command: RecordAttempt, policy: Policy) -> li
 def _record_late_failure(
     state: Session, command: RecordAttempt, outcome: Throttled | Failed, policy: RetryPolicy
 ) -> list[e.Event]:
-    """A late answer without a session matters only where it ends a doubt; one with an unusable session is kept."""
+    """A late failure matters only where it ends a doubt; an unusable session is kept."""
     if isinstance(outcome, Failed) and outcome.session_id not in (None, state.session_id, *state.duplicates):
         assert outcome.session_id is not None
         return [_duplicate(state, command.attempt, outcome.session_id, command.now)]

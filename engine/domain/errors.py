@@ -41,7 +41,7 @@ class InvalidRequest(GuestledgerError):
 
 
 class IdempotencyConflict(InvalidRequest):
-    """The idempotency key was used before for a request that differs in `fields` (paths, such as `consent.marketing`)."""
+    """The idempotency key was used for a request that differs in `fields` (paths)."""
 
     def __init__(self, stream_id: UUID, fields: tuple[str, ...]) -> None:
         super().__init__(
@@ -61,7 +61,7 @@ class SessionNotFound(GuestledgerError):
 
 
 class PartitionDetached(SessionNotFound):
-    """The session's events are in a partition that is detached from the log."""
+    """The session's partition is detached from the log."""
 
     def __init__(self, stream_id: UUID, partition: date) -> None:
         GuestledgerError.__init__(
@@ -85,7 +85,7 @@ class RedeliveryRefusal(StrEnum):
 
 
 class RedeliveryRefused(GuestledgerError):
-    """The notice of a session cannot be sent again now. Nothing was recorded."""
+    """A redelivery was refused. Nothing was recorded."""
 
     def __init__(self, stream_id: UUID, why: RedeliveryRefusal, status: str) -> None:
         super().__init__(f"the notice of session {stream_id} cannot be sent again: {why} (status {status})")
@@ -163,7 +163,7 @@ class UnknownProjection(GuestledgerError):
 
 
 class ProjectionStopped(GuestledgerError):
-    """A projection stopped at an event that it cannot process. Every catch-up tries it again."""
+    """A projection stopped at a poison event. Every catch-up retries it."""
 
 
 class RebuildInterrupted(GuestledgerError):
@@ -173,7 +173,7 @@ class RebuildInterrupted(GuestledgerError):
 class LogSetBack(GuestledgerError):
     """The log no longer holds what was read at `position`: an older backup was restored, or a standby lacked the end.
 
-    Read on from there and events would be skipped. `head` is the log's last position now; `consumer` has been stopped.
+    Reading on would skip events. `head` is the log's last position now; `consumer` has been stopped.
     """
 
     def __init__(self, position: int, head: int, consumer: str | None = None) -> None:
@@ -188,13 +188,13 @@ class LogSetBack(GuestledgerError):
 
 
 class ServiceError(GuestledgerError):
-    """A service that the engine needs cannot be used now. Accepted sessions stay pending; a worker continues them.
+    """A service cannot be used now. Accepted sessions stay pending; a worker continues them.
 
     `service` is `provider`, `token endpoint` or `database`; `detail` adds facts to `cause`.
     """
 
     accepted: UUID | None = None
-    """The session that `open_session` had accepted before this error."""
+    """The session that `open_session` had accepted."""
 
     def __init__(self, service: str, cause: Cause, detail: str = "") -> None:
         super().__init__(service, cause, detail)
@@ -219,7 +219,7 @@ class ServiceUnreachable(ServiceError):
 
 
 class RequestDenied(ServiceUnreachable):
-    """The rate limiter `limiter` denies a request that the service needs."""
+    """The rate limiter `limiter` denies a request to the service."""
 
     def __init__(self, service: str, limiter: str, denied: Denied) -> None:
         super().__init__(service, Cause.RATE_LIMITED, f"limiter {limiter!r} until {denied.until:%Y-%m-%dT%H:%M:%SZ}")
@@ -228,4 +228,4 @@ class RequestDenied(ServiceUnreachable):
 
 
 class CredentialsRefused(ServiceError):
-    """The service refused our credentials, or the scope or grant that was asked for with them: `cause` says which."""
+    """The service refused our credentials, scope or grant: `cause` says which."""

@@ -75,7 +75,7 @@ class ChannelLookupFailed(Event, frozen=True, kw_only=True):
 
 
 class CreationDeferred(Event, frozen=True, kw_only=True):
-    """A due attempt, or the look-up before it, was not made: the limiter denied it."""
+    """The limiter denied a due attempt, or the look-up before it."""
 
     limiter: str
     denied_by: DenialReason
@@ -126,14 +126,14 @@ class SessionCreated(Event, frozen=True, kw_only=True):
     """`None`: the token does not expire. Assumed by the policy if it is `unread`."""
     status: str
     unread: dict[str, str] = msgspec.field(default_factory=dict)
-    """What could not be read of the answer, as given, by the names of these fields."""
+    """The unreadable fields of the answer, as given."""
     attempt_latency_ms: int
     latency_ms: int
     """Since the request was accepted, waits included."""
     webhook_owed: bool
     """Decided here once: settings may differ between processes."""
     shared_with: UUID | None = None
-    """The session that the provider gave the same `session_id` before: two guests are in one conversation."""
+    """The earlier session with the same `session_id`: two guests are in one conversation."""
 
 
 class DuplicateCreated(Event, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Which expiry times are possible. Servers write "never" and "unset" as the last and the first time that they can represent."""
+"""Which expiry times are possible. Servers write "never" and "unset" as the last and the first representable time."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -51,7 +51,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     observation: Observation = Observation.FAILED
     """What the failure says about the API: a properly rejected request is a `SUCCESS`."""
     session_id: str | None = None
-    """The provider's id of a session that it made, but that nobody can use: the rest of its answer cannot be read."""
+    """The provider's id of a session that nobody can use: see `CreationFailed`."""
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ class Created(Guarded, frozen=True, kw_only=True):
     """`None`: the token does not expire."""
     status: str
     unread: dict[str, str] = msgspec.field(default_factory=dict)
-    """What cannot be read of the answer, as given, by the names of these fields. With `expires_at` the expiry is unknown."""
+    """The unreadable fields of the answer, as given. With `expires_at` the expiry is unknown."""
     latency_ms: int
     exhausted: ExhaustedQuota | None = None
 
@@ -136,7 +136,7 @@ def feedback_of(limiter: str, outcome: LookupOutcome | CreationOutcome, began_at
 def feedback_of_delivery(limiter: str, outcome: Delivery, began_at: datetime, max_wait_ms: int) -> Feedback | None:
     """What a webhook call shows about the receiver; `None`: nothing, as failures follow the schedule.
 
-    A wait above `max_wait_ms` closes nothing: only its own notice becomes a dead letter.
+    A wait above `max_wait_ms` makes its notice a dead letter, and closes nothing.
     """
     if outcome.accepted:
         return Feedback(limiter=limiter, observation=Observation.SUCCESS, began_at=began_at)

@@ -42,7 +42,7 @@ class SecretBytes(bytes):
 class Guarded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A value whose `repr` masks `Personal` fields: in logs, exception texts, assertions and rich tracebacks.
 
-    Values hold no value that leads back to them: the garbage collector need not visit them.
+    Values form no cycles: the garbage collector need not visit them.
     """
 
     def __repr__(self) -> str:

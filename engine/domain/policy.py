@@ -49,9 +49,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog_age_ms: int = 60_000
     """A worker logs a warning when a session has waited for longer than this."""
     assumed_lifetime_ms: int = _HOUR
-    """How long a guest token is taken to live if the provider's answer has no readable expiry."""
+    """The assumed lifetime of a guest token with an unreadable expiry."""
     webhook_enabled: bool = True
-    """Whether a session that is created owes a webhook notice."""
+    """Whether a created session owes a webhook notice."""
 
 
 def deadline_of(state: Session, policy: RetryPolicy) -> datetime:

@@ -8,8 +8,8 @@ from guestledger.engine.domain.request import GuestRequest
 def differing_fields(opened: ConsentRecorded | ConsentRefused, request: GuestRequest) -> tuple[str, ...]:
     """The fields, as paths, in which `request` means something else than the one that opened the session.
 
-    A channel, a person and a consent are what a caller means. All else may differ when a request is repeated: the time, the
-    address, the browser, where the guest came from.
+    A caller means a channel, a person and a consent. All else may differ in a repeated request, such as time and
+    address.
     """
     consent = opened.consent if isinstance(opened, ConsentRecorded) else opened
     before = opened.given if isinstance(opened, ConsentRefused) else {}

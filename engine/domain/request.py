@@ -17,7 +17,7 @@ from guestledger.engine.domain.personal import Guarded
 # No control characters (PostgreSQL cannot read U+0000 back out of JSON) and no lone surrogates (not UTF-8).
 _PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
 # Nor C1 controls, line separators and controls of writing direction: they change what a terminal or a log viewer shows. A
-# header whose bytes were read as Latin-1 may hold C1 controls, so a user agent, which is never shown, may.
+# user agent is never shown and may have C1 controls, as of bytes read as Latin-1.
 _SHOWABLE = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]*\Z"
 _PERSONAL: dict[str, Any] = {"personal": True}
 
@@ -93,13 +93,13 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
         seen.add(name)
 
 
-# Which value of a repeated name is meant is not defined (RFC 8259, section 4); msgspec takes the last one. Numbers are not
-# needed here, and Python refuses those of thousands of digits.
+# A repeated name has no defined value (RFC 8259, section 4); msgspec takes the last one. Python refuses numbers of
+# thousands of digits, and none is needed here.
 _names_decoder = json.JSONDecoder(object_pairs_hook=_refuse_repeated, parse_int=len, parse_float=len)
 
 
 def _path(name: str) -> str:
-    """Where a name stands. One that a request does not have is in the value of a consent flag, and may be personal."""
+    """Where a name stands. An unknown one is in the value of a consent flag, and may be personal."""
     if name in _NAMES[GuestRequest]:
         return name
     return f"consent.{name}" if name in _NAMES[GuestConsent] else "consent"

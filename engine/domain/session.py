@@ -68,7 +68,7 @@ class Session(Guarded, frozen=True, kw_only=True):
     session_id: str | None = None
     """The provider's id."""
     shared_with: UUID | None = None
-    """Another session with the same `session_id`, which was first: two guests are in one conversation."""
+    """The earlier session with the same `session_id`: see `SessionCreated`."""
     guest_token: Personal | None = None
     created_at: datetime | None = None
     expires_at: datetime | None = None

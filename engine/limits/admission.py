@@ -18,7 +18,6 @@ class DenialReason(StrEnum):
     CIRCUIT_OPEN = "circuit_open"
     """Too many requests in a row failed."""
     RETRY_BUDGET = "retry_budget"
-    """The retry budget is spent."""
     CONCURRENCY = "concurrency"
     """Too many calls in flight, over all processes."""
 

@@ -11,7 +11,7 @@ _CONCURRENCY_PAUSE = timedelta(seconds=1)
 
 
 def at_limit(in_flight: int, now: datetime, policy: LimiterPolicy) -> Denied | None:
-    """The denial while as many calls as allowed are in flight, over all processes."""
+    """The denial by the limit on calls over all processes."""
     if policy.calls is None or in_flight < policy.calls:
         return None
     return Denied(by=DenialReason.CONCURRENCY, until=now + _CONCURRENCY_PAUSE, in_flight=in_flight)
@@ -20,7 +20,7 @@ def at_limit(in_flight: int, now: datetime, policy: LimiterPolicy) -> Denied | N
 def capacity(
     state: LimiterState, wanted: int, in_flight: int, now: datetime, policy: LimiterPolicy
 ) -> tuple[list[datetime], Denied | None]:
-    """The times of up to `wanted` further requests, and what denies the next one if they are fewer. Reserves nothing."""
+    """As `reserve`, within the limit on calls, but reserves nothing."""
     allowed = wanted if policy.calls is None else min(wanted, max(0, policy.calls - in_flight))
     _, times, denied = reserve(state, allowed, now, policy)
     if denied is None and len(times) < wanted:

@@ -88,7 +88,7 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def outage(self, now: datetime) -> Denied | None:
-        """As `denial`, and as long as the circuit is open, also while the next probe may be sent."""
+        """As `denial`, but an open circuit counts also while a probe may be sent."""
         denied = self.denial(now)
         if denied is None and self.broken_at is not None:
             return Denied(by=DenialReason.CIRCUIT_OPEN, until=now, failures=self.failures)

@@ -19,7 +19,7 @@ class LimiterPolicy(msgspec.Struct, frozen=True, kw_only=True):
     min_closed_ms: int = 500
     """A 429 closes the limiter for at least this long."""
     max_pause_ms: int = 1_800_000
-    """The longest pause that a server can impose, on all or on one session. A longer one is cut to this."""
+    """The longest pause that a server can impose, on all or on one session; longer ones are cut."""
     cut_ms: int = 1_000
     """The rate is cut at most once in this time."""
     decrease: float = 0.8

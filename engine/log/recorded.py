@@ -77,4 +77,4 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     """The reader's checkpoint: every matching event up to here was returned by now."""
     mark: bytes | None = None
-    """The leaf hash of the event at `position`: passed with it, it shows whether the log was set back. `None`: unknown."""
+    """The leaf hash of the event at `position`, to detect a log that was set back. `None`: unknown."""

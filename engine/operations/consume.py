@@ -24,9 +24,8 @@ from guestledger.engine.ports.event_store import EventStore
 logger = logging.getLogger("guestledger")
 
 Handler = Callable[[Sequence[RecordedEvent]], Awaitable[object]]
-"""Processes a batch, in order of position, and returns once it is safe. Its result is not used.
-
-Of its errors only type and place are logged: their texts may quote events."""
+"""Processes a batch, in order of position, and returns once it is safe. Of its errors only type and place are logged:
+their texts may quote events."""
 
 
 class ConsumerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +45,7 @@ class _LeaseLost(Exception):
 
 
 class Consumer:
-    """One process's candidacy for the consumer `name`: one candidate at a time holds it."""
+    """One process's candidacy for the consumer `name`."""
 
     def __init__(
         self,
@@ -175,7 +174,7 @@ class Consumer:
                 await self._handler(events)
             except Exception as error:  # noqa: BLE001
                 failures += 1
-                # Not the error's text or traceback: they may quote events.
+                # Neither text nor traceback: see `Handler`.
                 logger.error(  # noqa: TRY400
                     "consumer %s failed on positions %d to %d (%d times), and retries: %s",
                     self._name,

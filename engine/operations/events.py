@@ -23,8 +23,8 @@ class Events:
     def read(self, *, after: int = -1, wanted: EventFilter = EventFilter()) -> AsyncIterator[list[RecordedEvent]]:
         """Yield the events after a position in order, in batches, up to the present end of the log.
 
-        Raises `UnknownEvent` at an event that this release cannot read, after yielding all before it, and `LogSetBack` if
-        the log ends before `after`.
+        Raises `UnknownEvent` at an unreadable event, after yielding all before it, and `LogSetBack` if the log ends
+        before `after`.
         """
         return self._store.read_all(after=after, wanted=wanted)
 
@@ -33,8 +33,8 @@ class Events:
     ) -> AsyncIterator[Batch]:
         """Yield the events after a position in order, then each new one, without end. Database outages only delay it.
 
-        `mark` is the `Batch.mark` that came with the position. Raises `UnknownEvent` as `read` does, and `LogSetBack` if the
-        log no longer holds what was read: an older backup was restored.
+        `mark` is the `Batch.mark` that came with the position. Raises `UnknownEvent` as `read` does, and `LogSetBack`
+        if the log no longer holds what was read.
         """
         return tail(self._store, self._clock, after=after, wanted=wanted, mark=mark)
 
@@ -75,7 +75,7 @@ class Events:
     async def set_consumer_back(self, name: str, to: int | None = None) -> bool:
         """Let a consumer continue after position `to` (default: its checkpoint), at most the log's end.
 
-        `False` if there is none. What it fed may hold events that the log no longer has: see to that first.
+        `False` if there is none. What it fed may hold events that the log lost: see to that first.
         """
         return await self._consumers.set_back(name, to)
 

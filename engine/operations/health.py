@@ -38,13 +38,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     backlog_seconds: float | None = None
     """How long the oldest of them has waited; 0: none waits."""
     oldest_due: DueStep | None = None
-    """The free step that has been due for longest. `None`: nothing is overdue."""
+    """The free step that is due for longest, if any."""
     owed_webhooks: int | None = None
     """Notices that are still to be delivered."""
     projection_lag_seconds: float | None = None
     """The age of the oldest event that a projection lacks; 0: none lacks one."""
     stopped_projections: tuple[str, ...] | None = None
-    """Projections that stopped at an event which they cannot process."""
+    """Projections that stopped at a poison event."""
 
 
 async def health(

@@ -22,10 +22,10 @@ class Limits:
         return await self._limiter.states()
 
     async def reset(self, name: str, *, requested_by: str) -> bool:
-        """Delete the limiter's state, including the time until which the server wants no requests; `False` if it has none.
+        """Delete the limiter's state, also a pause that the server asked for; `False` if it has none.
 
-        New and due sessions continue at once. Sessions that were already deferred or throttled keep their `retry_at`.
-        A log warning names `requested_by`; no event does.
+        New and due sessions continue at once. Sessions already deferred or throttled keep their `retry_at`. A log
+        warning names `requested_by`; no event does.
         """
         was_known = await self._limiter.reset(name)
         if was_known:

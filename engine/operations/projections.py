@@ -28,8 +28,8 @@ class Projections:
     async def catch_up(self) -> int:
         """Project all events up to the end of the log; return how many. `sessions`, `audit` and `metrics` do it themselves.
 
-        A projection stops alone at an event that it cannot apply, logs an error, and retries at each catch-up. For a
-        read-only database user nothing is projected, and a warning says how many events are missing.
+        A projection that cannot apply an event stops alone, logs an error, and retries at each catch-up. A read-only
+        user or database projects nothing; a warning counts the missing events.
         """
         return await self._read_models.catch_up()
 
@@ -53,16 +53,15 @@ class Projections:
         return not behind
 
     async def rebuild(self, name: str, advanced: Callable[[int], None] = lambda _position: None) -> int:
-        """Build a projection again from the log and swap it in at once; return how many rows differed.
+        """Rebuild a projection from the log and swap it in at once; return how many rows differed.
 
-        Work goes on meanwhile. An interrupted rebuild continues where it stopped. `advanced` is called with each
-        position. Raises `UnknownProjection`, `ProjectionStopped` at an event that cannot be applied, and
-        `RebuildInterrupted` if another process rebuilt it meanwhile.
+        Other work goes on. An interrupted rebuild resumes. `advanced` gets each position. Raises `UnknownProjection`,
+        `ProjectionStopped` at a poison event, and `RebuildInterrupted` if another process rebuilt it.
         """
         return await self._read_models.rebuild(name, advanced)
 
     async def verify(self, name: str, advanced: Callable[[int], None] = lambda _position: None) -> Verification:
-        """Compare a projection's rows with those that the log yields. Changes nothing.
+        """Compare a projection's rows with the log. Changes nothing.
 
         Raises as `rebuild` does, and `RebuildInterrupted` while a rebuild is unfinished.
         """

@@ -27,7 +27,7 @@ async def tail(
 ) -> AsyncIterator[Batch]:
     """See `Events.tail`. New events are seen with a hint, or after about `poll_ms`.
 
-    A batch without events says that the log grew without a match. Raises `LogSetBack`.
+    A batch without events says that the log grew without a match.
     """
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(ServiceError),
@@ -43,7 +43,7 @@ async def tail(
             yield found
             continue
         mark = found.mark or mark
-        with suppress(TimeoutError):  # spread, so that many readers do not ask at the same moment
+        with suppress(TimeoutError):  # not all readers at once
             async with asyncio.timeout(poll_ms * (0.5 + clock.jitter()) / 1_000):
                 await arrival.wait()
 

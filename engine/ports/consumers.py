@@ -28,7 +28,7 @@ class ConsumerCheckpoints(Protocol):
     async def claim(self, name: str, lease: Lease, start: int) -> int | None:
         """The position, with the lease; `None`: another process holds it. A new one starts at `start`.
 
-        Raises `LogSetBack` if it was stopped, or its position is behind the log's end.
+        Raises `LogSetBack` if it was stopped, or its position is beyond the log's end.
         """
         ...
 
@@ -41,7 +41,7 @@ class ConsumerCheckpoints(Protocol):
         ...
 
     async def stop(self, name: str, ahead_at: int) -> None:
-        """Stop it: it had read `ahead_at` when the log was set back."""
+        """Stop it: see `ConsumerRow.ahead_at`."""
         ...
 
     async def set_back(self, name: str, position: int | None) -> bool:

@@ -64,7 +64,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     oldest_accepted_at: datetime | None
     """When the oldest of them was accepted; requests under way are left out. `None`: none waits."""
     oldest_due: DueStep | None
-    """The free step that has been due for longest, also behind a limiter; `None`: nothing is overdue."""
+    """The free step that is due for longest, also behind a limiter, if any."""
     owed_webhooks: int
 
 
@@ -106,10 +106,7 @@ class DueSteps(Protocol):
         ...
 
     async def unfinished(self, wanted: Wanted) -> int:
-        """How many sessions have work ahead that needs no person.
-
-        Not counted: future token expiries, and webhook calls that are more than a minute away or not made here.
-        """
+        """How many sessions have work ahead: see `Scheduler.unfinished`."""
         ...
 
     async def is_idle(self, wanted: Wanted) -> bool:

@@ -16,8 +16,8 @@ class EventStore(Protocol):
         """Record all events or none, durably.
 
         Raises `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `EventTooLarge`, or `ServiceUnreachable`: it may be
-        recorded then; repeating the same append gets its answer. The version is checked before the key, so that a stale
-        append is a conflict even if its own stream has the key by now.
+        recorded then; repeating it gets its answer. The version is checked before the key: a stale append is a conflict
+        even if its own stream has the key.
         """
         ...
 
@@ -62,5 +62,5 @@ class EventStore(Protocol):
         ...
 
     async def begin_incarnation(self, incarnation: UUID) -> None:
-        """Begin another life of the log, and stop every consumer until it is set back."""
+        """See `Events.begin_incarnation`."""
         ...

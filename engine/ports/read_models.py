@@ -14,9 +14,9 @@ class ReadModels(Protocol):
     """The projections. Call `catch_up` first to read your own writes."""
 
     async def catch_up(self) -> int:
-        """Project up to the log's present end. Returns the number of events, over all projections.
+        """Project up to the log's end. Returns the number of events, over all projections.
 
-        A projection that cannot process an event stops alone. The next call retries.
+        A poison event stops its projection alone; the next call retries.
         """
         ...
 

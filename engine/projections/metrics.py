@@ -57,7 +57,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """The contract's metrics and the counts behind them. A session is tracked once its outcome is known.
 
-    Only a created session is a success: refused, rejected and abandoned ones lower the rate.
+    Only a created session is a success.
     """
 
     tracked: int

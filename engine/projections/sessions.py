@@ -32,7 +32,7 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: datetime | None
     attempts: int
     in_doubt: tuple[int, ...] = ()
-    """The attempts still in doubt, also behind a later one: each may have made a session that nobody uses."""
+    """The attempts still in doubt, also behind a later one."""
     latency_ms: int | None
     cause: Cause | None
     detail: str | None

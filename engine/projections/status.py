@@ -17,7 +17,7 @@ class ProjectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The age of the oldest event that it lacks, by the database's clock; 0: none."""
     stopped_at: datetime | None
     error: str | None
-    """The event that it cannot process, and why; `None`: it runs. No personal data."""
+    """The poison event, and what is wrong; `None`: it runs. No personal data."""
     rebuilt_to: int | None
     """The position of an unfinished rebuild."""
 

@@ -29,8 +29,7 @@ from guestledger.engine.worker.steps import Handlers
 
 waiting = logging.getLogger("guestledger.waiting")
 
-# How long a session rests when a service cannot be used at all, spread over half to one and a half of it. Nothing happened
-# to the session, so there is no event, and no attempt is used up.
+# How long a session rests if a service cannot be used, spread over half to one and a half of it. It costs no attempt.
 SERVICE_DOWN_DELAY_MS = 2_000
 # The rest of a step that the log does not show as due.
 _NOT_DUE_DELAY = timedelta(days=1)
@@ -49,7 +48,7 @@ class Handover(Protocol):
 
 
 class Executor:
-    """Runs steps. It alone changes a `SessionWork`, and it alone commits."""
+    """Runs steps. It alone commits."""
 
     def __init__(self, *, handlers: Handlers, recorder: Recorder, clock: Clock, policy: Policy) -> None:
         self.handlers = handlers
@@ -61,8 +60,8 @@ class Executor:
     async def run(self, work: SessionWork, lane: Lane | None, step: StepName | None = None) -> Session:
         """Run `step` (default: the one that is due) and every further step of the lane that is due then; `None`: no step.
 
-        Returns the session as it is then; its steps are released. Raises `ServiceError` when a service cannot be used: what
-        was accepted is recorded, and due again soon.
+        Returns the session as it is then; its steps are released. Raises `ServiceError`: what was accepted is recorded,
+        and due again soon.
         """
         try:
             if step is not None and not self._is_due(work, step):
@@ -176,7 +175,7 @@ class Executor:
 
 
 class _Context:
-    """One step of one session at work: see `StepContext`."""
+    """See `StepContext`."""
 
     def __init__(self, executor: Executor, work: SessionWork, step: StepName) -> None:
         self._executor = executor

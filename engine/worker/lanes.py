@@ -1,4 +1,4 @@
-"""Claiming: takes due steps of one lane from the database, and runs them until none is due."""
+"""Claiming: takes the due steps of one lane from the database, and runs them."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ from guestledger.engine.worker.wakeups import wait_for_any
 
 logger = logging.getLogger("guestledger")
 
-# While steps run, free places are filled again at most this often, so that claims come in batches.
+# While steps run, places are refilled at most this often: claims come in batches.
 _REFILL_SECONDS = 0.02
 # The same when the last claim found fewer steps than there were places.
 _IDLE_REFILL_SECONDS = 0.05
@@ -31,7 +31,7 @@ _IDLE_REFILL_SECONDS = 0.05
 _MAX_RESERVED_MS = 200
 
 UNREADABLE_DELAY_MS = 5_000
-"""How long a session rests that this release cannot read. A worker of a newer release may take it then."""
+"""How long an unreadable session rests. A newer release may read it."""
 
 Running = set[asyncio.Task[Counter[str]]]
 
@@ -78,7 +78,7 @@ class LaneRunner:
         }
 
     def has_place(self, lane: Lane) -> bool:
-        """Whether a step that becomes due in this process may run without a claim."""
+        """See `Handover.has_place`."""
         return self.runs > 0 and not self._stopping.is_set() and self._places(lane) > 0
 
     @contextmanager
@@ -90,7 +90,7 @@ class LaneRunner:
             self._kept[lane] -= places
 
     def start(self, work: SessionWork, step: StepName) -> bool:
-        """Run a step that became due in this process, in the background; `False` if there is no place any more."""
+        """See `Handover.start`."""
         if not self.has_place(self._executor.handlers[step].lane):
             return False
         handed = SessionWork(work.state, actor=self._actor, lease=work.lease, correlation_id=work.correlation_id)
@@ -145,7 +145,6 @@ class LaneRunner:
 
     def _places(self, lane: Lane) -> int:
         """How many more steps of the lane may be in flight."""
-        # A step that only waits here for a call could run in another process.
         most = min(lane.max_in_flight, self._calls.max_claimed) if lane is Lane.CREATION else lane.max_in_flight
         return max(0, most - len(self._in_flight[lane]) - self._kept[lane])
 
@@ -161,7 +160,7 @@ class LaneRunner:
         return running, running
 
     async def _start(self, lane: Lane, places: int) -> tuple[Running, int | None]:
-        """Claim and start. Returns the tasks, and how long until the limiter admits more if it holds some back."""
+        """Claim and start. Returns the tasks, and `Claimed.more_in_ms`."""
         wanted = self.wanted(lane)
         if not places or not wanted or self._stopping.is_set():
             return set(), None
@@ -208,7 +207,7 @@ class LaneRunner:
             except ServiceError as error:
                 self._report(error)
             except Exception:
-                # A fault in one session must not stop the others. It is tried again once its lease has lapsed.
+                # A fault in one session must not stop the others. It is retried once its lease lapses.
                 logger.exception("session %s could not be continued", work.state.id)
         return work.counts
 

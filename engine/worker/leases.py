@@ -1,7 +1,7 @@
-"""Holding leases: a lease is short, and is renewed while its session is worked on.
+"""Leases: short, and renewed while their session is worked on.
 
-Whether a lease still holds is judged by this process's monotonic clock, from before the database was asked for it. A process
-that stood still, or cannot reach the database, stops before the database gives the lease to anybody else.
+A lease is valid by this process's monotonic clock, counted from before the database was asked. A process that stood
+still, or cannot reach the database, stops before another one gets the lease.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class HeldLease:
             self._valid_until = max(asked_at + self.lease.ms / 1_000, self._valid_until)
 
     def check(self) -> None:
-        """Raise `LeaseLost` unless it is valid. Call it right before anything is sent."""
+        """Raise `LeaseLost` unless it is valid."""
         if Leases.now() >= self._valid_until:
             raise LeaseLost
 
@@ -71,7 +71,7 @@ class Leases:
     def __init__(self, due_steps: DueSteps, ms: int) -> None:
         self.held: set[HeldLease] = set()
         self.cut_off: set[UUID] = set()
-        """Owners whose work or claim was cancelled: what they hold may be unknown here."""
+        """Owners whose work or claim was cancelled: it may have succeeded unseen, and `close` releases it."""
         self._due_steps = due_steps
         self._ms = ms
         self._beating: asyncio.Task[None] | None = None
@@ -84,10 +84,7 @@ class Leases:
 
     @contextmanager
     def claiming(self, lease: Lease) -> Iterator[float]:
-        """Claim under `lease` within the block; gives the time to hold it from.
-
-        A claim that is cut off may have succeeded unseen: `close` releases it.
-        """
+        """Claim under `lease` within the block; gives the time to hold it from."""
         try:
             yield self.now()
         except asyncio.CancelledError:

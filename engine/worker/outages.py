@@ -11,7 +11,7 @@ from guestledger.engine.ports.rate_limiter import RateLimiter
 
 waiting = logging.getLogger("guestledger.waiting")
 
-# Within this time of the last one, the next pause, or the next third failure, belongs to the same outage.
+# A pause, or a third failure, within this time of the last one belongs to the same outage.
 _SAME_OUTAGE = timedelta(minutes=10)
 # A look may have read a limiter before this process changed it.
 _MAX_LOOK_AGE = timedelta(seconds=5)
@@ -21,7 +21,7 @@ _REPORTED_FAILURE = 3
 class OutageReporter:
     """Compares limiters, webhook calls and backlog with what it has reported.
 
-    It gets the limiters that this process changes; a scheduler also looks at those that other processes changed.
+    A scheduler also looks at the limiters that other processes changed.
     """
 
     def __init__(self, *, clock: Clock, policy: Policy) -> None:

@@ -1,4 +1,4 @@
-"""Recording: appends for sessions at work, and outcomes that must not be lost though the session or the database moved on."""
+"""Recording: appends for sessions at work, and late outcomes, which must not be lost."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ from guestledger.engine.worker.step import StepResult
 
 logger = logging.getLogger("guestledger")
 
-# How long an end waits for a database that is away, for the sake of unrecorded answers.
+# How long `close` waits for the database, to record answers.
 _LAST_WAIT_SECONDS = 2.0
 
 
@@ -151,7 +151,7 @@ class Recorder:
             raise
 
     def record_once_back(self, work: SessionWork, result: StepResult) -> None:
-        """Keep trying to record an outcome in the background. Unrecorded, an attempt would be in doubt and repeated."""
+        """Keep trying to record an outcome in the background."""
         if self._closed:
             logger.warning("session %s: %s is lost: the ledger is closed", work.state.id, _describe(result.commands))
             return
@@ -220,7 +220,7 @@ def has_effect(result: StepResult) -> bool:
 
 
 def is_outcome(result: StepResult) -> bool:
-    """Whether something came back from outside, which only this process knows."""
+    """Whether something came back from outside."""
     return any(isinstance(command, RecordLookup | RecordAttempt | RecordDelivery) for command in result.commands)
 
 

@@ -26,12 +26,12 @@ from guestledger.engine.worker.step import Lane
 from guestledger.engine.worker.wakeups import WakeupPoller, wait_for_any
 
 logger = logging.getLogger("guestledger")
-# About services that have to be waited for. A logger of its own: some commands report that in their own words.
+# For services that are waited for: some commands report these in their own words.
 waiting = logging.getLogger("guestledger.waiting")
 
-# How long `run_until_idle` bears with a service that cannot be used.
+# How long `run_until_idle` waits for a service.
 _PATIENCE = timedelta(seconds=15)
-# How soon work in flight is looked at again, and projections are brought up to date again.
+# How soon work in flight is looked at again, and projections catch up again.
 _SOON_MS = 200
 # Partitions are made months ahead, so this may fail for weeks without harm.
 _PARTITIONS_MS = 600_000
@@ -102,7 +102,7 @@ class Scheduler:
     async def unfinished(self) -> int:
         """How many sessions have work ahead that needs no person.
 
-        Not counted: future token expiries, and webhook calls that are more than a minute away.
+        Not counted: future token expiries, and webhook calls over a minute away or not made here.
         """
         return await self._due_steps.unfinished(self._lanes.wanted())
 
@@ -118,7 +118,7 @@ class Scheduler:
         return done
 
     async def run_until_idle(self) -> Counter[str]:
-        """Run until only future token expiries, parked sessions, and webhooks due in a minute or later are left; or `stop`.
+        """Run until `unfinished` is 0, or `stop`.
 
         Returns as `run_once` does. Raises `ServiceError` if a service cannot be used for 15 s; refused credentials at once.
         """
@@ -183,7 +183,7 @@ class Scheduler:
         self._lanes.runs += 1
         failed: BaseException | None = None
         try:
-            # Even if the work fails, steps in flight may still record their answer. Only a cancellation cuts them off.
+            # Even if the work fails: only a cancellation cuts off steps in flight.
             [failed] = await asyncio.gather(work, return_exceptions=True)
         except asyncio.CancelledError:
             self._lanes.runs -= 1
@@ -217,7 +217,7 @@ class Scheduler:
         recorded = -1
         while recorded != done.total():  # what one lane recorded may be due in another
             recorded, busy, quiet = done.total(), set(Lane), asyncio.Event()
-            # All lanes to their ends, even if one fails: what they have in flight may still record its answer.
+            # All lanes to their ends, even if one fails: see `LaneRunner.drain`.
             lanes = (self._drain(lane, done, busy, quiet) for lane in Lane)
             drained = await asyncio.gather(*lanes, return_exceptions=True)
             await self._lanes.finish_handed(done)
@@ -292,5 +292,5 @@ class Scheduler:
         event.clear()
 
     async def _pause(self, interval_ms: int) -> None:
-        # Spread over half to one and a half of the interval, so that many workers do not ask at the same moment.
+        # Half to one and a half of the interval: workers must not ask all at once.
         await wait_for_any(self._stopping, seconds=interval_ms * (0.5 + self._clock.jitter()) / 1_000)

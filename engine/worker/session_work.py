@@ -29,7 +29,7 @@ def step_changes(
     mine: Iterable[StepName] = (),
     lease: Lease | None = None,
 ) -> StepChanges:
-    """How the due steps change. The lease on each step in `mine` becomes `lease` (`None`: nobody's)."""
+    """How the due steps change. `mine` and `lease`: see `StepChanges`."""
     was = {step.step: step.due_at for step in before}
     due = {step.step: step for step in after}
     owned = frozenset(mine) & due.keys()
@@ -65,7 +65,7 @@ class SessionWork:
         self.claim = claim
         self.reserved = claim.step if claim is not None and claim.reserved_ms is not None else None
         self.must_ask = self.reserved is not None
-        """Whether the limiter of the claimed step knows something against its API."""
+        """See `StepContext.must_ask`."""
         self.started_at: datetime | None = None
         """When it was claimed, handed over or last recorded, by the database's clock; `None`: not yet."""
         self._started_on = 0.0
@@ -74,7 +74,7 @@ class SessionWork:
         self.leased_at: float | None = None
         """When the lease was last asked for (`Leases.now`)."""
         self.unconfirmed_append_id: UUID | None = None
-        """The causation of an append whose fate is unknown: it alone tells whether that was recorded."""
+        """The causation of an append whose fate is unknown."""
         self.counts: Counter[str] = Counter()
         """How many events of each type were recorded."""
         self._due: tuple[Session, tuple[DueStep, ...]] | None = None
@@ -92,8 +92,8 @@ class SessionWork:
     def now(self, clock: Clock) -> datetime:
         """The time (UTC). Claimed work counts on from the last time that the database named, by a monotonic clock.
 
-        `clock` is a copy of the database's clock, and wrong for a while after that one has stepped. The caller of
-        `open_session` dates all events by it, and so does the webhook call that is handed over.
+        `clock` copies the database's clock, and is wrong for a while after that stepped. It dates the events of
+        `open_session` and of a webhook call handed over.
         """
         if self.claim is not None and self.started_at is not None:
             return self.started_at + timedelta(seconds=Leases.now() - self._started_on)

@@ -22,7 +22,7 @@ from guestledger.engine.worker.outages import OutageReporter
 
 
 class Lane(Enum):
-    """Steps that share capacity, so that a hanging webhook never delays a creation. The value is that capacity."""
+    """Steps that share capacity, so that a hanging webhook never delays a creation."""
 
     CREATION = "creation"
     WEBHOOK = "webhook"
@@ -48,9 +48,9 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     sent_nothing: bool = False
     """No effect depends on the events yet: they may be recorded together with those of the next step."""
     stop: bool = False
-    """The limiter denied the request: continue with nothing now. Without commands, the step is due again at once."""
+    """The limiter denied the request: stop here. Without commands, the step is due again at once."""
     lease_lost: bool = False
-    """Another worker may be at work: record what happened, and continue with nothing."""
+    """Another worker may be at work: record what happened, and stop."""
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> 
 class WakeupPoller:
     """Watches one ledger with at most one statement every `poll_ms` while nothing happens.
 
-    It sets the event in `due` of each step that can be claimed, and `behind` when the projections are behind the log.
+    Sets the event in `due` of each claimable step, and `behind` when projections are behind the log.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class WakeupPoller:
         return hint, await self._due_steps.outlook(self._wanted)
 
     async def _wait(self, stopping: asyncio.Event, hint: asyncio.Event, outlook: Outlook) -> None:
-        # Never sooner than the interval, and spread, so that many workers do not ask at the same moment.
+        # Never sooner than the interval, and not all workers at once.
         poll_ms = self._poll_ms * (1 + self._clock.jitter())
         due_ms = poll_ms if outlook.next_due_ms is None else outlook.next_due_ms
         with suppress(TimeoutError):

@@ -46,7 +46,7 @@ def config(schema: str) -> Config:
 async def upgrade(url: str, schema: str = "guestledger", *, setting: str = DATABASE_URL) -> None:
     """Create or upgrade the ledger in `schema` and correct its grants, in one transaction. May run concurrently.
 
-    `setting` is the name of the setting with `url`. Raises `ServiceUnreachable`, `NotAllowed`, `LedgerNotReady`.
+    `setting` names the URL's setting. Raises `ServiceUnreachable`, `NotAllowed`, `LedgerNotReady`.
     """
     engine = open_engine(url, schema, pool_size=1, command_timeout=None, setting=setting)
     try:
@@ -74,7 +74,7 @@ async def upgrade_through(engine: AsyncEngine, schema: str, *, setting: str = DA
 async def check_current(engine: AsyncEngine, schema: str, *, setting: str = DATABASE_URL) -> None:
     """Raise `LedgerNotReady` unless the ledger is at this release's revision. Raises `ServiceUnreachable`, `NotAllowed`.
 
-    `setting` is the name of the setting with the URL.
+    `setting` names the URL's setting.
     """
     try:
         with reported(setting):
@@ -93,7 +93,7 @@ async def check_current(engine: AsyncEngine, schema: str, *, setting: str = DATA
         raise LedgerNotReady(LedgerProblem.OUTDATED, schema, found=found, wanted=wanted)
 
 
-# Alembic keeps its context in module globals, so upgrades within a process take turns, whatever their threads.
+# Alembic keeps its context in module globals, so upgrades within a process take turns.
 _alembic = threading.Lock()
 
 
@@ -132,7 +132,7 @@ def _lock(connection: Connection, schema: str) -> None:
         connection.execute(text(f"LOCK TABLE {quoted(schema)}.alembic_version IN SHARE ROW EXCLUSIVE MODE"))
 
 
-# A trigger, a rule or an overloaded function that is already there would run with the rights of the upgrade.
+# An existing trigger, rule or overloaded function would run with the rights of the upgrade.
 _FOREIGN = """
     SELECT 'the ' || kind || ' ' || name || ', which belongs to ' || rolname
       FROM (SELECT 'relation' AS kind, relname AS name, relowner AS owner, relnamespace AS namespace FROM pg_class

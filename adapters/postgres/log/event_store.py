@@ -137,7 +137,7 @@ class PostgresEventStore(LogReader):
             outcomes = [error] * len(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, its caller has to get it
             if len(batch) > 1 and not isinstance(error, ServiceError):
-                # One append cannot be stored: halve the batch until that one stands alone and is rejected alone.
+                # One append cannot be stored: halve the batch until it is rejected alone.
                 middle = len(batch) // 2
                 await self._commit(batch[:middle])
                 await self._commit(batch[middle:])
@@ -178,9 +178,9 @@ class PostgresEventStore(LogReader):
                 return await self._write(driver, batch)
 
     async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
-        # Four round trips, and every append of the batch waits for each; more only if a limiter knows something.
-        # The lock first, reading in a *later* statement: only its snapshot is sure to see the last commit. The lock is a row
-        # lock without a change, so it leaves no dead row behind.
+        # Four round trips, which all appends of the batch wait for; more only if a limiter knows something. The lock first,
+        # reading in a *later* statement: only its snapshot is sure to see the last commit. A row lock without a change
+        # leaves no dead row.
         await driver.execute(self._appending.begin)
         log = await self._read_log(driver, batch)
         limiters = await self._open_limiters(driver, batch, log)

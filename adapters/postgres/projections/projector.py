@@ -40,10 +40,7 @@ class Projector:
         self._logged: set[str] = set()
 
     async def catch_up(self) -> int:
-        """See `ReadModels.catch_up`. Concurrent calls wait for each other.
-
-        A user or a database that only reads projects nothing.
-        """
+        """See `ReadModels.catch_up`. Concurrent calls wait for each other."""
         try:
             return await self._catch_up()
         except NotAllowed:

@@ -114,10 +114,7 @@ class PostgresReadModels(Projector):
     async def _rows(
         self, table: Table, where: Sequence[ColumnElement[bool]], at: ColumnElement[Any], wanted: _Wanted
     ) -> AsyncIterator[Any]:
-        """Yield the rows that match now, each once and in order, with what they hold when their batch is read.
-
-        No connection is held between batches: a caller may stop at any row, or take its time.
-        """
+        """Yield the rows that match now, each once and in order, with what they hold when their batch is read."""
         # The ids first, 16 bytes each: a row that changes meanwhile may move in the order, and would be missed or repeated.
         matching = select(table.c.id, at.label("at")).where(*where).order_by(*_order(at, table.c.id, wanted))
         c = matching.limit(wanted.limit).subquery().c

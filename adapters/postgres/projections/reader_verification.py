@@ -1,4 +1,4 @@
-"""Verification by a user who only reads: the rows are made again in temporary tables, in one transaction and snapshot."""
+"""Verification by a user who only reads: the rows are rebuilt in temporary tables, in one transaction and snapshot."""
 
 from collections.abc import Callable
 

@@ -1,8 +1,8 @@
-"""Rebuilds and verifications: a projection's rows are made again in shadow tables.
+"""Rebuilds and verifications: a projection's rows are rebuilt in shadow tables.
 
-Once the shadow has reached the live rows, one transaction under the live checkpoint's lock writes the differences into the live
-tables. Readers see one change. No table is renamed and no lock waits for a reader: `pg_dump` and long readers block nothing, and a
-host's grants and views stay. The projection takes in no event during that transaction (200,000 rows: 0.4 s, or 3 s if all differ).
+Once the shadow has reached the live rows, one transaction under the live checkpoint's lock writes the differences into
+the live tables. Readers see one change. No table is renamed, and no lock waits for a reader such as `pg_dump`: a host's
+grants and views stay. Meanwhile the projection takes in no event (200,000 rows: 0.4 s, or 3 s if all differ).
 """
 
 from collections.abc import AsyncIterator, Callable

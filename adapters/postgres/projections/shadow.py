@@ -70,7 +70,7 @@ class Shadow:
 
 
 def _in_detached(table: Table) -> str:
-    """Whether a live row is in a detached partition: by its column `month`, or its key, a stream's id."""
+    """Whether a live row is in a detached partition."""
     if "month" in table.c:
         return "live.month = detached.month"
     (key, *_) = (column.name for column in table.primary_key)

@@ -1,4 +1,4 @@
-"""The step handlers: one module a step, named as the step. `StepName` is their registry."""
+"""The step handlers, one module for each `StepName`."""
 
 from importlib import import_module
 

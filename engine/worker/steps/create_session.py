@@ -20,7 +20,7 @@ from guestledger.engine.worker.step import Lane, Services, StepContext, StepResu
 
 
 class Step:
-    """One attempt. A crash after the commit leaves an attempt that is known to be in doubt."""
+    """One attempt. A crash after the commit leaves it in doubt."""
 
     lane = Lane.CREATION
     enabled = True
@@ -88,7 +88,7 @@ def _announces(context: StepContext, begin: BeginAttempt) -> bool:
 
 
 class _Sending:
-    """One attempt on its way. The limiter admitted it when it was recorded, and is asked again if it is sent again."""
+    """One attempt on its way. The limiter admitted it when it was recorded."""
 
     def __init__(self, services: Services, context: StepContext, request: AdmissionRequest, began_at: datetime) -> None:
         self.context = context

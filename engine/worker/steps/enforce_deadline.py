@@ -6,7 +6,7 @@ from guestledger.engine.worker.step import Lane, Services, StepContext, StepResu
 
 
 class Step:
-    """Sends nothing, so it passes no limiter."""
+    """Sends nothing."""
 
     lane = Lane.RECORDING
     limiter = None

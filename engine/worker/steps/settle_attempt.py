@@ -6,7 +6,7 @@ from guestledger.engine.worker.step import Lane, Services, StepContext, StepResu
 
 
 class Step:
-    """Sends nothing, so it passes no limiter. It can be claimed only once the sender's lease has lapsed."""
+    """Sends nothing. It can be claimed only once the sender's lease has lapsed."""
 
     lane = Lane.RECORDING
     limiter = None

@@ -11,12 +11,15 @@ from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import RetryPolicy
 from tests import database_clock
 from tests.database_clock import DatabaseClockShim
 from tests.unit.samples import request
 
 HOUR = timedelta(hours=1)
 NUMBER = 20
+# On a slow machine a short backoff would end, and the next attempt begin, before the test looks.
+PATIENT = Policy(creation=RetryPolicy(base_ms=60_000, cap_ms=60_000))
 
 
 @pytest.fixture
@@ -73,8 +76,8 @@ async def test_sessions_accepted_before_the_clock_steps_ahead_are_opened_at_once
 async def test_a_retry_after_a_step_ahead_waits_its_backoff_and_not_the_step(
     clock: DatabaseClockShim, new_ledger: Any, simulator: Simulator, sql: Any
 ) -> None:
-    simulator.config = SimulatorConfig(session_lifetime_s=24 * 3_600, server_error_share=1.0)
-    async with new_ledger(policy=Policy()) as worker:
+    simulator.config = SimulatorConfig(server_error_share=1.0, fault_times=1_000)
+    async with new_ledger(policy=PATIENT) as worker:
         sessions = await accept(worker)
         await clock.step(HOUR / 2)
 

@@ -30,6 +30,7 @@ BENCHMARKS = (
     "outages",
     "recovery",
     "growth",
+    "snapshot",
 )
 LOG = Path("build/bench.log")
 

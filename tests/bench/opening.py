@@ -53,7 +53,7 @@ _CREATION = {
 async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """The engine's rate, the bare client's, and the guest's wait; medians over the rounds."""
     collect_garbage_rarely()  # as `guestledger open` and `guestledger worker` do; for both sides
-    async with _simulator() as place:
+    async with simulator() as place:
         settings = Settings(
             data_dir=data_dir,
             cxone_url=place["url"],
@@ -66,8 +66,8 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
             bare = await _bare_client(http, place)
             waits: list[float] = []
             await _rate(bare, SESSIONS // 10)
-            await _engine_rate(ledger, SESSIONS // 10, [])
-            pairs = [(await _engine_rate(ledger, SESSIONS, waits), await _rate(bare, SESSIONS)) for _ in range(ROUNDS)]
+            await engine_rate(ledger, SESSIONS // 10, [])
+            pairs = [(await engine_rate(ledger, SESSIONS, waits), await _rate(bare, SESSIONS)) for _ in range(ROUNDS)]
     waits.sort()
     against = "bare aiohttp client, no store"
     yield Figure(
@@ -82,7 +82,9 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
     yield Figure(name="open_session returns, p99", value=waits[len(waits) * 99 // 100] * 1_000, unit="ms")
 
 
-async def _engine_rate(ledger: Ledger, sessions: int, waits: list[float]) -> float:
+async def engine_rate(ledger: Ledger, sessions: int, waits: list[float]) -> float:
+    """Open so many sessions, to the last webhook and projection. Returns how many a second; adds each call's seconds."""
+
     async def one() -> None:
         began = time.perf_counter()
         session = await ledger.open_session(REQUEST)
@@ -90,20 +92,26 @@ async def _engine_rate(ledger: Ledger, sessions: int, waits: list[float]) -> flo
         assert session.status == "active", session.cause
 
     began = time.perf_counter()
-    await _at_once(one, sessions)
+    await at_once(one, sessions)
+    await finished(ledger)
+    return sessions / (time.perf_counter() - began)
+
+
+async def finished(ledger: Ledger) -> None:
+    """Wait until nothing is due, and the projections show it."""
     while await ledger.scheduler.unfinished():
         await asyncio.sleep(0.01)
     await ledger.metrics()
-    return sessions / (time.perf_counter() - began)
 
 
 async def _rate(one: Callable[[], Awaitable[None]], sessions: int) -> float:
     began = time.perf_counter()
-    await _at_once(one, sessions)
+    await at_once(one, sessions)
     return sessions / (time.perf_counter() - began)
 
 
-async def _at_once(one: Callable[[], Awaitable[None]], sessions: int) -> None:
+async def at_once(one: Callable[[], Awaitable[None]], sessions: int) -> None:
+    """Call `one` so often, `CONCURRENCY` at a time."""
     left = iter(range(sessions))
 
     async def worker() -> None:
@@ -146,7 +154,8 @@ async def _bare_client(http: aiohttp.ClientSession, place: dict[str, str]) -> Ca
 
 
 @asynccontextmanager
-async def _simulator() -> AsyncIterator[dict[str, str]]:
+async def simulator() -> AsyncIterator[dict[str, str]]:
+    """A simulator in a process of its own; gives what it prints of itself."""
     command = (sys.executable, "-m", "guestledger.adapters.simulator", "--keep-requests", "100")
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None

@@ -44,7 +44,7 @@ FACTS: Mapping[DatabaseProblem, str] = {
     DatabaseProblem.LOGIN_REFUSED: "the server refused the login",
     DatabaseProblem.NO_CONNECTION_LEFT: "it accepts no more connections",
     DatabaseProblem.POOL_EXHAUSTED: "all connections are in use",
-    DatabaseProblem.STARTING: "it is starting, stopping or recovering",
+    DatabaseProblem.STARTING: "it is starting, stopping, recovering or being restored",
     DatabaseProblem.CONNECTION_ENDED: "it ended the connection, as at a shutdown",
     DatabaseProblem.CANCELLED: "it cancelled the statement, as at its statement_timeout",
     DatabaseProblem.NO_ANSWER: "a statement got no answer in time",
@@ -64,6 +64,7 @@ _BY_SQLSTATE: Mapping[str, DatabaseProblem] = {
     "57P02": DatabaseProblem.CONNECTION_ENDED,
     "57P03": DatabaseProblem.STARTING,
     "57P04": DatabaseProblem.NO_DATABASE,  # dropped meanwhile
+    "55000": DatabaseProblem.STARTING,  # ALTER DATABASE … ALLOW_CONNECTIONS false, as while it is restored
     "55P03": DatabaseProblem.LOCKED,
     "25P03": DatabaseProblem.TRANSACTION_ENDED,
     "25P04": DatabaseProblem.TRANSACTION_ENDED,

@@ -190,6 +190,18 @@ async def test_a_missing_database_and_a_wrong_login_are_told_apart(ledger_url: s
         pass
 
 
+async def test_a_database_that_is_closed_for_a_restore_is_unreachable_for_now(ledger_url: str) -> None:
+    given = make_url(ledger_url)
+    server = await logs.connect(given.set(database="postgres").render_as_string(hide_password=False))
+    await server.execute(f'ALTER DATABASE "{given.database}" ALLOW_CONNECTIONS false')
+    try:
+        async with refused(DatabaseProblem.STARTING), connect(_named(given)):
+            pass
+    finally:
+        await server.execute(f'ALTER DATABASE "{given.database}" ALLOW_CONNECTIONS true')
+        await server.close()
+
+
 def _named(url: Any) -> Settings:
     return Settings(database_url=url.render_as_string(hide_password=False))
 

@@ -3,8 +3,7 @@
 from guestledger.engine.limits.policy import LimiterPolicy
 
 BRISK = LimiterPolicy(
-    initial_rate=2_000.0,
-    min_rate=500.0,
+    initial_rate=20_000.0,
     min_closed_ms=0,
     failures_in_a_row=1_000,
     break_ms=10,

@@ -73,8 +73,18 @@ def _facts(state: guestledger.LimiterState) -> Iterator[tuple[str, str]]:
     yield "failures in a row:", str(state.failures or "")
     yield "circuit open until", _time(state.broken_until)
     yield "probe reserved until", _time(state.probe_until)
-    yield "rate limited from", _time(state.paced_from)
-    yield "rate at the last 429, per second:", "" if state.ceiling is None else f"{state.ceiling:.3g}"
+    yield "rate:", "" if state.pace is None else _learned(state.pace)
+
+
+def _learned(pace: guestledger.Pace) -> str:
+    """What was learned, in one line."""
+    share = (
+        ""
+        if pace.throttled_share is None
+        else f", {100 * pace.throttled_share:.2g} % of recent requests were throttled"
+    )
+    limit = "" if pace.limit is None else f", the API seems to bear {pace.limit:.3g}/s"
+    return f"{pace.rate:.3g}/s{limit}{share}"
 
 
 def _time(moment: datetime | None) -> str:

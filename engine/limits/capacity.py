@@ -22,7 +22,7 @@ def capacity(
 ) -> tuple[list[datetime], Denied | None]:
     """As `reserve`, within the limit on calls, but reserves nothing."""
     allowed = wanted if policy.calls is None else min(wanted, max(0, policy.calls - in_flight))
-    _, times, denied = reserve(state, allowed, now, policy)
+    _, times, denied = reserve(state, allowed, now)
     if denied is None and len(times) < wanted:
         denied = at_limit(in_flight + len(times), now, policy)
     return times, denied

@@ -2,17 +2,18 @@
 
 Four things deny a request:
 - a pause: after a 429, a failure with `Retry-After`, or an exhausted quota;
-- the rate: it falls with a 429, rises with each answer (AIMD), rests just below the excessive rate, then rises further;
+- the rate, learned from the answers: see `Pace`;
 - the circuit breaker: failures in a row open it, then single probes are sent;
 - the retry budget: retries are a share of all requests.
 """
 
 from datetime import datetime, timedelta
-from math import exp, floor, sqrt
+from math import floor
 
 import msgspec
 from msgspec.structs import replace
 
+from guestledger.engine.limits import pace as p
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -20,6 +21,16 @@ from guestledger.engine.limits.retry import WaitBasis
 
 # How long a claim reserves the probe, and the wait after a lost one.
 _PROBE_RESERVED = timedelta(seconds=1)
+# The rate is forgotten this long after the last pause.
+_FORGOTTEN = timedelta(minutes=15)
+# After a pause this long, the rate rises from half of it for so long: many requests are waiting.
+_LONG_PAUSE, _RAMP = timedelta(seconds=10), timedelta(seconds=3)
+# How far ahead a worker reserves.
+_AHEAD_S = 0.1
+# The share of reservations beyond the rate: some are not used in time.
+_SPARE = 0.15
+# So many requests may pass together, or as many as the rate gives in this time: attempts are recorded in batches.
+_BURST, _BURST_S = 2, 0.04
 
 
 class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,12 +39,8 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: datetime | None = None
     closed_until: datetime | None = None
     closed_by: WaitBasis | None = None
-    paced_from: datetime | None = None
-    """When it reopened with a limited rate; `None`: unlimited."""
-    ceiling: float | None = None
-    """The rate at which the last 429 came; `None`: unknown."""
-    successes: int = 0
-    """Answers since it reopened that were no 429."""
+    pace: p.Pace | None = None
+    """The rate, and what is known about it; `None`: unlimited."""
     next_reservation: datetime | None = None
     next_admission: datetime | None = None
     """When the next request would pass at an even rate (GCRA, ITU-T I.371)."""
@@ -50,25 +57,21 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     """What was left of the budget at `retry_budget_at`; `None`: all of it."""
     retry_budget_at: datetime | None = None
 
-    def rate(self, now: datetime, policy: LimiterPolicy) -> float | None:
+    def rate(self, now: datetime) -> float | None:
         """The admitted rate now; `None`: unlimited."""
-        if self.paced_from is None or now - self.paced_from > timedelta(milliseconds=policy.forgotten_ms):
-            return None
-        rate = policy.initial_rate + self.successes if self.ceiling is None else self._risen(self.ceiling, policy)
-        return rate if rate < policy.unlimited_rate else None
+        pace = self.remembered(now)
+        return pace.rate * self._ramp(now) if pace is not None and pace.rate < p.MAX_RATE else None
 
-    def _risen(self, ceiling: float, policy: LimiterPolicy) -> float:
-        start, rest = policy.decrease * ceiling, policy.rest_share * ceiling
-        # A rate that rises by `step` per second: its square rises by twice that with each answer.
-        step = policy.increase * ceiling
-        risen = sqrt(start**2 + 2 * step * self.successes)
-        if risen <= rest:
-            return risen
-        # Seconds, counted in answers, since the rest ended.
-        answers = self.successes - max(0.0, (rest**2 - start**2) / (2 * step))
-        seconds = max(0.0, answers / rest - policy.rest_ms / 1_000)
-        # Slowly near the excessive rate, then ever faster, as CUBIC does (RFC 9438).
-        return rest * (1 + (seconds / policy.doubled_s) ** 3)
+    def _ramp(self, now: datetime) -> float:
+        if self.closed_at is None or self.closed_until is None or self.closed_until - self.closed_at < _LONG_PAUSE:
+            return 1.0
+        return min(1.0, 0.5 + 0.5 * max(0.0, (now - self.closed_until) / _RAMP))
+
+    def remembered(self, now: datetime) -> p.Pace | None:
+        """What is known about the rate; `None`: nothing, or it is too long ago."""
+        if self.closed_until is None or now - self.closed_until > _FORGOTTEN:
+            return None
+        return self.pace
 
     def retries_left(self, now: datetime, policy: LimiterPolicy) -> float:
         """What is left of the retry budget now."""
@@ -100,14 +103,12 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
             self.denial(now) is None
             and self.broken_at is None
             and not self.failures
-            and self.rate(now, policy) is None
+            and self.remembered(now) is None
             and self.retries_left(now, policy) >= policy.retry_budget
         )
 
 
-def reserve(
-    state: LimiterState, wanted: int, now: datetime, policy: LimiterPolicy
-) -> tuple[LimiterState, list[datetime], Denied | None]:
+def reserve(state: LimiterState, wanted: int, now: datetime) -> tuple[LimiterState, list[datetime], Denied | None]:
     """Reserve up to `wanted` requests; each may be sent from its time on.
 
     Returns the new state, the times, and if they are fewer than `wanted`, what denies the next one.
@@ -119,12 +120,12 @@ def reserve(
         # Only for a moment: a claim that sends nothing gives nothing back.
         reserved = replace(state, broken_until=state.broken_until or now, probe_until=now + _PROBE_RESERVED)
         return reserved, [now], reserved.denial(now) if wanted > 1 else None
-    admitted = state.rate(now, policy)
+    admitted = state.rate(now)
     if admitted is None:
         return state, [now] * wanted, None
-    rate = admitted * (1 + policy.spare_reservations)
+    rate = admitted * (1 + _SPARE)
     first = max(state.next_reservation or now, now)
-    ahead = (now - first).total_seconds() + policy.ahead_ms / 1_000
+    ahead = (now - first).total_seconds() + _AHEAD_S
     number = min(wanted, floor(ahead * rate) + 1 if ahead >= 0 else 0)
     times = [first + timedelta(seconds=n / rate) for n in range(number + 1)]
     denied = _rate_denial(times[number], admitted) if number < wanted else None
@@ -139,7 +140,7 @@ def admit(
         # Only what was learned since the reservation can deny it. The reserved probe may be its own.
         admitted, denied = state, replace(state, probe_until=None).denial(now)
     else:
-        admitted, denied = _admit_unreserved(state, now, policy)
+        admitted, denied = _admit_unreserved(state, now)
     if denied is not None:
         return state, denied
     if state.broken_at is not None:  # a probe is sent alone
@@ -153,10 +154,10 @@ def _has_reservation(state: LimiterState, request: AdmissionRequest, now: dateti
     return request.reserved and (state.broken_at is None or probe_reserved)
 
 
-def _admit_unreserved(state: LimiterState, now: datetime, policy: LimiterPolicy) -> tuple[LimiterState, Denied | None]:
-    reserved, times, denied = reserve(state, 1, now, policy)
+def _admit_unreserved(state: LimiterState, now: datetime) -> tuple[LimiterState, Denied | None]:
+    reserved, times, denied = reserve(state, 1, now)
     if times and times[0] > now:
-        denied = _rate_denial(times[0], state.rate(now, policy) or 0.0)
+        denied = _rate_denial(times[0], state.rate(now) or 0.0)
     if denied is not None and denied.by is DenialReason.CIRCUIT_OPEN and denied.until == state.probe_until:
         # A probe that is not lost shows something soon.
         denied = replace(denied, until=min(denied.until, now + _PROBE_RESERVED))
@@ -166,14 +167,18 @@ def _admit_unreserved(state: LimiterState, now: datetime, policy: LimiterPolicy)
 def _pass_rate(
     state: LimiterState, request: AdmissionRequest, now: datetime, policy: LimiterPolicy
 ) -> tuple[LimiterState, Denied | None]:
-    rate = state.rate(now, policy)
+    rate = state.rate(now)
     if rate is not None:
         due = max(state.next_admission or now, now)
-        earliest = due - timedelta(seconds=max(policy.burst / rate, policy.burst_ms / 1_000))
+        earliest = due - _burst(rate)
         if now < earliest:
             return state, _rate_denial(earliest, rate)
         state = replace(state, next_admission=due + timedelta(seconds=1 / rate))
     return _spend_budget(state, request, now, policy)
+
+
+def _burst(rate: float) -> timedelta:
+    return timedelta(seconds=max(_BURST / rate, _BURST_S))
 
 
 def _spend_budget(
@@ -196,6 +201,7 @@ def _rate_denial(until: datetime, rate: float) -> Denied:
 
 def observe(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:
     """The state after what a request showed."""
+    late = state.closed_at is not None and feedback.began_at <= state.closed_at
     closed_ms = feedback.closed_ms
     match feedback.observation:
         case Observation.THROTTLED:
@@ -203,10 +209,12 @@ def observe(state: LimiterState, feedback: Feedback, now: datetime, policy: Limi
         case Observation.FAILED:
             after = _count_failure(state, feedback, now, policy)
         case Observation.SUCCESS:
-            after = _count_success(_close_circuit(state, feedback), feedback)
+            after = _count_answer(_close_circuit(state, feedback), now, late=late)
         case Observation.NOT_SENT:
             after = _release_probe(state, feedback, policy)
-    return after if closed_ms is None else _pause(after, closed_ms, feedback, now, policy)
+    if closed_ms is None:
+        return after
+    return _pause(after, min(closed_ms, policy.max_pause_ms), feedback, now, policy, late=late)
 
 
 def _close_circuit(state: LimiterState, feedback: Feedback) -> LimiterState:
@@ -226,57 +234,44 @@ def _release_probe(state: LimiterState, feedback: Feedback, policy: LimiterPolic
     return replace(state, probe_until=None) if own else state
 
 
-def _count_success(state: LimiterState, feedback: Feedback) -> LimiterState:
-    # A request sent before the pause shows nothing about the rate since.
-    if state.paced_from is None or (state.closed_at is not None and feedback.began_at <= state.closed_at):
+def _count_answer(state: LimiterState, now: datetime, *, late: bool) -> LimiterState:
+    if state.pace is None or state.closed_until is None:
         return state
-    return replace(state, successes=state.successes + 1)
+    if late:
+        return replace(state, pace=p.late(state.pace, throttled=False))
+    return replace(state, pace=p.answered(state.pace, now, state.closed_until))
 
 
 def _pause(
-    state: LimiterState, closed_ms: int, feedback: Feedback, now: datetime, policy: LimiterPolicy
+    state: LimiterState, closed_ms: int, feedback: Feedback, now: datetime, policy: LimiterPolicy, *, late: bool
 ) -> LimiterState:
-    until, closed_by = now + timedelta(milliseconds=min(closed_ms, policy.max_pause_ms)), feedback.closed_by
+    until, closed_by = now + timedelta(milliseconds=closed_ms), feedback.closed_by
     if state.closed_until is not None and state.closed_until > until:
         until, closed_by = state.closed_until, state.closed_by
-    closed = replace(
+    pace = _paced(state, closed_ms / 1_000, feedback, now, policy, late=late)
+    return replace(
         state,
+        # The requests in flight at the first throttle say more about the same excess.
+        closed_at=state.closed_at if late else now,
         closed_until=until,
         closed_by=closed_by,
-        paced_from=until,
+        pace=pace,
         next_reservation=until,
-        next_admission=until,
-        successes=0,
+        # No burst at the reopening: the first requests come one by one.
+        next_admission=until + _burst(pace.rate),
     )
-    if state.closed_at is not None and (
-        feedback.began_at <= state.closed_at or now - state.closed_at < timedelta(milliseconds=policy.cut_ms)
-    ):
-        # The last pause cut the rate for the same excess already.
-        return closed
-    return replace(closed, closed_at=now, ceiling=_excessive_rate(state, feedback, now, policy))
 
 
-def _excessive_rate(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> float | None:
-    """The rate that was too much; `None`: unknown."""
-    if feedback.quota is not None:
-        return max(policy.min_rate, feedback.quota)
-    rate = state.rate(now, policy)
-    if rate is None:
-        return None
-    if feedback.observation is Observation.FAILED:
-        # An outage says nothing about the rate.
-        return None if state.ceiling is None else max(state.ceiling, rate)
-    return max(policy.min_rate, _lowered_ceiling(state, rate, policy))
-
-
-def _lowered_ceiling(state: LimiterState, rate: float, policy: LimiterPolicy) -> float:
-    if state.ceiling is None:
-        return rate * (1 - exp(-1))  # it doubled within a second: this is what was sent over the last one
-    if rate > state.ceiling:
-        return rate
-    if state.successes > rate * policy.proven_ms / 1_000:
-        return policy.eased * state.ceiling  # the rate held for long: some requests came together by chance
-    return policy.rest_share * rate
+def _paced(
+    state: LimiterState, pause_s: float, feedback: Feedback, now: datetime, policy: LimiterPolicy, *, late: bool
+) -> p.Pace:
+    known = state.remembered(now)
+    if known is None or state.closed_until is None:
+        known = p.begun(policy.initial_rate, now)
+    elif feedback.observation is Observation.THROTTLED:
+        known = p.late(known, throttled=True) if late else p.throttled(known, pause_s, now, state.closed_until)
+    # An outage says nothing about the rate.
+    return known if feedback.quota is None else p.with_quota(known, feedback.quota)
 
 
 def _count_failure(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:

@@ -222,7 +222,7 @@ class _Path:
                 return
             denied = denied or at_limit(in_flight + len(free), self._now, policy)
             assert denied is not None, "without capacity there is a denial"
-            until, rate = denied.until, state.rate(self._now, policy)
+            until, rate = denied.until, state.rate(self._now)
             if denied.by is DenialReason.RATE and rate:
                 until += timedelta(seconds=(ahead - len(free)) / rate)
             self._meet(Blocker(by=denied.by, until=until, denied=denied, ahead=ahead))

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from guestledger.engine.ledger import Ledger
     from guestledger.engine.limits.admission import DenialReason, Denied
     from guestledger.engine.limits.limiter import LimiterState
+    from guestledger.engine.limits.pace import Pace
     from guestledger.engine.limits.policy import LimiterPolicy
     from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
@@ -120,6 +121,7 @@ __all__ = [
     "Metrics",
     "MetricsFilter",
     "NotAllowed",
+    "Pace",
     "Partition",
     "PartitionDetached",
     "PartitionRefused",
@@ -189,6 +191,7 @@ _NAMES = {
     "engine.ledger": "Ledger",
     "engine.limits.admission": "DenialReason Denied",
     "engine.limits.limiter": "LimiterState",
+    "engine.limits.pace": "Pace",
     "engine.limits.policy": "LimiterPolicy",
     "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",

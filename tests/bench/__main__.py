@@ -27,6 +27,7 @@ BENCHMARKS = (
     "tailing",
     "waking",
     "quota",
+    "throttling",
     "outages",
     "recovery",
     "growth",

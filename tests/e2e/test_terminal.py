@@ -61,7 +61,7 @@ async def hostile(runtime_server: str, migrated_template: str) -> AsyncIterator[
     )
     async with postgres.new_database(runtime_server, migrated_template) as url:
         id_ = await logs.write_events(url, (consented, validated, attempted, created, given_up), after=-1)
-        limiter = "INSERT INTO limits (name, closed_at, closed_until, closed_by, successes, failures, breaks) VALUES ($1, $2, $2, 'quota', 0, 3, 0)"
+        limiter = "INSERT INTO limits (name, closed_at, closed_until, closed_by, failures, breaks) VALUES ($1, $2, $2, 'quota', 3, 0)"
         await raw_log.query(url, limiter, HOSTILE, AT)
         await raw_log.query(url, "INSERT INTO consumers (name, position) VALUES ($1, 1)", HOSTILE)
         yield Hostile(environment(url) | TERMINAL, id_)

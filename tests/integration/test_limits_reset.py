@@ -13,8 +13,8 @@ from guestledger.engine.operations.explain import BlockedBy
 from tests.unit.samples import request
 
 CLOSED = """
-    INSERT INTO limits (name, closed_at, closed_until, closed_by, successes, failures, breaks)
-    VALUES ($1, now(), now() + interval '1 h', 'retry_after', 0, 0, 0)"""
+    INSERT INTO limits (name, closed_at, closed_until, closed_by, failures, breaks)
+    VALUES ($1, now(), now() + interval '1 h', 'retry_after', 0, 0)"""
 
 
 async def test_a_reset_limiter_admits_due_steps_again(ledger: Ledger, sql: Any) -> None:

@@ -23,9 +23,7 @@ from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
 
 LONG_REST = SimulatorConfig(token_throttle_times=1, retry_after_s=600)
-OPEN_NOW = (
-    "UPDATE limits SET closed_until = now(), paced_from = now(), next_reservation = now(), next_admission = now()"
-)
+OPEN_NOW = "UPDATE limits SET closed_until = now(), next_reservation = now(), next_admission = now()"
 
 
 def asked_for_tokens(simulator: Simulator) -> list[float]:

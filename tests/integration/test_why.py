@@ -28,7 +28,7 @@ SOON = RetryPolicy(base_ms=100, cap_ms=100)
 DOWN = SimulatorConfig(server_error_share=1.0, fault_times=1_000)
 BUSY = SimulatorConfig(throttle_share=1.0, throttle_times=1_000, retry_after_s=600)
 OPEN_NOW = """
-    UPDATE limits SET closed_until = now(), paced_from = now(), next_reservation = now(), next_admission = now()"""
+    UPDATE limits SET closed_until = now(), next_reservation = now(), next_admission = now()"""
 SECONDARY = (StepName.ENFORCE_DEADLINE, StepName.EXPIRE_TOKEN)
 
 
@@ -216,7 +216,7 @@ async def test_a_closed_limiter_blocks_the_claim_until_it_opens(
 async def test_a_paced_limiter_blocks_all_but_the_first_session_in_order(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger(policy=a_policy(initial_rate=0.001, min_rate=0.001)) as ledger:
+    async with new_ledger(policy=a_policy(initial_rate=0.001)) as ledger:
         sessions = await failing(ledger, simulator, monkeypatch, 3)
         await throttled(ledger, simulator, retry_after_s=0)
 

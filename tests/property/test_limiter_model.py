@@ -5,13 +5,15 @@ from math import ceil, inf
 from typing import NamedTuple
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import SearchStrategy
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
-from guestledger.engine.limits.limiter import LimiterState, admit, observe, reserve
+from guestledger.engine.limits.limiter import _AHEAD_S, _SPARE, LimiterState, admit, observe, reserve
+from guestledger.engine.limits.pace import MAX_RATE, Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
 
@@ -35,17 +37,8 @@ starts = st.sampled_from(
 policies: SearchStrategy[LimiterPolicy] = st.builds(
     LimiterPolicy,
     initial_rate=st.floats(0.01, 10_000),
-    min_rate=st.floats(0.01, 10),
     max_pause_ms=st.integers(1, 10**9),
     min_closed_ms=st.integers(0, 2_000),
-    cut_ms=st.integers(0, 2_000),
-    decrease=st.floats(0.1, 1),
-    increase=st.floats(0.001, 1),
-    rest_share=st.floats(0.1, 1),
-    rest_ms=st.integers(0, 100_000),
-    ahead_ms=st.integers(0, 500),
-    burst=st.integers(0, 5),
-    forgotten_ms=st.integers(1, 10**9),
     failures_in_a_row=st.integers(1, 4),
     break_ms=st.integers(501, 2_000),
     max_break_ms=st.integers(2_000, 60_000),
@@ -78,20 +71,20 @@ class LimiterModel(RuleBasedStateMachine):
     @rule(span=spans)
     def time_passes(self, span: float) -> None:
         self.now += seconds(span)
-        used_until = self.now - seconds(self.policy.ahead_ms / 1_000)
+        used_until = self.now - seconds(_AHEAD_S)
         self.reservations = [one for one in self.reservations if one.made_at >= used_until]
 
     @rule(limit=st.integers(0, 20))
     def a_worker_claims(self, limit: int) -> None:
-        probes, rate = self.limiter.broken_at is not None, self.limiter.rate(self.now, self.policy)
-        self.limiter, times, denied = reserve(self.limiter, limit, self.now, self.policy)
+        probes, rate = self.limiter.broken_at is not None, self.limiter.rate(self.now)
+        self.limiter, times, denied = reserve(self.limiter, limit, self.now)
         assert len(times) <= limit
         assert times == sorted(times)
         if len(times) < limit:
             assert denied is not None
             assert denied.until >= self.now
         for time in times:
-            assert self.now <= time <= self.now + seconds(self.policy.ahead_ms / 1_000) + GRAIN
+            assert self.now <= time <= self.now + seconds(_AHEAD_S) + GRAIN
             if probes:
                 self.check_probe_reservation()
             assert self.now >= self.closed_until
@@ -101,7 +94,7 @@ class LimiterModel(RuleBasedStateMachine):
     @rule(retry=st.booleans())
     def a_request_asks(self, retry: bool) -> None:
         before, probes = self.limiter, self.limiter.broken_at is not None
-        rate = before.rate(self.now, self.policy)
+        rate = before.rate(self.now)
         self.limiter, denied = admit(self.limiter, a_request(retry=retry), self.now, self.policy)
         if denied is not None:
             assert denied.until >= self.now
@@ -165,7 +158,7 @@ class LimiterModel(RuleBasedStateMachine):
 
     def check_rate(self, time: datetime, rate: float | None) -> None:
         if rate is not None and self.last_time is not None:
-            assert time - self.last_time >= seconds(1 / (rate * (1 + self.policy.spare_reservations))) - GRAIN
+            assert time - self.last_time >= seconds(1 / (rate * (1 + _SPARE))) - GRAIN
         self.last_time = time if rate is not None else None
 
     @invariant()
@@ -177,9 +170,19 @@ class LimiterModel(RuleBasedStateMachine):
 
     @invariant()
     def its_numbers_can_be_stored(self) -> None:
-        rate = self.limiter.rate(self.now, self.policy)
+        rate = self.limiter.rate(self.now)
         assert rate is None or rate > 0
-        assert self.limiter.ceiling is None or self.policy.min_rate <= self.limiter.ceiling < inf
+        if (pace := self.limiter.pace) is not None:
+            assert pace.floor <= pace.rate <= max(MAX_RATE, self.policy.initial_rate)
+            numbers = (
+                pace.pause_s,
+                pace.hold,
+                pace.expected,
+                pace.throttles,
+                *(n for point in pace.curve for n in msgspec.structs.astuple(point)),
+            )
+            assert all(0 <= number < inf for number in numbers)
+            assert msgspec.json.decode(msgspec.json.encode(pace), type=Pace) == pace
         assert 0 <= self.limiter.retries_left(self.now, self.policy) <= self.policy.retry_budget
 
     def teardown(self) -> None:
@@ -200,22 +203,21 @@ TestLimiterModel = LimiterModel.TestCase
 
 @given(
     rate=st.floats(0.1, 500),
-    ahead_ms=st.integers(0, 1_000),
     moves=st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 50), st.booleans()), min_size=5, max_size=40),
 )
-def test_a_constant_rate_is_not_exceeded_in_any_second(
-    rate: float, ahead_ms: int, moves: list[tuple[float, int, bool]]
-) -> None:
-    policy = LimiterPolicy(decrease=1.0, rest_share=1.0, ahead_ms=ahead_ms, spare_reservations=0.0)
+def test_a_constant_rate_is_not_exceeded_in_any_second(rate: float, moves: list[tuple[float, int, bool]]) -> None:
+    policy = LimiterPolicy()
     now = datetime(2024, 5, 20, tzinfo=UTC)
-    limiter, admitted = LimiterState(ceiling=rate, paced_from=now), []
+    limiter = LimiterState(closed_until=now, pace=Pace(rate=rate, floor=0.01, learned_at=now))
+    admitted: list[datetime] = []
     for span, limit, claims in moves:
         now += seconds(span)
         if claims:
-            limiter, times, _ = reserve(limiter, limit, now, policy)
+            limiter, times, _ = reserve(limiter, limit, now)
             admitted += times
         else:
             limiter, denied = admit(limiter, a_request(retry=False), now, policy)
             admitted += [] if denied else [now]
     for first in admitted:
-        assert sum(first <= time < first + seconds(1) - GRAIN for time in admitted) <= ceil(rate) + 1
+        reserved = ceil(rate * (1 + _SPARE)) + 1
+        assert sum(first <= time < first + seconds(1) - GRAIN for time in admitted) <= reserved

@@ -13,7 +13,8 @@ from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.evolve import fold
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
-from guestledger.engine.limits.limiter import LimiterState
+from guestledger.engine.limits.limiter import _AHEAD_S, LimiterState
+from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 from guestledger.engine.operations.explain import BlockedBy, StepExplanation
@@ -21,7 +22,7 @@ from tests.unit import waiting
 from tests.unit.samples import FAILED, IN_DOUBT, LIMITER, OPEN, SESSION, THROTTLED, VALIDATED, at
 
 MS = timedelta(milliseconds=1)
-AHEAD = timedelta(milliseconds=LimiterPolicy().ahead_ms + 1)
+AHEAD = timedelta(seconds=_AHEAD_S, milliseconds=1)
 """A request may be reserved up to `ahead_ms` before its time."""
 
 # All before the deadline, so that nothing is overdue.
@@ -37,7 +38,8 @@ def limiters(draw: st.DrawFn) -> LimiterState:
     if draw(st.booleans()):
         opens = draw(moments)
         first = draw(st.sampled_from([None, opens]))
-        state = replace(state, paced_from=opens, ceiling=draw(st.none() | rates), next_reservation=first)
+        pace = Pace(rate=draw(rates), floor=0.01, learned_at=opens)
+        state = replace(state, closed_until=opens, pace=pace, next_reservation=first)
     if draw(st.booleans()):
         state = replace(state, broken_at=at(0), broken_until=draw(moments), probe_until=draw(maybe))
     if draw(st.booleans()):

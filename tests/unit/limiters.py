@@ -8,12 +8,13 @@ from msgspec.structs import replace
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.limiter import LimiterState, admit, observe, reserve
+from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 from tests.unit.samples import at
 
 NAME = "api.example.com sessions"
-POLICY = LimiterPolicy(spare_reservations=0)
+POLICY = LimiterPolicy()
 CLEAN = LimiterState()
 FIRST = AdmissionRequest(limiter=NAME, retry=False, reserved=False)
 RETRY = replace(FIRST, retry=True)
@@ -71,11 +72,11 @@ class Limiter:
         return denied
 
     def reserve(self, now: float, wanted: int = 1_000) -> list[datetime]:
-        self.state, taken, _ = reserve(self.state, wanted, at(now), self.policy)
+        self.state, taken, _ = reserve(self.state, wanted, at(now))
         return taken
 
     def rate(self, now: float) -> float | None:
-        return self.state.rate(at(now), self.policy)
+        return self.state.rate(at(now))
 
     def broken(self, now: float = 0) -> "Limiter":
         return self.failed(now, self.policy.failures_in_a_row)
@@ -85,6 +86,11 @@ def new(limiter: LimiterState = CLEAN, **policy: Any) -> Limiter:
     return Limiter(limiter, replace(POLICY, **policy))
 
 
-def known(ceiling: float, **policy: Any) -> Limiter:
-    """A limiter that reopened at 0 s and knows that `ceiling` was too much."""
-    return new(replace(CLEAN, ceiling=ceiling, paced_from=at(0)), **policy)
+def known(rate: float, **policy: Any) -> Limiter:
+    """A limiter that reopened at 0 s with this rate."""
+    return new(paced(rate), **policy)
+
+
+def paced(rate: float, since: float = 0) -> LimiterState:
+    """The state of a limiter that reopened at `since` with this rate."""
+    return replace(CLEAN, closed_until=at(since), pace=Pace(rate=rate, floor=0.1, learned_at=at(since)))

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.limiter import reserve
-from tests.unit.limiters import CLEAN, FIRST, POLICY, RESERVED, RETRY, new
+from tests.unit.limiters import CLEAN, FIRST, RESERVED, RETRY, new
 from tests.unit.samples import at
 
 
@@ -77,7 +77,7 @@ def test_only_the_first_of_two_reservations_for_one_probe_is_admitted() -> None:
 
 
 def test_a_single_probe_reservation_reports_no_denial() -> None:
-    _, taken, denied = reserve(new().broken().state, 1, at(1), POLICY)
+    _, taken, denied = reserve(new().broken().state, 1, at(1))
     assert (taken, denied) == ([at(1)], None)
 
 

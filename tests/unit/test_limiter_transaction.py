@@ -9,7 +9,7 @@ from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.feedback import Observation
 from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.policy import LimiterPolicy
-from tests.unit.limiters import CLEAN, FIRST, NAME, RESERVED, RETRY, new, seen
+from tests.unit.limiters import FIRST, NAME, RESERVED, RETRY, new, paced, seen
 from tests.unit.samples import at
 
 
@@ -41,9 +41,7 @@ def test_reservations_never_exceed_the_call_limit() -> None:
 
 
 def test_a_denial_by_the_call_limit_leaves_the_limiter_unchanged() -> None:
-    limiters = transaction(
-        replace(CLEAN, ceiling=10, paced_from=at(0), retry_budget=5.0, retry_budget_at=at(0)), in_flight=1, calls=1
-    )
+    limiters = transaction(replace(paced(10), retry_budget=5.0, retry_budget_at=at(0)), in_flight=1, calls=1)
     assert limiters.admit(RETRY) is not None
     assert limiters.kept() == {}
 

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from guestledger.engine.limits.admission import DenialReason
-from tests.unit.limiters import CLEAN, RETRY, new
+from tests.unit.limiters import CLEAN, RETRY, new, paced
 from tests.unit.samples import at
 
 
@@ -29,8 +29,8 @@ def test_the_retry_budget_never_exceeds_its_maximum() -> None:
 
 
 def test_a_retry_denied_by_the_budget_uses_no_paced_admission() -> None:
-    paced = replace(CLEAN, ceiling=10, paced_from=at(0), retry_budget=0.0, retry_budget_at=at(0))
-    limiter = new(paced, retries_per_second=0.001)
+    slow = replace(paced(10), retry_budget=0.0, retry_budget_at=at(0))
+    limiter = new(slow, retries_per_second=0.001)
     limiter.denied_by(DenialReason.RETRY_BUDGET, 0, RETRY)
     limiter.admitted(0)
 

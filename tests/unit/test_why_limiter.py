@@ -5,6 +5,7 @@ from msgspec.structs import replace
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.limiter import admit
+from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 from guestledger.engine.operations.explain import BlockedBy
@@ -22,7 +23,7 @@ from tests.unit.samples import (
     was_deferred,
     was_synced,
 )
-from tests.unit.waiting import BROKEN, CLOSED, PACED, RECEIVER, SLOW, SPENT, blocked, main, waits
+from tests.unit.waiting import BROKEN, CLOSED, PACED, RECEIVER, SPENT, blocked, main, waits
 
 
 def test_a_closed_limiter_blocks_a_session_until_it_opens() -> None:
@@ -64,11 +65,10 @@ def test_an_open_breaker_blocks_until_a_probe_is_allowed_or_has_lapsed() -> None
 
 
 def test_a_paced_limiter_blocks_by_the_number_of_sessions_due_before() -> None:
-    policy = Policy(limiter=SLOW)
-    assert blocked(waits(VALIDATED, at(3), policy=policy, states={LIMITER: PACED})) == [(DenialReason.RATE, at(20))]
-    rate = PACED.rate(at(3), SLOW)
+    assert blocked(waits(VALIDATED, at(3), states={LIMITER: PACED})) == [(DenialReason.RATE, at(20))]
+    rate = PACED.rate(at(3))
     assert rate is not None
-    queued = main(waits(VALIDATED, at(3), policy=policy, states={LIMITER: PACED}, ahead=8))
+    queued = main(waits(VALIDATED, at(3), states={LIMITER: PACED}, ahead=8))
     assert queued.moves_at is not None
     assert abs((queued.moves_at - at(20 + 8 / rate)).total_seconds()) < 0.001
     assert queued.blockers[0].ahead == 8
@@ -76,7 +76,7 @@ def test_a_paced_limiter_blocks_by_the_number_of_sessions_due_before() -> None:
 
 def test_sessions_due_before_do_not_block_if_capacity_is_sufficient() -> None:
     assert blocked(waits(VALIDATED, at(3), ahead=10_000)) == []
-    fast = replace(PACED, next_reservation=None, ceiling=1_000.0, paced_from=at(-10))
+    fast = replace(PACED, next_reservation=None, pace=Pace(rate=1_000.0, floor=0.1, learned_at=at(1)))
     assert blocked(waits(VALIDATED, at(3), states={LIMITER: fast}, ahead=5)) == []
 
 

@@ -10,7 +10,7 @@ from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.evolve import fold
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.limiter import LimiterState
-from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.retry import WaitBasis
 from guestledger.engine.operations.explain import Explanation, StepExplanation, explain
 from guestledger.engine.ports.due_steps import DueRow, WorkStatus
@@ -36,11 +36,14 @@ CLOSED = LimiterState(
     closed_at=at(0),
     closed_until=at(60),
     closed_by=WaitBasis.RETRY_AFTER,
-    paced_from=at(60),
     next_reservation=at(60),
 )
-SLOW = LimiterPolicy(initial_rate=0.1, unlimited_rate=1e9)
-PACED = LimiterState(closed_at=at(0), closed_until=at(1), paced_from=at(1), ceiling=1.0, next_reservation=at(20))
+PACED = LimiterState(
+    closed_at=at(0),
+    closed_until=at(1),
+    pace=Pace(rate=1.0, floor=0.1, learned_at=at(1)),
+    next_reservation=at(20),
+)
 BROKEN = LimiterState(failures=10, breaks=1, broken_at=at(0), broken_until=at(30))
 SPENT = LimiterState(failures=3, retry_budget=0.0, retry_budget_at=at(10))
 

@@ -17,6 +17,7 @@ from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Deni
 from guestledger.engine.limits.capacity import at_limit, capacity
 from guestledger.engine.limits.feedback import Feedback
 from guestledger.engine.limits.limiter import LimiterState, admit, observe, reserve
+from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 
 COUNTED = sorted({*PROVIDER_STEPS, StepName.SETTLE_ATTEMPT})
@@ -62,7 +63,7 @@ class LimiterTransaction:
 
     def reserve(self, name: str, number: int) -> list[datetime]:
         """Reserve `number` of these requests."""
-        self._states[name], times, _ = reserve(self._state(name), number, self.now, self._policy)
+        self._states[name], times, _ = reserve(self._state(name), number, self.now)
         self._in_flight += len(times)
         return times
 
@@ -91,13 +92,17 @@ class PostgresRateLimiter:
         self._changed = changed
         self.policy = policy
         s, columns = quoted(schema), ", ".join(_FIELDS)
-        self._read_all = f"SELECT name, {columns} FROM {s}.limits ORDER BY name"
-        self._lock = f"SELECT name, {columns} FROM {s}.limits WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE"
+        # As text: a host's connections may have codecs of their own for json.
+        read = columns.replace("pace", "pace::text AS pace")
+        self._read_all = f"SELECT name, {read} FROM {s}.limits ORDER BY name"
+        self._lock = f"SELECT name, {read} FROM {s}.limits WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE"
         self._lock_head = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
         self._in_flight = f"""
             SELECT count(*) FROM {s}.due_steps
              WHERE step = ANY($1::text[]) AND owner IS NOT NULL AND lease_until > now() AND stream_id <> ALL($2::uuid[])"""
-        values = ", ".join(f"${number}" for number in range(2, len(_FIELDS) + 2))
+        values = ", ".join(
+            f"${number}::text::json" if field == "pace" else f"${number}" for number, field in enumerate(_FIELDS, 2)
+        )
         renewed = ", ".join(f"{field} = excluded.{field}" for field in _FIELDS)
         self._write = f"""
             INSERT INTO {s}.limits (name, {columns}) VALUES ($1, {values}) ON CONFLICT (name) DO UPDATE SET {renewed}"""
@@ -165,7 +170,7 @@ class PostgresRateLimiter:
     async def write(self, driver: Driver, limiters: LimiterTransaction) -> None:
         """Write what has changed."""
         for name, state in limiters.kept().items():
-            await driver.execute(self._write, name, *msgspec.structs.astuple(state))
+            await driver.execute(self._write, name, *map(_stored, msgspec.structs.astuple(state)))
             self._changed(name, state, limiters.now)
         if dropped := limiters.dropped():
             await driver.execute(self._drop, dropped)
@@ -173,5 +178,10 @@ class PostgresRateLimiter:
                 self._changed(name, LimiterState(), limiters.now)
 
 
+def _stored(value: Any) -> Any:
+    return msgspec.json.encode(value).decode() if isinstance(value, Pace) else value
+
+
 def _state(row: Any) -> tuple[str, LimiterState]:
-    return row["name"], msgspec.convert({field: row[field] for field in _FIELDS}, LimiterState)
+    pace = row["pace"] and msgspec.json.decode(row["pace"], type=Pace)
+    return row["name"], msgspec.convert({field: row[field] for field in _FIELDS} | {"pace": pace}, LimiterState)

@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 from math import ceil, pi, sin
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from guestledger.engine.limits.admission import AdmissionRequest
-from guestledger.engine.limits.feedback import Observation, feedback
-from guestledger.engine.limits.limiter import LimiterState, admit, observe
+from guestledger.engine.limits.feedback import Observation, ThrottleScope, feedback
+from guestledger.engine.limits.limiter import admit, observe
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import DEFAULT_RETRY_AFTER_MS, RetryAfter, WaitBasis
+from guestledger.engine.limits.state import LimiterState
 
 SLOTS = 64
 """The requests in flight at once."""
@@ -194,7 +197,9 @@ class Seen(NamedTuple):
     early: bool
 
 
-def simulate(server: Server, seed: int, span_s: float = SPAN_S) -> list[Seen]:
+def simulate(
+    server: Server, seed: int, span_s: float = SPAN_S, scope: ThrottleScope = ThrottleScope.QUOTA
+) -> list[Seen]:
     """Send as many requests as the limiter admits, for so many seconds."""
     chance = random.Random(seed)
     limiter, policy = LimiterState(), LimiterPolicy()
@@ -204,7 +209,7 @@ def simulate(server: Server, seed: int, span_s: float = SPAN_S) -> list[Seen]:
     while now < span_s:
         while answers and answers[0][0] <= now:
             answered_at, _, sent_at, asked_s = heapq.heappop(answers)
-            limiter = _observed(limiter, sent_at, answered_at, asked_s, policy)
+            limiter = _observed(limiter, sent_at, answered_at, asked_s, policy, scope)
             if asked_s is not None:
                 closed_until = max(closed_until, answered_at + asked_s)
         next_answer = answers[0][0] if answers else span_s
@@ -223,13 +228,19 @@ def simulate(server: Server, seed: int, span_s: float = SPAN_S) -> list[Seen]:
 
 
 def _observed(
-    limiter: LimiterState, sent_at: float, now: float, asked_s: float | None, policy: LimiterPolicy
+    limiter: LimiterState,
+    sent_at: float,
+    now: float,
+    asked_s: float | None,
+    policy: LimiterPolicy,
+    scope: ThrottleScope,
 ) -> LimiterState:
     observation = Observation.SUCCESS if asked_s is None else Observation.THROTTLED
     asked = None
     if asked_s is not None:
         asked = RetryAfter(given=None, ms=round(asked_s * 1_000), basis=WaitBasis.RETRY_AFTER)
-    return observe(limiter, feedback("api", observation, _time(sent_at), asked=asked), _time(now), policy)
+    seen = replace(feedback("api", observation, _time(sent_at), asked=asked), scope=scope)
+    return observe(limiter, seen, _time(now), policy)
 
 
 def _time(seconds: float) -> datetime:

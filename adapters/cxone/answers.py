@@ -30,6 +30,7 @@ from guestledger.adapters.http.unix_time import unix_time
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import Channel, Created, Failed, FailureKind, Throttled
 from guestledger.engine.domain.personal import Secret
+from guestledger.engine.limits.feedback import ThrottleScope
 from guestledger.engine.limits.quota import ExhaustedQuota
 
 PROTOCOL = "web_chat"
@@ -47,17 +48,22 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
     """The kind of a lost answer."""
     fault: FailureKind
     """The kind of a 5xx."""
+    throttles: ThrottleScope
+    """What a 429 speaks of."""
 
 
 def creation_purpose(profile: Profile) -> Purpose:
     """Session creation."""
     fault = FailureKind.IN_DOUBT if profile.server_error_in_doubt else FailureKind.UNAVAILABLE
-    return Purpose(scope=profile.session_scope, lost=FailureKind.IN_DOUBT, fault=fault)
+    return Purpose(
+        scope=profile.session_scope, lost=FailureKind.IN_DOUBT, fault=fault, throttles=profile.throttle_scope
+    )
 
 
 def lookup_purpose(profile: Profile) -> Purpose:
     """Channel look-up."""
-    return Purpose(scope=profile.channel_scope, lost=FailureKind.UNAVAILABLE, fault=FailureKind.UNAVAILABLE)
+    unavailable = FailureKind.UNAVAILABLE
+    return Purpose(scope=profile.channel_scope, lost=unavailable, fault=unavailable, throttles=profile.throttle_scope)
 
 
 class Reader:
@@ -151,7 +157,7 @@ def failure(answer: Answer, purpose: Purpose, message: str) -> Throttled | Faile
     """What a status other than 2xx means (contract, "Answers that are not success")."""
     status, asked = answer.status, answer.asked
     if status == 429:
-        return Throttled(status=status, retry_after=asked, exhausted=answer.exhausted)
+        return Throttled(status=status, retry_after=asked, exhausted=answer.exhausted, scope=purpose.throttles)
     kind = kind_of_status(status, lost=purpose.lost, fault=purpose.fault)
     detail = message
     if status == 403:

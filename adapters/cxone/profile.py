@@ -5,6 +5,7 @@
 import msgspec
 
 from guestledger.adapters.http.token_source import TokenFields, TokenOptions
+from guestledger.engine.limits.feedback import ThrottleScope
 from guestledger.engine.limits.retry import InDoubt
 
 
@@ -43,6 +44,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     idempotency_header: str = "Idempotency-Key"
     retry_after_header: str = "Retry-After"
+    throttle_scope: ThrottleScope = ThrottleScope.QUOTA
+    """What a 429 of the API speaks of: `quota` (all wait), `request` (only that session), or `auto`."""
 
     token_fields: TokenFields = TokenFields()
     channel_fields: ChannelFields = ChannelFields()

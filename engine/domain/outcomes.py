@@ -7,7 +7,7 @@ import msgspec
 
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.personal import Guarded, Personal
-from guestledger.engine.limits.feedback import Feedback, Observation, feedback
+from guestledger.engine.limits.feedback import Feedback, Observation, ThrottleScope, feedback
 from guestledger.engine.limits.quota import ExhaustedQuota
 from guestledger.engine.limits.retry import RetryAfter
 
@@ -36,6 +36,7 @@ class Throttled(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None
     retry_after: RetryAfter
     exhausted: ExhaustedQuota | None = None
+    scope: ThrottleScope = ThrottleScope.QUOTA
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +124,9 @@ CreationOutcome = Created | Throttled | Failed
 def feedback_of(limiter: str, outcome: LookupOutcome | CreationOutcome, began_at: datetime) -> Feedback:
     """What an outcome shows about the API. `began_at`: when the request was admitted, by the database's clock."""
     match outcome:
+        case Throttled(scope=ThrottleScope.REQUEST):
+            # Only a quota that is used up concerns others.
+            return feedback(limiter, Observation.SUCCESS, began_at, exhausted=outcome.exhausted)
         case Throttled():
             observation = Observation.THROTTLED
         case Failed():
@@ -130,7 +134,8 @@ def feedback_of(limiter: str, outcome: LookupOutcome | CreationOutcome, began_at
         case _:
             observation = Observation.SUCCESS
     asked = outcome.retry_after if isinstance(outcome, Throttled | Failed) else None
-    return feedback(limiter, observation, began_at, asked=asked, exhausted=outcome.exhausted)
+    seen = feedback(limiter, observation, began_at, asked=asked, exhausted=outcome.exhausted)
+    return msgspec.structs.replace(seen, scope=outcome.scope) if isinstance(outcome, Throttled) else seen
 
 
 def feedback_of_delivery(limiter: str, outcome: Delivery, began_at: datetime, max_wait_ms: int) -> Feedback | None:

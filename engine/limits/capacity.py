@@ -3,8 +3,9 @@
 from datetime import datetime, timedelta
 
 from guestledger.engine.limits.admission import DenialReason, Denied
-from guestledger.engine.limits.limiter import LimiterState, reserve
+from guestledger.engine.limits.limiter import reserve
 from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.limits.state import LimiterState
 
 # When to ask again while too many calls are in flight.
 _CONCURRENCY_PAUSE = timedelta(seconds=1)

@@ -20,6 +20,18 @@ class Observation(StrEnum):
     """Admitted, then not sent."""
 
 
+class ThrottleScope(StrEnum):
+    """What a 429 of an API speaks of."""
+
+    QUOTA = "quota"
+    """All requests: nobody sends before its time has passed."""
+    REQUEST = "request"
+    """This session alone, as at an API that throttles by key. The others go on."""
+    AUTO = "auto"
+    """All, until the evidence says that 429s do not depend on the rate; then this session alone, until the first sign of the
+    contrary."""
+
+
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     """What a request to the API behind `limiter` showed."""
 
@@ -32,6 +44,8 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     closed_by: WaitBasis | None = None
     quota: float | None = None
     """Requests per second, as the server states it."""
+    scope: ThrottleScope = ThrottleScope.QUOTA
+    """For `THROTTLED`."""
 
 
 def not_sent(limiter: str, began_at: datetime) -> Feedback:

@@ -10,102 +10,23 @@ Four things deny a request:
 from datetime import datetime, timedelta
 from math import floor
 
-import msgspec
 from msgspec.structs import replace
 
 from guestledger.engine.limits import pace as p
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
-from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.limits.feedback import Feedback, Observation, ThrottleScope
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.limits.retry import WaitBasis
+from guestledger.engine.limits.retry import QUOTA_BASES
+from guestledger.engine.limits.state import LimiterState
 
 # How long a claim reserves the probe, and the wait after a lost one.
 _PROBE_RESERVED = timedelta(seconds=1)
-# The rate is forgotten this long after the last pause.
-_FORGOTTEN = timedelta(minutes=15)
-# After a pause this long, the rate rises from half of it for so long: many requests are waiting.
-_LONG_PAUSE, _RAMP = timedelta(seconds=10), timedelta(seconds=3)
 # How far ahead a worker reserves.
 _AHEAD_S = 0.1
 # The share of reservations beyond the rate: some are not used in time.
 _SPARE = 0.15
 # So many requests may pass together, or as many as the rate gives in this time: attempts are recorded in batches.
 _BURST, _BURST_S = 2, 0.04
-
-
-class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one limiter. The default restricts nothing and has no row. Times are UTC."""
-
-    closed_at: datetime | None = None
-    closed_until: datetime | None = None
-    closed_by: WaitBasis | None = None
-    pace: p.Pace | None = None
-    """The rate, and what is known about it; `None`: unlimited."""
-    next_reservation: datetime | None = None
-    next_admission: datetime | None = None
-    """When the next request would pass at an even rate (GCRA, ITU-T I.371)."""
-
-    failures: int = 0
-    breaks: int = 0
-    broken_at: datetime | None = None
-    broken_until: datetime | None = None
-    """When a probe may be sent; `None` while one is in flight."""
-    probe_until: datetime | None = None
-    """How long the probe is waited for, or reserved before it is sent."""
-
-    retry_budget: float | None = None
-    """What was left of the budget at `retry_budget_at`; `None`: all of it."""
-    retry_budget_at: datetime | None = None
-
-    def rate(self, now: datetime) -> float | None:
-        """The admitted rate now; `None`: unlimited."""
-        pace = self.remembered(now)
-        return pace.rate * self._ramp(now) if pace is not None and pace.rate < p.MAX_RATE else None
-
-    def _ramp(self, now: datetime) -> float:
-        if self.closed_at is None or self.closed_until is None or self.closed_until - self.closed_at < _LONG_PAUSE:
-            return 1.0
-        return min(1.0, 0.5 + 0.5 * max(0.0, (now - self.closed_until) / _RAMP))
-
-    def remembered(self, now: datetime) -> p.Pace | None:
-        """What is known about the rate; `None`: nothing, or it is too long ago."""
-        if self.closed_until is None or now - self.closed_until > _FORGOTTEN:
-            return None
-        return self.pace
-
-    def retries_left(self, now: datetime, policy: LimiterPolicy) -> float:
-        """What is left of the retry budget now."""
-        if self.retry_budget is None or self.retry_budget_at is None:
-            return policy.retry_budget
-        regained = policy.retries_per_second * max(0.0, (now - self.retry_budget_at).total_seconds())
-        return min(policy.retry_budget, self.retry_budget + regained)
-
-    def denial(self, now: datetime) -> Denied | None:
-        """Why every request is denied now: a pause or an open circuit."""
-        if self.closed_until is not None and now < self.closed_until:
-            return Denied(by=DenialReason.CLOSED, until=self.closed_until, closed_by=self.closed_by)
-        if self.broken_until is not None and now < self.broken_until:
-            return Denied(by=DenialReason.CIRCUIT_OPEN, until=self.broken_until, failures=self.failures)
-        if self.probe_until is not None and now < self.probe_until:
-            return Denied(by=DenialReason.CIRCUIT_OPEN, until=self.probe_until, failures=self.failures, probing=True)
-        return None
-
-    def outage(self, now: datetime) -> Denied | None:
-        """As `denial`, but an open circuit counts also while a probe may be sent."""
-        denied = self.denial(now)
-        if denied is None and self.broken_at is not None:
-            return Denied(by=DenialReason.CIRCUIT_OPEN, until=now, failures=self.failures)
-        return denied
-
-    def is_clean(self, now: datetime, policy: LimiterPolicy) -> bool:
-        """Whether it restricts nothing, so that its row can be deleted."""
-        return (
-            self.denial(now) is None
-            and self.broken_at is None
-            and not self.failures
-            and self.remembered(now) is None
-            and self.retries_left(now, policy) >= policy.retry_budget
-        )
 
 
 def reserve(state: LimiterState, wanted: int, now: datetime) -> tuple[LimiterState, list[datetime], Denied | None]:
@@ -204,6 +125,8 @@ def observe(state: LimiterState, feedback: Feedback, now: datetime, policy: Limi
     late = state.closed_at is not None and feedback.began_at <= state.closed_at
     closed_ms = feedback.closed_ms
     match feedback.observation:
+        case Observation.THROTTLED if _comes_by_chance(state, feedback, now):
+            return _throttled_alone(state, feedback, now, policy, late=late)
         case Observation.THROTTLED:
             after, closed_ms = _close_circuit(state, feedback), max(closed_ms or 0, policy.min_closed_ms)
         case Observation.FAILED:
@@ -240,6 +163,33 @@ def _count_answer(state: LimiterState, now: datetime, *, late: bool) -> LimiterS
     if late:
         return replace(state, pace=p.late(state.pace, throttled=False))
     return replace(state, pace=p.answered(state.pace, now, state.closed_until))
+
+
+def _comes_by_chance(state: LimiterState, feedback: Feedback, now: datetime) -> bool:
+    pace = state.remembered(now)
+    return _is_auto(feedback) and pace is not None and pace.by_chance
+
+
+def _is_auto(feedback: Feedback) -> bool:
+    # A used-up quota speaks of all, whatever the scope.
+    return feedback.scope is ThrottleScope.AUTO and feedback.closed_by not in QUOTA_BASES
+
+
+def _throttled_alone(
+    state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy, *, late: bool
+) -> LimiterState:
+    """A 429 that stops only its own session."""
+    assert state.pace is not None
+    assert state.closed_until is not None
+    after = _close_circuit(state, feedback)
+    if late:
+        return replace(after, pace=p.late(state.pace, throttled=True))
+    after = replace(after, pace=p.throttled_alone(state.pace, now, state.closed_until))
+    if after.pace is not None and after.pace.by_chance:
+        return after
+    # The first sign of the contrary.
+    closed_ms = min(max(feedback.closed_ms or 0, policy.min_closed_ms), policy.max_pause_ms)
+    return _pause(after, closed_ms, feedback, now, policy, late=False)
 
 
 def _pause(

@@ -40,6 +40,10 @@ _CUT = 0.36
 _SURPRISING, _EXPECTED, _KEPT = 1.7, 0.15, 0.02
 # Surprise needs so many answers to be surprised by.
 _EXPERIENCED = 100.0
+# Throttles that cost less than this share of the time need no name.
+_LOST_BY_CHANCE = 0.1
+# Throttles come by chance if so many of them show no limit, and if they are no larger share than this.
+_SHOWING_CHANCE, _NO_GAIN, _MOST_BY_CHANCE = 8.0, 1.0, 0.25
 # A point with less than this many throttles counts as unthrottled.
 _SEEN = 0.05
 _BLAMED = 0.3
@@ -64,6 +68,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How long a throttle stops all, on average."""
     throttled_at: float | None = None
     """The rate at the last throttle."""
+    by_chance: bool = False
+    """Whether the throttles were seen not to depend on the rate."""
     answers: int = 0
     """Answers that are not in the curve yet."""
     hold: float = 0.0
@@ -119,12 +125,31 @@ def late(pace: Pace, *, throttled: bool) -> Pace:
     return replace(pace, curve=c.added(pace.curve, pace.throttled_at, 1, throttled))
 
 
+def throttled_alone(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
+    """The pace after a throttle that stops only its own request, as throttles come by chance.
+
+    `by_chance` is false afterwards if more came than chance explains.
+    """
+    used = _used_rate(pace, now, opened_at)
+    share = c.best(c.explanations(pace.curve)).share(used)
+    throttles, expected = 0.5 * pace.throttles + 1, pace.expected + (pace.answers + 1) * share
+    learned = _learned(pace, now, used, 1)
+    bearable = c.best(c.explanations(learned.curve)).share(used) <= _MOST_BY_CHANCE
+    pace = replace(
+        learned,
+        throttles=throttles,
+        expected=0.5 * expected,
+        by_chance=bearable and (throttles < _SURPRISING or expected >= _EXPECTED),
+    )
+    return replace(pace, rate=MAX_RATE) if pace.by_chance else pace
+
+
 def throttled(pace: Pace, pause_s: float, now: datetime, opened_at: datetime) -> Pace:
     """The pace after a throttle that stops all for `pause_s`."""
     pace = replace(pace, pause_s=pause_s if not pace.curve else pace.pause_s + 0.3 * (pause_s - pace.pause_s))
     used = _used_rate(pace, now, opened_at)
     pace = _forgetful(pace, used)
-    learned = replace(_learned(pace, now, used, 1), throttled_at=used, climb=0)
+    learned = replace(_learned(pace, now, used, 1), throttled_at=used, climb=0, by_chance=False)
     return _chosen(learned)
 
 
@@ -159,6 +184,13 @@ def _shows_limit(found: Sequence[c.Explanation]) -> bool:
     return c.best(found).likelihood - found[0].likelihood > _SIGNIFICANT
 
 
+def _shows_chance(pace: Pace) -> bool:
+    found = c.explanations(pace.curve)
+    gain = c.best(found).likelihood - found[0].likelihood
+    enough = sum(point.throttled for point in pace.curve) >= _SHOWING_CHANCE
+    return enough and gain < _NO_GAIN and found[0].chance <= _MOST_BY_CHANCE
+
+
 def _target(pace: Pace) -> tuple[float, float, bool]:
     """The rate to go at, the share that is throttled there, and whether there is a limit."""
     found = c.explanations(pace.curve)
@@ -189,6 +221,7 @@ def _chosen(pace: Pace) -> Pace:
         # The more is lost to pauses anyway, the less a higher rate costs.
         lost = 1 - good / rate
         rate *= 1 + lost if lost > _CAREFUL else 1
+        pace = replace(pace, by_chance=lost > _LOST_BY_CHANCE and _shows_chance(pace))
     return replace(pace, rate=_bounded(pace, max(rate, least)), hold=0.0)
 
 

@@ -59,6 +59,10 @@ class WaitBasis(StrEnum):
     NONE = "none"
 
 
+QUOTA_BASES = (WaitBasis.QUOTA, WaitBasis.QUOTA_EPOCH, WaitBasis.QUOTA_CAPPED)
+"""For a used-up quota."""
+
+
 class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):
     """A `Retry-After` header: its text (`None`: absent; shortened, escaped), and the ms it means."""
 

@@ -17,8 +17,9 @@ from guestledger.engine.domain.policy import Policy, deadline_of
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity
-from guestledger.engine.limits.limiter import LimiterState, admit
+from guestledger.engine.limits.limiter import admit
 from guestledger.engine.limits.retry import Wait
+from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.due_steps import DueRow, DueSteps, WorkStatus
 from guestledger.engine.ports.event_store import EventStore

@@ -2,7 +2,7 @@
 
 import logging
 
-from guestledger.engine.limits.limiter import LimiterState
+from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.ports.rate_limiter import RateLimiter
 
 logger = logging.getLogger("guestledger")

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.feedback import Feedback
-from guestledger.engine.limits.limiter import LimiterState
+from guestledger.engine.limits.state import LimiterState
 
 
 class RateLimiter(Protocol):

@@ -4,7 +4,7 @@ import logging
 from datetime import datetime, timedelta
 
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.limits.limiter import LimiterState
+from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.due_steps import Backlog, DueSteps
 from guestledger.engine.ports.rate_limiter import RateLimiter

@@ -53,10 +53,11 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.session import Session, Status
     from guestledger.engine.ledger import Ledger
     from guestledger.engine.limits.admission import DenialReason, Denied
-    from guestledger.engine.limits.limiter import LimiterState
+    from guestledger.engine.limits.feedback import ThrottleScope
     from guestledger.engine.limits.pace import Pace
     from guestledger.engine.limits.policy import LimiterPolicy
     from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
+    from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.events import Events
@@ -152,6 +153,7 @@ __all__ = [
     "Status",
     "StepExplanation",
     "StepName",
+    "ThrottleScope",
     "TooManyPrivileges",
     "UnfitEngine",
     "UnknownEvent",
@@ -190,10 +192,11 @@ _NAMES = {
     "engine.domain.session": "Session Status",
     "engine.ledger": "Ledger",
     "engine.limits.admission": "DenialReason Denied",
-    "engine.limits.limiter": "LimiterState",
+    "engine.limits.feedback": "ThrottleScope",
     "engine.limits.pace": "Pace",
     "engine.limits.policy": "LimiterPolicy",
     "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
+    "engine.limits.state": "LimiterState",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.events": "Events",

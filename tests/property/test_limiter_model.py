@@ -12,10 +12,11 @@ from hypothesis.strategies import SearchStrategy
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
-from guestledger.engine.limits.limiter import _AHEAD_S, _SPARE, LimiterState, admit, observe, reserve
+from guestledger.engine.limits.limiter import _AHEAD_S, _SPARE, admit, observe, reserve
 from guestledger.engine.limits.pace import MAX_RATE, Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
+from guestledger.engine.limits.state import LimiterState
 
 NAME = "api.example.com sessions"
 GRAIN = timedelta(microseconds=1)

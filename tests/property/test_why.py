@@ -13,10 +13,11 @@ from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.evolve import fold
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
-from guestledger.engine.limits.limiter import _AHEAD_S, LimiterState
+from guestledger.engine.limits.limiter import _AHEAD_S
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
+from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.operations.explain import BlockedBy, StepExplanation
 from tests.unit import waiting
 from tests.unit.samples import FAILED, IN_DOUBT, LIMITER, OPEN, SESSION, THROTTLED, VALIDATED, at

@@ -7,10 +7,11 @@ from msgspec.structs import replace
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation
-from guestledger.engine.limits.limiter import LimiterState, admit, observe, reserve
+from guestledger.engine.limits.limiter import admit, observe, reserve
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
+from guestledger.engine.limits.state import LimiterState
 from tests.unit.samples import at
 
 NAME = "api.example.com sessions"

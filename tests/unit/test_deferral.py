@@ -14,8 +14,9 @@ from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
-from guestledger.engine.limits.limiter import LimiterState, admit
+from guestledger.engine.limits.limiter import admit
 from guestledger.engine.limits.retry import RetryPolicy, Wait, WaitBasis
+from guestledger.engine.limits.state import LimiterState
 from tests.unit.given import given
 from tests.unit.samples import (
     ABANDONED,

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.feedback import Observation
-from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.limits.state import LimiterState
 from tests.unit.limiters import FIRST, NAME, RESERVED, RETRY, new, paced, seen
 from tests.unit.samples import at
 

@@ -9,8 +9,8 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.admission import DenialReason
-from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
+from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.operations.explain import BlockedBy
 from tests.unit.samples import (
     ABANDONED,

@@ -9,9 +9,9 @@ from guestledger.engine.domain import events as e
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.evolve import fold
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.limits.limiter import LimiterState
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.retry import WaitBasis
+from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.operations.explain import Explanation, StepExplanation, explain
 from guestledger.engine.ports.due_steps import DueRow, WorkStatus
 from tests.unit.samples import (

@@ -16,9 +16,10 @@ from guestledger.engine.domain.due import PROVIDER_STEPS, StepName
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity
 from guestledger.engine.limits.feedback import Feedback
-from guestledger.engine.limits.limiter import LimiterState, admit, observe, reserve
+from guestledger.engine.limits.limiter import admit, observe, reserve
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
+from guestledger.engine.limits.state import LimiterState
 
 COUNTED = sorted({*PROVIDER_STEPS, StepName.SETTLE_ATTEMPT})
 """A leased row of one of these counts as a call in flight: an attempt in flight holds `settle_attempt`."""

@@ -6,7 +6,7 @@ a faulty node behind a balancer all look like that.
 """
 
 from collections.abc import Iterable, Sequence
-from math import exp, inf, log
+from math import exp, log
 
 import msgspec
 
@@ -117,7 +117,7 @@ def expected(
 
     Not the arithmetic one: a rate that is far too high under one of them must not look good for its promise.
     """
-    likeliest = max((one.likelihood for one in found[1:]), default=-inf)
+    likeliest = max(one.likelihood for one in found[1:])
     weighed = [(exp(one.likelihood - likeliest), one) for one in found[1:] if one.likelihood > likeliest - _IMPLAUSIBLE]
     total = sum(weight for weight, _ in weighed)
     return {

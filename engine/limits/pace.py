@@ -44,13 +44,12 @@ _EXPERIENCED = 100.0
 _LOST_BY_CHANCE = 0.1
 # Throttles come by chance if so many of them show no limit, and if they are no larger share than this.
 _SHOWING_CHANCE, _NO_GAIN, _MOST_BY_CHANCE = 8.0, 1.0, 0.25
-# A point with less than this many throttles counts as unthrottled.
-_SEEN = 0.05
-_BLAMED = 0.3
-# Seconds of answers before the rate changes: while it rises towards a known rate, and beyond it.
-_FAST_S, _CAREFUL_S = 0.2, 1.0
+# So many throttles at a rate, old ones counting less: it was throttled once; it is blamed.
+_SEEN, _BLAMED = 0.05, 0.3
 # Within so many seconds, answers that are still to come make the rate look unused.
 _SETTLED_S = 2.0
+# Seconds of answers before the rate rises, and by what share: towards a known rate, and beyond it; the most at once beyond it.
+_FAST_S, _CAREFUL_S = 0.2, 1.0
 _FAST, _CAREFUL, _MOST = 0.12, 0.05, 0.3
 
 

@@ -53,21 +53,16 @@ _CREATION = {
 async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """The engine's rate, the bare client's, and the guest's wait; medians over the rounds."""
     collect_garbage_rarely()  # as `guestledger open` and `guestledger worker` do; for both sides
-    async with simulator() as place:
-        settings = Settings(
-            data_dir=data_dir,
-            cxone_url=place["url"],
-            cxone_client_id=place["clientId"],
-            cxone_client_secret=place["clientSecret"],
-            webhook_url=place["webhookUrl"],
-            webhook_allow_private=True,
-        )
-        async with connect(settings) as ledger, aiohttp.ClientSession() as http:
-            bare = await _bare_client(http, place)
-            waits: list[float] = []
-            await _rate(bare, SESSIONS // 10)
-            await engine_rate(ledger, SESSIONS // 10, [])
-            pairs = [(await engine_rate(ledger, SESSIONS, waits), await _rate(bare, SESSIONS)) for _ in range(ROUNDS)]
+    async with (
+        simulator() as place,
+        connect(settings_at(place, data_dir=data_dir)) as ledger,
+        aiohttp.ClientSession() as http,
+    ):
+        bare = await _bare_client(http, place)
+        waits: list[float] = []
+        await _rate(bare, SESSIONS // 10)
+        await engine_rate(ledger, SESSIONS // 10, [])
+        pairs = [(await engine_rate(ledger, SESSIONS, waits), await _rate(bare, SESSIONS)) for _ in range(ROUNDS)]
     waits.sort()
     against = "bare aiohttp client, no store"
     yield Figure(
@@ -80,6 +75,18 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
     yield Figure(name=against, value=median(bare_rate for _, bare_rate in pairs), unit="sessions/s")
     yield Figure(name="open_session returns, p50", value=waits[len(waits) // 2] * 1_000, unit="ms")
     yield Figure(name="open_session returns, p99", value=waits[len(waits) * 99 // 100] * 1_000, unit="ms")
+
+
+def settings_at(place: dict[str, str], **database: Any) -> Settings:
+    """The settings for this simulator and this database."""
+    return Settings(
+        cxone_url=place["url"],
+        cxone_client_id=place["clientId"],
+        cxone_client_secret=place["clientSecret"],
+        webhook_url=place["webhookUrl"],
+        webhook_allow_private=True,
+        **database,
+    )
 
 
 async def engine_rate(ledger: Ledger, sessions: int, waits: list[float]) -> float:

@@ -15,12 +15,11 @@ from sqlalchemy.engine import make_url
 from guestledger.adapters.cli.running import collect_garbage_rarely
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
-from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from guestledger.engine.ledger import Ledger
 from tests import logs
 from tests.bench.figures import Figure
-from tests.bench.opening import REQUEST, at_once, engine_rate, finished, simulator
+from tests.bench.opening import REQUEST, at_once, engine_rate, finished, settings_at, simulator
 
 SESSIONS = 40_000
 ROUND = 1_000
@@ -39,7 +38,10 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
         place = await stack.enter_async_context(simulator())
         beside, without = [await _database(url, name) for name in ("beside", "without")]
         await _hold_snapshot(stack, beside)
-        ledgers = [await _ledger(stack, each, place) for each in (beside, without)]
+        ledgers = [
+            await stack.enter_async_context(connect(settings_at(place, database_url=each, allow_owner=True)))
+            for each in (beside, without)
+        ]
         for _ in range(SESSIONS // ROUND // 2):
             opened.append([await engine_rate(ledger, ROUND, []) for ledger in ledgers])
             accepted.append([await _worker_rate(ledger) for ledger in ledgers])
@@ -80,16 +82,3 @@ async def _hold_snapshot(stack: AsyncExitStack, url: str) -> None:
     stack.push_async_callback(connection.close)
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
     await connection.fetch("SELECT FROM guestledger.events LIMIT 1")
-
-
-async def _ledger(stack: AsyncExitStack, url: str, place: dict[str, str]) -> Ledger:
-    settings = Settings(
-        database_url=url,
-        allow_owner=True,
-        cxone_url=place["url"],
-        cxone_client_id=place["clientId"],
-        cxone_client_secret=place["clientSecret"],
-        webhook_url=place["webhookUrl"],
-        webhook_allow_private=True,
-    )
-    return await stack.enter_async_context(connect(settings))

@@ -105,3 +105,10 @@ def test_reservations_are_distinct_paced_and_limited_in_advance() -> None:
     assert limiter.denied_by(DenialReason.RATE, 0).until == pytest.approx(at(2 * step), abs=timedelta(microseconds=1))
     assert len(limiter.reserve(2 * step - 0.05, 5)) == 1
     assert limiter.reserve(5, 2) == [at(5), at(5 + step)], "unused reservations are not saved"
+
+
+def test_reserved_requests_do_not_delay_unreserved_ones() -> None:
+    limiter = known(10).admitted(0)
+    assert limiter.denied_by(DenialReason.RATE, 0.05).until == at(1 / 11.5)
+    limiter.admitted(0.05, RESERVED)
+    limiter.admitted(0.1)

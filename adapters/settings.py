@@ -52,6 +52,10 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """Accept a database user who can modify the log. Then only triggers protect it."""
     data_dir: Path | None = None
     """The directory of the embedded database."""
+    encryption_key: Personal | None = None
+    """The key-encryption key for personal data: 32 random bytes in base64. The same for every process."""
+    encryption_key_file: Path | None = None
+    """A file with that key, readable by its owner only. Default for the embedded database: made beside `data_dir`."""
     schema: SchemaName = "guestledger"
     """The schema that holds the ledger."""
     cxone_url: SecretHttpUrl | None = None

@@ -13,6 +13,7 @@ from guestledger.adapters.clock import DatabaseClock
 from guestledger.adapters.cxone.client import CXoneClient
 from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.database import data_dir, keep_embedded_started, locate_database
+from guestledger.adapters.keys import open_vault
 from guestledger.adapters.postgres.admin.migrate import check_current
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
 from guestledger.adapters.postgres.admin.privileges import check_privileges
@@ -20,6 +21,7 @@ from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.transactions import read_time
@@ -36,6 +38,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.key_vault import KeyVault
 from guestledger.engine.ports.provider import BeforeSend, PreparedCreation, Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.webhook import WebhookSender
@@ -78,9 +81,11 @@ async def connect(
     provider is not called yet.
     """
     async with AsyncExitStack() as stack:
+        embedded = engine is None and settings.database_url is None
         engine = await _engine(settings, engine, stack)
         await check_current(engine, settings.schema)
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
+        vault = open_vault(settings, engine, embedded=embedded, required=scheduler)
         clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         outages = OutageReporter(clock=clock, policy=policy)
@@ -94,7 +99,7 @@ async def connect(
             calls=CallLimit(policy.limiter.calls_per_process),
             outages=outages,
         )
-        ledger = _ledger(engine, settings, limiter, services, stack)
+        ledger = _ledger(engine, settings, vault, limiter, services, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
@@ -103,13 +108,14 @@ async def connect(
 def _ledger(
     engine: AsyncEngine,
     settings: Settings,
+    vault: KeyVault,
     limiter: PostgresRateLimiter,
     services: Services,
     stack: AsyncExitStack,
 ) -> Ledger:
     schema, clock, policy = settings.schema, services.clock, services.policy
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    store = PostgresEventStore(engine, schema, limiter)
+    store = PostgresEventStore(engine, schema, limiter, PersonalData(engine, schema, vault))
     due_steps = PostgresDueSteps(engine, schema, limiter)
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)

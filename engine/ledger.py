@@ -129,7 +129,7 @@ class Ledger:
             raise error.with_accepted(session.id if work.recorded.version else None) from error
 
     async def _repeated(self, request: GuestRequest, stream_id: UUID) -> Session:
-        history = await self._histories.of_stream(stream_id)
+        history = await self._histories.of_stream(stream_id, reveal=True)
         opened = history[0].event
         assert isinstance(opened, ConsentRecorded | ConsentRefused), "every stream starts with the guest's consent"
         if fields := differing_fields(opened, request):

@@ -30,6 +30,8 @@ head = Table(
     "head",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    # Personal data is bound to it: a box copied to another ledger does not open.
+    Column("ledger_id", Uuid, nullable=False),
     CheckConstraint("id = 1", name="head_is_one_row"),
     comment="One row, locked by every append: it makes positions dense and in commit order",
 )
@@ -81,6 +83,49 @@ request_keys = Table(
     metadata,
     Column("idempotency_key", Text, primary_key=True),
     Column("stream_id", Uuid, nullable=False),
+)
+
+personal = Table(
+    "personal",
+    metadata,
+    Column("stream_id", Uuid, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("purpose", Text, primary_key=True),
+    Column("key_id", Uuid, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    comment="The personal values of events, encrypted. Nowhere else is any",
+)
+
+personal_index = Table(
+    "personal_index",
+    metadata,
+    Column("stream_id", Uuid, primary_key=True),
+    Column("subject", LargeBinary, nullable=False),
+    Column("ip_address", LargeBinary, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Index("personal_index_subject", "subject"),
+    Index("personal_index_ip_address", "ip_address"),
+    Index("personal_index_fingerprint", "fingerprint"),
+    comment="Keyed hashes, to find the sessions of a person",
+)
+
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("subject", LargeBinary, primary_key=True),
+    Column("purpose", Text, primary_key=True),
+    Column("key_id", Uuid, nullable=False, unique=True),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("kek", Text, nullable=False),
+    comment="The keys of personal data, wrapped; empty if the vault is a database of its own",
+)
+
+destroyed_keys = Table(
+    "destroyed_keys",
+    metadata,
+    Column("key_id", Uuid, primary_key=True),
+    Column("destroyed_at", TIME, nullable=False),
+    comment="Nothing is sealed under these keys any more, also by a process that still has one",
 )
 
 due_steps = Table(

@@ -22,6 +22,8 @@ class Cause(StrEnum):
     """A permission is missing; the detail names it."""
     SCOPE_REFUSED = "scope_refused"
     """The credentials are right, but not for this scope."""
+    KEY_REFUSED = "key_refused"
+    """The key-encryption key does not open the key vault's keys."""
     GRANT_REFUSED = "grant_refused"
     """The credentials are right, but not for this grant."""
     REDIRECTED = "redirected"

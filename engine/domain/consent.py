@@ -32,8 +32,8 @@ class Guest(Guarded, frozen=True, kw_only=True):
     ip_address: Personal
     user_agent: Personal
     timestamp: str
-    subject_id: str | None
-    idempotency_key: str | None
+    subject_id: Personal | None
+    idempotency_key: Personal | None
 
 
 def refused_flags(consent: GuestConsent) -> dict[str, str]:

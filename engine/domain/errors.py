@@ -155,6 +155,23 @@ class UnknownEvent(GuestledgerError):
         return self
 
 
+class SealedEventBroken(UnknownEvent):
+    """The sealed personal data of an event do not open, or do not fit the event's commitments."""
+
+    def __init__(self, event_type: str, schema_version: int) -> None:
+        super().__init__(event_type, schema_version)
+        self.reason = f"the personal data of event {event_type!r} do not fit it: they were changed"
+        self.args = (self.reason,)
+
+
+class SubjectErased(GuestledgerError):
+    """Personal data of `stream_id` was to be recorded, but the person has been erased, or is being erased now."""
+
+    def __init__(self, stream_id: UUID) -> None:
+        super().__init__(f"session {stream_id}: its personal data has been erased, so no more is recorded")
+        self.stream_id = stream_id
+
+
 class UnknownProjection(GuestledgerError):
     """No projection has this name."""
 

@@ -10,7 +10,7 @@ import msgspec
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import Consent, Guest
 from guestledger.engine.domain.outcomes import FailureKind
-from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.personal import Guarded, Personal, Purpose
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.retry import Wait, WaitBasis
 
@@ -19,6 +19,8 @@ class Event(Guarded, frozen=True, kw_only=True):
     """What happened in one session. `at` is the engine's time; the store adds when it was recorded."""
 
     schema_version: ClassVar[int] = 1
+    purpose: ClassVar[Purpose | None] = None
+    """Why its personal fields are kept; `None`: it has none."""
 
     at: datetime
     channel_id: str
@@ -27,12 +29,16 @@ class Event(Guarded, frozen=True, kw_only=True):
 class ConsentRecorded(Event, frozen=True, kw_only=True):
     """A request was accepted with sufficient consent. Opens the stream."""
 
+    purpose = Purpose.CONTACT
+
     guest: Guest
     consent: Consent
 
 
 class ConsentRefused(Event, frozen=True, kw_only=True):
     """Consent was insufficient: nothing was sent. Opens and ends the stream."""
+
+    purpose = Purpose.CONTACT
 
     guest: Guest
     failed: tuple[str, ...]
@@ -88,6 +94,8 @@ class CreationDeferred(Event, frozen=True, kw_only=True):
 class CreationAttempted(Event, frozen=True, kw_only=True):
     """A creation request is about to be sent. Committed before it is."""
 
+    purpose = Purpose.CONTACT
+
     attempt: int
     idempotency_key: str
     request_sha256: Personal
@@ -118,6 +126,8 @@ class CreationFailed(Event, frozen=True, kw_only=True):
 
 class SessionCreated(Event, frozen=True, kw_only=True):
     """The provider made the session."""
+
+    purpose = Purpose.ACCESS
 
     attempt: int
     session_id: str
@@ -182,6 +192,8 @@ class AbandonmentDecided(Event, frozen=True, kw_only=True):
 class SessionAdopted(Event, frozen=True, kw_only=True):
     """A person found the remote session that a parked attempt had made."""
 
+    purpose = Purpose.ACCESS
+
     decided_by: str
     reason: str
     attempt: int
@@ -194,6 +206,8 @@ class SessionAdopted(Event, frozen=True, kw_only=True):
 
 class GuestTokenFound(Event, frozen=True, kw_only=True):
     """A late answer brings the token of a session that was adopted without it."""
+
+    purpose = Purpose.ACCESS
 
     attempt: int
     guest_token: Personal

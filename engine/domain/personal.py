@@ -1,5 +1,6 @@
 """Marks personal and secret fields, and masks them."""
 
+from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any
 
@@ -10,6 +11,23 @@ Personal = Annotated[str, Meta(extra={"personal": True})]
 """A personal or secret string: never in a log or an error, masked in every `repr`."""
 
 MASK = "•••"
+
+
+class Purpose(StrEnum):
+    """Why personal data is kept. A subject has one data key for each purpose, so that each can be erased alone."""
+
+    CONTACT = "contact"
+    """Who asked and from where: address, browser, fingerprint, subject id, idempotency key."""
+    ACCESS = "access"
+    """The guest token."""
+
+    __hash__ = str.__hash__  # an enum's own is slow, and these are keys
+
+
+class Sealed(str):
+    """The commitment to a personal value, in place of the value: it is not revealed here, or it was erased."""
+
+    __slots__ = ()
 
 
 PersonalBytes = Annotated[bytes, Meta(extra={"personal": True})]

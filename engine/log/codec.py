@@ -9,10 +9,19 @@ import msgspec
 
 from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.domain.events import EVENT_TYPES, Event
+from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.log.upcasting import upcast
 
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Sealed):
+        return str.__str__(value)
+    raise NotImplementedError
+
+
 _WIRE_NAMES = {cls: name for name, cls in EVENT_TYPES.items()}
-_encoder = msgspec.json.Encoder(order="sorted")
+# A commitment is a kind of string, which msgspec does not encode by itself.
+_encoder = msgspec.json.Encoder(order="sorted", enc_hook=_plain)
 _decoders = {name: msgspec.json.Decoder(cls) for name, cls in EVENT_TYPES.items()}
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from guestledger.engine.domain.events import EVENT_TYPES, Event
-from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.personal import Guarded
 
 
 class RecordedEvent(Guarded, frozen=True, kw_only=True):
@@ -23,8 +23,8 @@ class RecordedEvent(Guarded, frozen=True, kw_only=True):
     causation_id: UUID
     """Events of one append share it."""
     actor: str
-    data: Personal
-    """The exact text that was hashed, personal data included."""
+    data: str
+    """The exact text that was hashed. In place of each personal value it has a commitment."""
     leaf_hash: bytes
 
 

@@ -15,17 +15,22 @@ class EventStore(Protocol):
     async def append(self, append: Append) -> Appended:
         """Record all events or none, durably.
 
-        Raises `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `EventTooLarge`, or `ServiceUnreachable`: it may be
+        Raises `WrongExpectedVersion`, `KeyTaken`, `AppendDenied`, `EventTooLarge`, `SubjectErased`, or `ServiceUnreachable`: it may be
         recorded then; repeating it gets its answer. The version is checked before the key: a stale append is a conflict
         even if its own stream has the key.
         """
         ...
 
-    async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
-        """All events of one stream, in order. Raises `UnknownEvent`."""
+    async def read_stream(self, stream_id: UUID, *, reveal: bool = False) -> list[RecordedEvent]:
+        """All events of one stream, in order; with `reveal`, their personal values in clear, unless they were erased.
+
+        Raises `UnknownEvent`.
+        """
         ...
 
-    async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
+    async def read_streams(
+        self, stream_ids: Sequence[UUID], *, reveal: bool = False
+    ) -> dict[UUID, list[RecordedEvent]]:
         """The same for many streams in one round trip. Empty streams are left out."""
         ...
 

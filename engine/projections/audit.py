@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.consent import Guest
 from guestledger.engine.log.recorded import RecordedEvent
 
 NAME = "audit_log"
@@ -31,15 +31,13 @@ class ComplianceStatus(StrEnum):
     """Given up. The history says whether an attempt was in doubt."""
 
 
-class AuditEntry(Guarded, frozen=True, kw_only=True):
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the audit log. `timestamp`: when the outcome was recorded (UTC, the database's clock)."""
 
     id: UUID
     timestamp: datetime
     session_id: str | None
     channel_id: str
-    visitor_fingerprint: Personal
-    ip_address: Personal
     consent_recorded: bool
     gdpr_compliant: bool
     token_expiry: datetime | None
@@ -60,16 +58,16 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     """At most this many; `None`: all."""
 
 
-def contract_form(entry: AuditEntry) -> dict[str, Any]:
-    """The entry as the contract's JSON object with our `id`, personal data included."""
+def contract_form(entry: AuditEntry, guest: Guest | None = None) -> dict[str, Any]:
+    """The entry as the contract's JSON object with our `id`. Without `guest`, its personal values are null."""
     return {
         "auditType": "guest_session_initialization",
         "id": entry.id,
         "timestamp": entry.timestamp,
         "sessionId": entry.session_id,
         "channelId": entry.channel_id,
-        "visitorFingerprint": entry.visitor_fingerprint,
-        "ipAddress": entry.ip_address,
+        "visitorFingerprint": None if guest is None else guest.fingerprint,
+        "ipAddress": None if guest is None else guest.ip_address,
         "consentRecorded": entry.consent_recorded,
         "gdprCompliant": entry.gdpr_compliant,
         "tokenExpiry": entry.token_expiry,
@@ -91,9 +89,9 @@ def project(known: Mapping[UUID, AuditEntry], events: Iterable[RecordedEvent]) -
 
 def _opened(recorded: RecordedEvent) -> AuditEntry:
     match recorded.event:
-        case e.ConsentRecorded(guest=guest):
+        case e.ConsentRecorded():
             gdpr_compliant, status = True, ComplianceStatus.PENDING
-        case e.ConsentRefused(guest=guest, failed=failed):
+        case e.ConsentRefused(failed=failed):
             gdpr_compliant, status = "gdprCompliant" not in failed, ComplianceStatus.REFUSED
         case _:
             raise ValueError(f"stream {recorded.stream_id} does not start with the guest's consent")
@@ -102,8 +100,6 @@ def _opened(recorded: RecordedEvent) -> AuditEntry:
         timestamp=recorded.recorded_at,
         session_id=None,
         channel_id=recorded.event.channel_id,
-        visitor_fingerprint=guest.fingerprint,
-        ip_address=guest.ip_address,
         consent_recorded=status is ComplianceStatus.PENDING,
         gdpr_compliant=gdpr_compliant,
         token_expiry=None,

@@ -24,7 +24,6 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     opened_at: datetime
     """When the request was recorded (UTC, the database's clock)."""
     updated_at: datetime
-    subject_id: str | None
     session_id: str | None
     accepted_at: datetime | None
     created_at: datetime | None
@@ -81,12 +80,8 @@ def _state(row: SessionRow) -> Session:
 
 
 def _row(state: Session, known: SessionRow | None, first: RecordedEvent, last: RecordedEvent) -> SessionRow:
-    subject_id = known.subject_id if known else None
-    if state.guest is not None:  # only the first event of a stream has the guest
-        subject_id = state.guest.subject_id
     return SessionRow(
         **{name: getattr(state, name) for name in _SHARED},
-        subject_id=subject_id,
         opened_at=known.opened_at if known else first.recorded_at,
         updated_at=last.recorded_at,
     )

@@ -180,7 +180,7 @@ class LaneRunner:
     async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
         """The histories of the claimed sessions. An unreadable one is left out, and released."""
         try:
-            return await self._store.read_streams([claim.stream_id for claim in claims])
+            return await self._store.read_streams([claim.stream_id for claim in claims], reveal=True)
         except UnknownEvent as error:
             if len(claims) == 1:
                 logger.error("session %s is left alone: %s", claims[0].stream_id, error)  # noqa: TRY400 - it says it all

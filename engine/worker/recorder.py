@@ -132,7 +132,7 @@ class Recorder:
 
     async def reload(self, work: SessionWork) -> Session:
         """The session as it is recorded. Raises `ServiceError`."""
-        return session_of(await self._store.read_stream(work.state.id))
+        return session_of(await self._store.read_stream(work.state.id, reveal=True))
 
     async def release(self, work: SessionWork, delay_ms: int = 0) -> None:
         """Release the session's steps; they are due after `delay_ms`. If that fails, the lease lapses."""
@@ -188,7 +188,7 @@ class Recorder:
         # here; and two tasks may try at once.
         append_id = work.unconfirmed_append_id = work.unconfirmed_append_id or self._clock.new_id()
         while True:
-            history = await self._store.read_stream(work.state.id)
+            history = await self._store.read_stream(work.state.id, reveal=True)
             if any(recorded.causation_id == append_id for recorded in history):
                 return  # it was recorded, though the database did not answer
             late = SessionWork.of(history, actor=work.actor, lease=work.lease, claim=None)

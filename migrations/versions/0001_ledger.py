@@ -4,6 +4,7 @@ There is no downgrade: it would drop the log, which is the proof.
 """
 
 from pathlib import Path
+from uuid import uuid4
 
 import sqlalchemy as sa
 from alembic import op
@@ -25,7 +26,7 @@ def upgrade() -> None:
     assert schema is not None
     _create_log(schema)
     _create_partitions(schema)
-    _run_file("0001_masked_events.sql", schema)
+    _create_personal(schema)
     _create_due_steps(schema)
     _create_limits(schema)
     _create_consumers(schema)
@@ -44,11 +45,12 @@ def _create_log(schema: str) -> None:
     op.create_table(
         "head",
         sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("ledger_id", sa.Uuid, nullable=False),
         sa.CheckConstraint("id = 1", name="head_is_one_row"),
         schema=schema,
         comment="One row, locked by every append: it makes positions dense and in commit order",
     )
-    op.execute(f"INSERT INTO {quoted(schema)}.head (id) VALUES (1)")
+    op.execute(f"INSERT INTO {quoted(schema)}.head (id, ledger_id) VALUES (1, '{uuid4()}')")
     op.create_table(
         "events",
         sa.Column("stream_id", sa.Uuid, primary_key=True),
@@ -121,6 +123,46 @@ def _create_partitions(schema: str) -> None:
     op.execute(f"SELECT {s}.create_partition_table(text 'events_default')")
     op.execute(f"ALTER TABLE {s}.events ATTACH PARTITION {s}.events_default DEFAULT")
     op.execute(f"SELECT {s}.ensure_partitions()")
+
+
+def _create_personal(schema: str) -> None:
+    op.create_table(
+        "personal",
+        sa.Column("stream_id", sa.Uuid, primary_key=True),
+        sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("purpose", sa.Text, primary_key=True),
+        sa.Column("key_id", sa.Uuid, nullable=False),
+        sa.Column("sealed", sa.LargeBinary, nullable=False),
+        schema=schema,
+        comment="The personal values of events, encrypted. Nowhere else is any",
+    )
+    hashes = ("subject", "ip_address", "fingerprint")
+    op.create_table(
+        "personal_index",
+        sa.Column("stream_id", sa.Uuid, primary_key=True),
+        *(sa.Column(name, sa.LargeBinary, nullable=False) for name in hashes),
+        schema=schema,
+        comment="Keyed hashes, to find the sessions of a person",
+    )
+    for name in hashes:
+        op.create_index(f"personal_index_{name}", "personal_index", [name], schema=schema)
+    op.create_table(
+        "data_keys",
+        sa.Column("subject", sa.LargeBinary, primary_key=True),
+        sa.Column("purpose", sa.Text, primary_key=True),
+        sa.Column("key_id", sa.Uuid, nullable=False, unique=True),
+        sa.Column("wrapped", sa.LargeBinary, nullable=False),
+        sa.Column("kek", sa.Text, nullable=False),
+        schema=schema,
+        comment="The keys of personal data, wrapped; empty if the vault is a database of its own",
+    )
+    op.create_table(
+        "destroyed_keys",
+        sa.Column("key_id", sa.Uuid, primary_key=True),
+        sa.Column("destroyed_at", _TIME, nullable=False),
+        schema=schema,
+        comment="Nothing is sealed under these keys any more, also by a process that still has one",
+    )
 
 
 def _create_due_steps(schema: str) -> None:
@@ -203,7 +245,6 @@ def _create_sessions(schema: str) -> None:
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("opened_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
-        sa.Column("subject_id", sa.Text),
         sa.Column("session_id", sa.Text),
         sa.Column("accepted_at", _TIME),
         sa.Column("created_at", _TIME),
@@ -259,8 +300,6 @@ def _create_audit_log(schema: str) -> None:
         sa.Column("timestamp", _TIME, nullable=False),
         sa.Column("session_id", sa.Text),
         sa.Column("channel_id", sa.Text, nullable=False),
-        sa.Column("visitor_fingerprint", sa.Text, nullable=False),
-        sa.Column("ip_address", sa.Text, nullable=False),
         sa.Column("consent_recorded", sa.Boolean, nullable=False),
         sa.Column("gdpr_compliant", sa.Boolean, nullable=False),
         sa.Column("token_expiry", _TIME),

@@ -9,14 +9,13 @@ import time
 from uuid import UUID
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.events import CreationAttempted
-from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, StepChanges
 from tests.bench.peers.rounds import answer, at_once
+from tests.event_stores import open_store
 
 _clock = SystemClock()
 _STEPS_DONE = StepChanges(done=frozenset({StepName.CREATE_SESSION}))
@@ -52,7 +51,7 @@ async def lifecycle(store: PostgresEventStore, appends: list[float]) -> None:
 def main(url: str, concurrency: str) -> None:
     with asyncio.Runner() as runner:
         engine = open_engine(url, "guestledger")
-        store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
+        store = open_store(engine)
 
         async def one_round(lifecycles: int) -> list[float]:
             return await at_once(lambda appends: lifecycle(store, appends), lifecycles, int(concurrency))

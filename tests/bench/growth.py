@@ -18,14 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
-from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
-from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.recorded import RecordedEvent
 from tests.bench.appending import append_of
 from tests.bench.figures import Figure
+from tests.event_stores import open_store
 from tests.logs import connect
 
 SMALL = 100_000
@@ -58,7 +56,7 @@ class Log:
 
     def __init__(self, engine: AsyncEngine, schema: str, streams: list[UUID]) -> None:
         self._engine = engine
-        self._store = PostgresEventStore(engine, schema, PostgresRateLimiter(engine, schema, LimiterPolicy()))
+        self._store = open_store(engine, schema)
         self._streams = streams
         self._new_id = SystemClock().new_id
         self.appends: list[float] = []

@@ -23,6 +23,7 @@ from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.ledger import Ledger
 from tests.bench.figures import Figure
+from tests.keys import KEY
 
 SESSIONS = 2_000
 CONCURRENCY = 64
@@ -80,6 +81,7 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
 def settings_at(place: dict[str, str], **database: Any) -> Settings:
     """The settings for this simulator and this database."""
     return Settings(
+        encryption_key=KEY,
         cxone_url=place["url"],
         cxone_client_id=place["clientId"],
         cxone_client_secret=place["clientSecret"],

@@ -21,6 +21,7 @@ from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.ledger import Ledger
 from tests.bench.figures import Figure
 from tests.e2e import raw_log
+from tests.keys import KEY
 from tests.postgres import crash
 
 SESSIONS = 5_000
@@ -96,6 +97,7 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
 async def _round(data_dir: Path) -> Round:
     async with Simulator(keep_requests=0) as simulator:
         settings = Settings(
+            encryption_key=KEY,
             data_dir=data_dir,
             cxone_url=simulator.url,
             cxone_client_id=simulator.client_id,

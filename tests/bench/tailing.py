@@ -15,13 +15,11 @@ from pathlib import Path
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin.embedded import start_embedded
 from guestledger.adapters.postgres.admin.migrate import upgrade
-from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
-from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
-from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.operations.tail import tail
 from tests.bench.appending import append_of
 from tests.bench.figures import Figure
+from tests.event_stores import open_store
 
 EVENTS = 500
 
@@ -31,7 +29,7 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
     url = await start_embedded(data_dir)
     await upgrade(url)
     engine = open_engine(url, "guestledger")
-    store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
+    store = open_store(engine)
     command = (sys.executable, "-m", "tests.bench.tailing", url)
     reader = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert reader.stdout
@@ -53,7 +51,7 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
 
 async def _read(url: str) -> None:
     engine = open_engine(url, "guestledger")
-    store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
+    store = open_store(engine)
     seen: list[tuple[int, float]] = []
     batches = tail(store, SystemClock())
     store.arrival()

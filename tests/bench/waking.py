@@ -14,6 +14,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.due_steps import Claimed
 from tests.bench.figures import Figure
 from tests.bench.opening import REQUEST
+from tests.keys import KEY
 
 HINTED = 100
 UNHINTED = 5
@@ -21,7 +22,7 @@ UNHINTED = 5
 
 async def run(data_dir: Path) -> AsyncIterator[Figure]:
     """Milliseconds from the end of the append to the claim; nothing is opened, for there is no CXone."""
-    settings = Settings(data_dir=data_dir)
+    settings = Settings(encryption_key=KEY, data_dir=data_dir)
     async with connect(settings) as worker, connect(settings, scheduler=False) as other:
         hinted = [await _claimed_after_ms(worker, other) for _ in range(HINTED)]
         with mock.patch.object(LogNotifier, "announce"):

@@ -28,6 +28,7 @@ from guestledger.engine.log.appends import Append
 from guestledger.engine.ports.provider import PreparedCreation
 from guestledger.engine.worker.session_work import step_changes
 from tests.bench.peers.rounds import answer, at_once
+from tests.keys import KEY
 
 AN_HOUR = timedelta(hours=1)
 PATIENCE = 120
@@ -115,7 +116,9 @@ async def ledger_in_memory(url: str) -> AsyncIterator[tuple[Ledger, WebhookInMem
     async def sender(*_: object) -> WebhookInMemory:
         return webhook
 
-    settings = Settings(database_url=url, cxone_url="http://in.memory", webhook_url="http://in.memory")
+    settings = Settings(
+        encryption_key=KEY, database_url=url, cxone_url="http://in.memory", webhook_url="http://in.memory"
+    )
     with mock.patch.multiple(wiring, _provider=provider, _webhook=sender):  # the benches after this one have others
         async with wiring.connect(settings, scheduler=False) as ledger:
             yield ledger, webhook

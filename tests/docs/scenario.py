@@ -31,6 +31,7 @@ from guestledger.adapters.settings import variable
 from tests import postgres
 from tests.docs.blocks import ROOT, Block
 from tests.docs.shape import difference
+from tests.keys import KEY
 
 BIN = Path(sys.executable).parent
 LIMIT_S = 60
@@ -63,6 +64,7 @@ class Scenario:
         self.directory = directory
         self.simulator = simulator
         self.settings = Settings(
+            encryption_key=KEY,
             database_url=url,
             cxone_url=simulator.url,
             cxone_client_id=simulator.client_id,

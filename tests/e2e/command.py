@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from guestledger.adapters.simulator import Simulator
+from tests.keys import KEY
 
 ROOT = Path(__file__).parents[2]
 # Only so that a hang ends the test: far above what any command takes, even where the machine is slow.
@@ -36,7 +37,7 @@ class Result(NamedTuple):
 
 def environment(database_url: str | None = None, simulator: Simulator | None = None, **more: str) -> dict[str, str]:
     """The whole environment of a command; `more` are settings without their prefix, in lower case; empty: not set."""
-    settings = {} if database_url is None else {"database_url": database_url}
+    settings = {} if database_url is None else {"database_url": database_url, "encryption_key": KEY}
     if simulator is not None:
         settings |= {
             "cxone_url": simulator.url,

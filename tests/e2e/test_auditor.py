@@ -18,6 +18,7 @@ from guestledger.engine.log.codec import decode
 from tests import logs, postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.command import assert_one_line, environment, logged, run
+from tests.keys import KEY
 
 EVENTS = 25
 READING = (
@@ -37,7 +38,7 @@ IN_AUDIT_LOG = {"fingerprint", "ip_address"}
 async def auditor(database_url: str) -> AsyncIterator[str]:
     """The URL of a user with the auditor's role; the projections have come up to the log."""
     await logs.write(database_url, EVENTS)
-    async with connect(Settings(database_url=database_url), scheduler=False) as ledger:
+    async with connect(Settings(encryption_key=KEY, database_url=database_url), scheduler=False) as ledger:
         await ledger.projections.catch_up()
     async with postgres.new_login(postgres.as_administrator(database_url), "IN ROLE guestledger_auditor") as url:
         yield url

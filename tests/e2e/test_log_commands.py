@@ -12,14 +12,13 @@ import msgspec
 import pytest
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
-from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Lease
 from tests import logs
 from tests.e2e.command import accept_interrupts
+from tests.event_stores import open_store
 from tests.pacing import proposed
 from tests.unit import samples
 
@@ -52,7 +51,7 @@ async def printed(url: str, *arguments: str) -> list[dict[str, Any]]:
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[PostgresEventStore]:
     engine = open_engine(database_url, "guestledger")
-    store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
+    store = open_store(engine)
     yield store
     await store.close()
     await engine.dispose()

@@ -8,6 +8,7 @@ from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from tests import logs, postgres
 from tests.e2e.command import assert_one_line, environment, logged, run
+from tests.keys import KEY
 
 EVENTS = 25
 READING = (
@@ -17,7 +18,7 @@ READING = (
 
 async def test_reading_commands_show_what_is_projected_where_nothing_can_be_written(database_url: str):
     await logs.write(database_url, EVENTS)
-    async with connect(Settings(database_url=database_url), scheduler=False) as ledger:
+    async with connect(Settings(encryption_key=KEY, database_url=database_url), scheduler=False) as ledger:
         await ledger.projections.catch_up()
     await logs.write(database_url, 10, after=EVENTS - 1)
     administrator = postgres.as_administrator(database_url)

@@ -26,6 +26,7 @@ from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
 from tests import logs, postgres
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
+from tests.keys import KEY, personal_data
 from tests.limits import BRISK
 
 pytest.register_assert_rewrite("tests.integration.by_hand", "tests.integration.decision_replay")
@@ -131,7 +132,11 @@ async def new_store(new_engine: OpenEngine) -> AsyncIterator[Callable[..., Postg
 
     def new(limits: LimiterPolicy = LimiterPolicy()) -> PostgresEventStore:
         engine = new_engine()
-        opened.append(PostgresEventStore(engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, limits)))
+        opened.append(
+            PostgresEventStore(
+                engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, limits), personal_data(engine, SCHEMA)
+            )
+        )
         return opened[-1]
 
     yield new
@@ -240,7 +245,9 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
             "cxone_client_secret": simulator.client_secret,
             "webhook_allow_private": True,
         }
-        return connect(Settings(**{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler)
+        return connect(
+            Settings(encryption_key=KEY, **{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler
+        )
 
     return new
 

@@ -23,6 +23,7 @@ from guestledger.engine.domain.errors import ServiceUnreachable
 from tests import logs
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLedger, NewLogin
+from tests.keys import KEY
 from tests.unit.samples import request
 
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
@@ -118,7 +119,9 @@ async def test_tls_is_asked_for_as_sslmode_says(mode: str, monkeypatch: pytest.M
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     certificates = "&sslrootcert=/no/such/file" if mode == "verify-full" else ""
-    settings = Settings(database_url=f"postgresql://ledger@127.0.0.1:{port}/app?sslmode={mode}{certificates}")
+    settings = Settings(
+        encryption_key=KEY, database_url=f"postgresql://ledger@127.0.0.1:{port}/app?sslmode={mode}{certificates}"
+    )
     with pytest.raises(ServiceUnreachable) as raised:
         async with connect(settings):
             pass
@@ -165,7 +168,7 @@ async def test_a_database_that_is_not_utf8_is_refused(postgres_server: str, empt
             await upgrade_database(Settings(migration_url=url))
         assert raised.value.problem is LedgerProblem.ENCODING
         with pytest.raises(LedgerNotReady, match="LATIN1"):
-            async with connect(Settings(database_url=url)):
+            async with connect(Settings(encryption_key=KEY, database_url=url)):
                 pass
     finally:
         await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -203,7 +206,7 @@ async def test_a_database_that_is_closed_for_a_restore_is_unreachable_for_now(le
 
 
 def _named(url: Any) -> Settings:
-    return Settings(database_url=url.render_as_string(hide_password=False))
+    return Settings(encryption_key=KEY, database_url=url.render_as_string(hide_password=False))
 
 
 async def test_a_read_only_database_makes_health_red(ledger_url: str, new_login_at: NewLogin) -> None:
@@ -211,7 +214,7 @@ async def test_a_read_only_database_makes_health_red(ledger_url: str, new_login_
     administrator = await logs.connect(ledger_url)
     await administrator.execute(f"ALTER ROLE {make_url(url).username} SET default_transaction_read_only = on")
     await administrator.close()
-    async with connect(Settings(database_url=url), scheduler=False) as ledger:
+    async with connect(Settings(encryption_key=KEY, database_url=url), scheduler=False) as ledger:
         async with refused(DatabaseProblem.READ_ONLY):
             await ledger.open_session(request())
         assert "it is read-only" in str((await ledger.health()).database)
@@ -268,7 +271,7 @@ async def test_an_engine_with_a_codec_of_its_own_is_refused(kind: str, ledger_ur
     engine: AsyncEngine = create_async_engine(ledger_url)
     event.listen(engine.sync_engine, "connect", _as_text(kind))
     with pytest.raises(UnfitEngine, match=f"have a codec of their own for {kind}"):
-        async with connect(Settings(), engine=engine):
+        async with connect(Settings(encryption_key=KEY), engine=engine):
             pass
     with pytest.raises(UnfitEngine, match="set_type_codec"):
         await upgrade_database(Settings(), engine=engine)

@@ -12,6 +12,7 @@ from guestledger.adapters.wiring import connect
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration.conftest import NewLedger
+from tests.keys import KEY
 from tests.unit.samples import request
 
 ADDRESS = "203.0.113.77"
@@ -44,7 +45,7 @@ async def test_a_lent_engine_that_echoes_shows_no_row_of_a_guest(
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="sqlalchemy")
     engine = create_async_engine(ledger_url, echo="debug")
-    async with connect(Settings(), engine=engine, scheduler=False) as ledger:
+    async with connect(Settings(encryption_key=KEY), engine=engine, scheduler=False) as ledger:
         personal = await use(ledger)
     async with engine.connect() as connection:
         (await connection.execute(text("SELECT 'own row of the host'"))).all()

@@ -30,6 +30,7 @@ from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import RecordedEvent
 from tests import logs
 from tests.integration.conftest import NewLogin
+from tests.keys import KEY
 from tests.postgres import as_administrator
 from tests.unit.samples import request
 
@@ -66,7 +67,7 @@ async def host(host_url: str) -> AsyncIterator[AsyncEngine]:
 
 async def made_for(host: AsyncEngine, schema: str = "guestledger") -> Settings:
     """Create a ledger in the host's database, as an administrator, and let the host's user run it."""
-    plain = Settings(schema=schema)
+    plain = Settings(encryption_key=KEY, schema=schema)
     operator = create_async_engine(as_administrator(host.url.render_as_string(hide_password=False)))
     await upgrade_database(plain, engine=operator)
     async with operator.begin() as connection:
@@ -146,7 +147,7 @@ async def test_the_hosts_alembic_sees_no_difference(host: AsyncEngine) -> None:
 
 async def test_connecting_to_a_missing_ledger_fails_and_creates_nothing(host: AsyncEngine) -> None:
     with pytest.raises(LedgerNotReady, match="there is no ledger in schema 'guestledger'"):
-        async with connect(Settings(), engine=host):
+        async with connect(Settings(encryption_key=KEY), engine=host):
             pass
     async with host.connect() as connection:
         assert not (await connection.execute(text("SELECT 1 FROM pg_namespace WHERE nspname = 'guestledger'"))).all()
@@ -302,6 +303,6 @@ async def connect_refused(driver: str) -> AsyncIterator[str]:
     engine = create_async_engine("postgresql+asyncpg://host/database")
     engine.sync_engine.dialect = SimpleNamespace(name="postgresql", driver=driver)  # type: ignore[assignment]
     with pytest.raises(UnfitEngine) as caught:
-        async with connect(replace(Settings(), schema="any"), engine=engine):
+        async with connect(replace(Settings(encryption_key=KEY), schema="any"), engine=engine):
             pass
     yield str(caught.value)

@@ -13,6 +13,7 @@ from guestledger.adapters.postgres.admin.roles import runtime_login
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from guestledger.engine.operations.health import Health
+from tests.keys import KEY
 
 LONG = 60  # seconds; only a hang takes longer
 HEALTHY = Health(
@@ -46,7 +47,7 @@ async def test_health_reports_a_database_outage_until_it_ends(data_dir: Path) ->
     await upgrade(url)
     login = await runtime_login(url, "guestledger")
     runtime = make_url(url).set(username=login).render_as_string(hide_password=False)
-    async with connect(Settings(database_url=runtime)) as ledger, asyncio.timeout(LONG):
+    async with connect(Settings(encryption_key=KEY, database_url=runtime)) as ledger, asyncio.timeout(LONG):
         await stop_embedded(data_dir)
         while (health := await ledger.health()).scheduler is None:
             await asyncio.sleep(0.01)

@@ -18,6 +18,7 @@ from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.ledger import Ledger
 from tests.integration.conftest import NewLogin, Sql
+from tests.keys import KEY
 from tests.unit.samples import request
 
 LONG = 60  # seconds; only a deadlock takes longer
@@ -30,7 +31,10 @@ async def lent(url: str, simulator: Simulator) -> AsyncIterator[tuple[AsyncEngin
     """A host's pool, and a ledger on it."""
     engine = create_async_engine(url, pool_size=PLACES, max_overflow=0, pool_timeout=LONG, hide_parameters=True)
     settings = Settings(
-        cxone_url=simulator.url, cxone_client_id=simulator.client_id, cxone_client_secret=simulator.client_secret
+        encryption_key=KEY,
+        cxone_url=simulator.url,
+        cxone_client_id=simulator.client_id,
+        cxone_client_secret=simulator.client_secret,
     )
     try:
         async with connect(replace(settings), engine=engine, scheduler=False) as ledger:

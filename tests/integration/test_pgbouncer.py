@@ -21,6 +21,7 @@ from guestledger.engine.operations.consume import Consumer, ConsumerOptions
 from guestledger.engine.operations.tail import tail
 from tests import logs
 from tests.event_stores import open_store
+from tests.keys import KEY
 from tests.pacing import proposed
 from tests.postgres import as_administrator
 from tests.unit.samples import request
@@ -140,7 +141,9 @@ async def test_a_consumer_keeps_its_lease_and_its_checkpoint(pooled_url: str, da
 async def test_a_whole_ledger_is_created_and_works(pooled_url: str) -> None:
     await migrate.upgrade(pooled_url, "another")
     async with (
-        simulated(Settings(database_url=pooled_url, schema="another", allow_owner=True), SimulatorConfig()) as settings,
+        simulated(
+            Settings(encryption_key=KEY, database_url=pooled_url, schema="another", allow_owner=True), SimulatorConfig()
+        ) as settings,
         connect(settings) as ledger,
     ):
         opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(40)))

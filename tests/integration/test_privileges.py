@@ -18,6 +18,7 @@ from guestledger.adapters.wiring import connect
 from tests.e2e.command import assert_one_line, environment, run
 from tests.integration.conftest import NewLogin, Sql
 from tests.integration.plain_sql import connect_plainly
+from tests.keys import KEY
 from tests.postgres import as_administrator
 
 RUNTIME = "IN ROLE guestledger_runtime"
@@ -87,13 +88,13 @@ async def user(database_url: str, new_login_at: NewLogin) -> str:
 
 async def refused(url: str) -> TooManyPrivileges:
     with pytest.raises(TooManyPrivileges) as raised:
-        async with connect(Settings(database_url=url), scheduler=False):
+        async with connect(Settings(encryption_key=KEY, database_url=url), scheduler=False):
             pass
     return raised.value
 
 
 async def opens(url: str, **given: Any) -> bool:
-    async with connect(Settings(database_url=url, **given), scheduler=False) as ledger:
+    async with connect(Settings(encryption_key=KEY, database_url=url, **given), scheduler=False) as ledger:
         return await ledger.scheduler.unfinished() == 0
 
 
@@ -126,7 +127,7 @@ async def test_set_role_does_not_hide_a_superuser(user: str) -> None:
         administrator, connect_args={"server_settings": {"role": str(make_url(user).username)}}
     )
     with pytest.raises(TooManyPrivileges, match="it is a superuser"):
-        async with connect(Settings(), engine=engine, scheduler=False):
+        async with connect(Settings(encryption_key=KEY), engine=engine, scheduler=False):
             pass
     await engine.dispose()
 
@@ -140,9 +141,9 @@ async def host(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 async def test_a_hosts_engine_is_checked_like_any_other(host: AsyncEngine) -> None:
     with pytest.raises(TooManyPrivileges, match="it is a superuser"):
-        async with connect(Settings(), engine=host):
+        async with connect(Settings(encryption_key=KEY), engine=host):
             pass
-    async with connect(Settings(allow_owner=True), engine=host) as ledger:
+    async with connect(Settings(encryption_key=KEY, allow_owner=True), engine=host) as ledger:
         assert await ledger.scheduler.unfinished() == 0
 
 
@@ -160,14 +161,14 @@ async def test_a_user_without_access_learns_which_role_is_missing(database_url: 
 async def test_a_worker_learns_which_privileges_its_user_lacks(user: str, outsider: Any, table: str) -> None:
     await outsider.execute(f"REVOKE ALL ON {table} FROM guestledger_runtime")
     with pytest.raises(NotAllowed) as raised:
-        async with connect(Settings(database_url=user)):
+        async with connect(Settings(encryption_key=KEY, database_url=user)):
             pass
     error = raised.value
     assert f"SELECT on {table}" in error.lacking
     assert (error.access, error.user, error.role) == (Access.RUN, make_url(user).username, "guestledger_runtime")
     assert error.member
     await migrate.upgrade(as_administrator(user))
-    async with connect(Settings(database_url=user)):
+    async with connect(Settings(encryption_key=KEY, database_url=user)):
         pass
 
 
@@ -194,7 +195,9 @@ def test_allow_owner_is_1_or_0() -> None:
 
 async def test_an_upgrade_uses_its_own_url(empty_database_url: str, runtime_server: str) -> None:
     runtime = make_url(runtime_server).set(database=make_url(empty_database_url).database)
-    settings = Settings(database_url=runtime.render_as_string(False), migration_url=empty_database_url)
+    settings = Settings(
+        encryption_key=KEY, database_url=runtime.render_as_string(False), migration_url=empty_database_url
+    )
 
     await upgrade_database(settings)
 
@@ -227,7 +230,7 @@ async def opened_archive(settings: Settings) -> None:
 async def test_a_broken_migration_url_is_reported_by_its_name(
     database_url: str, url: str, use: Callable[[Settings], Awaitable[None]]
 ) -> None:
-    settings = replace(Settings(database_url=database_url), migration_url=url)
+    settings = replace(Settings(encryption_key=KEY, database_url=database_url), migration_url=url)
     with pytest.raises(Exception, match="GUESTLEDGER_MIGRATION_URL") as raised:
         await use(settings)
     assert not re.search("GUESTLEDGER_DATABASE_URL|hush-hush", str(raised.value))

@@ -23,6 +23,7 @@ from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.projections.status import ProjectionStatus
 from tests import logs
+from tests.keys import KEY
 from tests.unit import samples
 
 BEFORE = 3_000
@@ -250,7 +251,7 @@ async def test_lag_counts_missing_events_and_the_age_of_the_oldest(
 
 
 async def test_wait_for_returns_once_every_projection_is_there(ledger_url: str) -> None:
-    async with connect(Settings(database_url=ledger_url), scheduler=False) as ledger:
+    async with connect(Settings(encryption_key=KEY, database_url=ledger_url), scheduler=False) as ledger:
         await logs.write(ledger_url, 100)
         await ledger.projections.wait_for(99)
         assert [found.position for found in await ledger.projections.status()] == [99] * 3
@@ -259,7 +260,7 @@ async def test_wait_for_returns_once_every_projection_is_there(ledger_url: str) 
 
 
 async def test_wait_for_raises_behind_a_poison_event(ledger_url: str, fault: Callable[..., None]) -> None:
-    async with connect(Settings(database_url=ledger_url), scheduler=False) as ledger:
+    async with connect(Settings(encryption_key=KEY, database_url=ledger_url), scheduler=False) as ledger:
         await logs.write(ledger_url, 100)
         fault("audit_log", at_position(50))
         await ledger.projections.wait_for(49)

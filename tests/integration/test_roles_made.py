@@ -21,6 +21,7 @@ from tests.event_stores import open_store
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLogin, Sql
 from tests.integration.plain_sql import CATALOGUE, connect_plainly
+from tests.keys import KEY
 from tests.postgres import as_administrator
 
 
@@ -86,7 +87,7 @@ async def test_createrole_is_enough_to_create_a_ledger_and_hand_it_over(
     assert await owners(empty, tenant) == {role_name(tenant, "owner")}
     runtime = await new_login_at(url, f"IN ROLE {role_name(tenant, RUNTIME)}")
     assert await append(runtime, tenant) == 0
-    async with connect(Settings(database_url=runtime, schema=tenant), scheduler=False) as ledger:
+    async with connect(Settings(encryption_key=KEY, database_url=runtime, schema=tenant), scheduler=False) as ledger:
         assert len([batch async for batch in ledger.events.read()]) == 1
 
 

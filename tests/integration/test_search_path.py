@@ -26,6 +26,7 @@ from guestledger.engine.projections.sessions import SessionFilter
 from tests import logs, postgres
 from tests.integration import planted
 from tests.integration.conftest import NewLogin
+from tests.keys import KEY
 from tests.unit.samples import request
 
 EARLY = datetime(2024, 3, 5, tzinfo=UTC)
@@ -91,7 +92,7 @@ async def test_a_ledger_runs_nothing_that_a_stranger_planted(
     url = await new_login_at(planted_url, "IN ROLE guestledger_runtime")
     config = SimulatorConfig(throttle_share=0.3, retry_after_s=0)
     async with (
-        simulated(Settings(database_url=url), config) as settings,
+        simulated(Settings(encryption_key=KEY, database_url=url), config) as settings,
         connect(settings, scheduler=False) as ledger,
         asyncio.timeout(PATIENCE),
     ):
@@ -106,7 +107,7 @@ async def test_a_lent_engine_runs_nothing_planted_and_keeps_its_search_path(
     await upgrade_database(Settings(migration_url=planted_url))
     url = await new_login_at(planted_url, "IN ROLE guestledger_runtime")
     await watch.execute(f"ALTER ROLE {make_url(url).username} SET search_path = {HOSTS_PATH}")
-    async with made_engine(url) as engine, simulated(Settings(), SimulatorConfig()) as settings:
+    async with made_engine(url) as engine, simulated(Settings(encryption_key=KEY), SimulatorConfig()) as settings:
         async with connect(settings, engine=engine, scheduler=False) as ledger:
             async with asyncio.timeout(PATIENCE):
                 await use(ledger)
@@ -223,7 +224,7 @@ async def consume(ledger: Ledger) -> None:
 async def archive(url: str) -> None:
     """Detach and attach a month, as its owner."""
     await logs.write(url, 50, after=10_000, began=EARLY)
-    settings = Settings(database_url=url, allow_owner=True)
+    settings = Settings(encryption_key=KEY, database_url=url, allow_owner=True)
     async with connect(settings, scheduler=False) as ledger, open_archive(settings) as opened:
         assert await opened.settle() == 50
         await ledger.projections.catch_up()

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
@@ -18,7 +17,6 @@ from guestledger.adapters.wiring import connect, simulated
 from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.domain.events import CreationAttempted
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log import upcasting as upcast
 from guestledger.engine.log.merkle import leaf_hash
@@ -27,6 +25,8 @@ from guestledger.engine.operations.consume import Consumer, ConsumerOptions
 from guestledger.engine.operations.tail import tail
 from guestledger.engine.worker.step import Lane
 from tests import logs
+from tests.event_stores import open_store
+from tests.keys import KEY
 from tests.pacing import proposed
 from tests.unit.samples import request
 
@@ -36,7 +36,7 @@ PATIENCE = 60.0  # seconds until a test that hangs fails
 @pytest.fixture
 async def store(ledger_url: str) -> AsyncIterator[PostgresEventStore]:
     engine = open_engine(ledger_url, "guestledger")
-    store = PostgresEventStore(engine, "guestledger", PostgresRateLimiter(engine, "guestledger", LimiterPolicy()))
+    store = open_store(engine)
     yield store
     await store.close()
     await engine.dispose()
@@ -45,7 +45,7 @@ async def store(ledger_url: str) -> AsyncIterator[PostgresEventStore]:
 @pytest.fixture
 async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
     async with (
-        simulated(Settings(database_url=ledger_url), SimulatorConfig()) as settings,
+        simulated(Settings(encryption_key=KEY, database_url=ledger_url), SimulatorConfig()) as settings,
         connect(settings, scheduler=False) as ledger,
     ):
         yield ledger

@@ -31,6 +31,7 @@ from guestledger.engine.log.appends import Append, Appended, KeyTaken, Lease, St
 from guestledger.engine.log.codec import encode
 from tests.integration.appends import HOUR_MS, an_append, new_id, some_events
 from tests.integration.plain_sql import EMPTY, SCHEMA, connect_plainly
+from tests.keys import personal_data
 from tests.property.table import step_changes
 from tests.unit.samples import START
 
@@ -336,7 +337,8 @@ def test_the_store_behaves_like_its_model(database_url: str) -> None:
         engines = [open_engine(database_url, SCHEMA, pool_size=2) for _ in STORES]
         limiters = [PostgresRateLimiter(engine, SCHEMA, LimiterPolicy()) for engine in engines]
         stores = [
-            PostgresEventStore(engine, SCHEMA, limiter) for engine, limiter in zip(engines, limiters, strict=True)
+            PostgresEventStore(engine, SCHEMA, limiter, personal_data(engine, SCHEMA))
+            for engine, limiter in zip(engines, limiters, strict=True)
         ]
         due_steps = PostgresDueSteps(engines[-1], SCHEMA, limiters[-1])
         due_steps._freed_at = math.inf  # claims free nothing by the clock: only the rule does

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from guestledger.adapters.postgres import tables as t
-from guestledger.adapters.postgres.log.reader import MASKED_EVENTS
 from guestledger.adapters.postgres.projections import registry
 
 OWNER, RUNTIME, AUDITOR = ROLES = ("owner", "runtime", "auditor")
@@ -21,11 +20,8 @@ _APPEND = _READ | {"INSERT"}
 _WRITE = _APPEND | {"UPDATE", "DELETE"}
 _RUN = frozenset({"EXECUTE"})
 
-# Without `data`, which holds the guests' tokens: `masked_events` shows the rest of it.
-_READ_BUT_DATA = frozenset(f"SELECT ({column.name})" for column in t.events.columns if column.name != "data")
-
 LOG: Mapping[str, Grants] = {
-    t.events.name: {RUNTIME: _APPEND, AUDITOR: _READ_BUT_DATA},
+    t.events.name: {RUNTIME: _APPEND, AUDITOR: _READ},
     t.request_keys.name: {RUNTIME: _APPEND, AUDITOR: _READ},
     t.batches.name: {RUNTIME: _APPEND, AUDITOR: _READ},
     t.detached_partitions.name: {RUNTIME: _READ, AUDITOR: _READ},
@@ -36,6 +32,10 @@ LOG: Mapping[str, Grants] = {
 
 TABLES: Mapping[str, Grants] = {
     **LOG,
+    t.personal.name: {RUNTIME: _APPEND | {"DELETE"}},
+    t.personal_index.name: {RUNTIME: _APPEND | {"DELETE"}},
+    t.data_keys.name: {RUNTIME: _WRITE},
+    t.destroyed_keys.name: {RUNTIME: _APPEND},
     t.due_steps.name: {RUNTIME: _WRITE},
     t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},
     t.incarnations.name: {RUNTIME: _APPEND, AUDITOR: _READ},
@@ -47,12 +47,8 @@ TABLES: Mapping[str, Grants] = {
 }
 """Every table of a ledger."""
 
-VIEWS: Mapping[str, Grants] = {MASKED_EVENTS: {AUDITOR: _READ}}
-"""Every view of a ledger."""
-
 FUNCTIONS: Mapping[str, Grants] = {
     "ensure_partitions": {RUNTIME: _RUN},
-    "masked": {RUNTIME: _RUN, AUDITOR: _RUN},
     "first_id": {RUNTIME: _RUN, AUDITOR: _RUN},
     "unpartitioned_events": {RUNTIME: _RUN, AUDITOR: _RUN},
     "attach_partition": {},

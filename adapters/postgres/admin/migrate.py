@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, RUNTIME, TABLES, VIEWS, role_name
+from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, RUNTIME, TABLES, role_name
 from guestledger.adapters.postgres.errors import (
     Access,
     LedgerNotReady,
@@ -150,7 +150,7 @@ def _refuse_foreign(connection: Connection, schema: str) -> None:
     names = {
         "schema": schema,
         "owner": role_name(schema, OWNER),
-        "tables": [*TABLES, *VIEWS],
+        "tables": list(TABLES),
         "functions": list(FUNCTIONS),
     }
     if found := connection.scalar(text(_FOREIGN), names):

@@ -13,7 +13,6 @@ from guestledger.adapters.postgres.admin.grants import (
     RUNTIME,
     SCHEMA,
     TABLES,
-    VIEWS,
     Grants,
     role_name,
 )
@@ -28,7 +27,7 @@ _OBJECTS = """
     WITH RECURSIVE ours AS (
         SELECT oid, relname, relowner, relacl FROM pg_class
          WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = :schema)
-           AND relname = ANY(CAST(:tables AS text[])) AND relkind IN ('r', 'p', 'v')
+           AND relname = ANY(CAST(:tables AS text[])) AND relkind IN ('r', 'p')
          UNION ALL
         SELECT part.oid, part.relname, part.relowner, part.relacl
           FROM ours JOIN pg_inherits ON inhparent = ours.oid JOIN pg_class AS part ON part.oid = inhrelid
@@ -61,15 +60,13 @@ _OBJECTS = """
 def reconcile_grants(connection: Connection, schema: str) -> None:
     """Bring roles, owners and grants to what `grants` declares. Runs after the migrations, in their transaction."""
     roles = _create_roles(connection, schema)
-    names = {"schema": schema, "tables": [*TABLES, *VIEWS], "functions": list(FUNCTIONS)}
+    names = {"schema": schema, "tables": list(TABLES), "functions": list(FUNCTIONS)}
     found = [row for row in connection.execute(text(_OBJECTS), names) if row.ours]
     owner = role_name(schema, OWNER)
     may_hand_over = OWNER in roles and _may_act_as(connection, owner)
     may_create_schemas = connection.scalar(text("SELECT has_database_privilege(current_database(), 'CREATE')"))
     for kind, name, written, owned_by, _, granted in found:
-        wanted: Grants = (
-            SCHEMA if kind == "SCHEMA" else ({**TABLES, **VIEWS} if kind == "TABLE" else FUNCTIONS).get(name, {})
-        )
+        wanted: Grants = SCHEMA if kind == "SCHEMA" else (TABLES if kind == "TABLE" else FUNCTIONS).get(name, {})
         # `public` is not the ledger's own. Handing a schema over takes CREATE on the database, and is not necessary: the owner
         # role has CREATE on the schema.
         hands_over = may_hand_over and (kind != "SCHEMA" or (written != "public" and may_create_schemas))

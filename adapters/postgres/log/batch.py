@@ -6,18 +6,20 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
+from guestledger.adapters.postgres.personal.personal_data import IndexRow, SealedRow, Sealing
 from guestledger.engine.domain.due import StepName
-from guestledger.engine.domain.errors import WrongExpectedVersion
+from guestledger.engine.domain.errors import SubjectErased, WrongExpectedVersion
 from guestledger.engine.log.appends import Append, AppendDenied, Appended, KeyTaken
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.merkle import leaf_hash
 
 
 class Proposal(NamedTuple):
-    """An append and the JSON of its events."""
+    """An append, sealed, and the JSON of its events."""
 
     append: Append
     texts: Sequence[str]
+    sealing: Sealing
 
 
 class LogEnd(NamedTuple):
@@ -30,7 +32,9 @@ class LogEnd(NamedTuple):
     """The same, but never before the last event's: times must not run against positions if the clock is set back."""
     versions: dict[UUID, int]
     keys: dict[str, UUID]
-    """The taken idempotency keys, with their streams."""
+    """The taken idempotency keys (hashed), with their streams."""
+    destroyed: frozenset[UUID]
+    """The data keys that nothing may be sealed under any more."""
     known: dict[tuple[UUID, int, UUID], Appended]
     """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
@@ -63,6 +67,8 @@ class BatchRows:
         self._position = log.position
         self._events: list[tuple[Any, ...]] = []
         self._keys: list[tuple[str, UUID]] = []
+        self._sealed: list[SealedRow] = []
+        self._index: list[IndexRow] = []
         self._steps: dict[_Key, _Leased | _Moved | None] = {}
         """`None`: done."""
 
@@ -86,6 +92,8 @@ class BatchRows:
             *_arrays(leased, 5),
             *_arrays(moved, 3),
             *_arrays(done, 2),
+            *_arrays(self._sealed, 5),
+            *_arrays(self._index, 4),
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:
@@ -93,11 +101,13 @@ class BatchRows:
         append, log = proposal.append, self._log
         if log.known and (before := log.known.get((append.stream_id, append.expected_version, append.causation_id))):
             return before
-        actual, key = log.versions[append.stream_id], append.idempotency_key
+        actual, key = log.versions[append.stream_id], proposal.sealing.key
         if actual != append.expected_version:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
         if key is not None and key in log.keys:
             return KeyTaken(log.keys[key])
+        if log.destroyed and any(row.key_id in log.destroyed for row in proposal.sealing.rows):
+            return SubjectErased(append.stream_id)
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)
         if append.feedback is not None:
@@ -106,6 +116,9 @@ class BatchRows:
             log.keys[key] = append.stream_id
             self._keys.append((key, append.stream_id))
         self._take_events(proposal)
+        self._sealed += proposal.sealing.rows
+        if proposal.sealing.index_row is not None:
+            self._index.append(proposal.sealing.index_row)
         self._take_steps(append)
         version = log.versions[append.stream_id] = actual + len(append.events)
         return Appended(

@@ -20,11 +20,11 @@ from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
+from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
 from guestledger.engine.domain.events import Event
-from guestledger.engine.domain.personal import Secret
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.codec import encode, wire_name
@@ -53,11 +53,12 @@ class PostgresEventStore(LogReader):
         engine: AsyncEngine,
         schema: str,
         limiter: PostgresRateLimiter,
+        personal: PersonalData,
         *,
         patience: float = 10.0,
         max_waiting: int = 10_000,
     ) -> None:
-        super().__init__(engine, schema)
+        super().__init__(engine, schema, personal)
         self._limiter = limiter
         self._appending = AppendStatements(schema)
         self._patience = patience
@@ -77,8 +78,10 @@ class PostgresEventStore(LogReader):
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
+        sealing = await self._personal.seal(append)
+        proposal = Proposal(append, [_text(event) for event in sealing.events], sealing)
         outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting[outcome] = Proposal(append, [Secret(_text(event)) for event in append.events])
+        self._waiting[outcome] = proposal
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
         try:
@@ -196,8 +199,10 @@ class PostgresEventStore(LogReader):
         appends = [proposal.append for proposal in batch]
         stream_ids = [append.stream_id for append in appends]
         statement = self._appending.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
-        keys = [append.idempotency_key for append in appends if append.idempotency_key is not None]
-        ((now, limiters, position, last_at, found, taken),) = await driver.fetch(statement, stream_ids, keys)
+        keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
+        data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
+        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys)
+        now, limiters, position, last_at, found, taken, destroyed = found_now
         stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
@@ -205,6 +210,7 @@ class PostgresEventStore(LogReader):
             recorded_at=now if last_at is None else max(now, last_at),
             versions=dict(zip(stream_ids, found, strict=True)),
             keys=dict(taken),
+            destroyed=frozenset(destroyed),
             known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),
         )

@@ -7,14 +7,16 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.errors import NotAllowed, reported
+from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.log.notifier import LogNotifier
+from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
 from guestledger.engine.domain.errors import LogSetBack, UnknownEvent
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
+from guestledger.engine.log.personal_fields import as_sealed
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
 
 COLUMNS = (
@@ -22,9 +24,6 @@ COLUMNS = (
     "correlation_id, causation_id, actor, data::text, leaf_hash"
 )
 """In the order that `recorded` expects."""
-
-MASKED_EVENTS = "masked_events"
-"""The log without guests' tokens, for users who may not read them."""
 
 END = 2**63 - 1
 """A position behind every event."""
@@ -36,22 +35,22 @@ SCAN_FACTOR = 20
 class LogReader:
     """Reads one ledger's log."""
 
-    def __init__(self, engine: AsyncEngine, schema: str) -> None:
+    def __init__(self, engine: AsyncEngine, schema: str, personal: PersonalData) -> None:
         self._engine = engine
+        self._personal = personal
         self._notifier = LogNotifier(engine, schema)
-        self._events = "events"
         self._schema = s = quoted(schema)
         self._select_streams = f"""
-            SELECT {COLUMNS} FROM {s}.{{events}} WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
+            SELECT {COLUMNS} FROM {s}.events WHERE stream_id = ANY($1::uuid[]) ORDER BY stream_id, version"""
         # One statement, so one snapshot: no event up to its `head` can appear later.
         self._select_batch = f"""
             SELECT head.position AS head,
-                   (SELECT leaf_hash FROM {s}.{{events}} WHERE position = $1::bigint) AS mark,
-                   (SELECT leaf_hash FROM {s}.{{events}} WHERE position = least($1::bigint + $2::bigint, head.position)) AS next,
+                   (SELECT leaf_hash FROM {s}.events WHERE position = $1::bigint) AS mark,
+                   (SELECT leaf_hash FROM {s}.events WHERE position = least($1::bigint + $2::bigint, head.position)) AS next,
                    e.*
               FROM (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1) AS head
               LEFT JOIN (
-                  SELECT {COLUMNS} FROM {s}.{{events}}
+                  SELECT {COLUMNS} FROM {s}.events
                    WHERE position > $1::bigint AND position <= $1::bigint + $2::bigint
                      AND ($4::text[] IS NULL OR event_type = ANY($4::text[]))
                      AND ($5::timestamptz IS NULL OR recorded_at >= $5::timestamptz)
@@ -64,15 +63,18 @@ class LogReader:
         """See `EventStore.arrival`."""
         return self._notifier.next()
 
-    async def read_stream(self, stream_id: UUID) -> list[RecordedEvent]:
+    async def read_stream(self, stream_id: UUID, *, reveal: bool = False) -> list[RecordedEvent]:
         """See `EventStore.read_stream`."""
-        return (await self.read_streams([stream_id])).get(stream_id, [])
+        return (await self.read_streams([stream_id], reveal=reveal)).get(stream_id, [])
 
-    async def read_streams(self, stream_ids: Sequence[UUID]) -> dict[UUID, list[RecordedEvent]]:
+    async def read_streams(
+        self, stream_ids: Sequence[UUID], *, reveal: bool = False
+    ) -> dict[UUID, list[RecordedEvent]]:
         """See `EventStore.read_streams`."""
+        found = [recorded(row) for row in await self._fetch(self._select_streams, list(stream_ids))]
         streams: dict[UUID, list[RecordedEvent]] = {}
-        for row in await self._fetch_events(self._select_streams, list(stream_ids)):
-            streams.setdefault(row["stream_id"], []).append(recorded(row))
+        for one in await self._personal.opened(found) if reveal else found:
+            streams.setdefault(one.stream_id, []).append(one)
         return streams
 
     async def read_all(
@@ -90,7 +92,7 @@ class LogReader:
         """See `EventStore.read_batch`."""
         span = batch * SCAN_FACTOR
         types = list(wanted.types) or None
-        rows = await self._fetch_events(self._select_batch, after, span, batch, types, wanted.since, wanted.until)
+        rows = await self._fetch(self._select_batch, after, span, batch, types, wanted.since, wanted.until)
         head, found_mark, next_mark = rows[0][:3] if rows else (-1, None, None)
         # The partition of that event may be detached: then nothing can be compared.
         if head < after or (mark is not None and found_mark is not None and found_mark != mark):
@@ -138,15 +140,6 @@ class LogReader:
                     f"UPDATE {self._schema}.consumers SET ahead_at = coalesce(ahead_at, position), owner = NULL"
                 )
 
-    async def _fetch_events(self, statement: str, *values: Any) -> Sequence[Any]:
-        try:
-            return await self._fetch(statement.format(events=self._events), *values)
-        except NotAllowed:
-            if self._events == MASKED_EVENTS:
-                raise
-            self._events = MASKED_EVENTS  # an auditor's login
-            return await self._fetch(statement.format(events=self._events), *values)
-
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         with reported():
             async with reading(self._engine) as driver:
@@ -154,13 +147,11 @@ class LogReader:
                 return rows
 
 
-async def fetch_range(
-    driver: Driver, schema: str, *, after: int, upto: int = END, limit: int, table: str = "events"
-) -> Sequence[Any]:
+async def fetch_range(driver: Driver, schema: str, *, after: int, upto: int = END, limit: int) -> Sequence[Any]:
     """The rows of at most `limit` events after one position, up to another."""
     # Positions are missing where a partition is detached, so the limit alone is not enough.
     statement = f"""
-        SELECT {COLUMNS} FROM {quoted(schema)}.{table}
+        SELECT {COLUMNS} FROM {quoted(schema)}.events
          WHERE position > $1::bigint AND position <= $2::bigint ORDER BY position LIMIT $3::int"""
     rows: Sequence[Any] = await driver.fetch(statement, after, upto, limit)
     return rows
@@ -188,7 +179,7 @@ def recorded(row: Any) -> RecordedEvent:
     """Decode a row of the log. Raises `UnknownEvent`."""
     position, stream_id, version, event_type, schema_version, at, correlation_id, causation_id, actor, data, leaf = row
     try:
-        event = decode(event_type, schema_version, data)
+        event = as_sealed(decode(event_type, schema_version, data))
     except UnknownEvent as error:
         raise error.found_at(position, stream_id, version) from None
     return RecordedEvent(

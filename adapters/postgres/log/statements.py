@@ -27,7 +27,8 @@ class AppendStatements:
                        SELECT coalesce((SELECT version FROM {s}.events AS e
                                          WHERE e.stream_id = wanted.stream_id {{partition}} ORDER BY version DESC LIMIT 1), 0)
                          FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number),
-                   ARRAY(SELECT (idempotency_key, stream_id) FROM {s}.request_keys WHERE idempotency_key = ANY($2::text[]))
+                   ARRAY(SELECT (idempotency_key, stream_id) FROM {s}.request_keys WHERE idempotency_key = ANY($2::text[])),
+                   ARRAY(SELECT key_id FROM {s}.destroyed_keys WHERE key_id = ANY($3::uuid[]))
               FROM (VALUES (1)) AS one
               LEFT JOIN (SELECT position, recorded_at FROM {s}.batches ORDER BY position DESC LIMIT 1) AS last ON true"""
 
@@ -71,12 +72,20 @@ class AppendStatements:
             ), done AS (
                 DELETE FROM {s}.due_steps
                  WHERE stream_id = ANY($22::uuid[]) AND (stream_id, step) IN (SELECT * FROM unnest($22::uuid[], $23::text[]))
+            ), sealed AS (
+                INSERT INTO {s}.personal (stream_id, version, purpose, key_id, sealed)
+                SELECT * FROM unnest($24::uuid[], $25::int[], $26::text[], $27::uuid[], $28::bytea[])
+                RETURNING stream_id
+            ), indexed AS (
+                INSERT INTO {s}.personal_index (stream_id, subject, ip_address, fingerprint)
+                SELECT * FROM unnest($29::uuid[], $30::bytea[], $31::bytea[], $32::bytea[])
+                RETURNING stream_id
             )
             SELECT count(*) FROM new_events"""
 
     def read_log(self, low: UUID, high: UUID) -> str:
         """One row: the clock, the limiters that know something, the log's last position and time, the versions of
-        streams $1, and the taken ones of keys $2 with their streams.
+        streams $1, the taken ones of keys $2 with their streams, and the destroyed ones of data keys $3.
 
         All streams lie from `low` to `high`: otherwise an append would cost more with every partition.
         """

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
-from guestledger.adapters.postgres.log.reader import MASKED_EVENTS, fetch_range, recorded
+from guestledger.adapters.postgres.log.reader import fetch_range, recorded
 from guestledger.adapters.postgres.projections.checkpoints import Checkpoints
 from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, describe, each_batch, lies_in_the_events
 from guestledger.adapters.postgres.projections.registry import named
@@ -91,7 +91,7 @@ class ReaderVerification:
         return len(rows)
 
     async def _events(self, driver: Driver, last: int, limit: int) -> list[object]:
-        rows = await fetch_range(driver, self._schema, after=self._at, upto=last, limit=limit, table=MASKED_EVENTS)
+        rows = await fetch_range(driver, self._schema, after=self._at, upto=last, limit=limit)
         return list(rows)
 
     async def _compare(self, driver: Driver, position: int) -> Verification:

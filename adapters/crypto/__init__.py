@@ -1,0 +1,1 @@
+"""Encryption of personal data, and of the keys for it."""

@@ -1,0 +1,1 @@
+"""Personal data: sealed beside the log, with its keys and its index."""

@@ -1,0 +1,166 @@
+"""Seals the personal fields of events on their way into the log, and opens them on their way out."""
+
+import hmac
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from cachetools import LRUCache
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import reading
+from guestledger.engine.domain.errors import SealedEventBroken, SubjectErased
+from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused, Event
+from guestledger.engine.domain.personal import Purpose
+from guestledger.engine.log.appends import Append
+from guestledger.engine.log.codec import wire_name
+from guestledger.engine.log.personal_fields import personal_values, with_values
+from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.ports.key_vault import KeyVault, SealBroken
+
+HASH_BYTES = 16
+_MAX_CACHED = 10_000
+
+
+class SealedRow(NamedTuple):
+    """A row of `personal`."""
+
+    stream_id: UUID
+    version: int
+    purpose: str
+    key_id: UUID
+    sealed: bytes
+
+
+class IndexRow(NamedTuple):
+    """A row of `personal_index`: keyed hashes, for look-ups."""
+
+    stream_id: UUID
+    subject: bytes
+    ip_address: bytes
+    fingerprint: bytes
+
+
+class Sealing(NamedTuple):
+    """An append as it is stored."""
+
+    events: Sequence[Event]
+    """With a commitment in place of each personal value."""
+    rows: Sequence[SealedRow] = ()
+    index_row: IndexRow | None = None
+    key: str | None = None
+    """The hash of its idempotency key."""
+
+
+class PersonalData:
+    """The personal data of one ledger."""
+
+    def __init__(self, engine: AsyncEngine, schema: str, vault: KeyVault) -> None:
+        self.vault = vault
+        self._engine = engine
+        s = quoted(schema)
+        self._read_ledger_id = f"SELECT ledger_id FROM {s}.head"
+        self._read_subject = f"SELECT subject FROM {s}.personal_index WHERE stream_id = $1::uuid"
+        self._read_rows = f"""
+            SELECT stream_id, version, purpose, key_id, sealed FROM {s}.personal WHERE stream_id = ANY($1::uuid[])"""
+        self._ledger_id: bytes | None = None
+        self._subjects: LRUCache[UUID, bytes] = LRUCache(_MAX_CACHED)
+
+    async def seal(self, append: Append) -> Sealing:
+        """The append without its personal values, and the rows that hold them. Raises `ServiceError`, `SubjectErased`."""
+        found = [personal_values(event) if event.purpose else {} for event in append.events]
+        key = None if append.idempotency_key is None else (await self.hashed("key", append.idempotency_key)).hex()
+        if not any(found):
+            return Sealing(append.events, key=key)
+        opened = append.events[0] if append.expected_version == 0 else None
+        index = (
+            await self._index(append.stream_id, opened)
+            if isinstance(opened, ConsentRecorded | ConsentRefused)
+            else None
+        )
+        subject = index.subject if index else await self._subject(append.stream_id)
+        events: list[Event] = []
+        rows: list[SealedRow] = []
+        for version, (event, values) in enumerate(zip(append.events, found, strict=True), append.expected_version + 1):
+            if event.purpose is None or not values:
+                events.append(event)
+                continue
+            data_key = await self.vault.key_of(subject, event.purpose)
+            place = await self._place(append.stream_id, version, event.purpose)
+            box, commitments = data_key.seal(values, place)
+            rows.append(SealedRow(append.stream_id, version, event.purpose, data_key.id, box))
+            events.append(with_values(event, commitments))
+        return Sealing(events, rows, index, key)
+
+    async def opened(self, recorded: Sequence[RecordedEvent]) -> list[RecordedEvent]:
+        """These events with their personal values. What was erased stays `Sealed`. Raises `ServiceError`, `SealedEventBroken`."""
+        streams = list({one.stream_id for one in recorded if one.event.purpose})
+        boxes = {tuple(row)[:3]: row for row in await self._fetch(self._read_rows, streams)} if streams else {}
+        keys = await self.vault.keys({row["key_id"] for row in boxes.values()})
+        return [await self._opened(one, boxes, keys) for one in recorded]
+
+    async def hashed(self, field: str, value: str) -> bytes:
+        """The keyed hash of a value, for look-ups. Raises `ServiceError`."""
+        text = f"{field}\x1f{value}".encode()
+        return hmac.digest(await self.vault.index_key(), text, sha256)[:HASH_BYTES]
+
+    async def subject_of(self, subject_id: str) -> bytes:
+        """How a subject is named in vault and index. Raises `ServiceError`."""
+        return await self.hashed("subject", subject_id)
+
+    async def hashed_address(self, address: str) -> bytes:
+        """As `hashed`; all ways to write an address give the same."""
+        return await self.hashed("ip_address", ip_address(address).compressed)
+
+    async def _index(self, stream_id: UUID, opened: ConsentRecorded | ConsentRefused) -> IndexRow:
+        guest = opened.guest
+        subject = stream_id.bytes if guest.subject_id is None else await self.subject_of(guest.subject_id)
+        self._subjects[stream_id] = subject
+        return IndexRow(
+            stream_id,
+            subject,
+            await self.hashed_address(guest.ip_address),
+            await self.hashed("fingerprint", guest.fingerprint),
+        )
+
+    async def _subject(self, stream_id: UUID) -> bytes:
+        subject = self._subjects.get(stream_id)
+        if subject is None:
+            rows = await self._fetch(self._read_subject, stream_id)
+            if not rows:
+                raise SubjectErased(stream_id)
+            subject = self._subjects[stream_id] = rows[0][0]
+        return subject
+
+    async def _place(self, stream_id: UUID, version: int, purpose: Purpose) -> bytes:
+        if self._ledger_id is None:
+            [(ledger_id,)] = await self._fetch(self._read_ledger_id)
+            self._ledger_id = ledger_id.bytes
+        return self._ledger_id + stream_id.bytes + version.to_bytes(4) + purpose.encode()
+
+    async def _opened(
+        self, recorded: RecordedEvent, boxes: Mapping[Any, Any], keys: Mapping[UUID, Any]
+    ) -> RecordedEvent:
+        event, purpose = recorded.event, recorded.event.purpose
+        row = boxes.get((recorded.stream_id, recorded.version, purpose)) if purpose else None
+        key = keys.get(row["key_id"]) if row is not None else None
+        if purpose is None or row is None or key is None:
+            return recorded
+        place = await self._place(recorded.stream_id, recorded.version, purpose)
+        try:
+            values = key.open(row["sealed"], place, personal_values(event))
+        except SealBroken:
+            broken = SealedEventBroken(wire_name(event), event.schema_version)
+            raise broken.found_at(recorded.position, recorded.stream_id, recorded.version) from None
+        return replace(recorded, event=with_values(event, values))
+
+    async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
+        with reported():
+            async with reading(self._engine) as driver:
+                rows: Sequence[Any] = await driver.fetch(statement, *values)
+                return rows

@@ -21,6 +21,8 @@ class Event(Guarded, frozen=True, kw_only=True):
     schema_version: ClassVar[int] = 1
     purpose: ClassVar[Purpose | None] = None
     """Why its personal fields are kept; `None`: it has none."""
+    erases: ClassVar[frozenset[Purpose]] = frozenset()
+    """The purposes of which its append deletes all personal data of the stream."""
 
     at: datetime
     channel_id: str

@@ -9,6 +9,7 @@ from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.personal.personal_data import IndexRow, SealedRow, Sealing
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import SubjectErased, WrongExpectedVersion
+from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.log.appends import Append, AppendDenied, Appended, KeyTaken
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.merkle import leaf_hash
@@ -71,6 +72,7 @@ class BatchRows:
         self._index: list[IndexRow] = []
         self._steps: dict[_Key, _Leased | _Moved | None] = {}
         """`None`: done."""
+        self._erased: list[tuple[UUID, str]] = []
 
     def columns(self) -> list[Any]:
         """The values for the append statement, in its order."""
@@ -94,6 +96,7 @@ class BatchRows:
             *_arrays(done, 2),
             *_arrays(self._sealed, 5),
             *_arrays(self._index, 4),
+            *_arrays(self._erased, 2),
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:
@@ -116,9 +119,7 @@ class BatchRows:
             log.keys[key] = append.stream_id
             self._keys.append((key, append.stream_id))
         self._take_events(proposal)
-        self._sealed += proposal.sealing.rows
-        if proposal.sealing.index_row is not None:
-            self._index.append(proposal.sealing.index_row)
+        self._take_personal(proposal)
         self._take_steps(append)
         version = log.versions[append.stream_id] = actual + len(append.events)
         return Appended(
@@ -160,6 +161,17 @@ class BatchRows:
                     leaf,
                 )
             )
+
+    def _take_personal(self, proposal: Proposal) -> None:
+        self._sealed += proposal.sealing.rows
+        if proposal.sealing.index_row is not None:
+            self._index.append(proposal.sealing.index_row)
+        erased = {(proposal.append.stream_id, purpose) for event in proposal.append.events for purpose in event.erases}
+        if erased:
+            # The statement that deletes does not see what it inserts itself.
+            self._sealed = [row for row in self._sealed if (row.stream_id, row.purpose) not in erased]
+            self._index = [row for row in self._index if (row.stream_id, Purpose.CONTACT) not in erased]
+            self._erased += erased
 
     def _take_steps(self, append: Append) -> None:
         changes, lease = append.steps, append.steps.lease

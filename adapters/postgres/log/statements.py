@@ -4,6 +4,7 @@ from uuid import UUID
 
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import TRANSACTION_LIMITS
+from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.log.recorded import month_bounds, month_of
 
 
@@ -80,6 +81,13 @@ class AppendStatements:
                 INSERT INTO {s}.personal_index (stream_id, subject, ip_address, fingerprint)
                 SELECT * FROM unnest($29::uuid[], $30::bytea[], $31::bytea[], $32::bytea[])
                 RETURNING stream_id
+            ), erased AS (
+                DELETE FROM {s}.personal
+                 WHERE stream_id = ANY($33::uuid[]) AND (stream_id, purpose) IN (SELECT * FROM unnest($33::uuid[], $34::text[]))
+            ), unindexed AS (
+                DELETE FROM {s}.personal_index
+                 WHERE stream_id IN (SELECT stream_id FROM unnest($33::uuid[], $34::text[]) AS e(stream_id, purpose)
+                                      WHERE purpose = '{Purpose.CONTACT}')
             )
             SELECT count(*) FROM new_events"""
 

@@ -77,15 +77,15 @@ async def connect(
     The database user must not be able to change the log: a member of the runtime role, or without `scheduler` of the auditor
     role for reading. `settings.allow_owner` accepts any user.
 
-    Raises `InvalidSettings`, `UnfitEngine`, `TooManyPrivileges`, or `ServiceError` if the database cannot be used. The
-    provider is not called yet.
+    Raises `InvalidSettings`, `UnfitEngine`, `TooManyPrivileges`, or `ServiceError` if the database or the key vault cannot
+    be used, as with another key-encryption key than the ledger's. The provider is not called yet.
     """
     async with AsyncExitStack() as stack:
         embedded = engine is None and settings.database_url is None
         engine = await _engine(settings, engine, stack)
         await check_current(engine, settings.schema)
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
-        vault = open_vault(settings, engine, embedded=embedded, required=scheduler)
+        vault = await open_vault(settings, engine, stack, embedded=embedded, required=scheduler)
         clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         outages = OutageReporter(clock=clock, policy=policy)
@@ -148,6 +148,7 @@ def _ledger(
         read_models=read_models,
         provider=services.provider,
         limiter=limiter,
+        vault=vault,
         executor=executor,
         scheduler=scheduler,
         leases=leases,

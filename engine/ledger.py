@@ -29,6 +29,7 @@ from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.key_vault import KeyVault
 from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
@@ -60,6 +61,7 @@ class Ledger:
         read_models: ReadModels,
         provider: Provider,
         limiter: RateLimiter,
+        vault: KeyVault,
         executor: Executor,
         scheduler: Scheduler,
         leases: Leases,
@@ -78,6 +80,7 @@ class Ledger:
         self._store = store
         self._due_steps = due_steps
         self._limiter = limiter
+        self._vault = vault
         self._read_models = read_models
         self._provider = provider
         self._executor = executor
@@ -195,7 +198,7 @@ class Ledger:
         await self._provider.ready()
 
     async def health(self) -> Health:
-        """Return, within seconds, whether the database answers, what waits, and how this process's scheduler fares.
+        """Return, within seconds, whether the databases answer, what waits, and how this process's scheduler fares.
 
         Does not raise. The provider is not called: that is `check`.
         """
@@ -204,6 +207,7 @@ class Ledger:
             self._due_steps,
             self._limiter,
             self._read_models,
+            self._vault,
             scheduler_runs=self.scheduler.runs,
             trouble=self.scheduler.trouble,
         )

@@ -1,8 +1,8 @@
 """Seals the personal fields of one event, and commits to each of them.
 
 AES-256-GCM with a random nonce (NIST SP 800-38D). GCM does not commit to its key, so each box also carries a commitment to the
-key, derived with HKDF (RFC 5869): no box opens under two keys. A field's commitment is HMAC-SHA-256 (RFC 2104) under a random
-blinding value, which is sealed with the field: without it, nobody can test a guess.
+key, derived with HKDF (RFC 5869): no box opens under two keys. A field's commitment is HMAC-SHA-256 (RFC 2104) of its path and
+value under a random blinding value, which is sealed with the field: without it, nobody can test a guess.
 """
 
 import hmac
@@ -58,7 +58,7 @@ class Aes256Key:
             blinding = random[at : at + BLINDING_BYTES]
             at += BLINDING_BYTES
             fields[path] = (blinding, value)
-            commitments[path] = commitment(value, blinding)
+            commitments[path] = commitment(path, value, blinding)
         sealed = self._cipher.encrypt(nonce, _encoder.encode(fields), place)
         return _FORMAT + self._commitment + nonce + sealed, commitments
 
@@ -71,11 +71,13 @@ class Aes256Key:
             fields = _decoder.decode(self._cipher.decrypt(nonce, box[_HEADER:], place))
         except (InvalidTag, ValueError, msgspec.MsgspecError):
             raise SealBroken from None
-        if {path: commitment(value, blinding) for path, (blinding, value) in fields.items()} != commitments:
+        found = {path: commitment(path, value, blinding) for path, (blinding, value) in fields.items()}
+        if found != commitments or any(len(blinding) != BLINDING_BYTES for blinding, _ in fields.values()):
             raise SealBroken
         return {path: value for path, (_, value) in fields.items()}
 
 
-def commitment(value: str, blinding: bytes) -> str:
-    """The commitment to `value`: HMAC-SHA-256 under `blinding`, as base64url without padding."""
-    return urlsafe_b64encode(hmac.digest(blinding, value.encode(), sha256)).rstrip(b"=").decode()
+def commitment(path: str, value: str, blinding: bytes) -> str:
+    """The commitment to `value` at `path`: HMAC-SHA-256 under `blinding`, as base64url without padding."""
+    digest = hmac.digest(blinding, f"{path}\x1f{value}".encode(), sha256)
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -120,6 +120,15 @@ data_keys = Table(
     comment="The keys of personal data, wrapped; empty if the vault is a database of its own",
 )
 
+wrapping_keys = Table(
+    "wrapping_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    comment="The key-encryption keys that a key service made, wrapped by it; in the same database as the data keys",
+)
+
 destroyed_keys = Table(
     "destroyed_keys",
     metadata,

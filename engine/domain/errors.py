@@ -207,7 +207,7 @@ class LogSetBack(GuestledgerError):
 class ServiceError(GuestledgerError):
     """A service cannot be used now. Accepted sessions stay pending; a worker continues them.
 
-    `service` is `provider`, `token endpoint` or `database`; `detail` adds facts to `cause`.
+    `service` is `provider`, `token endpoint`, `database` or `key vault`; `detail` adds facts to `cause`.
     """
 
     accepted: UUID | None = None

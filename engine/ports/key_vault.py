@@ -43,6 +43,14 @@ class KeyVault(Protocol):
         """The secret under which subjects, addresses and keys of callers are hashed for look-ups."""
         ...
 
+    async def check(self) -> None:
+        """Raise unless keys can be made now. A vault in the ledger's own database is checked with that."""
+        ...
+
+    def forget(self, ids: Collection[UUID]) -> None:
+        """Drop these keys from memory: they were destroyed."""
+        ...
+
     async def destroy(self, subject: bytes, purpose: Purpose | None = None) -> int:
         """Destroy the subject's keys (of all purposes, or one). Returns how many there were."""
         ...

@@ -157,6 +157,14 @@ def _create_personal(schema: str) -> None:
         comment="The keys of personal data, wrapped; empty if the vault is a database of its own",
     )
     op.create_table(
+        "wrapping_keys",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("wrapped", sa.LargeBinary, nullable=False),
+        schema=schema,
+        comment="The key-encryption keys that a key service made, wrapped by it; in the same database as the data keys",
+    )
+    op.create_table(
         "destroyed_keys",
         sa.Column("key_id", sa.Uuid, primary_key=True),
         sa.Column("destroyed_at", _TIME, nullable=False),

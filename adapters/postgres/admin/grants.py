@@ -35,6 +35,7 @@ TABLES: Mapping[str, Grants] = {
     t.personal.name: {RUNTIME: _APPEND | {"DELETE"}},
     t.personal_index.name: {RUNTIME: _APPEND | {"DELETE"}},
     t.data_keys.name: {RUNTIME: _WRITE},
+    t.wrapping_keys.name: {RUNTIME: _WRITE},
     t.destroyed_keys.name: {RUNTIME: _APPEND},
     t.due_steps.name: {RUNTIME: _WRITE},
     t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},

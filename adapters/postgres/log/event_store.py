@@ -20,13 +20,13 @@ from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
-from guestledger.adapters.postgres.personal.personal_data import PersonalData
+from guestledger.adapters.postgres.personal.personal_data import PersonalData, Sealing
 from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
+from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.events import Event
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.log.appends import Append, Appended
+from guestledger.engine.log.appends import Append, Appended, KeyTaken
 from guestledger.engine.log.codec import encode, wire_name
 
 MAX_IN_BATCH = 200
@@ -45,7 +45,7 @@ class PostgresEventStore(LogReader):
     """Appends from many coroutines gather while one batch commits, and are committed together with the next.
 
     Durability is the server's: with `synchronous_commit` on, an append that returned survives a crash. While the database
-    is away, appends wait for it: at most `patience` seconds per try, and about as long over all tries.
+    or the key vault is away, appends wait for it: at most `patience` seconds per try, and about as long over all tries.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PostgresEventStore(LogReader):
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
-        sealing = await self._personal.seal(append)
+        sealing = await self._seal(append)
         proposal = Proposal(append, [_text(event) for event in sealing.events], sealing)
         outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting[outcome] = proposal
@@ -86,6 +86,9 @@ class PostgresEventStore(LogReader):
             self._committing = asyncio.create_task(self._commit_all())
         try:
             return await outcome
+        except (KeyTaken, SubjectErased) as refused:
+            await self._personal.discard(sealing, refused)
+            raise
         finally:
             self._waiting.pop(outcome, None)
 
@@ -104,6 +107,19 @@ class PostgresEventStore(LogReader):
             # A caller that stops waiting must not stop a batch that others wait for.
             await asyncio.wait((self._committing,))
         await self._notifier.close()
+
+    async def _seal(self, append: Append) -> Sealing:
+        began = asyncio.get_running_loop().time()
+        try:
+            return await self._personal.seal(append)
+        except PoolUsedUp:
+            raise
+        except ServiceUnreachable:  # the key vault may be a database of its own
+            left = self._patience - (asyncio.get_running_loop().time() - began)
+            if left <= 0:
+                raise
+        sealing: Sealing = await _outage_retrying(left)(self._personal.seal, append)
+        return sealing
 
     async def _commit_all(self) -> None:
         batch: list[_Waiting] = []
@@ -166,13 +182,7 @@ class PostgresEventStore(LogReader):
             left = self._patience - (asyncio.get_running_loop().time() - began)
             if left <= 0:
                 raise
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(ServiceUnreachable) & retry_if_not_exception_type(PoolUsedUp),
-            wait=wait_random_exponential(multiplier=0.05, max=1),
-            stop=stop_before_delay(left),
-            reraise=True,
-        )
-        outcomes: list[Appended | Exception] = await retrying(self._write_once, batch)
+        outcomes: list[Appended | Exception] = await _outage_retrying(left)(self._write_once, batch)
         return outcomes
 
     async def _write_once(self, batch: list[Proposal]) -> list[Appended | Exception]:
@@ -249,6 +259,15 @@ class PostgresEventStore(LogReader):
                 limiters=limiters,
             )
         return known
+
+
+def _outage_retrying(seconds: float) -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception_type(ServiceUnreachable) & retry_if_not_exception_type(PoolUsedUp),
+        wait=wait_random_exponential(multiplier=0.05, max=1),
+        stop=stop_before_delay(seconds),
+        reraise=True,
+    )
 
 
 _number = attrgetter("int")

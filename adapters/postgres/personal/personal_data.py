@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -12,12 +13,13 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.personal.ledger_facts import LedgerFacts
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import reading
-from guestledger.engine.domain.errors import SealedEventBroken, SubjectErased
+from guestledger.engine.domain.errors import SealedEventBroken, ServiceError, SubjectErased
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused, Event
 from guestledger.engine.domain.personal import Purpose
-from guestledger.engine.log.appends import Append
+from guestledger.engine.log.appends import Append, KeyTaken
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.personal_fields import personal_values, with_values
 from guestledger.engine.log.recorded import RecordedEvent
@@ -63,12 +65,11 @@ class PersonalData:
     def __init__(self, engine: AsyncEngine, schema: str, vault: KeyVault) -> None:
         self.vault = vault
         self._engine = engine
+        self._facts = LedgerFacts(engine, schema)
         s = quoted(schema)
-        self._read_ledger_id = f"SELECT ledger_id FROM {s}.head"
         self._read_subject = f"SELECT subject FROM {s}.personal_index WHERE stream_id = $1::uuid"
         self._read_rows = f"""
             SELECT stream_id, version, purpose, key_id, sealed FROM {s}.personal WHERE stream_id = ANY($1::uuid[])"""
-        self._ledger_id: bytes | None = None
         self._subjects: LRUCache[UUID, bytes] = LRUCache(_MAX_CACHED)
 
     async def seal(self, append: Append) -> Sealing:
@@ -96,6 +97,16 @@ class PersonalData:
             rows.append(SealedRow(append.stream_id, version, event.purpose, data_key.id, box))
             events.append(with_values(event, commitments))
         return Sealing(events, rows, index, key)
+
+    async def discard(self, sealing: Sealing, refused: Exception) -> None:
+        """Clean up after an append that was refused: nothing will need the keys that were made for it."""
+        if isinstance(refused, SubjectErased):
+            self.vault.forget({row.key_id for row in sealing.rows})
+        elif (
+            isinstance(refused, KeyTaken) and (opened := sealing.index_row) and opened.subject == opened.stream_id.bytes
+        ):
+            with suppress(ServiceError):  # a key that is left opens nothing
+                await self.vault.destroy(opened.subject)
 
     async def opened(self, recorded: Sequence[RecordedEvent]) -> list[RecordedEvent]:
         """These events with their personal values. What was erased stays `Sealed`. Raises `ServiceError`, `SealedEventBroken`."""
@@ -138,10 +149,7 @@ class PersonalData:
         return subject
 
     async def _place(self, stream_id: UUID, version: int, purpose: Purpose) -> bytes:
-        if self._ledger_id is None:
-            [(ledger_id,)] = await self._fetch(self._read_ledger_id)
-            self._ledger_id = ledger_id.bytes
-        return self._ledger_id + stream_id.bytes + version.to_bytes(4) + purpose.encode()
+        return await self._facts.id() + stream_id.bytes + version.to_bytes(4) + purpose.encode()
 
     async def _opened(
         self, recorded: RecordedEvent, boxes: Mapping[Any, Any], keys: Mapping[UUID, Any]

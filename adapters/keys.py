@@ -1,9 +1,10 @@
 """A ledger's key-encryption keys and key vault, as its settings say."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -125,12 +126,18 @@ class _NoVault:
     async def key_of(self, _subject: bytes, _purpose: Purpose) -> DataKey:
         raise self._missing()
 
+    def propose(self, _subject: bytes, _purposes: Iterable[Purpose]) -> Sequence[Any]:
+        return ()
+
+    async def refresh(self) -> None:
+        raise self._missing()
+
     async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
         if ids:
             raise self._missing()
         return {}
 
-    async def index_key(self) -> bytes:
+    async def index_key(self) -> Callable[[bytes], bytes]:
         raise self._missing()
 
     async def check(self) -> None:

@@ -1,7 +1,7 @@
 """The keys of personal data."""
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 from uuid import UUID
 
 from guestledger.engine.domain.personal import Purpose
@@ -35,12 +35,20 @@ class KeyVault(Protocol):
         """The key of a subject and purpose; a new one if there is none."""
         ...
 
+    def propose(self, subject: bytes, purposes: Iterable[Purpose]) -> Sequence[Any]:
+        """The rows with new keys of a subject that has none: to be stored with what they seal. None if the vault is elsewhere."""
+        ...
+
+    async def refresh(self) -> None:
+        """Make the next proposals as the vault wants them now: its key-encryption key was rotated."""
+        ...
+
     async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
         """These keys, without those that were destroyed."""
         ...
 
-    async def index_key(self) -> bytes:
-        """The secret under which subjects, addresses and keys of callers are hashed for look-ups."""
+    async def index_key(self) -> Callable[[bytes], bytes]:
+        """The keyed hash of subjects, addresses and keys of callers, for look-ups."""
         ...
 
     async def check(self) -> None:

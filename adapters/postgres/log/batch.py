@@ -7,6 +7,7 @@ from uuid import UUID
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.personal.personal_data import IndexRow, SealedRow, Sealing
+from guestledger.adapters.postgres.personal.vault import KeyRow
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import SubjectErased, WrongExpectedVersion
 from guestledger.engine.domain.personal import Purpose
@@ -23,6 +24,10 @@ class Proposal(NamedTuple):
     sealing: Sealing
 
 
+class KeysRotated(Exception):
+    """The append brings data keys under a key-encryption key that has been replaced. Nothing was recorded."""
+
+
 class LogEnd(NamedTuple):
     """The log's end as the batch found it, under the lock."""
 
@@ -36,6 +41,8 @@ class LogEnd(NamedTuple):
     """The taken idempotency keys (hashed), with their streams."""
     destroyed: frozenset[UUID]
     """The data keys that nothing may be sealed under any more."""
+    kek: str | None
+    """The key-encryption key that wraps new data keys."""
     known: dict[tuple[UUID, int, UUID], Appended]
     """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
@@ -70,6 +77,7 @@ class BatchRows:
         self._keys: list[tuple[str, UUID]] = []
         self._sealed: list[SealedRow] = []
         self._index: list[IndexRow] = []
+        self._data_keys: list[KeyRow] = []
         self._steps: dict[_Key, _Leased | _Moved | None] = {}
         """`None`: done."""
         self._erased: list[tuple[UUID, str]] = []
@@ -97,6 +105,7 @@ class BatchRows:
             *_arrays(self._sealed, 5),
             *_arrays(self._index, 4),
             *_arrays(self._erased, 2),
+            *_arrays(self._data_keys, 5),
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:
@@ -111,6 +120,8 @@ class BatchRows:
             return KeyTaken(log.keys[key])
         if log.destroyed and any(row.key_id in log.destroyed for row in proposal.sealing.rows):
             return SubjectErased(append.stream_id)
+        if any(row.kek != log.kek for row in proposal.sealing.data_keys):
+            return KeysRotated()
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)
         if append.feedback is not None:
@@ -164,6 +175,7 @@ class BatchRows:
 
     def _take_personal(self, proposal: Proposal) -> None:
         self._sealed += proposal.sealing.rows
+        self._data_keys += proposal.sealing.data_keys
         if proposal.sealing.index_row is not None:
             self._index.append(proposal.sealing.index_row)
         erased = {(proposal.append.stream_id, purpose) for event in proposal.append.events for purpose in event.erases}

@@ -17,7 +17,7 @@ from tenacity import (
 
 from guestledger.adapters.postgres.errors import PoolUsedUp, reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
-from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
+from guestledger.adapters.postgres.log.batch import BatchRows, KeysRotated, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
 from guestledger.adapters.postgres.personal.personal_data import PersonalData, Sealing
@@ -78,17 +78,23 @@ class PostgresEventStore(LogReader):
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
-        sealing = await self._seal(append)
-        proposal = Proposal(append, [_text(event) for event in sealing.events], sealing)
+        while True:
+            sealing = await self._seal(append)
+            try:
+                return await self._add(Proposal(append, [_text(event) for event in sealing.events], sealing))
+            except KeysRotated:
+                await self._personal.vault.refresh()
+            except (KeyTaken, SubjectErased) as refused:
+                await self._personal.discard(sealing, refused)
+                raise
+
+    async def _add(self, proposal: Proposal) -> Appended:
         outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting[outcome] = proposal
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
         try:
             return await outcome
-        except (KeyTaken, SubjectErased) as refused:
-            await self._personal.discard(sealing, refused)
-            raise
         finally:
             self._waiting.pop(outcome, None)
 
@@ -212,7 +218,7 @@ class PostgresEventStore(LogReader):
         keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
         data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
         [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys)
-        now, limiters, position, last_at, found, taken, destroyed = found_now
+        now, limiters, position, last_at, found, taken, destroyed, kek = found_now
         stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
@@ -221,6 +227,7 @@ class PostgresEventStore(LogReader):
             versions=dict(zip(stream_ids, found, strict=True)),
             keys=dict(taken),
             destroyed=frozenset(destroyed),
+            kek=kek,
             known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),
         )

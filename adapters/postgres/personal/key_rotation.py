@@ -97,7 +97,9 @@ class KeyRotation:
 
     async def _switch(self, wanted: ServiceKey) -> None:
         async with self._database.transaction() as driver:
-            # Waits for the statements that are making keys: none is made under the old key after this commit.
+            # Waits for the statements and appends that are making keys: none is made under the old key after this commit.
+            if not self._database.apart:
+                await driver.execute(self._statements.lock_log)
             await driver.execute(self._statements.lock)
             [row] = await driver.fetch(self._read_index)
             key_id, wrapped = await self._rewrapped(row, wanted.key)

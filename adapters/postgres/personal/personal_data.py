@@ -1,19 +1,18 @@
 """Seals the personal fields of events on their way into the log, and opens them on their way out."""
 
-import hmac
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from cachetools import LRUCache
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.personal.ledger_facts import LedgerFacts
+from guestledger.adapters.postgres.personal.recent import Recent
+from guestledger.adapters.postgres.personal.vault import KeyRow
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import reading
 from guestledger.engine.domain.errors import SealedEventBroken, ServiceError, SubjectErased
@@ -23,10 +22,9 @@ from guestledger.engine.log.appends import Append, KeyTaken
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.personal_fields import personal_values, with_values
 from guestledger.engine.log.recorded import RecordedEvent
-from guestledger.engine.ports.key_vault import KeyVault, SealBroken
+from guestledger.engine.ports.key_vault import DataKey, KeyVault, SealBroken
 
 HASH_BYTES = 16
-_MAX_CACHED = 10_000
 
 
 class SealedRow(NamedTuple):
@@ -57,6 +55,8 @@ class Sealing(NamedTuple):
     index_row: IndexRow | None = None
     key: str | None = None
     """The hash of its idempotency key."""
+    data_keys: Sequence[KeyRow] = ()
+    """New keys, which are stored with it."""
 
 
 class PersonalData:
@@ -70,41 +70,39 @@ class PersonalData:
         self._read_subject = f"SELECT subject FROM {s}.personal_index WHERE stream_id = $1::uuid"
         self._read_rows = f"""
             SELECT stream_id, version, purpose, key_id, sealed FROM {s}.personal WHERE stream_id = ANY($1::uuid[])"""
-        self._subjects: LRUCache[UUID, bytes] = LRUCache(_MAX_CACHED)
+        self._subjects: Recent[UUID, bytes] = Recent()
 
     async def seal(self, append: Append) -> Sealing:
         """The append without its personal values, and the rows that hold them. Raises `ServiceError`, `SubjectErased`."""
-        found = [personal_values(event) if event.purpose else {} for event in append.events]
+        found = [personal_values(event) if event.purpose else None for event in append.events]
         key = None if append.idempotency_key is None else (await self.hashed("key", append.idempotency_key)).hex()
         if not any(found):
             return Sealing(append.events, key=key)
-        opened = append.events[0] if append.expected_version == 0 else None
-        index = (
-            await self._index(append.stream_id, opened)
-            if isinstance(opened, ConsentRecorded | ConsentRefused)
-            else None
-        )
-        subject = index.subject if index else await self._subject(append.stream_id)
-        events: list[Event] = []
+        stream_id, index = append.stream_id, await self._index(append)
+        subject = index.subject if index else await self._subject(stream_id)
+        # Nobody else knows a new session: its keys need no look-up, and are stored with its first events.
+        is_new = index is not None and subject == stream_id.bytes
+        data_keys = self.vault.propose(subject, _purposes(append.events[0])) if is_new else ()
+        stream_place = await self._facts.id() + stream_id.bytes
+        events = list(append.events)
         rows: list[SealedRow] = []
-        for version, (event, values) in enumerate(zip(append.events, found, strict=True), append.expected_version + 1):
-            if event.purpose is None or not values:
-                events.append(event)
+        for number, values in enumerate(found):
+            purpose = events[number].purpose
+            if purpose is None or not values:
                 continue
-            data_key = await self.vault.key_of(subject, event.purpose)
-            place = await self._place(append.stream_id, version, event.purpose)
-            box, commitments = data_key.seal(values, place)
-            rows.append(SealedRow(append.stream_id, version, event.purpose, data_key.id, box))
-            events.append(with_values(event, commitments))
-        return Sealing(events, rows, index, key)
+            version = append.expected_version + 1 + number
+            data_key = await self.vault.key_of(subject, purpose)
+            box, commitments = data_key.seal(values, _place(stream_place, version, purpose))
+            rows.append(SealedRow(stream_id, version, purpose, data_key.id, box))
+            events[number] = with_values(events[number], commitments)
+        return Sealing(events, rows, index, key, data_keys)
 
-    async def discard(self, sealing: Sealing, refused: Exception) -> None:
+    async def discard(self, sealing: Sealing, refused: KeyTaken | SubjectErased) -> None:
         """Clean up after an append that was refused: nothing will need the keys that were made for it."""
-        if isinstance(refused, SubjectErased):
-            self.vault.forget({row.key_id for row in sealing.rows})
-        elif (
-            isinstance(refused, KeyTaken) and (opened := sealing.index_row) and opened.subject == opened.stream_id.bytes
-        ):
+        opened = sealing.index_row
+        if sealing.data_keys or isinstance(refused, SubjectErased):
+            self.vault.forget({row.key_id for row in sealing.data_keys} | {row.key_id for row in sealing.rows})
+        elif opened is not None and opened.subject == opened.stream_id.bytes:
             with suppress(ServiceError):  # a key that is left opens nothing
                 await self.vault.destroy(opened.subject)
 
@@ -113,12 +111,12 @@ class PersonalData:
         streams = list({one.stream_id for one in recorded if one.event.purpose})
         boxes = {tuple(row)[:3]: row for row in await self._fetch(self._read_rows, streams)} if streams else {}
         keys = await self.vault.keys({row["key_id"] for row in boxes.values()})
-        return [await self._opened(one, boxes, keys) for one in recorded]
+        ledger_id = await self._facts.id() if keys else b""
+        return [_opened(one, boxes, keys, ledger_id) for one in recorded]
 
     async def hashed(self, field: str, value: str) -> bytes:
         """The keyed hash of a value, for look-ups. Raises `ServiceError`."""
-        text = f"{field}\x1f{value}".encode()
-        return hmac.digest(await self.vault.index_key(), text, sha256)[:HASH_BYTES]
+        return (await self.vault.index_key())(f"{field}\x1f{value}".encode())[:HASH_BYTES]
 
     async def subject_of(self, subject_id: str) -> bytes:
         """How a subject is named in vault and index. Raises `ServiceError`."""
@@ -126,12 +124,16 @@ class PersonalData:
 
     async def hashed_address(self, address: str) -> bytes:
         """As `hashed`; all ways to write an address give the same."""
-        return await self.hashed("ip_address", ip_address(address).compressed)
+        # IPv4 has one way, and parsing takes longer than hashing.
+        return await self.hashed("ip_address", ip_address(address).compressed if ":" in address else address)
 
-    async def _index(self, stream_id: UUID, opened: ConsentRecorded | ConsentRefused) -> IndexRow:
+    async def _index(self, append: Append) -> IndexRow | None:
+        stream_id, opened = append.stream_id, append.events[0]
+        if append.expected_version or not isinstance(opened, ConsentRecorded | ConsentRefused):
+            return None
         guest = opened.guest
         subject = stream_id.bytes if guest.subject_id is None else await self.subject_of(guest.subject_id)
-        self._subjects[stream_id] = subject
+        self._subjects.keep(stream_id, subject)
         return IndexRow(
             stream_id,
             subject,
@@ -145,30 +147,37 @@ class PersonalData:
             rows = await self._fetch(self._read_subject, stream_id)
             if not rows:
                 raise SubjectErased(stream_id)
-            subject = self._subjects[stream_id] = rows[0][0]
+            subject = self._subjects.keep(stream_id, rows[0][0])
         return subject
-
-    async def _place(self, stream_id: UUID, version: int, purpose: Purpose) -> bytes:
-        return await self._facts.id() + stream_id.bytes + version.to_bytes(4) + purpose.encode()
-
-    async def _opened(
-        self, recorded: RecordedEvent, boxes: Mapping[Any, Any], keys: Mapping[UUID, Any]
-    ) -> RecordedEvent:
-        event, purpose = recorded.event, recorded.event.purpose
-        row = boxes.get((recorded.stream_id, recorded.version, purpose)) if purpose else None
-        key = keys.get(row["key_id"]) if row is not None else None
-        if purpose is None or row is None or key is None:
-            return recorded
-        place = await self._place(recorded.stream_id, recorded.version, purpose)
-        try:
-            values = key.open(row["sealed"], place, personal_values(event))
-        except SealBroken:
-            broken = SealedEventBroken(wire_name(event), event.schema_version)
-            raise broken.found_at(recorded.position, recorded.stream_id, recorded.version) from None
-        return replace(recorded, event=with_values(event, values))
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         with reported():
             async with reading(self._engine) as driver:
                 rows: Sequence[Any] = await driver.fetch(statement, *values)
                 return rows
+
+
+def _purposes(opened: Event) -> tuple[Purpose, ...]:
+    """What a session will need keys for."""
+    return (Purpose.CONTACT, Purpose.ACCESS) if isinstance(opened, ConsentRecorded) else (Purpose.CONTACT,)
+
+
+def _place(stream_place: bytes, version: int, purpose: Purpose) -> bytes:
+    return stream_place + version.to_bytes(4) + purpose.encode()
+
+
+def _opened(
+    recorded: RecordedEvent, boxes: Mapping[Any, Any], keys: Mapping[UUID, DataKey], ledger_id: bytes
+) -> RecordedEvent:
+    event, purpose = recorded.event, recorded.event.purpose
+    row = boxes.get((recorded.stream_id, recorded.version, purpose)) if purpose else None
+    key = keys.get(row["key_id"]) if row is not None else None
+    if purpose is None or row is None or key is None:
+        return recorded
+    place = _place(ledger_id + recorded.stream_id.bytes, recorded.version, purpose)
+    try:
+        values = key.open(row["sealed"], place, personal_values(event))
+    except SealBroken:
+        broken = SealedEventBroken(wire_name(event), event.schema_version)
+        raise broken.found_at(recorded.position, recorded.stream_id, recorded.version) from None
+    return replace(recorded, event=with_values(event, values))

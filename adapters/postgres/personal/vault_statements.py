@@ -4,6 +4,7 @@ from guestledger.adapters.postgres.sql import quoted
 
 INDEX = "index"
 """The purpose of the key that subjects and addresses are hashed under. It belongs to no subject."""
+IS_INDEX = f"subject = ''::bytea AND purpose = '{INDEX}'"
 _COLUMNS = "key_id, subject, purpose, wrapped, kek"
 
 
@@ -13,27 +14,25 @@ class VaultStatements:
     def __init__(self, schema: str, *, durable: bool) -> None:
         s = quoted(schema)
         relaxed = "" if durable else ", set_config('synchronous_commit', 'off', true)"
-        is_index = f"subject = ''::bytea AND purpose = '{INDEX}'"
-        self.read_index = f"SELECT {_COLUMNS} FROM {s}.data_keys WHERE {is_index}"
+        self.read_index = f"SELECT {_COLUMNS} FROM {s}.data_keys WHERE {IS_INDEX}"
         self.make_index = f"""
             WITH made AS (
                 INSERT INTO {s}.data_keys (key_id, subject, purpose, wrapped, kek)
-                VALUES ($1::uuid, ''::bytea, '{INDEX}', $2::bytea, $3::text)
+                VALUES ($1::uuid, $2::bytea, $3::text, $4::bytea, $5::text)
                 ON CONFLICT (subject, purpose) DO NOTHING RETURNING kek
             )
             INSERT INTO {s}.wrapping_keys (id, source, wrapped)
-            SELECT kek, $4::text, $5::bytea FROM made WHERE $4::text IS NOT NULL
+            SELECT kek, $6::text, $7::bytea FROM made WHERE $6::text IS NOT NULL
             RETURNING id"""
         """The first key of the ledger, with the key-encryption key that a key service made for it."""
         # Keys are made only under the key that wraps the index key: a rotation changes that one first.
         self.get_or_make = f"""
             WITH wanted AS (
-                SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::bytea[]) AS w(key_id, subject, purpose, wrapped)
-            ), current AS (
-                SELECT kek FROM {s}.data_keys WHERE {is_index} AND kek = ANY($5::text[])
+                SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::bytea[], $5::text[])
+                    AS w(key_id, subject, purpose, wrapped, kek)
             ), made AS (
                 INSERT INTO {s}.data_keys (key_id, subject, purpose, wrapped, kek)
-                SELECT wanted.*, kek FROM wanted, current
+                SELECT * FROM wanted WHERE kek = (SELECT kek FROM {s}.data_keys WHERE {IS_INDEX})
                 ON CONFLICT (subject, purpose) DO NOTHING
                 RETURNING {_COLUMNS}
             )
@@ -44,7 +43,7 @@ class VaultStatements:
         self.read = f"SELECT {_COLUMNS} FROM {s}.data_keys WHERE key_id = ANY($1::uuid[])"
         self.destroy = f"""
             DELETE FROM {s}.data_keys
-             WHERE subject = $1::bytea AND purpose = coalesce($2::text, purpose) AND NOT ({is_index})
+             WHERE subject = $1::bytea AND purpose = coalesce($2::text, purpose) AND NOT ({IS_INDEX})
             RETURNING key_id"""
 
 
@@ -54,10 +53,11 @@ class RotationStatements:
     def __init__(self, schema: str) -> None:
         s = quoted(schema)
         self.count = f"""
-            SELECT kek, source, count(*), bool_or(subject = ''::bytea AND purpose = '{INDEX}') AS is_current
+            SELECT kek, source, count(*), bool_or({IS_INDEX}) AS is_current
               FROM {s}.data_keys LEFT JOIN {s}.wrapping_keys ON id = kek
              GROUP BY kek, source ORDER BY is_current DESC, kek"""
         self.lock = f"LOCK TABLE {s}.data_keys IN SHARE ROW EXCLUSIVE MODE"
+        self.lock_log = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
         self.next = f"""
             SELECT {_COLUMNS} FROM {s}.data_keys
              WHERE kek <> $1::text AND (subject, purpose) > ($2::bytea, $3::text)

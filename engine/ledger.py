@@ -197,6 +197,11 @@ class Ledger:
         """
         await self._provider.ready()
 
+    async def check_databases(self) -> None:
+        """Check that the database and the key vault answer now. Raises `ServiceError`."""
+        await self._store.head()
+        await self._vault.check()
+
     async def health(self) -> Health:
         """Return, within seconds, whether the databases answer, what waits, and how this process's scheduler fares.
 

@@ -32,6 +32,7 @@ HINTS: Mapping[str, str] = {
 
 _SERVICES = {
     "database": "check GUESTLEDGER_DATABASE_URL and that the server runs",
+    "key vault": "check GUESTLEDGER_VAULT_URL and that the server runs",
     "token endpoint": "check GUESTLEDGER_CXONE_URL",
     "provider": "check GUESTLEDGER_CXONE_URL",
 }
@@ -82,10 +83,14 @@ def _text(error: guestledger.GuestledgerError) -> str:
     match error:
         case guestledger.RequestDenied():
             return f"the {error.service} cannot be used until {error.denied.until:%Y-%m-%dT%H:%M:%SZ}: rate limiter {error.limiter!r}: {denied_sentence(error.denied)}"
+        case guestledger.ServiceUnreachable() if error.service == "AWS KMS":
+            return str(error)
         case guestledger.ServiceUnreachable():
             known = error.cause == "service_unavailable" and error.detail  # the sentence would say it twice
             return f"the {error.service} cannot be used: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.CredentialsRefused():
+            if error.cause == "key_refused" or error.service == "AWS KMS":
+                return str(error)
             if error.cause in _PROFILE_HINTS:
                 return f"the {error.service} refused the request: {cause_sentence(error.cause, error.detail)}"
             known = error.cause == "unauthorized" and error.detail  # the sentence is about an API's 401

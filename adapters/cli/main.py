@@ -13,6 +13,7 @@ import guestledger
 from guestledger.adapters.cli import (
     db,
     demo,
+    keys,
     limits,
     log,
     opening,
@@ -33,7 +34,7 @@ from guestledger.adapters.cli.stopping import stopping
 COMMANDS = (opening, worker, reading, replay, why, resolve, limits, log, demo)
 """Modules whose `commands` stand at the top level, in the order of `--help`."""
 
-GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "db": db}
+GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "keys": keys, "db": db}
 """Modules whose `commands` form a group of their own."""
 
 app = typer.Typer(

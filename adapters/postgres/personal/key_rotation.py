@@ -71,16 +71,17 @@ class KeyRotation:
         found = await self.list()
         for one in found:
             await self._ring.get(one.id)  # before anything is changed: all of them are needed
-        target = await self._begin(found)
-        began(sum(one.data_keys for one in found if one.id != target.id))
-        rewrapped = await self._rewrap_all(target, advanced)
+        began(sum(one.data_keys for one in found))
+        target, switched = await self._begin(found)
+        advanced(switched + sum(one.data_keys for one in found if one.id == target.id))
+        rewrapped = switched + await self._rewrap_all(target, advanced)
         async with self._database.transaction() as driver:
             await driver.execute(self._statements.lock)
             await driver.execute(self._statements.forget_unused)
         return Rotation(key=target.id, rewrapped=rewrapped)
 
-    async def _begin(self, found: Sequence[WrappingKey]) -> KeyEncryptionKey:
-        """Wrap the index key with the new key: from then on it also wraps new data keys. Returns it."""
+    async def _begin(self, found: Sequence[WrappingKey]) -> tuple[KeyEncryptionKey, int]:
+        """Wrap the index key with the new key: from then on it also wraps new data keys. Returns it, and how many keys changed."""
         current = next((one for one in found if one.current), None)
         if current is None:
             raise VaultEmpty
@@ -88,12 +89,13 @@ class KeyRotation:
         if self._target is not None:
             wanted = ServiceKey(self._target, b"")
         elif self._ring.source == current.source and unfinished:
-            return await self._ring.get(current.id)
+            return await self._ring.get(current.id), 0
         else:
             wanted = await self._ring.newest()
-        if wanted.key.id != current.id:
-            await self._switch(wanted)
-        return wanted.key
+        if wanted.key.id == current.id:
+            return wanted.key, 0
+        await self._switch(wanted)
+        return wanted.key, 1
 
     async def _switch(self, wanted: ServiceKey) -> None:
         async with self._database.transaction() as driver:

@@ -5,6 +5,7 @@ As AWS' hierarchical keyring does: KMS makes the key and wraps it, and is called
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import boto3
@@ -81,15 +82,19 @@ class Kms:
 
     async def unwrap(self, wrapped: bytes) -> KeyEncryptionKey:
         """See `KeyService.unwrap`. Only the keys of the settings: whoever can write to the vault cannot bring in another."""
+        refusal = KmsRefused(
+            SERVICE, Cause.KEY_REFUSED, f"the key in {_SETTING} did not make the key vault's key-encryption key"
+        )
         for key in self._keys:
             try:
                 found = await _call("decrypt", KeyId=key, CiphertextBlob=wrapped)
             except _OtherKey:
                 continue
+            except KmsRefused as error:  # another key may still do
+                refusal = error
+                continue
             return KeyEncryptionKey(found["Plaintext"])
-        raise KmsRefused(
-            SERVICE, Cause.KEY_REFUSED, f"the key in {_SETTING} did not make the key vault's key-encryption key"
-        )
+        raise refusal
 
 
 class _OtherKey(Exception):
@@ -123,7 +128,7 @@ async def _call(operation: str, **arguments: Any) -> dict[str, Any]:
 def _call_now(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
     key = arguments["KeyId"]
     region = key.split(":")[3] if key.startswith("arn:") and key.count(":") >= 5 else None
-    with boto3.session.Session().client("kms", region_name=region, config=_LIMITS) as kms:
+    with closing(boto3.session.Session().client("kms", region_name=region, config=_LIMITS)) as kms:
         answer: dict[str, Any] = getattr(kms, operation)(EncryptionContext=_CONTEXT, **arguments)
         return answer
 

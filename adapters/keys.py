@@ -141,7 +141,7 @@ class _NoVault:
         raise self._missing()
 
     async def check(self) -> None:
-        """Nothing here needs it."""
+        raise self._missing()
 
     def forget(self, _ids: Collection[UUID]) -> None:
         """It keeps none."""

@@ -17,9 +17,7 @@ from guestledger.adapters.cli.running import run, say
 if TYPE_CHECKING:
     from guestledger.adapters.postgres.personal.key_rotation import WrappingKey
 
-commands = typer.Typer(
-    invoke_without_command=True, help="List and rotate the keys that encrypt the keys of personal data."
-)
+commands = typer.Typer(invoke_without_command=True)
 
 
 @commands.callback()

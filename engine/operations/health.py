@@ -84,7 +84,7 @@ async def _vault_trouble(vault: KeyVault) -> str | None:
     except TimeoutError:
         return f"the key vault has not answered for {_ANSWER_SECONDS:g} s"
     except ServiceError as error:
-        return str(error)
+        return None if error.cause is Cause.NOT_CONFIGURED else str(error)  # a reader without a key needs none
     return None
 
 

@@ -11,13 +11,14 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import make_url
 
+from guestledger.adapters.crypto.wrapping import keys_of_file, made_key_file
 from guestledger.adapters.database import upgrade_database
 from guestledger.adapters.postgres.errors import LedgerNotReady
 from guestledger.adapters.postgres.personal.key_ring import WrongKey
 from guestledger.adapters.postgres.personal.vault import VaultEmpty
 from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.errors import ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.ledger import Ledger
 from tests import postgres
@@ -83,7 +84,7 @@ async def test_a_process_with_another_key_is_refused_when_it_opens_the_ledger(da
 
 
 async def test_a_worker_without_a_key_is_refused_and_a_reader_is_not(database_url: str) -> None:
-    with pytest.raises(InvalidSettings, match="GUESTLEDGER_ENCRYPTION_KEY, .* are not set"):
+    with pytest.raises(InvalidSettings, match=r"GUESTLEDGER_ENCRYPTION_KEY, .* are not set"):
         async with connect(Settings(database_url=database_url)):
             pass
     async with connect(Settings(database_url=database_url), scheduler=False) as ledger:
@@ -157,7 +158,7 @@ async def test_a_long_outage_is_one_of_the_vault_and_shows_in_the_health(
         assert (await ledger.health()).key_vault is None
         monkeypatch.setattr(ledger._store, "_patience", 0.2)
         async with outage_of(apart.vault_url):
-            with pytest.raises(ServiceUnreachable, match="^the key vault cannot be used: ") as raised:
+            with pytest.raises(ServiceUnreachable, match=r"^the key vault cannot be used: ") as raised:
                 await ledger.accept(request())
             assert raised.value.service == "key vault"
             assert raised.value.accepted is None
@@ -208,8 +209,6 @@ async def test_a_key_that_was_destroyed_elsewhere_is_made_anew_for_the_next_sess
             WITH gone AS (DELETE FROM data_keys WHERE purpose = 'contact' RETURNING key_id)
             INSERT INTO destroyed_keys SELECT key_id, now() FROM gone"""
         )
-        from guestledger.engine.domain.errors import SubjectErased
-
         with pytest.raises(SubjectErased):
             await ledger.accept(guest)
         session = await ledger.accept(guest)
@@ -217,8 +216,6 @@ async def test_a_key_that_was_destroyed_elsewhere_is_made_anew_for_the_next_sess
 
 
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    from guestledger.adapters.crypto.wrapping import keys_of_file, made_key_file
-
     path = made_key_file(tmp_path / "a.key")
     assert path.stat().st_mode & 0o777 == 0o600
     [key] = keys_of_file(path, "SETTING")

@@ -117,7 +117,7 @@ async def test_a_key_of_kms_that_wrapped_nothing_here_is_refused(settings: Setti
     other = aws.create_key()["KeyMetadata"]["Arn"]
 
     # The real one answers IncorrectKeyException, moto AccessDeniedException.
-    with pytest.raises(CredentialsRefused, match="AWS KMS cannot be used: the .* GUESTLEDGER_ENCRYPTION_KMS_KEY"):
+    with pytest.raises(CredentialsRefused, match=r"AWS KMS cannot be used: the .* GUESTLEDGER_ENCRYPTION_KMS_KEY"):
         async with connect(replace(settings, encryption_kms_key=other)):
             pass
 

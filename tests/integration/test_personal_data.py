@@ -134,7 +134,7 @@ async def test_without_a_key_nothing_personal_is_recorded(new_ledger: Any, sql: 
 
 
 async def test_personal_data_of_a_destroyed_key_is_refused(ledger: Ledger, sql: Any) -> None:
-    session = await ledger.open_session(canary())
+    await ledger.open_session(canary())
     [(key_id,)] = await sql("SELECT DISTINCT key_id FROM personal WHERE purpose = 'contact'")
     await sql("INSERT INTO destroyed_keys VALUES ($1, now())", key_id)
     with pytest.raises(SubjectErased):

@@ -1,6 +1,6 @@
 """A ledger's key-encryption keys and key vault, as its settings say."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from guestledger.adapters.settings import InvalidSettings, Settings, variable
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.domain.personal import Purpose
-from guestledger.engine.ports.key_vault import DataKey, KeyVault
+from guestledger.engine.ports.key_vault import DataKey, Hashing, KeyVault
 
 _KEY, _KEY_FILE, _KMS_KEY = map(variable, ("encryption_key", "encryption_key_file", "encryption_kms_key"))
 _VAULT_CONNECTIONS = 4
@@ -123,6 +123,8 @@ def _embedded_key_file(settings: Settings) -> Path:
 class _NoVault:
     """Stands in for readers without a key. They see commitments."""
 
+    hashing = None
+
     async def key_of(self, _subject: bytes, _purpose: Purpose) -> DataKey:
         raise self._missing()
 
@@ -137,7 +139,10 @@ class _NoVault:
             raise self._missing()
         return {}
 
-    async def index_key(self) -> Callable[[bytes], bytes]:
+    def cached(self, _subject: bytes, _purpose: Purpose) -> DataKey | None:
+        return None
+
+    async def index_key(self) -> Hashing:
         raise self._missing()
 
     async def check(self) -> None:

@@ -1,6 +1,7 @@
 """The key-encryption key of the tests' ledgers."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -10,6 +11,9 @@ from guestledger.adapters.postgres.personal.ledger_facts import LedgerFacts
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.personal.vault import PostgresKeyVault
 from guestledger.adapters.postgres.personal.vault_database import VaultDatabase
+from guestledger.engine.domain.session import Session
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.worker.session_work import session_of
 
 KEY = "dGVzdHMgb25seTogMzIgYnl0ZXMgb2Yga2V5LCBvay4="
 """As in a setting: 32 bytes in base64."""
@@ -29,3 +33,8 @@ def key_vault(
 def personal_data(engine: AsyncEngine, schema: str = "guestledger") -> PersonalData:
     """The personal data of the ledger in `schema`, under `KEY`."""
     return PersonalData(engine, schema, key_vault(engine, schema))
+
+
+async def revealed(ledger: Ledger, session_id: UUID) -> Session:
+    """The session with its personal values, as a worker sees it."""
+    return session_of(await ledger._store.read_stream(session_id, reveal=True))

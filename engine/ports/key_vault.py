@@ -6,6 +6,9 @@ from uuid import UUID
 
 from guestledger.engine.domain.personal import Purpose
 
+Hashing = Callable[[bytes], bytes]
+"""A keyed hash."""
+
 
 class SealBroken(Exception):
     """A box does not open with this key in this place, or its values do not fit their commitments."""
@@ -47,7 +50,16 @@ class KeyVault(Protocol):
         """These keys, without those that were destroyed."""
         ...
 
-    async def index_key(self) -> Callable[[bytes], bytes]:
+    @property
+    def hashing(self) -> Hashing | None:
+        """See `index_key`; `None`: it has not been fetched yet."""
+        ...
+
+    def cached(self, subject: bytes, purpose: Purpose) -> DataKey | None:
+        """As `key_of`, if that needs no fetching."""
+        ...
+
+    async def index_key(self) -> Hashing:
         """The keyed hash of subjects, addresses and keys of callers, for look-ups."""
         ...
 

@@ -14,7 +14,8 @@ class LedgerFacts:
 
     def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
-        self._id: bytes | None = None
+        self.known_id: bytes | None = None
+        """See `id`; `None`: it has not been read yet."""
         s = quoted(schema)
         self._read_id = f"SELECT ledger_id FROM {s}.head"
         self._read_uses = f"""
@@ -23,9 +24,9 @@ class LedgerFacts:
 
     async def id(self) -> bytes:
         """The ledger's identity. A restored backup has it too. Raises `ServiceError`."""
-        if self._id is None:
-            self._id = (await self._read(self._read_id)).bytes
-        return self._id
+        if self.known_id is None:
+            self.known_id = bytes((await self._read(self._read_id)).bytes)
+        return self.known_id
 
     async def uses_keys(self) -> bool:
         """Whether it holds anything that was sealed or hashed under a key. Raises `ServiceError`."""

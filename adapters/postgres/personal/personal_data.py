@@ -1,5 +1,6 @@
 """Seals the personal fields of events on their way into the log, and opens them on their way out."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
@@ -18,13 +19,15 @@ from guestledger.adapters.postgres.transactions import reading
 from guestledger.engine.domain.errors import SealedEventBroken, ServiceError, SubjectErased
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused, Event
 from guestledger.engine.domain.personal import Purpose
-from guestledger.engine.log.appends import Append, KeyTaken
+from guestledger.engine.log.appends import Append, KeyTaken, is_remote_key
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.personal_fields import personal_values, with_values
 from guestledger.engine.log.recorded import RecordedEvent
-from guestledger.engine.ports.key_vault import DataKey, KeyVault, SealBroken
+from guestledger.engine.ports.key_vault import DataKey, Hashing, KeyVault, SealBroken
 
 HASH_BYTES = 16
+_Found = Sequence[Mapping[str, str]]
+"""The personal values of each event, by path."""
 
 
 class SealedRow(NamedTuple):
@@ -54,9 +57,22 @@ class Sealing(NamedTuple):
     rows: Sequence[SealedRow] = ()
     index_row: IndexRow | None = None
     key: str | None = None
-    """The hash of its idempotency key."""
+    """Its key: a caller's as a keyed hash."""
+    refused: bool = False
+    """The stream's personal data has been erased: no more is recorded."""
     data_keys: Sequence[KeyRow] = ()
     """New keys, which are stored with it."""
+
+
+class _Needed(NamedTuple):
+    """What an append is sealed with."""
+
+    ledger_id: bytes
+    hashed: Hashing
+    subject: bytes | None
+    """`None`: the stream's personal data has been erased."""
+    keys: Mapping[Purpose, DataKey]
+    data_keys: Sequence[KeyRow] = ()
 
 
 class PersonalData:
@@ -71,31 +87,20 @@ class PersonalData:
         self._read_rows = f"""
             SELECT stream_id, version, purpose, key_id, sealed FROM {s}.personal WHERE stream_id = ANY($1::uuid[])"""
         self._subjects: Recent[UUID, bytes] = Recent()
+        self._reading: asyncio.Future[tuple[bytes, Hashing]] | None = None
+
+    def seal_now(self, append: Append) -> Sealing | None:
+        """The append without its personal values, and the rows that hold them; `None`: something has to be fetched first."""
+        found = _found(append)
+        if not any(found) and (append.idempotency_key is None or is_remote_key(append.idempotency_key)):
+            return Sealing(append.events, key=append.idempotency_key)
+        needed = self._known(append, found)
+        return None if needed is None else _sealed(append, found, needed)
 
     async def seal(self, append: Append) -> Sealing:
-        """The append without its personal values, and the rows that hold them. Raises `ServiceError`, `SubjectErased`."""
-        found = [personal_values(event) if event.purpose else None for event in append.events]
-        key = None if append.idempotency_key is None else (await self.hashed("key", append.idempotency_key)).hex()
-        if not any(found):
-            return Sealing(append.events, key=key)
-        stream_id, index = append.stream_id, await self._index(append)
-        subject = index.subject if index else await self._subject(stream_id)
-        # Nobody else knows a new session: its keys need no look-up, and are stored with its first events.
-        is_new = index is not None and subject == stream_id.bytes
-        data_keys = self.vault.propose(subject, _purposes(append.events[0])) if is_new else ()
-        stream_place = await self._facts.id() + stream_id.bytes
-        events = list(append.events)
-        rows: list[SealedRow] = []
-        for number, values in enumerate(found):
-            purpose = events[number].purpose
-            if purpose is None or not values:
-                continue
-            version = append.expected_version + 1 + number
-            data_key = await self.vault.key_of(subject, purpose)
-            box, commitments = data_key.seal(values, _place(stream_place, version, purpose))
-            rows.append(SealedRow(stream_id, version, purpose, data_key.id, box))
-            events[number] = with_values(events[number], commitments)
-        return Sealing(events, rows, index, key, data_keys)
+        """As `seal_now`. Raises `ServiceError`."""
+        found = _found(append)
+        return self.seal_now(append) or _sealed(append, found, await self._fetched(append, found))
 
     async def discard(self, sealing: Sealing, refused: KeyTaken | SubjectErased) -> None:
         """Clean up after an append that was refused: nothing will need the keys that were made for it."""
@@ -105,6 +110,33 @@ class PersonalData:
         elif opened is not None and opened.subject == opened.stream_id.bytes:
             with suppress(ServiceError):  # a key that is left opens nothing
                 await self.vault.destroy(opened.subject)
+
+    def _known(self, append: Append, found: _Found) -> _Needed | None:
+        ledger_id, hashed = self._facts.known_id, self.vault.hashing
+        subject = self._subjects.get(append.stream_id) or self._new_subject(append, hashed)
+        if ledger_id is None or hashed is None or subject is None:
+            return None
+        # Nobody else knows a new session: its keys need no look-up, and are stored with its first events.
+        is_new = append.expected_version == 0 and subject == append.stream_id.bytes and any(found)
+        data_keys = self.vault.propose(subject, _purposes(append.events[0])) if is_new else ()
+        keys = {}
+        for purpose in _purposes_of(append, found):
+            key = self.vault.cached(subject, purpose)
+            if key is None:
+                return None
+            keys[purpose] = key
+        return _Needed(ledger_id, hashed, subject, keys, data_keys)
+
+    async def _fetched(self, append: Append, found: _Found) -> _Needed:
+        ledger_id, hashed = await self._basics()
+        if (known := self._known(append, found)) is not None:
+            return known
+        subject = await self._subject(append, hashed)
+        keys = {}
+        if subject is not None:
+            for purpose in _purposes_of(append, found):
+                keys[purpose] = await self.vault.key_of(subject, purpose)
+        return _Needed(ledger_id, hashed, subject, keys)
 
     async def opened(self, recorded: Sequence[RecordedEvent]) -> list[RecordedEvent]:
         """These events with their personal values. What was erased stays `Sealed`. Raises `ServiceError`, `SealedEventBroken`."""
@@ -116,7 +148,7 @@ class PersonalData:
 
     async def hashed(self, field: str, value: str) -> bytes:
         """The keyed hash of a value, for look-ups. Raises `ServiceError`."""
-        return (await self.vault.index_key())(f"{field}\x1f{value}".encode())[:HASH_BYTES]
+        return _hash(await self.vault.index_key(), field, value)
 
     async def subject_of(self, subject_id: str) -> bytes:
         """How a subject is named in vault and index. Raises `ServiceError`."""
@@ -124,30 +156,39 @@ class PersonalData:
 
     async def hashed_address(self, address: str) -> bytes:
         """As `hashed`; all ways to write an address give the same."""
-        # IPv4 has one way, and parsing takes longer than hashing.
-        return await self.hashed("ip_address", ip_address(address).compressed if ":" in address else address)
+        return _hash_address(await self.vault.index_key(), address)
 
-    async def _index(self, append: Append) -> IndexRow | None:
-        stream_id, opened = append.stream_id, append.events[0]
-        if append.expected_version or not isinstance(opened, ConsentRecorded | ConsentRefused):
+    async def _basics(self) -> tuple[bytes, Hashing]:
+        """What every append needs. Those that wait for it go on in their order."""
+        if self._reading is None:
+            self._reading = asyncio.gather(self._facts.id(), self.vault.index_key())
+            self._reading.add_done_callback(self._have_read)
+        ledger_id, hashed = await asyncio.shield(self._reading)
+        return ledger_id, hashed
+
+    def _have_read(self, reading: asyncio.Future[tuple[bytes, Hashing]]) -> None:
+        self._reading = None
+        if not reading.cancelled():
+            reading.exception()  # those who wait for it get it
+
+    def _new_subject(self, append: Append, hashed: Hashing | None) -> bytes | None:
+        """Whose data a new stream will hold; `None`: it is not new, or nothing can be `hashed` yet."""
+        if append.expected_version:
             return None
-        guest = opened.guest
-        subject = stream_id.bytes if guest.subject_id is None else await self.subject_of(guest.subject_id)
-        self._subjects.keep(stream_id, subject)
-        return IndexRow(
-            stream_id,
-            subject,
-            await self.hashed_address(guest.ip_address),
-            await self.hashed("fingerprint", guest.fingerprint),
-        )
+        opened, subject = append.events[0], append.stream_id.bytes
+        if isinstance(opened, ConsentRecorded | ConsentRefused) and opened.guest.subject_id is not None:
+            if hashed is None:
+                return None
+            subject = _hash(hashed, "subject", opened.guest.subject_id)
+        return self._subjects.keep(append.stream_id, subject)
 
-    async def _subject(self, stream_id: UUID) -> bytes:
-        subject = self._subjects.get(stream_id)
+    async def _subject(self, append: Append, hashed: Hashing) -> bytes | None:
+        """Whose data the stream holds; `None`: it holds none any more."""
+        subject = self._subjects.get(append.stream_id) or self._new_subject(append, hashed)
         if subject is None:
-            rows = await self._fetch(self._read_subject, stream_id)
-            if not rows:
-                raise SubjectErased(stream_id)
-            subject = self._subjects.keep(stream_id, rows[0][0])
+            rows = await self._fetch(self._read_subject, append.stream_id)
+            if rows:
+                subject = self._subjects.keep(append.stream_id, rows[0][0])
         return subject
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
@@ -157,9 +198,60 @@ class PersonalData:
                 return rows
 
 
+def _purposes_of(append: Append, found: _Found) -> set[Purpose]:
+    """What the personal values in `found` are kept for."""
+    return {event.purpose for event, values in zip(append.events, found, strict=True) if event.purpose and values}
+
+
 def _purposes(opened: Event) -> tuple[Purpose, ...]:
     """What a session will need keys for."""
     return (Purpose.CONTACT, Purpose.ACCESS) if isinstance(opened, ConsentRecorded) else (Purpose.CONTACT,)
+
+
+def _found(append: Append) -> _Found:
+    return [personal_values(event) if event.purpose else {} for event in append.events]
+
+
+def _sealed(append: Append, found: _Found, needed: _Needed) -> Sealing:
+    key = append.idempotency_key
+    if key is not None and not is_remote_key(key):
+        key = _hash(needed.hashed, "key", key).hex()
+    if needed.subject is None or not any(found):
+        return Sealing(append.events, key=key, refused=needed.subject is None)
+    stream_place = needed.ledger_id + append.stream_id.bytes
+    events = list(append.events)
+    rows: list[SealedRow] = []
+    for number, values in enumerate(found):
+        purpose = events[number].purpose
+        if purpose is None or not values:
+            continue
+        version, data_key = append.expected_version + 1 + number, needed.keys[purpose]
+        box, commitments = data_key.seal(values, _place(stream_place, version, purpose))
+        rows.append(SealedRow(append.stream_id, version, purpose, data_key.id, box))
+        events[number] = with_values(events[number], commitments)
+    return Sealing(events, rows, _index(append, needed), key, data_keys=needed.data_keys)
+
+
+def _index(append: Append, needed: _Needed) -> IndexRow | None:
+    opened = append.events[0]
+    if append.expected_version or not isinstance(opened, ConsentRecorded | ConsentRefused):
+        return None
+    assert needed.subject is not None
+    return IndexRow(
+        append.stream_id,
+        needed.subject,
+        _hash_address(needed.hashed, opened.guest.ip_address),
+        _hash(needed.hashed, "fingerprint", opened.guest.fingerprint),
+    )
+
+
+def _hash(hashed: Hashing, field: str, value: str) -> bytes:
+    return hashed(f"{field}\x1f{value}".encode())[:HASH_BYTES]
+
+
+def _hash_address(hashed: Hashing, address: str) -> bytes:
+    # IPv4 has one way, and parsing takes longer than hashing.
+    return _hash(hashed, "ip_address", ip_address(address).compressed if ":" in address else address)
 
 
 def _place(stream_place: bytes, version: int, purpose: Purpose) -> bytes:

@@ -65,7 +65,7 @@ class PostgresKeyVault:
         self._owned: Recent[_Owner, Aes256Key] = Recent()
         self._wanted: dict[_Owner, asyncio.Future[Aes256Key]] = {}
         self._fetching: asyncio.Task[None] | None = None
-        self._index_key: KeyedHash | None = None
+        self.hashing: KeyedHash | None = None
         self._current: KeyEncryptionKey | None = None
         self._ledger_id = b""
 
@@ -94,6 +94,10 @@ class PostgresKeyVault:
             self._fetching = asyncio.create_task(self._fetch_wanted())
         return await asyncio.shield(waiting)
 
+    def cached(self, subject: bytes, purpose: Purpose) -> Aes256Key | None:
+        """See `KeyVault.cached`."""
+        return self._owned.get((subject, purpose))
+
     def propose(self, subject: bytes, purposes: Iterable[Purpose]) -> Sequence[KeyRow]:
         """New keys of a subject that has none, for the append that brings it; none if the vault is not beside the log.
 
@@ -109,10 +113,10 @@ class PostgresKeyVault:
 
     async def index_key(self) -> KeyedHash:
         """See `KeyVault.index_key`."""
-        if self._index_key is None:
+        if self.hashing is None:
             await self._load_index()
-            assert self._index_key is not None
-        return self._index_key
+            assert self.hashing is not None
+        return self.hashing
 
     async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, Aes256Key]:
         """See `KeyVault.keys`."""
@@ -144,13 +148,13 @@ class PostgresKeyVault:
         """Read the index key, and which key wraps new ones. A ledger without personal data gets an index key."""
         rows = await self._database.fetch(self._statements.read_index)
         if not rows:
-            if self._index_key is not None or await self._facts.uses_keys():
+            if self.hashing is not None or await self._facts.uses_keys():
                 raise VaultEmpty
             await self._make_index()
             rows = await self._database.fetch(self._statements.read_index)
         [row] = rows
         self._ledger_id = await self._facts.id()
-        self._index_key = KeyedHash((await self._unwrapped(row)).secret)
+        self.hashing = KeyedHash((await self._unwrapped(row)).secret)
         self._current = await self._ring.get(row["kek"])
         return self._current
 

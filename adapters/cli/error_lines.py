@@ -64,8 +64,9 @@ DATABASE_HINTS: Mapping[str, str] = {
 _CAUSE_HINTS = {
     "scope_refused": "check the client's scopes, and `Profile(token_scope=…)`",
     "grant_refused": "check the client's grants, and `Profile(grant=…)`",
-    "key_refused": "set GUESTLEDGER_ENCRYPTION_KEY to the key with which the ledger was made",
 }
+_OWN_WORDS = ("key vault", "AWS KMS")
+"""Services whose refusals say what to do."""
 _PARTITION_HINTS = {
     "rebuild_unfinished": "`guestledger projections rebuild {}` finishes it",
     "not_consumed": "`guestledger consumers --forget {}` if the consumer no longer exists",
@@ -90,7 +91,7 @@ def _text(error: guestledger.GuestledgerError) -> str:
             known = error.cause == "service_unavailable" and error.detail  # the sentence would say it twice
             return f"the {error.service} cannot be used: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.CredentialsRefused():
-            if error.cause == "key_refused" or error.service == "AWS KMS":
+            if error.service in _OWN_WORDS:
                 return str(error)
             if error.cause in _CAUSE_HINTS:
                 return f"the {error.service} refused the request: {cause_sentence(error.cause, error.detail)}"
@@ -105,6 +106,8 @@ def _text(error: guestledger.GuestledgerError) -> str:
 
 def _hint(error: guestledger.GuestledgerError) -> str:
     name = type(error).__name__
+    if isinstance(error, guestledger.CredentialsRefused) and error.service in _OWN_WORDS:
+        return ""
     # By name: comparing with these classes would import the database's adapter.
     if name == "LedgerNotReady":
         return LEDGER_HINTS.get(str(getattr(error, "problem", "")), HINTS[name])

@@ -71,8 +71,8 @@ class ClockSteps:
         limiters = await self._limiter.follow_clock()
         if backs or limiters:
             logger.warning(
-                "the database's clock was set back%s: %d waits of sessions and %d pauses of limiters begin again",
-                f" by about {max(backs) / 1_000:.1f} s" if backs else "",
+                "the database's clock was set back%s: %d waits of sessions begin again, and %d limiters follow it",
+                f" by at least {max(backs) / 1_000:.1f} s" if backs else "",
                 len(backs),
                 limiters,
             )

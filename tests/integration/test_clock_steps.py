@@ -195,6 +195,29 @@ async def test_the_lease_of_a_dead_worker_does_not_last_as_long_as_the_step(
     assert timedelta(0) < left["span"] <= timedelta(seconds=10)
 
 
+async def test_a_cut_off_attempt_is_settled_soon_after_the_clock_is_set_back(
+    clock: DatabaseClockShim, new_ledger: Any, simulator: Simulator, sql: Any
+) -> None:
+    await clock.step(2 * HOUR)
+    async with new_ledger() as host:
+        simulator.config = SimulatorConfig(hang_share=1.0, hang_s=60)
+        opening = asyncio.create_task(host.open_session(request()))
+        while not await sql("SELECT FROM due_steps WHERE step = 'settle_attempt'"):
+            await asyncio.sleep(0.05)
+        opening.cancel()
+        await asyncio.wait([opening])
+    simulator.config = SimulatorConfig(session_lifetime_s=24 * 3_600)
+    await clock.step(-2 * HOUR)
+
+    async with new_ledger() as worker, asyncio.timeout(60):
+        while not await sql("SELECT FROM events WHERE event_type = 'SessionCreated'"):
+            await worker.scheduler.run_once()
+            await asyncio.sleep(0.2)
+
+    happened = [row["event_type"] for row in await sql("SELECT event_type FROM events ORDER BY position")]
+    assert happened.index("ClockSetBack") < happened.index("CreationFailed") < happened.index("SessionCreated")
+
+
 async def test_many_workers_begin_a_wait_again_once(clock: DatabaseClockShim, new_ledger: Any, sql: Any) -> None:
     await clock.step(2 * HOUR)
     async with new_ledger() as one, new_ledger() as two:

@@ -81,14 +81,18 @@ class BatchRows:
                     moved.append(key + row)
                 case None:
                     done.append(key)
+        *leased_columns, leased_back = _arrays(leased, 6)
+        *moved_columns, moved_back = _arrays(moved, 4)
         return [
             self._log.position,
             self._log.recorded_at,
             *events,
             *_arrays(self._keys, 2),
-            *_arrays(leased, 6),
-            *_arrays(moved, 4),
+            *leased_columns,
+            *moved_columns,
             *_arrays(done, 2),
+            leased_back,
+            moved_back,
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:

@@ -60,20 +60,20 @@ class AppendStatements:
             ), leased AS (
                 INSERT INTO {s}.due_steps (stream_id, step, due_at, owner, lease_until, back_ms, set_at)
                 SELECT *, now() FROM unnest($14::uuid[], $15::text[], $16::timestamptz[], $17::uuid[], $18::timestamptz[],
-                                            $19::bigint[])
+                                            $24::bigint[])
                 ON CONFLICT (stream_id, step) DO UPDATE
                    SET due_at = excluded.due_at, owner = excluded.owner, lease_until = excluded.lease_until,
                        back_ms = excluded.back_ms, set_at = excluded.set_at
                 RETURNING stream_id
             ), moved AS (
                 INSERT INTO {s}.due_steps (stream_id, step, due_at, back_ms, set_at)
-                SELECT *, now() FROM unnest($20::uuid[], $21::text[], $22::timestamptz[], $23::bigint[])
+                SELECT *, now() FROM unnest($19::uuid[], $20::text[], $21::timestamptz[], $25::bigint[])
                 ON CONFLICT (stream_id, step) DO UPDATE
                    SET due_at = excluded.due_at, back_ms = excluded.back_ms, set_at = excluded.set_at
                 RETURNING stream_id
             ), done AS (
                 DELETE FROM {s}.due_steps
-                 WHERE stream_id = ANY($24::uuid[]) AND (stream_id, step) IN (SELECT * FROM unnest($24::uuid[], $25::text[]))
+                 WHERE stream_id = ANY($22::uuid[]) AND (stream_id, step) IN (SELECT * FROM unnest($22::uuid[], $23::text[]))
             )
             SELECT count(*) FROM new_events"""
 

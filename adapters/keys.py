@@ -63,8 +63,14 @@ class _NoVault:
     async def index_key(self) -> bytes:
         raise self._missing()
 
-    async def destroy(self, _subject: bytes, _purpose: Purpose | None = None) -> int:
+    async def ids(self, _subject: bytes, _purpose: Purpose | None = None) -> list[UUID]:
         raise self._missing()
+
+    async def destroy(self, _ids: Collection[UUID]) -> None:
+        raise self._missing()
+
+    def forget(self, _ids: Collection[UUID]) -> None:
+        pass
 
     def _missing(self) -> ServiceUnreachable:
         return ServiceUnreachable("key vault", Cause.NOT_CONFIGURED, f"set {_KEY} or {_KEY_FILE}")

@@ -56,6 +56,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """The key-encryption key for personal data: 32 random bytes in base64. The same for every process."""
     encryption_key_file: Path | None = None
     """A file with that key, readable by its owner only. Default for the embedded database: made beside `data_dir`."""
+    erasure_journal: Path | None = None
+    """A file outside the database that lists the erasures. A ledger whose database lacks one of them is not opened."""
     schema: SchemaName = "guestledger"
     """The schema that holds the ledger."""
     cxone_url: SecretHttpUrl | None = None

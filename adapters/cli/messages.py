@@ -16,6 +16,7 @@ CAUSES: Mapping[str, str] = {
     "unauthorized": "a new access token was refused too",
     "forbidden": "the credentials lack a permission",
     "scope_refused": "the scope that is asked for is not granted",
+    "key_destroyed": "the key of the guest's personal data was destroyed",
     "grant_refused": "the client may not use this grant",
     "redirected": "the answer is a redirect, which is not followed",
     "server_error": "server error",
@@ -44,6 +45,7 @@ CAUSES: Mapping[str, str] = {
     "deadline_exceeded": "the deadline has passed",
     "retry_decided": "a person decided to retry",
     "abandonment_decided": "a person decided to abandon it",
+    "guest_erased": "the guest's personal data was erased",
     "receiver_gone": "the receiver wants no more notices",
     "wait_too_long": "the receiver asked for a longer wait than the policy allows",
 }

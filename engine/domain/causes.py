@@ -24,6 +24,8 @@ class Cause(StrEnum):
     """The credentials are right, but not for this scope."""
     KEY_REFUSED = "key_refused"
     """The key-encryption key does not open the key vault's keys."""
+    KEY_DESTROYED = "key_destroyed"
+    """The key vault does not have the key of the guest's personal data any more."""
     GRANT_REFUSED = "grant_refused"
     """The credentials are right, but not for this grant."""
     REDIRECTED = "redirected"
@@ -67,6 +69,8 @@ class Cause(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     RETRY_DECIDED = "retry_decided"
     ABANDONMENT_DECIDED = "abandonment_decided"
+    GUEST_ERASED = "guest_erased"
+    """The guest's personal data was erased."""
 
     RECEIVER_GONE = "receiver_gone"
     """The receiver wants no more notices (410)."""

@@ -43,6 +43,17 @@ class KeyVault(Protocol):
         """The secret under which subjects, addresses and keys of callers are hashed for look-ups."""
         ...
 
-    async def destroy(self, subject: bytes, purpose: Purpose | None = None) -> int:
-        """Destroy the subject's keys (of all purposes, or one). Returns how many there were."""
+    async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
+        """The ids of the subject's keys: of all purposes, or one."""
+        ...
+
+    async def destroy(self, ids: Collection[UUID]) -> None:
+        """Destroy these keys, as far as there are any.
+
+        See to it before that nothing is sealed under them any more: other processes may have them in memory.
+        """
+        ...
+
+    def forget(self, ids: Collection[UUID]) -> None:
+        """Drop the copies of these keys in this process's memory: it asks for the present ones again."""
         ...

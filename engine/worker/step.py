@@ -6,8 +6,11 @@ from typing import Protocol
 
 import msgspec
 
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import Command
+from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import AdmissionRequest
@@ -109,9 +112,15 @@ class StepContext(Protocol):
     ) -> Appended | None:
         """Record what is decided so far and the events of `command`, and keep the lease. `None`: there was nothing.
 
-        Raises `WrongExpectedVersion`, `AppendDenied`, `ServiceError`.
+        Raises `WrongExpectedVersion`, `AppendDenied`, `SubjectErased`, `ServiceError`.
         """
         ...
+
+
+def require_guest(session: Session) -> None:
+    """Raise `ServiceUnreachable` if the guest's personal data cannot be read: nothing is sent without them."""
+    if session.guest is not None and isinstance(session.guest.fingerprint, Sealed):
+        raise ServiceUnreachable("key vault", Cause.KEY_DESTROYED)
 
 
 class Handler(Protocol):

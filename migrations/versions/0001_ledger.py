@@ -27,6 +27,7 @@ def upgrade() -> None:
     _create_log(schema)
     _create_partitions(schema)
     _create_personal(schema)
+    _create_erasures(schema)
     _create_due_steps(schema)
     _create_limits(schema)
     _create_consumers(schema)
@@ -165,6 +166,26 @@ def _create_personal(schema: str) -> None:
     )
 
 
+def _create_erasures(schema: str) -> None:
+    op.create_table(
+        "erasures",
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("subject", sa.LargeBinary, nullable=False),
+        sa.Column("session", sa.Uuid),
+        sa.Column("streams", sa.ARRAY(sa.Uuid), nullable=False),
+        sa.Column("whole", sa.Boolean, nullable=False),
+        sa.Column("rows", sa.BigInteger, nullable=False),
+        sa.Column("key_ids", sa.ARRAY(sa.Uuid), nullable=False),
+        sa.Column("requested_by", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("begun_at", _TIME, nullable=False),
+        sa.Column("completed_at", _TIME),
+        schema=schema,
+        comment="The erasures of personal data. While one of a whole subject is open, nothing is recorded of it",
+    )
+    op.create_index("erasures_subject", "erasures", ["subject"], schema=schema)
+
+
 def _create_due_steps(schema: str) -> None:
     op.create_table(
         "due_steps",
@@ -255,6 +276,7 @@ def _create_sessions(schema: str) -> None:
         sa.Column("latency_ms", sa.BigInteger),
         sa.Column("cause", sa.Text),
         sa.Column("detail", sa.Text),
+        sa.Column("erased_at", _TIME),
         schema=schema,
     )
     for column in ("session_id", "opened_at", "expires_at"):
@@ -305,6 +327,7 @@ def _create_audit_log(schema: str) -> None:
         sa.Column("token_expiry", _TIME),
         sa.Column("initialization_latency_ms", sa.BigInteger),
         sa.Column("compliance_status", sa.Text, nullable=False),
+        sa.Column("erased_at", _TIME),
         schema=schema,
     )
     for column in ("timestamp", "session_id"):

@@ -36,6 +36,8 @@ class LogEnd(NamedTuple):
     """The taken idempotency keys (hashed), with their streams."""
     destroyed: frozenset[UUID]
     """The data keys that nothing may be sealed under any more."""
+    fenced: frozenset[bytes]
+    """The subjects that are being erased."""
     known: dict[tuple[UUID, int, UUID], Appended]
     """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
@@ -57,6 +59,10 @@ class _Moved(NamedTuple):
 
 
 _Key = tuple[UUID, StepName]
+
+
+class KeyDestroyed(SubjectErased):
+    """An append was sealed under a key that is destroyed by now, though its subject may have another."""
 
 
 class BatchRows:
@@ -109,8 +115,10 @@ class BatchRows:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
         if key is not None and key in log.keys:
             return KeyTaken(log.keys[key])
-        if log.destroyed and any(row.key_id in log.destroyed for row in proposal.sealing.rows):
+        if proposal.sealing.subject in log.fenced:
             return SubjectErased(append.stream_id)
+        if log.destroyed and any(row.key_id in log.destroyed for row in proposal.sealing.rows):
+            return KeyDestroyed(append.stream_id)
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)
         if append.feedback is not None:

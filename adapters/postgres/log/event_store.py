@@ -17,10 +17,10 @@ from tenacity import (
 
 from guestledger.adapters.postgres.errors import PoolUsedUp, reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
-from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
+from guestledger.adapters.postgres.log.batch import BatchRows, KeyDestroyed, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
-from guestledger.adapters.postgres.personal.personal_data import PersonalData
+from guestledger.adapters.postgres.personal.personal_data import PersonalData, Sealing
 from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
@@ -79,6 +79,14 @@ class PostgresEventStore(LogReader):
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
         sealing = await self._personal.seal(append)
+        try:
+            return await self._propose(append, sealing)
+        except KeyDestroyed:
+            # This process had the key of a person who was erased, and who has come back with another.
+            self._personal.forget(sealing)
+            return await self._propose(append, await self._personal.seal(append))
+
+    async def _propose(self, append: Append, sealing: Sealing) -> Appended:
         proposal = Proposal(append, [_text(event) for event in sealing.events], sealing)
         outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._waiting[outcome] = proposal
@@ -201,8 +209,9 @@ class PostgresEventStore(LogReader):
         statement = self._appending.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
         keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
         data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
-        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys)
-        now, limiters, position, last_at, found, taken, destroyed = found_now
+        subjects = list({proposal.sealing.subject for proposal in batch if proposal.sealing.subject is not None})
+        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects)
+        now, limiters, position, last_at, found, taken, destroyed, fenced = found_now
         stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
@@ -211,6 +220,7 @@ class PostgresEventStore(LogReader):
             versions=dict(zip(stream_ids, found, strict=True)),
             keys=dict(taken),
             destroyed=frozenset(destroyed),
+            fenced=frozenset(fenced),
             known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),
         )

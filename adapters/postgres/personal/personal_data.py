@@ -55,6 +55,8 @@ class Sealing(NamedTuple):
     index_row: IndexRow | None = None
     key: str | None = None
     """The hash of its idempotency key."""
+    subject: bytes | None = None
+    """Whom the rows are about."""
 
 
 class PersonalData:
@@ -95,7 +97,11 @@ class PersonalData:
             box, commitments = data_key.seal(values, place)
             rows.append(SealedRow(append.stream_id, version, event.purpose, data_key.id, box))
             events.append(with_values(event, commitments))
-        return Sealing(events, rows, index, key)
+        return Sealing(events, rows, index, key, subject)
+
+    def forget(self, sealing: Sealing) -> None:
+        """Forget the keys of an append that was refused because one of them is destroyed: the next has another key."""
+        self.vault.forget([row.key_id for row in sealing.rows])
 
     async def opened(self, recorded: Sequence[RecordedEvent]) -> list[RecordedEvent]:
         """These events with their personal values. What was erased stays `Sealed`. Raises `ServiceError`, `SealedEventBroken`."""
@@ -103,6 +109,13 @@ class PersonalData:
         boxes = {tuple(row)[:3]: row for row in await self._fetch(self._read_rows, streams)} if streams else {}
         keys = await self.vault.keys({row["key_id"] for row in boxes.values()})
         return [await self._opened(one, boxes, keys) for one in recorded]
+
+    async def ledger_id(self) -> bytes:
+        """The identity of the ledger. Raises `ServiceError`."""
+        if self._ledger_id is None:
+            [(ledger_id,)] = await self._fetch(self._read_ledger_id)
+            self._ledger_id = ledger_id.bytes
+        return self._ledger_id
 
     async def hashed(self, field: str, value: str) -> bytes:
         """The keyed hash of a value, for look-ups. Raises `ServiceError`."""
@@ -138,10 +151,8 @@ class PersonalData:
         return subject
 
     async def _place(self, stream_id: UUID, version: int, purpose: Purpose) -> bytes:
-        if self._ledger_id is None:
-            [(ledger_id,)] = await self._fetch(self._read_ledger_id)
-            self._ledger_id = ledger_id.bytes
-        return self._ledger_id + stream_id.bytes + version.to_bytes(4) + purpose.encode()
+        ledger_id = self._ledger_id or await self.ledger_id()
+        return ledger_id + stream_id.bytes + version.to_bytes(4) + purpose.encode()
 
     async def _opened(
         self, recorded: RecordedEvent, boxes: Mapping[Any, Any], keys: Mapping[UUID, Any]

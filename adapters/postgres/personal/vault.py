@@ -55,9 +55,9 @@ class PostgresKeyVault:
             SELECT k.key_id, subject, purpose, k.wrapped{relaxed}
               FROM {s}.data_keys AS k JOIN wanted USING (subject, purpose)"""
         self._read = f"SELECT key_id, subject, purpose, wrapped FROM {s}.data_keys WHERE key_id = ANY($1::uuid[])"
-        self._destroy = f"""
-            DELETE FROM {s}.data_keys WHERE subject = $1::bytea AND purpose = coalesce($2::text, purpose)
-            RETURNING key_id"""
+        self._read_ids = f"""
+            SELECT key_id FROM {s}.data_keys WHERE subject = $1::bytea AND purpose = coalesce($2::text, purpose)"""
+        self._destroy = f"DELETE FROM {s}.data_keys WHERE key_id = ANY($1::uuid[])"
 
     async def key_of(self, subject: bytes, purpose: Purpose) -> Aes256Key:
         """See `KeyVault.key_of`."""
@@ -77,14 +77,21 @@ class PostgresKeyVault:
                 found[row["key_id"]] = self._unwrapped(row)
         return found
 
-    async def destroy(self, subject: bytes, purpose: Purpose | None = None) -> int:
-        """See `KeyVault.destroy`. Other processes may keep a copy in memory until they end."""
-        destroyed = await self._fetch(self._destroy, subject, purpose)
-        for (key_id,) in destroyed:
+    async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
+        """See `KeyVault.ids`."""
+        return [row["key_id"] for row in await self._fetch(self._read_ids, subject, purpose)]
+
+    async def destroy(self, ids: Collection[UUID]) -> None:
+        """See `KeyVault.destroy`."""
+        await self._fetch(self._destroy, list(ids))
+        self.forget(ids)
+
+    def forget(self, ids: Collection[UUID]) -> None:
+        """See `KeyVault.forget`."""
+        for key_id in ids:
             self._cached.pop(key_id, None)
-        for kept in Purpose if purpose is None else (purpose,):
-            self._owned.pop((subject, kept), None)
-        return len(destroyed)
+        for owner in [owner for owner, key in self._owned.items() if key.id in ids]:
+            del self._owned[owner]
 
     async def close(self) -> None:
         """Wait for keys that are being made."""

@@ -27,6 +27,7 @@ def upgrade() -> None:
     _create_log(schema)
     _create_partitions(schema)
     _create_personal(schema)
+    _keep_out_of_statistics(schema)
     _create_erasures(schema)
     _create_due_steps(schema)
     _create_limits(schema)
@@ -164,6 +165,18 @@ def _create_personal(schema: str) -> None:
         schema=schema,
         comment="Nothing is sealed under these keys any more, also by a process that still has one",
     )
+
+
+def _keep_out_of_statistics(schema: str) -> None:
+    # ANALYZE would copy values into pg_statistic, where they outlive their rows.
+    columns = {
+        "personal": ("sealed",),
+        "personal_index": ("subject", "ip_address", "fingerprint"),
+        "data_keys": ("subject", "wrapped"),
+    }
+    for table, names in columns.items():
+        for name in names:
+            op.execute(f"ALTER TABLE {quoted(schema)}.{table} ALTER COLUMN {name} SET STATISTICS 0")
 
 
 def _create_erasures(schema: str) -> None:

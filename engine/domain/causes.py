@@ -24,8 +24,6 @@ class Cause(StrEnum):
     """The credentials are right, but not for this scope."""
     KEY_REFUSED = "key_refused"
     """The key-encryption key does not open the key vault's keys."""
-    KEY_DESTROYED = "key_destroyed"
-    """The key vault does not have the key of the guest's personal data any more."""
     GRANT_REFUSED = "grant_refused"
     """The credentials are right, but not for this grant."""
     REDIRECTED = "redirected"

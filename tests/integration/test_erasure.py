@@ -249,18 +249,6 @@ async def test_unfinished_erasures_are_finished_without_their_subject(
     assert not await ledger.erasures.finish()
 
 
-async def test_nothing_is_sent_for_a_guest_whose_key_is_gone(
-    new_ledger: NewLedger, simulator: Simulator, sql: Sql, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with new_ledger() as ledger:
-        await ledger.accept(request(subject_id="anna"))
-    await sql("DELETE FROM data_keys WHERE purpose <> 'index'")
-    async with new_ledger() as ledger:
-        await ledger.scheduler.run_once()
-    assert not simulator.sessions_by_key
-    assert "key_destroyed" in caplog.text or "key vault" in caplog.text
-
-
 async def test_an_answer_that_arrives_during_the_erasure_is_recorded_without_the_token(
     new_ledger: NewLedger, simulator: Simulator, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:

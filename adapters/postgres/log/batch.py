@@ -62,7 +62,11 @@ _Key = tuple[UUID, StepName]
 
 
 class KeyDestroyed(SubjectErased):
-    """An append was sealed under a key that is destroyed by now, though its subject may have another."""
+    """An append was sealed under keys that are destroyed by now, though its subject may have others."""
+
+    def __init__(self, stream_id: UUID, key_ids: Collection[UUID]) -> None:
+        super().__init__(stream_id)
+        self.key_ids = key_ids
 
 
 class BatchRows:
@@ -115,10 +119,10 @@ class BatchRows:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
         if key is not None and key in log.keys:
             return KeyTaken(log.keys[key])
-        if proposal.sealing.subject in log.fenced:
+        if proposal.sealing.refused or proposal.sealing.subject in log.fenced:
             return SubjectErased(append.stream_id)
-        if log.destroyed and any(row.key_id in log.destroyed for row in proposal.sealing.rows):
-            return KeyDestroyed(append.stream_id)
+        if log.destroyed and (gone := [row.key_id for row in proposal.sealing.rows if row.key_id in log.destroyed]):
+            return KeyDestroyed(append.stream_id, gone)
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)
         if append.feedback is not None:

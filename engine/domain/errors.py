@@ -205,7 +205,7 @@ class ErasuresMissing(GuestledgerError):
 
     def __init__(self, path: str, missing: int) -> None:
         super().__init__(
-            f"the database lacks {missing} erasures of the journal {path}, as after an older backup is restored"
+            f"the database lacks {missing} of the erasures in the journal {path}, as after an older backup is restored"
         )
         self.path = path
         self.missing = missing

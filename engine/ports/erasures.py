@@ -7,12 +7,14 @@ from uuid import UUID
 
 import msgspec
 
+from guestledger.engine.domain.personal import Guarded, PersonalBytes
 
-class ErasureTarget(msgspec.Struct, frozen=True, kw_only=True):
+
+class ErasureTarget(Guarded, frozen=True, kw_only=True):
     """Whose personal data is to be erased, and why. `subject` is a keyed hash. Both texts are stored."""
 
     id: UUID
-    subject: bytes
+    subject: PersonalBytes
     session: UUID | None = None
     """Only this session of the subject."""
     until: datetime | None = None
@@ -23,11 +25,11 @@ class ErasureTarget(msgspec.Struct, frozen=True, kw_only=True):
     """From the journal: recorded even if nothing is held."""
 
 
-class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+class Erasure(Guarded, frozen=True, kw_only=True):
     """An erasure as it is stored."""
 
     id: UUID
-    subject: bytes
+    subject: PersonalBytes
     session: UUID | None
     streams: tuple[UUID, ...]
     whole: bool

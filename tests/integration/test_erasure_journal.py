@@ -56,7 +56,7 @@ async def test_a_restored_older_backup_is_refused_until_the_journal_is_replayed(
             await ledger.erase(session=single.id, **ASKED)
         await backup.restore()
 
-        with pytest.raises(ErasuresMissing, match="lacks 2 erasures") as caught:
+        with pytest.raises(ErasuresMissing, match="lacks 2 of the erasures") as caught:
             async with journalled():
                 pass
         assert str(journal.path) in str(caught.value)

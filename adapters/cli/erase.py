@@ -99,11 +99,13 @@ def _erasure_id(text: str) -> UUID:
 
 
 def _summary(certificates: Sequence[guestledger.ErasureCertificate]) -> str:
-    sessions, rows, keys = (sum(getattr(one, name) for one in certificates) for name in ("sessions", "rows", "keys"))
-    erasures = "" if len(certificates) == 1 else f" by {len(certificates)} erasures"
-    detached = sum(one.detached for one in certificates)
+    if not certificates:
+        return "nothing was left to erase"
+    sessions, rows, keys, detached = (
+        sum(getattr(one, name) for one in certificates) for name in ("sessions", "rows", "keys", "detached")
+    )
     left = f"; {detached} of the sessions are in detached partitions, and have no event" if detached else ""
-    return f"erased{erasures}: {sessions} sessions, {rows} sealed rows, {keys} keys{left}"
+    return f"erasures: {len(certificates)}, sessions: {sessions}, sealed rows: {rows}, keys: {keys}{left}"
 
 
 async def _replay(

@@ -57,7 +57,9 @@ async def test_a_restored_backup_is_refused_in_one_line_until_it_is_replayed(dat
             await backup.restore()
             for command in (("open", file), ("worker", "--until-idle"), ("sessions",), ("db", "restored")):
                 refused = await run(*command, env=env)
-                assert_one_line(refused, "lacks 1 of the erasures in the journal", f"`guestledger erase --replay {journal}`")
+                assert_one_line(
+                    refused, "lacks 1 of the erasures in the journal", f"`guestledger erase --replay {journal}`"
+                )
             replayed = await run("erase", "--replay", journal, env=env)
             served = await run("sessions", "--json", env=env)
 

@@ -258,6 +258,12 @@ class TokenExpired(Event, frozen=True, kw_only=True):
     noticed_late_ms: int
 
 
+class ClockSetBack(Event, frozen=True, kw_only=True):
+    """The database's clock was set back while the session waited. The wait and the deadline end so much earlier by it."""
+
+    back_ms: int
+
+
 class SessionAbandoned(Event, frozen=True, kw_only=True):
     """Failures or the deadline ended the session. Ends the stream."""
 
@@ -300,6 +306,7 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "WebhookAbandoned": WebhookAbandoned,
     "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
     "TokenExpired": TokenExpired,
+    "ClockSetBack": ClockSetBack,
     "SessionAbandoned": SessionAbandoned,
     "GuestErased": GuestErased,
 }

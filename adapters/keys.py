@@ -148,11 +148,14 @@ class _NoVault:
     async def check(self) -> None:
         raise self._missing()
 
-    def forget(self, _ids: Collection[UUID]) -> None:
-        """It keeps none."""
-
-    async def destroy(self, _subject: bytes, _purpose: Purpose | None = None) -> int:
+    async def ids(self, _subject: bytes, _purpose: Purpose | None = None) -> list[UUID]:
         raise self._missing()
+
+    async def destroy(self, _ids: Collection[UUID]) -> None:
+        raise self._missing()
+
+    def forget(self, _ids: Collection[UUID]) -> None:
+        pass
 
     def _missing(self) -> ServiceUnreachable:
         return ServiceUnreachable("key vault", Cause.NOT_CONFIGURED, f"set {_KEY}, {_KEY_FILE} or {_KMS_KEY}")

@@ -61,6 +61,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """A file with that key or keys, readable by its owner only. Default for the embedded database: made beside `data_dir`."""
     encryption_kms_key: str | None = None
     """A key of AWS KMS, by ARN or `alias/…`: it makes and wraps the key-encryption key. For another one, put it before the old."""
+    erasure_journal: Path | None = None
+    """A file outside the database that lists the erasures. A ledger whose database lacks one of them is not opened."""
     schema: SchemaName = "guestledger"
     """The schema that holds the ledger."""
     cxone_url: SecretHttpUrl | None = None

@@ -15,6 +15,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
+from guestledger.engine.operations.erase import ErasureCertificate, Erasures
 from guestledger.engine.operations.events import Events
 from guestledger.engine.operations.explain import Explainer, Explanation
 from guestledger.engine.operations.health import Health, health
@@ -28,6 +29,7 @@ from guestledger.engine.operations.resolve import Resolver
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
+from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
 from guestledger.engine.ports.event_store import EventStore
 from guestledger.engine.ports.key_vault import KeyVault
 from guestledger.engine.ports.partitions import Partitions as PartitionsPort
@@ -48,7 +50,7 @@ class Ledger:
     """Opens guest sessions and shows what happened in each.
 
     Methods take the engine's or the provider's session id. More is in `scheduler`, `events`, `webhooks`, `projections`,
-    `limits` and `partitions`.
+    `limits`, `partitions` and `erasures`.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Ledger:
         store: EventStore,
         due_steps: DueSteps,
         consumers: ConsumerCheckpoints,
+        erasures: ErasureStore,
+        journal: ErasureJournal | None,
         partitions: PartitionsPort,
         read_models: ReadModels,
         provider: Provider,
@@ -77,6 +81,9 @@ class Ledger:
         self.projections = Projections(read_models=read_models, clock=clock)
         self.limits = Limits(limiter)
         self.partitions = Partitions(partitions)
+        self.erasures = Erasures(
+            erasures=erasures, journal=journal, store=store, histories=histories, decisions=decisions, clock=clock
+        )
         self._store = store
         self._due_steps = due_steps
         self._limiter = limiter
@@ -168,6 +175,27 @@ class Ledger:
         """
         history = await self.history(session)
         return await self._resolver.resolve(history, resolution, decided_by=decided_by, reason=reason)
+
+    async def erase(
+        self,
+        *,
+        subject_id: str | None = None,
+        session: UUID | str | None = None,
+        reason: str,
+        requested_by: str,
+    ) -> ErasureCertificate:
+        """Erase the personal data of all sessions of a subject, or of one session, and return the certificate.
+
+        Sealed values and index entries are deleted, keys destroyed; sessions without an outcome end first. Until it is done,
+        new requests of the subject fail with `SubjectErased`. What was interrupted is finished by calling it again, and a
+        repeated call returns the same certificate. Neither text may contain a secret or personal data.
+
+        Raises `NothingToErase` for an unknown subject, `SessionNotFound`, `InvalidRequest` for a text that cannot be stored,
+        `JournalUnusable`, and `ServiceError`.
+        """
+        return await self.erasures.erase(
+            subject_id=subject_id, session=session, reason=reason, requested_by=requested_by
+        )
 
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """Yield the matching sessions, oldest first unless `wanted` says otherwise, with everything committed before the call.

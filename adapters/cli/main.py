@@ -13,6 +13,7 @@ import guestledger
 from guestledger.adapters.cli import (
     db,
     demo,
+    erase,
     keys,
     limits,
     log,
@@ -31,7 +32,7 @@ from guestledger.adapters.cli.log_lines import LogLines, Sentences
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
 
-COMMANDS = (opening, worker, reading, replay, why, resolve, limits, log, demo)
+COMMANDS = (opening, worker, reading, replay, why, resolve, erase, limits, log, demo)
 """Modules whose `commands` stand at the top level, in the order of `--help`."""
 
 GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "keys": keys, "db": db}

@@ -159,6 +159,7 @@ def _session_cells(width: int) -> show.Cells[guestledger.SessionRow]:
             "opened at": lambda row: show.time(row.opened_at),
             "attempts": lambda row: row.attempts,
             "in doubt": lambda row: ", ".join(map(str, row.in_doubt)) or None,
+            "erased": lambda row: show.time(row.erased_at),
         }
     cells["reason"] = session_reason
     return cells
@@ -179,5 +180,6 @@ def _audit_cells(width: int) -> show.Cells[guestledger.AuditEntry]:
             "consent": lambda entry: "recorded" if entry.consent_recorded else "refused",
             "token expires": lambda entry: show.time(entry.token_expiry),
             "ms": lambda entry: entry.initialization_latency_ms,
+            "erased": lambda entry: show.time(entry.erased_at),
         }
     return cells

@@ -271,6 +271,17 @@ class SessionAbandoned(Event, frozen=True, kw_only=True):
     attempts: int
 
 
+class GuestErased(Event, frozen=True, kw_only=True):
+    """The guest's personal data was erased from the session, in the append of this event."""
+
+    erases = frozenset(Purpose)
+
+    erased_by: str
+    reason: str
+    erasure: UUID
+    """The erasure that it belongs to: its certificate lists all of them."""
+
+
 EVENT_TYPES: Mapping[str, type[Event]] = {
     # Wire names never change: stored logs contain them.
     "ConsentRecorded": ConsentRecorded,
@@ -297,4 +308,5 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "TokenExpired": TokenExpired,
     "ClockSetBack": ClockSetBack,
     "SessionAbandoned": SessionAbandoned,
+    "GuestErased": GuestErased,
 }

@@ -67,10 +67,17 @@ class KeyVault(Protocol):
         """Raise unless keys can be made now. A vault in the ledger's own database is checked with that."""
         ...
 
-    def forget(self, ids: Collection[UUID]) -> None:
-        """Drop these keys from memory: they were destroyed."""
+    async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
+        """The ids of the subject's keys: of all purposes, or one."""
         ...
 
-    async def destroy(self, subject: bytes, purpose: Purpose | None = None) -> int:
-        """Destroy the subject's keys (of all purposes, or one). Returns how many there were."""
+    async def destroy(self, ids: Collection[UUID]) -> None:
+        """Destroy these keys, as far as there are any.
+
+        See to it before that nothing is sealed under them any more: other processes may have them in memory.
+        """
+        ...
+
+    def forget(self, ids: Collection[UUID]) -> None:
+        """Drop the copies of these keys in this process's memory: it asks for the present ones again."""
         ...

@@ -43,6 +43,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     token_expiry: datetime | None
     initialization_latency_ms: int | None
     compliance_status: ComplianceStatus
+    erased_at: datetime | None = None
+    """When the guest's personal data was erased."""
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,10 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def contract_form(entry: AuditEntry, guest: Guest | None = None) -> dict[str, Any]:
-    """The entry as the contract's JSON object with our `id`. Without `guest`, its personal values are null."""
+    """The entry as the contract's JSON object with our `id`. Without `guest`, its personal values are null.
+
+    `erasedAt` is there only once the guest was erased.
+    """
     return {
         "auditType": "guest_session_initialization",
         "id": entry.id,
@@ -73,6 +78,7 @@ def contract_form(entry: AuditEntry, guest: Guest | None = None) -> dict[str, An
         "tokenExpiry": entry.token_expiry,
         "initializationLatencyMs": entry.initialization_latency_ms,
         "complianceStatus": entry.compliance_status,
+        **({} if entry.erased_at is None else {"erasedAt": entry.erased_at}),
     }
 
 
@@ -127,6 +133,8 @@ def _changed(entry: AuditEntry, recorded: RecordedEvent) -> AuditEntry:
                 token_expiry=adopted.expires_at,
                 compliance_status=ComplianceStatus.VERIFIED,
             )
+        case e.GuestErased(at=erased_at):
+            return replace(entry, erased_at=erased_at)
         case e.ChannelRejected() | e.ChannelLookupFailed(retry_at=None) | e.CreationFailed(retry_at=None):
             status = ComplianceStatus.REJECTED
         case e.SessionAbandoned() | e.AbandonmentDecided():

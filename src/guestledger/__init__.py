@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
         CredentialsRefused,
+        ErasureNotFound,
+        ErasuresMissing,
         EventTooLarge,
         GuestledgerError,
         IdempotencyConflict,
         InvalidRequest,
+        JournalUnusable,
         LogSetBack,
+        NothingToErase,
         PartitionDetached,
         PartitionRefused,
         ProjectionStopped,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
         ServiceError,
         ServiceUnreachable,
         SessionNotFound,
+        SubjectErased,
         UnknownEvent,
         UnknownProjection,
     )
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
+    from guestledger.engine.operations.erase import ErasureCertificate, Erasures
     from guestledger.engine.operations.events import Events
     from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
     from guestledger.engine.operations.health import Health
@@ -69,6 +75,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
     from guestledger.engine.ports.consumers import ConsumerRow
+    from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, contract_form
     from guestledger.engine.projections.metrics import Metrics, MetricsFilter
@@ -95,6 +102,11 @@ __all__ = [
     "DenialReason",
     "Denied",
     "DueStep",
+    "ErasedEvent",
+    "ErasureCertificate",
+    "ErasureNotFound",
+    "Erasures",
+    "ErasuresMissing",
     "Event",
     "EventFilter",
     "EventTooLarge",
@@ -112,6 +124,7 @@ __all__ = [
     "InDoubt",
     "InvalidRequest",
     "InvalidSettings",
+    "JournalUnusable",
     "Ledger",
     "LedgerClosed",
     "LedgerNotReady",
@@ -122,6 +135,7 @@ __all__ = [
     "Metrics",
     "MetricsFilter",
     "NotAllowed",
+    "NothingToErase",
     "Pace",
     "Partition",
     "PartitionDetached",
@@ -153,6 +167,7 @@ __all__ = [
     "Status",
     "StepExplanation",
     "StepName",
+    "SubjectErased",
     "ThrottleScope",
     "TooManyPrivileges",
     "UnfitEngine",
@@ -184,7 +199,7 @@ _NAMES = {
     "engine.domain.causes": "Cause",
     "engine.domain.consent": "Consent Guest",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest LogSetBack PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnknownEvent UnknownProjection",
     "engine.domain.events": "Event",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
     "engine.domain.policy": "DeliveryPolicy Policy",
@@ -199,6 +214,7 @@ _NAMES = {
     "engine.limits.state": "LimiterState",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
     "engine.operations.consume": "ConsumerOptions Handler",
+    "engine.operations.erase": "ErasureCertificate Erasures",
     "engine.operations.events": "Events",
     "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
     "engine.operations.health": "Health",
@@ -208,6 +224,7 @@ _NAMES = {
     "engine.operations.redeliver": "DeadLetter Webhooks",
     "engine.operations.replay": "Frame",
     "engine.ports.consumers": "ConsumerRow",
+    "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
     "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",
     "engine.projections.metrics": "Metrics MetricsFilter",

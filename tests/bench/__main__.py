@@ -32,6 +32,7 @@ BENCHMARKS = (
     "recovery",
     "growth",
     "snapshot",
+    "erasing",
 )
 LOG = Path("build/bench.log")
 

@@ -132,7 +132,7 @@ async def test_a_key_that_was_destroyed_stays_destroyed(ledger_settings: Setting
         await ledger.accept(guest(1))
         kept = await ledger.accept(guest(2))
         subject = await ledger._store._personal.subject_of("guest 1")
-        await ledger._vault.destroy(subject)
+        await ledger._vault.destroy(await ledger._vault.ids(subject))
 
     await rotated(replace(ledger_settings, encryption_key=BOTH))
 

@@ -44,6 +44,8 @@ class LogEnd(NamedTuple):
     """The data keys that nothing may be sealed under any more."""
     kek: str | None
     """The key-encryption key that wraps new data keys."""
+    fenced: frozenset[bytes]
+    """The subjects that are being erased."""
     known: dict[tuple[UUID, int, UUID], Appended]
     """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
@@ -67,6 +69,14 @@ class _Moved(NamedTuple):
 
 
 _Key = tuple[UUID, StepName]
+
+
+class KeyDestroyed(SubjectErased):
+    """An append was sealed under keys that are destroyed by now, though its subject may have others."""
+
+    def __init__(self, stream_id: UUID, key_ids: Collection[UUID]) -> None:
+        super().__init__(stream_id)
+        self.key_ids = key_ids
 
 
 class BatchRows:
@@ -125,10 +135,12 @@ class BatchRows:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
         if key is not None and key in log.keys:
             return KeyTaken(log.keys[key])
-        if proposal.sealing.refused or any(row.key_id in log.destroyed for row in proposal.sealing.rows):
+        if proposal.sealing.refused or proposal.sealing.subject in log.fenced:
             return SubjectErased(append.stream_id)
         if any(row.kek != log.kek for row in proposal.sealing.data_keys):
             return KeysRotated()
+        if log.destroyed and (gone := [row.key_id for row in proposal.sealing.rows if row.key_id in log.destroyed]):
+            return KeyDestroyed(append.stream_id, gone)
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)
         if append.feedback is not None:

@@ -19,7 +19,7 @@ from tenacity import (
 
 from guestledger.adapters.postgres.errors import PoolUsedUp, reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
-from guestledger.adapters.postgres.log.batch import BatchRows, KeysRotated, LogEnd, Proposal
+from guestledger.adapters.postgres.log.batch import BatchRows, KeyDestroyed, KeysRotated, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
 from guestledger.adapters.postgres.personal.personal_data import PersonalData, Sealing
@@ -86,12 +86,19 @@ class PostgresEventStore(LogReader):
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
+        forgotten = False
         while True:
             sealing = self._sealed_now(append) or asyncio.create_task(self._seal(append))
             try:
                 return await self._add(sealing)
             except KeysRotated:
                 await self._personal.vault.refresh()
+            except KeyDestroyed as refused:
+                # This process had the key of a person who was erased, and who has come back with another.
+                self._personal.vault.forget(refused.key_ids)
+                if forgotten:
+                    raise
+                forgotten = True
             except (KeyTaken, SubjectErased) as refused:
                 await self._personal.discard(_proposal(sealing).sealing, refused)
                 raise
@@ -250,8 +257,9 @@ class PostgresEventStore(LogReader):
         statement = self._appending.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
         keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
         data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
-        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys)
-        now, limiters, position, last_at, found, taken, destroyed, kek = found_now
+        subjects = list({proposal.sealing.subject for proposal in batch if proposal.sealing.subject is not None})
+        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects)
+        now, limiters, position, last_at, found, taken, destroyed, fenced, kek = found_now
         stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
@@ -261,6 +269,7 @@ class PostgresEventStore(LogReader):
             keys=dict(taken),
             destroyed=frozenset(destroyed),
             kek=kek,
+            fenced=frozenset(fenced),
             known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),
         )

@@ -31,6 +31,8 @@ class AppendStatements:
                          FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number),
                    ARRAY(SELECT (idempotency_key, stream_id) FROM {s}.request_keys WHERE idempotency_key = ANY($2::text[])),
                    ARRAY(SELECT key_id FROM {s}.destroyed_keys WHERE key_id = ANY($3::uuid[])),
+                   ARRAY(SELECT subject FROM {s}.erasures
+                          WHERE subject = ANY($4::bytea[]) AND whole AND completed_at IS NULL),
                    (SELECT kek FROM {s}.data_keys WHERE {IS_INDEX})
               FROM (VALUES (1)) AS one
               LEFT JOIN (SELECT position, recorded_at FROM {s}.batches ORDER BY position DESC LIMIT 1) AS last ON true"""
@@ -102,8 +104,8 @@ class AppendStatements:
 
     def read_log(self, low: UUID, high: UUID) -> str:
         """One row: the clock, the limiters that know something, the log's last position and time, the versions of
-        streams $1, the taken ones of keys $2 with their streams, the destroyed ones of data keys $3, and the key-encryption
-        key of new data keys.
+        streams $1, the taken ones of keys $2 with their streams, the destroyed ones of data keys $3, those of subjects $4
+        that are being erased, and the key-encryption key of new data keys.
 
         All streams lie from `low` to `high`: otherwise an append would cost more with every partition.
         """

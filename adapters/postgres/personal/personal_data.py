@@ -60,6 +60,8 @@ class Sealing(NamedTuple):
     """Its key: a caller's as a keyed hash."""
     refused: bool = False
     """The stream's personal data has been erased: no more is recorded."""
+    subject: bytes | None = None
+    """Whom the rows are about."""
     data_keys: Sequence[KeyRow] = ()
     """New keys, which are stored with it."""
 
@@ -109,7 +111,7 @@ class PersonalData:
             self.vault.forget({row.key_id for row in sealing.data_keys} | {row.key_id for row in sealing.rows})
         elif opened is not None and opened.subject == opened.stream_id.bytes:
             with suppress(ServiceError):  # a key that is left opens nothing
-                await self.vault.destroy(opened.subject)
+                await self.vault.destroy(await self.vault.ids(opened.subject))
 
     def _known(self, append: Append, found: _Found) -> _Needed | None:
         ledger_id, hashed = self._facts.known_id, self.vault.hashing
@@ -145,6 +147,10 @@ class PersonalData:
         keys = await self.vault.keys({row["key_id"] for row in boxes.values()})
         ledger_id = await self._facts.id() if keys else b""
         return [_opened(one, boxes, keys, ledger_id) for one in recorded]
+
+    async def ledger_id(self) -> bytes:
+        """The identity of the ledger. Raises `ServiceError`."""
+        return await self._facts.id()
 
     async def hashed(self, field: str, value: str) -> bytes:
         """The keyed hash of a value, for look-ups. Raises `ServiceError`."""

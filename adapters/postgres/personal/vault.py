@@ -126,11 +126,14 @@ class PostgresKeyVault:
                 found[row["key_id"]] = await self._unwrapped(row)
         return found
 
-    async def destroy(self, subject: bytes, purpose: Purpose | None = None) -> int:
-        """See `KeyVault.destroy`. Other processes may keep a copy in memory until they end."""
-        destroyed = await self._database.fetch(self._statements.destroy, subject, purpose)
-        self.forget([key_id for (key_id,) in destroyed])
-        return len(destroyed)
+    async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
+        """See `KeyVault.ids`."""
+        return [key_id for (key_id,) in await self._database.fetch(self._statements.read_ids, subject, purpose)]
+
+    async def destroy(self, ids: Collection[UUID]) -> None:
+        """See `KeyVault.destroy`."""
+        await self._database.fetch(self._statements.destroy, list(ids))
+        self.forget(ids)
 
     def forget(self, ids: Collection[UUID]) -> None:
         """See `KeyVault.forget`."""

@@ -34,6 +34,7 @@ SESSIONS = Table(
     Column("latency_ms", BigInteger),
     Column("cause", Text),
     Column("detail", Text),
+    Column("erased_at", TIME),
     Index("sessions_session_id", "session_id"),
     Index("sessions_opened_at", "opened_at"),
     Index("sessions_expires_at", "expires_at"),
@@ -71,6 +72,7 @@ AUDIT_LOG = Table(
     Column("token_expiry", TIME),
     Column("initialization_latency_ms", BigInteger),
     Column("compliance_status", Text, nullable=False),
+    Column("erased_at", TIME),
     Index("audit_log_timestamp", "timestamp"),
     Index("audit_log_session_id", "session_id"),
 )

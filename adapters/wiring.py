@@ -21,6 +21,7 @@ from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.personal.legal_holds import PostgresLegalHolds
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
@@ -38,7 +39,6 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.clock import Clock
-from guestledger.engine.ports.key_vault import KeyVault
 from guestledger.engine.ports.provider import BeforeSend, PreparedCreation, Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.webhook import WebhookSender
@@ -47,6 +47,7 @@ from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.outages import OutageReporter
 from guestledger.engine.worker.recorder import Recorder
+from guestledger.engine.worker.retention import RetentionPlanner
 from guestledger.engine.worker.scheduler import Scheduler
 from guestledger.engine.worker.step import Lane, Services
 from guestledger.engine.worker.steps import load_handlers
@@ -90,16 +91,18 @@ async def connect(
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         outages = OutageReporter(clock=clock, policy=policy)
         limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter, changed=outages.limiter_changed)
+        personal = PersonalData(engine, settings.schema, vault)
         services = Services(
             provider=await _provider(settings, profile, limiter, policy, clock, stack),
             webhook=await _webhook(settings, clock, stack),
             limiter=limiter,
+            holds=PostgresLegalHolds(engine, settings.schema, personal),
             clock=clock,
             policy=policy,
             calls=CallLimit(policy.limiter.calls_per_process),
             outages=outages,
         )
-        ledger = _ledger(engine, settings, vault, limiter, services, stack)
+        ledger = _ledger(engine, settings, personal, limiter, services, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
@@ -108,14 +111,14 @@ async def connect(
 def _ledger(
     engine: AsyncEngine,
     settings: Settings,
-    vault: KeyVault,
+    personal: PersonalData,
     limiter: PostgresRateLimiter,
     services: Services,
     stack: AsyncExitStack,
 ) -> Ledger:
     schema, clock, policy = settings.schema, services.clock, services.policy
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    store = PostgresEventStore(engine, schema, limiter, PersonalData(engine, schema, vault))
+    store = PostgresEventStore(engine, schema, limiter, personal)
     due_steps = PostgresDueSteps(engine, schema, limiter)
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)
@@ -131,6 +134,7 @@ def _ledger(
         due_steps=due_steps,
         partitions=partitions,
         read_models=read_models,
+        retention=RetentionPlanner(read_models=read_models, due_steps=due_steps, clock=clock, policy=policy),
         executor=executor,
         leases=leases,
         lease=lease,
@@ -148,6 +152,7 @@ def _ledger(
         read_models=read_models,
         provider=services.provider,
         limiter=limiter,
+        holds=services.holds,
         executor=executor,
         scheduler=scheduler,
         leases=leases,
@@ -217,6 +222,7 @@ def _policy(policy: Policy, profile: Profile, settings: Settings) -> Policy:
         creation=replace(policy.creation, in_doubt=profile.in_doubt),
         limiter=limiter,
         webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
+        retention_days=policy.retention_days if settings.retention_days is None else settings.retention_days,
     )
 
 

@@ -25,10 +25,12 @@ from guestledger.engine.operations.projections import Projections
 from guestledger.engine.operations.redeliver import Webhooks
 from guestledger.engine.operations.replay import Frame, replay
 from guestledger.engine.operations.resolve import Resolver
+from guestledger.engine.operations.retention import Retention
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.legal_holds import LegalHolds
 from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
@@ -47,7 +49,7 @@ class Ledger:
     """Opens guest sessions and shows what happened in each.
 
     Methods take the engine's or the provider's session id. More is in `scheduler`, `events`, `webhooks`, `projections`,
-    `limits` and `partitions`.
+    `limits`, `partitions` and `retention`.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Ledger:
         read_models: ReadModels,
         provider: Provider,
         limiter: RateLimiter,
+        holds: LegalHolds,
         executor: Executor,
         scheduler: Scheduler,
         leases: Leases,
@@ -75,6 +78,15 @@ class Ledger:
         self.projections = Projections(read_models=read_models, clock=clock)
         self.limits = Limits(limiter)
         self.partitions = Partitions(partitions)
+        self.retention = Retention(
+            store=store,
+            read_models=read_models,
+            histories=histories,
+            decisions=decisions,
+            holds=holds,
+            clock=clock,
+            policy=policy,
+        )
         self._store = store
         self._due_steps = due_steps
         self._limiter = limiter

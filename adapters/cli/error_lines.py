@@ -13,6 +13,7 @@ REDELIVERIES: Mapping[str, str] = {
     "no_webhook": "no webhook is set: set GUESTLEDGER_WEBHOOK_URL",
     "no_session": "it is {status}, and only opened sessions have a notice",
     "in_delivery": "its notice is still being delivered",
+    "erased": "its contact data is erased, and the notice needs it",
 }
 """By `RedeliveryRefusal`."""
 
@@ -26,6 +27,7 @@ HINTS: Mapping[str, str] = {
     "CredentialsRefused": "check GUESTLEDGER_CXONE_CLIENT_ID and GUESTLEDGER_CXONE_CLIENT_SECRET",
     "RequestDenied": "`guestledger limits` shows the limiter",
     "LedgerNotReady": "run `guestledger db upgrade`",
+    "UnderLegalHold": "`guestledger hold --release` ends it",
     "LogSetBack": "`guestledger db restored` lists the consumers and how to set them back",
 }
 """What to do about an exception, by the name of its class or of a base class."""

@@ -128,6 +128,16 @@ destroyed_keys = Table(
     comment="Nothing is sealed under these keys any more, also by a process that still has one",
 )
 
+legal_holds = Table(
+    "legal_holds",
+    metadata,
+    Column("subject", LargeBinary, primary_key=True),
+    Column("placed_at", TIME, nullable=False),
+    Column("placed_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    comment="The subjects under a legal hold, also for sessions that begin later. The log holds every placing and release",
+)
+
 due_steps = Table(
     "due_steps",
     metadata,

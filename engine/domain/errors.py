@@ -82,6 +82,7 @@ class RedeliveryRefusal(StrEnum):
     NO_WEBHOOK = "no_webhook"
     NO_SESSION = "no_session"
     IN_DELIVERY = "in_delivery"
+    ERASED = "erased"
 
 
 class RedeliveryRefused(GuestledgerError):
@@ -92,6 +93,23 @@ class RedeliveryRefused(GuestledgerError):
         self.stream_id = stream_id
         self.why = why
         self.status = status
+
+
+class HoldRefused(GuestledgerError):
+    """A legal hold cannot be placed or released; the text says why. Nothing was recorded."""
+
+
+class UnderLegalHold(GuestledgerError):
+    """Personal data cannot be erased: a legal hold keeps it. `sessions` are those held; empty: the subject is."""
+
+    def __init__(self, sessions: tuple[UUID, ...] = ()) -> None:
+        if sessions:
+            what = f"a legal hold keeps the data of session {sessions[0]}"
+            what += f" and {len(sessions) - 1} more" if sessions[1:] else ""
+        else:
+            what = "a legal hold keeps the data of this subject"
+        super().__init__(what)
+        self.sessions = sessions
 
 
 class ResolutionRefused(GuestledgerError):

@@ -258,6 +258,37 @@ class TokenExpired(Event, frozen=True, kw_only=True):
     noticed_late_ms: int
 
 
+class TokenPurged(Event, frozen=True, kw_only=True):
+    """The sealed guest token was deleted: it has expired, or the retention of the session is over."""
+
+    erases = frozenset({Purpose.ACCESS})
+
+
+class ContactErased(Event, frozen=True, kw_only=True):
+    """The retention was over: the sealed contact data was deleted, with its entries for look-ups."""
+
+    erases = frozenset({Purpose.CONTACT})
+
+    ended_at: datetime
+    """When the session had ended."""
+    retention_days: int
+    """The policy that was followed."""
+
+
+class LegalHoldPlaced(Event, frozen=True, kw_only=True):
+    """A person had the contact data kept, whatever the retention says."""
+
+    placed_by: str
+    reason: str
+
+
+class LegalHoldReleased(Event, frozen=True, kw_only=True):
+    """A person ended the legal hold. The retention counts again, from the session's end."""
+
+    released_by: str
+    reason: str
+
+
 class SessionAbandoned(Event, frozen=True, kw_only=True):
     """Failures or the deadline ended the session. Ends the stream."""
 
@@ -289,5 +320,9 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "WebhookAbandoned": WebhookAbandoned,
     "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
     "TokenExpired": TokenExpired,
+    "TokenPurged": TokenPurged,
+    "ContactErased": ContactErased,
+    "LegalHoldPlaced": LegalHoldPlaced,
+    "LegalHoldReleased": LegalHoldReleased,
     "SessionAbandoned": SessionAbandoned,
 }

@@ -8,11 +8,15 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseContact,
     ExpireToken,
     OpenSession,
+    PlaceHold,
+    PurgeToken,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    ReleaseHold,
     RequestRedelivery,
     Resolve,
     SettleAttempt,
@@ -23,6 +27,7 @@ from guestledger.engine.domain.delivery import record_delivery, request_redelive
 from guestledger.engine.domain.doubt import resolve
 from guestledger.engine.domain.lookup import record_lookup
 from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.retention import erase_contact, place_hold, purge_token, release_hold
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.domain.waiting import defer, enforce_deadline, whole_ms
 
@@ -52,6 +57,14 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return resolve(state, command, policy)
         case ExpireToken():
             return _expire(state, command)
+        case PurgeToken():
+            return purge_token(state, command)
+        case EraseContact():
+            return erase_contact(state, command, policy)
+        case PlaceHold():
+            return place_hold(state, command)
+        case ReleaseHold():
+            return release_hold(state, command)
         case _:
             assert_never(command)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         CredentialsRefused,
         EventTooLarge,
         GuestledgerError,
+        HoldRefused,
         IdempotencyConflict,
         InvalidRequest,
         LogSetBack,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         ServiceError,
         ServiceUnreachable,
         SessionNotFound,
+        UnderLegalHold,
         UnknownEvent,
         UnknownProjection,
     )
@@ -68,10 +70,12 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
+    from guestledger.engine.operations.retention import HoldReport, Retention
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, contract_form
     from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+    from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
     from guestledger.engine.worker.scheduler import Scheduler
@@ -108,6 +112,8 @@ __all__ = [
     "GuestledgerError",
     "Handler",
     "Health",
+    "HoldRefused",
+    "HoldReport",
     "IdempotencyConflict",
     "InDoubt",
     "InvalidRequest",
@@ -139,6 +145,8 @@ __all__ = [
     "RequestDenied",
     "Resolution",
     "ResolutionRefused",
+    "Retention",
+    "RetentionStatus",
     "RetryPolicy",
     "Scheduler",
     "ServiceError",
@@ -155,6 +163,7 @@ __all__ = [
     "StepName",
     "ThrottleScope",
     "TooManyPrivileges",
+    "UnderLegalHold",
     "UnfitEngine",
     "UnknownEvent",
     "UnknownProjection",
@@ -184,7 +193,7 @@ _NAMES = {
     "engine.domain.causes": "Cause",
     "engine.domain.consent": "Consent Guest",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest LogSetBack PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest LogSetBack PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnderLegalHold UnknownEvent UnknownProjection",
     "engine.domain.events": "Event",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
     "engine.domain.policy": "DeliveryPolicy Policy",
@@ -207,10 +216,12 @@ _NAMES = {
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
     "engine.operations.replay": "Frame",
+    "engine.operations.retention": "HoldReport Retention",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.partitions": "Partition",
     "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",
     "engine.projections.metrics": "Metrics MetricsFilter",
+    "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
     "engine.worker.scheduler": "Scheduler",

@@ -10,11 +10,15 @@ from guestledger.engine.domain.commands import (
     BeginAttempt,
     DeferCreation,
     EnforceDeadline,
+    EraseContact,
     ExpireToken,
     OpenSession,
+    PlaceHold,
+    PurgeToken,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    ReleaseHold,
     RequestRedelivery,
     Resolve,
     SettleAttempt,
@@ -192,6 +196,22 @@ def resolve(resolution: Resolution, now: datetime = START) -> Resolve:
 
 def expire(now: datetime) -> ExpireToken:
     return ExpireToken(now=now)
+
+
+def purge(now: datetime) -> PurgeToken:
+    return PurgeToken(now=now)
+
+
+def erase_contact(now: datetime) -> EraseContact:
+    return EraseContact(now=now)
+
+
+def hold(now: datetime = START) -> PlaceHold:
+    return PlaceHold(placed_by="counsel", reason="matter 17", now=now)
+
+
+def release(now: datetime = START) -> ReleaseHold:
+    return ReleaseHold(released_by="counsel", reason="matter 17 is closed", now=now)
 
 
 # Events
@@ -390,6 +410,23 @@ def has_expired(**given: Any) -> e.TokenExpired:
     return _event(e.TokenExpired, {"at": EXPIRY, "expires_at": EXPIRY, "noticed_late_ms": 0}, given)
 
 
+def was_purged(**given: Any) -> e.TokenPurged:
+    return _event(e.TokenPurged, {"at": EXPIRY}, given)
+
+
+def contact_erased(**given: Any) -> e.ContactErased:
+    plain = {"at": EXPIRY + timedelta(days=30), "ended_at": EXPIRY, "retention_days": 30}
+    return _event(e.ContactErased, plain, given)
+
+
+def was_held(**given: Any) -> e.LegalHoldPlaced:
+    return _event(e.LegalHoldPlaced, {"placed_by": "counsel", "reason": "matter 17"}, given)
+
+
+def was_released(**given: Any) -> e.LegalHoldReleased:
+    return _event(e.LegalHoldReleased, {"released_by": "counsel", "reason": "matter 17 is closed"}, given)
+
+
 def was_abandoned(**given: Any) -> e.SessionAbandoned:
     return _event(e.SessionAbandoned, {"cause": Cause.TOO_MANY_FAILURES, "attempts": 8}, given)
 
@@ -432,5 +469,9 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     webhook_abandoned(),
     redelivery_requested(),
     has_expired(),
+    was_purged(),
+    contact_erased(),
+    was_held(),
+    was_released(),
     was_abandoned(),
 )

@@ -22,6 +22,7 @@ from tests.unit.samples import (
     THROTTLED,
     abandonment_decided,
     at,
+    contact_erased,
     doubt_lifted,
     has_failed,
     lookup_failed,
@@ -38,7 +39,7 @@ from tests.unit.samples import (
 )
 
 HISTORIES = [
-    REFUSED,
+    (*REFUSED, contact_erased()),
     REJECTED,
     (*REJECTED, was_duplicated()),
     (*OPEN, lookup_failed(), was_abandoned()),
@@ -85,7 +86,7 @@ def test_only_transitions_in_the_table_are_legal() -> None:
     assert is_legal(Status.NEW, Status.PENDING)
     assert is_legal(Status.ACTIVE, Status.ACTIVE)
     assert not is_legal(Status.NEW, Status.ACTIVE)
-    assert not is_legal(Status.REFUSED, Status.REFUSED)
+    assert not is_legal(Status.REFUSED, Status.PENDING)
 
 
 def test_no_transition_leads_to_new_or_out_of_an_end() -> None:

@@ -36,6 +36,7 @@ TABLES: Mapping[str, Grants] = {
     t.personal_index.name: {RUNTIME: _APPEND | {"DELETE"}},
     t.data_keys.name: {RUNTIME: _WRITE},
     t.destroyed_keys.name: {RUNTIME: _APPEND},
+    t.legal_holds.name: {RUNTIME: _APPEND | {"DELETE"}},
     t.due_steps.name: {RUNTIME: _WRITE},
     t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},
     t.incarnations.name: {RUNTIME: _APPEND, AUDITOR: _READ},

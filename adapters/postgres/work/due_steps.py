@@ -24,9 +24,6 @@ from guestledger.engine.ports.due_steps import Backlog, Claim, Claimed, DueRow, 
 FREEING_SECONDS = 1.0
 """How often lapsed leases are looked for. That reads every dead version of a leased row, which a snapshot held elsewhere keeps."""
 
-_AFTER_CREATION = (StepName.EXPIRE_TOKEN, StepName.PURGE_TOKEN, StepName.ERASE_CONTACT)
-"""Steps that are work only once they are due."""
-
 
 class PostgresDueSteps:
     """See `DueSteps`.
@@ -181,7 +178,8 @@ class PostgresDueSteps:
 
 def _unfinished(wanted: Wanted) -> tuple[str | None, bool, list[StepName]]:
     webhook = StepName.DELIVER_WEBHOOK
-    return wanted.get(webhook), webhook in wanted, [step for step in _AFTER_CREATION if step in wanted]
+    erases = [StepName.ERASE_CONTACT] if StepName.ERASE_CONTACT in wanted else []
+    return wanted.get(webhook), webhook in wanted, [StepName.EXPIRE_TOKEN, StepName.PURGE_TOKEN, *erases]
 
 
 def _claim(row: Sequence[Any], *, reserved_ms: int | None = None) -> Claim:

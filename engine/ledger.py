@@ -1,6 +1,6 @@
 """The ledger: the object that an embedder holds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
@@ -17,6 +17,7 @@ from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.events import Events
 from guestledger.engine.operations.explain import Explainer, Explanation
+from guestledger.engine.operations.export import Exporter, PersonExport
 from guestledger.engine.operations.health import Health, health
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.operations.limits import Limits
@@ -99,6 +100,9 @@ class Ledger:
         self._lease = lease
         self._actor = f"open_session {lease.owner}"
         self._histories = histories
+        self._exporter = Exporter(
+            store=store, histories=histories, holds=holds, clock=clock, retention_days=policy.retention_days
+        )
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
         self._explainer = Explainer(
             store=store, due_steps=due_steps, limiter=limiter, handlers=executor.handlers, policy=policy
@@ -177,6 +181,23 @@ class Ledger:
         """
         history = await self.history(session)
         return await self._resolver.resolve(history, resolution, decided_by=decided_by, reason=reason)
+
+    async def export(
+        self, *, subject_id: str | None = None, session: UUID | str | None = None, reason: str, by: str
+    ) -> PersonExport:
+        """Return everything held on a person, or in one session, in clear: for the person, on request.
+
+        `msgspec.json.encode` makes JSON of it. Neither text may contain a secret or personal data. Raises `NothingHeld` for an
+        unknown subject, `SessionNotFound`, `InvalidRequest`, and `ValueError` unless exactly one of the two is given.
+        """
+        return await self._exporter.export(
+            subject_id=subject_id, session=session, reason=reason, by=by, reveal=self._revealed
+        )
+
+    async def _revealed(self, sealed: Sequence[RecordedEvent]) -> list[RecordedEvent]:
+        """These events with their personal values."""
+        streams = await self._store.read_streams(list({one.stream_id for one in sealed}), reveal=True)
+        return [streams[one.stream_id][one.version - 1] for one in sealed]
 
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """Yield the matching sessions, oldest first unless `wanted` says otherwise, with everything committed before the call.

@@ -13,6 +13,7 @@ import guestledger
 from guestledger.adapters.cli import (
     db,
     demo,
+    export,
     limits,
     log,
     opening,
@@ -21,6 +22,7 @@ from guestledger.adapters.cli import (
     reading,
     replay,
     resolve,
+    retention,
     streams,
     webhooks,
     why,
@@ -30,7 +32,7 @@ from guestledger.adapters.cli.log_lines import LogLines, Sentences
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
 
-COMMANDS = (opening, worker, reading, replay, why, resolve, limits, log, demo)
+COMMANDS = (opening, worker, reading, replay, why, resolve, limits, log, retention, export, demo)
 """Modules whose `commands` stand at the top level, in the order of `--help`."""
 
 GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "db": db}

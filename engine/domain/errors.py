@@ -190,6 +190,13 @@ class SubjectErased(GuestledgerError):
         self.stream_id = stream_id
 
 
+class NothingHeld(GuestledgerError):
+    """No contact data is held on a subject. The text does not name the subject."""
+
+    def __init__(self) -> None:
+        super().__init__("no contact data is held on this subject: it is unknown, or it was erased")
+
+
 class UnknownProjection(GuestledgerError):
     """No projection has this name."""
 

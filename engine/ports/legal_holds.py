@@ -41,7 +41,3 @@ class LegalHolds(Protocol):
     async def over(self, stream_id: UUID) -> LegalHold | None:
         """The hold on the subject of a session; `None` also if its contact data was erased."""
         ...
-
-    async def count(self) -> int:
-        """How many subjects are under a hold."""
-        ...

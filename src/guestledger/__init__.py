@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         IdempotencyConflict,
         InvalidRequest,
         LogSetBack,
+        NothingHeld,
         PartitionDetached,
         PartitionRefused,
         ProjectionStopped,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.events import Events
     from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
+    from guestledger.engine.operations.export import Disclosure, Erased, ExportedEvent, ExportedSession, PersonExport
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
@@ -98,12 +100,16 @@ __all__ = [
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "Disclosure",
     "DueStep",
+    "Erased",
     "Event",
     "EventFilter",
     "EventTooLarge",
     "Events",
     "Explanation",
+    "ExportedEvent",
+    "ExportedSession",
     "FailureKind",
     "Frame",
     "Guest",
@@ -128,11 +134,13 @@ __all__ = [
     "Metrics",
     "MetricsFilter",
     "NotAllowed",
+    "NothingHeld",
     "Pace",
     "Partition",
     "PartitionDetached",
     "PartitionRefused",
     "Partitions",
+    "PersonExport",
     "Policy",
     "Profile",
     "ProjectionStatus",
@@ -193,7 +201,7 @@ _NAMES = {
     "engine.domain.causes": "Cause",
     "engine.domain.consent": "Consent Guest",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest LogSetBack PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnderLegalHold UnknownEvent UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest LogSetBack NothingHeld PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnderLegalHold UnknownEvent UnknownProjection",
     "engine.domain.events": "Event",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
     "engine.domain.policy": "DeliveryPolicy Policy",
@@ -210,6 +218,7 @@ _NAMES = {
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.events": "Events",
     "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
+    "engine.operations.export": "Disclosure Erased ExportedEvent ExportedSession PersonExport",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",
     "engine.operations.partitions": "Partitions",

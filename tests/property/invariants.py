@@ -172,6 +172,7 @@ class Life:
         if state.status in WAITING:
             assert state.due_since <= deadline_of(state, self.policy.creation)
             assert max(state.failures, state.lookups_failed) < self.policy.creation.max_failures
+        assert state.ended_at is None or not _owes_webhook(self.history), "a session that owes a notice is not over"
         self._check_due_steps()
 
     def _check_due_steps(self) -> None:

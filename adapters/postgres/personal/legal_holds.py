@@ -29,7 +29,6 @@ class PostgresLegalHolds:
         self._over = f"""
             SELECT {hold} FROM {s}.legal_holds AS h JOIN {s}.personal_index AS i USING (subject)
              WHERE i.stream_id = $1::uuid"""
-        self._count = f"SELECT count(*) FROM {s}.legal_holds"
 
     async def subject_of(self, subject_id: str) -> bytes:
         """See `LegalHolds.subject_of`."""
@@ -55,10 +54,6 @@ class PostgresLegalHolds:
     async def over(self, stream_id: UUID) -> LegalHold | None:
         """See `LegalHolds.over`."""
         return _hold(await self._fetch(self._over, stream_id))
-
-    async def count(self) -> int:
-        """See `LegalHolds.count`."""
-        return int((await self._fetch(self._count))[0][0])
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         with reported():

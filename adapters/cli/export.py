@@ -24,7 +24,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON to this file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page for people to this file.")] = None,
 ) -> None:
-    """Print everything held on a person as JSON, in clear: sessions, consent, events, what was told to whom, what was erased.
+    """Print everything held on a person as JSON, in clear: sessions, consent, events, what was sent to others, what was erased.
 
     The files are for their owner only, and must not exist before. Hand them over safely, and delete them: they hold personal
     data, and guest tokens that were not purged yet.

@@ -23,9 +23,9 @@ from guestledger.engine.worker.session_work import session_of
 
 FORMAT = "guestledger-export/1"
 
-PROVIDER_IS_TOLD = ("fingerprint", "source", "campaign", "device type", "consent and its time")
+SENT_TO_PROVIDER = ("fingerprint", "source", "campaign", "device type", "consent and its time")
 """What a creation request says about the guest."""
-WEBHOOK_IS_TOLD = ("fingerprint", "session id", "time of consent")
+SENT_TO_WEBHOOK = ("fingerprint", "session id", "time of consent")
 """What a notice says about the guest."""
 
 Reveal = Callable[[Sequence[RecordedEvent]], Awaitable[list[RecordedEvent]]]
@@ -33,12 +33,12 @@ Reveal = Callable[[Sequence[RecordedEvent]], Awaitable[list[RecordedEvent]]]
 
 
 class Disclosure(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One request that told somebody else about the guest."""
+    """One request with data of the guest."""
 
     at: datetime
     recipient: str
     """`provider` or `webhook`."""
-    told: tuple[str, ...]
+    data: tuple[str, ...]
     outcome: str
     """`accepted`, `refused`, `unknown` (the answer was lost) or `not_sent`."""
 
@@ -173,8 +173,8 @@ def exported(history: Sequence[RecordedEvent]) -> ExportedSession:
 def _consent(opening: e.ConsentRecorded | e.ConsentRefused) -> dict[str, Any]:
     if isinstance(opening, e.ConsentRecorded):
         return {"sufficient": True, **plain(opening.consent)}
-    told = {name: value for name, value in plain(opening).items() if name not in ("at", "channel_id", "guest")}
-    return {"sufficient": False, "timestamp": opening.at.isoformat(), **told}
+    refused = {name: value for name, value in plain(opening).items() if name not in ("at", "channel_id", "guest")}
+    return {"sufficient": False, "timestamp": opening.at.isoformat(), **refused}
 
 
 def plain(value: Any) -> Any:
@@ -211,12 +211,12 @@ def _disclosures(events: Sequence[e.Event]) -> Iterator[Disclosure]:
         match event:
             case e.CreationAttempted():
                 outcome = _outcome_of(event.attempt, events[number + 1 :])
-                yield Disclosure(at=event.at, recipient="provider", told=PROVIDER_IS_TOLD, outcome=outcome)
+                yield Disclosure(at=event.at, recipient="provider", data=SENT_TO_PROVIDER, outcome=outcome)
             case e.WebhookSynced():
-                yield Disclosure(at=event.at, recipient="webhook", told=WEBHOOK_IS_TOLD, outcome="accepted")
+                yield Disclosure(at=event.at, recipient="webhook", data=SENT_TO_WEBHOOK, outcome="accepted")
             case e.WebhookFailed() | e.WebhookAbandoned():
                 outcome = "unknown" if event.status is None else "refused"
-                yield Disclosure(at=event.at, recipient="webhook", told=WEBHOOK_IS_TOLD, outcome=outcome)
+                yield Disclosure(at=event.at, recipient="webhook", data=SENT_TO_WEBHOOK, outcome=outcome)
 
 
 def _outcome_of(attempt: int, later: Sequence[e.Event]) -> str:

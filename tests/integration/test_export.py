@@ -13,7 +13,7 @@ from guestledger.adapters.cli.pages import export_page
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.errors import InvalidRequest, NothingHeld, ServiceUnreachable, SessionNotFound
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.operations.export import PROVIDER_IS_TOLD, WEBHOOK_IS_TOLD, PersonExport
+from guestledger.engine.operations.export import SENT_TO_PROVIDER, SENT_TO_WEBHOOK, PersonExport
 from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import consent, request
 
@@ -57,7 +57,7 @@ async def test_an_export_is_in_clear_and_holds_every_event(ledger: Ledger) -> No
     assert len(one["events"]) == session.version
 
 
-async def test_an_export_says_what_was_told_to_whom(new_ledger: Any, simulator: Simulator) -> None:
+async def test_an_export_lists_what_was_sent_to_each_recipient(new_ledger: Any, simulator: Simulator) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         simulator.config = SimulatorConfig(throttle_share=1.0, webhook_status=500)
         session = await ledger.open_session(request(subject_id="person-17"))
@@ -72,8 +72,8 @@ async def test_an_export_says_what_was_told_to_whom(new_ledger: Any, simulator: 
     notice = json.loads(simulator.webhooks[0].body)
     assert notice["fingerprint"] == session.guest.fingerprint
     assert set(notice) == {"event", "sessionId", "channelId", "fingerprint", "consentTimestamp", "timestamp"}
-    assert WEBHOOK_IS_TOLD == ("fingerprint", "session id", "time of consent")
-    assert PROVIDER_IS_TOLD == ("fingerprint", "source", "campaign", "device type", "consent and its time")
+    assert SENT_TO_WEBHOOK == ("fingerprint", "session id", "time of consent")
+    assert SENT_TO_PROVIDER == ("fingerprint", "source", "campaign", "device type", "consent and its time")
 
 
 async def test_an_export_after_the_erasure_shows_what_was_erased_and_when(
@@ -103,7 +103,9 @@ async def test_an_export_takes_a_reason_and_one_person(ledger: Ledger) -> None:
         await ledger.export(subject_id="person-99", **ASKED)
 
 
-async def test_nothing_is_shown_if_the_look_cannot_be_recorded(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_export_shows_nothing_unless_the_look_is_recorded(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await ledger.open_session(request(subject_id="person-17"))
 
     async def unrecorded(_sealed: Any) -> Any:

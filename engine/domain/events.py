@@ -289,6 +289,12 @@ class LegalHoldReleased(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class ClockSetBack(Event, frozen=True, kw_only=True):
+    """The database's clock was set back while the session waited. The wait and the deadline end so much earlier by it."""
+
+    back_ms: int
+
+
 class SessionAbandoned(Event, frozen=True, kw_only=True):
     """Failures or the deadline ended the session. Ends the stream."""
 
@@ -324,5 +330,6 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "ContactErased": ContactErased,
     "LegalHoldPlaced": LegalHoldPlaced,
     "LegalHoldReleased": LegalHoldReleased,
+    "ClockSetBack": ClockSetBack,
     "SessionAbandoned": SessionAbandoned,
 }

@@ -427,6 +427,10 @@ def was_released(**given: Any) -> e.LegalHoldReleased:
     return _event(e.LegalHoldReleased, {"released_by": "counsel", "reason": "matter 17 is closed"}, given)
 
 
+def clock_set_back(**given: Any) -> e.ClockSetBack:
+    return _event(e.ClockSetBack, {"back_ms": 7_200_000}, given)
+
+
 def was_abandoned(**given: Any) -> e.SessionAbandoned:
     return _event(e.SessionAbandoned, {"cause": Cause.TOO_MANY_FAILURES, "attempts": 8}, given)
 
@@ -473,5 +477,6 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     contact_erased(),
     was_held(),
     was_released(),
+    clock_set_back(),
     was_abandoned(),
 )

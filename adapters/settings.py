@@ -17,6 +17,8 @@ from guestledger.engine.limits.retry import InDoubt
 PREFIX = "GUESTLEDGER_"
 
 _MINIMA = {"calls": 1, "calls_per_process": 1, "database_connections": 2}
+_MAX_RETENTION_DAYS = 36_525
+"""A hundred years."""
 
 # Kubernetes describes a service named guestledger, or guestledger-…, in such variables to every pod beside it. The last ones
 # are our tests'.
@@ -39,7 +41,7 @@ class InvalidSettings(GuestledgerError):
 class Settings(Guarded, frozen=True, kw_only=True):
     """The configuration of a ledger. Each field is the variable `GUESTLEDGER_<FIELD>`.
 
-    Raises `InvalidSettings` for a number that is too small.
+    Raises `InvalidSettings` for a number that is too small or too large.
     """
 
     database_url: Personal | None = None
@@ -84,6 +86,9 @@ class Settings(Guarded, frozen=True, kw_only=True):
     for rotation. Default: no signature."""
     webhook_allow_private: bool = False
     """Allow loopback, private and other non-public addresses for the webhook."""
+    retention_days: Annotated[int, Meta(ge=0, le=_MAX_RETENTION_DAYS)] | None = None
+    """How long contact data is kept after a session's end; a worker erases it then. The same for every process. Default:
+    it is kept until somebody erases it. Overrides `Policy.retention_days`."""
 
     drain_seconds: Annotated[float, Meta(ge=0)] = 10.0
     """How long a stopping scheduler waits for work in flight. Other workers take over the rest."""
@@ -102,6 +107,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
             number = getattr(self, field)
             if number is not None and number < minimum:
                 raise _invalid(field)
+        if not 0 <= (self.retention_days or 0) <= _MAX_RETENTION_DAYS:
+            raise _invalid("retention_days")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -151,6 +158,7 @@ _EXPECTED = {
     "cxone_in_doubt": f"one of {', '.join(InDoubt)}",
     "allow_owner": "1 or 0",
     "webhook_allow_private": "1 or 0",
+    "retention_days": f"a whole number of days, 0 to {_MAX_RETENTION_DAYS}",
     "drain_seconds": "a number of seconds, 0 or more",
     **{field: f"a whole number, {minimum} or more" for field, minimum in _MINIMA.items()},
 }

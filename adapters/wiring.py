@@ -23,6 +23,7 @@ from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimite
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.personal.erasures import PostgresErasures
+from guestledger.adapters.postgres.personal.legal_holds import PostgresLegalHolds
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
@@ -49,6 +50,7 @@ from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.outages import OutageReporter
 from guestledger.engine.worker.recorder import Recorder
+from guestledger.engine.worker.retention import RetentionPlanner
 from guestledger.engine.worker.scheduler import Scheduler
 from guestledger.engine.worker.step import Lane, Services
 from guestledger.engine.worker.steps import load_handlers
@@ -98,10 +100,12 @@ async def connect(
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         outages = OutageReporter(clock=clock, policy=policy)
         limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter, changed=outages.limiter_changed)
+        personal = PersonalData(engine, settings.schema, vault)
         services = Services(
             provider=await _provider(settings, profile, limiter, policy, clock, stack),
             webhook=await _webhook(settings, clock, stack),
             limiter=limiter,
+            holds=PostgresLegalHolds(engine, settings.schema, personal),
             clock=clock,
             policy=policy,
             calls=CallLimit(policy.limiter.calls_per_process),
@@ -141,6 +145,7 @@ def _ledger(
         due_steps=due_steps,
         partitions=partitions,
         read_models=read_models,
+        retention=RetentionPlanner(read_models=read_models, due_steps=due_steps, clock=clock, policy=policy),
         executor=executor,
         leases=leases,
         lease=lease,
@@ -161,6 +166,7 @@ def _ledger(
         provider=services.provider,
         limiter=limiter,
         vault=personal.vault,
+        holds=services.holds,
         executor=executor,
         scheduler=scheduler,
         leases=leases,
@@ -230,6 +236,7 @@ def _policy(policy: Policy, profile: Profile, settings: Settings) -> Policy:
         creation=replace(policy.creation, in_doubt=profile.in_doubt),
         limiter=limiter,
         webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
+        retention_days=policy.retention_days if settings.retention_days is None else settings.retention_days,
     )
 
 

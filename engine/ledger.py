@@ -1,6 +1,6 @@
 """The ledger: the object that an embedder holds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
@@ -18,6 +18,7 @@ from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.erase import ErasureCertificate, Erasures
 from guestledger.engine.operations.events import Events
 from guestledger.engine.operations.explain import Explainer, Explanation
+from guestledger.engine.operations.export import Exporter, PersonExport
 from guestledger.engine.operations.health import Health, health
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.operations.limits import Limits
@@ -26,12 +27,14 @@ from guestledger.engine.operations.projections import Projections
 from guestledger.engine.operations.redeliver import Webhooks
 from guestledger.engine.operations.replay import Frame, replay
 from guestledger.engine.operations.resolve import Resolver
+from guestledger.engine.operations.retention import Retention
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
 from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
 from guestledger.engine.ports.event_store import EventStore
 from guestledger.engine.ports.key_vault import KeyVault
+from guestledger.engine.ports.legal_holds import LegalHolds
 from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
@@ -50,7 +53,7 @@ class Ledger:
     """Opens guest sessions and shows what happened in each.
 
     Methods take the engine's or the provider's session id. More is in `scheduler`, `events`, `webhooks`, `projections`,
-    `limits`, `partitions` and `erasures`.
+    `limits`, `partitions`, `erasures` and `retention`.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Ledger:
         provider: Provider,
         limiter: RateLimiter,
         vault: KeyVault,
+        holds: LegalHolds,
         executor: Executor,
         scheduler: Scheduler,
         leases: Leases,
@@ -81,8 +85,23 @@ class Ledger:
         self.projections = Projections(read_models=read_models, clock=clock)
         self.limits = Limits(limiter)
         self.partitions = Partitions(partitions)
+        self.retention = Retention(
+            store=store,
+            read_models=read_models,
+            histories=histories,
+            decisions=decisions,
+            holds=holds,
+            clock=clock,
+            policy=policy,
+        )
         self.erasures = Erasures(
-            erasures=erasures, journal=journal, store=store, histories=histories, decisions=decisions, clock=clock
+            erasures=erasures,
+            journal=journal,
+            store=store,
+            histories=histories,
+            decisions=decisions,
+            retention=self.retention,
+            clock=clock,
         )
         self._store = store
         self._due_steps = due_steps
@@ -97,6 +116,9 @@ class Ledger:
         self._lease = lease
         self._actor = f"open_session {lease.owner}"
         self._histories = histories
+        self._exporter = Exporter(
+            store=store, histories=histories, holds=holds, clock=clock, retention_days=policy.retention_days
+        )
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
         self._explainer = Explainer(
             store=store, due_steps=due_steps, limiter=limiter, handlers=executor.handlers, policy=policy
@@ -196,6 +218,23 @@ class Ledger:
         return await self.erasures.erase(
             subject_id=subject_id, session=session, reason=reason, requested_by=requested_by
         )
+
+    async def export(
+        self, *, subject_id: str | None = None, session: UUID | str | None = None, reason: str, by: str
+    ) -> PersonExport:
+        """Return everything held on a person, or in one session, in clear: for the person, on request.
+
+        `msgspec.json.encode` makes JSON of it. Neither text may contain a secret or personal data. Raises `NothingHeld` for an
+        unknown subject, `SessionNotFound`, `InvalidRequest`, and `ValueError` unless exactly one of the two is given.
+        """
+        return await self._exporter.export(
+            subject_id=subject_id, session=session, reason=reason, by=by, reveal=self._revealed
+        )
+
+    async def _revealed(self, sealed: Sequence[RecordedEvent]) -> list[RecordedEvent]:
+        """These events with their personal values."""
+        streams = await self._store.read_streams(list({one.stream_id for one in sealed}), reveal=True)
+        return [streams[one.stream_id][one.version - 1] for one in sealed]
 
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """Yield the matching sessions, oldest first unless `wanted` says otherwise, with everything committed before the call.

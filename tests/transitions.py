@@ -37,6 +37,7 @@ STAYS: set[Status] = {
     Status.PENDING,  # the channel was looked up; the attempt is deferred
     Status.ACTIVE,  # the webhook was called; a duplicate came to light
     Status.EXPIRED,  # the same
+    Status.REFUSED,  # contact data was erased, or held
     Status.REJECTED,  # a duplicate came to light
     Status.ABANDONED,  # the same
     Status.REFUSED,  # the guest was erased

@@ -13,7 +13,7 @@ REDELIVERIES: Mapping[str, str] = {
     "no_webhook": "no webhook is set: set GUESTLEDGER_WEBHOOK_URL",
     "no_session": "it is {status}, and only opened sessions have a notice",
     "in_delivery": "its notice is still being delivered",
-    "erased": "its guest was erased, and the notice holds personal data",
+    "erased": "its contact data is erased, and the notice needs it",
 }
 """By `RedeliveryRefusal`."""
 
@@ -30,6 +30,7 @@ HINTS: Mapping[str, str] = {
     "SubjectErased": "repeat it once the erasure is complete",
     "ErasureNotFound": "`guestledger erase --unfinished` finishes the erasures that were interrupted",
     "ErasuresMissing": "`guestledger erase --replay {error.path}` erases them again",
+    "UnderLegalHold": "`guestledger hold --release` ends it",
     "LogSetBack": "`guestledger db restored` lists the consumers and how to set them back",
 }
 """What to do about an exception, by the name of its class or of a base class."""

@@ -14,6 +14,7 @@ from guestledger.adapters.cli import (
     db,
     demo,
     erase,
+    export,
     keys,
     limits,
     log,
@@ -23,6 +24,7 @@ from guestledger.adapters.cli import (
     reading,
     replay,
     resolve,
+    retention,
     streams,
     webhooks,
     why,
@@ -32,7 +34,7 @@ from guestledger.adapters.cli.log_lines import LogLines, Sentences
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
 
-COMMANDS = (opening, worker, reading, replay, why, resolve, erase, limits, log, demo)
+COMMANDS = (opening, worker, reading, replay, why, resolve, limits, log, erase, retention, export, demo)
 """Modules whose `commands` stand at the top level, in the order of `--help`."""
 
 GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "keys": keys, "db": db}

@@ -92,6 +92,8 @@ STEPS: Mapping[str, str] = {
     "enforce_deadline": "the session is given up if it is still not active",
     "deliver_webhook": "the webhook is called",
     "expire_token": "the token's expiry is recorded",
+    "purge_token": "the expired token is deleted",
+    "erase_contact": "the contact data is erased, because its retention is over",
 }
 """By `StepName`."""
 

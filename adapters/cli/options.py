@@ -42,6 +42,12 @@ def choice(kind: type[Choice], text: str, option: str) -> Choice:
         raise typer.BadParameter(f"{text!r} is not one of {', '.join(kind)}", param_hint=option) from None
 
 
+def check_person(subject: str | None, session: str | None) -> None:
+    """Raise `typer.BadParameter` unless exactly one of the two is given."""
+    if (subject is None) == (session is None):
+        raise typer.BadParameter("give one of --subject and --session", param_hint="--subject")
+
+
 def login() -> str:
     """Return the name of the user who runs the command."""
     try:
@@ -60,4 +66,8 @@ Until = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, max=2**31, help="At most this many. Default: 1,000 in a table.")]
 By = Annotated[str | None, typer.Option("--by", help="Who decides, for the history. Default: the login name.")]
+Subject = Annotated[str | None, typer.Option(metavar="ID", help="The person, by the `subjectId` of their requests.")]
+SessionOption = Annotated[
+    str | None, typer.Option("--session", metavar="ID", help="One session: the engine's id or the provider's.")
+]
 Session = Annotated[str, typer.Argument(help="The session's id: the engine's or the provider's.")]

@@ -158,6 +158,16 @@ erasures = Table(
     comment="The erasures of personal data. While one of a whole subject is open, nothing is recorded of it",
 )
 
+legal_holds = Table(
+    "legal_holds",
+    metadata,
+    Column("subject", LargeBinary, primary_key=True),
+    Column("placed_at", TIME, nullable=False),
+    Column("placed_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    comment="The subjects under a legal hold, also for sessions that begin later. The log holds every placing and release",
+)
+
 due_steps = Table(
     "due_steps",
     metadata,

@@ -112,6 +112,34 @@ class EraseGuest(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
+class PurgeToken(msgspec.Struct, frozen=True, kw_only=True):
+    """The guest token may be of no more use."""
+
+    now: datetime
+
+
+class EraseContact(msgspec.Struct, frozen=True, kw_only=True):
+    """The retention of the contact data may be over."""
+
+    now: datetime
+
+
+class PlaceHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A person wants the contact data kept. Both texts are stored."""
+
+    placed_by: str
+    reason: str
+    now: datetime
+
+
+class ReleaseHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A person ends a legal hold. Both texts are stored."""
+
+    released_by: str
+    reason: str
+    now: datetime
+
+
 Command = (
     OpenSession
     | RecordLookup
@@ -126,4 +154,8 @@ Command = (
     | Resolve
     | ExpireToken
     | EraseGuest
+    | PurgeToken
+    | EraseContact
+    | PlaceHold
+    | ReleaseHold
 )

@@ -1,5 +1,6 @@
 """The steps that a session still needs, and when each is due."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
@@ -7,6 +8,7 @@ from typing import assert_never
 import msgspec
 
 from guestledger.engine.domain.policy import Policy, deadline_of
+from guestledger.engine.domain.retention import erasure_due_at, token_outlived_at
 from guestledger.engine.domain.session import Session, Status
 
 
@@ -19,6 +21,8 @@ class StepName(StrEnum):
     ENFORCE_DEADLINE = "enforce_deadline"
     DELIVER_WEBHOOK = "deliver_webhook"
     EXPIRE_TOKEN = "expire_token"  # noqa: S105 - a name, not a token
+    PURGE_TOKEN = "purge_token"  # noqa: S105 - a name, not a token
+    ERASE_CONTACT = "erase_contact"
 
     __hash__ = str.__hash__  # an enum's own is slow, and these are keys
 
@@ -36,6 +40,17 @@ class DueStep(msgspec.Struct, frozen=True, gc=False):
 
 def due_steps(state: Session, policy: Policy) -> tuple[DueStep, ...]:
     """Everything the session still needs. Empty: nothing, or nothing before a person decides."""
+    return (*_towards_the_end(state, policy), *_after_the_end(state, policy))
+
+
+def _after_the_end(state: Session, policy: Policy) -> Iterator[DueStep]:
+    if (outlived_at := token_outlived_at(state)) is not None:
+        yield DueStep(StepName.PURGE_TOKEN, outlived_at)
+    if (erased_at := erasure_due_at(state, policy)) is not None:
+        yield DueStep(StepName.ERASE_CONTACT, erased_at)
+
+
+def _towards_the_end(state: Session, policy: Policy) -> tuple[DueStep, ...]:
     match state.status:
         case Status.PENDING | Status.THROTTLED | Status.IN_DOUBT:
             step = StepName.VALIDATE_CHANNEL if needs_lookup(state) else StepName.CREATE_SESSION

@@ -95,6 +95,23 @@ class RedeliveryRefused(GuestledgerError):
         self.status = status
 
 
+class HoldRefused(GuestledgerError):
+    """A legal hold cannot be placed or released; the text says why. Nothing was recorded."""
+
+
+class UnderLegalHold(GuestledgerError):
+    """Personal data cannot be erased: a legal hold keeps it. `sessions` are those held; empty: the subject is."""
+
+    def __init__(self, sessions: tuple[UUID, ...] = ()) -> None:
+        if sessions:
+            what = f"a legal hold keeps the data of session {sessions[0]}"
+            what += f" and {len(sessions) - 1} more" if sessions[1:] else ""
+        else:
+            what = "a legal hold keeps the data of this subject"
+        super().__init__(what)
+        self.sessions = sessions
+
+
 class ResolutionRefused(GuestledgerError):
     """A person's decision was refused. Nothing was recorded.
 
@@ -209,6 +226,13 @@ class ErasuresMissing(GuestledgerError):
         )
         self.path = path
         self.missing = missing
+
+
+class NothingHeld(GuestledgerError):
+    """No contact data is held on a subject. The text does not name the subject."""
+
+    def __init__(self) -> None:
+        super().__init__("no contact data is held on this subject: it is unknown, or it was erased")
 
 
 class UnknownProjection(GuestledgerError):

@@ -258,6 +258,37 @@ class TokenExpired(Event, frozen=True, kw_only=True):
     noticed_late_ms: int
 
 
+class TokenPurged(Event, frozen=True, kw_only=True):
+    """The sealed guest token was deleted: it has expired, or the retention of the session is over."""
+
+    erases = frozenset({Purpose.ACCESS})
+
+
+class ContactErased(Event, frozen=True, kw_only=True):
+    """The retention was over: the sealed contact data was deleted, with its entries for look-ups."""
+
+    erases = frozenset({Purpose.CONTACT})
+
+    ended_at: datetime
+    """When the session had ended."""
+    retention_days: int
+    """The policy that was followed."""
+
+
+class LegalHoldPlaced(Event, frozen=True, kw_only=True):
+    """A person had the contact data kept, whatever the retention says."""
+
+    placed_by: str
+    reason: str
+
+
+class LegalHoldReleased(Event, frozen=True, kw_only=True):
+    """A person ended the legal hold. The retention counts again, from the session's end."""
+
+    released_by: str
+    reason: str
+
+
 class ClockSetBack(Event, frozen=True, kw_only=True):
     """The database's clock was set back while the session waited. The wait and the deadline end so much earlier by it."""
 
@@ -306,6 +337,10 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "WebhookAbandoned": WebhookAbandoned,
     "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
     "TokenExpired": TokenExpired,
+    "TokenPurged": TokenPurged,
+    "ContactErased": ContactErased,
+    "LegalHoldPlaced": LegalHoldPlaced,
+    "LegalHoldReleased": LegalHoldReleased,
     "ClockSetBack": ClockSetBack,
     "SessionAbandoned": SessionAbandoned,
     "GuestErased": GuestErased,

@@ -24,7 +24,9 @@ def fold(session_id: UUID, events: Iterable[e.Event]) -> Session:
 
 def evolve(state: Session, event: e.Event) -> Session:
     """The state after `event`. History is never refused."""
-    return replace(_apply(state, event), version=state.version + 1)
+    after = _apply(state, event)
+    ended_at = (state.ended_at or event.at) if after.is_over else None
+    return replace(after, version=state.version + 1, ended_at=ended_at)
 
 
 def evolve_all(state: Session, events: Sequence[e.Event]) -> Session:
@@ -55,12 +57,20 @@ def _apply(state: Session, event: e.Event) -> Session:
             return _notified(state, event)
         case e.TokenExpired():
             return replace(state, status=Status.EXPIRED)
+        case e.TokenPurged() | e.ContactErased() | e.LegalHoldPlaced() | e.LegalHoldReleased():
+            return _kept(state, event)
         case e.ClockSetBack():
             return _set_back(state, timedelta(milliseconds=event.back_ms))
         case e.SessionAbandoned():
             return replace(state, status=Status.ABANDONED, cause=event.cause, detail=None, retry_at=None)
         case e.GuestErased():
-            return replace(state, erased_at=event.at, guest_token=None)
+            return replace(
+                state,
+                erased_at=event.at,
+                contact_erased_at=state.contact_erased_at or event.at,
+                token_purged_at=state.token_purged_at or event.at,
+                guest_token=None,
+            )
         case _:
             raise TypeError(f"evolve does not handle {type(event).__name__}")
 
@@ -205,6 +215,20 @@ def _notified(
             return replace(state, webhook_owed=False, webhook_attempts=event.attempts, webhook_retry_at=None)
         case e.WebhookRedeliveryRequested():
             return replace(state, webhook_owed=True, webhook_failures=0, webhook_retry_at=event.at)
+        case _:
+            assert_never(event)
+
+
+def _kept(state: Session, event: e.TokenPurged | e.ContactErased | e.LegalHoldPlaced | e.LegalHoldReleased) -> Session:
+    match event:
+        case e.TokenPurged():
+            return replace(state, guest_token=None, token_purged_at=event.at)
+        case e.ContactErased():
+            return replace(state, contact_erased_at=event.at)
+        case e.LegalHoldPlaced():
+            return replace(state, held_since=event.at)
+        case e.LegalHoldReleased():
+            return replace(state, held_since=None)
         case _:
             assert_never(event)
 

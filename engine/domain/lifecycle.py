@@ -8,13 +8,17 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseContact,
     EraseGuest,
     ExpireToken,
     NoteClockSetBack,
     OpenSession,
+    PlaceHold,
+    PurgeToken,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    ReleaseHold,
     RequestRedelivery,
     Resolve,
     SettleAttempt,
@@ -26,6 +30,7 @@ from guestledger.engine.domain.doubt import resolve
 from guestledger.engine.domain.erasure import erase_guest
 from guestledger.engine.domain.lookup import record_lookup
 from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.retention import erase_contact, place_hold, purge_token, release_hold
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.domain.waiting import defer, enforce_deadline, note_clock_set_back, whole_ms
 
@@ -59,6 +64,14 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return _expire(state, command)
         case EraseGuest():
             return erase_guest(state, command)
+        case PurgeToken():
+            return purge_token(state, command)
+        case EraseContact():
+            return erase_contact(state, command, policy)
+        case PlaceHold():
+            return place_hold(state, command)
+        case ReleaseHold():
+            return release_hold(state, command)
         case _:
             assert_never(command)
 

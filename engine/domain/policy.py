@@ -52,6 +52,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The assumed lifetime of a guest token with an unreadable expiry."""
     webhook_enabled: bool = True
     """Whether a created session owes a webhook notice."""
+    retention_days: int | None = None
+    """How long contact data is kept after a session's end (`Session.ended_at`). `None`: until somebody erases it."""
 
 
 def deadline_of(state: Session, policy: RetryPolicy) -> datetime:

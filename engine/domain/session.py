@@ -30,7 +30,8 @@ class Status(StrEnum):
         return self in _SETTLED
 
 
-_SETTLED = frozenset({Status.ACTIVE, Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED})
+_ENDED = frozenset({Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED})
+_SETTLED = _ENDED | {Status.ACTIVE}
 
 
 class Session(Guarded, frozen=True, kw_only=True):
@@ -83,6 +84,29 @@ class Session(Guarded, frozen=True, kw_only=True):
     webhook_failures: int = 0
     """Failed calls in a row since the schedule began."""
     webhook_retry_at: datetime | None = None
+
+    ended_at: datetime | None = None
+    """Since when it is over (`is_over`). Retention counts from here."""
+    token_purged_at: datetime | None = None
+    """When the guest token was deleted: `guest_token` is `None` since then."""
+    contact_erased_at: datetime | None = None
+    """When the contact data was deleted: `guest` holds commitments only since then."""
+    held_since: datetime | None = None
+    """Since when a legal hold keeps the contact data; `None`: there is none."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is done for the guest, and no notice is owed.
+
+        A token without an expiry time never ends: its session is over once it was created and reported.
+        """
+        ended = self.status in _ENDED or (self.status is Status.ACTIVE and self.expires_at is None)
+        return ended and not self.webhook_owed
+
+    @property
+    def held(self) -> bool:
+        """Whether a legal hold keeps the contact data."""
+        return self.held_since is not None
 
     @property
     def due_since(self) -> datetime:

@@ -14,6 +14,7 @@ from guestledger.engine.domain.request import checked_text
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
+from guestledger.engine.operations.retention import Retention
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.erasures import (
     ErasedEvent,
@@ -60,9 +61,11 @@ class Erasures:
         store: EventStore,
         histories: Histories,
         decisions: Decisions,
+        retention: Retention,
         clock: Clock,
     ) -> None:
         self._erasures = erasures
+        self._retention = retention
         self._journal = journal
         self._store = store
         self._histories = histories
@@ -82,6 +85,7 @@ class Erasures:
             return await self._erase_session(await self._histories.find(session), reason, requested_by)
         assert subject_id is not None
         subject = await self._erasures.subject_of(subject_id)
+        await self._retention.check(subject)
         target = ErasureTarget(id=self._clock.new_id(), subject=subject, reason=reason, requested_by=requested_by)
         erasure = await self._erasures.begin(target) or await self._erasures.latest(subject)
         if erasure is None:
@@ -93,9 +97,11 @@ class Erasures:
             if isinstance(recorded.event, GuestErased):
                 return await self._finish(await self._found(recorded.event.erasure))
         stream_id = history[0].stream_id
+        subject = await self._erasures.subject_of_session(stream_id) or stream_id.bytes
+        await self._retention.check(subject, stream_id)
         target = ErasureTarget(
             id=self._clock.new_id(),
-            subject=await self._erasures.subject_of_session(stream_id) or stream_id.bytes,
+            subject=subject,
             session=stream_id,
             reason=reason,
             requested_by=requested_by,

@@ -86,6 +86,6 @@ def _dead_letter(stream_id: UUID, event: WebhookAbandoned) -> DeadLetter:
 def _why_refused(state: Session, policy: Policy) -> RedeliveryRefusal:
     if not policy.webhook_enabled:
         return RedeliveryRefusal.NO_WEBHOOK
-    if state.erased_at is not None:
-        return RedeliveryRefusal.ERASED
-    return RedeliveryRefusal.NO_SESSION if state.session_id is None else RedeliveryRefusal.IN_DELIVERY
+    if state.session_id is None:
+        return RedeliveryRefusal.NO_SESSION
+    return RedeliveryRefusal.ERASED if state.contact_erased_at is not None else RedeliveryRefusal.IN_DELIVERY

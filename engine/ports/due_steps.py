@@ -87,6 +87,13 @@ class DueSteps(Protocol):
         """Lease up to `limit` due and free rows. Behind a limiter, each gets a reservation."""
         ...
 
+    async def plan(self, step: StepName, due: Mapping[UUID, datetime]) -> int:
+        """Make `step` due for these streams at these times, unless it is due earlier. Returns how many rows changed.
+
+        Streams without contact data are left out.
+        """
+        ...
+
     async def free_lapsed(self) -> None:
         """Free the rows whose lease has lapsed now. Claims and looks do it too, at most once a second."""
         ...

@@ -1,11 +1,13 @@
 """The projections, as readers see them."""
 
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.retention import RetentionStatus
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 from guestledger.engine.projections.status import ProjectionStatus, Verification
 
@@ -49,4 +51,8 @@ class ReadModels(Protocol):
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:
         """The matching metrics."""
+        ...
+
+    async def retention(self, days: int | None, now: datetime) -> RetentionStatus:
+        """The status under a retention of so many days."""
         ...

@@ -35,8 +35,12 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: int | None
     cause: Cause | None
     detail: str | None
-    erased_at: datetime | None = None
-    """When the guest's personal data was erased."""
+    webhook_owed: bool = False
+    ended_at: datetime | None = None
+    """Since when nothing more is to be done for it: see `Session.ended_at`."""
+    contact_erased_at: datetime | None = None
+    held_since: datetime | None = None
+    """Since when a legal hold keeps its contact data."""
 
 
 class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +57,10 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Only those whose token expires by then."""
     in_doubt: bool = False
     """Only those with an attempt still in doubt."""
+    held: bool = False
+    """Only those under a legal hold."""
+    kept_since: datetime | None = None
+    """Only those that ended by then, and whose contact data is kept without a legal hold."""
     newest_first: bool = False
     limit: int | None = None
     """At most this many; `None`: all."""

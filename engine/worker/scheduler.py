@@ -22,6 +22,7 @@ from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.lanes import LaneRunner
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.outages import OutageReporter
+from guestledger.engine.worker.retention import RetentionPlanner
 from guestledger.engine.worker.step import Lane
 from guestledger.engine.worker.wakeups import WakeupPoller, wait_for_any
 
@@ -35,6 +36,8 @@ _PATIENCE = timedelta(seconds=15)
 _SOON_MS = 200
 # Partitions are made months ahead, so this may fail for weeks without harm.
 _PARTITIONS_MS = 600_000
+# An erasure may be this late after the policy changed.
+_RETENTION_MS = 600_000
 # How often limiters and backlog of all processes are looked at.
 _OUTAGES_MS = 10_000
 # The pause while a service cannot be used.
@@ -51,6 +54,7 @@ class Scheduler:
         due_steps: DueSteps,
         partitions: Partitions,
         read_models: ReadModels,
+        retention: RetentionPlanner,
         executor: Executor,
         leases: Leases,
         lease: Lease,
@@ -63,6 +67,7 @@ class Scheduler:
         self._due_steps = due_steps
         self._partitions = partitions
         self._read_models = read_models
+        self._retention = retention
         self._limiter = limiter
         self._outages = outages
         self._clock = clock
@@ -113,6 +118,7 @@ class Scheduler:
         provider cannot be used, the sessions rest for a while and a warning is logged.
         """
         done: Counter[str] = Counter()
+        await self._retention.plan()
         await self._drain_all(done)
         await self._partitions.ensure_partitions()
         return done
@@ -136,6 +142,8 @@ class Scheduler:
             before = done.total()
             try:
                 if due:
+                    if first:
+                        await self._retention.plan()
                     await self._drain_all(done)
                     if first:
                         await self._partitions.ensure_partitions()
@@ -209,6 +217,7 @@ class Scheduler:
             tasks.create_task(self._tick(self._read_models.catch_up, behind))
             tasks.create_task(self._tick(self._partitions.ensure_partitions, partial(self._pause, _PARTITIONS_MS)))
             tasks.create_task(self._tick(partial(self._poller.look, self._stopping)))
+            tasks.create_task(self._tick(self._retention.plan, partial(self._pause, _RETENTION_MS)))
             look = partial(self._outages.look, self._due_steps, self._limiter)
             tasks.create_task(self._tick(look, partial(self._pause, _OUTAGES_MS)))
 

@@ -16,6 +16,7 @@ from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.limits.feedback import Feedback
 from guestledger.engine.log.appends import Appended
 from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.legal_holds import LegalHolds
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.webhook import WebhookSender
@@ -68,6 +69,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     provider: Provider
     webhook: WebhookSender
     limiter: RateLimiter
+    holds: LegalHolds
     clock: Clock
     policy: Policy
     calls: CallLimit

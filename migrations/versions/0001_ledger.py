@@ -173,6 +173,15 @@ def _create_personal(schema: str) -> None:
         schema=schema,
         comment="Nothing is sealed under these keys any more, also by a process that still has one",
     )
+    op.create_table(
+        "legal_holds",
+        sa.Column("subject", sa.LargeBinary, primary_key=True),
+        sa.Column("placed_at", _TIME, nullable=False),
+        sa.Column("placed_by", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        schema=schema,
+        comment="The subjects under a legal hold, also for sessions that begin later. The log holds every placing and release",
+    )
 
 
 def _keep_out_of_statistics(schema: str) -> None:
@@ -302,13 +311,18 @@ def _create_sessions(schema: str) -> None:
         sa.Column("latency_ms", sa.BigInteger),
         sa.Column("cause", sa.Text),
         sa.Column("detail", sa.Text),
-        sa.Column("erased_at", _TIME),
+        sa.Column("webhook_owed", sa.Boolean, nullable=False),
+        sa.Column("ended_at", _TIME),
+        sa.Column("contact_erased_at", _TIME),
+        sa.Column("held_since", _TIME),
         schema=schema,
     )
     for column in ("session_id", "opened_at", "expires_at"):
         op.create_index(f"sessions_{column}", "sessions", [column], schema=schema)
     few = sa.text("in_doubt <> '{}'")
     op.create_index("sessions_in_doubt", "sessions", ["channel_id"], schema=schema, postgresql_where=few)
+    kept = sa.text("contact_erased_at IS NULL")
+    op.create_index("sessions_contact_kept", "sessions", ["ended_at"], schema=schema, postgresql_where=kept)
     _complete_projection(schema, "sessions", {"sessions": "id"})
 
 

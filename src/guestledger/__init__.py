@@ -30,10 +30,12 @@ if TYPE_CHECKING:
         ErasuresMissing,
         EventTooLarge,
         GuestledgerError,
+        HoldRefused,
         IdempotencyConflict,
         InvalidRequest,
         JournalUnusable,
         LogSetBack,
+        NothingHeld,
         NothingToErase,
         PartitionDetached,
         PartitionRefused,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         ServiceUnreachable,
         SessionNotFound,
         SubjectErased,
+        UnderLegalHold,
         UnknownEvent,
         UnknownProjection,
     )
@@ -68,17 +71,20 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.erase import ErasureCertificate, Erasures
     from guestledger.engine.operations.events import Events
     from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
+    from guestledger.engine.operations.export import Disclosure, Erased, ExportedEvent, ExportedSession, PersonExport
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
+    from guestledger.engine.operations.retention import HoldReport, Retention
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, contract_form
     from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+    from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
     from guestledger.engine.worker.scheduler import Scheduler
@@ -101,7 +107,9 @@ __all__ = [
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "Disclosure",
     "DueStep",
+    "Erased",
     "ErasedEvent",
     "ErasureCertificate",
     "ErasureNotFound",
@@ -112,6 +120,8 @@ __all__ = [
     "EventTooLarge",
     "Events",
     "Explanation",
+    "ExportedEvent",
+    "ExportedSession",
     "FailureKind",
     "Frame",
     "Guest",
@@ -120,6 +130,8 @@ __all__ = [
     "GuestledgerError",
     "Handler",
     "Health",
+    "HoldRefused",
+    "HoldReport",
     "IdempotencyConflict",
     "InDoubt",
     "InvalidRequest",
@@ -135,12 +147,14 @@ __all__ = [
     "Metrics",
     "MetricsFilter",
     "NotAllowed",
+    "NothingHeld",
     "NothingToErase",
     "Pace",
     "Partition",
     "PartitionDetached",
     "PartitionRefused",
     "Partitions",
+    "PersonExport",
     "Policy",
     "Profile",
     "ProjectionStatus",
@@ -153,6 +167,8 @@ __all__ = [
     "RequestDenied",
     "Resolution",
     "ResolutionRefused",
+    "Retention",
+    "RetentionStatus",
     "RetryPolicy",
     "Scheduler",
     "ServiceError",
@@ -170,6 +186,7 @@ __all__ = [
     "SubjectErased",
     "ThrottleScope",
     "TooManyPrivileges",
+    "UnderLegalHold",
     "UnfitEngine",
     "UnknownEvent",
     "UnknownProjection",
@@ -199,7 +216,7 @@ _NAMES = {
     "engine.domain.causes": "Cause",
     "engine.domain.consent": "Consent Guest",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnknownEvent UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownProjection",
     "engine.domain.events": "Event",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
     "engine.domain.policy": "DeliveryPolicy Policy",
@@ -217,17 +234,20 @@ _NAMES = {
     "engine.operations.erase": "ErasureCertificate Erasures",
     "engine.operations.events": "Events",
     "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
+    "engine.operations.export": "Disclosure Erased ExportedEvent ExportedSession PersonExport",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",
     "engine.operations.partitions": "Partitions",
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
     "engine.operations.replay": "Frame",
+    "engine.operations.retention": "HoldReport Retention",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
     "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",
     "engine.projections.metrics": "Metrics MetricsFilter",
+    "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
     "engine.worker.scheduler": "Scheduler",

@@ -43,7 +43,6 @@ from guestledger.engine.domain.due import StepName
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.worker.session_work import SessionWork
-from guestledger.engine.worker.step import Lane
 from tests.bench.figures import Figure
 from tests.bench.store import CONCURRENCY, Side, peer, side
 from tests.bench.working import ledger_in_memory, new_id, prepare
@@ -120,7 +119,7 @@ async def _step(ledger: Ledger) -> tuple[float, ...]:
     histories = await ledger._store.read_streams([claim.stream_id])
     read = time.perf_counter()
     work = SessionWork.of(histories[claim.stream_id], actor="bench", lease=lease, claim=claim)
-    await ledger._executor.run(work, Lane.RECORDING, claim.step)
+    await ledger._executor.run(work, None, claim.step)
     assert work.counts == {"TokenExpired": 1}
     return began, claimed, read, time.perf_counter()
 

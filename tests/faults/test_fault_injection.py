@@ -62,7 +62,7 @@ HANGS = Life("a creation that hangs", False, HANGING, OPENED, ("CreationFailed",
 LIVES = [
     *(pytest.param(life, server, marks=pytest.mark.slow) for life in (ROUGH, HANGS) for server in SERVERS),
     (Life("a webhook", True, {"webhook_status": 503}, "WebhookAbandoned", ("WebhookFailed",), webhook_url=None), KEYS),
-    (Life("an expiry", True, {"session_lifetime_s": 0.01}, "TokenExpired"), KEYS),
+    (Life("an expiry", True, {"session_lifetime_s": 0.01}, "TokenPurged"), KEYS),
 ]
 
 

@@ -104,7 +104,10 @@ async def sessions(log: asyncpg.Connection) -> dict[UUID, dict[str, Any]]:
             "latency_ms": state.latency_ms,
             "cause": state.cause,
             "detail": state.detail,
-            "erased_at": state.erased_at,
+            "webhook_owed": state.webhook_owed,
+            "ended_at": state.ended_at,
+            "contact_erased_at": state.contact_erased_at,
+            "held_since": state.held_since,
         }
     return rows
 

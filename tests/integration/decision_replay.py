@@ -15,13 +15,17 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseContact,
     EraseGuest,
     ExpireToken,
     NoteClockSetBack,
     OpenSession,
+    PlaceHold,
+    PurgeToken,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    ReleaseHold,
     RequestRedelivery,
     Resolve,
     SettleAttempt,
@@ -59,6 +63,8 @@ STEPS_OF: Mapping[type, set[StepName]] = {
     EnforceDeadline: CREATION | {StepName.ENFORCE_DEADLINE},
     RecordDelivery: {StepName.DELIVER_WEBHOOK},
     ExpireToken: {StepName.EXPIRE_TOKEN},
+    PurgeToken: {StepName.PURGE_TOKEN},
+    EraseContact: {StepName.ERASE_CONTACT},
 }
 """The due steps that each command may belong to."""
 
@@ -115,6 +121,8 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
             return state.status is Status.PARKED
         case RequestRedelivery():
             return state.session_id is not None
+        case PlaceHold() | ReleaseHold():
+            return state.held is isinstance(command, ReleaseHold)
         case NoteClockSetBack():
             return True
         case RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
@@ -126,7 +134,7 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
 
 def _command_of(event: e.Event, state: Session, policy: Policy) -> Command:
     """The command that led to `event`."""
-    for command_of in (_opening, _creation, _doubt, _webhook):
+    for command_of in (_opening, _creation, _doubt, _webhook, _keeping):
         command = command_of(event, state, policy)
         if command is not None:
             return command
@@ -255,6 +263,21 @@ def _webhook(event: e.Event, state: Session, policy: Policy) -> Command | None:
             return EraseGuest(erased_by=event.erased_by, reason=event.reason, erasure=event.erasure, now=now)
         case e.WebhookRedeliveryRequested():
             return RequestRedelivery(requested_by=event.requested_by, reason=event.reason, now=now)
+        case _:
+            return None
+
+
+def _keeping(event: e.Event, state: Session, _policy: Policy) -> Command | None:
+    now = event.at
+    match event:
+        case e.TokenPurged():
+            return PurgeToken(now=now) if state.status is Status.EXPIRED else EraseContact(now=now)
+        case e.ContactErased():
+            return EraseContact(now=now)
+        case e.LegalHoldPlaced(placed_by=by, reason=reason):
+            return PlaceHold(placed_by=by, reason=reason, now=now)
+        case e.LegalHoldReleased(released_by=by, reason=reason):
+            return ReleaseHold(released_by=by, reason=reason, now=now)
         case _:
             return None
 

@@ -59,7 +59,7 @@ async def test_tokens_that_expired_without_a_scheduler_are_recorded_at_the_start
     async with new_ledger() as other:
         done = await other.scheduler.run_once()
 
-    assert done == {"TokenExpired": 250}
+    assert done == {"TokenExpired": 250, "TokenPurged": 250}
     assert not await sql("SELECT FROM due_steps")
 
 

@@ -314,7 +314,11 @@ async def test_every_event_carries_the_correlation_id_and_its_actor(
 
     history = await ledger.history(session.id)
 
-    assert [type(recorded.event).__name__ for recorded in history[-2:]] == ["SessionCreated", "TokenExpired"]
+    assert [type(recorded.event).__name__ for recorded in history[-3:]] == [
+        "SessionCreated",
+        "TokenExpired",
+        "TokenPurged",
+    ]
     assert {recorded.correlation_id for recorded in history} == {"visit 17"}
     assert history[0].actor.startswith("open_session ")
     (actor,) = {recorded.actor for recorded in history[1:]}

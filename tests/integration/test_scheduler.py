@@ -183,6 +183,7 @@ async def test_two_schedulers_on_one_ledger_run_each_step_once(new_ledger: Any, 
             "SessionCreated": 50,
             "WebhookSynced": 50,
             "TokenExpired": 50,
+            "TokenPurged": 50,
         }
         for session in accepted:
             assert (await one.session(session.id)).status is Status.EXPIRED
@@ -566,7 +567,7 @@ async def test_a_token_expiry_is_recorded_once_and_not_before_its_time(
     short = await ledger.open_session(request())
     await sql("UPDATE due_steps SET due_at = now()")
 
-    assert await ledger.scheduler.run_once() == {"TokenExpired": 1}
+    assert await ledger.scheduler.run_once() == {"TokenExpired": 1, "TokenPurged": 1}
 
     assert (await ledger.session(lasting.id)).status is Status.ACTIVE
     assert (await ledger.session(short.id)).status is Status.EXPIRED

@@ -1,6 +1,7 @@
 """Due steps in PostgreSQL, as appends change them: together with the events, or not at all."""
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -146,15 +147,19 @@ async def test_events_and_due_steps_are_stored_atomically(store: PostgresEventSt
     assert isinstance(await store.append(an_append(key="order-1")), Appended)
 
 
-async def test_appends_find_due_steps_by_index(database_url: str) -> None:
+async def test_appends_find_steps_and_personal_data_by_index(database_url: str) -> None:
     statement = AppendStatements("guestledger").append
     connection = await connect_plainly(database_url)
     try:
         # Prepared on an empty table, the plan is kept while the table grows.
         await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE append AS {statement}")
-        plan = await connection.fetch(f"EXPLAIN EXECUTE append({', '.join(['NULL'] * 25)})")
+        parameters = max(map(int, re.findall(r"\$(\d+)", statement)))
+        plan = await connection.fetch(f"EXPLAIN EXECUTE append({', '.join(['NULL'] * parameters)})")
     finally:
         await connection.close()
     lines = [row[0] for row in plan]
     assert any("due_steps" in line for line in lines)
-    assert not [line for line in lines if "Seq Scan on due_steps" in line]
+    tables = ("due_steps", "personal", "personal_index", "data_keys", "destroyed_keys")
+    assert not [
+        line for line in lines if line.strip(" ->").startswith(tuple(f"Seq Scan on {table} " for table in tables))
+    ]

@@ -123,7 +123,7 @@ async def test_an_expiry_is_recorded_before_a_late_webhook_is_answered(
             await asyncio.sleep(0.01)
         assert not running.done()
         hanging.released.set()
-        assert await running == {"TokenExpired": 1, "WebhookSynced": 1}
+        assert await running == {"TokenExpired": 1, "TokenPurged": 1, "WebhookSynced": 1}
 
 
 async def test_an_expiry_is_recorded_while_the_sessions_own_webhook_hangs(
@@ -141,7 +141,7 @@ async def test_an_expiry_is_recorded_while_the_sessions_own_webhook_hangs(
             await asyncio.sleep(0.01)
         assert not running.done()
         hanging.released.set()
-        assert await running == {"TokenExpired": 1, "WebhookSynced": 1}
+        assert await running == {"TokenExpired": 1, "TokenPurged": 1, "WebhookSynced": 1}
     assert len(simulator.webhooks) == 1
 
 
@@ -167,7 +167,7 @@ async def test_an_expiry_that_failed_to_record_and_the_webhook_answer_are_record
         running = asyncio.create_task(ledger.scheduler.run_once())
         await hanging.released.wait()
         done = await running + await ledger.scheduler.run_until_idle()
-        assert done == {"TokenExpired": 1, "WebhookSynced": 1}
+        assert done == {"TokenExpired": 1, "TokenPurged": 1, "WebhookSynced": 1}
         counts = await counts_of(ledger, session.id)
         assert (counts["TokenExpired"], counts["WebhookSynced"]) == (1, 1)
     assert len(simulator.webhooks) == 1
@@ -188,7 +188,7 @@ async def test_a_concurrent_expiry_does_not_lose_the_webhook_answer(
 
         monkeypatch.setattr(ledger._store, "append", append)
         session = await ledger.open_session(request())
-        assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
+        assert await ledger.scheduler.run_once() == {"TokenPurged": 1, "WebhookSynced": 1}
         counts = await counts_of(ledger, session.id)
         assert (counts["TokenExpired"], counts["WebhookSynced"]) == (1, 1)
     assert len(simulator.webhooks) == 1
@@ -205,9 +205,9 @@ async def test_a_slow_worker_clock_does_not_delay_an_expiry_behind_a_closed_limi
         clock = ledger._clock.now
         monkeypatch.setattr(ledger._clock, "now", lambda: clock() - timedelta(hours=1))
         async with asyncio.timeout(LONG):
-            assert await ledger.scheduler.run_once() == {"TokenExpired": 1}
+            assert await ledger.scheduler.run_once() == {"TokenExpired": 1, "TokenPurged": 1}
             assert await ledger.scheduler.run_once() == {}
-        expired = (await ledger.history(session.id))[-1].event
+        expired = (await ledger.history(session.id))[-2].event
     assert isinstance(expired, e.TokenExpired)
     assert expired.at >= expired.expires_at
 

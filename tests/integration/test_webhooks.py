@@ -135,7 +135,7 @@ async def test_a_process_without_a_webhook_records_expiries_and_keeps_webhooks_d
         assert await without.scheduler.unfinished() == 1
 
         async with asyncio.timeout(10):
-            assert await without.scheduler.run_until_idle() == {"TokenExpired": 1}
+            assert await without.scheduler.run_until_idle() == {"TokenExpired": 1, "TokenPurged": 1}
             assert await without.scheduler.run_until_idle() == {}
         assert await without.scheduler.unfinished() == 0
         ahead = await outlook(without)

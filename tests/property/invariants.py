@@ -11,6 +11,7 @@ from guestledger.engine.domain.due import due_steps
 from guestledger.engine.domain.evolve import evolve, fold
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created, FailureKind
+from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.domain.policy import Policy, deadline_of
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.retry import InDoubt, Wait
@@ -55,6 +56,7 @@ class Life:
         self._check_doubt(before, event)
         self._check_webhook(before, event)
         self._check_erasure(before, event, after)
+        self._check_kept(before, event)
         if isinstance(event, e.TokenExpired):
             assert event.at >= event.expires_at
         self.state = after
@@ -129,6 +131,23 @@ class Life:
                 assert before.session_id is not None
                 assert not before.webhook_owed
 
+    def _check_kept(self, before: Session, event: e.Event) -> None:
+        erased = [purpose for earlier in self.history for purpose in earlier.erases]
+        assert event.purpose not in erased, "nothing personal is recorded after it was erased"
+        match event:
+            case e.TokenPurged():
+                assert before.guest_token is not None
+                assert before.status is Status.EXPIRED or before.ended_at is not None
+            case e.ContactErased():
+                assert before.ended_at == event.ended_at
+                assert event.retention_days == self.policy.retention_days
+                assert event.at - event.ended_at >= timedelta(days=event.retention_days)
+                assert not before.held, "a legal hold keeps contact data"
+                assert not before.webhook_owed, "a notice that is owed needs the fingerprint"
+                assert before.guest_token is None, "the token goes first"
+            case e.WebhookSynced() | e.WebhookFailed() | e.WebhookRedeliveryRequested():
+                assert Purpose.CONTACT not in erased, "no notice is made without contact data"
+
     def _check_answer(self, before: Session, command: RecordAttempt, decided: list[e.Event]) -> None:
         own, late = decided, before.status is Status.ATTEMPTING and command.attempt != before.attempts
         if late and isinstance(command.outcome, Created) and decided:
@@ -166,15 +185,28 @@ class Life:
         if state.status in WAITING:
             assert state.due_since <= deadline_of(state, self.policy.creation)
             assert max(state.failures, state.lookups_failed) < self.policy.creation.max_failures
+        assert state.ended_at is None or not _owes_webhook(self.history), "a session that owes a notice is not over"
         self._check_due_steps()
 
     def _check_due_steps(self) -> None:
         status, owed = self.state.status, _owes_webhook(self.history)
         expires = status is Status.ACTIVE and self.state.expires_at is not None
         expected = status in WAITING | {Status.ATTEMPTING} or owed or expires
+        purges = status is Status.EXPIRED and self.state.guest_token is not None
+        erases = self._erasure_is_ahead()
+        expected = expected or purges or erases
         due = due_steps(self.state, self.policy)
         assert bool(due) == expected, "a session that is not over has due steps"
         assert len({step.step for step in due}) == len(due)
+
+    def _erasure_is_ahead(self) -> bool:
+        status, owed = self.state.status, _owes_webhook(self.history)
+        over = status in {Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED}
+        endless = status is Status.ACTIVE and self.state.expires_at is None
+        holds = [type(event) for event in self.history if isinstance(event, e.LegalHoldPlaced | e.LegalHoldReleased)]
+        held = bool(holds) and holds[-1] is e.LegalHoldPlaced
+        erased = any(isinstance(event, e.ContactErased) for event in self.history)
+        return self.policy.retention_days is not None and (over or endless) and not (owed or held or erased)
 
 
 def _stopped_by_erasure(event: e.Event) -> bool:

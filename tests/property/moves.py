@@ -12,12 +12,16 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseContact,
     EraseGuest,
     ExpireToken,
     OpenSession,
+    PlaceHold,
+    PurgeToken,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    ReleaseHold,
     RequestRedelivery,
     Resolve,
     SettleAttempt,
@@ -73,6 +77,10 @@ def command_of(
             return RecordDelivery(outcome=delivery or Delivery(accepted=True, latency_ms=0), now=now, jitter=jitter)
         case StepName.EXPIRE_TOKEN:
             return ExpireToken(now=now)
+        case StepName.PURGE_TOKEN:
+            return PurgeToken(now=now)
+        case StepName.ERASE_CONTACT:
+            return EraseContact(now=now)
 
 
 def in_turn(lookup: LookupOutcome, creation: CreationOutcome, delivery: Delivery, jitter: float, now: datetime) -> Move:
@@ -146,3 +154,10 @@ _FLAWLESS = in_turn(
 starts: SearchStrategy[list[Move]] = st.integers(0, 6).map(lambda number: [_FLAWLESS] * number)
 """The first moves of a session without trouble: up to its expiry."""
 histories: SearchStrategy[Sequence[Move]] = st.builds(list.__add__, starts, st.lists(moves, max_size=12))
+holds: SearchStrategy[Move] = (
+    st.builds(PlaceHold, placed_by=st.just("counsel"), reason=st.just(""), now=times)
+    | st.builds(ReleaseHold, released_by=st.just("counsel"), reason=st.just(""), now=times)
+).map(fixed)
+erasures: SearchStrategy[Move] = st.builds(PurgeToken, now=late_times).map(fixed) | st.builds(
+    EraseContact, now=st.integers(0, 4).map(lambda days: START + timedelta(days=days))
+).map(fixed)

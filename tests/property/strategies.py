@@ -207,6 +207,7 @@ delivery_policies = st.builds(
     jitter_percent=st.integers(0, 100),
     max_wait_ms=st.integers(0, 100_000_000),
 )
+retentions = st.none() | st.integers(0, 3)
 patient_policies = st.builds(
     Policy,
     creation=st.builds(
@@ -214,5 +215,12 @@ patient_policies = st.builds(
     ),
     webhook=delivery_policies,
     webhook_enabled=st.booleans(),
+    retention_days=retentions,
 )
-policies = st.builds(Policy, creation=retry_policies, webhook=delivery_policies, webhook_enabled=st.booleans())
+policies = st.builds(
+    Policy,
+    creation=retry_policies,
+    webhook=delivery_policies,
+    webhook_enabled=st.booleans(),
+    retention_days=retentions,
+)

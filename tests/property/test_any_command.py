@@ -10,12 +10,16 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseContact,
     EraseGuest,
     ExpireToken,
     OpenSession,
+    PlaceHold,
+    PurgeToken,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    ReleaseHold,
     RequestRedelivery,
     Resolve,
     SettleAttempt,
@@ -130,6 +134,26 @@ class AnyCommand(RuleBasedStateMachine):
         due = self.life.state.expires_at
         events = self.life.take(ExpireToken(now=self.now))
         assert not events or (due is not None and self.now >= due)
+
+    @rule(days=st.integers(0, 4))
+    def days_pass(self, days: int) -> None:
+        self.now += timedelta(days=days)
+
+    @rule()
+    def purge_token(self) -> None:
+        self.life.take(PurgeToken(now=self.now))
+
+    @rule()
+    def erase_contact(self) -> None:
+        self.life.take(EraseContact(now=self.now))
+
+    @rule()
+    def hold(self) -> None:
+        self.life.take(PlaceHold(placed_by="counsel", reason="", now=self.now))
+
+    @rule()
+    def release(self) -> None:
+        self.life.take(ReleaseHold(released_by="counsel", reason="", now=self.now))
 
 
 TestAnyCommand = AnyCommand.TestCase

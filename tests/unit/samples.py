@@ -10,12 +10,16 @@ from guestledger.engine.domain.commands import (
     BeginAttempt,
     DeferCreation,
     EnforceDeadline,
+    EraseContact,
     EraseGuest,
     ExpireToken,
     OpenSession,
+    PlaceHold,
+    PurgeToken,
     RecordAttempt,
     RecordDelivery,
     RecordLookup,
+    ReleaseHold,
     RequestRedelivery,
     Resolve,
     SettleAttempt,
@@ -198,6 +202,22 @@ def erase(now: datetime = START) -> EraseGuest:
 
 def expire(now: datetime) -> ExpireToken:
     return ExpireToken(now=now)
+
+
+def purge(now: datetime) -> PurgeToken:
+    return PurgeToken(now=now)
+
+
+def erase_contact(now: datetime) -> EraseContact:
+    return EraseContact(now=now)
+
+
+def hold(now: datetime = START) -> PlaceHold:
+    return PlaceHold(placed_by="counsel", reason="matter 17", now=now)
+
+
+def release(now: datetime = START) -> ReleaseHold:
+    return ReleaseHold(released_by="counsel", reason="matter 17 is closed", now=now)
 
 
 # Events
@@ -396,6 +416,23 @@ def has_expired(**given: Any) -> e.TokenExpired:
     return _event(e.TokenExpired, {"at": EXPIRY, "expires_at": EXPIRY, "noticed_late_ms": 0}, given)
 
 
+def was_purged(**given: Any) -> e.TokenPurged:
+    return _event(e.TokenPurged, {"at": EXPIRY}, given)
+
+
+def contact_erased(**given: Any) -> e.ContactErased:
+    plain = {"at": EXPIRY + timedelta(days=30), "ended_at": EXPIRY, "retention_days": 30}
+    return _event(e.ContactErased, plain, given)
+
+
+def was_held(**given: Any) -> e.LegalHoldPlaced:
+    return _event(e.LegalHoldPlaced, {"placed_by": "counsel", "reason": "matter 17"}, given)
+
+
+def was_released(**given: Any) -> e.LegalHoldReleased:
+    return _event(e.LegalHoldReleased, {"released_by": "counsel", "reason": "matter 17 is closed"}, given)
+
+
 def clock_set_back(**given: Any) -> e.ClockSetBack:
     return _event(e.ClockSetBack, {"back_ms": 7_200_000}, given)
 
@@ -446,6 +483,10 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     webhook_abandoned(),
     redelivery_requested(),
     has_expired(),
+    was_purged(),
+    contact_erased(),
+    was_held(),
+    was_released(),
     clock_set_back(),
     was_abandoned(),
     was_erased(),

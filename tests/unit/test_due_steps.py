@@ -35,6 +35,7 @@ from tests.unit.samples import (
     was_attempted,
     was_created,
     was_deferred,
+    was_purged,
     was_synced,
     was_validated,
     webhook_abandoned,
@@ -111,7 +112,8 @@ def test_a_failed_webhook_is_due_again_after_its_wait(when: datetime) -> None:
 @pytest.mark.parametrize("settled", [was_synced(), webhook_abandoned()], ids=["synced", "abandoned"])
 def test_after_the_webhook_is_settled_only_the_expiry_is_due(settled: e.Event) -> None:
     assert given(*ACTIVE, settled).due() == {StepName.EXPIRE_TOKEN: EXPIRY}
-    assert given(*EXPIRED, settled).due() == {}
+    assert given(*EXPIRED, settled).due() == {StepName.PURGE_TOKEN: EXPIRY}
+    assert given(*EXPIRED, settled, was_purged()).due() == {}
 
 
 def test_a_token_without_an_expiry_time_has_no_expiry_step() -> None:
@@ -121,8 +123,9 @@ def test_a_token_without_an_expiry_time_has_no_expiry_step() -> None:
 
 
 def test_an_expired_session_still_owes_its_webhook() -> None:
-    assert given(*EXPIRED).due() == {StepName.DELIVER_WEBHOOK: START}
-    assert given(*EXPIRED, webhook_failed(retry_at=at(4_000))).due() == {StepName.DELIVER_WEBHOOK: at(4_000)}
+    expired = (*EXPIRED, was_purged())
+    assert given(*expired).due() == {StepName.DELIVER_WEBHOOK: START}
+    assert given(*expired, webhook_failed(retry_at=at(4_000))).due() == {StepName.DELIVER_WEBHOOK: at(4_000)}
 
 
 def test_a_session_created_without_a_webhook_owes_none() -> None:

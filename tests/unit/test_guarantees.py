@@ -38,6 +38,15 @@ def test_every_test_named_in_the_guarantees_exists_once() -> None:
     assert {name: written[name] for name in named if written[name] != 1} == {}
 
 
+def test_every_test_named_on_the_privacy_page_exists_once() -> None:
+    page = (ROOT / "docs" / "privacy.md").read_text()
+    sources = [file.read_text() for file in (ROOT / "tests").rglob("test_*.py")]
+    written = Counter(name for source in sources for name in re.findall(r"def (test_\w+)\(", source))
+    named = set(NAME.findall(page))
+    assert len(named) > 20
+    assert {name: written[name] for name in named if written[name] != 1} == {}
+
+
 def test_every_guarantee_names_a_test() -> None:
     rows = _rows()
 

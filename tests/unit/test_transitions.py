@@ -23,6 +23,7 @@ from tests.unit.samples import (
     abandonment_decided,
     at,
     clock_set_back,
+    contact_erased,
     doubt_lifted,
     has_failed,
     lookup_failed,
@@ -40,7 +41,7 @@ from tests.unit.samples import (
 )
 
 HISTORIES = [
-    REFUSED,
+    (*REFUSED, contact_erased()),
     REJECTED,
     (*REJECTED, was_duplicated()),
     (*REFUSED, was_erased()),
@@ -91,6 +92,7 @@ def test_only_transitions_in_the_table_are_legal() -> None:
     assert is_legal(Status.ACTIVE, Status.ACTIVE)
     assert not is_legal(Status.NEW, Status.ACTIVE)
     assert not is_legal(Status.NEW, Status.NEW)
+    assert not is_legal(Status.REFUSED, Status.PENDING)
 
 
 def test_no_transition_leads_to_new_or_out_of_an_end() -> None:

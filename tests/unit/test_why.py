@@ -37,6 +37,7 @@ from tests.unit.samples import (
     doubt_lifted,
     lookup_failed,
     was_deferred,
+    was_purged,
     was_synced,
     webhook_failed,
 )
@@ -52,7 +53,7 @@ def test_a_due_session_without_a_lease_waits_only_for_a_worker(history: tuple[e.
     assert (waiting.blockers, waiting.moves_at) == ((), at(3))
 
 
-@pytest.mark.parametrize("history", [REFUSED, REJECTED, ABANDONED, (*EXPIRED, was_synced())])
+@pytest.mark.parametrize("history", [REFUSED, REJECTED, ABANDONED, (*EXPIRED, was_purged(), was_synced())])
 def test_a_settled_session_has_no_due_step_and_no_blockers(history: tuple[e.Event, ...]) -> None:
     waiting = waits(history, at(9))
     assert (waiting.steps, waiting.blockers, waiting.moves_at, waiting.deadline) == ((), (), None, None)

@@ -28,6 +28,8 @@ LIMITERS: Mapping[StepName, str | None] = {
     StepName.ENFORCE_DEADLINE: None,
     StepName.DELIVER_WEBHOOK: RECEIVER,
     StepName.EXPIRE_TOKEN: None,
+    StepName.PURGE_TOKEN: None,
+    StepName.ERASE_CONTACT: None,
 }
 OWNER = UUID(int=7)
 DEADLINE = at(3_600)
@@ -47,7 +49,7 @@ PACED = LimiterState(
 BROKEN = LimiterState(failures=10, breaks=1, broken_at=at(0), broken_until=at(30))
 SPENT = LimiterState(failures=3, retry_budget=0.0, retry_budget_at=at(10))
 
-SECONDARY = (StepName.ENFORCE_DEADLINE, StepName.EXPIRE_TOKEN)
+SECONDARY = (StepName.ENFORCE_DEADLINE, StepName.EXPIRE_TOKEN, StepName.PURGE_TOKEN, StepName.ERASE_CONTACT)
 
 
 def waits(

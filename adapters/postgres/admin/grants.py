@@ -38,6 +38,7 @@ TABLES: Mapping[str, Grants] = {
     t.wrapping_keys.name: {RUNTIME: _WRITE},
     t.destroyed_keys.name: {RUNTIME: _APPEND},
     t.erasures.name: {RUNTIME: _APPEND | {"UPDATE (completed_at)", "UPDATE (key_ids)"}, AUDITOR: _READ},
+    t.legal_holds.name: {RUNTIME: _APPEND | {"DELETE"}},
     t.due_steps.name: {RUNTIME: _WRITE},
     t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},
     t.incarnations.name: {RUNTIME: _APPEND, AUDITOR: _READ},

@@ -91,16 +91,28 @@ class AppendStatements:
             ), erased AS (
                 DELETE FROM {s}.personal
                  WHERE stream_id = ANY($33::uuid[]) AND (stream_id, purpose) IN (SELECT * FROM unnest($33::uuid[], $34::text[]))
+                RETURNING stream_id, key_id
+            ), fenced AS (
+                INSERT INTO {s}.destroyed_keys (key_id, destroyed_at)
+                SELECT DISTINCT key_id, $2::timestamptz FROM erased JOIN {s}.personal_index AS i USING (stream_id)
+                 WHERE stream_id = ANY($33::uuid[]) AND i.subject = uuid_send(stream_id)
+                ON CONFLICT (key_id) DO NOTHING
+                RETURNING key_id
+            ), shredded AS (
+                DELETE FROM {s}.data_keys WHERE key_id = ANY(ARRAY(SELECT key_id FROM fenced))
             ), unindexed AS (
                 DELETE FROM {s}.personal_index
-                 WHERE stream_id IN (SELECT stream_id FROM unnest($33::uuid[], $34::text[]) AS e(stream_id, purpose)
-                                      WHERE purpose = '{Purpose.CONTACT}')
+                 WHERE stream_id = ANY(ARRAY(SELECT stream_id FROM unnest($33::uuid[], $34::text[]) AS e(stream_id, purpose)
+                                              WHERE purpose = '{Purpose.CONTACT}'))
             ), new_data_keys AS (
                 INSERT INTO {s}.data_keys (key_id, subject, purpose, wrapped, kek)
                 SELECT * FROM unnest($37::uuid[], $38::bytea[], $39::text[], $40::bytea[], $41::text[])
                 RETURNING key_id
             )
             SELECT count(*) FROM new_events"""
+        """A plan may be kept while tables grow: all look-ups are by arrays, which use indexes.
+
+        With the data that it erases go the keys of a session that is its own subject. Other keys are shared."""
 
     def read_log(self, low: UUID, high: UUID) -> str:
         """One row: the clock, the limiters that know something, the log's last position and time, the versions of

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,9 @@ from sqlalchemy import (
     Select,
     Table,
     Uuid,
+    and_,
     any_,
+    false,
     func,
     literal,
     literal_column,
@@ -28,6 +31,7 @@ from guestledger.adapters.postgres.projections.registry import AUDIT_LOG, SESSIO
 from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import COUNTS, Doubts, Metrics, MetricsFilter, summarise
+from guestledger.engine.projections.retention import RetentionStatus
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 
 BATCH = 500
@@ -60,6 +64,10 @@ class PostgresReadModels(Projector):
             where.append(c.expires_at <= wanted.expires_until)
         if wanted.in_doubt:
             where.append(_IN_DOUBT)
+        if wanted.held:
+            where.append(c.held_since.is_not(None))
+        if wanted.kept_since is not None:
+            where += [c.ended_at <= wanted.kept_since, c.contact_erased_at.is_(None), c.held_since.is_(None)]
         async for row in self._rows(SESSIONS, where, c.opened_at, wanted):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
@@ -110,6 +118,22 @@ class PostgresReadModels(Projector):
             [(int(ms), int(number)) for ms, number in ranked],
             doubts,
         )
+
+    async def retention(self, days: int | None, now: datetime) -> RetentionStatus:
+        """See `ReadModels.retention`."""
+        c = SESSIONS.c
+        kept, held = c.contact_erased_at.is_(None), c.held_since.is_not(None)
+        over = false() if days is None else and_(kept, ~held, c.ended_at <= now - timedelta(days=days))
+        counts = {
+            "kept": func.count().filter(kept),
+            "open": func.count().filter(kept, c.ended_at.is_(None)),
+            "held": func.count().filter(kept, held),
+            "due": func.count().filter(over),
+            "erased": func.count().filter(~kept),
+            "oldest": func.min(c.opened_at).filter(kept),
+        }
+        [row] = await self._fetch(select(*(column.label(name) for name, column in counts.items())))
+        return RetentionStatus(retention_days=days, **row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
 
     async def _rows(
         self, table: Table, where: Sequence[ColumnElement[bool]], at: ColumnElement[Any], wanted: _Wanted

@@ -34,11 +34,15 @@ SESSIONS = Table(
     Column("latency_ms", BigInteger),
     Column("cause", Text),
     Column("detail", Text),
-    Column("erased_at", TIME),
+    Column("webhook_owed", Boolean, nullable=False),
+    Column("ended_at", TIME),
+    Column("contact_erased_at", TIME),
+    Column("held_since", TIME),
     Index("sessions_session_id", "session_id"),
     Index("sessions_opened_at", "opened_at"),
     Index("sessions_expires_at", "expires_at"),
     Index("sessions_in_doubt", "channel_id", postgresql_where=text("in_doubt <> '{}'")),
+    Index("sessions_contact_kept", "ended_at", postgresql_where=text("contact_erased_at IS NULL")),
 )
 
 SESSION_METRICS = Table(

@@ -1,7 +1,8 @@
 """Due steps in PostgreSQL, claimed in due order by the database's clock."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -94,6 +95,13 @@ class PostgresDueSteps:
         more = denied is not None and waits and len(rows) == len(free)
         return Claimed(claims=claims, more_in_ms=whole_ms(denied.until - limiters.now) if denied and more else None)
 
+    async def plan(self, step: StepName, due: Mapping[UUID, datetime]) -> int:
+        """See `DueSteps.plan`. Under the ledger's lock: an append that erases would leave no row to plan for."""
+        with reported():
+            async with short_transaction(self._engine, durable=False) as driver:
+                await driver.execute(self._sql.lock)
+                return len(await driver.fetch(self._sql.plan, step, list(due), list(due.values())))
+
     async def free_lapsed(self) -> None:
         """See `DueSteps.free_lapsed`."""
         await self._execute(self._sql.free_lapsed)
@@ -118,17 +126,15 @@ class PostgresDueSteps:
 
     async def unfinished(self, wanted: Wanted) -> int:
         """See `DueSteps.unfinished`."""
-        webhook = StepName.DELIVER_WEBHOOK
-        rows = await self._execute(self._sql.unfinished, wanted.get(webhook), webhook in wanted)
+        rows = await self._execute(self._sql.unfinished, *_unfinished(wanted))
         number: int = rows[0][0]
         return number
 
     async def is_idle(self, wanted: Wanted) -> bool:
         """See `DueSteps.is_idle`."""
-        webhook = StepName.DELIVER_WEBHOOK
         with reported():
             async with reading(self._engine) as driver:
-                return not await driver.fetchval(self._sql.is_unfinished, wanted.get(webhook), webhook in wanted)
+                return not await driver.fetchval(self._sql.is_unfinished, *_unfinished(wanted))
 
     async def outlook(self, wanted: Wanted) -> Outlook:
         """See `DueSteps.outlook`. Looks without a transaction."""
@@ -187,6 +193,12 @@ class PostgresDueSteps:
             async with short_transaction(self._engine, durable=False) as driver:
                 rows: Sequence[Sequence[Any]] = await driver.fetch(statement, *values)
                 return rows
+
+
+def _unfinished(wanted: Wanted) -> tuple[str | None, bool, list[StepName]]:
+    webhook = StepName.DELIVER_WEBHOOK
+    erases = [StepName.ERASE_CONTACT] if StepName.ERASE_CONTACT in wanted else []
+    return wanted.get(webhook), webhook in wanted, [StepName.EXPIRE_TOKEN, StepName.PURGE_TOKEN, *erases]
 
 
 def _claim(row: Sequence[Any], *, reserved_ms: int | None = None) -> Claim:

@@ -42,6 +42,15 @@ class DueStepStatements:
         self.claim_limited = f"""
             WITH {claim.format(steps="(VALUES ($4::text)) AS wanted(step)")} SELECT * FROM claimed ORDER BY due_at"""
 
+        self.lock = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
+        self.plan = f"""
+            INSERT INTO {s}.due_steps AS d (stream_id, step, due_at)
+            SELECT stream_id, $1::text, due_at FROM unnest($2::uuid[], $3::timestamptz[]) AS new(stream_id, due_at)
+             WHERE EXISTS (SELECT FROM {s}.personal_index AS i WHERE i.stream_id = new.stream_id)
+            ON CONFLICT (stream_id, step) DO UPDATE SET due_at = excluded.due_at
+             WHERE d.owner IS NULL AND d.due_at > excluded.due_at
+            RETURNING stream_id"""
+
         # A locked row is being appended to, released or claimed, which sets its lease anyway. Waiting for it while other
         # rows are locked could deadlock with an append.
         lapsed = "owner IS NOT NULL AND lease_until <= now()"
@@ -76,7 +85,7 @@ class DueStepStatements:
         unfinished = f"""
               FROM {s}.due_steps
              WHERE step IN ({counted})
-                OR (step = 'expire_token' AND due_at <= now())
+                OR (step = ANY($3::text[]) AND due_at <= now())
                 OR (step = 'deliver_webhook' AND $2::bool AND due_at <= now() + interval '1 min'
                     AND NOT EXISTS (SELECT FROM {s}.limits WHERE name = $1::text AND closed_until > now() + interval '1 min'))"""
         self.unfinished = f"SELECT count(DISTINCT stream_id) {unfinished}"

@@ -1,0 +1,65 @@
+"""`guestledger export`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.options import By, SessionOption, Subject, check_person, login
+from guestledger.adapters.cli.running import fail, reading, run, say
+
+commands = typer.Typer()
+
+
+@commands.command()
+def export(
+    reason: Annotated[str, typer.Option(help="Why, for the record. No personal data.")],
+    subject: Subject = None,
+    session: SessionOption = None,
+    by: By = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page for people to this file.")] = None,
+) -> None:
+    """Print everything held on a person as JSON, in clear: sessions, consent, events, what was sent to others, what was erased.
+
+    The files are for their owner only, and must not exist before. Hand them over safely, and delete them: they hold personal
+    data, and guest tokens that were not purged yet.
+    """
+    check_person(subject, session)
+    run(_export(subject, session, reason, by or login(), output, html))
+
+
+async def _export(
+    subject: str | None, session: str | None, reason: str, by: str, output: Path | None, html: Path | None
+) -> None:
+    import msgspec
+
+    from guestledger.adapters.cli.pages import export_page
+
+    for path in (output, html):
+        if path is not None and path.exists():
+            fail(f"{path} exists already")
+    async with reading() as ledger:
+        found = await ledger.export(subject_id=subject, session=session, reason=reason, by=by)
+    if output is not None:
+        _write(output, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    if html is not None:
+        _write(html, export_page(found).encode())
+    if output is None and html is None:
+        show.write_json(found)
+    else:
+        say(f"{len(found.sessions)} sessions exported")
+    if found.detached:
+        say(f"{len(found.detached)} sessions are missing: their partitions are detached")
+
+
+def _write(path: Path, text: bytes) -> None:
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}")

@@ -1,0 +1,43 @@
+"""Subjects, and the legal holds on them."""
+
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+
+class LegalHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold on a subject, for all its sessions, also those that begin later."""
+
+    placed_at: datetime
+    placed_by: str
+    reason: str
+
+
+class LegalHolds(Protocol):
+    """A subject is named by its keyed hash. All methods raise `ServiceError`."""
+
+    async def subject_of(self, subject_id: str) -> bytes:
+        """The name of the caller's `subjectId`."""
+        ...
+
+    async def streams_of(self, subject: bytes) -> list[UUID]:
+        """The sessions of a subject whose contact data is kept, oldest first."""
+        ...
+
+    async def place(self, subject: bytes, hold: LegalHold) -> LegalHold:
+        """Place a hold, unless there is one. Returns the one there is."""
+        ...
+
+    async def release(self, subject: bytes) -> bool:
+        """Release the hold. Returns whether there was one."""
+        ...
+
+    async def of(self, subject: bytes) -> LegalHold | None:
+        """The hold on a subject."""
+        ...
+
+    async def over(self, stream_id: UUID) -> LegalHold | None:
+        """The hold on the subject of a session; `None` also if its contact data was erased."""
+        ...

@@ -1,0 +1,23 @@
+"""How much contact data a ledger keeps."""
+
+from datetime import datetime
+
+import msgspec
+
+
+class RetentionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose contact data is kept, in numbers of sessions."""
+
+    retention_days: int | None
+    """The policy; `None`: contact data is kept until somebody erases it."""
+    kept: int
+    """Contact data is kept. Counts `open`, `held` and `due` too."""
+    open: int
+    """Not over yet: retention does not count so far."""
+    held: int
+    """Under a legal hold, whatever the retention says."""
+    due: int
+    """The retention is over: a worker erases the contact data next."""
+    erased: int
+    oldest: datetime | None
+    """When the oldest session whose contact data is kept was opened (UTC); `None`: there is none."""

@@ -288,7 +288,7 @@ async def test_every_reading_of_an_erased_session_works_and_says_so(ledger: Ledg
     assert erased_at is not None
     assert (await ledger.why(session.id)).erased_at == erased_at
     assert (await ledger.replay(session.id))[-1].state.erased_at == erased_at
-    assert [row.erased_at async for row in ledger.sessions()] == [erased_at]
+    assert [row.contact_erased_at async for row in ledger.sessions()] == [erased_at]
     assert [entry.erased_at async for entry in ledger.audit(AuditFilter(id=session.id))] == [erased_at]
 
 

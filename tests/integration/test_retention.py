@@ -290,15 +290,20 @@ async def test_a_hold_that_was_interrupted_is_finished_by_another_call(
 
 
 async def test_erasure_is_refused_under_a_hold(ledger: Ledger) -> None:
+    asked = {"reason": "a request", "requested_by": "dpo"}
     session = await ledger.open_session(request(subject_id="person-17"))
-    subject = await ledger.retention._holds.subject_of("person-17")
-    await ledger.retention.check([await ledger.session(session.id)], subject)
     await ledger.retention.hold(session=session.id, **MATTER)
-    with pytest.raises(UnderLegalHold, match=f"a legal hold keeps the data of session {session.id}"):
-        await ledger.retention.check([await ledger.session(session.id)])
+    for whose in ({"session": session.id}, {"subject_id": "person-17"}):
+        with pytest.raises(UnderLegalHold, match=f"a legal hold keeps the data of session {session.id}"):
+            await ledger.erase(**whose, **asked)
+    await ledger.retention.release(session=session.id, reason="settled", released_by="counsel")
     await ledger.retention.hold(subject_id="person-17", **MATTER)
-    with pytest.raises(UnderLegalHold, match="this subject"):
-        await ledger.retention.check([], subject)
+    other = await ledger.open_session(request(subject_id="person-17"))
+    for whose in ({"session": other.id}, {"subject_id": "person-17"}):
+        with pytest.raises(UnderLegalHold):
+            await ledger.erase(**whose, **asked)
+    await ledger.retention.release(subject_id="person-17", reason="settled", released_by="counsel")
+    assert (await ledger.erase(subject_id="person-17", **asked)).sessions == 2
 
 
 async def test_holds_are_checked_before_anything_is_recorded(ledger: Ledger) -> None:

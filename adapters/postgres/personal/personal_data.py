@@ -235,7 +235,7 @@ def _sealed(append: Append, found: _Found, needed: _Needed) -> Sealing:
         box, commitments = data_key.seal(values, _place(stream_place, version, purpose))
         rows.append(SealedRow(append.stream_id, version, purpose, data_key.id, box))
         events[number] = with_values(events[number], commitments)
-    return Sealing(events, rows, _index(append, needed), key, data_keys=needed.data_keys)
+    return Sealing(events, rows, _index(append, needed), key, subject=needed.subject, data_keys=needed.data_keys)
 
 
 def _index(append: Append, needed: _Needed) -> IndexRow | None:

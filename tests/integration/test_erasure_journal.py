@@ -10,13 +10,18 @@ import pytest
 from msgspec.structs import replace
 
 from guestledger.adapters.erasure_journal import FileJournal
+from guestledger.adapters.settings import Settings
+from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.errors import ErasuresMissing, JournalUnusable
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.operations.erase import ErasureCertificate
+from tests import postgres
 from tests.backups import Backup
 from tests.integration.conftest import NewLedger
 from tests.integration.plain_sql import connect_plainly
 from tests.integration.test_erasure import ASKED, erase, is_readable, open_for
+from tests.integration.test_key_vault import upgraded
+from tests.keys import KEY
 from tests.unit.samples import IP, request
 
 REPLAYED = {"reason": "an older backup was restored", "requested_by": "ops-jane"}
@@ -132,6 +137,24 @@ async def test_a_dump_of_before_the_erasure_is_unreadable_with_the_keys_of_today
         assert await readable(ledger) == [False] * 3
         shown = [recorded async for batch in ledger.events.read() for recorded in batch]
         assert IP not in "".join(recorded.data for recorded in shown)
+
+
+async def test_a_dump_of_before_the_erasure_is_unreadable_beside_a_vault_of_its_own(
+    database_url: str, runtime_server: str
+) -> None:
+    async with postgres.new_database(runtime_server) as vault_url:
+        settings = Settings(database_url=database_url, vault_url=vault_url, encryption_key=KEY)
+        await upgraded(settings)
+        async with connect(settings, scheduler=False) as ledger:
+            await ledger.accept(request(subject_id="anna"))
+            assert await readable(ledger) == [True]
+        async with Backup(database_url) as backup:
+            async with connect(settings, scheduler=False) as ledger:
+                certificate = await erase(ledger)
+            await backup.restore()
+        async with connect(settings, scheduler=False) as ledger:
+            assert await readable(ledger) == [False]
+    assert (certificate.rows, certificate.keys) == (1, 1)
 
 
 async def keys(database_url: str) -> list[Any]:

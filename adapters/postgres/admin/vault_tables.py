@@ -28,10 +28,19 @@ def _create(connection: Connection, schema: str) -> None:
     # Not IF NOT EXISTS, which needs the right to create schemas even if the schema exists.
     if not connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :schema"), {"schema": schema}):
         connection.exec_driver_sql(f"CREATE SCHEMA {quoted(schema)}")
+    is_new = connection.scalar(
+        text("SELECT to_regclass(:table) IS NULL"), {"table": f"{quoted(schema)}.{data_keys.name}"}
+    )
     placed = MetaData()
     for table in VAULT_TABLES:
         table.to_metadata(placed, schema=schema)
     placed.create_all(connection)
+    if is_new:
+        # ANALYZE would copy values into pg_statistic, where they outlive their rows.
+        for column in ("subject", "wrapped"):
+            connection.exec_driver_sql(
+                f"ALTER TABLE {quoted(schema)}.{data_keys.name} ALTER COLUMN {column} SET STATISTICS 0"
+            )
     runtime = role_name(schema, RUNTIME)
     if connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": runtime}):
         connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {quoted(runtime)}")

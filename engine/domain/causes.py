@@ -67,6 +67,7 @@ class Cause(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     RETRY_DECIDED = "retry_decided"
     ABANDONMENT_DECIDED = "abandonment_decided"
+    CONSENT_WITHDRAWN = "consent_withdrawn"
 
     RECEIVER_GONE = "receiver_gone"
     """The receiver wants no more notices (410)."""

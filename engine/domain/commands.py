@@ -7,6 +7,7 @@ import msgspec
 from guestledger.engine.domain.outcomes import CreationOutcome, Delivery, LookupOutcome, Resolution
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.domain.request import GuestRequest
+from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.limits.admission import Denied
 
 
@@ -65,8 +66,9 @@ class EnforceDeadline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """The webhook was called."""
+    """The webhook was called with `notice`."""
 
+    notice: WebhookNotice
     outcome: Delivery
     now: datetime
     jitter: float
@@ -89,6 +91,15 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
+class WithdrawConsent(msgspec.Struct, frozen=True, kw_only=True):
+    """The guest withdraws the consent: to everything, or to marketing alone. Both texts are stored."""
+
+    marketing_only: bool
+    requested_by: str
+    reason: str | None
+    now: datetime
+
+
 class ExpireToken(msgspec.Struct, frozen=True, kw_only=True):
     """The guest token may have expired."""
 
@@ -106,5 +117,6 @@ Command = (
     | RecordDelivery
     | RequestRedelivery
     | Resolve
+    | WithdrawConsent
     | ExpireToken
 )

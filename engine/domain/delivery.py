@@ -12,15 +12,20 @@ from guestledger.engine.limits.retry import RetryAfter, Wait, WaitBasis
 
 
 def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPolicy) -> list[e.Event]:
-    """What came of a webhook call; nothing if no notice is owed."""
+    """What came of a webhook call; nothing if no notice is owed.
+
+    If the consent was withdrawn during the call, only its success counts: the receiver has that notice too.
+    """
     outcome, attempt = command.outcome, state.webhook_attempts + 1
-    if not state.webhook_owed:
+    superseded = command.notice is not state.notice
+    if not (outcome.accepted if superseded else state.webhook_owed):
         return []
     if outcome.accepted:
         return [
             e.WebhookSynced(
                 at=command.now,
                 channel_id=state.channel_id,
+                notice=command.notice,
                 attempt=attempt,
                 status=outcome.status,
                 latency_ms=outcome.latency_ms,
@@ -33,6 +38,7 @@ def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPol
         e.WebhookAbandoned(
             at=command.now,
             channel_id=state.channel_id,
+            notice=command.notice,
             attempts=attempt,
             cause=given_up,
             status=outcome.status,
@@ -63,6 +69,7 @@ def _failed(state: Session, command: RecordDelivery, policy: DeliveryPolicy) -> 
     return e.WebhookFailed(
         at=command.now,
         channel_id=state.channel_id,
+        notice=command.notice,
         attempt=state.webhook_attempts + 1,
         cause=outcome.cause or Cause.NOT_ACCEPTED,
         status=outcome.status,

@@ -23,6 +23,8 @@ class Status(StrEnum):
     REFUSED = "refused"
     REJECTED = "rejected"
     ABANDONED = "abandoned"
+    WITHDRAWN = "withdrawn"
+    """The guest withdrew the consent. Every accepted session can end so, also one that is over."""
 
     @property
     def is_settled(self) -> bool:
@@ -30,7 +32,16 @@ class Status(StrEnum):
         return self in _SETTLED
 
 
-_SETTLED = frozenset({Status.ACTIVE, Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED})
+_SETTLED = frozenset(
+    {Status.ACTIVE, Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED, Status.WITHDRAWN}
+)
+
+
+class WebhookNotice(StrEnum):
+    """What a webhook call says: the `event` in its body."""
+
+    SESSION_STARTED = "session_started"
+    CONSENT_WITHDRAWN = "consent_withdrawn"
 
 
 class Session(Guarded, frozen=True, kw_only=True):
@@ -48,6 +59,7 @@ class Session(Guarded, frozen=True, kw_only=True):
     guest: Guest | None = None
     consent: Consent | None = None
     accepted_at: datetime | None = None
+    withdrawn_at: datetime | None = None
 
     channel_validated: bool = False
     lookups: int = 0
@@ -80,6 +92,12 @@ class Session(Guarded, frozen=True, kw_only=True):
     webhook_failures: int = 0
     """Failed calls in a row since the schedule began."""
     webhook_retry_at: datetime | None = None
+
+    @property
+    def notice(self) -> WebhookNotice:
+        """What its webhook calls say: once the consent is withdrawn, that alone."""
+        withdrawn = self.status is Status.WITHDRAWN
+        return WebhookNotice.CONSENT_WITHDRAWN if withdrawn else WebhookNotice.SESSION_STARTED
 
     @property
     def due_since(self) -> datetime:

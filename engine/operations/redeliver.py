@@ -17,7 +17,8 @@ from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports.event_store import EventStore
 
-_WANTED = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested"))
+# A withdrawal ends what was owed before.
+_WANTED = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested", "ConsentWithdrawn"))
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from guestledger.adapters.simulator.server import Simulator
     from guestledger.adapters.wiring import connect, simulated
     from guestledger.engine.domain.causes import Cause
-    from guestledger.engine.domain.consent import Consent, Guest
+    from guestledger.engine.domain.consent import Consent, Evidence, Guest
+    from guestledger.engine.domain.consent_terms import ConsentFlag, ConsentPurpose, ConsentTerms, Party, PrivacyNotice
     from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
         CredentialsRefused,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.outcomes import Adoption, FailureKind, Resolution, Verdict
     from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
-    from guestledger.engine.domain.session import Session, Status
+    from guestledger.engine.domain.session import Session, Status, WebhookNotice
     from guestledger.engine.ledger import Ledger
     from guestledger.engine.limits.admission import DenialReason, Denied
     from guestledger.engine.limits.feedback import ThrottleScope
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+    from guestledger.engine.operations.consent_record import ConsentEvent, ConsentRecord, ConsentState, PurposeRecord
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.events import Events
     from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
+    from guestledger.engine.operations.withdraw import Withdrawal
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, contract_form
@@ -86,6 +89,12 @@ __all__ = [
     "Cause",
     "ComplianceStatus",
     "Consent",
+    "ConsentEvent",
+    "ConsentFlag",
+    "ConsentPurpose",
+    "ConsentRecord",
+    "ConsentState",
+    "ConsentTerms",
     "ConsumerOptions",
     "ConsumerRow",
     "CredentialsRefused",
@@ -99,6 +108,7 @@ __all__ = [
     "EventFilter",
     "EventTooLarge",
     "Events",
+    "Evidence",
     "Explanation",
     "FailureKind",
     "Frame",
@@ -127,11 +137,14 @@ __all__ = [
     "PartitionDetached",
     "PartitionRefused",
     "Partitions",
+    "Party",
     "Policy",
+    "PrivacyNotice",
     "Profile",
     "ProjectionStatus",
     "ProjectionStopped",
     "Projections",
+    "PurposeRecord",
     "RebuildInterrupted",
     "RecordedEvent",
     "RedeliveryRefusal",
@@ -162,7 +175,9 @@ __all__ = [
     "Verification",
     "Wait",
     "WaitBasis",
+    "WebhookNotice",
     "Webhooks",
+    "Withdrawal",
     "__version__",
     "connect",
     "contract_form",
@@ -182,14 +197,15 @@ _NAMES = {
     "adapters.simulator.server": "Simulator",
     "adapters.wiring": "connect simulated",
     "engine.domain.causes": "Cause",
-    "engine.domain.consent": "Consent Guest",
+    "engine.domain.consent": "Consent Evidence Guest",
+    "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
     "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest LogSetBack PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection",
     "engine.domain.events": "Event",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
     "engine.domain.policy": "DeliveryPolicy Policy",
     "engine.domain.request": "GuestConsent GuestRequest parse_request",
-    "engine.domain.session": "Session Status",
+    "engine.domain.session": "Session Status WebhookNotice",
     "engine.ledger": "Ledger",
     "engine.limits.admission": "DenialReason Denied",
     "engine.limits.feedback": "ThrottleScope",
@@ -198,6 +214,7 @@ _NAMES = {
     "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
     "engine.limits.state": "LimiterState",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
+    "engine.operations.consent_record": "ConsentEvent ConsentRecord ConsentState PurposeRecord",
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.events": "Events",
     "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
@@ -207,6 +224,7 @@ _NAMES = {
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
     "engine.operations.replay": "Frame",
+    "engine.operations.withdraw": "Withdrawal",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.partitions": "Partition",
     "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",

@@ -23,6 +23,7 @@ from guestledger.engine.domain.commands import (
     RequestRedelivery,
     Resolve,
     SettleAttempt,
+    WithdrawConsent,
 )
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.evolve import evolve_all
@@ -46,6 +47,8 @@ from guestledger.engine.limits.retry import RetryAfter, RetryPolicy, Wait, WaitB
 from guestledger.engine.log.recorded import RecordedEvent
 
 CREATION = {StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION}
+INSERTED = {Cause.OVERTAKEN, Cause.CONSENT_WITHDRAWN}
+"""Why the current attempt is in doubt although nobody lost its answer: the event after it is the decision."""
 STEPS_OF: Mapping[type, set[StepName]] = {
     RecordLookup: {StepName.VALIDATE_CHANNEL},
     BeginAttempt: {StepName.CREATE_SESSION},
@@ -68,7 +71,7 @@ def reproduce(session_id: UUID, events: Sequence[e.Event], policy: Policy, *, du
     """Make every decision behind `events` again. `due`: check that each was due. Returns the session at the end."""
     state, left = Session(id=session_id), list(events)
     while left:
-        overtaken = isinstance(left[0], e.CreationFailed) and left[0].cause is Cause.OVERTAKEN
+        overtaken = isinstance(left[0], e.CreationFailed) and left[0].cause in INSERTED
         command = _command_of(left[1] if overtaken else left[0], state, policy)
         assert not due or _was_due(command, state, policy), (left[0], state)
         decided = decide(state, command, policy)
@@ -94,6 +97,10 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
             return state.status is Status.PARKED
         case RequestRedelivery():
             return state.session_id is not None
+        case WithdrawConsent():
+            return state.consent is not None
+        case RecordDelivery() if command.notice is not state.notice:
+            return state.status is Status.WITHDRAWN  # the call began before the withdrawal
         case RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
             return isinstance(command.outcome, Created) or attempt in state.in_doubt  # a late answer
         case _:
@@ -103,7 +110,7 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
 
 def _command_of(event: e.Event, state: Session, policy: Policy) -> Command:
     """The command that led to `event`."""
-    for command_of in (_opening, _creation, _doubt, _webhook):
+    for command_of in (_opening, _creation, _doubt, _webhook, _withdrawal):
         command = command_of(event, state, policy)
         if command is not None:
             return command
@@ -209,7 +216,7 @@ def _webhook(event: e.Event, state: Session, policy: Policy) -> Command | None:
     match event:
         case e.WebhookSynced():
             accepted = Delivery(accepted=True, status=event.status, latency_ms=event.latency_ms)
-            return RecordDelivery(outcome=accepted, now=now, jitter=0.0)
+            return RecordDelivery(notice=event.notice, outcome=accepted, now=now, jitter=0.0)
         case e.WebhookFailed(wait=wait):
             asked = _retry_after(wait)
             if wait.basis is WaitBasis.SCHEDULE and wait.given is not None:  # shorter than the schedule
@@ -223,11 +230,25 @@ def _webhook(event: e.Event, state: Session, policy: Policy) -> Command | None:
                 retry_after=asked,
             )
             max_extra_ms = wait.basis_ms * policy.webhook.jitter_percent / 100
-            return RecordDelivery(outcome=failed, now=now, jitter=_share(wait.extra_ms, max_extra_ms))
+            jitter = _share(wait.extra_ms, max_extra_ms)
+            return RecordDelivery(notice=event.notice, outcome=failed, now=now, jitter=jitter)
         case e.WebhookAbandoned():
-            return RecordDelivery(outcome=_abandoned(event), now=now, jitter=0.0)
+            return RecordDelivery(notice=event.notice, outcome=_abandoned(event), now=now, jitter=0.0)
         case e.WebhookRedeliveryRequested():
             return RequestRedelivery(requested_by=event.requested_by, reason=event.reason, now=now)
+        case _:
+            return None
+
+
+def _withdrawal(event: e.Event, state: Session, policy: Policy) -> Command | None:
+    match event:
+        case e.ConsentWithdrawn() | e.MarketingWithdrawn():
+            return WithdrawConsent(
+                marketing_only=isinstance(event, e.MarketingWithdrawn),
+                requested_by=event.requested_by,
+                reason=event.reason,
+                now=event.at,
+            )
         case _:
             return None
 
@@ -270,10 +291,12 @@ def _created(
 def _request(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:
     guest = event.guest
     if isinstance(event, e.ConsentRecorded):
+        evidence = event.consent.evidence
         consent = GuestConsent(
             data_processing=True, gdpr_compliant=True, marketing=event.consent.marketing, notice=event.consent.notice
         )
     else:
+        evidence = event.evidence
         given = {name: json.loads(text) for name, text in event.given.items()}
         consent = GuestConsent(
             data_processing=given.get("dataProcessing", True),
@@ -281,6 +304,12 @@ def _request(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:
             marketing=event.marketing,
             notice=event.notice,
         )
+    consent = replace(
+        consent,
+        notice_language=evidence.notice.language if evidence.notice else None,
+        notice_sha256=evidence.notice.sha256 if evidence.notice else None,
+        collection_method=evidence.collection_method,
+    )
     return GuestRequest(
         channel_id=event.channel_id,
         ip_address=guest.ip_address,

@@ -18,11 +18,12 @@ from guestledger.engine.domain.commands import (
     RequestRedelivery,
     Resolve,
     SettleAttempt,
+    WithdrawConsent,
 )
 from guestledger.engine.domain.outcomes import CreationOutcome, Delivery, LookupOutcome, Resolution
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestRequest
-from guestledger.engine.domain.session import Status
+from guestledger.engine.domain.session import Status, WebhookNotice
 from guestledger.engine.limits.admission import Denied
 from tests.property.invariants import Life
 from tests.property.moves import DIGEST, LIMITER
@@ -106,7 +107,28 @@ class AnyCommand(RuleBasedStateMachine):
 
     @rule(outcome=deliveries, jitter=jitters)
     def deliver(self, outcome: Delivery, jitter: float) -> None:
-        self.life.take(RecordDelivery(outcome=outcome, now=self.now, jitter=jitter))
+        notice = self.life.state.notice
+        self.life.take(RecordDelivery(notice=notice, outcome=outcome, now=self.now, jitter=jitter))
+
+    @rule(outcome=deliveries, jitter=jitters)
+    def deliver_the_start_late(self, outcome: Delivery, jitter: float) -> None:
+        notice, owed = WebhookNotice.SESSION_STARTED, self.life.state.webhook_owed
+        superseded = self.life.state.notice is not notice
+        events = self.life.take(RecordDelivery(notice=notice, outcome=outcome, now=self.now, jitter=jitter))
+        assert not superseded or bool(events) == outcome.accepted
+        assert not superseded or self.life.state.webhook_owed == owed, (
+            "the receiver still has to know of the withdrawal"
+        )
+
+    @rule(marketing_only=st.booleans())
+    def withdraw(self, marketing_only: bool) -> None:
+        before = self.life.state
+        wanted = before.consent is not None and (before.consent.marketing or not marketing_only)
+        command = WithdrawConsent(marketing_only=marketing_only, requested_by="guest", reason=None, now=self.now)
+        events = self.life.take(command)
+        assert bool(events) == (wanted and before.status is not Status.WITHDRAWN), (
+            "consent can be withdrawn at any time"
+        )
 
     @rule()
     def redeliver(self) -> None:

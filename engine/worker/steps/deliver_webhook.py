@@ -1,4 +1,4 @@
-"""Call the webhook with the notice that a session has started."""
+"""Call the webhook with the notice that is owed: the session has started, or its consent was withdrawn."""
 
 from contextlib import suppress
 from datetime import datetime
@@ -41,7 +41,7 @@ class Step:
         delivery = await self._webhook.send(session)
         if not delivery.accepted:
             self._outages.webhook_failed(self.limiter, session.webhook_failures + 1)
-        record = RecordDelivery(outcome=delivery, now=context.now(), jitter=self._clock.jitter())
+        record = RecordDelivery(notice=session.notice, outcome=delivery, now=context.now(), jitter=self._clock.jitter())
         max_wait_ms = self._policy.webhook.max_wait_ms
         return StepResult(
             commands=(record,), feedback=feedback_of_delivery(self.limiter, delivery, began_at, max_wait_ms)

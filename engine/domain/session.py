@@ -6,7 +6,7 @@ from uuid import UUID
 
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import Consent, Guest
-from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.personal import Guarded, Personal, Sealed
 
 
 class Status(StrEnum):
@@ -107,6 +107,11 @@ class Session(Guarded, frozen=True, kw_only=True):
         return due
 
     @property
+    def is_revealed(self) -> bool:
+        """Whether the guest's values are here in clear. A request to the outside needs them."""
+        return self.guest is not None and not isinstance(self.guest.fingerprint, Sealed)
+
+    @property
     def is_retried(self) -> bool:
         """Whether a request failed other than by a throttle: the next one then uses the retry budget."""
         return self.attempts > self.throttles or self.lookups_failed > 0
@@ -116,4 +121,6 @@ class Session(Guarded, frozen=True, kw_only=True):
         waits = self.retry_at is not None and not self.status.is_settled
         retry_at = f"{self.retry_at:%Y-%m-%dT%H:%M:%S.%fZ}" if waits else None
         answer = {"id": str(self.id), "status": self.status.value, "retryAt": retry_at}
-        return {**answer, "token": self.guest_token} if token else answer
+        return (
+            {**answer, "token": None if isinstance(self.guest_token, Sealed) else self.guest_token} if token else answer
+        )

@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from guestledger.adapters.postgres.tables import events as events_table
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.consent import Consent, Evidence, Guest
+from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.log.codec import encode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
 from tests.postgres import as_administrator
@@ -110,7 +111,7 @@ def lifecycle(number: int) -> tuple[e.Event, ...]:
             latency_ms=120 + number % 400,
             webhook_owed=True,
         ),
-        e.WebhookSynced(**common, attempt=1, status=200, latency_ms=30),
+        e.WebhookSynced(**common, notice=WebhookNotice.SESSION_STARTED, attempt=1, status=200, latency_ms=30),
     )
 
 

@@ -269,6 +269,28 @@ async def test_a_detached_session_is_named_after_the_others_are_withdrawn(
         assert (await ledger.session(second.id)).status is Status.WITHDRAWN
 
 
+async def test_a_withdrawal_of_all_sessions_that_was_cut_off_is_finished_later(hooked: Any) -> None:
+    async with hooked() as ledger:
+        for _ in range(3):
+            await ledger.open_session(request(subject_id="person-1"))
+        withdrawals = ledger.withdraw_all("person-1", **ASKED)
+        await anext(withdrawals)
+        await withdrawals.aclose()
+        assert [found.recorded for found in await withdraw_all(ledger, "person-1")] == [False, True, True]
+
+
+async def test_the_notice_needs_no_personal_data(hooked: Any, simulator: Simulator, sql: Any) -> None:
+    """A person who withdraws and is erased at once: the receiver gets the notice all the same."""
+    async with hooked() as ledger:
+        session = await ledger.open_session(request())
+        await ledger.scheduler.run_once()
+        await ledger.withdraw(session.id, **ASKED)
+        await sql("DELETE FROM personal")
+        await sql("DELETE FROM personal_index")
+        assert await ledger.scheduler.run_until_idle() == {"WebhookSynced": 1}
+    assert json.loads(simulator.webhooks[-1].body)["event"] == "consent_withdrawn"
+
+
 async def test_marketing_withdrawn_before_the_creation_is_sent_as_false(hooked: Any, simulator: Simulator) -> None:
     simulator.config = SimulatorConfig(throttle_share=1, retry_after_s=1)
     async with hooked() as ledger:

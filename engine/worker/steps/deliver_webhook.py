@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from guestledger.engine.domain.commands import RecordDelivery
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.domain.outcomes import feedback_of_delivery
-from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.session import Session, WebhookNotice
 from guestledger.engine.limits.admission import Denied
 from guestledger.engine.limits.feedback import not_sent
 from guestledger.engine.worker.leases import LeaseLost
@@ -35,7 +35,8 @@ class Step:
 
     async def run(self, session: Session, context: StepContext) -> StepResult:
         """`WebhookSynced`, `WebhookFailed` or `WebhookAbandoned`; nothing if the limiter denies the call."""
-        require_revealed(session)
+        if session.notice is WebhookNotice.SESSION_STARTED:  # the other one says nothing about the guest
+            require_revealed(session)
         began_at = await self._admitted(context)
         if began_at is None:
             return StepResult(stop=True)

@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.consent import Evidence
+from guestledger.engine.domain.consent_terms import PrivacyNotice
 from guestledger.engine.domain.session import WebhookNotice
 from tests import logs, postgres
 from tests.e2e import raw_log
@@ -59,6 +61,8 @@ class Hostile(NamedTuple):
 async def hostile(runtime_server: str, migrated_template: str) -> AsyncIterator[Hostile]:
     consented, validated, attempted, created, _ = (replace(event, channel_id=HOSTILE) for event in logs.lifecycle(0))
     created = replace(created, session_id=HOSTILE)
+    evidence = Evidence(record_version=1, notice=PrivacyNotice(id=HOSTILE))
+    consented = replace(consented, consent=replace(consented.consent, notice=HOSTILE, evidence=evidence))
     given_up = e.WebhookAbandoned(
         notice=WebhookNotice.SESSION_STARTED,
         at=AT,

@@ -7,18 +7,14 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import RecordDelivery, RequestRedelivery
 from guestledger.engine.domain.outcomes import Delivery
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
-from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.retry import RetryAfter, Wait, WaitBasis
 
 
 def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPolicy) -> list[e.Event]:
-    """What came of a webhook call; nothing if no notice is owed.
-
-    If the consent was withdrawn during the call, only its success counts: the receiver has that notice too.
-    """
+    """What came of a webhook call; nothing if this notice is not owed."""
     outcome, attempt = command.outcome, state.webhook_attempts + 1
-    superseded = command.notice is not state.notice
-    if not (outcome.accepted if superseded else state.webhook_owed):
+    if not (_was_overtaken(state, command) or (state.webhook_owed and command.notice is state.notice)):
         return []
     if outcome.accepted:
         return [
@@ -45,6 +41,13 @@ def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPol
             detail=_given_up_detail(given_up, outcome),
         )
     ]
+
+
+def _was_overtaken(state: Session, command: RecordDelivery) -> bool:
+    """Whether the consent was withdrawn during an accepted call: the log then shows that the receiver has both notices."""
+    if command.notice is state.notice or state.session_id is None:
+        return False
+    return state.status is Status.WITHDRAWN and command.outcome.accepted
 
 
 def _given_up_detail(cause: Cause, outcome: Delivery) -> str:

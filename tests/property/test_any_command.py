@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from msgspec.structs import replace
 
 from guestledger.engine.domain.commands import (
     BeginAttempt,
@@ -43,6 +44,8 @@ from tests.property.strategies import (
     resolutions,
 )
 
+WITH_MARKETING = replace(CONSENTING, consent=replace(CONSENTING.consent, marketing=True))
+
 
 class AnyCommand(RuleBasedStateMachine):
     """Draws commands without regard to what the session needs."""
@@ -53,11 +56,11 @@ class AnyCommand(RuleBasedStateMachine):
         super().__init__()
         self.now = START
 
-    @initialize(policy=policies | patient_policies, number=st.integers(0, 7))
-    def start_somewhere(self, policy: Policy, number: int) -> None:
+    @initialize(policy=policies | patient_policies, number=st.integers(0, 7), outcome=creations | st.none())
+    def start_somewhere(self, policy: Policy, number: int, outcome: CreationOutcome | None) -> None:
         self.life = Life(policy)
         first: list[Command] = [
-            OpenSession(request=CONSENTING, now=self.now),
+            OpenSession(request=WITH_MARKETING, now=self.now),
             RecordLookup(outcome=USABLE, now=self.now, jitter=0.5),
         ]
         for attempt in range(1, 4):
@@ -65,6 +68,8 @@ class AnyCommand(RuleBasedStateMachine):
             first.append(SettleAttempt(attempt=attempt, now=self.now, jitter=0.5))
         for command in first[:number]:
             self.life.take(command)
+        if outcome is not None:
+            self.answer(outcome, 0.5)
 
     @rule(ms=st.integers(0, 10_000) | st.just(8_000_000))
     def time_passes(self, ms: int) -> None:
@@ -115,13 +120,21 @@ class AnyCommand(RuleBasedStateMachine):
         notice, owed = WebhookNotice.SESSION_STARTED, self.life.state.webhook_owed
         superseded = self.life.state.notice is not notice
         events = self.life.take(RecordDelivery(notice=notice, outcome=outcome, now=self.now, jitter=jitter))
-        assert not superseded or bool(events) == outcome.accepted
+        known = self.life.state.session_id is not None
+        assert not superseded or bool(events) == (outcome.accepted and known)
         assert not superseded or self.life.state.webhook_owed == owed, (
             "the receiver still has to know of the withdrawal"
         )
 
-    @rule(marketing_only=st.booleans())
-    def withdraw(self, marketing_only: bool) -> None:
+    @rule()
+    def withdraw(self) -> None:
+        self.withdraw_either(marketing_only=False)
+
+    @rule()
+    def withdraw_marketing(self) -> None:
+        self.withdraw_either(marketing_only=True)
+
+    def withdraw_either(self, *, marketing_only: bool) -> None:
         before = self.life.state
         wanted = before.consent is not None and (before.consent.marketing or not marketing_only)
         command = WithdrawConsent(marketing_only=marketing_only, requested_by="guest", reason=None, now=self.now)

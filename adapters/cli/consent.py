@@ -116,9 +116,9 @@ def _lines(record: guestledger.ConsentRecord) -> Iterator[str]:
         yield f"purpose {purpose.pop('flag')}: {_words(purpose.pop('state'))}"
         yield from (f"  {_words(name)}: {_value(value)}" for name, value in purpose.items())
     for party in shown["parties"]:
-        yield f"party {_fields(party)}"
+        yield f"party {party.pop('party_id')}: {_fields(party)}"
     for change, event in zip(record.events, shown["events"], strict=True):
-        yield f"{show.time(change.recorded_at)} UTC: {_words(change.event_state)} ({', '.join(change.flags)})"
+        yield f"{show.time(change.event_time)} UTC: {_words(change.event_state)} ({', '.join(change.flags)})"
         for name in ("entity_id", "event_type", "validity_duration", "reason", "recorded_by", "position"):
             yield f"  {_words(name)}: {event[name]}"
     if record.not_stated:
@@ -130,7 +130,7 @@ def _words(name: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return (", ".join(value) or "none") if isinstance(value, list) else str(value)
 
 
 def _fields(values: dict[str, Any]) -> str:

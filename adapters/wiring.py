@@ -119,7 +119,7 @@ def _ledger(
     schema, clock, policy = settings.schema, services.clock, services.policy
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
     store = PostgresEventStore(engine, schema, limiter, PersonalData(engine, schema, vault))
-    due_steps = PostgresDueSteps(engine, schema, limiter)
+    due_steps = PostgresDueSteps(engine, schema, limiter, lease_ms=lease.ms)
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_steps, lease.ms)

@@ -284,6 +284,12 @@ class TokenExpired(Event, frozen=True, kw_only=True):
     noticed_late_ms: int
 
 
+class ClockSetBack(Event, frozen=True, kw_only=True):
+    """The database's clock was set back while the session waited. The wait and the deadline end so much earlier by it."""
+
+    back_ms: int
+
+
 class SessionAbandoned(Event, frozen=True, kw_only=True):
     """Failures or the deadline ended the session. Ends the stream."""
 
@@ -317,5 +323,6 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "ConsentWithdrawn": ConsentWithdrawn,
     "MarketingWithdrawn": MarketingWithdrawn,
     "TokenExpired": TokenExpired,
+    "ClockSetBack": ClockSetBack,
     "SessionAbandoned": SessionAbandoned,
 }

@@ -16,6 +16,7 @@ from guestledger.engine.domain.commands import (
     DeferCreation,
     EnforceDeadline,
     ExpireToken,
+    NoteClockSetBack,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
@@ -109,6 +110,8 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
             return state.consent is not None
         case RecordDelivery() if command.notice is not state.notice:
             return state.status is Status.WITHDRAWN  # the call began before the withdrawal
+        case NoteClockSetBack():
+            return True
         case RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
             return isinstance(command.outcome, Created) or attempt in state.in_doubt  # a late answer
         case _:
@@ -182,6 +185,8 @@ def _creation(event: e.Event, state: Session, policy: Policy) -> Command | None:
             return EnforceDeadline(now=now)
         case e.TokenExpired():
             return ExpireToken(now=now)
+        case e.ClockSetBack():
+            return NoteClockSetBack(back_ms=event.back_ms, now=now)
         case _:
             return None
 

@@ -127,7 +127,7 @@ class Life:
 
     def _check_withdrawal(self, before: Session, event: e.Event, after: Session) -> None:
         if before.status is Status.WITHDRAWN:
-            late = (e.DuplicateCreated, e.DoubtLifted)
+            late = (e.DuplicateCreated, e.DoubtLifted, e.ClockSetBack)
             notices = (e.WebhookSynced, e.WebhookFailed, e.WebhookAbandoned, e.WebhookRedeliveryRequested)
             assert isinstance(event, (*late, *notices)), "nothing else happens after a withdrawal"
         match event:

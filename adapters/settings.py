@@ -79,6 +79,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """The maximum of look-ups and creations in flight over all processes. Overrides `LimiterPolicy.calls`."""
     calls_per_process: Annotated[int, Meta(ge=1)] | None = None
     """The maximum of requests to CXone in flight from one process. Overrides `LimiterPolicy.calls_per_process`."""
+    consent_terms: Path | None = None
+    """A TOML file with what each consent is recorded with. Overrides `Policy.consent_terms`."""
     webhook_url: SecretHttpUrl | None = None
     """The receiver of the analytics webhook. Default: no webhook is sent."""
     webhook_secret: Personal | None = None

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.clock import DatabaseClock
+from guestledger.adapters.consent_terms import consent_terms, warn_if_open
 from guestledger.adapters.cxone.client import CXoneClient
 from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.database import data_dir, keep_embedded_started, locate_database
@@ -98,6 +99,8 @@ async def connect(
             await check_erasures(journal, erasures)
         clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
+        if scheduler:
+            warn_if_open(policy.consent_terms)
         outages = OutageReporter(clock=clock, policy=policy)
         limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter, changed=outages.limiter_changed)
         personal = PersonalData(engine, settings.schema, vault)
@@ -235,6 +238,7 @@ def _policy(policy: Policy, profile: Profile, settings: Settings) -> Policy:
         policy,
         creation=replace(policy.creation, in_doubt=profile.in_doubt),
         limiter=limiter,
+        consent_terms=consent_terms(settings.consent_terms, policy.consent_terms),
         webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
         retention_days=policy.retention_days if settings.retention_days is None else settings.retention_days,
     )

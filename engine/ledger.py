@@ -14,6 +14,7 @@ from guestledger.engine.domain.request import GuestRequest, checked, checked_cor
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
 from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.operations.consent_record import ConsentRecord, consent_record
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.erase import ErasureCertificate, Erasures
 from guestledger.engine.operations.events import Events
@@ -28,6 +29,7 @@ from guestledger.engine.operations.redeliver import Webhooks
 from guestledger.engine.operations.replay import Frame, replay
 from guestledger.engine.operations.resolve import Resolver
 from guestledger.engine.operations.retention import Retention
+from guestledger.engine.operations.withdraw import Withdrawal, Withdrawals
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
@@ -119,6 +121,7 @@ class Ledger:
         self._exporter = Exporter(
             store=store, histories=histories, holds=holds, clock=clock, retention_days=policy.retention_days
         )
+        self._withdrawals = Withdrawals(store=store, histories=histories, decisions=decisions)
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
         self._explainer = Explainer(
             store=store, due_steps=due_steps, limiter=limiter, handlers=executor.handlers, policy=policy
@@ -235,6 +238,36 @@ class Ledger:
         """These events with their personal values."""
         streams = await self._store.read_streams(list({one.stream_id for one in sealed}), reveal=True)
         return [streams[one.stream_id][one.version - 1] for one in sealed]
+
+    async def consent(self, session: UUID | str) -> ConsentRecord:
+        """Return the session's consent record as of now (ISO/IEC TS 27560). Raises `SessionNotFound`."""
+        return consent_record(await self.history(session))
+
+    async def withdraw(
+        self, session: UUID | str, *, requested_by: str, reason: str | None = None, marketing_only: bool = False
+    ) -> Withdrawal:
+        """Withdraw the guest's consent, and end the session; with `marketing_only`, change the record alone.
+
+        Nothing more is sent to the provider, and a worker sends the webhook's receiver a notice if that knows the session.
+        A second withdrawal records nothing. Neither text may contain a secret or personal data. Raises `SessionNotFound`,
+        and `InvalidRequest` for a text that cannot be stored.
+        """
+        return await self._withdrawals.withdraw(
+            session, requested_by=requested_by, reason=reason, marketing_only=marketing_only
+        )
+
+    async def withdraw_all(
+        self, subject_id: str, *, requested_by: str, reason: str | None = None, marketing_only: bool = False
+    ) -> AsyncIterator[Withdrawal]:
+        """Withdraw as `withdraw` does in each session of a person, oldest first, and yield what came of it.
+
+        If it is cut off, the next call does the rest. A session that cannot be read is left out; at the end, the
+        `PartitionDetached` or `UnknownEvent` is raised.
+        """
+        async for withdrawal in self._withdrawals.withdraw_all(
+            subject_id, requested_by=requested_by, reason=reason, marketing_only=marketing_only
+        ):
+            yield withdrawal
 
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """Yield the matching sessions, oldest first unless `wanted` says otherwise, with everything committed before the call.

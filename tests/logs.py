@@ -13,7 +13,8 @@ from uuid_utils.compat import uuid7
 
 from guestledger.adapters.postgres.tables import events as events_table
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.consent import Consent, Guest
+from guestledger.engine.domain.consent import Consent, Evidence, Guest
+from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.log.codec import encode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
 from tests.postgres import as_administrator
@@ -88,7 +89,14 @@ def lifecycle(number: int) -> tuple[e.Event, ...]:
         e.ConsentRecorded(
             **common,
             guest=guest,
-            consent=Consent(data_processing=True, gdpr_compliant=True, marketing=False, notice=None, timestamp=at),
+            consent=Consent(
+                data_processing=True,
+                gdpr_compliant=True,
+                marketing=False,
+                notice=None,
+                timestamp=at,
+                evidence=Evidence(record_version=1),
+            ),
         ),
         e.ChannelValidated(**common, status="active", protocols=("web_chat",), looked_up_at=at, cached=True),
         e.CreationAttempted(**common, attempt=1, idempotency_key=f"{number}-1", request_sha256="0" * 64),
@@ -103,7 +111,7 @@ def lifecycle(number: int) -> tuple[e.Event, ...]:
             latency_ms=120 + number % 400,
             webhook_owed=True,
         ),
-        e.WebhookSynced(**common, attempt=1, status=200, latency_ms=30),
+        e.WebhookSynced(**common, notice=WebhookNotice.SESSION_STARTED, attempt=1, status=200, latency_ms=30),
     )
 
 

@@ -26,6 +26,15 @@ LEGAL: set[tuple[Status, Status]] = {
     (Status.PARKED, Status.ACTIVE),  # a person adopts a remote session; a late answer
     (Status.PARKED, Status.ABANDONED),  # a person gives it up
     (Status.ACTIVE, Status.EXPIRED),
+    # The guest withdraws the consent, at any time.
+    (Status.PENDING, Status.WITHDRAWN),
+    (Status.THROTTLED, Status.WITHDRAWN),
+    (Status.IN_DOUBT, Status.WITHDRAWN),  # an attempt under way is in doubt first
+    (Status.PARKED, Status.WITHDRAWN),
+    (Status.ACTIVE, Status.WITHDRAWN),
+    (Status.EXPIRED, Status.WITHDRAWN),
+    (Status.REJECTED, Status.WITHDRAWN),
+    (Status.ABANDONED, Status.WITHDRAWN),
 }
 
 # An event may leave these statuses unchanged.
@@ -41,6 +50,7 @@ STAYS: set[Status] = {
     Status.REJECTED,  # a duplicate came to light
     Status.ABANDONED,  # the same
     Status.REFUSED,  # the guest was erased
+    Status.WITHDRAWN,  # the same, or the webhook was called
 }
 
 

@@ -46,6 +46,7 @@ CAUSES: Mapping[str, str] = {
     "retry_decided": "a person decided to retry",
     "abandonment_decided": "a person decided to abandon it",
     "guest_erased": "the guest's personal data was erased",
+    "consent_withdrawn": "the guest withdrew the consent",
     "receiver_gone": "the receiver wants no more notices",
     "wait_too_long": "the receiver asked for a longer wait than the policy allows",
 }

@@ -15,6 +15,7 @@ from guestledger.adapters.cli.options import Channel, Json, Limit, Since, Until,
 from guestledger.adapters.cli.running import reading, run
 
 commands = typer.Typer()
+_OUTCOMES = ("created", "refused", "rejected", "abandoned", "withdrawn")
 _WRAPS = ("channel", "remote session", "reason")
 
 
@@ -140,7 +141,7 @@ def _metrics_json(metrics: guestledger.Metrics) -> dict[str, Any]:
         "pending": metrics.pending,
         "inDoubt": metrics.in_doubt,
         "possibleDuplicates": metrics.possible_duplicates,
-        "outcomes": {name: metrics.counts[name] for name in ("created", "refused", "rejected", "abandoned")},
+        "outcomes": {name: metrics.counts[name] for name in _OUTCOMES},
         "counts": metrics.counts,
     }
 

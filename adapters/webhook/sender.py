@@ -18,7 +18,7 @@ from guestledger.adapters.webhook.signing import Signer
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import Delivery
 from guestledger.engine.domain.personal import Guarded, Personal, SecretBytes
-from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.session import Session, WebhookNotice
 
 logger = logging.getLogger("guestledger")
 
@@ -27,11 +27,21 @@ _CALL_LATER = frozenset({429, 503})
 _HEADERS = {"Content-Type": "application/json"}
 
 
-class _Notice(Guarded, frozen=True, rename="camel"):
-    event: str
+class _Started(Guarded, frozen=True, rename="camel"):
+    event: WebhookNotice
     session_id: str
     channel_id: str
     fingerprint: Personal
+    consent_timestamp: datetime
+    timestamp: datetime
+
+
+class _Withdrawn(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Without the fingerprint: the session's id names what the receiver has."""
+
+    event: WebhookNotice
+    session_id: str
+    channel_id: str
     consent_timestamp: datetime
     timestamp: datetime
 
@@ -86,9 +96,9 @@ class HttpWebhook:
         return f"{self._url.host}:{self._url.port} webhook"
 
     async def send(self, session: Session) -> Delivery:
-        """See `WebhookSender.send`. The id is stable over retries and redeliveries."""
+        """See `WebhookSender.send`. The id is stable over retries and redeliveries; each notice has its own."""
         body = SecretBytes(_encoder.encode(_notice(session)))
-        headers = {} if self._signer is None else self._signer.headers(f"msg_{session.id.hex}", self._now(), body)
+        headers = {} if self._signer is None else self._signer.headers(_message_id(session), self._now(), body)
         began = time.perf_counter()
         try:
             answer = await self._transport.send("POST", self._url, headers, body, read_body=False)
@@ -131,13 +141,27 @@ def _cause(status: int) -> Cause:
     return Cause.REDIRECTED if 300 <= status < 400 else Cause.NOT_ACCEPTED
 
 
-def _notice(session: Session) -> _Notice:
+def _message_id(session: Session) -> str:
+    suffix = "_withdrawn" if session.notice is WebhookNotice.CONSENT_WITHDRAWN else ""
+    return f"msg_{session.id.hex}{suffix}"
+
+
+def _notice(session: Session) -> _Started | _Withdrawn:
     assert session.session_id is not None, "a session that has not started has no notice"
     assert session.created_at is not None
     assert session.guest is not None
     assert session.consent is not None
-    return _Notice(
-        event="session_started",
+    if session.notice is WebhookNotice.CONSENT_WITHDRAWN:
+        assert session.withdrawn_at is not None
+        return _Withdrawn(
+            event=session.notice,
+            session_id=session.session_id,
+            channel_id=session.channel_id,
+            consent_timestamp=_whole_seconds(session.consent.timestamp),
+            timestamp=_whole_seconds(session.withdrawn_at),
+        )
+    return _Started(
+        event=session.notice,
         session_id=session.session_id,
         channel_id=session.channel_id,
         fingerprint=session.guest.fingerprint,

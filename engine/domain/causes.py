@@ -69,6 +69,7 @@ class Cause(StrEnum):
     ABANDONMENT_DECIDED = "abandonment_decided"
     GUEST_ERASED = "guest_erased"
     """The guest's personal data was erased."""
+    CONSENT_WITHDRAWN = "consent_withdrawn"
 
     RECEIVER_GONE = "receiver_gone"
     """The receiver wants no more notices (410)."""

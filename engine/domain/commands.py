@@ -8,6 +8,7 @@ import msgspec
 from guestledger.engine.domain.outcomes import CreationOutcome, Delivery, LookupOutcome, Resolution
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.domain.request import GuestRequest
+from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.limits.admission import Denied
 
 
@@ -73,8 +74,9 @@ class NoteClockSetBack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """The webhook was called."""
+    """The webhook was called with `notice`."""
 
+    notice: WebhookNotice
     outcome: Delivery
     now: datetime
     jitter: float
@@ -94,6 +96,15 @@ class Resolve(msgspec.Struct, frozen=True, kw_only=True):
     resolution: Resolution
     decided_by: str
     reason: str
+    now: datetime
+
+
+class WithdrawConsent(msgspec.Struct, frozen=True, kw_only=True):
+    """The guest withdraws the consent: to everything, or to marketing alone. Both texts are stored."""
+
+    marketing_only: bool
+    requested_by: str
+    reason: str | None
     now: datetime
 
 
@@ -152,6 +163,7 @@ Command = (
     | RecordDelivery
     | RequestRedelivery
     | Resolve
+    | WithdrawConsent
     | ExpireToken
     | EraseGuest
     | PurgeToken

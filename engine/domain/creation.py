@@ -6,13 +6,13 @@ from typing import assert_never
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import BeginAttempt, RecordAttempt, SettleAttempt
-from guestledger.engine.domain.doubt import lifted, parked
+from guestledger.engine.domain.doubt import lifted, parked, unanswered
 from guestledger.engine.domain.expiry import is_possible_expiry
 from guestledger.engine.domain.outcomes import Created, Failed, FailureKind, Throttled
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.domain.waiting import after, enforce_deadline, give_up, whole_ms
-from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis, backoff_wait
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy, backoff_wait
 
 
 def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) -> list[e.Event]:
@@ -117,20 +117,7 @@ def _overtaken(state: Session, attempt: int, now: datetime) -> list[e.Event]:
     """If an older attempt brings the session, the current one ends in doubt: its answer may never come."""
     if state.status is not Status.ATTEMPTING or attempt == state.attempts:
         return []
-    return [
-        e.CreationFailed(
-            at=now,
-            channel_id=state.channel_id,
-            attempt=state.attempts,
-            kind=FailureKind.IN_DOUBT,
-            cause=Cause.OVERTAKEN,
-            status=None,
-            detail=str(attempt),
-            session_id=None,
-            wait=Wait(ms=0, basis=WaitBasis.NONE),
-            retry_at=now,
-        )
-    ]
+    return [unanswered(state, Cause.OVERTAKEN, str(attempt), now)]
 
 
 def _record_throttle(

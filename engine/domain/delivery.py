@@ -7,20 +7,21 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import RecordDelivery, RequestRedelivery
 from guestledger.engine.domain.outcomes import Delivery
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
-from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.session import Session, Status, WebhookNotice
 from guestledger.engine.limits.retry import RetryAfter, Wait, WaitBasis
 
 
 def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPolicy) -> list[e.Event]:
-    """What came of a webhook call; nothing if no notice is owed."""
+    """What came of a webhook call; nothing if this notice is not owed."""
     outcome, attempt = command.outcome, state.webhook_attempts + 1
-    if not state.webhook_owed:
+    if not (_was_overtaken(state, command) or (state.webhook_owed and command.notice is state.notice)):
         return []
     if outcome.accepted:
         return [
             e.WebhookSynced(
                 at=command.now,
                 channel_id=state.channel_id,
+                notice=command.notice,
                 attempt=attempt,
                 status=outcome.status,
                 latency_ms=outcome.latency_ms,
@@ -33,12 +34,20 @@ def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPol
         e.WebhookAbandoned(
             at=command.now,
             channel_id=state.channel_id,
+            notice=command.notice,
             attempts=attempt,
             cause=given_up,
             status=outcome.status,
             detail=_given_up_detail(given_up, outcome),
         )
     ]
+
+
+def _was_overtaken(state: Session, command: RecordDelivery) -> bool:
+    """Whether the consent was withdrawn during an accepted call: the log then shows that the receiver has both notices."""
+    if command.notice is state.notice or state.session_id is None:
+        return False
+    return state.status is Status.WITHDRAWN and command.outcome.accepted
 
 
 def _given_up_detail(cause: Cause, outcome: Delivery) -> str:
@@ -63,6 +72,7 @@ def _failed(state: Session, command: RecordDelivery, policy: DeliveryPolicy) -> 
     return e.WebhookFailed(
         at=command.now,
         channel_id=state.channel_id,
+        notice=command.notice,
         attempt=state.webhook_attempts + 1,
         cause=outcome.cause or Cause.NOT_ACCEPTED,
         status=outcome.status,
@@ -84,7 +94,7 @@ def _wait(scheduled_ms: int, asked: RetryAfter | None, policy: DeliveryPolicy, j
 
 def request_redelivery(state: Session, command: RequestRedelivery, policy: Policy) -> list[e.Event]:
     """Send a dead letter or an accepted notice again; otherwise nothing. Without contact data there is no notice."""
-    gone = state.contact_erased_at is not None
+    gone = state.contact_erased_at is not None and state.notice is WebhookNotice.SESSION_STARTED
     if not policy.webhook_enabled or state.session_id is None or state.webhook_owed or gone:
         return []
     return [

@@ -12,12 +12,29 @@ from guestledger.engine.domain.commands import RecordAttempt, Resolve
 from guestledger.engine.domain.outcomes import Adoption, Failed, FailureKind, Throttled, Verdict
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.limits.retry import Wait, WaitBasis
 
 
 def parked(state: Session, doubt: Failed, now: datetime) -> e.SessionParked:
     """A person has to decide about the current attempt."""
     return e.SessionParked(
         at=now, channel_id=state.channel_id, attempt=state.attempts, cause=doubt.cause, detail=doubt.detail
+    )
+
+
+def unanswered(state: Session, cause: Cause, detail: str, now: datetime) -> e.CreationFailed:
+    """The session no longer waits for its current attempt, whose answer may never come: it is in doubt."""
+    return e.CreationFailed(
+        at=now,
+        channel_id=state.channel_id,
+        attempt=state.attempts,
+        kind=FailureKind.IN_DOUBT,
+        cause=cause,
+        status=None,
+        detail=detail,
+        session_id=None,
+        wait=Wait(ms=0, basis=WaitBasis.NONE),
+        retry_at=now,
     )
 
 

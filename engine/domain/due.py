@@ -60,18 +60,18 @@ def _towards_the_end(state: Session, policy: Policy) -> tuple[DueStep, ...]:
         case Status.ATTEMPTING:
             # Due at once, but leased to the sender: claimable once that lease lapses.
             return (DueStep(StepName.SETTLE_ATTEMPT, state.due_since),)
-        case Status.ACTIVE | Status.EXPIRED:
-            return _after_creation(state)
+        case Status.ACTIVE | Status.EXPIRED | Status.WITHDRAWN:
+            return _after_outcome(state)
         case Status.NEW | Status.PARKED | Status.REFUSED | Status.REJECTED | Status.ABANDONED:
             return ()
         case _:
             assert_never(state.status)
 
 
-def _after_creation(state: Session) -> tuple[DueStep, ...]:
-    assert state.created_at is not None
+def _after_outcome(state: Session) -> tuple[DueStep, ...]:
     steps = []
     if state.webhook_owed:
+        assert state.created_at is not None, "only a created session has a notice"
         steps.append(DueStep(StepName.DELIVER_WEBHOOK, state.webhook_retry_at or state.created_at))
     if state.status is Status.ACTIVE and state.expires_at is not None:
         steps.append(DueStep(StepName.EXPIRE_TOKEN, state.expires_at))

@@ -6,7 +6,7 @@ from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import EraseGuest
 from guestledger.engine.domain.outcomes import FailureKind
-from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.domain.session import Session, Status, WebhookNotice
 from guestledger.engine.limits.retry import Wait, WaitBasis
 
 
@@ -51,13 +51,14 @@ def _attempt_doubted(state: Session, now: datetime) -> list[e.Event]:
 
 
 def _webhook_ended(state: Session, now: datetime) -> list[e.Event]:
-    """The notice holds the fingerprint."""
-    if not state.webhook_owed:
+    """The notice of a start holds the fingerprint; that of a withdrawal holds nothing personal, and stays owed."""
+    if not state.webhook_owed or state.notice is not WebhookNotice.SESSION_STARTED:
         return []
     return [
         e.WebhookAbandoned(
             at=now,
             channel_id=state.channel_id,
+            notice=state.notice,
             attempts=state.webhook_attempts,
             cause=Cause.GUEST_ERASED,
             status=None,

@@ -8,9 +8,10 @@ from uuid import UUID
 import msgspec
 
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.consent import Consent, Guest
+from guestledger.engine.domain.consent import Consent, Evidence, Guest
 from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.personal import Guarded, Personal, Purpose
+from guestledger.engine.domain.session import Status, WebhookNotice
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.retry import Wait, WaitBasis
 
@@ -49,6 +50,7 @@ class ConsentRefused(Event, frozen=True, kw_only=True):
     marketing: bool
     notice: str | None
     """The privacy notice that was shown, as the caller names it."""
+    evidence: Evidence
 
 
 class ChannelValidated(Event, frozen=True, kw_only=True):
@@ -218,6 +220,7 @@ class GuestTokenFound(Event, frozen=True, kw_only=True):
 class WebhookSynced(Event, frozen=True, kw_only=True):
     """The webhook receiver accepted the notice."""
 
+    notice: WebhookNotice
     attempt: int
     status: int | None
     latency_ms: int
@@ -226,6 +229,7 @@ class WebhookSynced(Event, frozen=True, kw_only=True):
 class WebhookFailed(Event, frozen=True, kw_only=True):
     """The webhook receiver did not accept the notice. It is sent again at `retry_at`."""
 
+    notice: WebhookNotice
     attempt: int
     cause: Cause
     status: int | None
@@ -238,6 +242,7 @@ class WebhookFailed(Event, frozen=True, kw_only=True):
 class WebhookAbandoned(Event, frozen=True, kw_only=True):
     """The notice became a dead letter."""
 
+    notice: WebhookNotice
     attempts: int
     cause: Cause
     status: int | None
@@ -249,6 +254,27 @@ class WebhookRedeliveryRequested(Event, frozen=True, kw_only=True):
 
     requested_by: str
     reason: str
+
+
+class ConsentWithdrawn(Event, frozen=True, kw_only=True):
+    """The guest withdrew the whole consent. Ends the session, and its guest token is erased."""
+
+    erases = frozenset({Purpose.ACCESS})
+
+    requested_by: str
+    reason: str | None
+    """`None`: none was given, and none is needed."""
+    ended: Status
+    """The status that it ended."""
+    webhook_owed: bool
+    """Whether the webhook's receiver has to know: the notice of the start was sent, or was on its way."""
+
+
+class MarketingWithdrawn(Event, frozen=True, kw_only=True):
+    """The guest withdrew the consent to marketing alone. The session goes on."""
+
+    requested_by: str
+    reason: str | None
 
 
 class TokenExpired(Event, frozen=True, kw_only=True):
@@ -336,6 +362,8 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "WebhookFailed": WebhookFailed,
     "WebhookAbandoned": WebhookAbandoned,
     "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
+    "ConsentWithdrawn": ConsentWithdrawn,
+    "MarketingWithdrawn": MarketingWithdrawn,
     "TokenExpired": TokenExpired,
     "TokenPurged": TokenPurged,
     "ContactErased": ContactErased,

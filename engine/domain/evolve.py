@@ -55,6 +55,8 @@ def _apply(state: Session, event: e.Event) -> Session:
             return _parked(state, event)
         case e.WebhookSynced() | e.WebhookFailed() | e.WebhookAbandoned() | e.WebhookRedeliveryRequested():
             return _notified(state, event)
+        case e.ConsentWithdrawn() | e.MarketingWithdrawn():
+            return _withdrawn(state, event)
         case e.TokenExpired():
             return replace(state, status=Status.EXPIRED)
         case e.TokenPurged() | e.ContactErased() | e.LegalHoldPlaced() | e.LegalHoldReleased():
@@ -198,10 +200,30 @@ def _parked(state: Session, event: e.DoubtLifted | e.SessionParked | e.RetryDeci
             assert_never(event)
 
 
+def _withdrawn(state: Session, event: e.ConsentWithdrawn | e.MarketingWithdrawn) -> Session:
+    state = replace(state, consent=state.consent and replace(state.consent, marketing=False))
+    if isinstance(event, e.MarketingWithdrawn):
+        return state
+    return replace(
+        state,
+        status=Status.WITHDRAWN,
+        cause=Cause.CONSENT_WITHDRAWN,
+        detail=event.reason,
+        withdrawn_at=event.at,
+        retry_at=None,
+        guest_token=None,
+        webhook_owed=event.webhook_owed,
+        webhook_failures=0,
+        webhook_retry_at=event.at if event.webhook_owed else None,
+    )
+
+
 def _notified(
     state: Session, event: e.WebhookSynced | e.WebhookFailed | e.WebhookAbandoned | e.WebhookRedeliveryRequested
 ) -> Session:
     match event:
+        case e.WebhookSynced() if event.notice is not state.notice:
+            return replace(state, webhook_attempts=event.attempt)
         case e.WebhookSynced():
             return replace(state, webhook_owed=False, webhook_attempts=event.attempt, webhook_retry_at=None)
         case e.WebhookFailed():

@@ -22,8 +22,9 @@ from guestledger.engine.domain.commands import (
     RequestRedelivery,
     Resolve,
     SettleAttempt,
+    WithdrawConsent,
 )
-from guestledger.engine.domain.consent import Consent, Guest, fingerprint, refused_flags
+from guestledger.engine.domain.consent import Consent, Guest, evidence, fingerprint, refused_flags
 from guestledger.engine.domain.creation import begin_attempt, record_attempt, settle_attempt
 from guestledger.engine.domain.delivery import record_delivery, request_redelivery
 from guestledger.engine.domain.doubt import resolve
@@ -33,13 +34,14 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.retention import erase_contact, place_hold, purge_token, release_hold
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.domain.waiting import defer, enforce_deadline, note_clock_set_back, whole_ms
+from guestledger.engine.domain.withdrawal import withdraw
 
 
 def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
     """The events that `command` makes in `state`: none if it no longer matters."""
     match command:
         case OpenSession():
-            return [_open(command)] if state.status is Status.NEW else []
+            return [_open(command, policy)] if state.status is Status.NEW else []
         case RecordLookup():
             return record_lookup(state, command, policy.creation)
         case BeginAttempt():
@@ -60,6 +62,8 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return request_redelivery(state, command, policy)
         case Resolve():
             return resolve(state, command, policy)
+        case WithdrawConsent():
+            return withdraw(state, command)
         case ExpireToken():
             return _expire(state, command)
         case EraseGuest():
@@ -76,7 +80,7 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             assert_never(command)
 
 
-def _open(command: OpenSession) -> e.Event:
+def _open(command: OpenSession, policy: Policy) -> e.Event:
     request, now = command.request, command.now
     guest = Guest(
         source=request.source,
@@ -90,6 +94,7 @@ def _open(command: OpenSession) -> e.Event:
         idempotency_key=request.idempotency_key,
     )
     asked = request.consent
+    asked_how = evidence(asked, policy.consent_terms)
     if refused := refused_flags(asked):
         return e.ConsentRefused(
             at=now,
@@ -99,9 +104,15 @@ def _open(command: OpenSession) -> e.Event:
             given=refused,
             marketing=asked.marketing,
             notice=asked.notice,
+            evidence=asked_how,
         )
     consent = Consent(
-        data_processing=True, gdpr_compliant=True, marketing=asked.marketing, timestamp=now, notice=asked.notice
+        data_processing=True,
+        gdpr_compliant=True,
+        marketing=asked.marketing,
+        timestamp=now,
+        notice=asked.notice,
+        evidence=asked_how,
     )
     return e.ConsentRecorded(at=now, channel_id=request.channel_id, guest=guest, consent=consent)
 

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from guestledger.engine.domain.consent_terms import ConsentTerms
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
@@ -50,6 +51,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """A worker logs a warning when a session has waited for longer than this."""
     assumed_lifetime_ms: int = _HOUR
     """The assumed lifetime of a guest token with an unreadable expiry."""
+    consent_terms: ConsentTerms = ConsentTerms()
+    """What each consent is recorded with: controller, purposes, notices and so on."""
     webhook_enabled: bool = True
     """Whether a created session owes a webhook notice."""
     retention_days: int | None = None

@@ -18,11 +18,14 @@ from guestledger.engine.domain.personal import Guarded
 _PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
 # Nor C1 controls, line separators and controls of writing direction: they change what a terminal or a log viewer shows. A
 # user agent is never shown and may have C1 controls, as of bytes read as Latin-1.
-_SHOWABLE = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]*\Z"
+SHOWABLE = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]*\Z"
 _PERSONAL: dict[str, Any] = {"personal": True}
 
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=_SHOWABLE)]
-Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=_SHOWABLE)]
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=SHOWABLE)]
+Key = Annotated[str, Meta(min_length=1, max_length=255, pattern=SHOWABLE)]
+Language = Annotated[str, Meta(max_length=35, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*\Z")]
+"""A language tag (BCP 47), such as `en` or `pt-BR`."""
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class GuestConsent(
@@ -35,6 +38,12 @@ class GuestConsent(
     marketing: bool = False
     notice: Name | None = None
     """The id or version of the privacy notice that was shown."""
+    notice_language: Language | None = None
+    """The language in which it was shown, such as `en`."""
+    notice_sha256: Sha256 | None = None
+    """The SHA-256 of the text that was shown, as lowercase hex."""
+    collection_method: Name | None = None
+    """How the guest's data and consent were collected, such as `web form, box unticked by default`."""
 
 
 class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
@@ -65,6 +74,10 @@ _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d):([0-5]\d|60)(?:\.\d+)?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
 )
+_MISFITS = {
+    "consent.noticeLanguage": "is not a language tag such as en or pt-BR",
+    "consent.noticeSha256": "is not 64 lowercase hex digits",
+}
 _PLAIN_WORD = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
 
 
@@ -171,7 +184,7 @@ def _refusal(message: str) -> InvalidRequest:
     if missing := re.search(r"missing required field `(\w+)`", text):
         return InvalidRequest(f"{field}.{missing[1]}" if field else missing[1], "is missing")
     if "matching regex" in text:
-        return InvalidRequest(field, "contains control characters")
+        return InvalidRequest(field, _MISFITS.get(field, "contains control characters"))
     if limit := re.search(r"length (<=|>=) (\d+)", text):
         return InvalidRequest(
             field, f"is longer than {limit[2]} characters" if limit[1] == "<=" else "must not be empty"

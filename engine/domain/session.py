@@ -23,6 +23,8 @@ class Status(StrEnum):
     REFUSED = "refused"
     REJECTED = "rejected"
     ABANDONED = "abandoned"
+    WITHDRAWN = "withdrawn"
+    """The guest withdrew the consent. Every accepted session can end so, also one that is over."""
 
     @property
     def is_settled(self) -> bool:
@@ -30,8 +32,15 @@ class Status(StrEnum):
         return self in _SETTLED
 
 
-_ENDED = frozenset({Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED})
+_ENDED = frozenset({Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED, Status.WITHDRAWN})
 _SETTLED = _ENDED | {Status.ACTIVE}
+
+
+class WebhookNotice(StrEnum):
+    """What a webhook call says: the `event` in its body."""
+
+    SESSION_STARTED = "session_started"
+    CONSENT_WITHDRAWN = "consent_withdrawn"
 
 
 class Session(Guarded, frozen=True, kw_only=True):
@@ -49,6 +58,7 @@ class Session(Guarded, frozen=True, kw_only=True):
     guest: Guest | None = None
     consent: Consent | None = None
     accepted_at: datetime | None = None
+    withdrawn_at: datetime | None = None
 
     channel_validated: bool = False
     lookups: int = 0
@@ -107,6 +117,12 @@ class Session(Guarded, frozen=True, kw_only=True):
     def held(self) -> bool:
         """Whether a legal hold keeps the contact data."""
         return self.held_since is not None
+
+    @property
+    def notice(self) -> WebhookNotice:
+        """What its webhook calls say: once the consent is withdrawn, that alone."""
+        withdrawn = self.status is Status.WITHDRAWN
+        return WebhookNotice.CONSENT_WITHDRAWN if withdrawn else WebhookNotice.SESSION_STARTED
 
     @property
     def due_since(self) -> datetime:

@@ -17,8 +17,10 @@ from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports.event_store import EventStore
 
-_WANTED = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested", "GuestErased"))
-"""Of an erased guest no notice can be sent again."""
+# A withdrawal ends what was owed before, and without contact data no notice of a start can be sent again.
+_WANTED = EventFilter(
+    types=("WebhookAbandoned", "WebhookRedeliveryRequested", "ConsentWithdrawn", "GuestErased", "ContactErased")
+)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

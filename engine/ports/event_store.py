@@ -34,6 +34,10 @@ class EventStore(Protocol):
         """The same for many streams in one round trip. Empty streams are left out."""
         ...
 
+    async def streams_of_subject(self, subject_id: str) -> list[UUID]:
+        """The streams of a person, oldest first, by the caller's `subjectId`. None if the person was erased."""
+        ...
+
     def read_all(
         self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
     ) -> AsyncIterator[list[RecordedEvent]]:

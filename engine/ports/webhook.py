@@ -15,5 +15,5 @@ class WebhookSender(Protocol):
         ...
 
     async def send(self, session: Session) -> Delivery:
-        """Send the notice that `session` has started. A failed call is an outcome."""
+        """Send the notice that `session` owes (`Session.notice`). A failed call is an outcome."""
         ...

@@ -29,6 +29,8 @@ class ComplianceStatus(StrEnum):
     """The provider or the channel cannot take the session."""
     ABANDONED = "abandoned"
     """Given up. The history says whether an attempt was in doubt."""
+    WITHDRAWN = "withdrawn"
+    """The guest withdrew the consent, whatever the outcome was before."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +141,8 @@ def _changed(entry: AuditEntry, recorded: RecordedEvent) -> AuditEntry:
             status = ComplianceStatus.REJECTED
         case e.SessionAbandoned() | e.AbandonmentDecided():
             status = ComplianceStatus.ABANDONED
+        case e.ConsentWithdrawn():
+            status = ComplianceStatus.WITHDRAWN
         case _:
             return entry
     return replace(entry, timestamp=recorded.recorded_at, compliance_status=status)

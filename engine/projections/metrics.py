@@ -12,12 +12,15 @@ from guestledger.engine.log.recorded import RecordedEvent, month_of
 
 NAME = "session_metrics"
 
+# `withdrawn_pending`: those of `withdrawn` that had no outcome yet.
 COUNTS = (
     "accepted",
     "refused",
     "created",
     "rejected",
     "abandoned",
+    "withdrawn",
+    "withdrawn_pending",
     "expired",
     "attempts",
     "throttled",
@@ -108,7 +111,7 @@ def project(events: Iterable[RecordedEvent]) -> Increments:
 def summarise(counts: Mapping[str, int], latencies: Iterable[tuple[int, int]], doubts: Doubts | None) -> Metrics:
     """The metrics of these totals. `latencies`: pairs of ms and sessions, by ascending ms. `doubts`: `None` for a span."""
     created, accepted = counts["created"], counts["accepted"]
-    settled = created + counts["rejected"] + counts["abandoned"]
+    settled = created + counts["rejected"] + counts["abandoned"] + counts["withdrawn_pending"]
     tracked = settled + counts["refused"]
     return Metrics(
         tracked=tracked,
@@ -154,6 +157,7 @@ _COUNTED: Mapping[type[e.Event], tuple[str, ...]] = {
     e.TokenExpired: ("expired",),
     e.SessionAbandoned: ("abandoned",),
     e.AbandonmentDecided: ("abandoned",),
+    e.ConsentWithdrawn: ("withdrawn",),
 }
 
 
@@ -163,5 +167,7 @@ def _counted(event: e.Event) -> tuple[str, ...]:
             return ("rejected",)
         case e.CreationFailed(retry_at=None):
             return ("failed", "rejected")
+        case e.ConsentWithdrawn(ended=ended) if not ended.is_settled:
+            return ("withdrawn", "withdrawn_pending")
         case _:
             return _COUNTED.get(type(event), ())

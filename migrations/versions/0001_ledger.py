@@ -328,8 +328,8 @@ def _create_sessions(schema: str) -> None:
 
 def _create_session_metrics(schema: str) -> None:
     counts = (
-        "accepted refused created rejected abandoned expired attempts throttled failed duplicates "
-        "webhooks_synced webhooks_failed webhooks_abandoned"
+        "accepted refused created rejected abandoned withdrawn withdrawn_pending expired attempts throttled failed "
+        "duplicates webhooks_synced webhooks_failed webhooks_abandoned"
     )
     op.create_table(
         "session_metrics",

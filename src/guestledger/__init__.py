@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from guestledger.adapters.simulator.server import Simulator
     from guestledger.adapters.wiring import connect, simulated
     from guestledger.engine.domain.causes import Cause
-    from guestledger.engine.domain.consent import Consent, Guest
+    from guestledger.engine.domain.consent import Consent, Evidence, Guest
+    from guestledger.engine.domain.consent_terms import ConsentFlag, ConsentPurpose, ConsentTerms, Party, PrivacyNotice
     from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
         CredentialsRefused,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.outcomes import Adoption, FailureKind, Resolution, Verdict
     from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
-    from guestledger.engine.domain.session import Session, Status
+    from guestledger.engine.domain.session import Session, Status, WebhookNotice
     from guestledger.engine.ledger import Ledger
     from guestledger.engine.limits.admission import DenialReason, Denied
     from guestledger.engine.limits.feedback import ThrottleScope
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+    from guestledger.engine.operations.consent_record import ConsentEvent, ConsentRecord, ConsentState, PurposeRecord
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.erase import ErasureCertificate, Erasures
     from guestledger.engine.operations.events import Events
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
     from guestledger.engine.operations.retention import HoldReport, Retention
+    from guestledger.engine.operations.withdraw import Withdrawal
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
@@ -99,6 +102,12 @@ __all__ = [
     "Cause",
     "ComplianceStatus",
     "Consent",
+    "ConsentEvent",
+    "ConsentFlag",
+    "ConsentPurpose",
+    "ConsentRecord",
+    "ConsentState",
+    "ConsentTerms",
     "ConsumerOptions",
     "ConsumerRow",
     "CredentialsRefused",
@@ -119,6 +128,7 @@ __all__ = [
     "EventFilter",
     "EventTooLarge",
     "Events",
+    "Evidence",
     "Explanation",
     "ExportedEvent",
     "ExportedSession",
@@ -154,12 +164,15 @@ __all__ = [
     "PartitionDetached",
     "PartitionRefused",
     "Partitions",
+    "Party",
     "PersonExport",
     "Policy",
+    "PrivacyNotice",
     "Profile",
     "ProjectionStatus",
     "ProjectionStopped",
     "Projections",
+    "PurposeRecord",
     "RebuildInterrupted",
     "RecordedEvent",
     "RedeliveryRefusal",
@@ -194,7 +207,9 @@ __all__ = [
     "Verification",
     "Wait",
     "WaitBasis",
+    "WebhookNotice",
     "Webhooks",
+    "Withdrawal",
     "__version__",
     "connect",
     "contract_form",
@@ -214,14 +229,15 @@ _NAMES = {
     "adapters.simulator.server": "Simulator",
     "adapters.wiring": "connect simulated",
     "engine.domain.causes": "Cause",
-    "engine.domain.consent": "Consent Guest",
+    "engine.domain.consent": "Consent Evidence Guest",
+    "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
     "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownProjection",
     "engine.domain.events": "Event",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
     "engine.domain.policy": "DeliveryPolicy Policy",
     "engine.domain.request": "GuestConsent GuestRequest parse_request",
-    "engine.domain.session": "Session Status",
+    "engine.domain.session": "Session Status WebhookNotice",
     "engine.ledger": "Ledger",
     "engine.limits.admission": "DenialReason Denied",
     "engine.limits.feedback": "ThrottleScope",
@@ -230,6 +246,7 @@ _NAMES = {
     "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
     "engine.limits.state": "LimiterState",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
+    "engine.operations.consent_record": "ConsentEvent ConsentRecord ConsentState PurposeRecord",
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.erase": "ErasureCertificate Erasures",
     "engine.operations.events": "Events",
@@ -242,6 +259,7 @@ _NAMES = {
     "engine.operations.redeliver": "DeadLetter Webhooks",
     "engine.operations.replay": "Frame",
     "engine.operations.retention": "HoldReport Retention",
+    "engine.operations.withdraw": "Withdrawal",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",

@@ -134,7 +134,7 @@ def history(*, delivered: bool, expires_at: datetime) -> Append:
         RecordAttempt(attempt=1, outcome=created(str(state.id), expires_at), now=now, jitter=0),
     ]
     if delivered:
-        commands.append(RecordDelivery(outcome=TAKEN, now=now, jitter=0))
+        commands.append(RecordDelivery(notice=state.notice, outcome=TAKEN, now=now, jitter=0))
     events: list[Event] = []
     for command in commands:
         for event in decide(state, command, policy):

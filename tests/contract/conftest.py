@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from guestledger.adapters.cxone import CXoneClient, Profile
 from guestledger.adapters.simulator import Simulator
-from guestledger.engine.domain.consent import Consent, Guest
+from guestledger.engine.domain.consent import Consent, Evidence, Guest
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback
@@ -43,6 +43,7 @@ def pending_session(**changes) -> Session:
         marketing=False,
         timestamp=datetime(2024, 5, 20, 14, 22, 0, 987_654, tzinfo=UTC),
         notice=None,
+        evidence=Evidence(record_version=1),
     )
     session = Session(
         id=UUID("018f9661-6b8e-7c3a-9d4e-8f1a2b3c4d5e"),

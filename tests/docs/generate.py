@@ -162,7 +162,7 @@ def _values(kind: Any) -> str:
         return ", ".join(f"`{value}`" for value in kind)
     if get_origin(kind) is tuple:
         return "several " + {"int": "whole numbers", "str": "texts"}[get_args(kind)[0].__name__]
-    words = {str: "text", bool: "`1` or `0`", int: "whole number", float: "number", Path: "directory"}
+    words = {str: "text", bool: "`1` or `0`", int: "whole number", float: "number", Path: "path"}
     return words.get(kind) or f"`{kind.__name__}`"
 
 

@@ -15,6 +15,7 @@ from guestledger import (
     AuditEntry,
     ComplianceStatus,
     DeliveryPolicy,
+    GuestConsent,
     GuestRequest,
     Profile,
     connect,
@@ -76,6 +77,17 @@ async def test_creation_and_webhook_are_sent_as_shown(running: Scenario) -> None
     assert notice.headers["content-type"] == "application/json"
 
 
+async def test_notice_of_a_withdrawal_is_sent_as_shown(running: Scenario) -> None:
+    session = running.active
+    assert session is not None
+    async with connect(running.settings, scheduler=False) as ledger:
+        await ledger.withdraw(session.id, requested_by="guest")
+        await ledger.scheduler.run_once()
+    notice = running.simulator.webhooks[-1]
+    values = _values_of(notice.body) | {"sessionId": str(session.session_id), "channelId": session.channel_id}
+    assert notice.body.decode() == shown("webhook-withdrawn.json", **values)
+
+
 def _values_of(body: bytes) -> dict[str, str]:
     names = ("visitorFingerprint", "fingerprint", "consentTimestamp", "timestamp")
     values = {name: found[1] for name in names if (found := re.search(rf'"{name}":"([^"]*)"', body.decode()))}
@@ -128,7 +140,7 @@ def test_table_of_the_request_names_every_field() -> None:
     table = TEXT.partition("| field | required")[2].partition("\n\n")[0]
     named = set(re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\| .+? \|", table, re.MULTILINE))))
     known = {field.encode_name for field in fields(GuestRequest)} - {"consent"}
-    assert named == known | {"consent.dataProcessing", "consent.gdprCompliant", "consent.marketing", "consent.notice"}
+    assert named == known | {f"consent.{field.encode_name}" for field in fields(GuestConsent)}
 
 
 def test_audit_entry_has_the_fields_that_are_shown() -> None:

@@ -17,7 +17,7 @@ from tests.docs.blocks import GENERATED, PAGES, ROOT, all_blocks, blocks_of
 from tests.docs.scenario import scenario
 
 RUN = ("python", "sh", "console", "sql")
-CHECKED = ("json", "dockerfile", "mermaid", "text")
+CHECKED = ("json", "toml", "dockerfile", "mermaid", "text")
 # Blocks with a file name that no page runs by itself. Each has its own test.
 TESTED_APART = {
     "fastapi_app.py": "test_frameworks.py",
@@ -87,6 +87,11 @@ def test_json_is_json(block: Any) -> None:
             json.loads(line)
     else:
         json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", all_blocks("toml"), ids=str)
+def test_toml_is_toml(block: Any) -> None:
+    tomllib.loads(block.text)
 
 
 @pytest.mark.parametrize("block", all_blocks("dockerfile"), ids=str)

@@ -27,6 +27,7 @@ READING = (
     ("consumers",),
     ("projections", "list"),
     ("replay", "sess_00000000"),
+    ("consent", "sess_00000000"),
 )
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import FailureKind
+from guestledger.engine.domain.session import WebhookNotice
 from tests import logs, postgres
 from tests.e2e import raw_log
 from tests.e2e.command import environment, run
@@ -58,7 +59,13 @@ async def awkward(runtime_server: str, migrated_template: str) -> AsyncIterator[
         retry_at=None,
     )
     given_up = e.WebhookAbandoned(
-        at=AT, channel_id=CHANNEL, attempts=1, cause=Cause.RECEIVER_GONE, status=410, detail=MESSAGE
+        notice=WebhookNotice.SESSION_STARTED,
+        at=AT,
+        channel_id=CHANNEL,
+        attempts=1,
+        cause=Cause.RECEIVER_GONE,
+        status=410,
+        detail=MESSAGE,
     )
     async with postgres.new_database(runtime_server, migrated_template) as url:
         failing = await logs.write_events(url, (consented, validated, attempted, failed), after=-1)

@@ -11,6 +11,9 @@ from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.consent import Evidence
+from guestledger.engine.domain.consent_terms import PrivacyNotice
+from guestledger.engine.domain.session import WebhookNotice
 from tests import logs, postgres
 from tests.e2e import raw_log
 from tests.e2e.command import Result, environment, run
@@ -35,6 +38,8 @@ COMMANDS = (
     "consumers --json",
     "events --json",
     "why {id}",
+    "consent {id}",
+    "consent {id} --json",
     "why {id} --json",
     "replay {id}",
     "replay {id} --json",
@@ -56,8 +61,16 @@ class Hostile(NamedTuple):
 async def hostile(runtime_server: str, migrated_template: str) -> AsyncIterator[Hostile]:
     consented, validated, attempted, created, _ = (replace(event, channel_id=HOSTILE) for event in logs.lifecycle(0))
     created = replace(created, session_id=HOSTILE)
+    evidence = Evidence(record_version=1, notice=PrivacyNotice(id=HOSTILE))
+    consented = replace(consented, consent=replace(consented.consent, notice=HOSTILE, evidence=evidence))
     given_up = e.WebhookAbandoned(
-        at=AT, channel_id=HOSTILE, attempts=1, cause=Cause.RECEIVER_GONE, status=410, detail=HOSTILE
+        notice=WebhookNotice.SESSION_STARTED,
+        at=AT,
+        channel_id=HOSTILE,
+        attempts=1,
+        cause=Cause.RECEIVER_GONE,
+        status=410,
+        detail=HOSTILE,
     )
     async with postgres.new_database(runtime_server, migrated_template) as url:
         id_ = await logs.write_events(url, (consented, validated, attempted, created, given_up), after=-1)

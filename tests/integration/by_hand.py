@@ -29,6 +29,9 @@ METRICS = """
                                OR event_type IN ('ChannelLookupFailed', 'CreationFailed')
                               AND data ->> 'retry_at' IS NULL) AS rejected,
            count(*) FILTER (WHERE event_type = 'SessionAbandoned') AS abandoned,
+           count(*) FILTER (WHERE event_type = 'ConsentWithdrawn') AS withdrawn,
+           count(*) FILTER (WHERE event_type = 'ConsentWithdrawn'
+                              AND data ->> 'ended' IN ('pending', 'throttled', 'in_doubt', 'parked')) AS withdrawn_pending,
            count(*) FILTER (WHERE event_type = 'TokenExpired') AS expired,
            count(*) FILTER (WHERE event_type = 'CreationAttempted') AS attempts,
            count(*) FILTER (WHERE event_type = 'CreationThrottled') AS throttled,
@@ -66,9 +69,11 @@ def _entry(rows: list[asyncpg.Record]) -> dict[str, Any]:
     assert len(ends) <= 1
     status = ("pending" if accepted else "refused") if not ends else ENDED_BY[ends[0]["event_type"]]
     made = json.loads(ends[0]["data"]) if status == "verified" else {}
+    withdrawn = [row for row in rows if row["event_type"] == "ConsentWithdrawn"]
+    status = "withdrawn" if withdrawn else status
     return {
         "auditType": "guest_session_initialization",
-        "timestamp": rfc3339((ends or rows[:1])[0]["recorded_at"]),
+        "timestamp": rfc3339((withdrawn or ends or rows[:1])[0]["recorded_at"]),
         "sessionId": made.get("session_id"),
         "channelId": opened["channel_id"],
         "visitorFingerprint": None,
@@ -116,7 +121,8 @@ async def metrics(log: asyncpg.Connection, *channels: str) -> dict[str, Any]:
     """The metrics over these channels, by SQL over the log."""
     (counted,) = await log.fetch(METRICS, channels)
     (latency,) = await log.fetch(LATENCIES, channels)
-    tracked = counted["created"] + counted["rejected"] + counted["abandoned"] + counted["refused"]
+    ended = counted["rejected"] + counted["abandoned"] + counted["withdrawn_pending"]
+    tracked = counted["created"] + ended + counted["refused"]
     assert set(counted.keys()) == set(COUNTS)
     rows = [row for row in (await sessions(log)).values() if row["channel_id"] in channels]
     return {

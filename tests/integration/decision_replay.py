@@ -29,6 +29,7 @@ from guestledger.engine.domain.commands import (
     RequestRedelivery,
     Resolve,
     SettleAttempt,
+    WithdrawConsent,
 )
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.evolve import evolve_all
@@ -54,6 +55,8 @@ from guestledger.engine.log.personal_fields import personal_values, with_values
 from guestledger.engine.log.recorded import RecordedEvent
 
 CREATION = {StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION}
+INSERTED = {Cause.OVERTAKEN, Cause.CONSENT_WITHDRAWN}
+"""Why the current attempt is in doubt although nobody lost its answer: the event after it is the decision."""
 STEPS_OF: Mapping[type, set[StepName]] = {
     RecordLookup: {StepName.VALIDATE_CHANNEL},
     BeginAttempt: {StepName.CREATE_SESSION},
@@ -91,7 +94,7 @@ def reproduce(session_id: UUID, events: Sequence[e.Event], policy: Policy, *, du
 def _telling(events: Sequence[e.Event]) -> e.Event:
     """The event that shows what was decided: the first one, unless others come before it in the same decision."""
     cause = getattr(events[0], "cause", None)
-    if isinstance(events[0], e.CreationFailed) and cause is Cause.OVERTAKEN:
+    if isinstance(events[0], e.CreationFailed) and cause in INSERTED:
         return events[1]
     if cause is Cause.GUEST_ERASED:
         return next(event for event in events if isinstance(event, e.GuestErased))
@@ -123,6 +126,10 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
             return state.session_id is not None
         case PlaceHold() | ReleaseHold():
             return state.held is isinstance(command, ReleaseHold)
+        case WithdrawConsent():
+            return state.consent is not None
+        case RecordDelivery() if command.notice is not state.notice:
+            return state.status is Status.WITHDRAWN  # the call began before the withdrawal
         case NoteClockSetBack():
             return True
         case RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
@@ -134,7 +141,7 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
 
 def _command_of(event: e.Event, state: Session, policy: Policy) -> Command:
     """The command that led to `event`."""
-    for command_of in (_opening, _creation, _doubt, _webhook, _keeping):
+    for command_of in (_opening, _creation, _doubt, _webhook, _keeping, _withdrawal):
         command = command_of(event, state, policy)
         if command is not None:
             return command
@@ -242,7 +249,7 @@ def _webhook(event: e.Event, state: Session, policy: Policy) -> Command | None:
     match event:
         case e.WebhookSynced():
             accepted = Delivery(accepted=True, status=event.status, latency_ms=event.latency_ms)
-            return RecordDelivery(outcome=accepted, now=now, jitter=0.0)
+            return RecordDelivery(notice=event.notice, outcome=accepted, now=now, jitter=0.0)
         case e.WebhookFailed(wait=wait):
             asked = _retry_after(wait)
             if wait.basis is WaitBasis.SCHEDULE and wait.given is not None:  # shorter than the schedule
@@ -256,9 +263,10 @@ def _webhook(event: e.Event, state: Session, policy: Policy) -> Command | None:
                 retry_after=asked,
             )
             max_extra_ms = wait.basis_ms * policy.webhook.jitter_percent / 100
-            return RecordDelivery(outcome=failed, now=now, jitter=_share(wait.extra_ms, max_extra_ms))
+            jitter = _share(wait.extra_ms, max_extra_ms)
+            return RecordDelivery(notice=event.notice, outcome=failed, now=now, jitter=jitter)
         case e.WebhookAbandoned():
-            return RecordDelivery(outcome=_abandoned(event), now=now, jitter=0.0)
+            return RecordDelivery(notice=event.notice, outcome=_abandoned(event), now=now, jitter=0.0)
         case e.GuestErased():
             return EraseGuest(erased_by=event.erased_by, reason=event.reason, erasure=event.erasure, now=now)
         case e.WebhookRedeliveryRequested():
@@ -278,6 +286,19 @@ def _keeping(event: e.Event, state: Session, _policy: Policy) -> Command | None:
             return PlaceHold(placed_by=by, reason=reason, now=now)
         case e.LegalHoldReleased(released_by=by, reason=reason):
             return ReleaseHold(released_by=by, reason=reason, now=now)
+        case _:
+            return None
+
+
+def _withdrawal(event: e.Event, state: Session, policy: Policy) -> Command | None:
+    match event:
+        case e.ConsentWithdrawn() | e.MarketingWithdrawn():
+            return WithdrawConsent(
+                marketing_only=isinstance(event, e.MarketingWithdrawn),
+                requested_by=event.requested_by,
+                reason=event.reason,
+                now=event.at,
+            )
         case _:
             return None
 
@@ -320,10 +341,12 @@ def _created(
 def _request(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:
     guest = event.guest
     if isinstance(event, e.ConsentRecorded):
+        evidence = event.consent.evidence
         consent = GuestConsent(
             data_processing=True, gdpr_compliant=True, marketing=event.consent.marketing, notice=event.consent.notice
         )
     else:
+        evidence = event.evidence
         given = {name: json.loads(text) for name, text in event.given.items()}
         consent = GuestConsent(
             data_processing=given.get("dataProcessing", True),
@@ -331,6 +354,12 @@ def _request(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:
             marketing=event.marketing,
             notice=event.notice,
         )
+    consent = replace(
+        consent,
+        notice_language=evidence.notice.language if evidence.notice else None,
+        notice_sha256=evidence.notice.sha256 if evidence.notice else None,
+        collection_method=evidence.collection_method,
+    )
     return GuestRequest(
         channel_id=event.channel_id,
         ip_address=guest.ip_address,

@@ -19,7 +19,7 @@ from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.domain.outcomes import Failed, feedback_of_delivery
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
-from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.domain.session import Session, Status, WebhookNotice
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log.appends import Append, Appended, Lease
@@ -372,7 +372,9 @@ async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
         assert isinstance(settled[-1].event, e.WebhookSynced)
         late = SessionWork.of(before, actor="late", lease=Lease(owner=session.id, ms=1), claim=None)
         outcome = delivered(status, None if status is None else 600_000)
-        command = RecordDelivery(outcome=outcome, now=before[-1].recorded_at, jitter=0)
+        command = RecordDelivery(
+            notice=WebhookNotice.SESSION_STARTED, outcome=outcome, now=before[-1].recorded_at, jitter=0
+        )
         feedback = feedback_of_delivery("hooks", outcome, before[-1].recorded_at, 600_000)
         result = StepResult(commands=(command,), feedback=feedback)
 

@@ -4,6 +4,8 @@ from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import Command, DeferCreation, RecordAttempt, RecordDelivery, RecordLookup
@@ -13,7 +15,7 @@ from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created, FailureKind
 from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.domain.policy import Policy, deadline_of
-from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.domain.session import Session, Status, WebhookNotice
 from guestledger.engine.limits.retry import InDoubt, Wait
 from tests.transitions import is_legal
 
@@ -40,7 +42,8 @@ class Life:
             case RecordLookup() | DeferCreation():
                 pass  # the same failure or denial may come again
             case RecordDelivery():
-                assert not (command.outcome.gone and self.state.webhook_owed), "nothing is sent to a gone receiver"
+                gone = command.outcome.gone and command.notice is self.state.notice
+                assert not (gone and self.state.webhook_owed), "nothing is sent to a gone receiver"
             case _:
                 assert decide(self.state, command, self.policy) == [], "a repeated command changes nothing"
         if isinstance(command, RecordAttempt):
@@ -57,6 +60,7 @@ class Life:
         self._check_webhook(before, event)
         self._check_erasure(before, event, after)
         self._check_kept(before, event)
+        self._check_withdrawal(before, event, after)
         if isinstance(event, e.TokenExpired):
             assert event.at >= event.expires_at
         self.state = after
@@ -120,10 +124,14 @@ class Life:
 
     def _check_webhook(self, before: Session, event: e.Event) -> None:
         match event:
+            case e.WebhookSynced() if event.notice is not before.notice:
+                assert before.status is Status.WITHDRAWN
             case e.WebhookSynced() | e.WebhookAbandoned():
                 assert before.webhook_owed
+                assert event.notice is before.notice
             case e.WebhookFailed():
                 assert before.webhook_owed
+                assert event.notice is before.notice
                 _check_wait(event.wait)
                 assert event.wait.ms >= self.policy.webhook.waits_ms[before.webhook_failures]
                 assert event.retry_at == event.at + timedelta(milliseconds=event.wait.ms)
@@ -148,6 +156,25 @@ class Life:
             case e.WebhookSynced() | e.WebhookFailed() | e.WebhookRedeliveryRequested():
                 assert Purpose.CONTACT not in erased, "no notice is made without contact data"
 
+    def _check_withdrawal(self, before: Session, event: e.Event, after: Session) -> None:
+        if before.status is Status.WITHDRAWN:
+            late = (e.DuplicateCreated, e.DoubtLifted, e.ClockSetBack)
+            notices = (e.WebhookSynced, e.WebhookFailed, e.WebhookAbandoned, e.WebhookRedeliveryRequested)
+            kept = (e.GuestErased, e.ContactErased, e.LegalHoldPlaced, e.LegalHoldReleased)
+            assert isinstance(event, (*late, *notices, *kept)), "nothing else happens after a withdrawal"
+        match event:
+            case e.ConsentWithdrawn():
+                assert event.ended is before.status
+                assert before.status is not Status.ATTEMPTING, "its attempt is in doubt first"
+                known = any(isinstance(each, e.SessionCreated | e.SessionAdopted) for each in self.history)
+                assert known or not event.webhook_owed, "a receiver that was sent nothing gets no notice"
+                assert known or not after.webhook_owed
+                assert after.guest_token is None
+            case e.MarketingWithdrawn():
+                assert before.consent is not None
+                assert before.consent.marketing
+                assert replace(after, consent=before.consent, version=before.version) == before
+
     def _check_answer(self, before: Session, command: RecordAttempt, decided: list[e.Event]) -> None:
         own, late = decided, before.status is Status.ATTEMPTING and command.attempt != before.attempts
         if late and isinstance(command.outcome, Created) and decided:
@@ -171,7 +198,11 @@ class Life:
         seen = Counter(type(event) for event in self.history)
         made = seen[e.SessionCreated] + seen[e.SessionAdopted]
         assert made <= 1
-        assert (state.status in {Status.ACTIVE, Status.EXPIRED}) == bool(made)
+        if state.status is Status.WITHDRAWN:
+            assert seen[e.ConsentWithdrawn] == 1
+            assert state.session_id is None or made
+        else:
+            assert (state.status in {Status.ACTIVE, Status.EXPIRED}) == bool(made)
         assert state.throttles == seen[e.CreationThrottled]
         retried = [number for number, event in enumerate(self.history) if isinstance(event, e.RetryDecided)]
         lately = self.history[retried[-1] if retried else 0 :]
@@ -215,13 +246,16 @@ def _stopped_by_erasure(event: e.Event) -> bool:
 
 
 def _owes_webhook(history: list[e.Event]) -> bool:
+    withdrawn = any(isinstance(event, e.ConsentWithdrawn) for event in history)
     for event in reversed(history):
         match event:
+            case e.WebhookSynced(notice=WebhookNotice.SESSION_STARTED) if withdrawn:
+                pass  # its call began before the withdrawal
             case e.WebhookSynced() | e.WebhookAbandoned():
                 return False
             case e.WebhookRedeliveryRequested():
                 return True
-            case e.SessionCreated() | e.SessionAdopted():
+            case e.SessionCreated() | e.SessionAdopted() | e.ConsentWithdrawn():
                 return event.webhook_owed
     return False
 

@@ -25,10 +25,11 @@ from guestledger.engine.domain.commands import (
     RequestRedelivery,
     Resolve,
     SettleAttempt,
+    WithdrawConsent,
 )
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.outcomes import Created, CreationOutcome, Delivery, LookupOutcome
-from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.domain.session import Session, Status, WebhookNotice
 from tests.property.strategies import (
     CONSENTING,
     START,
@@ -74,7 +75,8 @@ def command_of(
         case StepName.ENFORCE_DEADLINE:
             return EnforceDeadline(now=now)
         case StepName.DELIVER_WEBHOOK:
-            return RecordDelivery(outcome=delivery or Delivery(accepted=True, latency_ms=0), now=now, jitter=jitter)
+            outcome = delivery or Delivery(accepted=True, latency_ms=0)
+            return RecordDelivery(notice=state.notice, outcome=outcome, now=now, jitter=jitter)
         case StepName.EXPIRE_TOKEN:
             return ExpireToken(now=now)
         case StepName.PURGE_TOKEN:
@@ -99,7 +101,7 @@ def in_turn(lookup: LookupOutcome, creation: CreationOutcome, delivery: Delivery
             case Status.ACTIVE if not state.webhook_owed:
                 return ExpireToken(now=now + timedelta(seconds=7_200))
             case _:
-                return RecordDelivery(outcome=delivery, now=now, jitter=jitter)
+                return RecordDelivery(notice=state.notice, outcome=delivery, now=now, jitter=jitter)
 
     return command
 
@@ -129,17 +131,20 @@ expiries: SearchStrategy[Move] = st.builds(ExpireToken, now=late_times).map(fixe
 decisions: SearchStrategy[Move] = st.builds(
     Resolve, resolution=resolutions, decided_by=st.just("ops"), reason=st.just(""), now=times
 ).map(fixed)
+withdrawals: SearchStrategy[Move] = st.builds(
+    WithdrawConsent, marketing_only=st.booleans(), requested_by=st.just("guest"), reason=st.none(), now=times
+).map(fixed)
 others: SearchStrategy[Move] = st.one_of(
     st.builds(EraseGuest, erased_by=st.just("ops"), reason=st.just(""), erasure=st.just(ERASURE), now=times),
     st.builds(RecordLookup, outcome=lookup_outcomes, now=times, jitter=jitters),
     st.builds(DeferCreation, limiter=st.just(LIMITER), denied=denials, now=times, jitter=jitters),
     st.builds(EnforceDeadline, now=times | late_times),
-    st.builds(RecordDelivery, outcome=deliveries, now=times, jitter=jitters),
+    st.builds(RecordDelivery, notice=st.sampled_from(WebhookNotice), outcome=deliveries, now=times, jitter=jitters),
     st.builds(RequestRedelivery, requested_by=st.just("ops"), reason=st.just(""), now=times),
 ).map(fixed)
 
 moves: SearchStrategy[Move] = st.one_of(
-    *[moves_in_turn] * 4, settlements, late_answers, decisions, st.one_of(expiries, others)
+    *[moves_in_turn] * 4, settlements, late_answers, decisions, st.one_of(expiries, others, withdrawals)
 )
 
 _FLAWLESS = in_turn(

@@ -88,7 +88,14 @@ events = st.one_of(list(EVENTS_BY_NAME.values()))
 
 flags = st.just(True) | st.just(True) | json_values
 guest_consents = st.builds(
-    GuestConsent, data_processing=flags, gdpr_compliant=flags, marketing=st.booleans(), notice=st.none() | short_texts
+    GuestConsent,
+    data_processing=flags,
+    gdpr_compliant=flags,
+    marketing=st.booleans(),
+    notice=st.none() | short_texts,
+    notice_language=st.none() | st.sampled_from(["en", "pt-BR", "zh-Hant-TW"]),
+    notice_sha256=st.none() | st.binary(min_size=32, max_size=32).map(bytes.hex),
+    collection_method=st.none() | short_texts,
 )
 requests = st.builds(
     GuestRequest,

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from msgspec.structs import replace
 
 from guestledger.engine.domain.commands import (
     BeginAttempt,
@@ -23,11 +24,12 @@ from guestledger.engine.domain.commands import (
     RequestRedelivery,
     Resolve,
     SettleAttempt,
+    WithdrawConsent,
 )
 from guestledger.engine.domain.outcomes import CreationOutcome, Delivery, LookupOutcome, Resolution
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import GuestRequest
-from guestledger.engine.domain.session import Status
+from guestledger.engine.domain.session import Status, WebhookNotice
 from guestledger.engine.limits.admission import Denied
 from tests.property.invariants import Life
 from tests.property.moves import DIGEST, ERASURE, LIMITER
@@ -47,6 +49,8 @@ from tests.property.strategies import (
     resolutions,
 )
 
+WITH_MARKETING = replace(CONSENTING, consent=replace(CONSENTING.consent, marketing=True))
+
 
 class AnyCommand(RuleBasedStateMachine):
     """Draws commands without regard to what the session needs."""
@@ -57,11 +61,11 @@ class AnyCommand(RuleBasedStateMachine):
         super().__init__()
         self.now = START
 
-    @initialize(policy=policies | patient_policies, number=st.integers(0, 7))
-    def start_somewhere(self, policy: Policy, number: int) -> None:
+    @initialize(policy=policies | patient_policies, number=st.integers(0, 7), outcome=creations | st.none())
+    def start_somewhere(self, policy: Policy, number: int, outcome: CreationOutcome | None) -> None:
         self.life = Life(policy)
         first: list[Command] = [
-            OpenSession(request=CONSENTING, now=self.now),
+            OpenSession(request=WITH_MARKETING, now=self.now),
             RecordLookup(outcome=USABLE, now=self.now, jitter=0.5),
         ]
         for attempt in range(1, 4):
@@ -69,6 +73,8 @@ class AnyCommand(RuleBasedStateMachine):
             first.append(SettleAttempt(attempt=attempt, now=self.now, jitter=0.5))
         for command in first[:number]:
             self.life.take(command)
+        if outcome is not None:
+            self.answer(outcome, 0.5)
 
     @rule(ms=st.integers(0, 10_000) | st.just(8_000_000))
     def time_passes(self, ms: int) -> None:
@@ -111,7 +117,36 @@ class AnyCommand(RuleBasedStateMachine):
 
     @rule(outcome=deliveries, jitter=jitters)
     def deliver(self, outcome: Delivery, jitter: float) -> None:
-        self.life.take(RecordDelivery(outcome=outcome, now=self.now, jitter=jitter))
+        notice = self.life.state.notice
+        self.life.take(RecordDelivery(notice=notice, outcome=outcome, now=self.now, jitter=jitter))
+
+    @rule(outcome=deliveries, jitter=jitters)
+    def deliver_the_start_late(self, outcome: Delivery, jitter: float) -> None:
+        notice, owed = WebhookNotice.SESSION_STARTED, self.life.state.webhook_owed
+        superseded = self.life.state.notice is not notice
+        events = self.life.take(RecordDelivery(notice=notice, outcome=outcome, now=self.now, jitter=jitter))
+        known = self.life.state.session_id is not None
+        assert not superseded or bool(events) == (outcome.accepted and known)
+        assert not superseded or self.life.state.webhook_owed == owed, (
+            "the receiver still has to know of the withdrawal"
+        )
+
+    @rule()
+    def withdraw(self) -> None:
+        self.withdraw_either(marketing_only=False)
+
+    @rule()
+    def withdraw_marketing(self) -> None:
+        self.withdraw_either(marketing_only=True)
+
+    def withdraw_either(self, *, marketing_only: bool) -> None:
+        before = self.life.state
+        wanted = before.consent is not None and (before.consent.marketing or not marketing_only)
+        command = WithdrawConsent(marketing_only=marketing_only, requested_by="guest", reason=None, now=self.now)
+        events = self.life.take(command)
+        assert bool(events) == (wanted and before.status is not Status.WITHDRAWN), (
+            "consent can be withdrawn at any time"
+        )
 
     @rule()
     def redeliver(self) -> None:

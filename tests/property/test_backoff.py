@@ -95,7 +95,7 @@ def test_a_webhook_waits_for_schedule_or_retry_after_plus_jitter(
     state = fold(SESSION, ACTIVE)
     for _ in range(failures):
         state = evolve(state, webhook_failed())
-    command = RecordDelivery(outcome=outcome, now=START, jitter=jitter)
+    command = RecordDelivery(notice=state.notice, outcome=outcome, now=START, jitter=jitter)
     [event] = decide(state, command, Policy(webhook=policy))
     asked_ms = outcome.retry_after.ms if outcome.retry_after else 0
     if isinstance(event, WebhookFailed):

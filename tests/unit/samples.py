@@ -23,8 +23,10 @@ from guestledger.engine.domain.commands import (
     RequestRedelivery,
     Resolve,
     SettleAttempt,
+    WithdrawConsent,
 )
-from guestledger.engine.domain.consent import Consent, Guest
+from guestledger.engine.domain.consent import Consent, Evidence, Guest
+from guestledger.engine.domain.consent_terms import ConsentFlag, ConsentPurpose, ConsentTerms, Party, PrivacyNotice
 from guestledger.engine.domain.outcomes import (
     Adoption,
     Channel,
@@ -38,6 +40,7 @@ from guestledger.engine.domain.outcomes import (
     Throttled,
 )
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
+from guestledger.engine.domain.session import Status, WebhookNotice
 from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.feedback import Observation
 from guestledger.engine.limits.retry import RetryAfter, Wait, WaitBasis
@@ -180,8 +183,13 @@ def deferred(denied: Denied, now: datetime = START, jitter: float = 0.5) -> Defe
     return DeferCreation(limiter=LIMITER, denied=denied, now=now, jitter=jitter)
 
 
-def deliver(outcome: Delivery, now: datetime = START, jitter: float = 0.5) -> RecordDelivery:
-    return RecordDelivery(outcome=outcome, now=now, jitter=jitter)
+def deliver(
+    outcome: Delivery,
+    now: datetime = START,
+    jitter: float = 0.5,
+    notice: WebhookNotice = WebhookNotice.SESSION_STARTED,
+) -> RecordDelivery:
+    return RecordDelivery(notice=notice, outcome=outcome, now=now, jitter=jitter)
 
 
 def redeliver(now: datetime = START) -> RequestRedelivery:
@@ -198,6 +206,10 @@ def resolve(resolution: Resolution, now: datetime = START) -> Resolve:
 
 def erase(now: datetime = START) -> EraseGuest:
     return EraseGuest(erased_by="ops", reason="asked by mail", erasure=ERASURE, now=now)
+
+
+def withdraw(now: datetime = START, *, marketing_only: bool = False) -> WithdrawConsent:
+    return WithdrawConsent(marketing_only=marketing_only, requested_by="guest", reason="by e-mail", now=now)
 
 
 def expire(now: datetime) -> ExpireToken:
@@ -239,10 +251,69 @@ def _event(kind: type[E], plain: dict[str, Any], given: dict[str, Any]) -> E:
     return kind(**{"at": START, "channel_id": CHANNEL, **plain, **given})
 
 
+TERMS = ConsentTerms(
+    version="2024-05",
+    controllers=(
+        Party(
+            id="example",
+            name="Example Ltd",
+            address="1 Example Street, Dublin, Ireland",
+            contact="privacy@example.com",
+            type="controller",
+        ),
+    ),
+    recipients=(
+        Party(
+            id="chat",
+            name="Chat Provider Inc",
+            address="2 Example Street, Dublin, Ireland",
+            contact="dpo@chat.example",
+            type="processor",
+        ),
+    ),
+    purposes=(
+        ConsentPurpose(
+            flag=ConsentFlag.DATA_PROCESSING,
+            purpose="To answer you in the chat",
+            lawful_basis="consent (GDPR article 6(1)(a))",
+            pii=("IP address", "browser"),
+            retention_period="30 days after the chat",
+            recipients=("chat",),
+        ),
+        ConsentPurpose(
+            flag=ConsentFlag.MARKETING,
+            purpose="To send you offers",
+            lawful_basis="consent (GDPR article 6(1)(a))",
+            pii=("IP address",),
+            retention_period="until withdrawn",
+            recipients=(),
+        ),
+    ),
+    consent_type="explicit: a box that the guest ticks",
+    collection_method="web form",
+    validity_duration="until withdrawn",
+    jurisdiction="IE",
+    storage_locations=("IE",),
+    withdrawal_method="https://example.com/withdraw",
+)
+NOTICE = PrivacyNotice(id="privacy-2024-05", language="en", sha256="cd" * 32, url="https://example.com/privacy")
+EVIDENCE = Evidence(record_version=1, notice=NOTICE, terms=TERMS)
+
+
+def recorded_consent(**given: Any) -> Consent:
+    plain = {
+        "data_processing": True,
+        "gdpr_compliant": True,
+        "marketing": False,
+        "timestamp": START,
+        "notice": "privacy-2024-05",
+        "evidence": EVIDENCE,
+    }
+    return Consent(**{**plain, **given})
+
+
 def was_recorded(**given: Any) -> e.ConsentRecorded:
-    recorded = Consent(
-        data_processing=True, gdpr_compliant=True, marketing=False, timestamp=START, notice="privacy-2024-05"
-    )
+    recorded = recorded_consent()
     return _event(e.ConsentRecorded, {"guest": GUEST, "consent": recorded}, given)
 
 
@@ -255,6 +326,7 @@ def was_refused(**given: Any) -> e.ConsentRefused:
             "given": {"gdprCompliant": '"true"'},
             "marketing": True,
             "notice": "privacy-2024-05",
+            "evidence": EVIDENCE,
         },
         given,
     )
@@ -386,11 +458,13 @@ def token_found(attempt: int = 1, **given: Any) -> e.GuestTokenFound:
 
 
 def was_synced(**given: Any) -> e.WebhookSynced:
-    return _event(e.WebhookSynced, {"attempt": 1, "status": 204, "latency_ms": 30}, given)
+    plain = {"notice": WebhookNotice.SESSION_STARTED, "attempt": 1, "status": 204, "latency_ms": 30}
+    return _event(e.WebhookSynced, plain, given)
 
 
 def webhook_failed(**given: Any) -> e.WebhookFailed:
     plain = {
+        "notice": WebhookNotice.SESSION_STARTED,
         "attempt": 1,
         "cause": Cause.NOT_ACCEPTED,
         "status": 500,
@@ -403,13 +477,29 @@ def webhook_failed(**given: Any) -> e.WebhookFailed:
 
 
 def webhook_abandoned(**given: Any) -> e.WebhookAbandoned:
-    plain = {"attempts": 6, "cause": Cause.CONNECTION_REFUSED, "status": None, "detail": DETAIL}
+    plain = {
+        "notice": WebhookNotice.SESSION_STARTED,
+        "attempts": 6,
+        "cause": Cause.CONNECTION_REFUSED,
+        "status": None,
+        "detail": DETAIL,
+    }
     return _event(e.WebhookAbandoned, plain, given)
 
 
 def redelivery_requested(**given: Any) -> e.WebhookRedeliveryRequested:
     plain = {"requested_by": "ops", "reason": "the receiver is up again"}
     return _event(e.WebhookRedeliveryRequested, plain, given)
+
+
+def was_withdrawn(ended: Status = Status.ACTIVE, **given: Any) -> e.ConsentWithdrawn:
+    owed = ended in (Status.ACTIVE, Status.EXPIRED)
+    plain = {"requested_by": "guest", "reason": "by e-mail", "ended": ended, "webhook_owed": owed}
+    return _event(e.ConsentWithdrawn, plain, given)
+
+
+def marketing_withdrawn(**given: Any) -> e.MarketingWithdrawn:
+    return _event(e.MarketingWithdrawn, {"requested_by": "guest", "reason": None}, given)
 
 
 def has_expired(**given: Any) -> e.TokenExpired:
@@ -459,6 +549,7 @@ EXPIRED = (*ACTIVE, has_expired())
 REFUSED = (was_refused(),)
 REJECTED = (*OPEN, was_rejected())
 ABANDONED = (*IN_DOUBT, was_abandoned(attempts=1))
+WITHDRAWN = (*ACTIVE, was_synced(), was_withdrawn())
 
 ONE_OF_EACH: tuple[e.Event, ...] = (
     was_recorded(),
@@ -482,6 +573,8 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     webhook_failed(),
     webhook_abandoned(),
     redelivery_requested(),
+    was_withdrawn(),
+    marketing_withdrawn(),
     has_expired(),
     was_purged(),
     contact_erased(),

@@ -197,6 +197,7 @@ PLAIN = {
     "guestledger.engine.log.recorded.RecordedEvent.leaf_hash",
     "guestledger.engine.log.recorded.Batch.mark",  # a leaf hash too
     "guestledger.engine.domain.events.CreationAttempted.idempotency_key",  # our own id of the session
+    "guestledger.engine.domain.consent_terms.PrivacyNotice.sha256",  # of a text that everybody may read
 }
 
 

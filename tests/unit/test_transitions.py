@@ -5,10 +5,11 @@ from itertools import pairwise
 from guestledger.engine.domain.events import EVENT_TYPES
 from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.outcomes import FailureKind
-from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.domain.session import Session, Status, WebhookNotice
 from tests.transitions import LEGAL, STAYS, is_legal
 from tests.unit.samples import (
     ABANDONED,
+    ACTIVE,
     ATTEMPTING,
     EXPIRED,
     FAILED,
@@ -27,6 +28,7 @@ from tests.unit.samples import (
     doubt_lifted,
     has_failed,
     lookup_failed,
+    marketing_withdrawn,
     retry_decided,
     token_found,
     was_abandoned,
@@ -38,6 +40,7 @@ from tests.unit.samples import (
     was_parked,
     was_synced,
     was_throttled,
+    was_withdrawn,
 )
 
 HISTORIES = [
@@ -69,6 +72,14 @@ HISTORIES = [
     (*EXPIRED, clock_set_back()),
     (*ATTEMPTING, was_created(), was_synced()),
     (*ABANDONED, was_duplicated()),
+    (*OPEN, was_withdrawn(Status.PENDING)),
+    (*THROTTLED, was_withdrawn(Status.THROTTLED)),
+    (*IN_DOUBT, was_withdrawn(Status.IN_DOUBT), was_duplicated()),
+    (*PARKED, was_withdrawn(Status.PARKED)),
+    (*ACTIVE, marketing_withdrawn(), was_withdrawn()),
+    (*EXPIRED, was_withdrawn(Status.EXPIRED), was_synced(notice=WebhookNotice.CONSENT_WITHDRAWN)),
+    (*REJECTED, was_withdrawn(Status.REJECTED)),
+    (*ABANDONED, was_withdrawn(Status.ABANDONED)),
 ]
 
 
@@ -95,9 +106,15 @@ def test_only_transitions_in_the_table_are_legal() -> None:
     assert not is_legal(Status.REFUSED, Status.PENDING)
 
 
-def test_no_transition_leads_to_new_or_out_of_an_end() -> None:
-    ends = {Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED}
-    assert not {pair for pair in LEGAL if pair[0] in ends or pair[1] is Status.NEW}
+def test_only_a_withdrawal_leads_out_of_an_end() -> None:
+    ends = {Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED, Status.WITHDRAWN}
+    out = {pair for pair in LEGAL if pair[0] in ends}
+    assert {after for _, after in out} == {Status.WITHDRAWN}
+    assert {before for before, _ in out} == ends - {Status.REFUSED, Status.WITHDRAWN}
+
+
+def test_no_transition_leads_to_new() -> None:
+    assert not {pair for pair in LEGAL if pair[1] is Status.NEW}
     assert {after for _, after in LEGAL} == set(Status) - {Status.NEW}
 
 

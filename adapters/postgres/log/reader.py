@@ -77,6 +77,10 @@ class LogReader:
             streams.setdefault(one.stream_id, []).append(one)
         return streams
 
+    async def streams_of_subject(self, subject_id: str) -> list[UUID]:
+        """See `EventStore.streams_of_subject`."""
+        return await self._personal.streams_of(subject_id)
+
     async def read_all(
         self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
     ) -> AsyncIterator[list[RecordedEvent]]:

@@ -86,6 +86,7 @@ class PersonalData:
         self._facts = LedgerFacts(engine, schema)
         s = quoted(schema)
         self._read_subject = f"SELECT subject FROM {s}.personal_index WHERE stream_id = $1::uuid"
+        self._read_streams = f"SELECT stream_id FROM {s}.personal_index WHERE subject = $1::bytea ORDER BY stream_id"
         self._read_rows = f"""
             SELECT stream_id, version, purpose, key_id, sealed FROM {s}.personal WHERE stream_id = ANY($1::uuid[])"""
         self._subjects: Recent[UUID, bytes] = Recent()
@@ -159,6 +160,10 @@ class PersonalData:
     async def subject_of(self, subject_id: str) -> bytes:
         """How a subject is named in vault and index. Raises `ServiceError`."""
         return await self.hashed("subject", subject_id)
+
+    async def streams_of(self, subject_id: str) -> list[UUID]:
+        """The streams of a subject, oldest first. Raises `ServiceError`."""
+        return [row[0] for row in await self._fetch(self._read_streams, await self.subject_of(subject_id))]
 
     async def hashed_address(self, address: str) -> bytes:
         """As `hashed`; all ways to write an address give the same."""

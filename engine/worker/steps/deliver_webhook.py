@@ -1,4 +1,4 @@
-"""Call the webhook with the notice that a session has started."""
+"""Call the webhook with the notice that is owed: the session has started, or its consent was withdrawn."""
 
 from contextlib import suppress
 from datetime import datetime
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from guestledger.engine.domain.commands import RecordDelivery
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.domain.outcomes import feedback_of_delivery
-from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.session import Session, WebhookNotice
 from guestledger.engine.limits.admission import Denied
 from guestledger.engine.limits.feedback import not_sent
 from guestledger.engine.worker.leases import LeaseLost
@@ -35,14 +35,15 @@ class Step:
 
     async def run(self, session: Session, context: StepContext) -> StepResult:
         """`WebhookSynced`, `WebhookFailed` or `WebhookAbandoned`; nothing if the limiter denies the call."""
-        require_revealed(session)
+        if session.notice is WebhookNotice.SESSION_STARTED:  # the other one says nothing about the guest
+            require_revealed(session)
         began_at = await self._admitted(context)
         if began_at is None:
             return StepResult(stop=True)
         delivery = await self._webhook.send(session)
         if not delivery.accepted:
             self._outages.webhook_failed(self.limiter, session.webhook_failures + 1)
-        record = RecordDelivery(outcome=delivery, now=context.now(), jitter=self._clock.jitter())
+        record = RecordDelivery(notice=session.notice, outcome=delivery, now=context.now(), jitter=self._clock.jitter())
         max_wait_ms = self._policy.webhook.max_wait_ms
         return StepResult(
             commands=(record,), feedback=feedback_of_delivery(self.limiter, delivery, began_at, max_wait_ms)

@@ -1,0 +1,190 @@
+"""`guestledger consent` and `withdraw`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any
+
+import typer
+
+import guestledger
+from guestledger.adapters.cli import show
+from guestledger.adapters.cli.options import Json, login
+from guestledger.adapters.cli.running import opened, run, say
+from guestledger.adapters.cli.streams import plain
+
+commands = typer.Typer()
+
+SessionOrNone = Annotated[
+    str | None, typer.Argument(metavar="[SESSION]", help="The session's id: the engine's or the provider's.")
+]
+
+
+@commands.command()
+def consent(
+    session: SessionOrNone = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the terms that new records get: which mandatory fields are open?")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show the consent record of a session, as of now, with the mandatory fields of ISO/IEC TS 27560.
+
+    With `--check`, exit code 1 if mandatory fields are not stated.
+    """
+    if (session is None) != check:
+        raise typer.BadParameter("name a session, or give --check", param_hint="SESSION")
+    if session is None:
+        raise typer.Exit(run(_check(json=json)))
+    run(_show(session, json=json))
+
+
+@commands.command()
+def withdraw(
+    session: SessionOrNone = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Instead of SESSION: all sessions of this person, by your `subjectId`.")
+    ] = None,
+    marketing: Annotated[bool, typer.Option("--marketing", help="Only the consent to marketing.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the history. No personal data. None is needed.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Who asks for it, for the history. Default: the login name.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Withdraw a guest's consent: its session ends, pending attempts stop, and the webhook's receiver gets a notice.
+
+    `--marketing` changes the record alone. A consent that is withdrawn already stays as it is.
+    """
+    if (session is None) == (subject is None):
+        raise typer.BadParameter("name a session, or give --subject", param_hint="SESSION")
+    run(_withdraw(session, subject, by or login(), reason, marketing_only=marketing, json=json))
+
+
+async def _check(*, json: bool) -> int:
+    from guestledger.adapters.consent_terms import consent_terms
+    from guestledger.engine.domain.consent_terms import not_stated
+
+    found = consent_terms(guestledger.Settings.from_env().consent_terms, guestledger.ConsentTerms())
+    missing = not_stated(found)
+    if json:
+        show.write_json({"version": found.version, "notStated": missing})
+    elif missing:
+        console = show.console()
+        for field in missing:
+            console.print(plain(f"not stated: {field}"), soft_wrap=True)
+    else:
+        say("the consent terms state every mandatory field")
+    return 1 if missing else 0
+
+
+async def _show(session: str, *, json: bool) -> None:
+    async with opened() as ledger:
+        record = await ledger.consent(session)
+    if json:
+        show.write_json(stated(record))
+        return
+    console = show.console()
+    for line in _lines(record):
+        console.print(plain(line), soft_wrap=True)
+
+
+def stated(record: Any) -> Any:
+    """Return the record as JSON objects, in the standard's names; what is not stated says so."""
+    import msgspec
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: filled(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [filled(item) for item in value]
+        return "not stated" if value is None else value
+
+    return filled(msgspec.to_builtins(record))
+
+
+def _lines(record: guestledger.ConsentRecord) -> Iterator[str]:
+    shown = stated(record)
+    processing = shown["pii_processing"]
+    yield f"session {record.record_id}: consent {_words(record.state)}"
+    for name in ("schema_version", "record_version", "pii_principal_id", "terms_version"):
+        yield f"  {_words(name)}: {shown[name]}"
+    yield f"  flags: {', '.join(f'{name} {value}' for name, value in record.flags.items())}"
+    notice = processing["privacy_notice"]
+    yield f"  privacy notice: {notice if isinstance(notice, str) else _fields(notice)}"
+    for purpose in processing["purposes"]:
+        yield f"purpose {purpose.pop('flag')}: {_words(purpose.pop('state'))}"
+        yield from (f"  {_words(name)}: {_value(value)}" for name, value in purpose.items())
+    for party in shown["parties"]:
+        yield f"party {party.pop('party_id')}: {_fields(party)}"
+    for change, event in zip(record.events, shown["events"], strict=True):
+        yield f"{show.time(change.event_time)} UTC: {_words(change.event_state)} ({', '.join(change.flags)})"
+        for name in ("entity_id", "event_type", "validity_duration", "reason", "recorded_by", "position"):
+            yield f"  {_words(name)}: {event[name]}"
+    if record.not_stated:
+        yield f"mandatory, but not stated: {', '.join(record.not_stated)}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _value(value: Any) -> str:
+    return (", ".join(value) or "none") if isinstance(value, list) else str(value)
+
+
+def _fields(values: dict[str, Any]) -> str:
+    return ", ".join(f"{_words(name)} {value}" for name, value in values.items())
+
+
+async def _withdraw(
+    session: str | None, subject: str | None, by: str, reason: str | None, *, marketing_only: bool, json: bool
+) -> None:
+    found = 0
+    async with opened() as ledger:
+        with show.progress(None, "withdrawing") as bar:
+            async for withdrawal in _withdrawals(ledger, session, subject, by, reason, marketing_only=marketing_only):
+                found += 1
+                bar.advance(bar.task_ids[0])
+                _report(withdrawal, marketing_only=marketing_only, json=json)
+    if not found:
+        say("no session of this person is known, or the person was erased: nothing is recorded")
+
+
+async def _withdrawals(
+    ledger: guestledger.Ledger,
+    session: str | None,
+    subject: str | None,
+    by: str,
+    reason: str | None,
+    *,
+    marketing_only: bool,
+) -> AsyncIterator[guestledger.Withdrawal]:
+    if session is not None:
+        yield await ledger.withdraw(session, requested_by=by, reason=reason, marketing_only=marketing_only)
+        return
+    assert subject is not None
+    async for found in ledger.withdraw_all(subject, requested_by=by, reason=reason, marketing_only=marketing_only):
+        yield found
+
+
+def _report(withdrawal: guestledger.Withdrawal, *, marketing_only: bool, json: bool) -> None:
+    session = withdrawal.session
+    if json:
+        show.write_json({"id": session.id, "status": session.status, "recorded": withdrawal.recorded})
+    else:
+        say(f"session {session.id}: {_outcome(withdrawal, marketing_only=marketing_only)}")
+
+
+def _outcome(withdrawal: guestledger.Withdrawal, *, marketing_only: bool) -> str:
+    session = withdrawal.session
+    if withdrawal.recorded:
+        if marketing_only:
+            return f"the consent to marketing is withdrawn; the session stays {session.status}"
+        notice = ", and `guestledger worker` sends the webhook notice" if session.webhook_owed else ""
+        return f"the consent is withdrawn{notice}"
+    if session.status is guestledger.Status.WITHDRAWN:
+        return "the consent was withdrawn before: nothing is recorded"
+    if session.status is guestledger.Status.REFUSED:
+        return "the consent was refused, so there is none to withdraw"
+    return "there is no consent to marketing, or it was withdrawn before: nothing is recorded"

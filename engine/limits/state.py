@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 import msgspec
+from msgspec.structs import replace
 
 from guestledger.engine.limits import pace as p
 from guestledger.engine.limits.admission import DenialReason, Denied
@@ -54,6 +55,12 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         if self.closed_until is None or now - self.closed_until > _FORGOTTEN:
             return None
         return self.pace
+
+    def without_forgotten(self, now: datetime) -> "LimiterState":
+        """The state without an old pause and the rate that was learned after it."""
+        if self.denial(now) is not None or self.remembered(now) is not None:
+            return self
+        return replace(self, closed_at=None, closed_until=None, closed_by=None, pace=None)
 
     def retries_left(self, now: datetime, policy: LimiterPolicy) -> float:
         """What is left of the retry budget now."""

@@ -235,12 +235,12 @@ def _paced_by_evidence(
         return p.late(known, sent_at, throttled=True)
     if known.by_chance:
         return p.throttled_by_chance(known, pause_s, now, state.closed_until, sent_at)
-    if known.trial is not None and known.rate == p.MAX_RATE and not known.curve:
+    if known.trial is not None and known.is_unlimited and not known.curve:
         return p.tried(known, sent_at)
     pace = p.throttled(known, pause_s, now, state.closed_until)
     if pace.by_chance:
         return replace(pace, rate=p.MAX_RATE)
-    return p.tried(pace, sent_at) if known.rate == p.MAX_RATE else pace
+    return p.tried(pace, sent_at) if known.is_unlimited else pace
 
 
 def _count_failure(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:

@@ -23,7 +23,6 @@ MIN_SHARE = 0.01
 _HALF_LIFE_S = 40.0
 # The share of the time that may be lost to trying a higher rate.
 _BUDGET = 0.03
-_LIMITED_LOST = 1.0
 # So many throttles more than by chance show a limit (the difference of two logarithms of likelihoods).
 _SIGNIFICANT = 3.0
 # How many requests' time a throttle costs beside its pause: of two rates with the same goodput the lower one is better.
@@ -83,6 +82,11 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How many were expected meanwhile."""
     trial: Trial | None = None
     """Whether the last throttle came by chance, as long as it is open."""
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether it admits any rate."""
+        return self.rate >= MAX_RATE
 
     @property
     def limit(self) -> float | None:
@@ -247,8 +251,9 @@ def _raised(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
     near = bool(throttled) and lost < 2 * _CAREFUL and pace.rate >= min(throttled) / 1.1
     if not limited and not near:
         return replace(pace, rate=_bounded(pace, pace.rate * (1 + _FAST + lost)), climb=0)
-    lost *= _LIMITED_LOST if limited else 1
-    if now - opened_at < timedelta(seconds=max(0.0, pace.pause_s / (_BUDGET + lost) - pace.pause_s)):
+    # Where chance throttles, part of the time is lost anyway.
+    budget = _BUDGET if limited else _BUDGET + lost
+    if now - opened_at < timedelta(seconds=max(0.0, pace.pause_s / budget - pace.pause_s)):
         return replace(pace, climb=0)
     step = min(_MOST, _CAREFUL * (1 + pace.climb / 2))
     return replace(pace, rate=_bounded(pace, pace.rate * (1 + step)), climb=pace.climb + 1)

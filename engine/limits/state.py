@@ -43,7 +43,7 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     def rate(self, now: datetime) -> float | None:
         """The admitted rate now; `None`: unlimited."""
         pace = self.remembered(now)
-        return pace.rate * self._ramp(now) if pace is not None and pace.rate < p.MAX_RATE else None
+        return pace.rate * self._ramp(now) if pace is not None and not pace.is_unlimited else None
 
     def _ramp(self, now: datetime) -> float:
         if self.closed_at is None or self.closed_until is None or self.closed_until - self.closed_at < _LONG_PAUSE:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from msgspec import Meta
 
 from guestledger.engine.domain.errors import GuestledgerError
 from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.limits.feedback import ThrottleScope
 from guestledger.engine.limits.retry import InDoubt
 
 PREFIX = "GUESTLEDGER_"
@@ -75,6 +77,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """The secret of the API client."""
     cxone_in_doubt: InDoubt | None = None
     """What follows an attempt in doubt; overrides policy and profile. `retry_with_key` also says that CXone honours the key."""
+    throttle_scope: ThrottleScope | None = None
+    """What a 429 of CXone speaks of. Overrides `Profile.throttle_scope`."""
     calls: Annotated[int, Meta(ge=1)] | None = None
     """The maximum of look-ups and creations in flight over all processes. Overrides `LimiterPolicy.calls`."""
     calls_per_process: Annotated[int, Meta(ge=1)] | None = None
@@ -99,7 +103,7 @@ class Settings(Guarded, frozen=True, kw_only=True):
         # Secrets in files and variables often end in a line break.
         for field in self.__struct_fields__:
             value = getattr(self, field)
-            if isinstance(value, str) and not isinstance(value, InDoubt):
+            if isinstance(value, str) and not isinstance(value, StrEnum):
                 kept = value.strip() if field.endswith("_url") else value.rstrip("\r\n")
                 msgspec.structs.force_setattr(self, field, kept)
         # Settings made in code are not validated by msgspec.
@@ -158,6 +162,7 @@ def _invalid(field: str) -> InvalidSettings:
 _EXPECTED = {
     "schema": "1 to 63 lower-case letters, digits and underscores, and none of PostgreSQL's own",
     "cxone_in_doubt": f"one of {', '.join(InDoubt)}",
+    "throttle_scope": f"one of {', '.join(ThrottleScope)}",
     "allow_owner": "1 or 0",
     "webhook_allow_private": "1 or 0",
     "retention_days": f"a whole number of days, 0 to {_MAX_RETENTION_DAYS}",

@@ -256,6 +256,7 @@ async def _provider(
 ) -> Provider:
     if settings.cxone_url is None:
         return _NoProvider()
+    profile = replace(profile, throttle_scope=settings.throttle_scope or profile.throttle_scope)
     with _invalid("cxone_url"):
         client = CXoneClient(
             url=settings.cxone_url,

@@ -83,8 +83,13 @@ def _learned(pace: guestledger.Pace) -> str:
         if pace.throttled_share is None
         else f", {100 * pace.throttled_share:.2g} % of recent requests were throttled"
     )
-    limit = "" if pace.limit is None else f", the API seems to bear {pace.limit:.3g}/s"
-    return f"{pace.rate:.3g}/s{limit}{share}"
+    limit = "" if pace.limit is None else f", the API seems to bear {_rate(pace.limit)}"
+    chance = ", 429s do not depend on the rate" if pace.by_chance else ""
+    return f"{'unlimited' if pace.is_unlimited else _rate(pace.rate)}{limit}{chance}{share}"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.3g}/s" if rate < 1_000 else f"{rate:.0f}/s"
 
 
 def _time(moment: datetime | None) -> str:

@@ -78,6 +78,9 @@ DENIALS: Mapping[str, str] = {
 }
 """By `DenialReason`."""
 
+LEARNED = ", learned from the API's answers"
+"""Where the admitted rate comes from."""
+
 BLOCKERS: Mapping[str, str] = {
     "lease": "a worker runs it",
     "not_due": "it is not due yet",
@@ -117,7 +120,7 @@ def denied_sentence(denied: guestledger.Denied) -> str:
     """Say why a request may not be sent now."""
     facts = [
         "" if denied.closed_by is None else closed_words(denied.closed_by),
-        "" if denied.rate is None else f"{denied.rate:.3g} a second",
+        "" if denied.rate is None else f"{denied.rate:.3g} a second{LEARNED if denied.by == 'rate' else ''}",
         "" if denied.failures is None else f"{denied.failures} failures",
         "a probe is in flight" if denied.probing else "",
         "" if denied.in_flight is None else str(denied.in_flight),

@@ -10,7 +10,7 @@ from math import exp, log
 
 import msgspec
 
-_STEP = log(1.05)
+_STEP = log(1.02)
 # Less evidence than this is dropped.
 _TRACE = 0.05
 # No API throttles all for ever.

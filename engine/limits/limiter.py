@@ -125,19 +125,24 @@ def observe(state: LimiterState, feedback: Feedback, now: datetime, policy: Limi
     late = state.closed_at is not None and feedback.began_at <= state.closed_at
     closed_ms = feedback.closed_ms
     match feedback.observation:
-        case Observation.THROTTLED if _comes_by_chance(state, feedback, now):
-            return _throttled_alone(state, feedback, now, policy, late=late)
         case Observation.THROTTLED:
             after, closed_ms = _close_circuit(state, feedback), max(closed_ms or 0, policy.min_closed_ms)
         case Observation.FAILED:
             after = _count_failure(state, feedback, now, policy)
         case Observation.SUCCESS:
-            after = _count_answer(_close_circuit(state, feedback), now, late=late)
+            after = _count_answer(_close_circuit(state, feedback), feedback, now, late=late)
         case Observation.NOT_SENT:
             after = _release_probe(state, feedback, policy)
     if closed_ms is None:
         return after
-    return _pause(after, min(closed_ms, policy.max_pause_ms), feedback, now, policy, late=late)
+    closed_ms = min(closed_ms, policy.max_pause_ms)
+    if _is_auto(feedback):
+        pace = _paced_by_evidence(after, closed_ms / 1_000, feedback, now, policy, late=late)
+        if pace.by_chance:
+            return _opened(after, pace, now)
+    else:
+        pace = _paced(after, closed_ms / 1_000, feedback, now, policy, late=late)
+    return _pause(after, pace, closed_ms, feedback, now, late=late)
 
 
 def _close_circuit(state: LimiterState, feedback: Feedback) -> LimiterState:
@@ -157,48 +162,38 @@ def _release_probe(state: LimiterState, feedback: Feedback, policy: LimiterPolic
     return replace(state, probe_until=None) if own else state
 
 
-def _count_answer(state: LimiterState, now: datetime, *, late: bool) -> LimiterState:
+def _count_answer(state: LimiterState, feedback: Feedback, now: datetime, *, late: bool) -> LimiterState:
     if state.pace is None or state.closed_until is None:
         return state
     if late:
-        return replace(state, pace=p.late(state.pace, throttled=False))
+        return _opened(state, p.late(state.pace, feedback.began_at, throttled=False), now)
     return replace(state, pace=p.answered(state.pace, now, state.closed_until))
-
-
-def _comes_by_chance(state: LimiterState, feedback: Feedback, now: datetime) -> bool:
-    pace = state.remembered(now)
-    return _is_auto(feedback) and pace is not None and pace.by_chance
 
 
 def _is_auto(feedback: Feedback) -> bool:
     # A used-up quota speaks of all, whatever the scope.
-    return feedback.scope is ThrottleScope.AUTO and feedback.closed_by not in QUOTA_BASES
+    return (
+        feedback.observation is Observation.THROTTLED
+        and feedback.scope is ThrottleScope.AUTO
+        and feedback.closed_by not in QUOTA_BASES
+    )
 
 
-def _throttled_alone(
-    state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy, *, late: bool
-) -> LimiterState:
-    """A 429 that stops only its own session."""
-    assert state.pace is not None
-    assert state.closed_until is not None
-    after = _close_circuit(state, feedback)
-    if late:
-        return replace(after, pace=p.late(state.pace, throttled=True))
-    after = replace(after, pace=p.throttled_alone(state.pace, now, state.closed_until))
-    if after.pace is not None and after.pace.by_chance:
-        return after
-    # The first sign of the contrary.
-    closed_ms = min(max(feedback.closed_ms or 0, policy.min_closed_ms), policy.max_pause_ms)
-    return _pause(after, closed_ms, feedback, now, policy, late=False)
+def _opened(state: LimiterState, pace: p.Pace, now: datetime) -> LimiterState:
+    """The state with this pace; open, if a trial has shown that the throttles which closed it came by chance."""
+    shown = pace.by_chance and state.pace is not None and state.pace.trial is not None
+    if not shown or state.closed_until is None:
+        return replace(state, pace=pace)
+    until = min(now, state.closed_until)
+    return replace(state, pace=pace, closed_until=until, next_reservation=None, next_admission=None)
 
 
 def _pause(
-    state: LimiterState, closed_ms: int, feedback: Feedback, now: datetime, policy: LimiterPolicy, *, late: bool
+    state: LimiterState, pace: p.Pace, closed_ms: int, feedback: Feedback, now: datetime, *, late: bool
 ) -> LimiterState:
     until, closed_by = now + timedelta(milliseconds=closed_ms), feedback.closed_by
     if state.closed_until is not None and state.closed_until > until:
         until, closed_by = state.closed_until, state.closed_by
-    pace = _paced(state, closed_ms / 1_000, feedback, now, policy, late=late)
     return replace(
         state,
         # The requests in flight at the first throttle say more about the same excess.
@@ -218,10 +213,34 @@ def _paced(
     known = state.remembered(now)
     if known is None or state.closed_until is None:
         known = p.begun(policy.initial_rate, now)
-    elif feedback.observation is Observation.THROTTLED:
-        known = p.late(known, throttled=True) if late else p.throttled(known, pause_s, now, state.closed_until)
+    else:
+        # No trial lifts this pause.
+        known = replace(known, trial=None)
+        if feedback.observation is Observation.THROTTLED and late:
+            known = p.late(known, feedback.began_at, throttled=True)
+        elif feedback.observation is Observation.THROTTLED:
+            known = p.throttled(known, pause_s, now, state.closed_until)
     # An outage says nothing about the rate.
     return known if feedback.quota is None else p.with_quota(known, feedback.quota)
+
+
+def _paced_by_evidence(
+    state: LimiterState, pause_s: float, feedback: Feedback, now: datetime, policy: LimiterPolicy, *, late: bool
+) -> p.Pace:
+    """The pace after a 429 of the scope `auto`; `by_chance`: it stops only its own session."""
+    known, sent_at = state.remembered(now), feedback.began_at
+    if known is None or state.closed_until is None:
+        return p.tried(p.begun(policy.initial_rate, now), sent_at)
+    if late:
+        return p.late(known, sent_at, throttled=True)
+    if known.by_chance:
+        return p.throttled_by_chance(known, pause_s, now, state.closed_until, sent_at)
+    if known.trial is not None and known.is_unlimited and not known.curve:
+        return p.tried(known, sent_at)
+    pace = p.throttled(known, pause_s, now, state.closed_until)
+    if pace.by_chance:
+        return replace(pace, rate=p.MAX_RATE)
+    return p.tried(pace, sent_at) if known.is_unlimited else pace
 
 
 def _count_failure(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.engine.limits import curve as c
+from guestledger.engine.limits.trial import Trial
 
 MAX_RATE = 5_000.0
 """A rate this high is no limit any more, per second."""
@@ -79,6 +80,13 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """The last throttles, each half as important as the one after it."""
     expected: float = 0.0
     """How many were expected meanwhile."""
+    trial: Trial | None = None
+    """Whether the last throttle came by chance, as long as it is open."""
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether it admits any rate."""
+        return self.rate >= MAX_RATE
 
     @property
     def limit(self) -> float | None:
@@ -96,6 +104,11 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 def begun(initial_rate: float, opens_at: datetime) -> Pace:
     """The pace after a first pause."""
     return Pace(rate=initial_rate, floor=initial_rate * MIN_SHARE, learned_at=opens_at)
+
+
+def tried(pace: Pace, sent_at: datetime) -> Pace:
+    """The pace after a throttle, until a trial shows whether it came by chance."""
+    return _judged(pace, Trial(sent_at=sent_at) if pace.trial is None else pace.trial.repeated(sent_at))
 
 
 def with_quota(pace: Pace, per_second: float) -> Pace:
@@ -117,30 +130,23 @@ def answered(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
     return _raised(learned, now, opened_at) if used == pace.rate else replace(learned, climb=0)
 
 
-def late(pace: Pace, *, throttled: bool) -> Pace:
+def late(pace: Pace, sent_at: datetime, *, throttled: bool) -> Pace:
     """The pace after an answer to a request from before the last throttle."""
-    if pace.throttled_at is None:
-        return pace
-    return replace(pace, curve=c.added(pace.curve, pace.throttled_at, 1, throttled))
+    if pace.throttled_at is not None:
+        pace = replace(pace, curve=c.added(pace.curve, pace.throttled_at, 1, throttled))
+    return pace if pace.trial is None else _judged(pace, pace.trial.answered(sent_at, throttled=throttled))
 
 
-def throttled_alone(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
-    """The pace after a throttle that stops only its own request, as throttles come by chance.
-
-    `by_chance` is false afterwards if more came than chance explains.
-    """
+def throttled_by_chance(pace: Pace, pause_s: float, now: datetime, opened_at: datetime, sent_at: datetime) -> Pace:
+    """The pace after a throttle that stops only its own request, unless more came than chance explains."""
     used = _used_rate(pace, now, opened_at)
     share = c.best(c.explanations(pace.curve)).share(used)
     throttles, expected = 0.5 * pace.throttles + 1, pace.expected + (pace.answers + 1) * share
     learned = _learned(pace, now, used, 1)
     bearable = c.best(c.explanations(learned.curve)).share(used) <= _MOST_BY_CHANCE
-    pace = replace(
-        learned,
-        throttles=throttles,
-        expected=0.5 * expected,
-        by_chance=bearable and (throttles < _SURPRISING or expected >= _EXPECTED),
-    )
-    return replace(pace, rate=MAX_RATE) if pace.by_chance else pace
+    if bearable and (throttles < _SURPRISING or expected >= _EXPECTED):
+        return replace(learned, rate=MAX_RATE, throttles=throttles, expected=0.5 * expected)
+    return tried(replace(throttled(pace, pause_s, now, opened_at), by_chance=False), sent_at)
 
 
 def throttled(pace: Pace, pause_s: float, now: datetime, opened_at: datetime) -> Pace:
@@ -148,8 +154,18 @@ def throttled(pace: Pace, pause_s: float, now: datetime, opened_at: datetime) ->
     pace = replace(pace, pause_s=pause_s if not pace.curve else pace.pause_s + 0.3 * (pause_s - pace.pause_s))
     used = _used_rate(pace, now, opened_at)
     pace = _forgetful(pace, used)
-    learned = replace(_learned(pace, now, used, 1), throttled_at=used, climb=0, by_chance=False)
+    learned = replace(_learned(pace, now, used, 1), throttled_at=used, climb=0, by_chance=False, trial=None)
     return _chosen(learned)
+
+
+def _judged(pace: Pace, trial: Trial) -> Pace:
+    if trial.shows_chance:
+        curve = pace.curve or c.added((), MAX_RATE, trial.balance + 1, 1)
+        return replace(pace, rate=MAX_RATE, curve=curve, by_chance=True, trial=None)
+    if pace.curve:
+        return replace(pace, trial=trial)
+    # Nothing else is known.
+    return replace(pace, rate=pace.floor / MIN_SHARE if trial.shows_limit else MAX_RATE, trial=trial)
 
 
 def _bounded(pace: Pace, rate: float) -> float:
@@ -235,7 +251,9 @@ def _raised(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
     near = bool(throttled) and lost < 2 * _CAREFUL and pace.rate >= min(throttled) / 1.1
     if not limited and not near:
         return replace(pace, rate=_bounded(pace, pace.rate * (1 + _FAST + lost)), climb=0)
-    if now - opened_at < timedelta(seconds=max(0.0, pace.pause_s / (_BUDGET + lost) - pace.pause_s)):
+    # Where chance throttles, part of the time is lost anyway.
+    budget = _BUDGET if limited else _BUDGET + lost
+    if now - opened_at < timedelta(seconds=max(0.0, pace.pause_s / budget - pace.pause_s)):
         return replace(pace, climb=0)
     step = min(_MOST, _CAREFUL * (1 + pace.climb / 2))
     return replace(pace, rate=_bounded(pace, pace.rate * (1 + step)), climb=pace.climb + 1)

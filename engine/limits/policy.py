@@ -12,35 +12,32 @@ class LimiterPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     initial_rate: float = 10.0
-    """The rate after the first 429, per second, from which the limiter learns; it goes no lower than a hundredth of it. Raise it
-    if your API is known to bear much more, and a first 429 makes guests wait."""
+    """The rate after the first 429, per second; raise it for an API that bears much more."""
     min_closed_ms: int = 500
-    """A 429 closes the limiter for at least this long. Lower it only for an API that asks for shorter pauses."""
+    """The shortest pause after a 429; lower it for an API that asks for less."""
     max_pause_ms: int = 1_800_000
-    """The longest pause that a server can impose, on all or on one session; longer ones are cut. Lower it if your guests
-    cannot wait that long."""
+    """The longest pause that a server can impose; lower it if your guests cannot wait that long."""
 
     failures_in_a_row: int = 10
-    """So many failures open the circuit. Lower it if each failing request is dear."""
+    """So many failures open the circuit; lower it if a failing request is dear."""
     break_ms: int = 1_000
-    """The first pause of an open circuit; each failed probe doubles it. Raise it for an API that takes long to come back."""
+    """The first pause of an open circuit, doubled by each failed probe; raise it for an API that recovers slowly."""
     max_break_ms: int = 30_000
-    """The longest pause of an open circuit. Lower it if a recovery must be noticed sooner."""
+    """The longest pause of an open circuit; lower it to notice a recovery sooner."""
     probe_ms: int = 30_000
-    """How long a probe is waited for before another may be sent. Keep it above the time of your slowest answer."""
+    """How long a probe is waited for; keep it above the time of your slowest answer."""
 
     retry_budget: float = 100.0
-    """The most retries that can be saved up; a retry costs 1. Lower it to protect a weak API during its outages."""
+    """The most retries that can be saved up; lower it to protect a weak API."""
     retries_per_request: float = 0.2
-    """What a first request adds to the budget. 0 for an API that must not be asked twice under load."""
+    """What a first request adds to the budget; 0 for an API that must not be asked twice under load."""
     retries_per_second: float = 5.0
-    """What a second adds to it. Raise it if failed sessions must come through faster after an outage."""
+    """What a second adds to it; raise it for a faster catch-up after an outage."""
 
     calls_per_process: int = 256
-    """The most requests to the provider in flight from one process. Lower it if the process has few sockets or little memory."""
+    """The most requests in flight from one process; lower it if sockets or memory are scarce."""
     calls: int | None = None
-    """The most sessions with a request to the provider in flight, over all processes; `None`: no limit. Set it if the API counts
-    connections."""
+    """The most sessions with a request in flight, over all processes; set it if the API counts connections."""
 
     def __post_init__(self) -> None:
         for minimum, names in _MINIMUMS.items():

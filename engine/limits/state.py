@@ -55,7 +55,7 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     def rate(self, now: datetime) -> float | None:
         """The admitted rate now; `None`: unlimited."""
         pace = self.remembered(now)
-        return pace.rate * self._ramp(now) if pace is not None and pace.rate < p.MAX_RATE else None
+        return pace.rate * self._ramp(now) if pace is not None and not pace.is_unlimited else None
 
     def _ramp(self, now: datetime) -> float:
         if self.closed_at is None or self.closed_until is None or self.closed_until - self.closed_at < _LONG_PAUSE:
@@ -67,6 +67,12 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         if self.closed_until is None or now - self.closed_until > _FORGOTTEN:
             return None
         return self.pace
+
+    def without_forgotten(self, now: datetime) -> "LimiterState":
+        """The state without an old pause and the rate that was learned after it."""
+        if self.denial(now) is not None or self.remembered(now) is not None:
+            return self
+        return replace(self, closed_at=None, closed_until=None, closed_by=None, pace=None)
 
     def retries_left(self, now: datetime, policy: LimiterPolicy) -> float:
         """What is left of the retry budget now."""

@@ -16,6 +16,11 @@ CLOSED = """
     INSERT INTO limits (name, closed_at, closed_until, closed_by, failures, breaks)
     VALUES ($1, now(), now() + interval '1 h', 'retry_after', 0, 0)"""
 
+PACED = """
+    INSERT INTO limits (name, closed_at, closed_until, closed_by, failures, breaks, pace)
+    VALUES ($1, now() - $2 * interval '1 min', now() - $2 * interval '1 min', 'retry_after', 0, 0,
+            '{"rate": 47.2, "floor": 0.1, "learned_at": "2024-05-20T00:00:00Z"}')"""
+
 
 async def test_a_reset_limiter_admits_due_steps_again(ledger: Ledger, sql: Any) -> None:
     limiter = ledger._provider.lookup_limiter
@@ -62,3 +67,17 @@ async def test_resetting_a_known_limiter_logs_who_did_it(
         "limiter 'api.example.com sessions' was reset by 'anna'"
     ]
     assert await ledger.limits.states() == {}
+
+
+async def test_a_rate_is_listed_only_while_it_restricts(ledger: Ledger, sql: Any) -> None:
+    for minutes in (14, 16):
+        await sql(PACED, f"api.example.com {minutes}", minutes)
+    await sql("UPDATE limits SET failures = 1 WHERE name LIKE '%16'")
+    await sql(PACED, "api.example.com sessions", 60)
+
+    states = await ledger.limits.states()
+
+    assert {name: state.pace is not None for name, state in states.items()} == {
+        "api.example.com 14": True,
+        "api.example.com 16": False,
+    }

@@ -54,3 +54,9 @@ async def test_a_used_up_quota_delays_every_session_whatever_the_scope(new_ledge
         assert (await ledger.open_session(request())).status is Status.ACTIVE
         [state] = (await ledger.limits.states()).values()
         assert state.closed_by == "quota"
+
+
+async def test_the_setting_overrides_the_profiles_scope(new_ledger: Any, simulator: Simulator) -> None:
+    async with new_ledger(policy=PATIENT, throttle_scope=ThrottleScope.REQUEST) as ledger:
+        _, other = await open_two(ledger, simulator)
+        assert other.status is Status.ACTIVE

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import SearchStrategy
 
+from guestledger.engine.domain.outcomes import Throttled, feedback_of
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
-from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.limits.feedback import Feedback, Observation, ThrottleScope
 from guestledger.engine.limits.limiter import _AHEAD_S, _SPARE, admit, observe, reserve
 from guestledger.engine.limits.pace import MAX_RATE, Pace
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, QUOTA_BASES, RetryAfter, WaitBasis
 from guestledger.engine.limits.state import LimiterState
 
 NAME = "api.example.com sessions"
@@ -62,7 +63,9 @@ class LimiterModel(RuleBasedStateMachine):
     def begin(self, start: datetime, policy: LimiterPolicy) -> None:
         self.limiter, self.policy, self.now = LimiterState(), policy, start
         self.closed_until = start
-        """The latest time that any answer has asked for."""
+        """The latest time that any answer has asked for, for all."""
+        self.perhaps_until = start
+        """As above, with the throttles of the scope `auto`: they close for all unless they come by chance."""
         self.probed_at: datetime | None = None
         self.probe_reserved_at: datetime | None = None
         self.last_time: datetime | None = None
@@ -88,7 +91,7 @@ class LimiterModel(RuleBasedStateMachine):
             assert self.now <= time <= self.now + seconds(_AHEAD_S) + GRAIN
             if probes:
                 self.check_probe_reservation()
-            assert self.now >= self.closed_until
+            self.check_open()
             self.check_rate(time, None if probes else rate)
             self.reservations.append(Reservation(time, self.now))
 
@@ -115,32 +118,96 @@ class LimiterModel(RuleBasedStateMachine):
         if denied is not None:
             assert self.limiter == before
             return
-        assert self.now >= self.closed_until
+        self.check_open()
         if self.limiter.broken_at is not None:
             self.check_admission(probes=True)
         self.in_flight.append(self.now)
 
     @precondition(lambda self: self.in_flight)
-    @rule(which=st.integers(0, 100), observation=st.sampled_from(Observation), closed_ms=waits, quota=quotas)
-    def an_answer_comes(self, which: int, observation: Observation, closed_ms: int | None, quota: float | None) -> None:
+    @rule(
+        which=st.integers(0, 100),
+        observation=st.sampled_from(Observation),
+        closed_ms=waits,
+        closed_by=st.sampled_from([WaitBasis.RETRY_AFTER, WaitBasis.QUOTA]),
+        quota=quotas,
+    )
+    def an_answer_comes(
+        self, which: int, observation: Observation, closed_ms: int | None, closed_by: WaitBasis, quota: float | None
+    ) -> None:
         began_at = self.in_flight.pop(which % len(self.in_flight))
-        if observation is Observation.THROTTLED:
-            closed_ms = max(closed_ms or 0, self.policy.min_closed_ms)
+        self.observe(
+            Feedback(
+                limiter=NAME,
+                observation=observation,
+                began_at=began_at,
+                closed_ms=closed_ms,
+                closed_by=closed_by,
+                quota=quota,
+            )
+        )
+
+    @precondition(lambda self: self.in_flight)
+    @rule(
+        which=st.integers(0, 100),
+        closed_ms=waits,
+        closed_by=st.sampled_from([WaitBasis.RETRY_AFTER, WaitBasis.QUOTA]),
+        pause_ms=st.sampled_from([None, 5_000]),
+        others=st.sampled_from([0, 5, 8, 20]),
+    )
+    def a_throttle_comes_perhaps_by_chance(
+        self, which: int, closed_ms: int | None, closed_by: WaitBasis, pause_ms: int | None, others: int
+    ) -> None:
+        """With the scope `auto`; `others`, sent with it, are answered after it, and after a failure that closes for all."""
+        began_at = self.in_flight.pop(which % len(self.in_flight))
+        throttle = Feedback(
+            limiter=NAME,
+            observation=Observation.THROTTLED,
+            began_at=began_at,
+            closed_ms=closed_ms,
+            closed_by=closed_by,
+            scope=ThrottleScope.AUTO,
+        )
+        self.observe(throttle)
+        if pause_ms is not None:
+            failed = Observation.FAILED
+            self.observe(Feedback(limiter=NAME, observation=failed, began_at=began_at, closed_ms=pause_ms))
+        for _ in range(others):
+            self.observe(Feedback(limiter=NAME, observation=Observation.SUCCESS, began_at=began_at))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(which=st.integers(0, 100), ms=st.integers(0, MAX_RETRY_AFTER_MS))
+    def a_throttle_speaks_of_one_request(self, which: int, ms: int) -> None:
+        began_at = self.in_flight.pop(which % len(self.in_flight))
+        asked = RetryAfter(given=None, ms=ms, basis=WaitBasis.RETRY_AFTER)
+        feedback = feedback_of(NAME, Throttled(status=429, retry_after=asked, scope=ThrottleScope.REQUEST), began_at)
+        assert feedback.closed_ms is None
+        self.observe(feedback)
+
+    def observe(self, feedback: Feedback) -> None:
         broken_at, breaks = self.limiter.broken_at, self.limiter.breaks
-        feedback = Feedback(limiter=NAME, observation=observation, began_at=began_at, closed_ms=closed_ms, quota=quota)
         self.limiter = observe(self.limiter, feedback, self.now, self.policy)
-        if broken_at is not None and began_at <= broken_at:
+        if broken_at is not None and feedback.began_at <= broken_at:
             assert (self.limiter.broken_at, self.limiter.breaks) == (broken_at, breaks)
-        elif observation in (Observation.SUCCESS, Observation.THROTTLED):
+        elif feedback.observation in (Observation.SUCCESS, Observation.THROTTLED):
             assert self.limiter.broken_at is None
-        if observation is Observation.NOT_SENT and began_at == self.probed_at:
+        if feedback.observation is Observation.NOT_SENT and feedback.began_at == self.probed_at:
             self.probed_at = None
+        closed_ms = feedback.closed_ms
+        if feedback.observation is Observation.THROTTLED:
+            closed_ms = max(closed_ms or 0, self.policy.min_closed_ms)
         if closed_ms is not None:
-            pause_ms = min(closed_ms, self.policy.max_pause_ms)
-            self.closed_until = max(self.closed_until, self.now + timedelta(milliseconds=pause_ms))
-            self.last_time = None
+            self.check_pause(feedback, self.now + timedelta(milliseconds=min(closed_ms, self.policy.max_pause_ms)))
         if self.limiter.broken_at != broken_at:
             self.probed_at = self.probe_reserved_at = None
+
+    def check_pause(self, feedback: Feedback, until: datetime) -> None:
+        self.last_time = None
+        self.perhaps_until = max(self.perhaps_until, until)
+        if feedback.scope is not ThrottleScope.AUTO or feedback.closed_by in QUOTA_BASES:
+            self.closed_until = max(self.closed_until, until)
+        elif self.limiter.pace is None or not self.limiter.pace.by_chance:
+            assert self.limiter.closed_until is not None
+            assert self.limiter.closed_until >= until
 
     def check_probe_reservation(self) -> None:
         """A claim reserves the probe for a moment, and only while no probe is in flight."""
@@ -149,8 +216,12 @@ class LimiterModel(RuleBasedStateMachine):
         assert self.probe_reserved_at is None or self.now >= self.probe_reserved_at + seconds(1)
         self.probe_reserved_at = self.now
 
-    def check_admission(self, *, probes: bool) -> None:
+    def check_open(self) -> None:
         assert self.now >= self.closed_until
+        assert self.limiter.closed_until is None or self.now >= self.limiter.closed_until
+
+    def check_admission(self, *, probes: bool) -> None:
+        self.check_open()
         if not probes:
             return
         assert self.limiter.broken_until is None or self.now >= self.limiter.broken_until
@@ -164,10 +235,12 @@ class LimiterModel(RuleBasedStateMachine):
 
     @invariant()
     def it_is_closed_for_exactly_as_long_as_was_asked(self) -> None:
+        """Not for longer, nor shorter, unless throttles may have come by chance."""
         denied = self.limiter.denial(self.now)
-        assert (denied is not None and denied.by is DenialReason.CLOSED) == (self.now < self.closed_until)
         if denied is not None and denied.by is DenialReason.CLOSED:
-            assert denied.until == self.closed_until
+            assert self.closed_until <= denied.until <= self.perhaps_until
+        else:
+            assert self.now >= self.closed_until
 
     @invariant()
     def its_numbers_can_be_stored(self) -> None:

@@ -43,6 +43,41 @@ def test_the_first_sign_of_a_limit_closes_for_all_again() -> None:
     limiter.denied_by(DenialReason.CLOSED, 61)
 
 
+def test_requests_beside_a_throttled_one_show_that_it_came_by_chance() -> None:
+    limiter = new().throttled(1, 60, began=0.5, scope=ThrottleScope.AUTO)
+    limiter.denied_by(DenialReason.CLOSED, 1.1)
+    limiter.succeeded(1.1, 7, began=0.6).denied_by(DenialReason.CLOSED, 1.1)
+    limiter.succeeded(1.2, began=0.6).admitted(1.2, times=64)
+    limiter.throttled(1.3, 60, began=1.2, scope=ThrottleScope.AUTO).admitted(1.3)
+
+
+def test_requests_sent_before_a_throttled_one_show_nothing() -> None:
+    limiter = new().throttled(1, 60, began=0.5, scope=ThrottleScope.AUTO)
+    limiter.succeeded(1.1, 60, began=0.4).denied_by(DenialReason.CLOSED, 1.1)
+
+
+def test_throttled_requests_beside_a_throttled_one_show_a_limit() -> None:
+    limiter = new().throttled(1, 60, began=0.5, scope=ThrottleScope.AUTO)
+    for now in (1.1, 1.2):
+        limiter.throttled(now, 60, began=0.6, scope=ThrottleScope.AUTO)
+    limiter.succeeded(1.3, 5, began=0.6)
+    limiter.denied_by(DenialReason.CLOSED, 61)
+    assert limiter.rate(65) == limiter.policy.initial_rate
+
+
+def test_no_trial_lifts_a_pause_that_speaks_of_all() -> None:
+    limiter = new().throttled(1, 60, began=0.5, scope=ThrottleScope.AUTO)
+    limiter.failed(1.1, began=0.6, closed_ms=10_000).succeeded(1.2, 20, began=0.6)
+    limiter.denied_by(DenialReason.CLOSED, 11.2)
+
+
+def test_a_limit_that_looked_like_chance_closes_for_all_again() -> None:
+    limiter = new().throttled(1, 60, began=0.5, scope=ThrottleScope.AUTO).succeeded(1.1, 8, began=0.6).admitted(1.2)
+    for now in (1.3, 1.4, 1.5):
+        limiter.throttled(now, 60, began=1.2, scope=ThrottleScope.AUTO)
+    limiter.denied_by(DenialReason.CLOSED, 61)
+
+
 @pytest.mark.parametrize("burst", [1, 50])
 def test_a_quota_that_halves_and_doubles_is_followed(burst: int) -> None:
     seen = simulate(Changing(50, burst, 1.0), seed=1, span_s=270)

@@ -90,7 +90,10 @@ def test_wait_sentence(basis: WaitBasis, basis_ms: int, sentence: str) -> None:
             Denied(by=DenialReason.CLOSED, until=UNTIL, closed_by=WaitBasis.QUOTA),
             "the server asked for a pause (exhausted quota)",
         ),
-        (Denied(by=DenialReason.RATE, until=UNTIL, rate=12.5), "the admitted rate is used up (12.5 a second)"),
+        (
+            Denied(by=DenialReason.RATE, until=UNTIL, rate=12.5),
+            "the admitted rate is used up (12.5 a second, learned from the API's answers)",
+        ),
         (
             Denied(by=DenialReason.CIRCUIT_OPEN, until=UNTIL, failures=10, probing=True),
             "the circuit is open: too many requests in a row failed (10 failures, a probe is in flight)",

@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from guestledger.adapters.cli.messages import blocker_sentence
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.limiter import admit
@@ -72,6 +73,16 @@ def test_a_paced_limiter_blocks_by_the_number_of_sessions_due_before() -> None:
     assert queued.moves_at is not None
     assert abs((queued.moves_at - at(20 + 8 / rate)).total_seconds()) < 0.001
     assert queued.blockers[0].ahead == 8
+
+
+def test_one_sentence_names_the_learned_rate_that_a_session_waits_for() -> None:
+    fast = replace(PACED, pace=Pace(rate=47.25, floor=0.1, learned_at=at(1)))
+    [blocker] = main(waits(VALIDATED, at(3), states={LIMITER: fast}, ahead=8)).blockers
+    assert blocker_sentence(blocker) == (
+        "rate limiter: the admitted rate is used up (47.2 a second, learned from the API's answers); 8 sessions are ahead"
+    )
+    [blocker] = main(waits(VALIDATED, at(3), states={LIMITER: CLOSED}, ahead=8)).blockers
+    assert blocker_sentence(blocker) == "rate limiter: the server asked for a pause (Retry-After); 8 sessions are ahead"
 
 
 def test_sessions_due_before_do_not_block_if_capacity_is_sufficient() -> None:

@@ -99,7 +99,7 @@ class PostgresRateLimiter:
         s, columns = quoted(schema), ", ".join(_FIELDS)
         # As text: a host's connections may have codecs of their own for json.
         read = columns.replace("pace", "pace::text AS pace")
-        self._read_all = f"SELECT name, {read} FROM {s}.limits ORDER BY name"
+        self._read_all = f"SELECT name, {read}, clock_timestamp() AS now FROM {s}.limits ORDER BY name"
         self._lock = f"SELECT name, {read} FROM {s}.limits WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE"
         self._lock_head = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
         self._in_flight = f"""
@@ -136,7 +136,11 @@ class PostgresRateLimiter:
         """See `RateLimiter.states`."""
         with reported():
             async with reading(self._engine) as driver:
-                return dict(map(_state, await driver.fetch(self._read_all)))
+                rows = await driver.fetch(self._read_all)
+        found = ((*_state(row), row["now"]) for row in rows)
+        return {
+            name: state.without_forgotten(now) for name, state, now in found if not state.is_clean(now, self.policy)
+        }
 
     async def reset(self, name: str) -> bool:
         """See `RateLimiter.reset`."""

@@ -1,4 +1,4 @@
-"""The events of a guest session. Times are UTC, durations whole ms, and no number is a float (RFC 8785)."""
+"""The events of the log. Times are UTC, durations whole ms, and no number is a float (RFC 8785)."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,7 +16,10 @@ from guestledger.engine.limits.retry import Wait, WaitBasis
 
 
 class Event(Guarded, frozen=True, kw_only=True):
-    """What happened in one session. `at` is the engine's time; the store adds when it was recorded."""
+    """What happened. `at` is the engine's time; the store adds when it was recorded.
+
+    A stream holds either `SessionEvent`s, of one session, or `AccessEvent`s, of one look at personal data.
+    """
 
     schema_version: ClassVar[int] = 1
     purpose: ClassVar[Purpose | None] = None
@@ -25,10 +28,19 @@ class Event(Guarded, frozen=True, kw_only=True):
     """The purposes of which its append deletes all personal data of the stream."""
 
     at: datetime
+
+
+class SessionEvent(Event, frozen=True, kw_only=True):
+    """What happened in one session."""
+
     channel_id: str
 
 
-class ConsentRecorded(Event, frozen=True, kw_only=True):
+class AccessEvent(Event, frozen=True, kw_only=True):
+    """What somebody did with personal data. It changes no session, and no projection takes it in."""
+
+
+class ConsentRecorded(SessionEvent, frozen=True, kw_only=True):
     """A request was accepted with sufficient consent. Opens the stream."""
 
     purpose = Purpose.CONTACT
@@ -37,7 +49,7 @@ class ConsentRecorded(Event, frozen=True, kw_only=True):
     consent: Consent
 
 
-class ConsentRefused(Event, frozen=True, kw_only=True):
+class ConsentRefused(SessionEvent, frozen=True, kw_only=True):
     """Consent was insufficient: nothing was sent. Opens and ends the stream."""
 
     purpose = Purpose.CONTACT
@@ -51,7 +63,7 @@ class ConsentRefused(Event, frozen=True, kw_only=True):
     """The privacy notice that was shown, as the caller names it."""
 
 
-class ChannelValidated(Event, frozen=True, kw_only=True):
+class ChannelValidated(SessionEvent, frozen=True, kw_only=True):
     """The channel can take a session. `status` and `protocols` are what the provider said."""
 
     status: str
@@ -60,7 +72,7 @@ class ChannelValidated(Event, frozen=True, kw_only=True):
     cached: bool
 
 
-class ChannelRejected(Event, frozen=True, kw_only=True):
+class ChannelRejected(SessionEvent, frozen=True, kw_only=True):
     """The channel cannot take a session. Ends the stream."""
 
     cause: Cause
@@ -69,7 +81,7 @@ class ChannelRejected(Event, frozen=True, kw_only=True):
     cached: bool
 
 
-class ChannelLookupFailed(Event, frozen=True, kw_only=True):
+class ChannelLookupFailed(SessionEvent, frozen=True, kw_only=True):
     """The provider did not describe the channel. Retried at `retry_at`; `None` ends the stream."""
 
     lookup: int
@@ -82,7 +94,7 @@ class ChannelLookupFailed(Event, frozen=True, kw_only=True):
     retry_at: datetime | None
 
 
-class CreationDeferred(Event, frozen=True, kw_only=True):
+class CreationDeferred(SessionEvent, frozen=True, kw_only=True):
     """The limiter denied a due attempt, or the look-up before it."""
 
     limiter: str
@@ -93,7 +105,7 @@ class CreationDeferred(Event, frozen=True, kw_only=True):
     retry_at: datetime
 
 
-class CreationAttempted(Event, frozen=True, kw_only=True):
+class CreationAttempted(SessionEvent, frozen=True, kw_only=True):
     """A creation request is about to be sent. Committed before it is."""
 
     purpose = Purpose.CONTACT
@@ -103,7 +115,7 @@ class CreationAttempted(Event, frozen=True, kw_only=True):
     request_sha256: Personal
 
 
-class CreationThrottled(Event, frozen=True, kw_only=True):
+class CreationThrottled(SessionEvent, frozen=True, kw_only=True):
     """The provider throttled the attempt."""
 
     attempt: int
@@ -112,7 +124,7 @@ class CreationThrottled(Event, frozen=True, kw_only=True):
     retry_at: datetime
 
 
-class CreationFailed(Event, frozen=True, kw_only=True):
+class CreationFailed(SessionEvent, frozen=True, kw_only=True):
     """The attempt brought no known session. Retried at `retry_at`; `None`: never."""
 
     attempt: int
@@ -126,7 +138,7 @@ class CreationFailed(Event, frozen=True, kw_only=True):
     retry_at: datetime | None
 
 
-class SessionCreated(Event, frozen=True, kw_only=True):
+class SessionCreated(SessionEvent, frozen=True, kw_only=True):
     """The provider made the session."""
 
     purpose = Purpose.ACCESS
@@ -148,14 +160,14 @@ class SessionCreated(Event, frozen=True, kw_only=True):
     """The earlier session with the same `session_id`: two guests are in one conversation."""
 
 
-class DuplicateCreated(Event, frozen=True, kw_only=True):
+class DuplicateCreated(SessionEvent, frozen=True, kw_only=True):
     """A late answer shows a remote session that nobody uses."""
 
     attempt: int
     session_id: str
 
 
-class DoubtLifted(Event, frozen=True, kw_only=True):
+class DoubtLifted(SessionEvent, frozen=True, kw_only=True):
     """A late answer to an attempt in doubt: the provider made nothing of it."""
 
     attempt: int
@@ -168,7 +180,7 @@ class DoubtLifted(Event, frozen=True, kw_only=True):
     """When the next attempt may be made, if the session waited on this doubt; `None`: nothing changes."""
 
 
-class SessionParked(Event, frozen=True, kw_only=True):
+class SessionParked(SessionEvent, frozen=True, kw_only=True):
     """An attempt is in doubt: a person decides, and its planned retry is not made."""
 
     attempt: int
@@ -176,14 +188,14 @@ class SessionParked(Event, frozen=True, kw_only=True):
     detail: str
 
 
-class RetryDecided(Event, frozen=True, kw_only=True):
+class RetryDecided(SessionEvent, frozen=True, kw_only=True):
     """A person had a parked session retried. Failures and deadline count from here."""
 
     decided_by: str
     reason: str
 
 
-class AbandonmentDecided(Event, frozen=True, kw_only=True):
+class AbandonmentDecided(SessionEvent, frozen=True, kw_only=True):
     """A person gave a parked session up. Ends the stream."""
 
     decided_by: str
@@ -191,7 +203,7 @@ class AbandonmentDecided(Event, frozen=True, kw_only=True):
     attempts: int
 
 
-class SessionAdopted(Event, frozen=True, kw_only=True):
+class SessionAdopted(SessionEvent, frozen=True, kw_only=True):
     """A person found the remote session that a parked attempt had made."""
 
     purpose = Purpose.ACCESS
@@ -206,7 +218,7 @@ class SessionAdopted(Event, frozen=True, kw_only=True):
     webhook_owed: bool
 
 
-class GuestTokenFound(Event, frozen=True, kw_only=True):
+class GuestTokenFound(SessionEvent, frozen=True, kw_only=True):
     """A late answer brings the token of a session that was adopted without it."""
 
     purpose = Purpose.ACCESS
@@ -215,7 +227,7 @@ class GuestTokenFound(Event, frozen=True, kw_only=True):
     guest_token: Personal
 
 
-class WebhookSynced(Event, frozen=True, kw_only=True):
+class WebhookSynced(SessionEvent, frozen=True, kw_only=True):
     """The webhook receiver accepted the notice."""
 
     attempt: int
@@ -223,7 +235,7 @@ class WebhookSynced(Event, frozen=True, kw_only=True):
     latency_ms: int
 
 
-class WebhookFailed(Event, frozen=True, kw_only=True):
+class WebhookFailed(SessionEvent, frozen=True, kw_only=True):
     """The webhook receiver did not accept the notice. It is sent again at `retry_at`."""
 
     attempt: int
@@ -235,7 +247,7 @@ class WebhookFailed(Event, frozen=True, kw_only=True):
     retry_at: datetime
 
 
-class WebhookAbandoned(Event, frozen=True, kw_only=True):
+class WebhookAbandoned(SessionEvent, frozen=True, kw_only=True):
     """The notice became a dead letter."""
 
     attempts: int
@@ -244,25 +256,37 @@ class WebhookAbandoned(Event, frozen=True, kw_only=True):
     detail: str
 
 
-class WebhookRedeliveryRequested(Event, frozen=True, kw_only=True):
+class WebhookRedeliveryRequested(SessionEvent, frozen=True, kw_only=True):
     """A person asked for redelivery: the schedule restarts, under the same `webhook-id`."""
 
     requested_by: str
     reason: str
 
 
-class TokenExpired(Event, frozen=True, kw_only=True):
+class TokenExpired(SessionEvent, frozen=True, kw_only=True):
     """The guest token expired."""
 
     expires_at: datetime
     noticed_late_ms: int
 
 
-class SessionAbandoned(Event, frozen=True, kw_only=True):
+class SessionAbandoned(SessionEvent, frozen=True, kw_only=True):
     """Failures or the deadline ended the session. Ends the stream."""
 
     cause: Cause
     attempts: int
+
+
+class PersonalDataRevealed(AccessEvent, frozen=True, kw_only=True):
+    """Personal data of these sessions is about to be shown in clear. Committed before it is.
+
+    The events of one stream belong to one look: a long list is shown page by page.
+    """
+
+    revealed_by: str
+    reason: str
+    purposes: tuple[Purpose, ...]
+    sessions: tuple[UUID, ...]
 
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
@@ -290,4 +314,5 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
     "TokenExpired": TokenExpired,
     "SessionAbandoned": SessionAbandoned,
+    "PersonalDataRevealed": PersonalDataRevealed,
 }

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 from uuid import UUID
 
+from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
@@ -35,15 +36,18 @@ class ReadModels(Protocol):
         """Compare a projection with the log. Raises as `rebuild` does."""
         ...
 
-    def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
-        """Those that match now, each once, in the order wanted. No connection is held between rows."""
+    def sessions(self, wanted: SessionFilter, guest: GuestHashes | None = None) -> AsyncIterator[SessionRow]:
+        """Those that match, each once, in the order wanted; `guest` stands for `wanted.guest`. Memory is constant.
+
+        No connection is held between rows.
+        """
         ...
 
     async def stream_of(self, wanted: str) -> UUID | None:
         """The stream of the session with this id, ours or the provider's."""
         ...
 
-    def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
+    def audit(self, wanted: AuditFilter, guest: GuestHashes | None = None) -> AsyncIterator[AuditEntry]:
         """As `sessions`."""
         ...
 

@@ -95,6 +95,8 @@ def project(events: Iterable[RecordedEvent]) -> Increments:
     latencies: Counter[tuple[Cell, int]] = Counter()
     for recorded in events:
         event = recorded.event
+        if not isinstance(event, e.SessionEvent):
+            continue
         cell = Cell(
             event.channel_id, recorded.recorded_at.replace(second=0, microsecond=0), month_of(recorded.stream_id)
         )

@@ -115,7 +115,8 @@ def _ledger(
 ) -> Ledger:
     schema, clock, policy = settings.schema, services.clock, services.policy
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    store = PostgresEventStore(engine, schema, limiter, PersonalData(engine, schema, vault))
+    personal = PersonalData(engine, schema, vault)
+    store = PostgresEventStore(engine, schema, limiter, personal)
     due_steps = PostgresDueSteps(engine, schema, limiter)
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)
@@ -146,6 +147,7 @@ def _ledger(
         consumers=PostgresConsumers(engine, schema),
         partitions=partitions,
         read_models=read_models,
+        personal=personal,
         provider=services.provider,
         limiter=limiter,
         executor=executor,

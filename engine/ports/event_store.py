@@ -34,6 +34,10 @@ class EventStore(Protocol):
         """The same for many streams in one round trip. Empty streams are left out."""
         ...
 
+    async def read_openings(self, stream_ids: Sequence[UUID]) -> list[RecordedEvent]:
+        """The first event of each of these streams that is there, in no order. Raises `UnknownEvent`."""
+        ...
+
     def read_all(
         self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
     ) -> AsyncIterator[list[RecordedEvent]]:

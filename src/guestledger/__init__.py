@@ -46,8 +46,10 @@ if TYPE_CHECKING:
         UnknownProjection,
     )
     from guestledger.engine.domain.events import *  # noqa: F403 - every event class
-    from guestledger.engine.domain.events import Event
+    from guestledger.engine.domain.events import AccessEvent, Event, SessionEvent
+    from guestledger.engine.domain.guest_filter import GuestFilter
     from guestledger.engine.domain.outcomes import Adoption, FailureKind, Resolution, Verdict
+    from guestledger.engine.domain.personal import Purpose, Sealed
     from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
     from guestledger.engine.domain.session import Session, Status
@@ -68,15 +70,24 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
+    from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.partitions import Partition
-    from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, contract_form
+    from guestledger.engine.projections.audit import (
+        AuditEntry,
+        AuditFilter,
+        ComplianceStatus,
+        Decision,
+        WebhookState,
+        contract_form,
+    )
     from guestledger.engine.projections.metrics import Metrics, MetricsFilter
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
+    "AccessEvent",
     "Adoption",
     "AuditEntry",
     "AuditFilter",
@@ -91,6 +102,7 @@ __all__ = [
     "CredentialsRefused",
     "DatabaseFault",
     "DeadLetter",
+    "Decision",
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
@@ -104,6 +116,7 @@ __all__ = [
     "Frame",
     "Guest",
     "GuestConsent",
+    "GuestFilter",
     "GuestRequest",
     "GuestledgerError",
     "Handler",
@@ -119,6 +132,7 @@ __all__ = [
     "LimiterState",
     "Limits",
     "LogSetBack",
+    "Look",
     "Metrics",
     "MetricsFilter",
     "NotAllowed",
@@ -132,6 +146,7 @@ __all__ = [
     "ProjectionStatus",
     "ProjectionStopped",
     "Projections",
+    "Purpose",
     "RebuildInterrupted",
     "RecordedEvent",
     "RedeliveryRefusal",
@@ -140,10 +155,13 @@ __all__ = [
     "Resolution",
     "ResolutionRefused",
     "RetryPolicy",
+    "Reveal",
     "Scheduler",
+    "Sealed",
     "ServiceError",
     "ServiceUnreachable",
     "Session",
+    "SessionEvent",
     "SessionFilter",
     "SessionNotFound",
     "SessionRow",
@@ -162,6 +180,7 @@ __all__ = [
     "Verification",
     "Wait",
     "WaitBasis",
+    "WebhookState",
     "Webhooks",
     "__version__",
     "connect",
@@ -185,8 +204,10 @@ _NAMES = {
     "engine.domain.consent": "Consent Guest",
     "engine.domain.due": "DueStep StepName",
     "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest LogSetBack PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection",
-    "engine.domain.events": "Event",
+    "engine.domain.events": "AccessEvent Event SessionEvent",
+    "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
+    "engine.domain.personal": "Purpose Sealed",
     "engine.domain.policy": "DeliveryPolicy Policy",
     "engine.domain.request": "GuestConsent GuestRequest parse_request",
     "engine.domain.session": "Session Status",
@@ -207,9 +228,10 @@ _NAMES = {
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
     "engine.operations.replay": "Frame",
+    "engine.operations.reveal": "Look Reveal",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.partitions": "Partition",
-    "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",
+    "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
     "engine.projections.metrics": "Metrics MetricsFilter",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",

@@ -32,6 +32,7 @@ from guestledger.engine.domain.outcomes import (
     Resolution,
     Throttled,
 )
+from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.feedback import Observation
@@ -394,6 +395,11 @@ def was_abandoned(**given: Any) -> e.SessionAbandoned:
     return _event(e.SessionAbandoned, {"cause": Cause.TOO_MANY_FAILURES, "attempts": 8}, given)
 
 
+def was_revealed(**given: Any) -> e.PersonalDataRevealed:
+    plain = {"revealed_by": "ops-jane", "reason": "ticket 4711", "purposes": (Purpose.CONTACT,), "sessions": (SESSION,)}
+    return e.PersonalDataRevealed(at=START, **(plain | given))
+
+
 # Histories
 
 OPEN = (was_recorded(),)
@@ -433,4 +439,5 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     redelivery_requested(),
     has_expired(),
     was_abandoned(),
+    was_revealed(),
 )

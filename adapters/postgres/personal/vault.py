@@ -55,6 +55,8 @@ class PostgresKeyVault:
             SELECT k.key_id, subject, purpose, k.wrapped{relaxed}
               FROM {s}.data_keys AS k JOIN wanted USING (subject, purpose)"""
         self._read = f"SELECT key_id, subject, purpose, wrapped FROM {s}.data_keys WHERE key_id = ANY($1::uuid[])"
+        self._read_index_key = f"""
+            SELECT key_id, subject, purpose, wrapped FROM {s}.data_keys WHERE subject = '' AND purpose = '{INDEX}'"""
         self._destroy = f"""
             DELETE FROM {s}.data_keys WHERE subject = $1::bytea AND purpose = coalesce($2::text, purpose)
             RETURNING key_id"""
@@ -66,7 +68,10 @@ class PostgresKeyVault:
     async def index_key(self) -> bytes:
         """See `KeyVault.index_key`."""
         if self._index_key is None:
-            self._index_key = (await self._key((b"", INDEX))).secret
+            # Who only reads may not make it.
+            found = await self._fetch(self._read_index_key)
+            key = self._unwrapped(found[0]) if found else await self._key((b"", INDEX))
+            self._index_key = key.secret
         return self._index_key
 
     async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, Aes256Key]:

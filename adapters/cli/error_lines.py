@@ -60,9 +60,10 @@ DATABASE_HINTS: Mapping[str, str] = {
 }
 """What to do about a database that cannot be used, by `DatabaseProblem`."""
 
-_PROFILE_HINTS = {
+_CAUSE_HINTS = {
     "scope_refused": "check the client's scopes, and `Profile(token_scope=…)`",
     "grant_refused": "check the client's grants, and `Profile(grant=…)`",
+    "key_refused": "set GUESTLEDGER_ENCRYPTION_KEY to the key with which the ledger was made",
 }
 _PARTITION_HINTS = {
     "rebuild_unfinished": "`guestledger projections rebuild {}` finishes it",
@@ -86,7 +87,7 @@ def _text(error: guestledger.GuestledgerError) -> str:
             known = error.cause == "service_unavailable" and error.detail  # the sentence would say it twice
             return f"the {error.service} cannot be used: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.CredentialsRefused():
-            if error.cause in _PROFILE_HINTS:
+            if error.cause in _CAUSE_HINTS:
                 return f"the {error.service} refused the request: {cause_sentence(error.cause, error.detail)}"
             known = error.cause == "unauthorized" and error.detail  # the sentence is about an API's 401
             return f"the {error.service} refused the credentials: {known or cause_sentence(error.cause, error.detail)}"
@@ -112,8 +113,8 @@ def _hint(error: guestledger.GuestledgerError) -> str:
         return _partition_hint(error)
     if isinstance(error, guestledger.ResolutionRefused) and error.holder is None:
         return "`guestledger sessions --status parked` lists the parked ones"
-    if isinstance(error, guestledger.CredentialsRefused) and error.cause in _PROFILE_HINTS:
-        return _PROFILE_HINTS[error.cause]
+    if isinstance(error, guestledger.CredentialsRefused) and error.cause in _CAUSE_HINTS:
+        return _CAUSE_HINTS[error.cause]
     for kind in type(error).__mro__:
         if kind.__name__ in HINTS:
             return HINTS[kind.__name__].format(error=error)

@@ -17,6 +17,7 @@ CAUSES: Mapping[str, str] = {
     "forbidden": "the credentials lack a permission",
     "scope_refused": "the scope that is asked for is not granted",
     "grant_refused": "the client may not use this grant",
+    "key_refused": "its data keys are wrapped under another key",
     "redirected": "the answer is a redirect, which is not followed",
     "server_error": "server error",
     "too_early": "the server does not accept the request yet",

@@ -49,9 +49,9 @@ class GuestRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_un
     campaign: Name = "organic"
     device_type: Name = "desktop"
     consent: GuestConsent = GuestConsent()
-    idempotency_key: Key | None = None
+    idempotency_key: Annotated[Key, Meta(extra=_PERSONAL)] | None = None
     """The caller's key: the same key returns the same session."""
-    subject_id: Name | None = None
+    subject_id: Annotated[Name, Meta(extra=_PERSONAL)] | None = None
     """The caller's pseudonymous id of the person."""
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.limits.admission import AdmissionRequest, Denied
 from guestledger.engine.limits.feedback import Feedback
 
@@ -33,7 +34,7 @@ class StepChanges(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     done: frozenset[StepName] = frozenset()
 
 
-class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Append(Guarded, frozen=True, kw_only=True):
     """Proposed events of one stream, with what changes in the same transaction."""
 
     stream_id: UUID
@@ -45,7 +46,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     causation_id: UUID
     """Unique: the store recognises a repeated append by it."""
     correlation_id: str
-    idempotency_key: str | None = None
+    idempotency_key: Personal | None = None
     """One append per key, ever."""
     admission: AdmissionRequest | None = None
     """The request that they announce: recorded only if the limiter admits it."""

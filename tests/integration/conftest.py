@@ -240,14 +240,13 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
     ) -> contextlib.AbstractAsyncContextManager[Ledger]:
         plain = {
             "database_url": ledger_url,
+            "encryption_key": KEY,
             "cxone_url": simulator.url,
             "cxone_client_id": simulator.client_id,
             "cxone_client_secret": simulator.client_secret,
             "webhook_allow_private": True,
         }
-        return connect(
-            Settings(encryption_key=KEY, **{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler
-        )
+        return connect(Settings(**{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler)
 
     return new
 

@@ -21,6 +21,7 @@ from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.log.verification import LogVerifier
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
@@ -143,6 +144,7 @@ def _ledger(
     )
     return Ledger(
         store=store,
+        verifier=LogVerifier(engine, schema),
         due_steps=due_steps,
         consumers=PostgresConsumers(engine, schema),
         partitions=partitions,

@@ -32,13 +32,14 @@ from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.log_verifier import LogVerifier
 from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 from guestledger.engine.ports.personal_data import PersonalData
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
@@ -58,6 +59,7 @@ class Ledger:
         self,
         *,
         store: EventStore,
+        verifier: LogVerifier,
         due_steps: DueSteps,
         consumers: ConsumerCheckpoints,
         partitions: PartitionsPort,
@@ -75,7 +77,7 @@ class Ledger:
         decisions = Decisions(store=store, clock=clock, policy=policy)
         histories = Histories(store=store, read_models=read_models)
         self.scheduler = scheduler
-        self.events = Events(store=store, consumers=consumers, clock=clock)
+        self.events = Events(store=store, verifier=verifier, consumers=consumers, clock=clock)
         self.webhooks = Webhooks(store=store, histories=histories, decisions=decisions, policy=policy)
         self.projections = Projections(read_models=read_models, clock=clock)
         self.limits = Limits(limiter)
@@ -229,6 +231,11 @@ class Ledger:
         """Return the matching metrics, including everything committed before the call."""
         await self._read_models.catch_up()
         return await self._read_models.metrics(wanted)
+
+    async def metrics_by_day(self, wanted: MetricsFilter = MetricsFilter()) -> list[DailyMetrics]:
+        """Return the matching metrics of each day (UTC) and channel that has any, oldest first."""
+        await self._read_models.catch_up()
+        return await self._read_models.metrics_by_day(wanted)
 
     async def check(self) -> None:
         """Check that the provider can be used now.

@@ -11,6 +11,7 @@ import typer
 
 import guestledger
 from guestledger.adapters.cli import (
+    audit,
     db,
     demo,
     limits,
@@ -22,6 +23,7 @@ from guestledger.adapters.cli import (
     replay,
     resolve,
     streams,
+    verify,
     webhooks,
     why,
     worker,
@@ -30,7 +32,7 @@ from guestledger.adapters.cli.log_lines import LogLines, Sentences
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
 
-COMMANDS = (opening, worker, reading, replay, why, resolve, limits, log, demo)
+COMMANDS = (opening, worker, reading, audit, replay, why, resolve, limits, log, verify, demo)
 """Modules whose `commands` stand at the top level, in the order of `--help`."""
 
 GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "db": db}

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 from guestledger.engine.projections.status import ProjectionStatus, Verification
 
@@ -49,6 +49,10 @@ class ReadModels(Protocol):
 
     def audit(self, wanted: AuditFilter, guest: GuestHashes | None = None) -> AsyncIterator[AuditEntry]:
         """As `sessions`."""
+        ...
+
+    async def metrics_by_day(self, wanted: MetricsFilter) -> list[DailyMetrics]:
+        """The matching metrics of each day and channel that has any."""
         ...
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:

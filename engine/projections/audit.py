@@ -1,8 +1,9 @@
 """The `audit_log` projection: one entry per session (contract, "Metrics and audit entry")."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -117,33 +118,42 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     """At most this many; `None`: all."""
 
 
+def _of_guest(field: str) -> Callable[[AuditEntry], str | None]:
+    return lambda entry: None if entry.guest is None else clear(getattr(entry.guest, field))
+
+
+_FORM: Mapping[str, Callable[[AuditEntry], Any]] = {
+    "auditType": lambda _entry: "guest_session_initialization",
+    "id": attrgetter("id"),
+    "timestamp": attrgetter("timestamp"),
+    "sessionId": attrgetter("session_id"),
+    "channelId": attrgetter("channel_id"),
+    "visitorFingerprint": _of_guest("fingerprint"),
+    "ipAddress": _of_guest("ip_address"),
+    "consentRecorded": attrgetter("consent_recorded"),
+    "gdprCompliant": attrgetter("gdpr_compliant"),
+    "tokenExpiry": attrgetter("token_expiry"),
+    "initializationLatencyMs": attrgetter("initialization_latency_ms"),
+    "complianceStatus": attrgetter("compliance_status"),
+    # What we add.
+    "openedAt": attrgetter("opened_at"),
+    "notice": attrgetter("notice"),
+    "refusedFlags": attrgetter("refused_flags"),
+    "webhook": attrgetter("webhook"),
+    "doubtedAt": attrgetter("doubted_at"),
+    "parkedAt": attrgetter("parked_at"),
+    "decision": attrgetter("decision"),
+    "decidedAt": attrgetter("decided_at"),
+    "decidedBy": attrgetter("decided_by"),
+    "decisionReason": attrgetter("decision_reason"),
+}
+CONTRACT_FIELDS = tuple(_FORM)
+"""The fields of `contract_form`, in order."""
+
+
 def contract_form(entry: AuditEntry) -> dict[str, Any]:
     """The entry as the contract's JSON object, then what we add to it. Personal values are null unless it has a guest."""
-    guest = entry.guest
-    return {
-        "auditType": "guest_session_initialization",
-        "id": entry.id,
-        "timestamp": entry.timestamp,
-        "sessionId": entry.session_id,
-        "channelId": entry.channel_id,
-        "visitorFingerprint": None if guest is None else clear(guest.fingerprint),
-        "ipAddress": None if guest is None else clear(guest.ip_address),
-        "consentRecorded": entry.consent_recorded,
-        "gdprCompliant": entry.gdpr_compliant,
-        "tokenExpiry": entry.token_expiry,
-        "initializationLatencyMs": entry.initialization_latency_ms,
-        "complianceStatus": entry.compliance_status,
-        "openedAt": entry.opened_at,
-        "notice": entry.notice,
-        "refusedFlags": entry.refused_flags,
-        "webhook": entry.webhook,
-        "doubtedAt": entry.doubted_at,
-        "parkedAt": entry.parked_at,
-        "decision": entry.decision,
-        "decidedAt": entry.decided_at,
-        "decidedBy": entry.decided_by,
-        "decisionReason": entry.decision_reason,
-    }
+    return {name: value(entry) for name, value in _FORM.items()}
 
 
 def project(known: Mapping[UUID, AuditEntry], events: Iterable[RecordedEvent]) -> list[AuditEntry]:

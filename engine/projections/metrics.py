@@ -73,6 +73,14 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[str, int]
 
 
+class DailyMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The metrics of one channel and day (UTC)."""
+
+    day: date
+    channel_id: str
+    metrics: Metrics
+
+
 class Doubts(NamedTuple):
     """How many attempts are still in doubt."""
 

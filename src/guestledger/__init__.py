@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+    from guestledger.engine.log.verification import LogVerification
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.events import Events
     from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import (
+        CONTRACT_FIELDS,
         AuditEntry,
         AuditFilter,
         ComplianceStatus,
@@ -81,12 +83,13 @@ if TYPE_CHECKING:
         WebhookState,
         contract_form,
     )
-    from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+    from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
+    "CONTRACT_FIELDS",
     "AccessEvent",
     "Adoption",
     "AuditEntry",
@@ -100,6 +103,7 @@ __all__ = [
     "ConsumerOptions",
     "ConsumerRow",
     "CredentialsRefused",
+    "DailyMetrics",
     "DatabaseFault",
     "DeadLetter",
     "Decision",
@@ -132,6 +136,7 @@ __all__ = [
     "LimiterState",
     "Limits",
     "LogSetBack",
+    "LogVerification",
     "Look",
     "Metrics",
     "MetricsFilter",
@@ -219,6 +224,7 @@ _NAMES = {
     "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
     "engine.limits.state": "LimiterState",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
+    "engine.log.verification": "LogVerification",
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.events": "Events",
     "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
@@ -231,8 +237,8 @@ _NAMES = {
     "engine.operations.reveal": "Look Reveal",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.partitions": "Partition",
-    "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
-    "engine.projections.metrics": "Metrics MetricsFilter",
+    "engine.projections.audit": "CONTRACT_FIELDS AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
+    "engine.projections.metrics": "DailyMetrics Metrics MetricsFilter",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
     "engine.worker.scheduler": "Scheduler",

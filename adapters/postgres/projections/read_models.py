@@ -2,17 +2,19 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
     ColumnElement,
+    Date,
     Select,
     Table,
     Uuid,
     any_,
+    cast,
     func,
     literal,
     literal_column,
@@ -28,7 +30,7 @@ from guestledger.adapters.postgres.tables import TIME, personal_index
 from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import COUNTS, Doubts, Metrics, MetricsFilter, summarise
+from guestledger.engine.projections.metrics import COUNTS, DailyMetrics, Doubts, Metrics, MetricsFilter, summarise
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 
 BATCH = 500
@@ -113,6 +115,36 @@ class PostgresReadModels(Projector):
             doubts,
         )
 
+    async def metrics_by_day(self, wanted: MetricsFilter) -> list[DailyMetrics]:
+        """See `ReadModels.metrics_by_day`."""
+        m, c = SESSION_METRICS.c, SESSION_LATENCIES.c
+        sums = [func.sum(m[name]).label(name) for name in COUNTS]
+        counts = select(_day(m.minute), m.channel_id, *sums).group_by("day", m.channel_id).order_by("day", m.channel_id)
+        latencies = (
+            select(_day(c.minute), c.channel_id, c.latency_ms, func.sum(c.sessions))
+            .group_by("day", c.channel_id, c.latency_ms)
+            .order_by("day", c.channel_id, c.latency_ms)
+        )
+        with reported():
+            async with pooled_connection(self._engine) as connection:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+                counted = (await connection.execute(_within(counts, m, wanted))).all()
+                ranked: dict[tuple[date, str], list[tuple[int, int]]] = {}
+                async for day, channel_id, ms, number in await connection.stream(_within(latencies, c, wanted)):
+                    ranked.setdefault((day, channel_id), []).append((int(ms), int(number)))
+        return [
+            DailyMetrics(
+                day=day,
+                channel_id=channel_id,
+                metrics=summarise(
+                    {name: int(value) for name, value in zip(COUNTS, values, strict=True)},
+                    ranked.get((day, channel_id), []),
+                    None,
+                ),
+            )
+            for day, channel_id, *values in counted
+        ]
+
     async def _rows(self, table: Table, where: _Where, wanted: _Wanted) -> AsyncIterator[Any]:
         """Yield the rows that match, page by page. Their place in the order never changes: each comes once."""
         place = tuple_(table.c.opened_at, table.c.id)
@@ -137,6 +169,10 @@ class PostgresReadModels(Projector):
             async with pooled_connection(self._engine) as connection:
                 rows: Sequence[Any] = (await connection.execute(statement)).all()
                 return rows
+
+
+def _day(minute: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(func.timezone("UTC", minute), Date).label("day")
 
 
 def _equal(*pairs: tuple[ColumnElement[Any], object]) -> _Where:

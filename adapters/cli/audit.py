@@ -55,6 +55,7 @@ def audit(
     subject: Subject = None,
     ip: Ip = None,
     fingerprint: Fingerprint = None,
+    consented: Annotated[bool, typer.Option("--consented", help="Only those whose consent was sufficient.")] = False,
     notice: Annotated[str | None, typer.Option(help="Only guests who were shown this privacy notice.")] = None,
     refused_flag: Annotated[
         str | None, typer.Option(help="Only refusals for this consent flag: dataProcessing or gdprCompliant.")
@@ -92,6 +93,7 @@ def audit(
         since=since,
         until=until,
         guest=guest_filter(subject, ip, fingerprint),
+        consent_recorded=consented or None,
         notice=notice,
         refused_flag=refused_flag,
         webhook=tuple(choice(guestledger.WebhookState, text, "--webhook") for text in webhook or ()),

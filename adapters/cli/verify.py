@@ -58,6 +58,8 @@ def _text(found: guestledger.LogVerification, same: bool | None) -> str:
         lines.append(f"missing: positions {_listed(found.missing)}")
     if found.detached:
         lines.append(f"{found.detached} positions lie in detached months: `guestledger partitions list` shows them")
+    if found.unaccounted:
+        lines.append(f"missing: {found.unaccounted} positions more than the detached months hold")
     if same is not None:
         lines.append("the digest is the one that was given" if same else "the digest is NOT the one that was given")
     else:

@@ -16,6 +16,8 @@ class LogVerification(msgspec.Struct, frozen=True, kw_only=True):
     last_recorded_at: datetime | None
     detached: int
     """Positions that lie in detached partitions: they were verified before they were detached, and are not read here."""
+    unaccounted: int
+    """For the whole log: how many more positions lie there than those partitions hold."""
     digest: str
     """SHA-256 (hex) over each position (8 bytes, big-endian) and leaf hash, in order, both as computed here."""
     changed: tuple[int, ...]
@@ -26,4 +28,4 @@ class LogVerification(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_intact(self) -> bool:
         """Whether each event matches its hash, and none is missing."""
-        return not self.changed and not self.missing
+        return not self.changed and not self.missing and not self.unaccounted

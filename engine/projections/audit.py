@@ -100,6 +100,8 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     status: ComplianceStatus | None = None
     id: UUID | None = None
     guest: GuestFilter = GuestFilter()
+    consent_recorded: bool | None = None
+    """Whether the consent was sufficient; `None`: either."""
     notice: str | None = None
     """The privacy notice that was shown."""
     refused_flag: str | None = None

@@ -5,6 +5,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
@@ -29,7 +30,7 @@ class LogVerifier:
     ) -> LogVerification:
         """See `LogVerifier.verify`."""
         first, last, detached = await self._bounds(since, until)
-        part = _Part(first, detached)
+        part = _Part(first, [(one["first_position"], one["last_position"]) for one in detached])
         after = first - 1
         while after < last:
             with reported():
@@ -41,10 +42,12 @@ class LogVerifier:
             after = rows[-1]["position"]
             advanced(after)
         part.end(last)
-        return part.found()
+        found = part.found()
+        whole = since is None and until is None
+        return replace(found, unaccounted=found.detached - sum(one["events"] for one in detached)) if whole else found
 
-    async def _bounds(self, since: datetime | None, until: datetime | None) -> tuple[int, int, list[tuple[int, int]]]:
-        """The first and last position of the part, and the spans of detached partitions."""
+    async def _bounds(self, since: datetime | None, until: datetime | None) -> tuple[int, int, list[Any]]:
+        """The first and last position of the part, and the detached partitions."""
         s = quoted(self._schema)
         # Times never run against positions; each batch of appends has one time.
         statement = f"""
@@ -52,12 +55,11 @@ class LogVerifier:
                    coalesce((SELECT max(position) FROM {s}.batches
                               WHERE $2::timestamptz IS NULL OR recorded_at < $2::timestamptz), -1) AS last"""
         detached = f"""
-            SELECT first_position, last_position FROM {s}.detached_partitions WHERE first_position IS NOT NULL"""
+            SELECT first_position, last_position, events FROM {s}.detached_partitions WHERE first_position IS NOT NULL"""
         with reported():
             async with reading(self._engine) as driver:
                 [(first, last)] = await driver.fetch(statement, since, until)
-                spans = [tuple(row) for row in await driver.fetch(detached)]
-        return first, last, spans
+                return first, last, list(await driver.fetch(detached))
 
 
 class _Part:
@@ -107,6 +109,7 @@ class _Part:
             first_recorded_at=first and first["recorded_at"],
             last_recorded_at=last and last["recorded_at"],
             detached=self._detached,
+            unaccounted=0,
             digest=self._digest.hexdigest(),
             changed=tuple(self._changed),
             missing=tuple(self._missing),

@@ -79,6 +79,7 @@ class PostgresReadModels(Projector):
             (c.channel_id, wanted.channel_id),
             (c.compliance_status, wanted.status),
             (c.id, wanted.id),
+            (c.consent_recorded, wanted.consent_recorded),
             (c.notice, wanted.notice),
             (c.decided_by, wanted.decided_by),
         )

@@ -61,9 +61,9 @@ class Look:
 
     async def entries(self, entries: Sequence[AuditEntry]) -> list[AuditEntry]:
         """Return these entries with their guests. A guest in a detached partition is missing. Raises `ServiceError`."""
-        opening = await self._store.read_openings([entry.id for entry in entries])
+        opening = {one.stream_id: one for one in await self._store.read_openings([entry.id for entry in entries])}
         guests = {}
-        for recorded in await self.events(opening):
+        for recorded in await self.events([opening[entry.id] for entry in entries if entry.id in opening]):
             if isinstance(recorded.event, ConsentRecorded | ConsentRefused):
                 guests[recorded.stream_id] = recorded.event.guest
         return [replace(entry, guest=guests.get(entry.id)) for entry in entries]

@@ -216,6 +216,7 @@ async def test_the_privacy_role_looks_and_finds_but_changes_no_log(
     ledger: Ledger, ledger_url: str, new_login_at: NewLogin
 ) -> None:
     session = await ledger.open_session(request(subject_id="crm-1"))
+    await ledger.projections.catch_up()
     url = await new_login_at(ledger_url, "IN ROLE guestledger_privacy")
 
     async with connect(Settings(database_url=url, encryption_key=KEY), scheduler=False) as privacy:
@@ -238,6 +239,7 @@ async def test_the_privacy_role_looks_and_finds_but_changes_no_log(
 
 async def test_the_auditor_role_gets_no_personal_data(ledger: Ledger, ledger_url: str, new_login_at: NewLogin) -> None:
     session = await ledger.open_session(request())
+    await ledger.projections.catch_up()
     url = await new_login_at(ledger_url, "IN ROLE guestledger_auditor")
     async with connect(Settings(database_url=url, encryption_key=KEY), scheduler=False) as auditor:
         for look in (auditor.session(session.id, reveal=REVEAL), anext(auditor.audit(reveal=REVEAL))):

@@ -13,9 +13,10 @@ from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimite
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.due import DueStep, StepName
-from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.domain.events import ChannelValidated
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended, StepChanges
+from tests.keys import personal_data
 from tests.postgres import as_administrator
 from tests.sequence_store import SequenceStore
 
@@ -38,8 +39,8 @@ def proposed(
         "stream_id": stream_id,
         "expected_version": version,
         "events": tuple(
-            CreationAttempted(
-                at=now, channel_id="ch_1", attempt=number, idempotency_key=str(stream_id), request_sha256="0" * 64
+            ChannelValidated(
+                at=now, channel_id="ch_1", status="active", protocols=(str(number),), looked_up_at=now, cached=False
             )
             for number in range(version + 1, version + 1 + events)
         ),
@@ -152,7 +153,7 @@ class Stores:
     def open(self, kind: type[AnyStore] = PostgresEventStore, **options: Any) -> AnyStore:
         """A new store."""
         limiter = PostgresRateLimiter(self.engine, "guestledger", LimiterPolicy())
-        store = kind(self.engine, "guestledger", limiter, **options)
+        store = kind(self.engine, "guestledger", limiter, personal_data(self.engine), **options)
         self._open.append(store)
         return store
 

@@ -89,6 +89,11 @@ class Session(Guarded, frozen=True, kw_only=True):
         return due
 
     @property
+    def is_revealed(self) -> bool:
+        """Whether the guest's values are here in clear. A request to the outside needs them."""
+        return self.guest is not None and not isinstance(self.guest.fingerprint, Sealed)
+
+    @property
     def is_retried(self) -> bool:
         """Whether a request failed other than by a throttle: the next one then uses the retry budget."""
         return self.attempts > self.throttles or self.lookups_failed > 0

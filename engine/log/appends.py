@@ -66,9 +66,17 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The limiters with a state at that moment."""
 
 
+_REMOTE = "remote\x1f"
+
+
 def remote_key(session_id: str) -> str:
     """The key of the append that records a provider's session. A caller's key never contains this character."""
-    return f"remote\x1f{session_id}"
+    return f"{_REMOTE}{session_id}"
+
+
+def is_remote_key(key: str) -> bool:
+    """Whether `key` names a provider's session, and so nothing of a person."""
+    return key.startswith(_REMOTE)
 
 
 class KeyTaken(Exception):

@@ -6,7 +6,9 @@ from typing import Protocol
 
 import msgspec
 
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import Command
+from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
@@ -38,6 +40,13 @@ class Lane(Enum):
     def max_lease_ms(self) -> int | None:
         """The longest lease of a claim; `None`: the worker's own. After a crash, an expiry should not wait a whole one."""
         return 1_500 if self is Lane.RECORDING else None
+
+
+def require_revealed(session: Session) -> None:
+    """Raise `ServiceUnreachable` if the guest's data cannot be read: its key is lost, or not here yet."""
+    if not session.is_revealed:
+        detail = f"session {session.id}: its data key is missing"
+        raise ServiceUnreachable("key vault", Cause.NOT_READY, detail)
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):

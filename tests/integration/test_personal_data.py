@@ -140,3 +140,19 @@ async def test_personal_data_of_a_destroyed_key_is_refused(ledger: Ledger, sql: 
     with pytest.raises(SubjectErased):
         await ledger.open_session(canary())
     assert len(await sql("SELECT DISTINCT stream_id FROM events")) == 1
+
+
+async def test_nothing_is_sent_for_a_guest_whose_key_is_missing(
+    new_ledger: Any, ledger: Ledger, simulator: Simulator, sql: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await ledger.accept(canary())
+    lost = await sql("DELETE FROM data_keys WHERE purpose = 'contact' RETURNING *")
+
+    async with new_ledger() as worker:
+        await worker.scheduler.run_once()
+        assert not simulator.sessions_by_key
+        assert "its data key is missing" in caplog.text
+        await sql("INSERT INTO data_keys VALUES ($1, $2, $3, $4, $5)", *lost[0])
+        await sql("UPDATE due_steps SET due_at = now()")
+        await worker.scheduler.run_once()
+    assert (await ledger.session(session.id)).status == "active"

@@ -109,7 +109,7 @@ class BatchRows:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
         if key is not None and key in log.keys:
             return KeyTaken(log.keys[key])
-        if log.destroyed and any(row.key_id in log.destroyed for row in proposal.sealing.rows):
+        if proposal.sealing.refused or any(row.key_id in log.destroyed for row in proposal.sealing.rows):
             return SubjectErased(append.stream_id)
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)

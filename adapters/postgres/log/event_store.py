@@ -1,9 +1,11 @@
 """The event log in PostgreSQL: group commit under the ledger's lock, dense positions in commit order."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from itertools import islice
 from operator import attrgetter
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -37,8 +39,12 @@ MAX_BYTES = 256 * 1024
 
 _FAILED_SECONDS = 60.0
 
+_Given = TypeVar("_Given")
+_Answer = TypeVar("_Answer")
 
-_Waiting = tuple[asyncio.Future[Appended], Proposal]
+_Sealing = asyncio.Task[Proposal]
+_Caller = asyncio.Future[Appended]
+_Batch = list[tuple[_Caller, Proposal]]
 
 
 class PostgresEventStore(LogReader):
@@ -63,7 +69,7 @@ class PostgresEventStore(LogReader):
         self._appending = AppendStatements(schema)
         self._patience = patience
         self._max_waiting = max_waiting
-        self._waiting: dict[asyncio.Future[Appended], Proposal] = {}
+        self._waiting: dict[_Caller, _Sealing] = {}
         self._connection = HeldConnection(engine)
         self._committing: asyncio.Task[None] | None = None
         self._failed: tuple[float, ServiceUnreachable] | None = None
@@ -78,16 +84,16 @@ class PostgresEventStore(LogReader):
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
-        sealing = await self._personal.seal(append)
-        proposal = Proposal(append, [_text(event) for event in sealing.events], sealing)
-        outcome: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting[outcome] = proposal
+        outcome: _Caller = asyncio.get_running_loop().create_future()
+        # Sealed while the batch before is committed, and stored in the order of arrival.
+        sealing = self._waiting[outcome] = asyncio.create_task(self._seal(append))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
         try:
             return await outcome
         finally:
             self._waiting.pop(outcome, None)
+            sealing.cancel()
 
     async def check(self) -> None:
         """See `EventStore.check`. An append that failed counts for a minute, unless one has succeeded since."""
@@ -106,13 +112,14 @@ class PostgresEventStore(LogReader):
         await self._notifier.close()
 
     async def _commit_all(self) -> None:
-        batch: list[_Waiting] = []
+        batch: _Batch = []
         try:
             while self._waiting:
                 try:
                     for _ in range(MAX_IN_A_ROW):
-                        batch = self._next_batch(MAX_IN_BATCH)
-                        await self._commit(batch)
+                        batch = await self._next_batch()
+                        if batch:
+                            await self._commit(batch)
                         await asyncio.sleep(0)  # callers that have their answer may append more
                         if not self._waiting:
                             break
@@ -120,23 +127,41 @@ class PostgresEventStore(LogReader):
                     await self._connection.give_back()
         finally:
             self._committing = None
-            for caller, _proposal in (*batch, *self._next_batch(len(self._waiting))):
+            for caller in (*(caller for caller, _ in batch), *self._waiting):
                 caller.cancel()  # only if this task itself was ended
+            self._waiting.clear()
 
-    def _next_batch(self, size: int) -> list[_Waiting]:
-        taken = list(islice(self._waiting.items(), size))
-        for caller, _proposal in taken:
-            del self._waiting[caller]
-        return taken
+    async def _next_batch(self) -> _Batch:
+        """Take the next appends. One that cannot be sealed is rejected alone."""
+        taken = list(islice(self._waiting.items(), MAX_IN_BATCH))
+        await asyncio.wait([sealing for _, sealing in taken])
+        batch: _Batch = []
+        for caller, sealing in taken:
+            if self._waiting.pop(caller, None) is None or caller.done():
+                continue  # it was cancelled
+            if (error := sealing.exception()) is None:
+                batch.append((caller, sealing.result()))
+            else:
+                caller.set_exception(error)
+        return batch
 
-    async def _commit(self, batch: list[_Waiting]) -> None:
+    async def _seal(self, append: Append) -> Proposal:
+        sealing = await self._until_answered(self._personal.seal, append)
+        return Proposal(append, [_text(event) for event in sealing.events], sealing)
+
+    async def _commit(self, batch: _Batch) -> None:
         try:
-            outcomes = await self._write_until_answered([proposal for _caller, proposal in batch])
+            # Also after a COMMIT whose fate is unknown: the lost transaction holds the ledger's lock to its end, and under that
+            # lock a recorded append is recognised by its causation.
+            outcomes = await self._until_answered(self._write_once, [proposal for _caller, proposal in batch])
             self._failed = None
         except ServiceUnreachable as error:
             self._failed = (asyncio.get_running_loop().time(), error)
             # Those that wait by now would wait as long for the same answer.
-            batch += self._next_batch(len(self._waiting))
+            for caller in self._waiting:
+                if not caller.done():
+                    caller.set_exception(error)
+            self._waiting.clear()
             outcomes = [error] * len(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, its caller has to get it
             if len(batch) > 1 and not isinstance(error, ServiceError):
@@ -154,17 +179,16 @@ class PostgresEventStore(LogReader):
             else:
                 caller.set_result(outcome)
 
-    async def _write_until_answered(self, batch: list[Proposal]) -> list[Appended | Exception]:
-        # Also after a COMMIT whose fate is unknown: the lost transaction holds the ledger's lock to its end, and under that
-        # lock a recorded append is recognised by its causation.
+    async def _until_answered(self, once: Callable[[_Given], Awaitable[_Answer]], given: _Given) -> _Answer:
+        """The answer of `once`, which is repeated while the database is away: see `patience`."""
         began = asyncio.get_running_loop().time()
         try:  # every batch passes here: the retry object is made only when it is needed
-            return await self._write_once(batch)
+            return await once(given)
         except PoolUsedUp:
             raise  # callers that wait here may hold the pool themselves
-        except ServiceUnreachable:
+        except ServiceUnreachable as error:
             left = self._patience - (asyncio.get_running_loop().time() - began)
-            if left <= 0:
+            if left <= 0 or error.cause is Cause.NOT_CONFIGURED:
                 raise
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(ServiceUnreachable) & retry_if_not_exception_type(PoolUsedUp),
@@ -172,8 +196,8 @@ class PostgresEventStore(LogReader):
             stop=stop_before_delay(left),
             reraise=True,
         )
-        outcomes: list[Appended | Exception] = await retrying(self._write_once, batch)
-        return outcomes
+        answer: _Answer = await retrying(once, given)
+        return answer
 
     async def _write_once(self, batch: list[Proposal]) -> list[Appended | Exception]:
         with reported():

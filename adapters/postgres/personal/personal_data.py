@@ -15,11 +15,11 @@ from guestledger.adapters.postgres.admin.grants import PRIVACY, role_name
 from guestledger.adapters.postgres.errors import Access, NotAllowed, reported
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import reading
-from guestledger.engine.domain.errors import SealedEventBroken, SubjectErased
+from guestledger.engine.domain.errors import SealedEventBroken
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused, Event
 from guestledger.engine.domain.guest_filter import GuestFilter, GuestHashes
 from guestledger.engine.domain.personal import Purpose
-from guestledger.engine.log.appends import Append
+from guestledger.engine.log.appends import Append, is_remote_key
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.personal_fields import personal_values, with_values
 from guestledger.engine.log.recorded import RecordedEvent
@@ -56,7 +56,9 @@ class Sealing(NamedTuple):
     rows: Sequence[SealedRow] = ()
     index_row: IndexRow | None = None
     key: str | None = None
-    """The hash of its idempotency key."""
+    """Its key: a caller's as a keyed hash."""
+    refused: bool = False
+    """The stream's personal data has been erased: no more is recorded."""
 
 
 class PersonalData:
@@ -80,22 +82,19 @@ class PersonalData:
         self._subjects: LRUCache[UUID, bytes] = LRUCache(_MAX_CACHED)
 
     async def seal(self, append: Append) -> Sealing:
-        """The append without its personal values, and the rows that hold them. Raises `ServiceError`, `SubjectErased`."""
+        """The append without its personal values, and the rows that hold them. Raises `ServiceError`."""
         found = [personal_values(event) if event.purpose else {} for event in append.events]
-        key = None if append.idempotency_key is None else (await self.hashed("key", append.idempotency_key)).hex()
+        key = append.idempotency_key
+        if key is not None and not is_remote_key(key):
+            key = (await self.hashed("key", key)).hex()
         if not any(found):
             return Sealing(append.events, key=key)
-        opened = append.events[0] if append.expected_version == 0 else None
-        index = (
-            await self._index(append.stream_id, opened)
-            if isinstance(opened, ConsentRecorded | ConsentRefused)
-            else None
-        )
-        subject = index.subject if index else await self._subject(append.stream_id)
+        index_row = None if append.expected_version else await self._index(append.stream_id, append.events[0])
+        subject = await self._subject(append.stream_id)
         events: list[Event] = []
         rows: list[SealedRow] = []
         for version, (event, values) in enumerate(zip(append.events, found, strict=True), append.expected_version + 1):
-            if event.purpose is None or not values:
+            if event.purpose is None or not values or subject is None:
                 events.append(event)
                 continue
             data_key = await self.vault.key_of(subject, event.purpose)
@@ -103,7 +102,7 @@ class PersonalData:
             box, commitments = data_key.seal(values, place)
             rows.append(SealedRow(append.stream_id, version, event.purpose, data_key.id, box))
             events.append(with_values(event, commitments))
-        return Sealing(events, rows, index, key)
+        return Sealing(events, rows, index_row, key, refused=subject is None)
 
     async def check_access(self) -> None:
         """See `PersonalData.check_access`."""
@@ -145,24 +144,28 @@ class PersonalData:
         """As `hashed`; all ways to write an address give the same."""
         return await self.hashed("ip_address", ip_address(address).compressed)
 
-    async def _index(self, stream_id: UUID, opened: ConsentRecorded | ConsentRefused) -> IndexRow:
+    async def _index(self, stream_id: UUID, opened: Event) -> IndexRow | None:
+        """The index row of a new stream, whose subject is known from here on."""
+        self._subjects[stream_id] = stream_id.bytes
+        if not isinstance(opened, ConsentRecorded | ConsentRefused):
+            return None
         guest = opened.guest
-        subject = stream_id.bytes if guest.subject_id is None else await self.subject_of(guest.subject_id)
-        self._subjects[stream_id] = subject
+        if guest.subject_id is not None:
+            self._subjects[stream_id] = await self.subject_of(guest.subject_id)
         return IndexRow(
             stream_id,
-            subject,
+            self._subjects[stream_id],
             await self.hashed_address(guest.ip_address),
             await self.hashed("fingerprint", guest.fingerprint),
         )
 
-    async def _subject(self, stream_id: UUID) -> bytes:
-        subject = self._subjects.get(stream_id)
+    async def _subject(self, stream_id: UUID) -> bytes | None:
+        """Whose data the stream holds; `None`: it holds none any more."""
+        subject: bytes | None = self._subjects.get(stream_id)
         if subject is None:
             rows = await self._fetch(self._read_subject, stream_id)
-            if not rows:
-                raise SubjectErased(stream_id)
-            subject = self._subjects[stream_id] = rows[0][0]
+            if rows:
+                subject = self._subjects[stream_id] = rows[0][0]
         return subject
 
     async def _place(self, stream_id: UUID, version: int, purpose: Purpose) -> bytes:

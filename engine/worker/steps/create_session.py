@@ -16,7 +16,7 @@ from guestledger.engine.log.appends import AppendDenied
 from guestledger.engine.ports.provider import PreparedCreation
 from guestledger.engine.worker.deferring import deferral, deferred
 from guestledger.engine.worker.leases import LeaseLost
-from guestledger.engine.worker.step import Lane, Services, StepContext, StepResult
+from guestledger.engine.worker.step import Lane, Services, StepContext, StepResult, require_revealed
 
 
 class Step:
@@ -35,6 +35,7 @@ class Step:
 
     async def run(self, session: Session, context: StepContext) -> StepResult:
         """`CreationAttempted`, then what came of it; or `CreationDeferred` if the limiter denies it."""
+        require_revealed(session)
         async with self._services.calls.place(context.claimed):
             provider = self._services.provider
             prepared = provider.prepare(session)

@@ -12,7 +12,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import Denied
 from guestledger.engine.limits.feedback import not_sent
 from guestledger.engine.worker.leases import LeaseLost
-from guestledger.engine.worker.step import Lane, Services, StepContext, StepResult
+from guestledger.engine.worker.step import Lane, Services, StepContext, StepResult, require_revealed
 
 
 class Step:
@@ -35,6 +35,7 @@ class Step:
 
     async def run(self, session: Session, context: StepContext) -> StepResult:
         """`WebhookSynced`, `WebhookFailed` or `WebhookAbandoned`; nothing if the limiter denies the call."""
+        require_revealed(session)
         began_at = await self._admitted(context)
         if began_at is None:
             return StepResult(stop=True)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import Consent, Guest
-from guestledger.engine.domain.personal import Guarded, Personal, clear
+from guestledger.engine.domain.personal import Guarded, Personal, Sealed, clear
 
 
 class Status(StrEnum):

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV Injection").
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+from guestledger.adapters.cli.streams import plain
+
+# A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV Injection"). Tabs and carriage
+# returns are escaped before.
+_FORMULA = ("=", "+", "-", "@", "\n")
 
 
 class CsvLines:
@@ -23,8 +26,8 @@ class CsvLines:
         """Write one line. Times are as in JSON, lists and objects are JSON texts; a null is an empty cell."""
         import msgspec
 
-        plain = msgspec.to_builtins(row, str_keys=True)
-        self._writer.writerow([cell(plain[column]) for column in self._columns])
+        values = msgspec.to_builtins(row, str_keys=True)
+        self._writer.writerow([cell(values[column]) for column in self._columns])
 
 
 def cell(value: Any) -> str:
@@ -35,9 +38,10 @@ def cell(value: Any) -> str:
         case None:
             return ""
         case str():
-            return f"'{value}" if value.startswith(_FORMULA) else value
+            text = plain(value)
+            return f"'{text}" if text.startswith(_FORMULA) else text
         case list() | dict():
-            return msgspec.json.encode(value).decode()
+            return plain(msgspec.json.encode(value).decode())
         case bool():
             return "true" if value else "false"
         case _:

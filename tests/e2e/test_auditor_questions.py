@@ -203,3 +203,20 @@ async def test_everything_done_by_one_person(given: Given) -> None:
     assert rows[0]["id"] == str(given.sessions["given up"])
     assert set(rows[1]["data"]["sessions"]) == {str(given.sessions[name]) for name in ("parked", "given up")}
     assert rows[1]["data"]["reason"] == "ticket 7"
+
+
+async def test_a_look_names_no_more_sessions_than_are_shown(given: Given) -> None:
+    reveal = ("--reveal", "--reason", "ticket 8", "--by", "ops-joe")
+    table = await run("audit", "--limit", "1", *reveal, env=given.privacy_env)
+    lines = await run("events", "--ip", "203.0.113.9", "--limit", "2", "--csv", *reveal, env=given.privacy_env)
+    replayed = await run("replay", str(given.sessions["dead"]), "--json", *reveal, env=given.privacy_env)
+
+    assert re.search(r"203\.0\.113\.1 ", table.text)
+    assert table.text.rstrip().endswith("or --json for all")
+    assert "203.0.113.9" in lines.text
+    assert replayed.out[0]["frames"][-1]["state"]["guest"]["ip_address"] == "203.0.113.3"
+    assert replayed.out[0]["frames"][-1]["state"]["guest_token"] == "•••"
+    looks = (await run("events", "--actor", "ops-joe", "--json", env=given.env)).out
+    assert [look["data"]["sessions"] for look in looks] == [
+        [str(given.sessions[name])] for name in ("owed", "again", "dead")
+    ]

@@ -12,14 +12,12 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.limits.clock_step import MIN_STEP
 
 logger = logging.getLogger("guestledger")
 
 READ_AGAIN_SECONDS = 10.0
 """After a failover the database's time may differ."""
-
-MIN_STEP = timedelta(seconds=2)
-"""A smaller difference is drift, or a clock that is being slewed."""
 
 
 class SystemClock:

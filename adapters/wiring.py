@@ -118,7 +118,7 @@ def _ledger(
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
     personal = PersonalData(engine, schema, vault)
     store = PostgresEventStore(engine, schema, limiter, personal)
-    due_steps = PostgresDueSteps(engine, schema, limiter)
+    due_steps = PostgresDueSteps(engine, schema, limiter, lease_ms=lease.ms)
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)
     leases = Leases(due_steps, lease.ms)

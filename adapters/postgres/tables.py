@@ -136,6 +136,8 @@ due_steps = Table(
     Column("due_at", TIME, nullable=False),
     Column("owner", Uuid),
     Column("lease_until", TIME),
+    Column("set_at", TIME, comment="When due_at was set. A time that has not come yet: the clock was set back since"),
+    Column("back_ms", BigInteger, comment="How far due_at was moved back because the clock was set back"),
     Index("due_steps_free", "step", "due_at", postgresql_where=text("owner IS NULL")),
     Index("due_steps_leased", "lease_until", postgresql_where=text("owner IS NOT NULL")),
 )
@@ -178,6 +180,7 @@ consumers = Table(
     Column("owner", Uuid),
     Column("lease_until", TIME),
     Column("ahead_at", BigInteger),
+    Column("lease_ms", Integer),
 )
 
 checkpoints = Table(

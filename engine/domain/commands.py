@@ -64,6 +64,13 @@ class EnforceDeadline(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
+class NoteClockSetBack(msgspec.Struct, frozen=True, kw_only=True):
+    """The database's clock was set back by `back_ms` or more since the session's times were recorded."""
+
+    back_ms: int
+    now: datetime
+
+
 class RecordDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """The webhook was called."""
 
@@ -103,6 +110,7 @@ Command = (
     | RecordAttempt
     | SettleAttempt
     | EnforceDeadline
+    | NoteClockSetBack
     | RecordDelivery
     | RequestRedelivery
     | Resolve

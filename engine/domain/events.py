@@ -270,6 +270,12 @@ class TokenExpired(SessionEvent, frozen=True, kw_only=True):
     noticed_late_ms: int
 
 
+class ClockSetBack(SessionEvent, frozen=True, kw_only=True):
+    """The database's clock was set back while the session waited. The wait and the deadline end so much earlier by it."""
+
+    back_ms: int
+
+
 class SessionAbandoned(SessionEvent, frozen=True, kw_only=True):
     """Failures or the deadline ended the session. Ends the stream."""
 
@@ -313,6 +319,7 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "WebhookAbandoned": WebhookAbandoned,
     "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
     "TokenExpired": TokenExpired,
+    "ClockSetBack": ClockSetBack,
     "SessionAbandoned": SessionAbandoned,
     "PersonalDataRevealed": PersonalDataRevealed,
 }

@@ -1,6 +1,7 @@
 """Events to state: `evolve` folds one event into a session."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import assert_never
 from uuid import UUID
 
@@ -54,6 +55,8 @@ def _apply(state: Session, event: e.Event) -> Session:
             return _notified(state, event)
         case e.TokenExpired():
             return replace(state, status=Status.EXPIRED)
+        case e.ClockSetBack():
+            return _set_back(state, timedelta(milliseconds=event.back_ms))
         case e.SessionAbandoned():
             return replace(state, status=Status.ABANDONED, cause=event.cause, detail=None, retry_at=None)
         case _:
@@ -202,6 +205,13 @@ def _notified(
             return replace(state, webhook_owed=True, webhook_failures=0, webhook_retry_at=event.at)
         case _:
             assert_never(event)
+
+
+def _set_back(state: Session, back: timedelta) -> Session:
+    if state.created_at is not None:
+        return replace(state, webhook_retry_at=(state.webhook_retry_at or state.created_at) - back)
+    names = ("accepted_at", "deadline_from", "retry_at")
+    return replace(state, **{name: time - back for name in names if (time := getattr(state, name)) is not None})
 
 
 def _without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:

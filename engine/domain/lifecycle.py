@@ -9,6 +9,7 @@ from guestledger.engine.domain.commands import (
     DeferCreation,
     EnforceDeadline,
     ExpireToken,
+    NoteClockSetBack,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
@@ -24,7 +25,7 @@ from guestledger.engine.domain.doubt import resolve
 from guestledger.engine.domain.lookup import record_lookup
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.domain.waiting import defer, enforce_deadline, whole_ms
+from guestledger.engine.domain.waiting import defer, enforce_deadline, note_clock_set_back, whole_ms
 
 
 def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
@@ -44,6 +45,8 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return settle_attempt(state, command, policy.creation)
         case EnforceDeadline():
             return enforce_deadline(state, command.now, policy.creation)
+        case NoteClockSetBack():
+            return note_clock_set_back(state, command)
         case RecordDelivery():
             return record_delivery(state, command, policy.webhook)
         case RequestRedelivery():

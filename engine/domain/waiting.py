@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.commands import DeferCreation
+from guestledger.engine.domain.commands import DeferCreation, NoteClockSetBack
 from guestledger.engine.domain.policy import deadline_of
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import DenialReason, Denied
@@ -49,6 +49,13 @@ def max_spread_ms(state: Session, denied: Denied, policy: RetryPolicy) -> int:
 def enforce_deadline(state: Session, now: datetime, policy: RetryPolicy) -> list[e.Event]:
     """`SessionAbandoned` once the deadline has passed. An attempt in flight is settled first."""
     return give_up(state, 0, now, now, policy) if state.status in _WAITING else []
+
+
+def note_clock_set_back(state: Session, command: NoteClockSetBack) -> list[e.Event]:
+    """Move what the session waits for. A token's expiry stays: the provider dates it."""
+    if state.status not in (*_WAITING, Status.ATTEMPTING) and not state.webhook_owed:
+        return []
+    return [e.ClockSetBack(at=command.now, channel_id=state.channel_id, back_ms=command.back_ms)]
 
 
 def give_up(

@@ -3,9 +3,11 @@
 from datetime import datetime, timedelta
 
 import msgspec
+from msgspec.structs import replace
 
 from guestledger.engine.limits import pace as p
 from guestledger.engine.limits.admission import DenialReason, Denied
+from guestledger.engine.limits.clock_step import MIN_STEP
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 
@@ -13,6 +15,17 @@ from guestledger.engine.limits.retry import WaitBasis
 _FORGOTTEN = timedelta(minutes=15)
 # After a pause this long, the rate rises from half of it for so long: many requests are waiting.
 _LONG_PAUSE, _RAMP = timedelta(seconds=10), timedelta(seconds=3)
+
+_TIMES = (
+    "closed_at",
+    "closed_until",
+    "next_reservation",
+    "next_admission",
+    "broken_at",
+    "broken_until",
+    "probe_until",
+    "retry_budget_at",
+)
 
 
 class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +84,17 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         if self.probe_until is not None and now < self.probe_until:
             return Denied(by=DenialReason.CIRCUIT_OPEN, until=self.probe_until, failures=self.failures, probing=True)
         return None
+
+    def following(self, now: datetime) -> "LimiterState":
+        """The state by a clock that was set back: what was written at a time that has not come yet was written now."""
+        learned_at = None if self.pace is None else self.pace.learned_at
+        written = (self.closed_at, self.broken_at, self.retry_budget_at, learned_at)
+        ahead = max((time - now for time in written if time is not None), default=timedelta(0))
+        if ahead < MIN_STEP:
+            return self
+        moved = {name: time - ahead for name in _TIMES if (time := getattr(self, name)) is not None}
+        pace = self.pace and replace(self.pace, learned_at=self.pace.learned_at - ahead)
+        return replace(self, **moved, pace=pace)
 
     def outage(self, now: datetime) -> Denied | None:
         """As `denial`, but an open circuit counts also while a probe may be sent."""

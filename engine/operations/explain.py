@@ -189,10 +189,11 @@ class _Path:
     def _meet_due_time(self) -> None:
         due = {step.step: step.due_at for step in due_steps(self._state, self._policy)}
         due_at = due.get(self._row.step, self._row.due_at)
-        until = max(due_at, self._row.due_at)
+        reached_at = due_at - timedelta(milliseconds=self._row.back_ms or 0)
+        until = max(reached_at, self._row.due_at)
         if until <= self._now:
             return
-        released = due_at <= self._now
+        released = reached_at <= self._now
         if released or self._row.step not in {*PROVIDER_STEPS, StepName.DELIVER_WEBHOOK}:
             self._meet(Blocker(by=BlockedBy.NOT_DUE, until=until))
         else:

@@ -53,6 +53,8 @@ class DueRow(msgspec.Struct, frozen=True, kw_only=True):
     lease_until: datetime | None
     ahead: int
     """How many free rows of the step are due before it."""
+    back_ms: int | None = None
+    """How far before its time in the events it is due, since the clock was set back; `None`: it was not."""
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +89,13 @@ class DueSteps(Protocol):
 
     async def free_lapsed(self) -> None:
         """Free the rows whose lease has lapsed now. Claims and looks do it too, at most once a second."""
+        ...
+
+    async def follow_clock(self) -> None:
+        """If the clock was set back, let waits, pauses and leases from before begin again, and log a warning.
+
+        `outlook` does it too, at most every 10 s.
+        """
         ...
 
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:

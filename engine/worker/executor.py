@@ -64,7 +64,7 @@ class Executor:
         and due again soon.
         """
         try:
-            if step is not None and not self._is_due(work, step):
+            if step is not None and not await self._is_due(work, step):
                 await self._rest(work, step)
                 return work.state
             step = step or self._next_step(work, lane)
@@ -92,8 +92,13 @@ class Executor:
         """See `SessionWork.now`."""
         return work.now(self.clock)
 
-    def _is_due(self, work: SessionWork, step: StepName) -> bool:
+    async def _is_due(self, work: SessionWork, step: StepName) -> bool:
         # The history is read after the claim: somebody may have moved the step to a later time in between.
+        return self._is_reached(work, step) or (
+            await self.recorder.follows_clock(work, step, self.now(work)) and self._is_reached(work, step)
+        )
+
+    def _is_reached(self, work: SessionWork, step: StepName) -> bool:
         now = self.now(work)
         return any(due.step is step and due.due_at <= now for due in work.due_steps(self.policy))
 

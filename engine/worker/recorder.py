@@ -4,12 +4,13 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from uuid import UUID
 
 from msgspec.structs import replace
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from guestledger.engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
+from guestledger.engine.domain.commands import Command, NoteClockSetBack, RecordAttempt, RecordDelivery, RecordLookup
 from guestledger.engine.domain.due import StepName, due_steps
 from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.domain.events import Event, SessionCreated
@@ -133,6 +134,15 @@ class Recorder:
     async def reload(self, work: SessionWork) -> Session:
         """The session as it is recorded. Raises `ServiceError`."""
         return session_of(await self._store.read_stream(work.state.id, reveal=True))
+
+    async def follows_clock(self, work: SessionWork, step: StepName, now: datetime) -> bool:
+        """Whether the clock was set back since the step's time was recorded: that is proposed. Raises `ServiceError`."""
+        status = await self._due_steps.status(work.state.id)
+        back_ms = next((row.back_ms for row in status.rows if row.step is step), None)
+        if back_ms is None or status.version != work.state.version:
+            return False
+        work.propose(decide(work.state, NoteClockSetBack(back_ms=back_ms, now=now), self._policy))
+        return True
 
     async def release(self, work: SessionWork, delay_ms: int = 0) -> None:
         """Release the session's steps; they are due after `delay_ms`. If that fails, the lease lapses."""

@@ -213,6 +213,7 @@ class Scheduler:
             tasks.create_task(self._tick(look, partial(self._pause, _OUTAGES_MS)))
 
     async def _drain_all(self, done: Counter[str]) -> None:
+        await self._due_steps.follow_clock()
         await self._due_steps.free_lapsed()
         recorded = -1
         while recorded != done.total():  # what one lane recorded may be due in another

@@ -173,6 +173,10 @@ def _create_due_steps(schema: str) -> None:
         sa.Column("due_at", _TIME, nullable=False),
         sa.Column("owner", sa.Uuid),
         sa.Column("lease_until", _TIME),
+        sa.Column(
+            "set_at", _TIME, comment="When due_at was set. A time that has not come yet: the clock was set back since"
+        ),
+        sa.Column("back_ms", sa.BigInteger, comment="How far due_at was moved back because the clock was set back"),
         schema=schema,
     )
     # While somebody holds a snapshot, dead versions of rows stay in their indexes, and each scan reads them. Most steps are leased
@@ -221,6 +225,7 @@ def _create_consumers(schema: str) -> None:
         sa.Column("owner", sa.Uuid),
         sa.Column("lease_until", _TIME),
         sa.Column("ahead_at", sa.BigInteger),
+        sa.Column("lease_ms", sa.Integer),
         schema=schema,
     )
 

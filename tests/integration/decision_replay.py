@@ -16,6 +16,7 @@ from guestledger.engine.domain.commands import (
     DeferCreation,
     EnforceDeadline,
     ExpireToken,
+    NoteClockSetBack,
     OpenSession,
     RecordAttempt,
     RecordDelivery,
@@ -102,6 +103,8 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
             return state.status is Status.PARKED
         case RequestRedelivery():
             return state.session_id is not None
+        case NoteClockSetBack():
+            return True
         case RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
             return isinstance(command.outcome, Created) or attempt in state.in_doubt  # a late answer
         case _:
@@ -175,6 +178,8 @@ def _creation(event: e.Event, state: Session, policy: Policy) -> Command | None:
             return EnforceDeadline(now=now)
         case e.TokenExpired():
             return ExpireToken(now=now)
+        case e.ClockSetBack():
+            return NoteClockSetBack(back_ms=event.back_ms, now=now)
         case _:
             return None
 

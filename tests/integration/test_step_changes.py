@@ -152,7 +152,7 @@ async def test_appends_find_due_steps_by_index(database_url: str) -> None:
     try:
         # Prepared on an empty table, the plan is kept while the table grows.
         await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE append AS {statement}")
-        plan = await connection.fetch(f"EXPLAIN EXECUTE append({', '.join(['NULL'] * 23)})")
+        plan = await connection.fetch(f"EXPLAIN EXECUTE append({', '.join(['NULL'] * 25)})")
     finally:
         await connection.close()
     lines = [row[0] for row in plan]

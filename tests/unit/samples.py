@@ -391,6 +391,10 @@ def has_expired(**given: Any) -> e.TokenExpired:
     return _event(e.TokenExpired, {"at": EXPIRY, "expires_at": EXPIRY, "noticed_late_ms": 0}, given)
 
 
+def clock_set_back(**given: Any) -> e.ClockSetBack:
+    return _event(e.ClockSetBack, {"back_ms": 7_200_000}, given)
+
+
 def was_abandoned(**given: Any) -> e.SessionAbandoned:
     return _event(e.SessionAbandoned, {"cause": Cause.TOO_MANY_FAILURES, "attempts": 8}, given)
 
@@ -438,6 +442,7 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     webhook_abandoned(),
     redelivery_requested(),
     has_expired(),
+    clock_set_back(),
     was_abandoned(),
     was_revealed(),
 )

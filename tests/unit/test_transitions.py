@@ -22,6 +22,7 @@ from tests.unit.samples import (
     THROTTLED,
     abandonment_decided,
     at,
+    clock_set_back,
     doubt_lifted,
     has_failed,
     lookup_failed,
@@ -61,6 +62,8 @@ HISTORIES = [
     (*PARKED, was_adopted(guest_token=None), token_found()),
     (*PARKED, was_created()),
     (*EXPIRED, was_synced()),
+    (*ATTEMPTING, clock_set_back()),
+    (*EXPIRED, clock_set_back()),
     (*ATTEMPTING, was_created(), was_synced()),
     (*ABANDONED, was_duplicated()),
 ]

@@ -39,7 +39,7 @@ class LimiterTransaction:
         self._found = found
         self._policy = policy
         self._in_flight = in_flight
-        self._states = dict(found)
+        self._states = {name: state.following(now) for name, state in found.items()}
 
     def admit(self, request: AdmissionRequest) -> Denied | None:
         """Admit a request, or say what denies it."""
@@ -67,6 +67,10 @@ class LimiterTransaction:
         self._states[name], times, _ = reserve(self._state(name), number, self.now)
         self._in_flight += len(times)
         return times
+
+    def changed(self) -> int:
+        """How many states differ from what is written."""
+        return sum(state != self._found.get(name) for name, state in self._states.items())
 
     def kept(self) -> dict[str, LimiterState]:
         """The changed states to write."""
@@ -139,6 +143,16 @@ class PostgresRateLimiter:
         with reported():
             async with short_transaction(self._engine) as driver:
                 return str(await driver.execute(self._drop, [name])) != "DELETE 0"
+
+    async def follow_clock(self) -> int:
+        """If the clock was set back, begin the pauses again that were imposed before. Returns how many limiters changed."""
+        with reported():
+            async with short_transaction(self._engine) as driver:
+                await self.lock_head(driver)
+                limiters = await self.open(driver, list(dict(map(_state, await driver.fetch(self._read_all)))))
+                changed = limiters.changed()
+                await self.write(driver, limiters)
+                return changed
 
     async def lock_head(self, driver: Driver) -> None:
         """Lock the ledger's head row, before any other lock.

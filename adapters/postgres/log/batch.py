@@ -7,9 +7,10 @@ from uuid import UUID
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.personal.personal_data import IndexRow, SealedRow, Sealing
-from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.errors import SubjectErased, WrongExpectedVersion
 from guestledger.engine.domain.personal import Purpose
+from guestledger.engine.limits.clock_step import MIN_STEP
 from guestledger.engine.log.appends import Append, AppendDenied, Appended, KeyTaken
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.merkle import leaf_hash
@@ -48,12 +49,14 @@ class _Leased(NamedTuple):
     due_at: datetime
     owner: UUID | None
     lease_until: datetime | None
+    back_ms: int | None
 
 
 class _Moved(NamedTuple):
     """Set the due time only."""
 
     due_at: datetime
+    back_ms: int | None
 
 
 _Key = tuple[UUID, StepName]
@@ -86,17 +89,21 @@ class BatchRows:
                     moved.append(key + row)
                 case None:
                     done.append(key)
+        *leased_columns, leased_back = _arrays(leased, 6)
+        *moved_columns, moved_back = _arrays(moved, 4)
         return [
             self._log.position,
             self._log.recorded_at,
             *events,
             *_arrays(self._keys, 2),
-            *_arrays(leased, 5),
-            *_arrays(moved, 3),
+            *leased_columns,
+            *moved_columns,
             *_arrays(done, 2),
             *_arrays(self._sealed, 5),
             *_arrays(self._index, 4),
             *_arrays(self._erased, 2),
+            leased_back,
+            moved_back,
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:
@@ -177,19 +184,33 @@ class BatchRows:
         changes, lease = append.steps, append.steps.lease
         owner = lease.owner if lease else None
         until = self._log.now + timedelta(milliseconds=lease.ms) if lease else None
+        lead = self._lead(append)
         for due in changes.due:
-            key = (append.stream_id, due.step)
+            key, (due_at, back_ms) = (append.stream_id, due.step), _due(due, lead)
             earlier = self._steps.get(key)  # by an append before this one in the batch
             if due.step in changes.mine:
-                self._steps[key] = _Leased(due.due_at, owner, until)
+                self._steps[key] = _Leased(due_at, owner, until, back_ms)
             elif isinstance(earlier, _Leased):
-                self._steps[key] = earlier._replace(due_at=due.due_at)
+                self._steps[key] = earlier._replace(due_at=due_at, back_ms=back_ms)
             elif earlier is None and key in self._steps:
-                self._steps[key] = _Leased(due.due_at, None, None)  # its row is deleted no more
+                self._steps[key] = _Leased(due_at, None, None, back_ms)  # its row is deleted no more
             else:
-                self._steps[key] = _Moved(due.due_at)
+                self._steps[key] = _Moved(due_at, back_ms)
         for step in changes.done:
             self._steps[append.stream_id, step] = None
+
+    def _lead(self, append: Append) -> timedelta:
+        """How far the clock that dated the events is ahead of the database's: not at all, or by a step back."""
+        lead = max((event.at - self._log.now for event in append.events), default=timedelta(0))
+        return lead if lead >= MIN_STEP else timedelta(0)
+
+
+def _due(due: DueStep, lead: timedelta) -> tuple[datetime, int | None]:
+    """When the step is due by the database's clock, and how far that was moved back. Only a provider dates an expiry."""
+    if not lead or due.step is StepName.EXPIRE_TOKEN:
+        return due.due_at, None
+    back_ms = lead // timedelta(milliseconds=1)
+    return due.due_at - timedelta(milliseconds=back_ms), back_ms
 
 
 def _arrays(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:

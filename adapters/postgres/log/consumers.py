@@ -10,6 +10,7 @@ from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.engine.domain.errors import LogSetBack
+from guestledger.engine.limits.clock_step import MIN_STEP
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.consumers import ConsumerRow
 
@@ -25,9 +26,10 @@ class PostgresConsumers:
         """See `ConsumerCheckpoints.claim`."""
         rows = await self._execute(
             f"""
-            INSERT INTO {self._schema}.consumers AS c (name, position, owner, lease_until)
-            VALUES ($1::text, $4::bigint, $2::uuid, now() + $3::int * interval '1 ms')
-            ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
+            INSERT INTO {self._schema}.consumers AS c (name, position, owner, lease_until, lease_ms)
+            VALUES ($1::text, $4::bigint, $2::uuid, now() + $3::int * interval '1 ms', $3::int)
+            ON CONFLICT (name) DO UPDATE
+               SET owner = excluded.owner, lease_until = excluded.lease_until, lease_ms = excluded.lease_ms
              WHERE c.owner = excluded.owner OR c.lease_until IS NULL OR c.lease_until <= now()
             RETURNING position, ahead_at, coalesce((SELECT max(position) FROM {self._schema}.batches), -1)""",
             name,
@@ -36,12 +38,21 @@ class PostgresConsumers:
             start,
         )
         if not rows:
+            await self._follow_clock(name)
             return None
         position, ahead_at, head = rows[0]
         if ahead_at is not None or position > head:
             await self.release(name, lease.owner)
             raise LogSetBack(position if ahead_at is None else ahead_at, head, name)
         return int(position)
+
+    async def _follow_clock(self, name: str) -> None:
+        """If the clock was set back, let the holder's lease begin again: it would last as much longer."""
+        statement = f"""
+            UPDATE {self._schema}.consumers SET lease_until = now() + lease_ms * interval '1 ms'
+             WHERE name = $1::text AND lease_until > now() + lease_ms * interval '1 ms' + interval '{MIN_STEP.seconds} s'
+            RETURNING name"""
+        await self._execute(statement, name)
 
     async def keep(self, name: str, lease: Lease) -> bool:
         """See `ConsumerCheckpoints.keep`."""

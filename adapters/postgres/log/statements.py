@@ -60,15 +60,18 @@ class AppendStatements:
                 SELECT * FROM unnest($12::text[], $13::uuid[])
                 RETURNING stream_id
             ), leased AS (
-                INSERT INTO {s}.due_steps (stream_id, step, due_at, owner, lease_until)
-                SELECT * FROM unnest($14::uuid[], $15::text[], $16::timestamptz[], $17::uuid[], $18::timestamptz[])
+                INSERT INTO {s}.due_steps (stream_id, step, due_at, owner, lease_until, back_ms, set_at)
+                SELECT *, now() FROM unnest($14::uuid[], $15::text[], $16::timestamptz[], $17::uuid[], $18::timestamptz[],
+                                            $35::bigint[])
                 ON CONFLICT (stream_id, step) DO UPDATE
-                   SET due_at = excluded.due_at, owner = excluded.owner, lease_until = excluded.lease_until
+                   SET due_at = excluded.due_at, owner = excluded.owner, lease_until = excluded.lease_until,
+                       back_ms = excluded.back_ms, set_at = excluded.set_at
                 RETURNING stream_id
             ), moved AS (
-                INSERT INTO {s}.due_steps (stream_id, step, due_at)
-                SELECT * FROM unnest($19::uuid[], $20::text[], $21::timestamptz[])
-                ON CONFLICT (stream_id, step) DO UPDATE SET due_at = excluded.due_at
+                INSERT INTO {s}.due_steps (stream_id, step, due_at, back_ms, set_at)
+                SELECT *, now() FROM unnest($19::uuid[], $20::text[], $21::timestamptz[], $36::bigint[])
+                ON CONFLICT (stream_id, step) DO UPDATE
+                   SET due_at = excluded.due_at, back_ms = excluded.back_ms, set_at = excluded.set_at
                 RETURNING stream_id
             ), done AS (
                 DELETE FROM {s}.due_steps

@@ -12,6 +12,7 @@ from guestledger.adapters.postgres.limits.rate_limiter import COUNTED, PostgresR
 from guestledger.adapters.postgres.log.notifier import channel
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.transactions import reading, short_transaction
+from guestledger.adapters.postgres.work.clock_steps import ClockSteps
 from guestledger.adapters.postgres.work.statements import DueStepStatements
 from guestledger.engine.domain.due import PROVIDER_STEPS, DueStep, StepName
 from guestledger.engine.domain.waiting import whole_ms
@@ -23,6 +24,9 @@ from guestledger.engine.ports.due_steps import Backlog, Claim, Claimed, DueRow, 
 FREEING_SECONDS = 1.0
 """How often lapsed leases are looked for. That reads every dead version of a leased row, which a snapshot held elsewhere keeps."""
 
+FOLLOWING_SECONDS = 10.0
+"""How often waits from before the clock was set back are looked for, while it is behind the log. That reads every row."""
+
 
 class PostgresDueSteps:
     """See `DueSteps`.
@@ -31,12 +35,16 @@ class PostgresDueSteps:
     an effect, as when a lease has lapsed.
     """
 
-    def __init__(self, engine: AsyncEngine, schema: str, limiter: PostgresRateLimiter) -> None:
+    def __init__(
+        self, engine: AsyncEngine, schema: str, limiter: PostgresRateLimiter, *, lease_ms: int = 10_000
+    ) -> None:
         self._engine = engine
         self._schema = schema
         self._sql = DueStepStatements(schema)
         self._limiter = limiter
+        self._clock_steps = ClockSteps(engine, schema, limiter, lease_ms)
         self._freed_at = -FREEING_SECONDS
+        self._followed_at = -FOLLOWING_SECONDS
         self._limited: set[StepName] = set()  # the steps whose limiter had a row at the last claim
         self._counted = sorted(PROVIDER_STEPS) if limiter.policy.calls is not None else []
 
@@ -90,6 +98,11 @@ class PostgresDueSteps:
         """See `DueSteps.free_lapsed`."""
         await self._execute(self._sql.free_lapsed)
 
+    async def follow_clock(self) -> None:
+        """See `DueSteps.follow_clock`."""
+        self._followed_at = time.monotonic()
+        await self._clock_steps.follow()
+
     async def heartbeat(self, lease: Lease, stream_ids: Sequence[UUID]) -> set[UUID]:
         """See `DueSteps.heartbeat`."""
         rows = await self._execute(self._sql.heartbeat, lease.owner, lease.ms, list(stream_ids))
@@ -121,11 +134,15 @@ class PostgresDueSteps:
         """See `DueSteps.outlook`. Looks without a transaction."""
         with reported():
             async with reading(self._engine) as driver:
-                claimable, next_due_ms, unprojected, lapsed = await driver.fetchrow(
+                claimable, next_due_ms, unprojected, lapsed, set_back = await driver.fetchrow(
                     self._sql.outlook, list(PROJECTIONS), list(wanted), list(wanted.values()), self._frees_now()
                 )
+        follows = set_back and time.monotonic() - self._followed_at >= FOLLOWING_SECONDS
+        if follows:
+            await self.follow_clock()
         if lapsed:
             await self.free_lapsed()
+        if follows or lapsed:
             return await self.outlook(wanted)
         steps = frozenset(map(StepName, claimable))
         return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected=unprojected)
@@ -149,8 +166,10 @@ class PostgresDueSteps:
         counted = COUNTED if self._counted else []
         found = await self._execute(self._sql.status, stream_id, counted)
         rows = tuple(
-            DueRow(step=StepName(step), due_at=due_at, owner=owner, lease_until=lease_until, ahead=ahead)
-            for _now, _version, _in_flight, step, due_at, owner, lease_until, ahead in found
+            DueRow(
+                step=StepName(step), due_at=due_at, owner=owner, lease_until=lease_until, back_ms=back_ms, ahead=ahead
+            )
+            for _now, _version, _in_flight, step, due_at, owner, lease_until, back_ms, ahead in found
             if step is not None
         )
         now, version, in_flight, *_rest = found[0]

@@ -2,6 +2,7 @@
 
 from guestledger.adapters.postgres.limits.rate_limiter import COUNTED
 from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.work.clock_steps import set_back
 
 # A due time may be so far away that its distance is no number.
 _MAX_MS = 24 * 3_600_000
@@ -57,7 +58,8 @@ class DueStepStatements:
 
         self.release = f"""
             UPDATE {s}.due_steps
-               SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::bigint * interval '1 ms')
+               SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::bigint * interval '1 ms'),
+                   set_at = greatest(set_at, now())
              WHERE stream_id = $2::uuid AND owner = $1::uuid"""
 
         # Once at the end of a process, so it may look at all rows. Locked rows are skipped, as in a heartbeat.
@@ -99,7 +101,8 @@ class DueStepStatements:
                    EXISTS (SELECT FROM {s}.checkpoints
                             WHERE projection = ANY($1::text[])
                               AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1)),
-                   CASE WHEN $4::bool THEN EXISTS (SELECT FROM {s}.due_steps WHERE {lapsed}) ELSE false END"""
+                   CASE WHEN $4::bool THEN EXISTS (SELECT FROM {s}.due_steps WHERE {lapsed}) ELSE false END,
+                   {set_back(schema)}"""
 
         # Counting reads an index range and the few leased rows, everything else its first row.
         self.backlog = f"""
@@ -124,7 +127,7 @@ class DueStepStatements:
             SELECT clock_timestamp(), coalesce((SELECT max(version) FROM {s}.events WHERE stream_id = $1::uuid), 0),
                    (SELECT count(DISTINCT stream_id) FROM {s}.due_steps
                      WHERE step = ANY($2::text[]) AND owner IS NOT NULL AND lease_until > now() AND stream_id <> $1::uuid),
-                   d.step, d.due_at, d.owner, d.lease_until,
+                   d.step, d.due_at, d.owner, d.lease_until, d.back_ms,
                    (SELECT count(*) FROM {s}.due_steps AS other
                      WHERE other.step = d.step AND other.due_at < d.due_at AND other.owner IS NULL)
               FROM (VALUES (1)) AS one LEFT JOIN {s}.due_steps AS d ON d.stream_id = $1::uuid"""

@@ -21,6 +21,7 @@ from guestledger.adapters.postgres.admin.embedded import (
 )
 from guestledger.adapters.postgres.admin.migrate import check_current, upgrade, upgrade_through
 from guestledger.adapters.postgres.admin.roles import runtime_login
+from guestledger.adapters.postgres.admin.vault_tables import create_vault
 from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.settings import InvalidSettings, Settings
@@ -31,8 +32,10 @@ logger = logging.getLogger("guestledger")
 async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = None) -> None:
     """Create the ledger of these settings, or upgrade it to this release. With `engine`, over the host's pool.
 
-    Raises `ServiceError`, `UnfitEngine`.
+    Also creates the key vault of `settings.vault_url`. Raises `ServiceError`, `UnfitEngine`.
     """
+    if settings.vault_url is not None:
+        await create_vault(settings.vault_url, settings.schema)
     if engine is not None:
         lent = lent_engine(engine, settings.schema)
         await check_codecs(lent)

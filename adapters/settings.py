@@ -52,10 +52,17 @@ class Settings(Guarded, frozen=True, kw_only=True):
     """Accept a database user who can modify the log. Then only triggers protect it."""
     data_dir: Path | None = None
     """The directory of the embedded database."""
+    vault_url: Personal | None = None
+    """The PostgreSQL database of the key vault. Default: the ledger's own."""
     encryption_key: Personal | None = None
-    """The key-encryption key for personal data: 32 random bytes in base64. The same for every process."""
+    """The key-encryption key for personal data: 32 random bytes in base64, the same for every process. For rotation several,
+    separated by spaces, newest first."""
     encryption_key_file: Path | None = None
-    """A file with that key, readable by its owner only. Default for the embedded database: made beside `data_dir`."""
+    """A file with that key or keys, readable by its owner only. Default for the embedded database: made beside `data_dir`."""
+    encryption_kms_key: str | None = None
+    """A key of AWS KMS, by ARN or `alias/…`: it makes and wraps the key-encryption key. For another one, put it before the old."""
+    erasure_journal: Path | None = None
+    """A file outside the database that lists the erasures. A ledger whose database lacks one of them is not opened."""
     schema: SchemaName = "guestledger"
     """The schema that holds the ledger."""
     cxone_url: SecretHttpUrl | None = None

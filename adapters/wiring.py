@@ -13,6 +13,7 @@ from guestledger.adapters.clock import DatabaseClock
 from guestledger.adapters.cxone.client import CXoneClient
 from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.database import data_dir, keep_embedded_started, locate_database
+from guestledger.adapters.erasure_journal import FileJournal, check_erasures
 from guestledger.adapters.keys import open_vault
 from guestledger.adapters.postgres.admin.migrate import check_current
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
@@ -22,6 +23,7 @@ from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimite
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.log.verification import LogVerifier
+from guestledger.adapters.postgres.personal.erasures import PostgresErasures
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
@@ -39,7 +41,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.clock import Clock
-from guestledger.engine.ports.key_vault import KeyVault
+from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
 from guestledger.engine.ports.provider import BeforeSend, PreparedCreation, Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.webhook import WebhookSender
@@ -78,7 +80,8 @@ async def connect(
     The database user must not be able to change the log: a member of the runtime role, or without `scheduler` of the auditor
     role for reading. `settings.allow_owner` accepts any user.
 
-    Raises `InvalidSettings`, `UnfitEngine`, `TooManyPrivileges`, or `ServiceError` if the database cannot be used. The
+    Raises `InvalidSettings`, `UnfitEngine`, `TooManyPrivileges`, `ErasuresMissing` after an older backup was restored, or
+    `ServiceError` if the database or the key vault cannot be used, as with another key-encryption key than the ledger's. The
     provider is not called yet.
     """
     async with AsyncExitStack() as stack:
@@ -86,7 +89,12 @@ async def connect(
         engine = await _engine(settings, engine, stack)
         await check_current(engine, settings.schema)
         await check_privileges(engine, settings.schema, allow_owner=settings.allow_owner, works=scheduler)
-        vault = open_vault(settings, engine, embedded=embedded, required=scheduler)
+        vault = await open_vault(settings, engine, stack, embedded=embedded, required=scheduler)
+        personal = PersonalData(engine, settings.schema, vault)
+        erasures = PostgresErasures(engine, settings.schema, personal)
+        journal = None if settings.erasure_journal is None else FileJournal(settings.erasure_journal)
+        if journal is not None:
+            await check_erasures(journal, erasures)
         clock = await stack.enter_async_context(_clock(engine))
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         outages = OutageReporter(clock=clock, policy=policy)
@@ -100,7 +108,7 @@ async def connect(
             calls=CallLimit(policy.limiter.calls_per_process),
             outages=outages,
         )
-        ledger = _ledger(engine, settings, vault, limiter, services, stack)
+        ledger = _ledger(engine, settings, personal, erasures, journal, limiter, services, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
@@ -109,14 +117,15 @@ async def connect(
 def _ledger(
     engine: AsyncEngine,
     settings: Settings,
-    vault: KeyVault,
+    personal: PersonalData,
+    erasures: ErasureStore,
+    journal: ErasureJournal | None,
     limiter: PostgresRateLimiter,
     services: Services,
     stack: AsyncExitStack,
 ) -> Ledger:
     schema, clock, policy = settings.schema, services.clock, services.policy
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    personal = PersonalData(engine, schema, vault)
     store = PostgresEventStore(engine, schema, limiter, personal)
     due_steps = PostgresDueSteps(engine, schema, limiter, lease_ms=lease.ms)
     partitions = PostgresPartitions(engine, schema)
@@ -147,11 +156,14 @@ def _ledger(
         verifier=LogVerifier(engine, schema),
         due_steps=due_steps,
         consumers=PostgresConsumers(engine, schema),
+        erasures=erasures,
+        journal=journal,
         partitions=partitions,
         read_models=read_models,
         personal=personal,
         provider=services.provider,
         limiter=limiter,
+        vault=personal.vault,
         executor=executor,
         scheduler=scheduler,
         leases=leases,

@@ -17,6 +17,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
+from guestledger.engine.operations.erase import ErasureCertificate, Erasures
 from guestledger.engine.operations.events import Events
 from guestledger.engine.operations.explain import Explainer, Explanation
 from guestledger.engine.operations.health import Health, health
@@ -31,7 +32,9 @@ from guestledger.engine.operations.reveal import PAGE, Look, Reveal, pages
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
+from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.key_vault import KeyVault
 from guestledger.engine.ports.log_verifier import LogVerifier
 from guestledger.engine.ports.partitions import Partitions as PartitionsPort
 from guestledger.engine.ports.personal_data import PersonalData
@@ -52,7 +55,7 @@ class Ledger:
     """Opens guest sessions and shows what happened in each.
 
     Methods take the engine's or the provider's session id. More is in `scheduler`, `events`, `webhooks`, `projections`,
-    `limits` and `partitions`.
+    `limits`, `partitions` and `erasures`.
     """
 
     def __init__(
@@ -62,11 +65,14 @@ class Ledger:
         verifier: LogVerifier,
         due_steps: DueSteps,
         consumers: ConsumerCheckpoints,
+        erasures: ErasureStore,
+        journal: ErasureJournal | None,
         partitions: PartitionsPort,
         read_models: ReadModels,
         personal: PersonalData,
         provider: Provider,
         limiter: RateLimiter,
+        vault: KeyVault,
         executor: Executor,
         scheduler: Scheduler,
         leases: Leases,
@@ -82,9 +88,13 @@ class Ledger:
         self.projections = Projections(read_models=read_models, clock=clock)
         self.limits = Limits(limiter)
         self.partitions = Partitions(partitions)
+        self.erasures = Erasures(
+            erasures=erasures, journal=journal, store=store, histories=histories, decisions=decisions, clock=clock
+        )
         self._store = store
         self._due_steps = due_steps
         self._limiter = limiter
+        self._vault = vault
         self._read_models = read_models
         self._personal = personal
         self._provider = provider
@@ -193,6 +203,27 @@ class Ledger:
         history = await self.history(session)
         return await self._resolver.resolve(history, resolution, decided_by=decided_by, reason=reason)
 
+    async def erase(
+        self,
+        *,
+        subject_id: str | None = None,
+        session: UUID | str | None = None,
+        reason: str,
+        requested_by: str,
+    ) -> ErasureCertificate:
+        """Erase the personal data of all sessions of a subject, or of one session, and return the certificate.
+
+        Sealed values and index entries are deleted, keys destroyed; sessions without an outcome end first. Until it is done,
+        new requests of the subject fail with `SubjectErased`. What was interrupted is finished by calling it again, and a
+        repeated call returns the same certificate. Neither text may contain a secret or personal data.
+
+        Raises `NothingToErase` for an unknown subject, `SessionNotFound`, `InvalidRequest` for a text that cannot be stored,
+        `JournalUnusable`, and `ServiceError`.
+        """
+        return await self.erasures.erase(
+            subject_id=subject_id, session=session, reason=reason, requested_by=requested_by
+        )
+
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """Yield the matching sessions, oldest first unless `wanted` says otherwise, with everything committed before the call.
 
@@ -245,8 +276,13 @@ class Ledger:
         """
         await self._provider.ready()
 
+    async def check_databases(self) -> None:
+        """Check that the database and the key vault answer now. Raises `ServiceError`."""
+        await self._store.head()
+        await self._vault.check()
+
     async def health(self) -> Health:
-        """Return, within seconds, whether the database answers, what waits, and how this process's scheduler fares.
+        """Return, within seconds, whether the databases answer, what waits, and how this process's scheduler fares.
 
         Does not raise. The provider is not called: that is `check`.
         """
@@ -255,6 +291,7 @@ class Ledger:
             self._due_steps,
             self._limiter,
             self._read_models,
+            self._vault,
             scheduler_runs=self.scheduler.runs,
             trouble=self.scheduler.trouble,
         )

@@ -39,6 +39,7 @@ STAYS: set[Status] = {
     Status.EXPIRED,  # the same
     Status.REJECTED,  # a duplicate came to light
     Status.ABANDONED,  # the same
+    Status.REFUSED,  # the guest was erased
 }
 
 

@@ -149,6 +149,7 @@ def _cells(width: int, *, revealed: bool) -> show.Cells[guestledger.AuditEntry]:
             "channel": lambda entry: entry.channel_id,
             "remote session": lambda entry: entry.session_id,
             "ms": lambda entry: entry.initialization_latency_ms,
+            "erased": lambda entry: show.time(entry.erased_at),
         }
     cells |= {
         "notice": lambda entry: entry.notice,

@@ -13,6 +13,7 @@ REDELIVERIES: Mapping[str, str] = {
     "no_webhook": "no webhook is set: set GUESTLEDGER_WEBHOOK_URL",
     "no_session": "it is {status}, and only opened sessions have a notice",
     "in_delivery": "its notice is still being delivered",
+    "erased": "its guest was erased, and the notice holds personal data",
 }
 """By `RedeliveryRefusal`."""
 
@@ -26,12 +27,16 @@ HINTS: Mapping[str, str] = {
     "CredentialsRefused": "check GUESTLEDGER_CXONE_CLIENT_ID and GUESTLEDGER_CXONE_CLIENT_SECRET",
     "RequestDenied": "`guestledger limits` shows the limiter",
     "LedgerNotReady": "run `guestledger db upgrade`",
+    "SubjectErased": "repeat it once the erasure is complete",
+    "ErasureNotFound": "`guestledger erase --unfinished` finishes the erasures that were interrupted",
+    "ErasuresMissing": "`guestledger erase --replay {error.path}` erases them again",
     "LogSetBack": "`guestledger db restored` lists the consumers and how to set them back",
 }
 """What to do about an exception, by the name of its class or of a base class."""
 
 _SERVICES = {
     "database": "check GUESTLEDGER_DATABASE_URL and that the server runs",
+    "key vault": "check GUESTLEDGER_VAULT_URL and that the server runs",
     "token endpoint": "check GUESTLEDGER_CXONE_URL",
     "provider": "check GUESTLEDGER_CXONE_URL",
 }
@@ -63,8 +68,9 @@ DATABASE_HINTS: Mapping[str, str] = {
 _CAUSE_HINTS = {
     "scope_refused": "check the client's scopes, and `Profile(token_scope=…)`",
     "grant_refused": "check the client's grants, and `Profile(grant=…)`",
-    "key_refused": "set GUESTLEDGER_ENCRYPTION_KEY to the key with which the ledger was made",
 }
+_OWN_WORDS = ("key vault", "AWS KMS")
+"""Services whose refusals say what to do."""
 _PARTITION_HINTS = {
     "rebuild_unfinished": "`guestledger projections rebuild {}` finishes it",
     "not_consumed": "`guestledger consumers --forget {}` if the consumer no longer exists",
@@ -83,10 +89,14 @@ def _text(error: guestledger.GuestledgerError) -> str:
     match error:
         case guestledger.RequestDenied():
             return f"the {error.service} cannot be used until {error.denied.until:%Y-%m-%dT%H:%M:%SZ}: rate limiter {error.limiter!r}: {denied_sentence(error.denied)}"
+        case guestledger.ServiceUnreachable() if error.service == "AWS KMS":
+            return str(error)
         case guestledger.ServiceUnreachable():
             known = error.cause == "service_unavailable" and error.detail  # the sentence would say it twice
             return f"the {error.service} cannot be used: {known or cause_sentence(error.cause, error.detail)}"
         case guestledger.CredentialsRefused():
+            if error.service in _OWN_WORDS:
+                return str(error)
             if error.cause in _CAUSE_HINTS:
                 return f"the {error.service} refused the request: {cause_sentence(error.cause, error.detail)}"
             known = error.cause == "unauthorized" and error.detail  # the sentence is about an API's 401
@@ -100,6 +110,8 @@ def _text(error: guestledger.GuestledgerError) -> str:
 
 def _hint(error: guestledger.GuestledgerError) -> str:
     name = type(error).__name__
+    if isinstance(error, guestledger.CredentialsRefused) and error.service in _OWN_WORDS:
+        return ""
     # By name: comparing with these classes would import the database's adapter.
     if name == "LedgerNotReady":
         return LEDGER_HINTS.get(str(getattr(error, "problem", "")), HINTS[name])

@@ -14,6 +14,8 @@ from guestledger.adapters.cli import (
     audit,
     db,
     demo,
+    erase,
+    keys,
     limits,
     log,
     opening,
@@ -32,10 +34,10 @@ from guestledger.adapters.cli.log_lines import LogLines, Sentences
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
 
-COMMANDS = (opening, worker, reading, audit, replay, why, resolve, limits, log, verify, demo)
+COMMANDS = (opening, worker, reading, audit, replay, why, resolve, erase, limits, log, verify, demo)
 """Modules whose `commands` stand at the top level, in the order of `--help`."""
 
-GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "db": db}
+GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "keys": keys, "db": db}
 """Modules whose `commands` form a group of their own."""
 
 app = typer.Typer(

@@ -45,6 +45,7 @@ CAUSES: Mapping[str, str] = {
     "deadline_exceeded": "the deadline has passed",
     "retry_decided": "a person decided to retry",
     "abandonment_decided": "a person decided to abandon it",
+    "guest_erased": "the guest's personal data was erased",
     "receiver_gone": "the receiver wants no more notices",
     "wait_too_long": "the receiver asked for a longer wait than the policy allows",
 }

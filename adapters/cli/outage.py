@@ -1,4 +1,4 @@
-"""Riding out a short outage of the database."""
+"""Riding out a short outage of the database or the key vault."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ _PROBE_SECONDS = 0.3
 
 
 def is_outage(error: guestledger.GuestledgerError) -> bool:
-    """Whether the database is away, perhaps for a moment only."""
-    return isinstance(error, guestledger.ServiceUnreachable) and error.service in ("database", "embedded PostgreSQL")
+    """Whether a database is away, perhaps for a moment only."""
+    return isinstance(error, guestledger.ServiceUnreachable) and error.service in (
+        "database",
+        "key vault",
+        "embedded PostgreSQL",
+    )
 
 
 class Outage:
-    """Whether the database answers. `probe` raises `ServiceError` while it does not."""
+    """Whether the databases answer. `probe` raises `ServiceError` while it does not."""
 
     def __init__(self, probe: Callable[[], Awaitable[object]]) -> None:
         self.gone: guestledger.GuestledgerError | None = None
@@ -55,7 +59,7 @@ class Outage:
         except TimeoutError:
             self.gone = error
         else:
-            say("the database answers again")
+            say(f"the {getattr(error, 'service', 'database')} answers again")
         self._waiting = None
         self._over.set()
 

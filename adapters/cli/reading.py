@@ -192,6 +192,7 @@ def _session_cells(width: int) -> show.Cells[guestledger.SessionRow]:
             "opened at": lambda row: show.time(row.opened_at),
             "attempts": lambda row: row.attempts,
             "in doubt": lambda row: ", ".join(map(str, row.in_doubt)) or None,
+            "erased": lambda row: show.time(row.erased_at),
         }
     cells["reason"] = session_reason
     return cells

@@ -20,10 +20,13 @@ from guestledger.adapters.cli.streams import plain
 Result = TypeVar("Result")
 
 
-def run(work: Coroutine[Any, Any, Result]) -> Result:
+_INTERRUPTED = "interrupted: accepted requests stay pending, `guestledger worker` continues them"
+
+
+def run(work: Coroutine[Any, Any, Result], *, interrupted: str = _INTERRUPTED) -> Result:
     """Run a command's coroutine. A `GuestledgerError` becomes one line and exit code 2.
 
-    The first signal cancels it, unless it calls `stopping.then` itself.
+    The first signal cancels it, unless it calls `stopping.then` itself; `interrupted` is its last line then.
     """
     collect_garbage_rarely()
     try:
@@ -31,7 +34,7 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     except guestledger.GuestledgerError as error:
         fail_with(error)
     except asyncio.CancelledError:
-        say("interrupted: accepted requests stay pending, `guestledger worker` continues them")
+        say(interrupted)
         raise stopped() from None
 
 

@@ -36,6 +36,8 @@ def why(session: Session, json: Json = False) -> None:
 
 def _lines(found: guestledger.Explanation) -> Iterator[str]:
     yield f"session {found.id} is {found.status}, at {_time(found.now)} (all times are UTC)"
+    if found.erased_at is not None:
+        yield f"the guest's personal data was erased at {_time(found.erased_at)}"
     for blocker in found.blockers:
         yield f"  {_blocker(blocker)}"
     for step in found.steps:

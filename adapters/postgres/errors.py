@@ -36,6 +36,8 @@ class LedgerProblem(StrEnum):
     """Why this release cannot use a ledger."""
 
     MISSING = "missing"
+    VAULT_MISSING = "vault_missing"
+    """The database of the key vault lacks its tables."""
     OUTDATED = "outdated"
     TOO_NEW = "too_new"
     """A newer release made or upgraded it."""
@@ -55,6 +57,8 @@ class LedgerNotReady(ServiceError):
         match problem:
             case LedgerProblem.MISSING:
                 text = f"there is no ledger in {place}"
+            case LedgerProblem.VAULT_MISSING:
+                text = f"the key vault's database has no key vault in schema {schema!r}"
             case LedgerProblem.OUTDATED:
                 text = f"the ledger in {place} is at revision {found}; this release needs {wanted}"
             case LedgerProblem.TOO_NEW:

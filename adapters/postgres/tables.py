@@ -5,7 +5,9 @@ identity column: order comes from the lock on `head` alone, and times and ids ar
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -120,12 +122,40 @@ data_keys = Table(
     comment="The keys of personal data, wrapped; empty if the vault is a database of its own",
 )
 
+wrapping_keys = Table(
+    "wrapping_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    comment="The key-encryption keys that a key service made, wrapped by it; in the same database as the data keys",
+)
+
 destroyed_keys = Table(
     "destroyed_keys",
     metadata,
     Column("key_id", Uuid, primary_key=True),
     Column("destroyed_at", TIME, nullable=False),
     comment="Nothing is sealed under these keys any more, also by a process that still has one",
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("subject", LargeBinary, nullable=False),
+    # Set if only this session of the subject is erased.
+    Column("session", Uuid),
+    Column("streams", ARRAY(Uuid), nullable=False),
+    Column("whole", Boolean, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("key_ids", ARRAY(Uuid), nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("begun_at", TIME, nullable=False),
+    Column("completed_at", TIME),
+    Index("erasures_subject", "subject"),
+    comment="The erasures of personal data. While one of a whole subject is open, nothing is recorded of it",
 )
 
 due_steps = Table(

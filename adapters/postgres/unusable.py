@@ -94,7 +94,7 @@ class DatabaseUnusable(ServiceUnreachable):
         """The variable with the URL."""
 
     def __str__(self) -> str:
-        return f"the database cannot be used: {self.detail}"
+        return f"the {self.service} cannot be used: {self.detail}"
 
 
 QUOTED = (DatabaseProblem.NO_DATABASE, DatabaseProblem.LOGIN_REFUSED)

@@ -67,6 +67,8 @@ class Cause(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     RETRY_DECIDED = "retry_decided"
     ABANDONMENT_DECIDED = "abandonment_decided"
+    GUEST_ERASED = "guest_erased"
+    """The guest's personal data was erased."""
 
     RECEIVER_GONE = "receiver_gone"
     """The receiver wants no more notices (410)."""

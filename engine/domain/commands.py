@@ -1,6 +1,7 @@
 """The commands of the lifecycle. `now` is UTC, `jitter` is uniform in [0, 1)."""
 
 from datetime import datetime
+from uuid import UUID
 
 import msgspec
 
@@ -102,6 +103,15 @@ class ExpireToken(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
+class EraseGuest(msgspec.Struct, frozen=True, kw_only=True):
+    """A person wants the guest's personal data erased. Both texts are stored."""
+
+    erased_by: str
+    reason: str
+    erasure: UUID
+    now: datetime
+
+
 Command = (
     OpenSession
     | RecordLookup
@@ -115,4 +125,5 @@ Command = (
     | RequestRedelivery
     | Resolve
     | ExpireToken
+    | EraseGuest
 )

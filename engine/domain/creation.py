@@ -71,7 +71,8 @@ def _record_late_failure(
 
 
 def _record_created(state: Session, attempt: int, outcome: Created, now: datetime, policy: Policy) -> list[e.Event]:
-    if outcome.session_id == state.session_id and state.guest_token is None and state.status is Status.ACTIVE:
+    wants_token = state.guest_token is None and state.status is Status.ACTIVE and state.erased_at is None
+    if outcome.session_id == state.session_id and wants_token:
         token = outcome.guest_token
         return [e.GuestTokenFound(at=now, channel_id=state.channel_id, attempt=attempt, guest_token=token)]
     if outcome.session_id in {state.session_id, *state.duplicates}:

@@ -84,7 +84,7 @@ def _wait(scheduled_ms: int, asked: RetryAfter | None, policy: DeliveryPolicy, j
 
 def request_redelivery(state: Session, command: RequestRedelivery, policy: Policy) -> list[e.Event]:
     """Send a dead letter or an accepted notice again; otherwise nothing."""
-    if not policy.webhook_enabled or state.session_id is None or state.webhook_owed:
+    if not policy.webhook_enabled or state.session_id is None or state.webhook_owed or state.erased_at is not None:
         return []
     return [
         e.WebhookRedeliveryRequested(

@@ -82,6 +82,7 @@ class RedeliveryRefusal(StrEnum):
     NO_WEBHOOK = "no_webhook"
     NO_SESSION = "no_session"
     IN_DELIVERY = "in_delivery"
+    ERASED = "erased"
 
 
 class RedeliveryRefused(GuestledgerError):
@@ -168,8 +169,46 @@ class SubjectErased(GuestledgerError):
     """Personal data of `stream_id` was to be recorded, but the person has been erased, or is being erased now."""
 
     def __init__(self, stream_id: UUID) -> None:
-        super().__init__(f"session {stream_id}: its personal data has been erased, so no more is recorded")
+        super().__init__(
+            f"session {stream_id}: the guest was erased or is being erased now, so no personal data is recorded"
+        )
         self.stream_id = stream_id
+
+
+class NothingToErase(GuestledgerError):
+    """No personal data is held on a subject, and none was ever erased. The text does not name the subject."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing is held on this subject, and nothing of it was erased before")
+
+
+class ErasureNotFound(GuestledgerError):
+    """No erasure has this id, or it is not complete yet."""
+
+    def __init__(self, erasure: UUID, *, unfinished: bool = False) -> None:
+        super().__init__(f"erasure {erasure} is not complete" if unfinished else f"no erasure has the id {erasure}")
+        self.erasure = erasure
+        self.unfinished = unfinished
+
+
+class JournalUnusable(GuestledgerError):
+    """The journal of erasures cannot be used; `problem` says why. What was to be erased may be, in part."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"the journal of erasures {path} {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class ErasuresMissing(GuestledgerError):
+    """The database lacks erasures of the journal: an older backup was restored, with data of people who were erased."""
+
+    def __init__(self, path: str, missing: int) -> None:
+        super().__init__(
+            f"the database lacks {missing} of the erasures in the journal {path}, as after an older backup is restored"
+        )
+        self.path = path
+        self.missing = missing
 
 
 class UnknownProjection(GuestledgerError):
@@ -207,7 +246,7 @@ class LogSetBack(GuestledgerError):
 class ServiceError(GuestledgerError):
     """A service cannot be used now. Accepted sessions stay pending; a worker continues them.
 
-    `service` is `provider`, `token endpoint` or `database`; `detail` adds facts to `cause`.
+    `service` is `provider`, `token endpoint`, `database` or `key vault`; `detail` adds facts to `cause`.
     """
 
     accepted: UUID | None = None

@@ -283,6 +283,17 @@ class SessionAbandoned(SessionEvent, frozen=True, kw_only=True):
     attempts: int
 
 
+class GuestErased(SessionEvent, frozen=True, kw_only=True):
+    """The guest's personal data was erased from the session, in the append of this event."""
+
+    erases = frozenset(Purpose)
+
+    erased_by: str
+    reason: str
+    erasure: UUID
+    """The erasure that it belongs to: its certificate lists all of them."""
+
+
 class PersonalDataRevealed(AccessEvent, frozen=True, kw_only=True):
     """Personal data of these sessions is about to be shown in clear. Committed before it is.
 
@@ -321,5 +332,6 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "TokenExpired": TokenExpired,
     "ClockSetBack": ClockSetBack,
     "SessionAbandoned": SessionAbandoned,
+    "GuestErased": GuestErased,
     "PersonalDataRevealed": PersonalDataRevealed,
 }

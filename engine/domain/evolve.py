@@ -59,6 +59,8 @@ def _apply(state: Session, event: e.Event) -> Session:
             return _set_back(state, timedelta(milliseconds=event.back_ms))
         case e.SessionAbandoned():
             return replace(state, status=Status.ABANDONED, cause=event.cause, detail=None, retry_at=None)
+        case e.GuestErased():
+            return replace(state, erased_at=event.at, guest_token=None)
         case _:
             raise TypeError(f"evolve does not handle {type(event).__name__}")
 

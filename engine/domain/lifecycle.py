@@ -8,6 +8,7 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseGuest,
     ExpireToken,
     NoteClockSetBack,
     OpenSession,
@@ -22,6 +23,7 @@ from guestledger.engine.domain.consent import Consent, Guest, fingerprint, refus
 from guestledger.engine.domain.creation import begin_attempt, record_attempt, settle_attempt
 from guestledger.engine.domain.delivery import record_delivery, request_redelivery
 from guestledger.engine.domain.doubt import resolve
+from guestledger.engine.domain.erasure import erase_guest
 from guestledger.engine.domain.lookup import record_lookup
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
@@ -55,6 +57,8 @@ def decide(state: Session, command: Command, policy: Policy) -> list[e.Event]:
             return resolve(state, command, policy)
         case ExpireToken():
             return _expire(state, command)
+        case EraseGuest():
+            return erase_guest(state, command)
         case _:
             assert_never(command)
 

@@ -2,6 +2,7 @@
 
 from guestledger.engine.domain.consent import refused_flags
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
+from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.request import GuestRequest
 
 
@@ -9,14 +10,14 @@ def differing_fields(opened: ConsentRecorded | ConsentRefused, request: GuestReq
     """The fields, as paths, in which `request` means something else than the one that opened the session.
 
     A caller means a channel, a person and a consent. All else may differ in a repeated request, such as time and
-    address.
+    address. A person who was erased cannot be compared.
     """
     consent = opened.consent if isinstance(opened, ConsentRecorded) else opened
     before = opened.given if isinstance(opened, ConsentRefused) else {}
     now = refused_flags(request.consent)
     same = {
         "channelId": opened.channel_id == request.channel_id,
-        "subjectId": opened.guest.subject_id == request.subject_id,
+        "subjectId": isinstance(opened.guest.subject_id, Sealed) or opened.guest.subject_id == request.subject_id,
         "consent.dataProcessing": before.get("dataProcessing") == now.get("dataProcessing"),
         "consent.gdprCompliant": before.get("gdprCompliant") == now.get("gdprCompliant"),
         "consent.marketing": consent.marketing == request.consent.marketing,

@@ -75,6 +75,9 @@ class Session(Guarded, frozen=True, kw_only=True):
     latency_ms: int | None = None
     duplicates: tuple[str, ...] = ()
 
+    erased_at: datetime | None = None
+    """When the guest's personal data was erased, the token included."""
+
     webhook_owed: bool = False
     webhook_attempts: int = 0
     webhook_failures: int = 0

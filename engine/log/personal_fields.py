@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, inspect
 from msgspec.structs import replace
@@ -10,33 +10,35 @@ from msgspec.structs import replace
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.personal import Sealed, personal_fields
 
-Path = tuple[str, ...]
+
+class _Place(NamedTuple):
+    """Where personal fields are in an event: in itself, or in its field `below`."""
+
+    below: str
+    fields: tuple[tuple[str, str], ...]
+    """Path and name of each."""
 
 
 def personal_values(event: Event) -> dict[str, str]:
     """The personal values that `event` has, by path."""
     found = {}
-    for path in _paths(type(event)):
-        value: Any = event
-        for name in path:
-            value = getattr(value, name)
-        if value is not None:
-            found[".".join(path)] = value
+    for below, fields in _places(type(event)):
+        holder = getattr(event, below) if below else event
+        for path, name in fields:
+            if (value := getattr(holder, name)) is not None:
+                found[path] = value
     return found
 
 
 def with_values(event: Event, values: Mapping[str, str]) -> Event:
     """`event` with these values at these paths."""
     changes: dict[str, Any] = {}
-    nested: dict[str, dict[str, str]] = {}
-    for path, value in values.items():
-        name, _, rest = path.partition(".")
-        if rest:
-            nested.setdefault(name, {})[rest] = value
-        else:
-            changes[name] = value
-    for name, fields in nested.items():
-        changes[name] = replace(getattr(event, name), **fields)
+    for below, fields in _places(type(event)):
+        changed = {name: values[path] for path, name in fields if path in values}
+        if not below:
+            changes |= changed
+        elif changed:
+            changes[below] = replace(getattr(event, below), **changed)
     return replace(event, **changes)
 
 
@@ -48,14 +50,14 @@ def as_sealed(event: Event) -> Event:
 
 
 @cache
-def _paths(kind: type[Struct]) -> tuple[Path, ...]:
+def _places(kind: type[Struct]) -> tuple[_Place, ...]:
     info = inspect.type_info(kind)
     assert isinstance(info, inspect.StructType)
-    own = tuple((name,) for name in sorted(personal_fields(kind)))
-    below = (
-        (field.name, *path)
-        for field in info.fields
-        if isinstance(field.type, inspect.StructType)
-        for path in _paths(field.type.cls)
+    below = {field.name: field.type.cls for field in info.fields if isinstance(field.type, inspect.StructType)}
+    holders = {"": kind, **below}
+    assert not any(place.below for held in below.values() for place in _places(held)), "a path has two names at most"
+    return tuple(
+        _Place(name, tuple((f"{name}.{field}" if name else field, field) for field in sorted(personal_fields(held))))
+        for name, held in holders.items()
+        if personal_fields(held)
     )
-    return (*own, *below)

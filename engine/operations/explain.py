@@ -81,6 +81,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """When the first step moves without a person; `None`: never, or unknown."""
     deadline: datetime | None
     """The last moment for an attempt; `None`: no attempt is due."""
+    erased_at: datetime | None
+    """When the guest's personal data was erased."""
 
 
 class Explainer:
@@ -138,6 +140,7 @@ def explain(
         blockers=blockers,
         moves_at=min((step.moves_at for step in steps if step.moves_at is not None), default=None),
         deadline=deadline_of(state, policy.creation) if attempts_end else None,
+        erased_at=state.erased_at,
     )
 
 

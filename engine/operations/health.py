@@ -13,6 +13,7 @@ from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.limits.admission import Denied
 from guestledger.engine.ports.due_steps import DueSteps
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.key_vault import KeyVault
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
 
@@ -20,13 +21,15 @@ _ANSWER_SECONDS = 2.0
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a ledger, without secrets or personal data. `database` and `scheduler` are one line each.
+    """The state of a ledger, without secrets or personal data. `database`, `key_vault` and `scheduler` are one line each.
 
     The numbers count over all processes. They are `None` if the database did not answer, or its user may not read them.
     """
 
     database: str | None
     """Why the database cannot be used; `None`: it answers."""
+    key_vault: str | None = None
+    """Why the database of the key vault cannot be used; `None`: it answers, or is the ledger's own."""
     scheduler_runs: bool
     """Whether a scheduler runs in this process."""
     scheduler: str | None
@@ -52,12 +55,18 @@ async def health(
     due_steps: DueSteps,
     limiter: RateLimiter,
     read_models: ReadModels,
+    vault: KeyVault,
     *,
     scheduler_runs: bool,
     trouble: ServiceError | None,
 ) -> Health:
     """Return the health, within seconds. Does not raise."""
-    known = Health(database=None, scheduler_runs=scheduler_runs, scheduler=None if trouble is None else str(trouble))
+    known = Health(
+        database=None,
+        key_vault=await _vault_trouble(vault),
+        scheduler_runs=scheduler_runs,
+        scheduler=None if trouble is None else str(trouble),
+    )
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             await store.check()
@@ -66,6 +75,17 @@ async def health(
         return replace(known, database=f"the database has not answered for {_ANSWER_SECONDS:g} s")
     except ServiceError as error:
         return replace(known, database=str(error))
+
+
+async def _vault_trouble(vault: KeyVault) -> str | None:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await vault.check()
+    except TimeoutError:
+        return f"the key vault has not answered for {_ANSWER_SECONDS:g} s"
+    except ServiceError as error:
+        return None if error.cause is Cause.NOT_CONFIGURED else str(error)  # a reader without a key needs none
+    return None
 
 
 async def _projected(read_models: ReadModels) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports.event_store import EventStore
 
-_WANTED = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested"))
+_WANTED = EventFilter(types=("WebhookAbandoned", "WebhookRedeliveryRequested", "GuestErased"))
+"""Of an erased guest no notice can be sent again."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,4 +86,6 @@ def _dead_letter(stream_id: UUID, event: WebhookAbandoned) -> DeadLetter:
 def _why_refused(state: Session, policy: Policy) -> RedeliveryRefusal:
     if not policy.webhook_enabled:
         return RedeliveryRefusal.NO_WEBHOOK
+    if state.erased_at is not None:
+        return RedeliveryRefusal.ERASED
     return RedeliveryRefusal.NO_SESSION if state.session_id is None else RedeliveryRefusal.IN_DELIVERY

@@ -1,10 +1,13 @@
 """The keys of personal data."""
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 from uuid import UUID
 
 from guestledger.engine.domain.personal import Purpose
+
+Hashing = Callable[[bytes], bytes]
+"""A keyed hash."""
 
 
 class SealBroken(Exception):
@@ -35,14 +38,46 @@ class KeyVault(Protocol):
         """The key of a subject and purpose; a new one if there is none."""
         ...
 
+    def propose(self, subject: bytes, purposes: Iterable[Purpose]) -> Sequence[Any]:
+        """The rows with new keys of a subject that has none: to be stored with what they seal. None if the vault is elsewhere."""
+        ...
+
+    async def refresh(self) -> None:
+        """Make the next proposals as the vault wants them now: its key-encryption key was rotated."""
+        ...
+
     async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
         """These keys, without those that were destroyed."""
         ...
 
-    async def index_key(self) -> bytes:
-        """The secret under which subjects, addresses and keys of callers are hashed for look-ups."""
+    @property
+    def hashing(self) -> Hashing | None:
+        """See `index_key`; `None`: it has not been fetched yet."""
         ...
 
-    async def destroy(self, subject: bytes, purpose: Purpose | None = None) -> int:
-        """Destroy the subject's keys (of all purposes, or one). Returns how many there were."""
+    def cached(self, subject: bytes, purpose: Purpose) -> DataKey | None:
+        """As `key_of`, if that needs no fetching."""
+        ...
+
+    async def index_key(self) -> Hashing:
+        """The keyed hash of subjects, addresses and keys of callers, for look-ups."""
+        ...
+
+    async def check(self) -> None:
+        """Raise unless keys can be made now. A vault in the ledger's own database is checked with that."""
+        ...
+
+    async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
+        """The ids of the subject's keys: of all purposes, or one."""
+        ...
+
+    async def destroy(self, ids: Collection[UUID]) -> None:
+        """Destroy these keys, as far as there are any.
+
+        See to it before that nothing is sealed under them any more: other processes may have them in memory.
+        """
+        ...
+
+    def forget(self, ids: Collection[UUID]) -> None:
+        """Drop the copies of these keys in this process's memory: it asks for the present ones again."""
         ...

@@ -84,6 +84,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     decided_at: datetime | None = None
     decided_by: str | None = None
     decision_reason: str | None = None
+    erased_at: datetime | None = None
+    """When the guest's personal data was erased."""
     guest: Guest | None = None
     """Not a column: `Ledger.audit` joins it in for a `Reveal`."""
 
@@ -148,6 +150,7 @@ _FORM: Mapping[str, Callable[[AuditEntry], Any]] = {
     "decidedAt": attrgetter("decided_at"),
     "decidedBy": attrgetter("decided_by"),
     "decisionReason": attrgetter("decision_reason"),
+    "erasedAt": attrgetter("erased_at"),
 }
 CONTRACT_FIELDS = tuple(_FORM)
 """The fields of `contract_form`, in order."""
@@ -213,6 +216,8 @@ def _changed(entry: AuditEntry, recorded: RecordedEvent) -> AuditEntry:
                 token_expiry=adopted.expires_at,
                 compliance_status=ComplianceStatus.VERIFIED,
             )
+        case e.GuestErased(at=erased_at):
+            return replace(entry, erased_at=erased_at)
         case e.ChannelRejected() | e.ChannelLookupFailed(retry_at=None) | e.CreationFailed(retry_at=None):
             status = ComplianceStatus.REJECTED
         case e.SessionAbandoned() | e.AbandonmentDecided():

@@ -36,6 +36,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: int | None
     cause: Cause | None
     detail: str | None
+    erased_at: datetime | None = None
+    """When the guest's personal data was erased."""
 
 
 class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):

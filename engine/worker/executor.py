@@ -12,7 +12,7 @@ from typing import Protocol
 
 from guestledger.engine.domain.commands import Command
 from guestledger.engine.domain.due import DueStep, StepName
-from guestledger.engine.domain.errors import RequestDenied, ServiceError, WrongExpectedVersion
+from guestledger.engine.domain.errors import RequestDenied, ServiceError, SubjectErased, WrongExpectedVersion
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
@@ -77,6 +77,12 @@ class Executor:
             # Another worker continued the session, or a person decided. What they recorded counts.
             await self.recorder.release(work)
             return await self.recorder.reload(work)
+        except SubjectErased:
+            if not work.recorded.version:
+                raise
+            # It ends with the erasure, which is under way.
+            await self.recorder.release(work, self._service_down_delay_ms())
+            return await self.recorder.reload(work)
         except LeaseLost:
             # Nothing is released: the lease lapses any moment, and a worker this slow should not claim it at once.
             waiting.warning("session %s: its lease has lapsed, so nothing more is sent from here", work.state.id)
@@ -84,13 +90,16 @@ class Executor:
         except ServiceError:
             # In the recording lane the short lease lapses as soon, and the step stays due. What is not recorded holds no lease.
             if lane is not Lane.RECORDING and work.recorded.version:
-                await self.recorder.release(work, round(SERVICE_DOWN_DELAY_MS * (0.5 + self.clock.jitter())))
+                await self.recorder.release(work, self._service_down_delay_ms())
             raise
         return work.state
 
     def now(self, work: SessionWork) -> datetime:
         """See `SessionWork.now`."""
         return work.now(self.clock)
+
+    def _service_down_delay_ms(self) -> int:
+        return round(SERVICE_DOWN_DELAY_MS * (0.5 + self.clock.jitter()))
 
     async def _is_due(self, work: SessionWork, step: StepName) -> bool:
         # The history is read after the claim: somebody may have moved the step to a later time in between.
@@ -142,6 +151,10 @@ class Executor:
         except WrongExpectedVersion:
             if is_outcome(result):
                 await self.recorder.record_late(work, result)
+            raise
+        except SubjectErased:
+            if is_outcome(result):
+                self.recorder.record_once_back(work, result)
             raise
         except (ServiceError, asyncio.CancelledError) as error:
             # Only this process knows the outcome: a caller that gives up, or a ledger that closes, must not lose it.

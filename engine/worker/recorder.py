@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from guestledger.engine.domain.commands import Command, NoteClockSetBack, RecordAttempt, RecordDelivery, RecordLookup
 from guestledger.engine.domain.due import StepName, due_steps
-from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, WrongExpectedVersion
+from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, SubjectErased, WrongExpectedVersion
 from guestledger.engine.domain.events import Event, SessionCreated
 from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
@@ -83,7 +83,7 @@ class Recorder:
 
         `append_id` is that of an earlier try, whose fate is unknown.
 
-        Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), and `ServiceError`.
+        Raises `WrongExpectedVersion`, `AppendDenied` (the work is then as before), `SubjectErased` and `ServiceError`.
         """
         after = evolve_all(work.state, events)
         before, events = work.recorded, (*work.proposed, *events)
@@ -152,11 +152,11 @@ class Recorder:
     async def record_late(self, work: SessionWork, result: StepResult) -> None:
         """Record an outcome, whatever others have recorded since: it is never dropped for a conflict.
 
-        Raises `ServiceError`; it is then recorded once the database is back.
+        Raises `ServiceError` and `SubjectErased`; it is then recorded once the database is back, or the guest erased.
         """
         try:
             await self._append_late(work, result)
-        except (ServiceError, asyncio.CancelledError):
+        except (ServiceError, SubjectErased, asyncio.CancelledError):
             self.record_once_back(work, result)
             raise
 
@@ -182,7 +182,8 @@ class Recorder:
     async def _keep_trying(self, work: SessionWork, result: StepResult) -> None:
         answer = _describe(result.commands)
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(ServiceUnreachable),
+            # An erasure that is under way ends the session: the outcome is then recorded without personal data.
+            retry=retry_if_exception_type((ServiceUnreachable, SubjectErased)),
             wait=wait_random_exponential(multiplier=0.1, max=1),
         )
         try:

@@ -118,7 +118,7 @@ class StepContext(Protocol):
     ) -> Appended | None:
         """Record what is decided so far and the events of `command`, and keep the lease. `None`: there was nothing.
 
-        Raises `WrongExpectedVersion`, `AppendDenied`, `ServiceError`.
+        Raises `WrongExpectedVersion`, `AppendDenied`, `SubjectErased`, `ServiceError`.
         """
         ...
 

@@ -27,6 +27,8 @@ def upgrade() -> None:
     _create_log(schema)
     _create_partitions(schema)
     _create_personal(schema)
+    _keep_out_of_statistics(schema)
+    _create_erasures(schema)
     _create_due_steps(schema)
     _create_limits(schema)
     _create_consumers(schema)
@@ -157,12 +159,52 @@ def _create_personal(schema: str) -> None:
         comment="The keys of personal data, wrapped; empty if the vault is a database of its own",
     )
     op.create_table(
+        "wrapping_keys",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("wrapped", sa.LargeBinary, nullable=False),
+        schema=schema,
+        comment="The key-encryption keys that a key service made, wrapped by it; in the same database as the data keys",
+    )
+    op.create_table(
         "destroyed_keys",
         sa.Column("key_id", sa.Uuid, primary_key=True),
         sa.Column("destroyed_at", _TIME, nullable=False),
         schema=schema,
         comment="Nothing is sealed under these keys any more, also by a process that still has one",
     )
+
+
+def _keep_out_of_statistics(schema: str) -> None:
+    # ANALYZE would copy values into pg_statistic, where they outlive their rows.
+    columns = {
+        "personal": ("sealed",),
+        "personal_index": ("subject", "ip_address", "fingerprint"),
+        "data_keys": ("subject", "wrapped"),
+    }
+    for table, names in columns.items():
+        for name in names:
+            op.execute(f"ALTER TABLE {quoted(schema)}.{table} ALTER COLUMN {name} SET STATISTICS 0")
+
+
+def _create_erasures(schema: str) -> None:
+    op.create_table(
+        "erasures",
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("subject", sa.LargeBinary, nullable=False),
+        sa.Column("session", sa.Uuid),
+        sa.Column("streams", sa.ARRAY(sa.Uuid), nullable=False),
+        sa.Column("whole", sa.Boolean, nullable=False),
+        sa.Column("rows", sa.BigInteger, nullable=False),
+        sa.Column("key_ids", sa.ARRAY(sa.Uuid), nullable=False),
+        sa.Column("requested_by", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("begun_at", _TIME, nullable=False),
+        sa.Column("completed_at", _TIME),
+        schema=schema,
+        comment="The erasures of personal data. While one of a whole subject is open, nothing is recorded of it",
+    )
+    op.create_index("erasures_subject", "erasures", ["subject"], schema=schema)
 
 
 def _create_due_steps(schema: str) -> None:
@@ -260,6 +302,7 @@ def _create_sessions(schema: str) -> None:
         sa.Column("latency_ms", sa.BigInteger),
         sa.Column("cause", sa.Text),
         sa.Column("detail", sa.Text),
+        sa.Column("erased_at", _TIME),
         schema=schema,
     )
     op.create_index("sessions_opened_at", "sessions", ["opened_at", "id"], schema=schema)
@@ -321,6 +364,7 @@ def _create_audit_log(schema: str) -> None:
         sa.Column("decided_at", _TIME),
         sa.Column("decided_by", sa.Text),
         sa.Column("decision_reason", sa.Text),
+        sa.Column("erased_at", _TIME),
         schema=schema,
     )
     op.create_index("audit_log_opened_at", "audit_log", ["opened_at", "id"], schema=schema)

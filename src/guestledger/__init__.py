@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
         CredentialsRefused,
+        ErasureNotFound,
+        ErasuresMissing,
         EventTooLarge,
         GuestledgerError,
         IdempotencyConflict,
         InvalidRequest,
+        JournalUnusable,
         LogSetBack,
+        NothingToErase,
         PartitionDetached,
         PartitionRefused,
         ProjectionStopped,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
         ServiceError,
         ServiceUnreachable,
         SessionNotFound,
+        SubjectErased,
         UnknownEvent,
         UnknownProjection,
     )
@@ -63,6 +68,7 @@ if TYPE_CHECKING:
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.log.verification import LogVerification
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
+    from guestledger.engine.operations.erase import ErasureCertificate, Erasures
     from guestledger.engine.operations.events import Events
     from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
     from guestledger.engine.operations.health import Health
@@ -73,6 +79,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.replay import Frame
     from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.ports.consumers import ConsumerRow
+    from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import (
         CONTRACT_FIELDS,
@@ -111,6 +118,11 @@ __all__ = [
     "DenialReason",
     "Denied",
     "DueStep",
+    "ErasedEvent",
+    "ErasureCertificate",
+    "ErasureNotFound",
+    "Erasures",
+    "ErasuresMissing",
     "Event",
     "EventFilter",
     "EventTooLarge",
@@ -129,6 +141,7 @@ __all__ = [
     "InDoubt",
     "InvalidRequest",
     "InvalidSettings",
+    "JournalUnusable",
     "Ledger",
     "LedgerClosed",
     "LedgerNotReady",
@@ -141,6 +154,7 @@ __all__ = [
     "Metrics",
     "MetricsFilter",
     "NotAllowed",
+    "NothingToErase",
     "Pace",
     "Partition",
     "PartitionDetached",
@@ -176,6 +190,7 @@ __all__ = [
     "Status",
     "StepExplanation",
     "StepName",
+    "SubjectErased",
     "ThrottleScope",
     "TooManyPrivileges",
     "UnfitEngine",
@@ -208,7 +223,7 @@ _NAMES = {
     "engine.domain.causes": "Cause",
     "engine.domain.consent": "Consent Guest",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest LogSetBack PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound UnknownEvent UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnknownEvent UnknownProjection",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
@@ -226,6 +241,7 @@ _NAMES = {
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
     "engine.log.verification": "LogVerification",
     "engine.operations.consume": "ConsumerOptions Handler",
+    "engine.operations.erase": "ErasureCertificate Erasures",
     "engine.operations.events": "Events",
     "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
     "engine.operations.health": "Health",
@@ -236,6 +252,7 @@ _NAMES = {
     "engine.operations.replay": "Frame",
     "engine.operations.reveal": "Look Reveal",
     "engine.ports.consumers": "ConsumerRow",
+    "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
     "engine.projections.audit": "CONTRACT_FIELDS AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
     "engine.projections.metrics": "DailyMetrics Metrics MetricsFilter",

@@ -33,6 +33,7 @@ BENCHMARKS = (
     "recovery",
     "growth",
     "snapshot",
+    "erasing",
 )
 LOG = Path("build/bench.log")
 

@@ -179,7 +179,7 @@ class Scenario:
             await connection.execute(text)
         finally:
             for role in created:
-                await connection.execute(f"DROP ROLE IF EXISTS {role}")
+                await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
             await connection.close()
 
     async def _cell(self, block: Block) -> None:

@@ -127,6 +127,7 @@ async def sessions(log: asyncpg.Connection) -> dict[UUID, dict[str, Any]]:
             "latency_ms": state.latency_ms,
             "cause": state.cause,
             "detail": state.detail,
+            "erased_at": state.erased_at,
         }
     return rows
 

@@ -15,6 +15,7 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseGuest,
     ExpireToken,
     NoteClockSetBack,
     OpenSession,
@@ -71,8 +72,7 @@ def reproduce(session_id: UUID, events: Sequence[e.Event], policy: Policy, *, du
     """Make every decision behind `events` again. `due`: check that each was due. Returns the session at the end."""
     state, left = Session(id=session_id), list(events)
     while left:
-        overtaken = isinstance(left[0], e.CreationFailed) and left[0].cause is Cause.OVERTAKEN
-        command = _command_of(left[1] if overtaken else left[0], state, policy)
+        command = _command_of(_telling(left), state, policy)
         assert not due or _was_due(command, state, policy), (left[0], state)
         decided = decide(state, command, policy)
         assert decided
@@ -80,6 +80,16 @@ def reproduce(session_id: UUID, events: Sequence[e.Event], policy: Policy, *, du
         state = evolve_all(state, decided)
         left = left[len(decided) :]
     return state
+
+
+def _telling(events: Sequence[e.Event]) -> e.Event:
+    """The event that shows what was decided: the first one, unless others come before it in the same decision."""
+    cause = getattr(events[0], "cause", None)
+    if isinstance(events[0], e.CreationFailed) and cause is Cause.OVERTAKEN:
+        return events[1]
+    if cause is Cause.GUEST_ERASED:
+        return next(event for event in events if isinstance(event, e.GuestErased))
+    return events[0]
 
 
 def _sealed_as(made: e.Event, event: e.Event) -> e.Event:
@@ -99,6 +109,8 @@ def _was_due(command: Command, state: Session, policy: Policy) -> bool:
     match command:
         case OpenSession():
             return state.status is Status.NEW
+        case EraseGuest():
+            return state.erased_at is None
         case Resolve():
             return state.status is Status.PARKED
         case RequestRedelivery():
@@ -239,6 +251,8 @@ def _webhook(event: e.Event, state: Session, policy: Policy) -> Command | None:
             return RecordDelivery(outcome=failed, now=now, jitter=_share(wait.extra_ms, max_extra_ms))
         case e.WebhookAbandoned():
             return RecordDelivery(outcome=_abandoned(event), now=now, jitter=0.0)
+        case e.GuestErased():
+            return EraseGuest(erased_by=event.erased_by, reason=event.reason, erasure=event.erasure, now=now)
         case e.WebhookRedeliveryRequested():
             return RequestRedelivery(requested_by=event.requested_by, reason=event.reason, now=now)
         case _:

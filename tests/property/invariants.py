@@ -54,6 +54,7 @@ class Life:
         self._check_creation(before, event, after)
         self._check_doubt(before, event)
         self._check_webhook(before, event)
+        self._check_erasure(before, event, after)
         if isinstance(event, e.TokenExpired):
             assert event.at >= event.expires_at
         self.state = after
@@ -88,7 +89,18 @@ class Life:
                 assert event.session_id not in {before.session_id, *before.duplicates}
                 assert after.session_id == before.session_id
             case e.SessionAbandoned():
-                assert before.status in WAITING
+                assert before.status in WAITING or (
+                    before.status is Status.PARKED and event.cause is Cause.GUEST_ERASED
+                )
+
+    def _check_erasure(self, before: Session, event: e.Event, after: Session) -> None:
+        if isinstance(event, e.GuestErased):
+            assert before.status.is_settled
+            assert not before.webhook_owed
+            assert (after.erased_at, after.guest_token) == (event.at, None)
+        if before.erased_at is not None:
+            assert event.purpose is None, "nothing personal is recorded of an erased guest"
+            assert not after.webhook_owed, "a notice holds personal data"
 
     def _check_doubt(self, before: Session, event: e.Event) -> None:
         match event:
@@ -147,7 +159,8 @@ class Life:
         assert state.failures == sum(isinstance(event, e.CreationFailed) and event.kind.counts for event in lately)
         assert state.lookups == seen[e.ChannelLookupFailed]
         assert len(state.duplicates) == seen[e.DuplicateCreated]
-        assert state.webhook_attempts == seen[e.WebhookSynced] + seen[e.WebhookFailed] + seen[e.WebhookAbandoned]
+        given_up = seen[e.WebhookAbandoned] - sum(_stopped_by_erasure(event) for event in self.history)
+        assert state.webhook_attempts == seen[e.WebhookSynced] + seen[e.WebhookFailed] + given_up
         attempts = [event.attempt for event in self.history if isinstance(event, e.CreationAttempted)]
         assert attempts == list(range(1, state.attempts + 1))
         if state.status in WAITING:
@@ -162,6 +175,11 @@ class Life:
         due = due_steps(self.state, self.policy)
         assert bool(due) == expected, "a session that is not over has due steps"
         assert len({step.step for step in due}) == len(due)
+
+
+def _stopped_by_erasure(event: e.Event) -> bool:
+    """Whether a notice was given up without another call."""
+    return isinstance(event, e.WebhookAbandoned) and event.cause is Cause.GUEST_ERASED
 
 
 def _owes_webhook(history: list[e.Event]) -> bool:

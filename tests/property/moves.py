@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -11,6 +12,7 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseGuest,
     ExpireToken,
     OpenSession,
     RecordAttempt,
@@ -39,6 +41,7 @@ from tests.property.strategies import (
 
 LIMITER = "api.example.com sessions"
 DIGEST = "ab" * 32
+ERASURE = UUID("018f96c2-7a60-7000-8000-0000000000e1")
 
 Move = Callable[[Session], Command]
 """Chooses a command for the session's state."""
@@ -119,6 +122,7 @@ decisions: SearchStrategy[Move] = st.builds(
     Resolve, resolution=resolutions, decided_by=st.just("ops"), reason=st.just(""), now=times
 ).map(fixed)
 others: SearchStrategy[Move] = st.one_of(
+    st.builds(EraseGuest, erased_by=st.just("ops"), reason=st.just(""), erasure=st.just(ERASURE), now=times),
     st.builds(RecordLookup, outcome=lookup_outcomes, now=times, jitter=jitters),
     st.builds(DeferCreation, limiter=st.just(LIMITER), denied=denials, now=times, jitter=jitters),
     st.builds(EnforceDeadline, now=times | late_times),

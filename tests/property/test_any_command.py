@@ -10,6 +10,7 @@ from guestledger.engine.domain.commands import (
     Command,
     DeferCreation,
     EnforceDeadline,
+    EraseGuest,
     ExpireToken,
     OpenSession,
     RecordAttempt,
@@ -25,7 +26,7 @@ from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.admission import Denied
 from tests.property.invariants import Life
-from tests.property.moves import DIGEST, LIMITER
+from tests.property.moves import DIGEST, ERASURE, LIMITER
 from tests.property.strategies import (
     CONSENTING,
     START,
@@ -117,6 +118,12 @@ class AnyCommand(RuleBasedStateMachine):
         was_parked = self.life.state.status is Status.PARKED
         events = self.life.take(Resolve(resolution=resolution, decided_by="ops", reason="", now=self.now))
         assert bool(events) == was_parked, "a person decides about parked sessions only"
+
+    @rule()
+    def erase(self) -> None:
+        before = self.life.state
+        events = self.life.take(EraseGuest(erased_by="ops", reason="", erasure=ERASURE, now=self.now))
+        assert bool(events) == (before.status is not Status.NEW and before.erased_at is None), "a guest is erased once"
 
     @rule()
     def expire(self) -> None:

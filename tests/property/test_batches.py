@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
+from guestledger.adapters.postgres.personal.personal_data import Sealing
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import WrongExpectedVersion
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -82,6 +83,8 @@ def test_a_batch_merges_step_changes_as_if_applied_one_by_one(
         recorded_at=NOW,
         versions=dict(versions),
         keys={},
+        destroyed=frozenset(),
+        fenced=frozenset(),
         known={},
         limiters=frozenset(),
     )
@@ -94,7 +97,7 @@ def test_a_batch_merges_step_changes_as_if_applied_one_by_one(
             steps=plan.steps,
             key=plan.key,
         )
-        outcome = batch.take(Proposal(append, tuple(map(encode, append.events))))
+        outcome = batch.take(Proposal(append, tuple(map(encode, append.events)), Sealing(append.events, key=plan.key)))
         if plan.beside:
             assert isinstance(outcome, WrongExpectedVersion)
         elif plan.key in key_owner:

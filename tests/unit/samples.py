@@ -10,6 +10,7 @@ from guestledger.engine.domain.commands import (
     BeginAttempt,
     DeferCreation,
     EnforceDeadline,
+    EraseGuest,
     ExpireToken,
     OpenSession,
     RecordAttempt,
@@ -41,6 +42,7 @@ from guestledger.engine.limits.retry import RetryAfter, Wait, WaitBasis
 E = TypeVar("E", bound=e.Event)
 
 SESSION = UUID("018f96c2-7a60-7000-8000-0000000000a1")
+ERASURE = UUID("018f96c2-7a60-7000-8000-0000000000e1")
 CHANNEL = "ch_8f3a9b2c"
 IP = "203.0.113.7"
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64)"
@@ -189,6 +191,10 @@ def adoption(**given: Any) -> Adoption:
 
 def resolve(resolution: Resolution, now: datetime = START) -> Resolve:
     return Resolve(resolution=resolution, decided_by="ops", reason="checked with the provider", now=now)
+
+
+def erase(now: datetime = START) -> EraseGuest:
+    return EraseGuest(erased_by="ops", reason="asked by mail", erasure=ERASURE, now=now)
 
 
 def expire(now: datetime) -> ExpireToken:
@@ -399,6 +405,10 @@ def was_abandoned(**given: Any) -> e.SessionAbandoned:
     return _event(e.SessionAbandoned, {"cause": Cause.TOO_MANY_FAILURES, "attempts": 8}, given)
 
 
+def was_erased(**given: Any) -> e.GuestErased:
+    return _event(e.GuestErased, {"erased_by": "ops", "reason": "asked by mail", "erasure": ERASURE}, given)
+
+
 def was_revealed(**given: Any) -> e.PersonalDataRevealed:
     plain = {"revealed_by": "ops-jane", "reason": "ticket 4711", "purposes": (Purpose.CONTACT,), "sessions": (SESSION,)}
     return e.PersonalDataRevealed(at=START, **(plain | given))
@@ -444,5 +454,6 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     has_expired(),
     clock_set_back(),
     was_abandoned(),
+    was_erased(),
     was_revealed(),
 )

@@ -33,6 +33,7 @@ from tests.unit.samples import (
     was_attempted,
     was_created,
     was_duplicated,
+    was_erased,
     was_parked,
     was_synced,
     was_throttled,
@@ -42,6 +43,7 @@ HISTORIES = [
     REFUSED,
     REJECTED,
     (*REJECTED, was_duplicated()),
+    (*REFUSED, was_erased()),
     (*OPEN, lookup_failed(), was_abandoned()),
     (*ATTEMPTING, has_failed(kind=FailureKind.FINAL)),
     (*FAILED, was_attempted(2)),
@@ -88,7 +90,7 @@ def test_only_transitions_in_the_table_are_legal() -> None:
     assert is_legal(Status.NEW, Status.PENDING)
     assert is_legal(Status.ACTIVE, Status.ACTIVE)
     assert not is_legal(Status.NEW, Status.ACTIVE)
-    assert not is_legal(Status.REFUSED, Status.REFUSED)
+    assert not is_legal(Status.NEW, Status.NEW)
 
 
 def test_no_transition_leads_to_new_or_out_of_an_end() -> None:

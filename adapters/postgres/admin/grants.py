@@ -19,6 +19,7 @@ Grants = Mapping[str, frozenset[str]]
 _READ = frozenset({"SELECT"})
 _APPEND = _READ | {"INSERT"}
 _WRITE = _APPEND | {"UPDATE", "DELETE"}
+_COMPLETE = frozenset({"UPDATE (completed_at)", "UPDATE (key_ids)"})
 _RUN = frozenset({"EXECUTE"})
 
 _READERS: Grants = {AUDITOR: _READ, PRIVACY: _READ}
@@ -39,7 +40,13 @@ TABLES: Mapping[str, Grants] = {
     t.personal.name: {RUNTIME: _APPEND | {"DELETE"}, PRIVACY: _APPEND | {"DELETE"}},
     t.personal_index.name: {RUNTIME: _APPEND | {"DELETE"}, PRIVACY: _APPEND | {"DELETE"}},
     t.due_steps.name: {RUNTIME: _WRITE, PRIVACY: _WRITE},
-    t.data_keys.name: {RUNTIME: _WRITE, PRIVACY: _READ | {"DELETE"}},
+    t.erasures.name: {
+        RUNTIME: _APPEND | _COMPLETE,
+        AUDITOR: _READ,
+        PRIVACY: _APPEND | _COMPLETE,
+    },
+    t.wrapping_keys.name: {RUNTIME: _WRITE, PRIVACY: _READ},
+    t.data_keys.name: {RUNTIME: _WRITE, PRIVACY: _APPEND | {"DELETE"}},
     t.destroyed_keys.name: {RUNTIME: _APPEND, PRIVACY: _APPEND},
     t.limits.name: {RUNTIME: _WRITE, **_READERS},
     t.incarnations.name: {RUNTIME: _APPEND, **_READERS},

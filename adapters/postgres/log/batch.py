@@ -7,6 +7,7 @@ from uuid import UUID
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.personal.personal_data import IndexRow, SealedRow, Sealing
+from guestledger.adapters.postgres.personal.vault import KeyRow
 from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.errors import SubjectErased, WrongExpectedVersion
 from guestledger.engine.domain.personal import Purpose
@@ -24,6 +25,10 @@ class Proposal(NamedTuple):
     sealing: Sealing
 
 
+class KeysRotated(Exception):
+    """The append brings data keys under a key-encryption key that has been replaced. Nothing was recorded."""
+
+
 class LogEnd(NamedTuple):
     """The log's end as the batch found it, under the lock."""
 
@@ -37,6 +42,10 @@ class LogEnd(NamedTuple):
     """The taken idempotency keys (hashed), with their streams."""
     destroyed: frozenset[UUID]
     """The data keys that nothing may be sealed under any more."""
+    kek: str | None
+    """The key-encryption key that wraps new data keys."""
+    fenced: frozenset[bytes]
+    """The subjects that are being erased."""
     known: dict[tuple[UUID, int, UUID], Appended]
     """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
@@ -62,6 +71,14 @@ class _Moved(NamedTuple):
 _Key = tuple[UUID, StepName]
 
 
+class KeyDestroyed(SubjectErased):
+    """An append was sealed under keys that are destroyed by now, though its subject may have others."""
+
+    def __init__(self, stream_id: UUID, key_ids: Collection[UUID]) -> None:
+        super().__init__(stream_id)
+        self.key_ids = key_ids
+
+
 class BatchRows:
     """The rows of a batch, gathered append by append. A rejected append leaves nothing here."""
 
@@ -73,6 +90,7 @@ class BatchRows:
         self._keys: list[tuple[str, UUID]] = []
         self._sealed: list[SealedRow] = []
         self._index: list[IndexRow] = []
+        self._data_keys: list[KeyRow] = []
         self._steps: dict[_Key, _Leased | _Moved | None] = {}
         """`None`: done."""
         self._erased: list[tuple[UUID, str]] = []
@@ -104,6 +122,7 @@ class BatchRows:
             *_arrays(self._erased, 2),
             leased_back,
             moved_back,
+            *_arrays(self._data_keys, 5),
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:
@@ -116,8 +135,12 @@ class BatchRows:
             return WrongExpectedVersion(append.stream_id, append.expected_version, actual)
         if key is not None and key in log.keys:
             return KeyTaken(log.keys[key])
-        if proposal.sealing.refused or any(row.key_id in log.destroyed for row in proposal.sealing.rows):
+        if proposal.sealing.refused or proposal.sealing.subject in log.fenced:
             return SubjectErased(append.stream_id)
+        if any(row.kek != log.kek for row in proposal.sealing.data_keys):
+            return KeysRotated()
+        if log.destroyed and (gone := [row.key_id for row in proposal.sealing.rows if row.key_id in log.destroyed]):
+            return KeyDestroyed(append.stream_id, gone)
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)
         if append.feedback is not None:
@@ -171,6 +194,7 @@ class BatchRows:
 
     def _take_personal(self, proposal: Proposal) -> None:
         self._sealed += proposal.sealing.rows
+        self._data_keys += proposal.sealing.data_keys
         if proposal.sealing.index_row is not None:
             self._index.append(proposal.sealing.index_row)
         erased = {(proposal.append.stream_id, purpose) for event in proposal.append.events for purpose in event.erases}

@@ -19,16 +19,16 @@ from tenacity import (
 
 from guestledger.adapters.postgres.errors import PoolUsedUp, reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
-from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
+from guestledger.adapters.postgres.log.batch import BatchRows, KeyDestroyed, KeysRotated, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
-from guestledger.adapters.postgres.personal.personal_data import PersonalData
+from guestledger.adapters.postgres.personal.personal_data import PersonalData, Sealing
 from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable
+from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.events import Event
 from guestledger.engine.limits.policy import LimiterPolicy
-from guestledger.engine.log.appends import Append, Appended
+from guestledger.engine.log.appends import Append, Appended, KeyTaken
 from guestledger.engine.log.codec import encode, wire_name
 
 MAX_IN_BATCH = 200
@@ -38,11 +38,13 @@ MAX_BYTES = 256 * 1024
 """Of one event, as canonical JSON."""
 
 _FAILED_SECONDS = 60.0
+_SEALING_SECONDS = 2.0
+"""How long a batch waits for appends whose keys are being fetched."""
 
 _Given = TypeVar("_Given")
 _Answer = TypeVar("_Answer")
 
-_Sealing = asyncio.Task[Proposal]
+_Sealing = Proposal | asyncio.Task[Proposal]
 _Caller = asyncio.Future[Appended]
 _Batch = list[tuple[_Caller, Proposal]]
 
@@ -51,7 +53,7 @@ class PostgresEventStore(LogReader):
     """Appends from many coroutines gather while one batch commits, and are committed together with the next.
 
     Durability is the server's: with `synchronous_commit` on, an append that returned survives a crash. While the database
-    is away, appends wait for it: at most `patience` seconds per try, and about as long over all tries.
+    or the key vault is away, appends wait for it: at most `patience` seconds per try, and about as long over all tries.
     """
 
     def __init__(
@@ -84,16 +86,35 @@ class PostgresEventStore(LogReader):
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
+        forgotten = False
+        while True:
+            sealing = self._sealed_now(append) or asyncio.create_task(self._seal(append))
+            try:
+                return await self._add(sealing)
+            except KeysRotated:
+                await self._personal.vault.refresh()
+            except KeyDestroyed as refused:
+                # This process had the key of a person who was erased, and who has come back with another.
+                self._personal.vault.forget(refused.key_ids)
+                if forgotten:
+                    raise
+                forgotten = True
+            except (KeyTaken, SubjectErased) as refused:
+                await self._personal.discard(_proposal(sealing).sealing, refused)
+                raise
+
+    async def _add(self, sealing: _Sealing) -> Appended:
         outcome: _Caller = asyncio.get_running_loop().create_future()
         # Sealed while the batch before is committed, and stored in the order of arrival.
-        sealing = self._waiting[outcome] = asyncio.create_task(self._seal(append))
+        self._waiting[outcome] = sealing
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all())
         try:
             return await outcome
         finally:
             self._waiting.pop(outcome, None)
-            sealing.cancel()
+            if isinstance(sealing, asyncio.Task):
+                sealing.cancel()
 
     async def check(self) -> None:
         """See `EventStore.check`. An append that failed counts for a minute, unless one has succeeded since."""
@@ -132,22 +153,33 @@ class PostgresEventStore(LogReader):
             self._waiting.clear()
 
     async def _next_batch(self) -> _Batch:
-        """Take the next appends. One that cannot be sealed is rejected alone."""
+        """Take the next appends. One that cannot be sealed is rejected alone; one that waits for the key vault holds up no other."""
         taken = list(islice(self._waiting.items(), MAX_IN_BATCH))
-        await asyncio.wait([sealing for _, sealing in taken])
+        if tasks := [sealing for _, sealing in taken if isinstance(sealing, asyncio.Task)]:
+            await asyncio.wait(tasks, timeout=_SEALING_SECONDS)
+            if len(tasks) == len(taken):
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         batch: _Batch = []
         for caller, sealing in taken:
+            if isinstance(sealing, asyncio.Task) and not sealing.done():
+                continue
             if self._waiting.pop(caller, None) is None or caller.done():
                 continue  # it was cancelled
-            if (error := sealing.exception()) is None:
+            if isinstance(sealing, Proposal):
+                batch.append((caller, sealing))
+            elif (error := sealing.exception()) is None:
                 batch.append((caller, sealing.result()))
             else:
                 caller.set_exception(error)
         return batch
 
+    def _sealed_now(self, append: Append) -> Proposal | None:
+        """The sealed append; `None`: something has to be fetched for it."""
+        sealing = self._personal.seal_now(append)
+        return None if sealing is None else _proposed(append, sealing)
+
     async def _seal(self, append: Append) -> Proposal:
-        sealing = await self._until_answered(self._personal.seal, append)
-        return Proposal(append, [_text(event) for event in sealing.events], sealing)
+        return _proposed(append, await self._until_answered(self._personal.seal, append))
 
     async def _commit(self, batch: _Batch) -> None:
         try:
@@ -225,8 +257,9 @@ class PostgresEventStore(LogReader):
         statement = self._appending.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
         keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
         data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
-        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys)
-        now, limiters, position, last_at, found, taken, destroyed = found_now
+        subjects = list({proposal.sealing.subject for proposal in batch if proposal.sealing.subject is not None})
+        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects)
+        now, limiters, position, last_at, found, taken, destroyed, fenced, kek = found_now
         stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
@@ -235,6 +268,8 @@ class PostgresEventStore(LogReader):
             versions=dict(zip(stream_ids, found, strict=True)),
             keys=dict(taken),
             destroyed=frozenset(destroyed),
+            kek=kek,
+            fenced=frozenset(fenced),
             known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),
         )
@@ -276,6 +311,14 @@ class PostgresEventStore(LogReader):
 
 
 _number = attrgetter("int")
+
+
+def _proposed(append: Append, sealing: Sealing) -> Proposal:
+    return Proposal(append, [_text(event) for event in sealing.events], sealing)
+
+
+def _proposal(sealing: _Sealing) -> Proposal:
+    return sealing if isinstance(sealing, Proposal) else sealing.result()
 
 
 def _text(event: Event) -> str:

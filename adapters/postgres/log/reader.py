@@ -196,18 +196,18 @@ def leaf_hash_of(row: Any) -> bytes:
     return leaf_hash(**{name: row[name] for name in hashed})
 
 
-def recorded(row: Any) -> RecordedEvent:
-    """Decode a row of the log. Raises `UnknownEvent`."""
+def recorded(row: Any, *, marked: bool = True) -> RecordedEvent:
+    """Decode a row of the log, its commitments `marked` as such. Raises `UnknownEvent`."""
     position, stream_id, version, event_type, schema_version, at, correlation_id, causation_id, actor, data, leaf = row
     try:
-        event = as_sealed(decode(event_type, schema_version, data))
+        event = decode(event_type, schema_version, data)
     except UnknownEvent as error:
         raise error.found_at(position, stream_id, version) from None
     return RecordedEvent(
         position=position,
         stream_id=stream_id,
         version=version,
-        event=event,
+        event=as_sealed(event) if marked else event,
         recorded_at=at,
         correlation_id=correlation_id,
         causation_id=causation_id,

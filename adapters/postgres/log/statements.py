@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from guestledger.adapters.postgres.personal.vault_statements import IS_INDEX
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import TRANSACTION_LIMITS
 from guestledger.engine.domain.personal import Purpose
@@ -29,7 +30,10 @@ class AppendStatements:
                                          WHERE e.stream_id = wanted.stream_id {{partition}} ORDER BY version DESC LIMIT 1), 0)
                          FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number),
                    ARRAY(SELECT (idempotency_key, stream_id) FROM {s}.request_keys WHERE idempotency_key = ANY($2::text[])),
-                   ARRAY(SELECT key_id FROM {s}.destroyed_keys WHERE key_id = ANY($3::uuid[]))
+                   ARRAY(SELECT key_id FROM {s}.destroyed_keys WHERE key_id = ANY($3::uuid[])),
+                   ARRAY(SELECT subject FROM {s}.erasures
+                          WHERE subject = ANY($4::bytea[]) AND whole AND completed_at IS NULL),
+                   (SELECT kek FROM {s}.data_keys WHERE {IS_INDEX})
               FROM (VALUES (1)) AS one
               LEFT JOIN (SELECT position, recorded_at FROM {s}.batches ORDER BY position DESC LIMIT 1) AS last ON true"""
 
@@ -91,12 +95,17 @@ class AppendStatements:
                 DELETE FROM {s}.personal_index
                  WHERE stream_id IN (SELECT stream_id FROM unnest($33::uuid[], $34::text[]) AS e(stream_id, purpose)
                                       WHERE purpose = '{Purpose.CONTACT}')
+            ), new_data_keys AS (
+                INSERT INTO {s}.data_keys (key_id, subject, purpose, wrapped, kek)
+                SELECT * FROM unnest($37::uuid[], $38::bytea[], $39::text[], $40::bytea[], $41::text[])
+                RETURNING key_id
             )
             SELECT count(*) FROM new_events"""
 
     def read_log(self, low: UUID, high: UUID) -> str:
         """One row: the clock, the limiters that know something, the log's last position and time, the versions of
-        streams $1, the taken ones of keys $2 with their streams, and the destroyed ones of data keys $3.
+        streams $1, the taken ones of keys $2 with their streams, the destroyed ones of data keys $3, those of subjects $4
+        that are being erased, and the key-encryption key of new data keys.
 
         All streams lie from `low` to `high`: otherwise an append would cost more with every partition.
         """

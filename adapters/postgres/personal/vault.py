@@ -2,101 +2,89 @@
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping
-from typing import Any
-from uuid import UUID, uuid4
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
 
-from cachetools import LRUCache
-from sqlalchemy.ext.asyncio import AsyncEngine
+from asyncpg.pgproto import pgproto
+from uuid_utils import uuid7
 
+from guestledger.adapters.crypto.hashing import KeyedHash
 from guestledger.adapters.crypto.sealing import KEY_BYTES, Aes256Key
 from guestledger.adapters.crypto.wrapping import KeyEncryptionKey, KeyRefused
-from guestledger.adapters.postgres.errors import reported
-from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import reading
+from guestledger.adapters.postgres.personal.key_ring import KeyRing, WrongKey
+from guestledger.adapters.postgres.personal.ledger_facts import LedgerFacts
+from guestledger.adapters.postgres.personal.recent import Recent
+from guestledger.adapters.postgres.personal.vault_database import VAULT, VaultDatabase
+from guestledger.adapters.postgres.personal.vault_statements import INDEX, VaultStatements
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.errors import CredentialsRefused
+from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.domain.personal import Purpose
 
-MAX_CACHED = 10_000
-INDEX = "index"
-"""The purpose of the key that subjects and addresses are hashed under. It belongs to no subject."""
 _Owner = tuple[bytes, str]
+
+
+class KeyRow(NamedTuple):
+    """A row of `data_keys`."""
+
+    key_id: UUID
+    subject: bytes
+    purpose: str
+    wrapped: bytes
+    kek: str
+
+
+class VaultEmpty(ServiceError):
+    """The ledger holds personal data, and the vault none of its keys."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            VAULT,
+            Cause.NOT_READY,
+            "it holds no keys of this ledger, which has personal data: check GUESTLEDGER_VAULT_URL, or restore the vault",
+        )
+        self.args = ()
+
+    def __str__(self) -> str:
+        return f"the {self.service} cannot be used: {self.detail}"
 
 
 class PostgresKeyVault:
     """See `KeyVault`. Callers that want keys at once share one statement.
 
-    With `beside_the_log`, a key is as durable as the events that need it: their commit also writes it to disk.
+    The key that wraps the index key wraps all new keys; a rotation begins with the index key. In a vault beside the log, new
+    keys need not wait for the disk: the commit of the events that need a key also writes the key.
     """
 
-    def __init__(self, engine: AsyncEngine, schema: str, kek: KeyEncryptionKey, *, beside_the_log: bool = True) -> None:
-        self._engine = engine
-        self._kek = kek
-        self._cached: LRUCache[UUID, Aes256Key] = LRUCache(MAX_CACHED)
-        self._owned: LRUCache[_Owner, Aes256Key] = LRUCache(MAX_CACHED)
+    def __init__(self, database: VaultDatabase, ring: KeyRing, facts: LedgerFacts) -> None:
+        self._database = database
+        self._ring = ring
+        self._facts = facts
+        self._statements = VaultStatements(database.schema, durable=database.apart)
+        self._cached: Recent[UUID, Aes256Key] = Recent()
+        self._owned: Recent[_Owner, Aes256Key] = Recent()
         self._wanted: dict[_Owner, asyncio.Future[Aes256Key]] = {}
         self._fetching: asyncio.Task[None] | None = None
-        self._index_key: bytes | None = None
-        s = quoted(schema)
-        relaxed = ", set_config('synchronous_commit', 'off', true)" if beside_the_log else ""
-        self._get_or_make = f"""
-            WITH wanted AS (
-                SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::text[], $4::bytea[], $5::text[])
-                    AS w(key_id, subject, purpose, wrapped, kek)
-            ), made AS (
-                INSERT INTO {s}.data_keys (key_id, subject, purpose, wrapped, kek)
-                SELECT * FROM wanted
-                ON CONFLICT (subject, purpose) DO NOTHING
-                RETURNING key_id, subject, purpose, wrapped
-            )
-            SELECT key_id, subject, purpose, wrapped{relaxed} FROM made
-             UNION ALL
-            SELECT k.key_id, subject, purpose, k.wrapped{relaxed}
-              FROM {s}.data_keys AS k JOIN wanted USING (subject, purpose)"""
-        self._read = f"SELECT key_id, subject, purpose, wrapped FROM {s}.data_keys WHERE key_id = ANY($1::uuid[])"
-        self._read_index_key = f"""
-            SELECT key_id, subject, purpose, wrapped FROM {s}.data_keys WHERE subject = '' AND purpose = '{INDEX}'"""
-        self._destroy = f"""
-            DELETE FROM {s}.data_keys WHERE subject = $1::bytea AND purpose = coalesce($2::text, purpose)
-            RETURNING key_id"""
+        self.hashing: KeyedHash | None = None
+        self._current: KeyEncryptionKey | None = None
+        self._ledger_id = b""
+
+    async def prepare(self, *, make: bool) -> None:
+        """Check that this process can open the vault's keys. With `make`, an empty ledger gets its first key.
+
+        Raises `WrongKey`, `VaultEmpty`, `ServiceError`.
+        """
+        if make or await self._database.fetch(self._statements.read_index):
+            await self._load_index()
+
+    async def check(self) -> None:
+        """See `KeyVault.check`."""
+        if self._database.apart:
+            await self._database.check()
 
     async def key_of(self, subject: bytes, purpose: Purpose) -> Aes256Key:
         """See `KeyVault.key_of`."""
-        return await self._key((subject, purpose))
-
-    async def index_key(self) -> bytes:
-        """See `KeyVault.index_key`."""
-        if self._index_key is None:
-            # Who only reads may not make it.
-            found = await self._fetch(self._read_index_key)
-            key = self._unwrapped(found[0]) if found else await self._key((b"", INDEX))
-            self._index_key = key.secret
-        return self._index_key
-
-    async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, Aes256Key]:
-        """See `KeyVault.keys`."""
-        found = {key_id: self._cached[key_id] for key_id in ids if key_id in self._cached}
-        if missing := [key_id for key_id in ids if key_id not in found]:
-            for row in await self._fetch(self._read, missing):
-                found[row["key_id"]] = self._unwrapped(row)
-        return found
-
-    async def destroy(self, subject: bytes, purpose: Purpose | None = None) -> int:
-        """See `KeyVault.destroy`. Other processes may keep a copy in memory until they end."""
-        destroyed = await self._fetch(self._destroy, subject, purpose)
-        for (key_id,) in destroyed:
-            self._cached.pop(key_id, None)
-        for kept in Purpose if purpose is None else (purpose,):
-            self._owned.pop((subject, kept), None)
-        return len(destroyed)
-
-    async def close(self) -> None:
-        """Wait for keys that are being made."""
-        if self._fetching is not None:
-            await asyncio.wait((self._fetching,))
-
-    async def _key(self, owner: _Owner) -> Aes256Key:
+        owner = subject, purpose
         if (known := self._owned.get(owner)) is not None:
             return known
         waiting = self._wanted.get(owner)
@@ -105,6 +93,79 @@ class PostgresKeyVault:
         if self._fetching is None:
             self._fetching = asyncio.create_task(self._fetch_wanted())
         return await asyncio.shield(waiting)
+
+    def cached(self, subject: bytes, purpose: Purpose) -> Aes256Key | None:
+        """See `KeyVault.cached`."""
+        return self._owned.get((subject, purpose))
+
+    def propose(self, subject: bytes, purposes: Iterable[Purpose]) -> Sequence[KeyRow]:
+        """New keys of a subject that has none, for the append that brings it; none if the vault is not beside the log.
+
+        Proposed again, a subject gets the same keys: the append before may have been committed.
+        """
+        if self._database.apart or self._current is None:
+            return ()
+        return [self._proposed((subject, purpose), self._current) for purpose in purposes]
+
+    async def refresh(self) -> None:
+        """Read again which key wraps new keys. Raises `WrongKey`, `ServiceError`."""
+        await self._load_index()
+
+    async def index_key(self) -> KeyedHash:
+        """See `KeyVault.index_key`."""
+        if self.hashing is None:
+            await self._load_index()
+            assert self.hashing is not None
+        return self.hashing
+
+    async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, Aes256Key]:
+        """See `KeyVault.keys`."""
+        found = {key_id: self._cached[key_id] for key_id in ids if key_id in self._cached}
+        if missing := [key_id for key_id in ids if key_id not in found]:
+            for row in await self._database.fetch(self._statements.read, missing):
+                found[row["key_id"]] = await self._unwrapped(row)
+        return found
+
+    async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
+        """See `KeyVault.ids`."""
+        return [key_id for (key_id,) in await self._database.fetch(self._statements.read_ids, subject, purpose)]
+
+    async def destroy(self, ids: Collection[UUID]) -> None:
+        """See `KeyVault.destroy`."""
+        await self._database.fetch(self._statements.destroy, list(ids))
+        self.forget(ids)
+
+    def forget(self, ids: Collection[UUID]) -> None:
+        """See `KeyVault.forget`."""
+        for key_id in ids:
+            self._cached.pop(key_id, None)
+        for owner in [owner for owner, key in self._owned.items() if key.id in ids]:
+            del self._owned[owner]
+
+    async def close(self) -> None:
+        """Wait for keys that are being made."""
+        if self._fetching is not None:
+            await asyncio.wait((self._fetching,))
+
+    async def _load_index(self) -> KeyEncryptionKey:
+        """Read the index key, and which key wraps new ones. A ledger without personal data gets an index key."""
+        rows = await self._database.fetch(self._statements.read_index)
+        if not rows:
+            if self.hashing is not None or await self._facts.uses_keys():
+                raise VaultEmpty
+            await self._make_index()
+            rows = await self._database.fetch(self._statements.read_index)
+        [row] = rows
+        self._ledger_id = await self._facts.id()
+        self.hashing = KeyedHash((await self._unwrapped(row)).secret)
+        self._current = await self._ring.get(row["kek"])
+        return self._current
+
+    async def _make_index(self) -> None:
+        newest = await self._ring.newest()
+        row = _new_row((b"", INDEX), newest.key, await self._facts.id())
+        source = self._ring.source if newest.wrapped else None
+        await self._database.fetch(self._statements.make_index, *row, source, newest.wrapped or None)
 
     async def _fetch_wanted(self) -> None:
         try:
@@ -116,45 +177,62 @@ class PostgresKeyVault:
 
     async def _answer(self, wanted: dict[_Owner, asyncio.Future[Aes256Key]]) -> None:
         try:
-            rows = await self._fetch(self._get_or_make, *self._proposed(wanted))
-            found = {(row["subject"], row["purpose"]): self._unwrapped(row) for row in rows}
+            current = self._current or await self._load_index()
+            # In one order, or two processes could wait for each other.
+            rows = [_new_row(owner, current, self._ledger_id) for owner in sorted(wanted)]
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            found = await self._database.fetch(self._statements.get_or_make, *columns)
+            keys = {(row["subject"], row["purpose"]): await self._unwrapped(row) for row in found}
         except Exception as error:  # noqa: BLE001 - whatever it is, its callers have to get it
             for waiting in wanted.values():
                 waiting.set_exception(error)
                 waiting.exception()  # its callers may be gone
             return
         for owner, waiting in wanted.items():
-            if owner in found:
-                self._owned[owner] = found[owner]
-                waiting.set_result(found[owner])
-            else:  # another process made it at the same moment: the next statement sees it
+            if owner in keys:
+                waiting.set_result(self._keep(owner, keys[owner]))
+            else:  # another process made it at the same moment, or the keys are being rotated
                 self._wanted[owner] = waiting
+                self._current = None
 
-    def _proposed(self, owners: Collection[_Owner]) -> list[list[Any]]:
-        columns: list[list[Any]] = [[], [], [], [], []]
-        for subject, purpose in sorted(owners):  # in one order, or two processes could wait for each other
-            key_id = uuid4()
-            wrapped = self._kek.wrap(os.urandom(KEY_BYTES), _place(key_id, subject, purpose))
-            for column, value in zip(columns, (key_id, subject, purpose, wrapped, self._kek.id), strict=True):
-                column.append(value)
-        return columns
+    def _proposed(self, owner: _Owner, current: KeyEncryptionKey) -> KeyRow:
+        key = self._owned.get(owner)
+        if key is None:
+            key = self._keep(owner, Aes256Key(_new_id(), os.urandom(KEY_BYTES)))
+        bound_to = place(self._ledger_id, key.id, *owner)
+        return KeyRow(key.id, *owner, current.wrap(key.secret, bound_to), current.id)
 
-    def _unwrapped(self, row: Any) -> Aes256Key:
+    def _keep(self, owner: _Owner, key: Aes256Key) -> Aes256Key:
+        return self._owned.keep(owner, self._cached.keep(key.id, key))
+
+    async def _unwrapped(self, row: Any) -> Aes256Key:
         key_id = row["key_id"]
         if (known := self._cached.get(key_id)) is not None:
             return known
-        try:
-            secret = self._kek.unwrap(row["wrapped"], _place(key_id, row["subject"], row["purpose"]))
-        except KeyRefused:
-            raise CredentialsRefused("key vault", Cause.KEY_REFUSED, f"key-encryption key {self._kek.id}") from None
-        key = self._cached[key_id] = Aes256Key(key_id, secret)
-        return key
-
-    async def _fetch(self, statement: str, *values: Any) -> Any:
-        with reported():
-            async with reading(self._engine) as driver:
-                return await driver.fetch(statement, *values)
+        kek = await self._ring.get(row["kek"])
+        bound_to = place(await self._facts.id(), key_id, row["subject"], row["purpose"])
+        return self._cached.keep(key_id, Aes256Key(key_id, unwrapped(kek, row, bound_to)))
 
 
-def _place(key_id: UUID, subject: bytes, purpose: str) -> bytes:
-    return b"\x1f".join((key_id.bytes, purpose.encode(), subject))
+def _new_row(owner: _Owner, kek: KeyEncryptionKey, ledger_id: bytes) -> KeyRow:
+    key_id = _new_id()
+    return KeyRow(key_id, *owner, kek.wrap(os.urandom(KEY_BYTES), place(ledger_id, key_id, *owner)), kek.id)
+
+
+def _new_id() -> UUID:
+    """A UUIDv7: a new row lies at the end of its index. The driver's own type, which is made in a fifth of the time."""
+    made: UUID = pgproto.UUID(uuid7().bytes)
+    return made
+
+
+def place(ledger_id: bytes, key_id: UUID, subject: bytes, purpose: str) -> bytes:
+    """What a wrapped key is bound to: it unwraps there only."""
+    return ledger_id + key_id.bytes + purpose.encode() + b"\x1f" + subject
+
+
+def unwrapped(kek: KeyEncryptionKey, row: Any, bound_to: bytes) -> bytes:
+    """The secret in a row of `data_keys`. Raises `WrongKey`."""
+    try:
+        return kek.unwrap(row["wrapped"], bound_to)
+    except KeyRefused:
+        raise WrongKey("it holds keys of another ledger, or they were changed: check GUESTLEDGER_VAULT_URL") from None

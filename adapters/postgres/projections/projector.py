@@ -133,7 +133,7 @@ class Projector:
 
     async def _project(self, driver: Driver, names: list[str], *, after: int, upto: int, limit: int) -> int:
         rows = await fetch_range(driver, self._schema, after=after, upto=upto, limit=limit)
-        events = [recorded(row) for row in rows]
+        events = [recorded(row, marked=False) for row in rows]  # no projection reads a personal field
         if events:
             changes = RowChanges(driver, self._schema)
             for name in names:

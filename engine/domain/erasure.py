@@ -1,0 +1,66 @@
+"""Erasing the guest's personal data from a session."""
+
+from datetime import datetime
+
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.commands import EraseGuest
+from guestledger.engine.domain.outcomes import FailureKind
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.limits.retry import Wait, WaitBasis
+
+
+def erase_guest(state: Session, command: EraseGuest) -> list[e.Event]:
+    """`GuestErased`, after the end of everything that would need the data; nothing if they are erased already."""
+    if state.status is Status.NEW or state.erased_at is not None:
+        return []
+    erased = e.GuestErased(
+        at=command.now,
+        channel_id=state.channel_id,
+        erased_by=command.erased_by,
+        reason=command.reason,
+        erasure=command.erasure,
+    )
+    return [*_session_ended(state, command.now), *_webhook_ended(state, command.now), erased]
+
+
+def _session_ended(state: Session, now: datetime) -> list[e.Event]:
+    if state.status.is_settled:
+        return []
+    ended = e.SessionAbandoned(at=now, channel_id=state.channel_id, cause=Cause.GUEST_ERASED, attempts=state.attempts)
+    return [*_attempt_doubted(state, now), ended]
+
+
+def _attempt_doubted(state: Session, now: datetime) -> list[e.Event]:
+    """An attempt in flight may still make a remote session."""
+    if state.status is not Status.ATTEMPTING:
+        return []
+    return [
+        e.CreationFailed(
+            at=now,
+            channel_id=state.channel_id,
+            attempt=state.attempts,
+            kind=FailureKind.IN_DOUBT,
+            cause=Cause.GUEST_ERASED,
+            status=None,
+            detail="",
+            wait=Wait(ms=0, basis=WaitBasis.NONE),
+            retry_at=now,
+        )
+    ]
+
+
+def _webhook_ended(state: Session, now: datetime) -> list[e.Event]:
+    """The notice holds the fingerprint."""
+    if not state.webhook_owed:
+        return []
+    return [
+        e.WebhookAbandoned(
+            at=now,
+            channel_id=state.channel_id,
+            attempts=state.webhook_attempts,
+            cause=Cause.GUEST_ERASED,
+            status=None,
+            detail="",
+        )
+    ]

@@ -1,0 +1,227 @@
+"""The key vault: wrong keys, a database of its own, its outages, and no key without use."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import make_url
+
+from guestledger.adapters.crypto.wrapping import keys_of_file, made_key_file
+from guestledger.adapters.database import upgrade_database
+from guestledger.adapters.postgres.errors import LedgerNotReady
+from guestledger.adapters.postgres.personal.key_ring import WrongKey
+from guestledger.adapters.postgres.personal.vault import VaultEmpty
+from guestledger.adapters.settings import InvalidSettings, Settings
+from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.errors import ServiceUnreachable, SubjectErased
+from guestledger.engine.domain.personal import Sealed
+from guestledger.engine.ledger import Ledger
+from tests import postgres
+from tests.integration.conftest import Sql
+from tests.integration.plain_sql import connect_plainly
+from tests.keys import KEY, NEW_KEY
+from tests.unit.samples import IP, request
+
+
+@pytest.fixture
+async def vault_url(runtime_server: str) -> AsyncIterator[str]:
+    """An empty database for a vault."""
+    async with postgres.new_database(runtime_server) as url:
+        yield url
+
+
+@pytest.fixture
+def apart(database_url: str, vault_url: str) -> Settings:
+    """A ledger whose vault is a database of its own, and not created yet."""
+    return Settings(database_url=database_url, vault_url=vault_url, encryption_key=KEY)
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Ledger]:
+    """The ledger of these settings, made ready as by `guestledger db upgrade`."""
+    await upgraded(settings)
+    async with connect(settings) as ledger:
+        yield ledger
+
+
+async def upgraded(settings: Settings) -> None:
+    assert settings.database_url is not None
+    owner = replace(settings, migration_url=postgres.as_administrator(settings.database_url))
+    if settings.vault_url is not None:
+        owner = replace(owner, vault_url=postgres.as_administrator(settings.vault_url))
+    await upgrade_database(owner)
+
+
+async def rows(url: str, statement: str) -> list[Any]:
+    connection = await connect_plainly(url)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+async def revealed(ledger: Ledger, session: Any) -> Any:
+    return (await ledger._store.read_stream(session.id, reveal=True))[0].event
+
+
+async def test_a_process_with_another_key_is_refused_when_it_opens_the_ledger(database_url: str) -> None:
+    settings = Settings(database_url=database_url, encryption_key=KEY)
+    async with connect(settings):
+        pass
+
+    for scheduler in (True, False):
+        with pytest.raises(
+            WrongKey,
+            match=r"^the key vault cannot be used: its keys are wrapped by .*: check GUESTLEDGER_ENCRYPTION_KEY$",
+        ):
+            async with connect(replace(settings, encryption_key=NEW_KEY), scheduler=scheduler):
+                pass
+
+
+async def test_a_worker_without_a_key_is_refused_and_a_reader_is_not(database_url: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"GUESTLEDGER_ENCRYPTION_KEY, .* are not set"):
+        async with connect(Settings(database_url=database_url)):
+            pass
+    async with connect(Settings(database_url=database_url), scheduler=False) as ledger:
+        assert [row async for row in ledger.sessions()] == []
+
+
+async def test_a_vault_apart_holds_the_keys_and_the_ledger_none(apart: Settings) -> None:
+    async with opened(apart) as ledger:
+        session = await ledger.accept(request())
+        assert (await revealed(ledger, session)).guest.ip_address == IP
+
+    assert await rows(apart.vault_url, "SELECT purpose FROM guestledger.data_keys ORDER BY 1") == [
+        ("contact",),
+        ("index",),
+    ]
+    assert await rows(apart.database_url, "SELECT FROM guestledger.data_keys") == []
+    tables = (
+        "SELECT relname FROM pg_class WHERE relnamespace = 'guestledger'::regnamespace AND relkind = 'r' ORDER BY 1"
+    )
+    assert await rows(apart.vault_url, tables) == [("data_keys",), ("wrapping_keys",)]
+
+
+async def test_a_vault_that_was_not_created_is_named_in_one_line(apart: Settings) -> None:
+    with pytest.raises(LedgerNotReady, match=r"^the key vault's database has no key vault in schema 'guestledger'$"):
+        async with connect(apart):
+            pass
+
+
+async def test_one_database_without_the_other_is_unreadable(apart: Settings, runtime_server: str) -> None:
+    async with opened(apart) as ledger:
+        session = await ledger.accept(request())
+
+    async with postgres.new_database(runtime_server) as elsewhere:
+        for vault in (None, elsewhere):
+            with pytest.raises(VaultEmpty, match="holds no keys of this ledger, which has personal data"):
+                async with opened(replace(apart, vault_url=vault)):
+                    pass
+    async with connect(Settings(database_url=apart.database_url), scheduler=False) as ledger:
+        history = await ledger.history(session.id)
+        assert isinstance(history[0].event.guest.ip_address, Sealed)
+    ledgers = await rows(apart.vault_url, "SELECT count(*) FROM pg_class WHERE relname IN ('events', 'personal')")
+    assert ledgers == [(0,)]
+
+
+async def test_the_vault_of_another_ledger_is_refused(
+    apart: Settings, runtime_server: str, migrated_template: str
+) -> None:
+    async with opened(apart):
+        pass
+    async with postgres.new_database(runtime_server) as other:
+        second = replace(apart, database_url=other)
+        with pytest.raises(WrongKey, match="it holds keys of another ledger"):
+            async with opened(second):
+                pass
+
+
+async def test_an_append_rides_out_a_short_outage_of_the_vault(apart: Settings) -> None:
+    async with opened(apart) as ledger:
+        async with outage_of(apart.vault_url):
+            accepting = asyncio.create_task(ledger.accept(request()))
+            await asyncio.sleep(1)
+            assert not accepting.done()
+        session = await accepting
+        assert (await revealed(ledger, session)).guest.ip_address == IP
+
+
+async def test_a_long_outage_is_one_of_the_vault_and_shows_in_the_health(
+    apart: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(apart) as ledger:
+        assert (await ledger.health()).key_vault is None
+        monkeypatch.setattr(ledger._store, "_patience", 0.2)
+        async with outage_of(apart.vault_url):
+            with pytest.raises(ServiceUnreachable, match=r"^the key vault cannot be used: ") as raised:
+                await ledger.accept(request())
+            assert raised.value.service == "key vault"
+            assert raised.value.accepted is None
+            health = await ledger.health()
+            assert health.key_vault is not None
+            assert health.key_vault.startswith("the key vault cannot be used: ")
+            assert health.database is None
+        await ledger.accept(request())
+        assert (await ledger.health()).key_vault is None
+
+
+@asynccontextmanager
+async def outage_of(url: str) -> AsyncIterator[None]:
+    """Nobody may connect to this database within the block."""
+    database = make_url(url).database
+    elsewhere = make_url(postgres.as_administrator(url)).set(drivername="postgresql", database="postgres")
+    connection = await asyncpg.connect(elsewhere.render_as_string(hide_password=False))
+    try:
+        await connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
+        await connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+        yield
+        await connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+async def test_a_repeated_request_leaves_no_key_behind(apart: Settings, is_apart: bool) -> None:
+    settings = apart if is_apart else replace(apart, vault_url=None)
+    keyed = replace(request(), idempotency_key="order-4711", subject_id=None)
+    async with opened(settings) as ledger:
+        sessions = [await ledger.accept(keyed) for _ in range(5)]
+
+    assert len({session.id for session in sessions}) == 1
+    subjects = await rows(
+        settings.vault_url or settings.database_url, "SELECT DISTINCT subject FROM guestledger.data_keys"
+    )
+    assert {subject for (subject,) in subjects} == {b"", sessions[0].id.bytes}
+
+
+async def test_a_key_that_was_destroyed_elsewhere_is_made_anew_for_the_next_session(apart: Settings, sql: Sql) -> None:
+    settings = replace(apart, vault_url=None)
+    guest = replace(request(), subject_id="customer-1", idempotency_key=None)
+    async with opened(settings) as ledger:
+        await ledger.accept(guest)
+        await sql(
+            """
+            WITH gone AS (DELETE FROM data_keys WHERE purpose = 'contact' RETURNING key_id)
+            INSERT INTO destroyed_keys SELECT key_id, now() FROM gone"""
+        )
+        with pytest.raises(SubjectErased):
+            await ledger.accept(guest)
+        session = await ledger.accept(guest)
+        assert (await revealed(ledger, session)).guest.ip_address == IP
+
+
+def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = made_key_file(tmp_path / "a.key")
+    assert path.stat().st_mode & 0o777 == 0o600
+    [key] = keys_of_file(path, "SETTING")
+    assert made_key_file(path).read_bytes() == path.read_bytes()
+    path.write_text(f"{NEW_KEY}\n{path.read_text()}")
+    assert [one.id for one in keys_of_file(path, "SETTING")][1] == key.id
+    path.chmod(0o644)
+    with pytest.raises(InvalidSettings, match=r"^SETTING: other users can read .*a\.key: run chmod 600 on it$"):
+        keys_of_file(path, "SETTING")

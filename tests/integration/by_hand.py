@@ -87,7 +87,7 @@ def _entry(rows: list[asyncpg.Record]) -> dict[str, Any]:
         "webhook": _webhook(made, {row["event_type"] for row in rows}),
         "doubtedAt": _first(rows, lambda row: json.loads(row["data"]).get("kind") == "in_doubt", "CreationFailed"),
         "parkedAt": _first(rows[::-1], lambda _row: True, "SessionParked"),
-        **dict.fromkeys(("decision", "decidedAt", "decidedBy", "decisionReason")),
+        **dict.fromkeys(("decision", "decidedAt", "decidedBy", "decisionReason", "erasedAt")),
     }
 
 

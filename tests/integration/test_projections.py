@@ -296,7 +296,9 @@ async def test_the_audit_entry_of_an_active_session_has_the_contracts_shape(
         ("notice", "privacy-2024-05"),
         ("refusedFlags", []),
         ("webhook", "delivered"),
-        *dict.fromkeys(("doubtedAt", "parkedAt", "decision", "decidedAt", "decidedBy", "decisionReason")).items(),
+        *dict.fromkeys(
+            ("doubtedAt", "parkedAt", "decision", "decidedAt", "decidedBy", "decisionReason", "erasedAt")
+        ).items(),
     ]
     assert shown["timestamp"].endswith("Z")
     assert datetime.fromisoformat(shown["timestamp"]) == recorded_at

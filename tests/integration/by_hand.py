@@ -87,8 +87,13 @@ def _entry(rows: list[asyncpg.Record]) -> dict[str, Any]:
         "webhook": _webhook(made, {row["event_type"] for row in rows}),
         "doubtedAt": _first(rows, lambda row: json.loads(row["data"]).get("kind") == "in_doubt", "CreationFailed"),
         "parkedAt": _first(rows[::-1], lambda _row: True, "SessionParked"),
-        **dict.fromkeys(("decision", "decidedAt", "decidedBy", "decisionReason", "erasedAt")),
+        **dict.fromkeys(("decision", "decidedAt", "decidedBy", "decisionReason")),
+        "erasedAt": _erased_at(rows),
     }
+
+
+def _erased_at(rows: list[asyncpg.Record]) -> str | None:
+    return next((json.loads(row["data"])["at"] for row in rows if row["event_type"] == "GuestErased"), None)
 
 
 def _webhook(made: dict[str, Any], happened: set[str]) -> str:

@@ -23,6 +23,7 @@ from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.log.verification import LogVerifier
 from guestledger.adapters.postgres.personal.erasures import PostgresErasures
 from guestledger.adapters.postgres.personal.legal_holds import PostgresLegalHolds
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
@@ -160,12 +161,14 @@ def _ledger(
     )
     return Ledger(
         store=store,
+        verifier=LogVerifier(engine, schema),
         due_steps=due_steps,
         consumers=PostgresConsumers(engine, schema),
         erasures=erasures,
         journal=journal,
         partitions=partitions,
         read_models=read_models,
+        personal=personal,
         provider=services.provider,
         limiter=limiter,
         vault=personal.vault,

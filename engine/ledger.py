@@ -1,13 +1,15 @@
 """The ledger: the object that an embedder holds."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
 from guestledger.engine.domain.errors import IdempotencyConflict, ServiceError
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
+from guestledger.engine.domain.guest_filter import GuestFilter, GuestHashes
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Resolution
+from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.repeated import differing_fields
 from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id
@@ -29,6 +31,7 @@ from guestledger.engine.operations.redeliver import Webhooks
 from guestledger.engine.operations.replay import Frame, replay
 from guestledger.engine.operations.resolve import Resolver
 from guestledger.engine.operations.retention import Retention
+from guestledger.engine.operations.reveal import PAGE, Look, Reveal, pages
 from guestledger.engine.operations.withdraw import Withdrawal, Withdrawals
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
@@ -37,12 +40,14 @@ from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
 from guestledger.engine.ports.event_store import EventStore
 from guestledger.engine.ports.key_vault import KeyVault
 from guestledger.engine.ports.legal_holds import LegalHolds
+from guestledger.engine.ports.log_verifier import LogVerifier
 from guestledger.engine.ports.partitions import Partitions as PartitionsPort
+from guestledger.engine.ports.personal_data import PersonalData
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
@@ -62,12 +67,14 @@ class Ledger:
         self,
         *,
         store: EventStore,
+        verifier: LogVerifier,
         due_steps: DueSteps,
         consumers: ConsumerCheckpoints,
         erasures: ErasureStore,
         journal: ErasureJournal | None,
         partitions: PartitionsPort,
         read_models: ReadModels,
+        personal: PersonalData,
         provider: Provider,
         limiter: RateLimiter,
         vault: KeyVault,
@@ -82,7 +89,7 @@ class Ledger:
         decisions = Decisions(store=store, clock=clock, policy=policy)
         histories = Histories(store=store, read_models=read_models)
         self.scheduler = scheduler
-        self.events = Events(store=store, consumers=consumers, clock=clock)
+        self.events = Events(store=store, verifier=verifier, consumers=consumers, clock=clock)
         self.webhooks = Webhooks(store=store, histories=histories, decisions=decisions, policy=policy)
         self.projections = Projections(read_models=read_models, clock=clock)
         self.limits = Limits(limiter)
@@ -110,6 +117,7 @@ class Ledger:
         self._limiter = limiter
         self._vault = vault
         self._read_models = read_models
+        self._personal = personal
         self._provider = provider
         self._executor = executor
         self._leases = leases
@@ -171,17 +179,36 @@ class Ledger:
             raise IdempotencyConflict(stream_id, fields)
         return session_of(history)
 
-    async def session(self, session: UUID | str) -> Session:
-        """Return the session as it is now. Raises `SessionNotFound`."""
-        return session_of(await self.history(session))
+    async def session(self, session: UUID | str, *, token: bool = False, reveal: Reveal | None = None) -> Session:
+        """Return the session as it is now, its personal data `Sealed`. Raises `SessionNotFound`.
 
-    async def history(self, session: UUID | str) -> list[RecordedEvent]:
-        """Return every event of the session. Raises `SessionNotFound`, `PartitionDetached`."""
-        return await self._histories.find(session)
+        With `token`, the guest's token is in clear, to answer that guest. That is what it is kept for, so it is no look
+        at personal data and not recorded. `reveal`: see `history`.
+        """
+        history = await self.history(session, reveal=reveal)
+        if token and (reveal is None or Purpose.ACCESS not in reveal.purposes):
+            history = await self._personal.opened(history, (Purpose.ACCESS,))
+        return session_of(history)
 
-    async def replay(self, session: UUID | str) -> list[Frame]:
-        """Fold the session's events again, without I/O, and return every step. Raises `SessionNotFound`."""
-        return replay(await self.history(session), self._policy)
+    async def history(self, session: UUID | str, *, reveal: Reveal | None = None) -> list[RecordedEvent]:
+        """Return every event of the session, its personal data `Sealed`. Raises `SessionNotFound`, `PartitionDetached`.
+
+        With `reveal`, personal data is in clear, as far as it was not erased, and the look is recorded before. Then also
+        raises `ServiceError` without the key or the privilege.
+        """
+        history = await self._histories.find(session)
+        return history if reveal is None else await self.look(reveal).events(history)
+
+    def look(self, reveal: Reveal) -> Look:
+        """Begin a look at personal data, for events and entries that were read before. Each page is recorded, then opened."""
+        return Look(reveal, store=self._store, personal=self._personal, clock=self._clock)
+
+    async def replay(self, session: UUID | str, *, reveal: Reveal | None = None) -> list[Frame]:
+        """Fold the session's events again, without I/O, and return every step. `reveal`: see `history`.
+
+        Raises `SessionNotFound`.
+        """
+        return replay(await self.history(session, reveal=reveal), self._policy)
 
     async def why(self, session: UUID | str) -> Explanation:
         """Return what the session waits for now, and until when.
@@ -230,14 +257,10 @@ class Ledger:
         `msgspec.json.encode` makes JSON of it. Neither text may contain a secret or personal data. Raises `NothingHeld` for an
         unknown subject, `SessionNotFound`, `InvalidRequest`, and `ValueError` unless exactly one of the two is given.
         """
+        look = self.look(Reveal(reason=reason, by=by, purposes=tuple(Purpose)))
         return await self._exporter.export(
-            subject_id=subject_id, session=session, reason=reason, by=by, reveal=self._revealed
+            subject_id=subject_id, session=session, reason=reason, by=by, reveal=look.events
         )
-
-    async def _revealed(self, sealed: Sequence[RecordedEvent]) -> list[RecordedEvent]:
-        """These events with their personal values."""
-        streams = await self._store.read_streams(list({one.stream_id for one in sealed}), reveal=True)
-        return [streams[one.stream_id][one.version - 1] for one in sealed]
 
     async def consent(self, session: UUID | str) -> ConsentRecord:
         """Return the session's consent record as of now (ISO/IEC TS 27560). Raises `SessionNotFound`."""
@@ -272,22 +295,46 @@ class Ledger:
     async def sessions(self, wanted: SessionFilter = SessionFilter()) -> AsyncIterator[SessionRow]:
         """Yield the matching sessions, oldest first unless `wanted` says otherwise, with everything committed before the call.
 
-        No connection is held between rows: stop reading at any of them.
+        No connection is held between rows: stop reading at any of them. A filter by guest needs the key vault and a user
+        who may read personal data; else it raises `ServiceError`.
         """
+        guest = await self._guest(wanted.guest)
         await self._read_models.catch_up()
-        async for row in self._read_models.sessions(wanted):
+        async for row in self._read_models.sessions(wanted, guest):
             yield row
 
-    async def audit(self, wanted: AuditFilter = AuditFilter()) -> AsyncIterator[AuditEntry]:
-        """Yield the matching audit entries, as `sessions` does, ordered by `timestamp`."""
+    async def audit(
+        self, wanted: AuditFilter = AuditFilter(), *, reveal: Reveal | None = None
+    ) -> AsyncIterator[AuditEntry]:
+        """Yield the matching audit entries, as `sessions` does.
+
+        With `reveal`, each has its `guest`, as far as it was not erased; a look at them is recorded page by page, before
+        the page is yielded. Then also raises `ServiceError` without the key or the privilege.
+        """
+        guest = await self._guest(wanted.guest)
         await self._read_models.catch_up()
-        async for entry in self._read_models.audit(wanted):
-            yield entry
+        entries = self._read_models.audit(wanted, guest)
+        if reveal is None:
+            async for entry in entries:
+                yield entry
+            return
+        look = self.look(reveal)
+        async for page in pages(entries, PAGE):
+            for entry in await look.entries(page):
+                yield entry
+
+    async def _guest(self, wanted: GuestFilter) -> GuestHashes | None:
+        return await self._personal.hashes_of(wanted) if wanted else None
 
     async def metrics(self, wanted: MetricsFilter = MetricsFilter()) -> Metrics:
         """Return the matching metrics, including everything committed before the call."""
         await self._read_models.catch_up()
         return await self._read_models.metrics(wanted)
+
+    async def metrics_by_day(self, wanted: MetricsFilter = MetricsFilter()) -> list[DailyMetrics]:
+        """Return the matching metrics of each day (UTC) and channel that has any, oldest first."""
+        await self._read_models.catch_up()
+        return await self._read_models.metrics_by_day(wanted)
 
     async def check(self) -> None:
         """Check that the provider can be used now.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.options import By, SessionOption, Subject, check_person, login
+from guestledger.adapters.cli.options import By, Person, SessionOption, check_person, login
 from guestledger.adapters.cli.running import fail, reading, run, say
 
 commands = typer.Typer()
@@ -18,7 +18,7 @@ commands = typer.Typer()
 @commands.command()
 def export(
     reason: Annotated[str, typer.Option(help="Why, for the record. No personal data.")],
-    subject: Subject = None,
+    subject: Person = None,
     session: SessionOption = None,
     by: By = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON to this file.")] = None,

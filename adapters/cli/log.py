@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import Annotated, Any
@@ -14,7 +14,23 @@ from rich.table import Table
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.options import Json, Since, Until
+from guestledger.adapters.cli.csv_lines import CsvLines
+from guestledger.adapters.cli.options import (
+    Csv,
+    Fingerprint,
+    Format,
+    Ip,
+    Json,
+    Looker,
+    Reason,
+    RevealIt,
+    Since,
+    Subject,
+    Until,
+    chosen_format,
+    chosen_reveal,
+    guest_filter,
+)
 from guestledger.adapters.cli.running import fail, opened, run
 
 commands = typer.Typer()
@@ -27,17 +43,34 @@ def events(
     since: Since = None,
     until: Until = None,
     follow: Annotated[bool, typer.Option("--follow", help="Then wait for new events, until interrupted.")] = False,
+    actor: Annotated[
+        str | None, typer.Option(help="Only what this person or process recorded, such as ops-jane.")
+    ] = None,
+    subject: Subject = None,
+    ip: Ip = None,
+    fingerprint: Fingerprint = None,
+    reveal: RevealIt = False,
+    reason: Reason = None,
+    by: Looker = None,
     limit: Annotated[int | None, typer.Option(min=1, max=2**62, help="End after this many.")] = None,
     json: Json = False,
+    csv: Csv = False,
 ) -> None:
-    """Print the event log in order. Personal data is masked."""
+    """Print the event log in order. Personal data is masked, except for `--reveal` with `--json` or `--csv`."""
+    form = chosen_format(json=json, csv=csv)
+    wanted_reveal = chosen_reveal(reason, by, reveal=reveal)
+    if reveal and form is Format.TABLE:
+        raise typer.BadParameter(
+            "goes only with --json or --csv: the lines for people hold no data", param_hint="--reveal"
+        )
+    guest = guest_filter(subject, ip, fingerprint)
     try:
-        wanted = guestledger.EventFilter(types=tuple(type_ or ()), since=since, until=until)
+        wanted = guestledger.EventFilter(types=tuple(type_ or ()), since=since, until=until, actor=actor, guest=guest)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--type") from None
     if follow and until is not None:
         raise typer.BadParameter("does not go with --follow", param_hint="--until")
-    run(_events(after, wanted, limit, follow=follow, json=json))
+    run(_events(after, wanted, wanted_reveal, _Lines(limit, form), follow=follow))
 
 
 @commands.command()
@@ -65,16 +98,23 @@ def consumers(
     run(_consumers(forget, set_back, to, json=json))
 
 
-async def _events(after: int, wanted: guestledger.EventFilter, limit: int | None, *, follow: bool, json: bool) -> None:
-    lines = _Lines(limit, json=json)
+async def _events(
+    after: int,
+    wanted: guestledger.EventFilter,
+    reveal: guestledger.Reveal | None,
+    lines: _Lines,
+    *,
+    follow: bool,
+) -> None:
     async with opened() as ledger:
+        look = None if reveal is None else ledger.look(reveal)
         if follow:
             async for batch in _until_signalled(ledger.events.tail(after=after, wanted=wanted)):
-                if not lines.write(batch.events):
+                if not await lines.write(batch.events, look):
                     break
         else:
             async for found in ledger.events.read(after=after, wanted=wanted):
-                if not lines.write(found):
+                if not await lines.write(found, look):
                     break
 
 
@@ -99,20 +139,22 @@ async def _until_signalled(batches: AsyncIterator[guestledger.Batch]) -> AsyncIt
 
 
 class _Lines:
-    def __init__(self, limit: int | None, *, json: bool) -> None:
-        self._json = json
+    def __init__(self, limit: int | None, form: Format) -> None:
         self._left = limit
         self._day: date | None = None
+        self._row: Callable[[Any], None] | None = show.write_json if form is Format.JSON else None
+        if form is Format.CSV:
+            self._row = CsvLines(_FIELDS).write
 
-    def write(self, events: Sequence[guestledger.RecordedEvent]) -> bool:
+    async def write(self, events: Sequence[guestledger.RecordedEvent], look: guestledger.Look | None) -> bool:
         """Write these, one a line; people get a line for each new day too. False: no more are wanted."""
         from guestledger.engine.log.codec import wire_name
 
         events = events[: self._left]
         self._left = None if self._left is None else self._left - len(events)
-        for recorded in events:
-            if self._json:
-                show.write_json(_event_json(recorded))
+        for recorded in events if look is None else await look.events(events):
+            if self._row is not None:
+                self._row(_event_json(recorded, revealed=look is not None))
                 continue
             day = recorded.recorded_at.date()
             if day != self._day:
@@ -132,7 +174,21 @@ def _table(rows: Iterable[guestledger.ConsumerRow]) -> Table:
     return table
 
 
-def _event_json(recorded: guestledger.RecordedEvent) -> dict[str, Any]:
+_FIELDS = (
+    "position",
+    "id",
+    "version",
+    "recordedAt",
+    "event",
+    "data",
+    "actor",
+    "correlationId",
+    "causationId",
+    "leafHash",
+)
+
+
+def _event_json(recorded: guestledger.RecordedEvent, *, revealed: bool) -> dict[str, Any]:
     from guestledger.engine.domain.personal import public
     from guestledger.engine.log.codec import wire_name
 
@@ -142,7 +198,7 @@ def _event_json(recorded: guestledger.RecordedEvent) -> dict[str, Any]:
         "version": recorded.version,
         "recordedAt": recorded.recorded_at,
         "event": wire_name(recorded.event),
-        "data": public(recorded.event),
+        "data": public(recorded.event, revealed=revealed),
         "actor": recorded.actor,
         "correlationId": recorded.correlation_id,
         "causationId": recorded.causation_id,

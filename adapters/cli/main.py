@@ -11,6 +11,7 @@ import typer
 
 import guestledger
 from guestledger.adapters.cli import (
+    audit,
     consent,
     db,
     demo,
@@ -27,6 +28,7 @@ from guestledger.adapters.cli import (
     resolve,
     retention,
     streams,
+    verify,
     webhooks,
     why,
     worker,
@@ -35,7 +37,23 @@ from guestledger.adapters.cli.log_lines import LogLines, Sentences
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
 
-COMMANDS = (opening, worker, reading, replay, why, resolve, limits, log, consent, erase, retention, export, demo)
+COMMANDS = (
+    opening,
+    worker,
+    reading,
+    audit,
+    replay,
+    why,
+    resolve,
+    limits,
+    log,
+    verify,
+    consent,
+    erase,
+    retention,
+    export,
+    demo,
+)
 """Modules whose `commands` stand at the top level, in the order of `--help`."""
 
 GROUPS = {"webhooks": webhooks, "projections": projections, "partitions": partitions, "keys": keys, "db": db}

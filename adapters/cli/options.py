@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+from __future__ import annotations
+
 import getpass
 import re
 from datetime import UTC, datetime, timedelta
@@ -7,6 +9,8 @@ from enum import StrEnum
 from typing import Annotated, TypeVar
 
 import typer
+
+import guestledger
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -56,7 +60,59 @@ def login() -> str:
         return "command line"
 
 
+class Format(StrEnum):
+    """How rows are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def chosen_format(*, json: bool, csv: bool) -> Format:
+    """Return the format of the output. Raise `typer.BadParameter` for both options."""
+    if json and csv:
+        raise typer.BadParameter("does not go with --json", param_hint="--csv")
+    return Format.CSV if csv else Format.JSON if json else Format.TABLE
+
+
+def guest_filter(subject: str | None, ip: str | None, fingerprint: str | None) -> guestledger.GuestFilter:
+    """Return which guest is wanted. Raise `typer.BadParameter`."""
+    try:
+        return guestledger.GuestFilter(subject_id=subject, ip_address=ip, fingerprint=fingerprint)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--ip") from None
+
+
+def chosen_reveal(reason: str | None, by: str | None, *, reveal: bool) -> guestledger.Reveal | None:
+    """Return why personal data is shown, if it is. Raise `typer.BadParameter`."""
+    if not reveal:
+        if reason is not None or by is not None:
+            raise typer.BadParameter("goes only with --reveal", param_hint="--reason" if reason else "--by")
+        return None
+    if reason is None:
+        raise typer.BadParameter("needs --reason, which is recorded in the log", param_hint="--reveal")
+    try:
+        return guestledger.Reveal(reason=reason, by=by or login())
+    except guestledger.InvalidRequest as error:
+        raise typer.BadParameter(error.reason, param_hint=f"--{error.field}") from None
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Csv = Annotated[
+    bool, typer.Option("--csv", help="Print CSV. Cells that a spreadsheet would compute begin with an apostrophe.")
+]
+Subject = Annotated[
+    str | None, typer.Option("--subject", help="Only this person, by the subjectId of the requests. Needs the key.")
+]
+Ip = Annotated[str | None, typer.Option("--ip", help="Only guests from this IP address. Needs the key.")]
+Fingerprint = Annotated[
+    str | None, typer.Option("--fingerprint", help="Only the guest with this fingerprint. Needs the key.")
+]
+RevealIt = Annotated[
+    bool, typer.Option("--reveal", help="Show contact data in clear. Who looked, and why, is recorded in the log.")
+]
+Reason = Annotated[str | None, typer.Option("--reason", help="With --reveal: why, for the log. No personal data.")]
+Looker = Annotated[str | None, typer.Option("--by", help="With --reveal: who looks. Default: the login name.")]
 Channel = Annotated[str | None, typer.Option(help="Only this channel.")]
 Since = Annotated[
     datetime | None, typer.Option(parser=moment, metavar="TIME", help="From this time on: UTC, or '2 days ago'.")
@@ -66,7 +122,7 @@ Until = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, max=2**31, help="At most this many. Default: 1,000 in a table.")]
 By = Annotated[str | None, typer.Option("--by", help="Who decides, for the history. Default: the login name.")]
-Subject = Annotated[str | None, typer.Option(metavar="ID", help="The person, by the `subjectId` of their requests.")]
+Person = Annotated[str | None, typer.Option(metavar="ID", help="The person, by the `subjectId` of their requests.")]
 SessionOption = Annotated[
     str | None, typer.Option("--session", metavar="ID", help="One session: the engine's id or the provider's.")
 ]

@@ -1,4 +1,4 @@
-"""`guestledger sessions`, `metrics` and `audit`."""
+"""`guestledger sessions` and `metrics`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,29 @@ from rich.table import Table
 
 import guestledger
 from guestledger.adapters.cli import show
+from guestledger.adapters.cli.csv_lines import CsvLines
 from guestledger.adapters.cli.messages import session_reason
-from guestledger.adapters.cli.options import Channel, Json, Limit, Since, Until, choice
+from guestledger.adapters.cli.options import (
+    Channel,
+    Csv,
+    Fingerprint,
+    Format,
+    Ip,
+    Json,
+    Limit,
+    Since,
+    Subject,
+    Until,
+    choice,
+    chosen_format,
+    guest_filter,
+)
 from guestledger.adapters.cli.running import reading, run
 
 commands = typer.Typer()
 _OUTCOMES = ("created", "refused", "rejected", "abandoned", "withdrawn")
 _WRAPS = ("channel", "remote session", "reason")
+_PERCENTILES = ("p50", "p95", "p99")
 
 
 @commands.command()
@@ -30,10 +46,15 @@ def sessions(
     ] = False,
     since: Since = None,
     until: Until = None,
+    subject: Subject = None,
+    ip: Ip = None,
+    fingerprint: Fingerprint = None,
     limit: Limit = None,
     json: Json = False,
+    csv: Csv = False,
 ) -> None:
     """List the sessions, newest first. `--since` and `--until` are about when they were opened."""
+    form = chosen_format(json=json, csv=csv)
 
     async def read() -> None:
         wanted = guestledger.SessionFilter(
@@ -42,14 +63,20 @@ def sessions(
             since=since,
             until=until,
             in_doubt=in_doubt,
+            guest=guest_filter(subject, ip, fingerprint),
             newest_first=True,
-            limit=show.wanted_rows(limit, json=json),
+            limit=show.wanted_rows(limit, json=form is not Format.TABLE),
         )
         async with reading() as ledger:
             rows = ledger.sessions(wanted)
-            if json:
+            if form is not Format.TABLE:
+                write = (
+                    show.write_json
+                    if form is Format.JSON
+                    else CsvLines(show.camel_fields(guestledger.SessionRow)).write
+                )
                 async for row in rows:
-                    show.write_json(show.camel_json(row))
+                    write(show.camel_json(row))
                 return
             found = [row async for row in rows]
         console = show.console()
@@ -59,56 +86,30 @@ def sessions(
 
 
 @commands.command()
-def metrics(channel: Channel = None, since: Since = None, until: Until = None, json: Json = False) -> None:
+def metrics(
+    channel: Channel = None,
+    since: Since = None,
+    until: Until = None,
+    by_day: Annotated[bool, typer.Option("--by-day", help="One row for each day (UTC) and channel.")] = False,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="With --by-day: print CSV.")] = False,
+) -> None:
     """Show success rate, latency and counts. Times are truncated to minutes."""
+    form = chosen_format(json=json, csv=csv)
+    if csv and not by_day:
+        raise typer.BadParameter("goes only with --by-day", param_hint="--csv")
 
     async def read() -> None:
         wanted = guestledger.MetricsFilter(channel_id=channel, since=since, until=until)
         async with reading() as ledger:
+            if by_day:
+                _show_days(await ledger.metrics_by_day(wanted), form)
+                return
             found = await ledger.metrics(wanted)
         if json:
             show.write_json(_metrics_json(found))
         else:
             show.console().print(metrics_table(found))
-
-    run(read())
-
-
-@commands.command()
-def audit(
-    channel: Channel = None,
-    since: Since = None,
-    until: Until = None,
-    status: Annotated[
-        str | None, typer.Option(help="Only this compliance status, such as verified or refused.")
-    ] = None,
-    session: Annotated[str | None, typer.Option(help="Only this session, by either of its ids.")] = None,
-    limit: Limit = None,
-    json: Json = False,
-) -> None:
-    """Show the audit log, newest first. `--json` is in the contract's format and contains IP addresses."""
-
-    async def read() -> None:
-        wanted_status = None if status is None else choice(guestledger.ComplianceStatus, status, "--status")
-        async with reading() as ledger:
-            stream_id = None if session is None else (await ledger.session(session)).id
-            wanted = guestledger.AuditFilter(
-                channel_id=channel,
-                since=since,
-                until=until,
-                status=wanted_status,
-                id=stream_id,
-                newest_first=True,
-                limit=show.wanted_rows(limit, json=json),
-            )
-            entries = ledger.audit(wanted)
-            if json:
-                async for entry in entries:
-                    show.write_json(guestledger.contract_form(entry))
-                return
-            found = [entry async for entry in entries]
-        console = show.console()
-        console.print(show.filled(_audit_cells(console.width), found, limit, wraps=_WRAPS))
 
     run(read())
 
@@ -124,11 +125,42 @@ def metrics_table(metrics: guestledger.Metrics) -> Table:
         show.add_row(made, "possible duplicates", metrics.possible_duplicates)
     if metrics.latency is not None:
         show.add_row(made, "average latency", f"{metrics.latency.average:.0f} ms")
-        for name in ("p50", "p95", "p99"):
+        for name in _PERCENTILES:
             show.add_row(made, f"{name} latency", f"{getattr(metrics.latency, name)} ms")
     for name, count in metrics.counts.items():
         show.add_row(made, name.replace("_", " "), count)
     return made
+
+
+def _show_days(found: list[guestledger.DailyMetrics], form: Format) -> None:
+    if form is Format.TABLE:
+        made = show.table("day", "channel", "tracked", *_OUTCOMES, "average ms", *_PERCENTILES, wraps=_WRAPS)
+        for row in found:
+            values = _day_json(row)
+            numbers = (
+                values["totalTracked"],
+                *(values[name] for name in (*_OUTCOMES, "averageLatency", *_PERCENTILES)),
+            )
+            show.add_row(made, row.day, row.channel_id, *numbers)
+        show.console().print(made)
+        return
+    columns = ("day", "channelId", "successRate", "totalTracked", *_OUTCOMES, "averageLatency", *_PERCENTILES)
+    write = show.write_json if form is Format.JSON else CsvLines(columns).write
+    for row in found:
+        write(_day_json(row))
+
+
+def _day_json(row: guestledger.DailyMetrics) -> dict[str, Any]:
+    found, latency = row.metrics, row.metrics.latency
+    return {
+        "day": row.day,
+        "channelId": row.channel_id,
+        "successRate": round(found.success_rate, 2),
+        "totalTracked": found.tracked,
+        **{name: found.counts[name] for name in _OUTCOMES},
+        "averageLatency": None if latency is None else round(latency.average, 1),
+        **{name: getattr(latency, name, None) for name in _PERCENTILES},
+    }
 
 
 def _metrics_json(metrics: guestledger.Metrics) -> dict[str, Any]:
@@ -137,7 +169,7 @@ def _metrics_json(metrics: guestledger.Metrics) -> dict[str, Any]:
         "successRate": round(metrics.success_rate, 2),
         "averageLatency": None if latency is None else round(latency.average, 1),
         "totalTracked": metrics.tracked,
-        "latency": None if latency is None else {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99},
+        "latency": None if latency is None else {name: getattr(latency, name) for name in _PERCENTILES},
         "pending": metrics.pending,
         "inDoubt": metrics.in_doubt,
         "possibleDuplicates": metrics.possible_duplicates,
@@ -163,24 +195,4 @@ def _session_cells(width: int) -> show.Cells[guestledger.SessionRow]:
             "erased": lambda row: show.time(row.contact_erased_at),
         }
     cells["reason"] = session_reason
-    return cells
-
-
-def _audit_cells(width: int) -> show.Cells[guestledger.AuditEntry]:
-    """Without IP address and fingerprint: `--json` has those."""
-    cells: dict[str, Callable[[guestledger.AuditEntry], object]] = {
-        "id": lambda entry: entry.id,
-        "compliance": lambda entry: entry.compliance_status,
-        "recorded": lambda entry: show.ago(entry.timestamp),
-    }
-    if width >= show.WIDE:
-        cells |= {
-            "time": lambda entry: show.time(entry.timestamp),
-            "channel": lambda entry: entry.channel_id,
-            "remote session": lambda entry: entry.session_id,
-            "consent": lambda entry: "recorded" if entry.consent_recorded else "refused",
-            "token expires": lambda entry: show.time(entry.token_expiry),
-            "ms": lambda entry: entry.initialization_latency_ms,
-            "erased": lambda entry: show.time(entry.erased_at),
-        }
     return cells

@@ -11,7 +11,7 @@ from rich.table import Table
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.options import Json, Session, moment
+from guestledger.adapters.cli.options import Json, Looker, Reason, RevealIt, Session, chosen_reveal, moment
 from guestledger.adapters.cli.running import fail, reading, run
 
 commands = typer.Typer()
@@ -27,19 +27,28 @@ def replay(
     at: Annotated[
         Any | None, typer.Option(parser=_version_or_moment, metavar="VERSION|TIME", help="Stop after this point.")
     ] = None,
+    reveal: RevealIt = False,
+    reason: Reason = None,
+    by: Looker = None,
     json: Json = False,
 ) -> None:
-    """Replay a session's history: each event, the state after it, and the due steps. Personal data is masked."""
+    """Replay a session's history: each event, the state after it, and the due steps.
+
+    Personal data is masked, except for `--reveal` with `--json`.
+    """
+    wanted_reveal = chosen_reveal(reason, by, reveal=reveal)
+    if reveal and not json:
+        raise typer.BadParameter("goes only with --json: the table holds no personal data", param_hint="--reveal")
     from guestledger.engine.operations.replay import until
 
     async def read() -> None:
         async with reading() as ledger:
-            frames = await ledger.replay(session)
+            frames = await ledger.replay(session, reveal=wanted_reveal)
         wanted = frames if at is None else until(frames, at)
         if not wanted:
             fail(f"session {session} had no event yet at {at}: its first was recorded {frames[0].recorded.recorded_at}")
         if json:
-            show.write_json(_json(wanted))
+            show.write_json(_json(wanted, revealed=reveal))
         else:
             console = show.console()
             console.print(timeline(wanted, console.width))
@@ -69,18 +78,18 @@ def timeline(frames: Sequence[guestledger.Frame], width: int) -> Table:
     return made
 
 
-def _json(frames: Sequence[guestledger.Frame]) -> dict[str, Any]:
+def _json(frames: Sequence[guestledger.Frame], *, revealed: bool) -> dict[str, Any]:
     last = frames[-1]
     return {
         "id": last.state.id,
         "sessionId": last.state.session_id,
         "status": last.state.status,
         "version": last.state.version,
-        "frames": [_frame_json(frame) for frame in frames],
+        "frames": [_frame_json(frame, revealed=revealed) for frame in frames],
     }
 
 
-def _frame_json(frame: guestledger.Frame) -> dict[str, Any]:
+def _frame_json(frame: guestledger.Frame, *, revealed: bool) -> dict[str, Any]:
     from guestledger.engine.domain.personal import public
     from guestledger.engine.log.codec import wire_name
 
@@ -90,7 +99,7 @@ def _frame_json(frame: guestledger.Frame) -> dict[str, Any]:
         "recordedAt": frame.recorded.recorded_at,
         "actor": frame.recorded.actor,
         "event": wire_name(frame.recorded.event),
-        "data": public(frame.recorded.event),
-        "state": public(frame.state),
+        "data": public(frame.recorded.event, revealed=revealed),
+        "state": public(frame.state, revealed=revealed),
         "due": [show.camel_json(step) for step in frame.due],
     }

@@ -10,7 +10,7 @@ from rich.table import Table
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.error_lines import error_line
-from guestledger.adapters.cli.options import By, Json, SessionOption, Subject, check_person, login
+from guestledger.adapters.cli.options import By, Json, Person, SessionOption, check_person, login
 from guestledger.adapters.cli.running import opened, reading, run, say
 
 commands = typer.Typer()
@@ -36,7 +36,7 @@ def retention(json: Json = False) -> None:
 
 @commands.command()
 def hold(
-    subject: Subject = None,
+    subject: Person = None,
     session: SessionOption = None,
     reason: Annotated[str | None, typer.Option(help="Why, for the history. No personal data.")] = None,
     by: By = None,

@@ -39,6 +39,11 @@ def camel_json(struct: Any) -> Any:
     return renamed(msgspec.to_builtins(struct))
 
 
+def camel_fields(struct: type[Any]) -> tuple[str, ...]:
+    """Return the names of its fields as `camel_json` has them."""
+    return tuple(map(_camel, struct.__struct_fields__))
+
+
 def console() -> Console:
     """Return stdout for a person, without markup: texts come from guests and servers.
 

@@ -103,6 +103,8 @@ class Access(StrEnum):
     OPEN = "open"
     RUN = "run"
     """To work on due steps."""
+    REVEAL = "reveal"
+    """To read personal data."""
     CHANGE_TABLES = "change_tables"
     """To create, upgrade or partition a ledger."""
 
@@ -130,6 +132,7 @@ class NotAllowed(ServiceError):
             Access.STATEMENT: "may not do this",
             Access.OPEN: f"may not read the ledger{where}",
             Access.RUN: f"may not run the ledger{where}",
+            Access.REVEAL: f"may not read personal data{where}",
             Access.CHANGE_TABLES: f"may not create or change the ledger{where}",
         }[access]
         needed = f"; the role {role} may" if role else ""

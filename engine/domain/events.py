@@ -1,4 +1,4 @@
-"""The events of a guest session. Times are UTC, durations whole ms, and no number is a float (RFC 8785)."""
+"""The events of the log. Times are UTC, durations whole ms, and no number is a float (RFC 8785)."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,7 +17,10 @@ from guestledger.engine.limits.retry import Wait, WaitBasis
 
 
 class Event(Guarded, frozen=True, kw_only=True):
-    """What happened in one session. `at` is the engine's time; the store adds when it was recorded."""
+    """What happened. `at` is the engine's time; the store adds when it was recorded.
+
+    A stream holds either `SessionEvent`s, of one session, or `AccessEvent`s, of one look at personal data.
+    """
 
     schema_version: ClassVar[int] = 1
     purpose: ClassVar[Purpose | None] = None
@@ -26,10 +29,19 @@ class Event(Guarded, frozen=True, kw_only=True):
     """The purposes of which its append deletes all personal data of the stream."""
 
     at: datetime
+
+
+class SessionEvent(Event, frozen=True, kw_only=True):
+    """What happened in one session."""
+
     channel_id: str
 
 
-class ConsentRecorded(Event, frozen=True, kw_only=True):
+class AccessEvent(Event, frozen=True, kw_only=True):
+    """What somebody did with personal data. It changes no session, and no projection takes it in."""
+
+
+class ConsentRecorded(SessionEvent, frozen=True, kw_only=True):
     """A request was accepted with sufficient consent. Opens the stream."""
 
     purpose = Purpose.CONTACT
@@ -38,7 +50,7 @@ class ConsentRecorded(Event, frozen=True, kw_only=True):
     consent: Consent
 
 
-class ConsentRefused(Event, frozen=True, kw_only=True):
+class ConsentRefused(SessionEvent, frozen=True, kw_only=True):
     """Consent was insufficient: nothing was sent. Opens and ends the stream."""
 
     purpose = Purpose.CONTACT
@@ -53,7 +65,7 @@ class ConsentRefused(Event, frozen=True, kw_only=True):
     evidence: Evidence
 
 
-class ChannelValidated(Event, frozen=True, kw_only=True):
+class ChannelValidated(SessionEvent, frozen=True, kw_only=True):
     """The channel can take a session. `status` and `protocols` are what the provider said."""
 
     status: str
@@ -62,7 +74,7 @@ class ChannelValidated(Event, frozen=True, kw_only=True):
     cached: bool
 
 
-class ChannelRejected(Event, frozen=True, kw_only=True):
+class ChannelRejected(SessionEvent, frozen=True, kw_only=True):
     """The channel cannot take a session. Ends the stream."""
 
     cause: Cause
@@ -71,7 +83,7 @@ class ChannelRejected(Event, frozen=True, kw_only=True):
     cached: bool
 
 
-class ChannelLookupFailed(Event, frozen=True, kw_only=True):
+class ChannelLookupFailed(SessionEvent, frozen=True, kw_only=True):
     """The provider did not describe the channel. Retried at `retry_at`; `None` ends the stream."""
 
     lookup: int
@@ -84,7 +96,7 @@ class ChannelLookupFailed(Event, frozen=True, kw_only=True):
     retry_at: datetime | None
 
 
-class CreationDeferred(Event, frozen=True, kw_only=True):
+class CreationDeferred(SessionEvent, frozen=True, kw_only=True):
     """The limiter denied a due attempt, or the look-up before it."""
 
     limiter: str
@@ -95,7 +107,7 @@ class CreationDeferred(Event, frozen=True, kw_only=True):
     retry_at: datetime
 
 
-class CreationAttempted(Event, frozen=True, kw_only=True):
+class CreationAttempted(SessionEvent, frozen=True, kw_only=True):
     """A creation request is about to be sent. Committed before it is."""
 
     purpose = Purpose.CONTACT
@@ -105,7 +117,7 @@ class CreationAttempted(Event, frozen=True, kw_only=True):
     request_sha256: Personal
 
 
-class CreationThrottled(Event, frozen=True, kw_only=True):
+class CreationThrottled(SessionEvent, frozen=True, kw_only=True):
     """The provider throttled the attempt."""
 
     attempt: int
@@ -114,7 +126,7 @@ class CreationThrottled(Event, frozen=True, kw_only=True):
     retry_at: datetime
 
 
-class CreationFailed(Event, frozen=True, kw_only=True):
+class CreationFailed(SessionEvent, frozen=True, kw_only=True):
     """The attempt brought no known session. Retried at `retry_at`; `None`: never."""
 
     attempt: int
@@ -128,7 +140,7 @@ class CreationFailed(Event, frozen=True, kw_only=True):
     retry_at: datetime | None
 
 
-class SessionCreated(Event, frozen=True, kw_only=True):
+class SessionCreated(SessionEvent, frozen=True, kw_only=True):
     """The provider made the session."""
 
     purpose = Purpose.ACCESS
@@ -150,14 +162,14 @@ class SessionCreated(Event, frozen=True, kw_only=True):
     """The earlier session with the same `session_id`: two guests are in one conversation."""
 
 
-class DuplicateCreated(Event, frozen=True, kw_only=True):
+class DuplicateCreated(SessionEvent, frozen=True, kw_only=True):
     """A late answer shows a remote session that nobody uses."""
 
     attempt: int
     session_id: str
 
 
-class DoubtLifted(Event, frozen=True, kw_only=True):
+class DoubtLifted(SessionEvent, frozen=True, kw_only=True):
     """A late answer to an attempt in doubt: the provider made nothing of it."""
 
     attempt: int
@@ -170,7 +182,7 @@ class DoubtLifted(Event, frozen=True, kw_only=True):
     """When the next attempt may be made, if the session waited on this doubt; `None`: nothing changes."""
 
 
-class SessionParked(Event, frozen=True, kw_only=True):
+class SessionParked(SessionEvent, frozen=True, kw_only=True):
     """An attempt is in doubt: a person decides, and its planned retry is not made."""
 
     attempt: int
@@ -178,14 +190,14 @@ class SessionParked(Event, frozen=True, kw_only=True):
     detail: str
 
 
-class RetryDecided(Event, frozen=True, kw_only=True):
+class RetryDecided(SessionEvent, frozen=True, kw_only=True):
     """A person had a parked session retried. Failures and deadline count from here."""
 
     decided_by: str
     reason: str
 
 
-class AbandonmentDecided(Event, frozen=True, kw_only=True):
+class AbandonmentDecided(SessionEvent, frozen=True, kw_only=True):
     """A person gave a parked session up. Ends the stream."""
 
     decided_by: str
@@ -193,7 +205,7 @@ class AbandonmentDecided(Event, frozen=True, kw_only=True):
     attempts: int
 
 
-class SessionAdopted(Event, frozen=True, kw_only=True):
+class SessionAdopted(SessionEvent, frozen=True, kw_only=True):
     """A person found the remote session that a parked attempt had made."""
 
     purpose = Purpose.ACCESS
@@ -208,7 +220,7 @@ class SessionAdopted(Event, frozen=True, kw_only=True):
     webhook_owed: bool
 
 
-class GuestTokenFound(Event, frozen=True, kw_only=True):
+class GuestTokenFound(SessionEvent, frozen=True, kw_only=True):
     """A late answer brings the token of a session that was adopted without it."""
 
     purpose = Purpose.ACCESS
@@ -217,7 +229,7 @@ class GuestTokenFound(Event, frozen=True, kw_only=True):
     guest_token: Personal
 
 
-class WebhookSynced(Event, frozen=True, kw_only=True):
+class WebhookSynced(SessionEvent, frozen=True, kw_only=True):
     """The webhook receiver accepted the notice."""
 
     notice: WebhookNotice
@@ -226,7 +238,7 @@ class WebhookSynced(Event, frozen=True, kw_only=True):
     latency_ms: int
 
 
-class WebhookFailed(Event, frozen=True, kw_only=True):
+class WebhookFailed(SessionEvent, frozen=True, kw_only=True):
     """The webhook receiver did not accept the notice. It is sent again at `retry_at`."""
 
     notice: WebhookNotice
@@ -239,7 +251,7 @@ class WebhookFailed(Event, frozen=True, kw_only=True):
     retry_at: datetime
 
 
-class WebhookAbandoned(Event, frozen=True, kw_only=True):
+class WebhookAbandoned(SessionEvent, frozen=True, kw_only=True):
     """The notice became a dead letter."""
 
     notice: WebhookNotice
@@ -249,14 +261,14 @@ class WebhookAbandoned(Event, frozen=True, kw_only=True):
     detail: str
 
 
-class WebhookRedeliveryRequested(Event, frozen=True, kw_only=True):
+class WebhookRedeliveryRequested(SessionEvent, frozen=True, kw_only=True):
     """A person asked for redelivery: the schedule restarts, under the same `webhook-id`."""
 
     requested_by: str
     reason: str
 
 
-class ConsentWithdrawn(Event, frozen=True, kw_only=True):
+class ConsentWithdrawn(SessionEvent, frozen=True, kw_only=True):
     """The guest withdrew the whole consent. Ends the session, and its guest token is erased."""
 
     erases = frozenset({Purpose.ACCESS})
@@ -270,27 +282,27 @@ class ConsentWithdrawn(Event, frozen=True, kw_only=True):
     """Whether the webhook's receiver has to know: the notice of the start was sent, or was on its way."""
 
 
-class MarketingWithdrawn(Event, frozen=True, kw_only=True):
+class MarketingWithdrawn(SessionEvent, frozen=True, kw_only=True):
     """The guest withdrew the consent to marketing alone. The session goes on."""
 
     requested_by: str
     reason: str | None
 
 
-class TokenExpired(Event, frozen=True, kw_only=True):
+class TokenExpired(SessionEvent, frozen=True, kw_only=True):
     """The guest token expired."""
 
     expires_at: datetime
     noticed_late_ms: int
 
 
-class TokenPurged(Event, frozen=True, kw_only=True):
+class TokenPurged(SessionEvent, frozen=True, kw_only=True):
     """The sealed guest token was deleted: it has expired, or the retention of the session is over."""
 
     erases = frozenset({Purpose.ACCESS})
 
 
-class ContactErased(Event, frozen=True, kw_only=True):
+class ContactErased(SessionEvent, frozen=True, kw_only=True):
     """The retention was over: the sealed contact data was deleted, with its entries for look-ups."""
 
     erases = frozenset({Purpose.CONTACT})
@@ -301,34 +313,34 @@ class ContactErased(Event, frozen=True, kw_only=True):
     """The policy that was followed."""
 
 
-class LegalHoldPlaced(Event, frozen=True, kw_only=True):
+class LegalHoldPlaced(SessionEvent, frozen=True, kw_only=True):
     """A person had the contact data kept, whatever the retention says."""
 
     placed_by: str
     reason: str
 
 
-class LegalHoldReleased(Event, frozen=True, kw_only=True):
+class LegalHoldReleased(SessionEvent, frozen=True, kw_only=True):
     """A person ended the legal hold. The retention counts again, from the session's end."""
 
     released_by: str
     reason: str
 
 
-class ClockSetBack(Event, frozen=True, kw_only=True):
+class ClockSetBack(SessionEvent, frozen=True, kw_only=True):
     """The database's clock was set back while the session waited. The wait and the deadline end so much earlier by it."""
 
     back_ms: int
 
 
-class SessionAbandoned(Event, frozen=True, kw_only=True):
+class SessionAbandoned(SessionEvent, frozen=True, kw_only=True):
     """Failures or the deadline ended the session. Ends the stream."""
 
     cause: Cause
     attempts: int
 
 
-class GuestErased(Event, frozen=True, kw_only=True):
+class GuestErased(SessionEvent, frozen=True, kw_only=True):
     """The guest's personal data was erased from the session, in the append of this event."""
 
     erases = frozenset(Purpose)
@@ -337,6 +349,18 @@ class GuestErased(Event, frozen=True, kw_only=True):
     reason: str
     erasure: UUID
     """The erasure that it belongs to: its certificate lists all of them."""
+
+
+class PersonalDataRevealed(AccessEvent, frozen=True, kw_only=True):
+    """Personal data of these sessions is about to be shown in clear. Committed before it is.
+
+    The events of one stream belong to one look: a long list is shown page by page.
+    """
+
+    revealed_by: str
+    reason: str
+    purposes: tuple[Purpose, ...]
+    sessions: tuple[UUID, ...]
 
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
@@ -372,4 +396,5 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
     "ClockSetBack": ClockSetBack,
     "SessionAbandoned": SessionAbandoned,
     "GuestErased": GuestErased,
+    "PersonalDataRevealed": PersonalDataRevealed,
 }

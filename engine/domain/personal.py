@@ -30,6 +30,11 @@ class Sealed(str):
     __slots__ = ()
 
 
+def clear(value: str | None) -> str | None:
+    """`value`, unless only its commitment is there."""
+    return None if isinstance(value, Sealed) else value
+
+
 PersonalBytes = Annotated[bytes, Meta(extra={"personal": True})]
 
 
@@ -80,13 +85,13 @@ def masked(value: Guarded) -> dict[str, Any]:
     }
 
 
-def public(value: Any) -> Any:
-    """`value` as plain dicts and lists for JSON, personal data masked at any depth."""
-    if isinstance(value, Guarded):
+def public(value: Any, *, revealed: bool = False) -> Any:
+    """`value` as plain dicts and lists for JSON, personal data masked at any depth; if `revealed`, only what is sealed."""
+    if isinstance(value, Guarded) and not revealed:
         return {name: public(field) for name, field in masked(value).items()}
     if isinstance(value, msgspec.Struct):
-        return {name: public(field) for name, field in msgspec.structs.asdict(value).items()}
-    return value
+        return {name: public(field, revealed=revealed) for name, field in msgspec.structs.asdict(value).items()}
+    return MASK if isinstance(value, Sealed) else value
 
 
 @cache

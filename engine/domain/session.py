@@ -6,7 +6,7 @@ from uuid import UUID
 
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import Consent, Guest
-from guestledger.engine.domain.personal import Guarded, Personal, Sealed
+from guestledger.engine.domain.personal import Guarded, Personal, Sealed, clear
 
 
 class Status(StrEnum):
@@ -142,10 +142,11 @@ class Session(Guarded, frozen=True, kw_only=True):
         return self.attempts > self.throttles or self.lookups_failed > 0
 
     def for_guest(self, *, token: bool = False) -> dict[str, str | None]:
-        """Return what the guest's browser may see, ready for JSON: `id`, `status`, `retryAt`; `token` only if asked."""
+        """Return what the guest's browser may see, ready for JSON: `id`, `status`, `retryAt`; `token` only if asked.
+
+        `token` is null unless it is in clear here: `Ledger.session(id, token=True)` opens it.
+        """
         waits = self.retry_at is not None and not self.status.is_settled
         retry_at = f"{self.retry_at:%Y-%m-%dT%H:%M:%S.%fZ}" if waits else None
         answer = {"id": str(self.id), "status": self.status.value, "retryAt": retry_at}
-        return (
-            {**answer, "token": None if isinstance(self.guest_token, Sealed) else self.guest_token} if token else answer
-        )
+        return {**answer, "token": clear(self.guest_token)} if token else answer

@@ -1,12 +1,14 @@
 """An event as it is stored."""
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from uuid import UUID
 
 import msgspec
 
-from guestledger.engine.domain.events import EVENT_TYPES, Event
+from guestledger.engine.domain.events import EVENT_TYPES, Event, SessionEvent
+from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.domain.personal import Guarded
 
 
@@ -26,6 +28,11 @@ class RecordedEvent(Guarded, frozen=True, kw_only=True):
     data: str
     """The exact text that was hashed. In place of each personal value it has a commitment."""
     leaf_hash: bytes
+
+
+def of_sessions(events: Iterable[RecordedEvent]) -> Iterator[RecordedEvent]:
+    """Those that belong to a session: what is projected."""
+    return (recorded for recorded in events if isinstance(recorded.event, SessionEvent))
 
 
 NO_MONTH = date(1970, 1, 1)
@@ -62,6 +69,9 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Recorded then or later (UTC, the database's clock)."""
     until: datetime | None = None
     """Recorded before this time."""
+    actor: str | None = None
+    """Recorded by this person or process."""
+    guest: GuestFilter = GuestFilter()
 
     def __post_init__(self) -> None:
         for name in self.types:

@@ -1,21 +1,27 @@
 """`ledger.events`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import NoReturn
 from uuid import UUID
 
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+from guestledger.engine.log.verification import LogVerification
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
 from guestledger.engine.operations.tail import tail
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints, ConsumerRow
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.log_verifier import LogVerifier
 
 
 class Events:
     """The event log."""
 
-    def __init__(self, *, store: EventStore, consumers: ConsumerCheckpoints, clock: Clock) -> None:
+    def __init__(
+        self, *, store: EventStore, verifier: LogVerifier, consumers: ConsumerCheckpoints, clock: Clock
+    ) -> None:
+        self._verifier = verifier
         self._store = store
         self._consumers = consumers
         self._clock = clock
@@ -41,6 +47,20 @@ class Events:
     async def head(self) -> int:
         """Return the position of the last event; -1 for an empty log."""
         return await self._store.head()
+
+    async def verify(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        advanced: Callable[[int], None] = lambda _position: None,
+    ) -> LogVerification:
+        """Read every event recorded from `since` on and before `until`, and compute its leaf hash again.
+
+        Changes nothing. `advanced` gets each position reached. Keep the digest: as long as nothing recorded before `until`
+        changes, it is the same each time.
+        """
+        return await self._verifier.verify(since, until, advanced)
 
     async def consume(
         self,

@@ -4,6 +4,7 @@ from contextlib import suppress
 from uuid import UUID
 
 from guestledger.engine.domain.errors import PartitionDetached, SessionNotFound
+from guestledger.engine.domain.events import SessionEvent
 from guestledger.engine.log.recorded import RecordedEvent, month_of
 from guestledger.engine.ports.event_store import EventStore
 from guestledger.engine.ports.read_models import ReadModels
@@ -21,6 +22,8 @@ class Histories:
         history: list[RecordedEvent] = []
         with suppress(ValueError):
             history = await self._store.read_stream(UUID(str(session)))
+        if history and not isinstance(history[0].event, SessionEvent):  # it is a look at personal data
+            history = []
         if not history:  # a provider's id may be a UUID too
             await self._read_models.catch_up()
             stream_id = await self._read_models.stream_of(str(session))

@@ -38,6 +38,10 @@ class EventStore(Protocol):
         """The streams of a person, oldest first, by the caller's `subjectId`. None if the person was erased."""
         ...
 
+    async def read_openings(self, stream_ids: Sequence[UUID]) -> list[RecordedEvent]:
+        """The first event of each of these streams that is there, in no order. Raises `UnknownEvent`."""
+        ...
+
     def read_all(
         self, *, after: int = -1, batch: int = 500, wanted: EventFilter = EventFilter()
     ) -> AsyncIterator[list[RecordedEvent]]:

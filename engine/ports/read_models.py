@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.retention import RetentionStatus
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 from guestledger.engine.projections.status import ProjectionStatus, Verification
@@ -37,16 +38,23 @@ class ReadModels(Protocol):
         """Compare a projection with the log. Raises as `rebuild` does."""
         ...
 
-    def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
-        """Those that match now, each once, in the order wanted. No connection is held between rows."""
+    def sessions(self, wanted: SessionFilter, guest: GuestHashes | None = None) -> AsyncIterator[SessionRow]:
+        """Those that match, each once, in the order wanted; `guest` stands for `wanted.guest`. Memory is constant.
+
+        No connection is held between rows.
+        """
         ...
 
     async def stream_of(self, wanted: str) -> UUID | None:
         """The stream of the session with this id, ours or the provider's."""
         ...
 
-    def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
+    def audit(self, wanted: AuditFilter, guest: GuestHashes | None = None) -> AsyncIterator[AuditEntry]:
         """As `sessions`."""
+        ...
+
+    async def metrics_by_day(self, wanted: MetricsFilter) -> list[DailyMetrics]:
+        """The matching metrics of each day and channel that has any."""
         ...
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:

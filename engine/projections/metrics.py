@@ -76,6 +76,14 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[str, int]
 
 
+class DailyMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The metrics of one channel and day (UTC)."""
+
+    day: date
+    channel_id: str
+    metrics: Metrics
+
+
 class Doubts(NamedTuple):
     """How many attempts are still in doubt."""
 
@@ -98,6 +106,8 @@ def project(events: Iterable[RecordedEvent]) -> Increments:
     latencies: Counter[tuple[Cell, int]] = Counter()
     for recorded in events:
         event = recorded.event
+        if not isinstance(event, e.SessionEvent):
+            continue
         cell = Cell(
             event.channel_id, recorded.recorded_at.replace(second=0, microsecond=0), month_of(recorded.stream_id)
         )

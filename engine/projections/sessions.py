@@ -8,8 +8,9 @@ import msgspec
 
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.evolve import evolve
+from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, of_sessions
 
 NAME = "sessions"
 
@@ -61,6 +62,9 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Only those under a legal hold."""
     kept_since: datetime | None = None
     """Only those that ended by then, and whose contact data is kept without a legal hold."""
+    guest: GuestFilter = GuestFilter()
+    after: UUID | None = None
+    """Only those behind the session with this id, in this order: the next page."""
     newest_first: bool = False
     limit: int | None = None
     """At most this many; `None`: all."""
@@ -74,7 +78,7 @@ def project(known: Mapping[UUID, SessionRow], events: Iterable[RecordedEvent]) -
     states: dict[UUID, Session] = {}
     first: dict[UUID, RecordedEvent] = {}
     last: dict[UUID, RecordedEvent] = {}
-    for recorded in events:
+    for recorded in of_sessions(events):
         stream_id = recorded.stream_id
         before = states.get(stream_id)
         if before is None:

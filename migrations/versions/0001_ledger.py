@@ -317,7 +317,8 @@ def _create_sessions(schema: str) -> None:
         sa.Column("held_since", _TIME),
         schema=schema,
     )
-    for column in ("session_id", "opened_at", "expires_at"):
+    op.create_index("sessions_opened_at", "sessions", ["opened_at", "id"], schema=schema)
+    for column in ("session_id", "expires_at"):
         op.create_index(f"sessions_{column}", "sessions", [column], schema=schema)
     few = sa.text("in_doubt <> '{}'")
     op.create_index("sessions_in_doubt", "sessions", ["channel_id"], schema=schema, postgresql_where=few)
@@ -359,6 +360,7 @@ def _create_audit_log(schema: str) -> None:
     op.create_table(
         "audit_log",
         sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("opened_at", _TIME, nullable=False),
         sa.Column("timestamp", _TIME, nullable=False),
         sa.Column("session_id", sa.Text),
         sa.Column("channel_id", sa.Text, nullable=False),
@@ -367,9 +369,19 @@ def _create_audit_log(schema: str) -> None:
         sa.Column("token_expiry", _TIME),
         sa.Column("initialization_latency_ms", sa.BigInteger),
         sa.Column("compliance_status", sa.Text, nullable=False),
+        sa.Column("notice", sa.Text),
+        sa.Column("refused_flags", sa.ARRAY(sa.Text), nullable=False),
+        sa.Column("webhook", sa.Text, nullable=False),
+        sa.Column("doubted_at", _TIME),
+        sa.Column("parked_at", _TIME),
+        sa.Column("decision", sa.Text),
+        sa.Column("decided_at", _TIME),
+        sa.Column("decided_by", sa.Text),
+        sa.Column("decision_reason", sa.Text),
         sa.Column("erased_at", _TIME),
         schema=schema,
     )
+    op.create_index("audit_log_opened_at", "audit_log", ["opened_at", "id"], schema=schema)
     for column in ("timestamp", "session_id"):
         op.create_index(f"audit_log_{column}", "audit_log", [column], schema=schema)
     _complete_projection(schema, "audit_log", {"audit_log": "id"})

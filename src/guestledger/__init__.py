@@ -55,8 +55,10 @@ if TYPE_CHECKING:
         UnknownProjection,
     )
     from guestledger.engine.domain.events import *  # noqa: F403 - every event class
-    from guestledger.engine.domain.events import Event
+    from guestledger.engine.domain.events import AccessEvent, Event, SessionEvent
+    from guestledger.engine.domain.guest_filter import GuestFilter
     from guestledger.engine.domain.outcomes import Adoption, FailureKind, Resolution, Verdict
+    from guestledger.engine.domain.personal import Purpose, Sealed
     from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
     from guestledger.engine.domain.session import Session, Status, WebhookNotice
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+    from guestledger.engine.log.verification import LogVerification
     from guestledger.engine.operations.consent_record import ConsentEvent, ConsentRecord, ConsentState, PurposeRecord
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.erase import ErasureCertificate, Erasures
@@ -81,18 +84,29 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
     from guestledger.engine.operations.replay import Frame
     from guestledger.engine.operations.retention import HoldReport, Retention
+    from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.operations.withdraw import Withdrawal
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
-    from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, contract_form
-    from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+    from guestledger.engine.projections.audit import (
+        CONTRACT_FIELDS,
+        AuditEntry,
+        AuditFilter,
+        ComplianceStatus,
+        Decision,
+        WebhookState,
+        contract_form,
+    )
+    from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
     from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
+    "CONTRACT_FIELDS",
+    "AccessEvent",
     "Adoption",
     "AuditEntry",
     "AuditFilter",
@@ -111,8 +125,10 @@ __all__ = [
     "ConsumerOptions",
     "ConsumerRow",
     "CredentialsRefused",
+    "DailyMetrics",
     "DatabaseFault",
     "DeadLetter",
+    "Decision",
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
@@ -136,6 +152,7 @@ __all__ = [
     "Frame",
     "Guest",
     "GuestConsent",
+    "GuestFilter",
     "GuestRequest",
     "GuestledgerError",
     "Handler",
@@ -154,6 +171,8 @@ __all__ = [
     "LimiterState",
     "Limits",
     "LogSetBack",
+    "LogVerification",
+    "Look",
     "Metrics",
     "MetricsFilter",
     "NotAllowed",
@@ -172,6 +191,7 @@ __all__ = [
     "ProjectionStatus",
     "ProjectionStopped",
     "Projections",
+    "Purpose",
     "PurposeRecord",
     "RebuildInterrupted",
     "RecordedEvent",
@@ -183,10 +203,13 @@ __all__ = [
     "Retention",
     "RetentionStatus",
     "RetryPolicy",
+    "Reveal",
     "Scheduler",
+    "Sealed",
     "ServiceError",
     "ServiceUnreachable",
     "Session",
+    "SessionEvent",
     "SessionFilter",
     "SessionNotFound",
     "SessionRow",
@@ -208,6 +231,7 @@ __all__ = [
     "Wait",
     "WaitBasis",
     "WebhookNotice",
+    "WebhookState",
     "Webhooks",
     "Withdrawal",
     "__version__",
@@ -233,8 +257,10 @@ _NAMES = {
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
     "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownProjection",
-    "engine.domain.events": "Event",
+    "engine.domain.events": "AccessEvent Event SessionEvent",
+    "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
+    "engine.domain.personal": "Purpose Sealed",
     "engine.domain.policy": "DeliveryPolicy Policy",
     "engine.domain.request": "GuestConsent GuestRequest parse_request",
     "engine.domain.session": "Session Status WebhookNotice",
@@ -247,6 +273,7 @@ _NAMES = {
     "engine.limits.state": "LimiterState",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
     "engine.operations.consent_record": "ConsentEvent ConsentRecord ConsentState PurposeRecord",
+    "engine.log.verification": "LogVerification",
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.erase": "ErasureCertificate Erasures",
     "engine.operations.events": "Events",
@@ -260,11 +287,12 @@ _NAMES = {
     "engine.operations.replay": "Frame",
     "engine.operations.retention": "HoldReport Retention",
     "engine.operations.withdraw": "Withdrawal",
+    "engine.operations.reveal": "Look Reveal",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
-    "engine.projections.audit": "AuditEntry AuditFilter ComplianceStatus contract_form",
-    "engine.projections.metrics": "Metrics MetricsFilter",
+    "engine.projections.audit": "CONTRACT_FIELDS AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
+    "engine.projections.metrics": "DailyMetrics Metrics MetricsFilter",
     "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",

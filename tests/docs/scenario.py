@@ -43,6 +43,7 @@ _ENDLESS = re.compile(r"^(guestledger worker|guestledger events --follow)$", re.
 # Neither installing nor the whole of `make demo` and `make test` is run here: only whether such targets exist.
 _NOT_RUN = re.compile(r"^pip install .*$", re.MULTILINE)
 _MAKE = re.compile(r"^make ", re.MULTILINE)
+_PRIVACYS = re.compile(r" --(?:subject|ip|fingerprint|reveal) ")
 _OWNERS = re.compile(r"guestledger (?:partitions|db) ")
 
 
@@ -53,14 +54,17 @@ def guest(number: int = 0, *, consents: bool = True) -> GuestRequest:
         ip_address=f"203.0.113.{number}",
         user_agent="Mozilla/5.0",
         timestamp="2024-05-20T14:21:59Z",
-        consent=GuestConsent(data_processing=consents, gdpr_compliant=True),
+        consent=GuestConsent(data_processing=consents, gdpr_compliant=True, notice="privacy-2026-04"),
+        subject_id=f"crm-{1_000 + number}",
     )
 
 
 class Scenario:
     """A ledger with sessions in the states that a page speaks of, and the simulator."""
 
-    def __init__(self, url: str, directory: Path, simulator: Simulator, programs: Path, login: str) -> None:
+    def __init__(
+        self, url: str, directory: Path, simulator: Simulator, programs: Path, login: str, privacy: str
+    ) -> None:
         self.directory = directory
         self.simulator = simulator
         self.settings = Settings(
@@ -73,6 +77,7 @@ class Scenario:
             webhook_allow_private=True,
         )
         self._login = login
+        self._privacy = privacy
         self._programs = programs
         self._stack = AsyncExitStack()
         self._names: dict[str, Any] = {}
@@ -218,14 +223,18 @@ class Scenario:
     @property
     def url(self) -> str:
         """The database's URL, for the login of the page's commands."""
+        return self._url_of(self._login)
+
+    def _url_of(self, login: str) -> str:
         url = make_url(self.settings.database_url or "")
-        user = make_url(self._login)
+        user = make_url(login)
         return url.set(username=user.username, password=user.password).render_as_string(hide_password=False)
 
     def environment(self, command: str) -> dict[str, str]:
         """The environment of a command. What changes tables or computes rows logs in as who may."""
         needs_runtime = "projections verify" in command
-        settings = self.settings if needs_runtime else replace(self.settings, database_url=self.url)
+        url = self._url_of(self._privacy if _PRIVACYS.search(command) else self._login)
+        settings = self.settings if needs_runtime else replace(self.settings, database_url=url)
         named = {
             variable(name): "1" if value is True else str(value)
             for name in Settings.__struct_fields__
@@ -282,11 +291,11 @@ def _plain(url: str) -> str:
 
 @asynccontextmanager
 async def scenario(
-    url: str, directory: Path, programs: Path = BIN, login: str = "", **wanted: Any
+    url: str, directory: Path, programs: Path = BIN, login: str = "", privacy: str = "", **wanted: Any
 ) -> AsyncIterator[Scenario]:
-    """A prepared ledger in the database of `url`, whose commands log in as `login` does."""
+    """A prepared ledger in the database of `url`, whose commands log in as `login` does, those for personal data as `privacy`."""
     async with Simulator(port=0) as simulator:
-        made = Scenario(url, directory, simulator, programs, login or url)
+        made = Scenario(url, directory, simulator, programs, login or url, privacy or login or url)
         await made.prepare(**wanted)
         try:
             yield made

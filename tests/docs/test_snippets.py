@@ -39,18 +39,20 @@ PAGES_THAT_RUN = [page for page in PAGES if any(block.language in RUN for block 
 @pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.name)
 async def test_every_snippet_of_the_page_runs(page: Path, database_url: str, programs: Path, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        login = ""
+        login = privacy = ""
         if page.name == "auditing.md":
             auditor = postgres.new_login(postgres.as_administrator(database_url), "IN ROLE guestledger_auditor")
             login = await stack.enter_async_context(auditor)
+            officer = postgres.new_login(postgres.as_administrator(database_url), "IN ROLE guestledger_privacy")
+            privacy = await stack.enter_async_context(officer)
         if page.name == "operations.md":
             await _add_an_old_partition(database_url)
         running = await stack.enter_async_context(
-            scenario(database_url, tmp_path, programs, login, **WANTED.get(page.name, {}))
+            scenario(database_url, tmp_path, programs, login, privacy, **WANTED.get(page.name, {}))
         )
-        if login:
-            await _project_everything(running.settings)
         for block in blocks_of(page):
+            if login:  # an auditor's commands do not project: a worker does
+                await _project_everything(running.settings)
             await running.run(block)
 
 

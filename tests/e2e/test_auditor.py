@@ -26,6 +26,7 @@ READING = (
     ("events",),
     ("consumers",),
     ("projections", "list"),
+    ("verify",),
     ("replay", "sess_00000000"),
     ("consent", "sess_00000000"),
 )
@@ -114,6 +115,33 @@ async def test_auditor_reads_no_personal_data(auditor: str, database_url: str):
     await connection.close()
     assert session.session_id in log
     assert [value for value in values if value in log] == []
+
+
+NEEDS_PRIVACY = (
+    ("audit", "--ip", "203.0.113.7"),
+    ("sessions", "--subject", "crm-1"),
+    ("events", "--fingerprint", "f" * 64, "--json"),
+    ("audit", "--reveal", "--reason", "ticket 4711", "--json"),
+    ("events", "--reveal", "--reason", "ticket 4711", "--json"),
+    ("replay", "sess_00000000", "--reveal", "--reason", "ticket 4711", "--json"),
+)
+
+
+async def test_auditor_learns_which_role_reads_personal_data(auditor: str, database_url: str):
+    before = await everything(database_url)
+    for result in await asyncio.gather(*(run(*command, env=environment(auditor)) for command in NEEDS_PRIVACY)):
+        assert_one_line(result, "may not read personal data", "it lacks SELECT on personal", "guestledger_privacy")
+        assert result.text == ""
+        assert "203.0.113.7" not in result.err
+    assert await everything(database_url) == before
+
+
+async def test_a_privacy_user_without_the_key_learns_which_setting_is_missing(auditor: str, database_url: str):
+    administrator = postgres.as_administrator(database_url)
+    async with postgres.new_login(administrator, "IN ROLE guestledger_privacy") as url:
+        env = environment(url, encryption_key="")
+        for result in await asyncio.gather(*(run(*command, env=env) for command in NEEDS_PRIVACY)):
+            assert_one_line(result, "key vault cannot be used", "GUESTLEDGER_ENCRYPTION_KEY")
 
 
 async def test_auditor_verifies_the_projections_and_finds_a_changed_row(auditor: str, database_url: str):

@@ -13,12 +13,13 @@ from tests.e2e.command import Result, assert_one_line, environment, run
 ROWS = 1_200
 # A session an hour, the newest an hour ago.
 AUDIT_ROWS = (
-    "INSERT INTO audit_log SELECT gen_random_uuid(), now() - n * interval '1 hour', NULL, 'ch_' || n, '', '', "
-    f"true, true, NULL, NULL, 'pending' FROM generate_series(1, {ROWS}) AS n"
+    "INSERT INTO audit_log (id, opened_at, timestamp, channel_id, consent_recorded, gdpr_compliant, compliance_status, "
+    "refused_flags, webhook) SELECT gen_random_uuid(), at, at, 'ch_' || n, true, true, 'pending', '{}', 'not_owed' "
+    f"FROM generate_series(1, {ROWS}) AS n, LATERAL (SELECT now() - n * interval '1 hour' AS at) AS made"
 )
 SESSION_ROWS = (
-    "INSERT INTO sessions SELECT id, channel_id, 'pending', 1, timestamp, timestamp, NULL, NULL, timestamp, NULL, "
-    "NULL, NULL, 0, '{}', NULL, NULL, NULL FROM audit_log"
+    "INSERT INTO sessions (id, channel_id, status, version, opened_at, updated_at, attempts, in_doubt) "
+    "SELECT id, channel_id, 'pending', 1, opened_at, opened_at, 0, '{}' FROM audit_log"
 )
 
 

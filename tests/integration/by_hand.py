@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -52,8 +53,10 @@ LATENCIES = """
 
 
 async def streams(log: asyncpg.Connection) -> dict[UUID, list[asyncpg.Record]]:
+    """The sessions: looks at personal data are none."""
     found = defaultdict(list)
-    for row in await log.fetch("SELECT *, data::text AS data FROM events ORDER BY position"):
+    statement = "SELECT *, data::text AS data FROM events WHERE event_type <> 'PersonalDataRevealed' ORDER BY position"
+    for row in await log.fetch(statement):
         found[row["stream_id"]].append(row)
     return found
 
@@ -83,7 +86,32 @@ def _entry(rows: list[asyncpg.Record]) -> dict[str, Any]:
         "tokenExpiry": made.get("expires_at"),
         "initializationLatencyMs": made.get("latency_ms"),
         "complianceStatus": status,
+        "openedAt": rfc3339(rows[0]["recorded_at"]),
+        "notice": (opened["consent"] if accepted else opened)["notice"],
+        "refusedFlags": [] if accepted else opened["failed"],
+        "webhook": _webhook(made, {row["event_type"] for row in rows}),
+        "doubtedAt": _first(rows, lambda row: json.loads(row["data"]).get("kind") == "in_doubt", "CreationFailed"),
+        "parkedAt": _first(rows[::-1], lambda _row: True, "SessionParked"),
+        **dict.fromkeys(("decision", "decidedAt", "decidedBy", "decisionReason")),
+        "erasedAt": _erased_at(rows),
     }
+
+
+def _erased_at(rows: list[asyncpg.Record]) -> str | None:
+    return next((json.loads(row["data"])["at"] for row in rows if row["event_type"] == "GuestErased"), None)
+
+
+def _webhook(made: dict[str, Any], happened: set[str]) -> str:
+    if not made.get("webhook_owed"):
+        return "not_owed"
+    if "WebhookSynced" in happened:
+        return "delivered"
+    return "failed" if "WebhookAbandoned" in happened else "owed"
+
+
+def _first(rows: list[asyncpg.Record], fits: Callable[[asyncpg.Record], bool], event_type: str) -> str | None:
+    found = [row["recorded_at"] for row in rows if row["event_type"] == event_type and fits(row)]
+    return rfc3339(found[0]) if found else None
 
 
 async def sessions(log: asyncpg.Connection) -> dict[UUID, dict[str, Any]]:

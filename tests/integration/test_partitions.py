@@ -15,6 +15,7 @@ from guestledger.adapters.postgres.admin.archive import Archive
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
 from guestledger.adapters.postgres.errors import PartitionBlocked, PartitionProblem
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.log.verification import LogVerifier
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import poison, rebuild
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
@@ -247,6 +248,21 @@ async def test_with_a_partition_detached_verify_and_rebuild_still_work(
 
     assert await verified(read_models) == [True] * 3
     assert await derived(sql) == before
+
+
+async def test_a_verification_counts_what_is_detached_and_misses_what_is_not(
+    three_partitions: None, archive: Archive, new_engine: Any, by_owner: asyncpg.Connection
+) -> None:
+    verifier = LogVerifier(new_engine(), SCHEMA)
+    await archive.detach(MARCH)
+
+    found = await verifier.verify(None, None, lambda _: None)
+    assert (found.is_intact, found.events, found.detached) == (True, 2 * EVENTS, EVENTS)
+
+    # Within the span of the detached partition, only the number shows it.
+    await by_owner.execute("UPDATE detached_partitions SET events = events - 1")
+    found = await verifier.verify(None, None, lambda _: None)
+    assert (found.is_intact, found.missing, found.unaccounted) == (False, (), 1)
 
 
 async def test_attaching_a_partition_restores_the_log(

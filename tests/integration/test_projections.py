@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from guestledger.adapters.postgres.projections import projector
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
@@ -19,8 +20,8 @@ from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.session import Status
-from guestledger.engine.projections.audit import AuditFilter, ComplianceStatus, contract_form
-from guestledger.engine.projections.metrics import Metrics, MetricsFilter
+from guestledger.engine.projections.audit import AuditFilter, ComplianceStatus, Decision, WebhookState, contract_form
+from guestledger.engine.projections.metrics import Latency, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration import by_hand
 from tests.integration.appends import an_append, new_id, rfc3339
@@ -91,6 +92,7 @@ async def test_projections_agree_with_a_count_over_the_raw_log(
     await outsider.execute(EMPTY)
     left = {new_id(): list(life) for life in drawn}
     versions = dict.fromkeys(left, 0)
+    looks = 0
     while left:
         stream_id = data.draw(st.sampled_from(list(left)))
         events = left[stream_id].pop(0)
@@ -99,10 +101,13 @@ async def test_projections_agree_with_a_count_over_the_raw_log(
         left = {one: life for one, life in left.items() if life}
         if data.draw(st.sampled_from([False, False, False, True])):
             await read_models.catch_up()
+        if data.draw(st.sampled_from([False, False, True])):  # somebody looks at personal data: no session changes
+            await store.append(an_append(new_id(), 0, (s.was_revealed(sessions=tuple(versions)),)))
+            looks += 1
 
     await read_models.catch_up()
 
-    assert sum(versions.values()) == await store.head() + 1
+    assert sum(versions.values()) + looks == await store.head() + 1
     await agree_with_the_log(read_models, outsider)
 
 
@@ -272,20 +277,28 @@ async def test_the_audit_entry_of_an_active_session_has_the_contracts_shape(
 
     shown = json.loads(msgspec.json.encode(contract_form(entry)))
 
-    recorded_at = (await store.read_stream(stream_id))[3].recorded_at
+    history = await store.read_stream(stream_id)
+    opened_at, recorded_at = history[0].recorded_at, history[3].recorded_at
     assert list(shown.items()) == [
         ("auditType", "guest_session_initialization"),
         ("id", str(stream_id)),
         ("timestamp", rfc3339(recorded_at)),
         ("sessionId", "sess_9d4e8f1a"),
         ("channelId", "ch_8f3a9b2c"),
-        ("visitorFingerprint", s.FINGERPRINT),
-        ("ipAddress", "203.0.113.7"),
+        ("visitorFingerprint", None),
+        ("ipAddress", None),
         ("consentRecorded", True),
         ("gdprCompliant", True),
         ("tokenExpiry", "2024-05-20T15:22:00Z"),
         ("initializationLatencyMs", 12),
         ("complianceStatus", "verified"),
+        ("openedAt", rfc3339(opened_at)),
+        ("notice", "privacy-2024-05"),
+        ("refusedFlags", []),
+        ("webhook", "delivered"),
+        *dict.fromkeys(
+            ("doubtedAt", "parkedAt", "decision", "decidedAt", "decidedBy", "decisionReason", "erasedAt")
+        ).items(),
     ]
     assert shown["timestamp"].endswith("Z")
     assert datetime.fromisoformat(shown["timestamp"]) == recorded_at
@@ -324,7 +337,7 @@ async def test_the_audit_log_has_the_status_of_every_session(
         assert (entry["sessionId"] is not None) is made
         assert (entry["tokenExpiry"] is not None) is made
         assert (entry["initializationLatencyMs"] is not None) is made
-        assert (entry["visitorFingerprint"], entry["ipAddress"]) == (s.FINGERPRINT, s.IP)
+        assert (entry["visitorFingerprint"], entry["ipAddress"]) == (None, None)
 
 
 async def test_a_refusal_for_another_reason_than_gdpr_is_gdpr_compliant(
@@ -384,6 +397,69 @@ async def test_audit_entries_are_found_by_channel_time_status_and_id_oldest_firs
     assert await found(since=at[refused], until=at[abandoned]) == [refused, other]
     assert await found(since=at[refused], channel_id=s.CHANNEL, status=ComplianceStatus.ABANDONED) == [abandoned]
     assert await found(since=at[abandoned] + timedelta(microseconds=1)) == []
+
+
+async def test_audit_entries_are_found_by_consent_webhook_doubt_and_decision(
+    store: Any, read_models: PostgresReadModels
+) -> None:
+    shown = s.was_refused(notice="2026-04", failed=("gdprCompliant",))
+    redelivered = (*s.ACTIVE, s.webhook_abandoned(), s.redelivery_requested())
+    histories = (
+        (*s.ACTIVE, s.was_synced(), s.redelivery_requested(), s.webhook_abandoned()),
+        (shown,),
+        redelivered,
+        (*redelivered, s.webhook_abandoned()),
+        s.PARKED,
+        (*s.PARKED, s.abandonment_decided(decided_by="ops-jane")),
+        (*s.PARKED, s.retry_decided(decided_by="ops-jane"), s.was_attempted(2), s.was_throttled(2)),
+    )
+    taken, refused, owed, dead, parked, given_up, retried = [
+        (await put_all(store, history))[0] for history in histories
+    ]
+    await read_models.catch_up()
+    at = {entry.id: entry.opened_at async for entry in read_models.audit(AuditFilter())}
+
+    async def found(**wanted: Any) -> list[UUID]:
+        return [entry.id async for entry in read_models.audit(AuditFilter(**wanted))]
+
+    assert await found(notice="2026-04") == await found(refused_flag="gdprCompliant") == [refused]
+    assert await found(notice="2026-04", consent_recorded=True) == await found(refused_flag="dataProcessing") == []
+    assert await found(consent_recorded=False) == [refused]
+    assert await found(webhook=(WebhookState.DELIVERED,)) == [taken]
+    assert await found(webhook=(WebhookState.OWED, WebhookState.FAILED)) == [owed, dead]
+    assert await found(webhook=(WebhookState.FAILED,)) == [dead]
+    assert await found(doubted=True) == await found(parked=True) == [parked, given_up, retried]
+    assert await found(decided_by="ops-jane") == [given_up, retried]
+    assert await found(opened_since=at[refused], opened_until=at[dead]) == [refused, owed]
+    [entry] = await gathered(read_models.audit(AuditFilter(id=given_up)))
+    assert (entry.decision, entry.decided_by) == (Decision.ABANDON, "ops-jane")
+    assert entry.doubted_at == entry.parked_at == entry.decided_at == entry.timestamp
+
+
+async def test_metrics_of_each_day_and_channel_are_those_of_its_minutes(
+    store: Any, read_models: PostgresReadModels, outsider: asyncpg.Connection
+) -> None:
+    elsewhere = {"channel_id": "ch_other"}
+    other = (s.was_recorded(**elsewhere), s.was_created(**elsewhere, latency_ms=90))
+    slow = (*s.ATTEMPTING, s.was_created(latency_ms=30))
+    await put_all(store, (*s.ATTEMPTING, s.was_created(latency_ms=10)), slow, s.REFUSED, other)
+    await read_models.catch_up()
+    last, first = datetime.fromisoformat("2024-05-20T23:59Z"), datetime.fromisoformat("2024-05-21T00:00Z")
+    for table in ("session_metrics", "session_latencies"):
+        await outsider.execute(f"UPDATE {table} SET minute = $1 WHERE channel_id <> 'ch_other'", last)
+        await outsider.execute(f"UPDATE {table} SET minute = $1 WHERE channel_id = 'ch_other'", first)
+
+    before, after = await read_models.metrics_by_day(MetricsFilter())
+
+    assert (before.day, before.channel_id) == (last.date(), s.CHANNEL)
+    assert before.metrics.latency == Latency(average=20.0, p50=10, p95=30, p99=30)
+    assert before.metrics == replace(
+        await read_models.metrics(MetricsFilter(until=first)), counts=before.metrics.counts
+    )
+    assert (before.metrics.counts["created"], before.metrics.counts["refused"]) == (2, 1)
+    assert (after.day, after.channel_id, after.metrics.counts["created"]) == (first.date(), "ch_other", 1)
+    assert await read_models.metrics_by_day(MetricsFilter(channel_id="ch_other")) == [after]
+    assert await read_models.metrics_by_day(MetricsFilter(until=first)) == [before]
 
 
 async def test_metrics_cover_the_wanted_channel_and_minutes(

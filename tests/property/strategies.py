@@ -8,7 +8,7 @@ from hypothesis.strategies import SearchStrategy
 from msgspec import inspect
 
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.events import EVENT_TYPES, Event
+from guestledger.engine.domain.events import EVENT_TYPES, Event, SessionEvent
 from guestledger.engine.domain.outcomes import (
     Adoption,
     Channel,
@@ -81,7 +81,7 @@ def of_type(kind: inspect.Type) -> SearchStrategy[Any]:
 EVENTS_BY_NAME: dict[str, SearchStrategy[Event]] = {
     name: of_type(inspect.type_info(kind)) for name, kind in EVENT_TYPES.items()
 }
-events = st.one_of(list(EVENTS_BY_NAME.values()))
+session_events = st.one_of([one for name, one in EVENTS_BY_NAME.items() if issubclass(EVENT_TYPES[name], SessionEvent)])
 
 
 # Valid requests

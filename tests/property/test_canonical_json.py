@@ -12,7 +12,7 @@ from guestledger.engine.domain.evolve import evolve, fold
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.codec import decode, encode, wire_name
 from tests.property.invariants import SESSION
-from tests.property.strategies import EVENTS_BY_NAME, events
+from tests.property.strategies import EVENTS_BY_NAME, session_events
 
 
 @pytest.mark.parametrize("name", EVENTS_BY_NAME)
@@ -32,7 +32,7 @@ def test_an_event_survives_encoding_and_decoding(name: str, data: st.DataObject)
     assert encode(again) == encode(event)
 
 
-@given(history=st.lists(events, max_size=8))
+@given(history=st.lists(session_events, max_size=8))
 def test_folding_any_history_counts_one_version_per_event(history: list[Event]) -> None:
     state = Session(id=SESSION)
     for version, event in enumerate(history, start=1):

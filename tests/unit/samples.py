@@ -39,6 +39,7 @@ from guestledger.engine.domain.outcomes import (
     Resolution,
     Throttled,
 )
+from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.domain.session import Status, WebhookNotice
 from guestledger.engine.limits.admission import DenialReason, Denied
@@ -535,6 +536,11 @@ def was_erased(**given: Any) -> e.GuestErased:
     return _event(e.GuestErased, {"erased_by": "ops", "reason": "asked by mail", "erasure": ERASURE}, given)
 
 
+def was_revealed(**given: Any) -> e.PersonalDataRevealed:
+    plain = {"revealed_by": "ops-jane", "reason": "ticket 4711", "purposes": (Purpose.CONTACT,), "sessions": (SESSION,)}
+    return e.PersonalDataRevealed(at=START, **(plain | given))
+
+
 # Histories
 
 OPEN = (was_recorded(),)
@@ -583,4 +589,5 @@ ONE_OF_EACH: tuple[e.Event, ...] = (
     clock_set_back(),
     was_abandoned(),
     was_erased(),
+    was_revealed(),
 )

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from guestledger.engine.domain.errors import UnknownEvent
-from guestledger.engine.domain.events import EVENT_TYPES, Event
+from guestledger.engine.domain.events import EVENT_TYPES, SessionEvent
 from guestledger.engine.log import codec, upcasting
 from guestledger.engine.log.codec import decode, encode
 from tests.unit.samples import CHANNEL, START, was_created
 
 
-class CoffeeServed(Event, frozen=True, kw_only=True):
+class CoffeeServed(SessionEvent, frozen=True, kw_only=True):
     """Version 1 had `mug` and `tenths`. Version 2 renamed the mug, version 3 counts in degrees."""
 
     schema_version: ClassVar[int] = 3

@@ -1,4 +1,5 @@
-"""The three roles of a ledger and their grants: the owner migrates, the runtime works, the auditor reads.
+"""The four roles of a ledger and their grants: the owner migrates, the runtime works, the auditor reads, and privacy
+reads personal data too, erases it, and records that it did.
 
 Database users are members of one. Ledgers of one schema name in several databases of a cluster share their roles.
 """
@@ -9,7 +10,7 @@ from hashlib import sha256
 from guestledger.adapters.postgres import tables as t
 from guestledger.adapters.postgres.projections import registry
 
-OWNER, RUNTIME, AUDITOR = ROLES = ("owner", "runtime", "auditor")
+OWNER, RUNTIME, AUDITOR, PRIVACY = ROLES = ("owner", "runtime", "auditor", "privacy")
 _MAX_NAME = 63  # bytes, PostgreSQL's limit
 
 Grants = Mapping[str, frozenset[str]]
@@ -18,42 +19,50 @@ Grants = Mapping[str, frozenset[str]]
 _READ = frozenset({"SELECT"})
 _APPEND = _READ | {"INSERT"}
 _WRITE = _APPEND | {"UPDATE", "DELETE"}
+_COMPLETE = frozenset({"UPDATE (completed_at)", "UPDATE (key_ids)"})
 _RUN = frozenset({"EXECUTE"})
 
+_READERS: Grants = {AUDITOR: _READ, PRIVACY: _READ}
+
 LOG: Mapping[str, Grants] = {
-    t.events.name: {RUNTIME: _APPEND, AUDITOR: _READ},
-    t.request_keys.name: {RUNTIME: _APPEND, AUDITOR: _READ},
-    t.batches.name: {RUNTIME: _APPEND, AUDITOR: _READ},
-    t.detached_partitions.name: {RUNTIME: _READ, AUDITOR: _READ},
+    t.events.name: {RUNTIME: _APPEND, **_READERS, PRIVACY: _APPEND},
+    t.request_keys.name: {RUNTIME: _APPEND, **_READERS, PRIVACY: _APPEND},
+    t.batches.name: {RUNTIME: _APPEND, **_READERS, PRIVACY: _APPEND},
+    t.detached_partitions.name: {RUNTIME: _READ, **_READERS},
     # Locking a row takes UPDATE on a column; a CHECK keeps its value.
-    t.head.name: {RUNTIME: _READ | {"UPDATE (id)"}, AUDITOR: _READ},
+    t.head.name: {RUNTIME: _READ | {"UPDATE (id)"}, **_READERS, PRIVACY: _READ | {"UPDATE (id)"}},
 }
 """The tables that nobody may change."""
 
 TABLES: Mapping[str, Grants] = {
     **LOG,
-    t.personal.name: {RUNTIME: _APPEND | {"DELETE"}},
-    t.personal_index.name: {RUNTIME: _APPEND | {"DELETE"}},
-    t.data_keys.name: {RUNTIME: _WRITE},
-    t.wrapping_keys.name: {RUNTIME: _WRITE},
-    t.destroyed_keys.name: {RUNTIME: _APPEND},
-    t.erasures.name: {RUNTIME: _APPEND | {"UPDATE (completed_at)", "UPDATE (key_ids)"}, AUDITOR: _READ},
-    t.legal_holds.name: {RUNTIME: _APPEND | {"DELETE"}},
-    t.due_steps.name: {RUNTIME: _WRITE},
-    t.limits.name: {RUNTIME: _WRITE, AUDITOR: _READ},
-    t.incarnations.name: {RUNTIME: _APPEND, AUDITOR: _READ},
-    t.consumers.name: {RUNTIME: _WRITE, AUDITOR: _READ},
-    t.checkpoints.name: {RUNTIME: _WRITE, AUDITOR: _READ},
-    **{table.name: {RUNTIME: _WRITE, AUDITOR: _READ} for table in registry.TABLES},
+    # An append is one statement, which needs each of these privileges, whatever it records.
+    t.personal.name: {RUNTIME: _APPEND | {"DELETE"}, PRIVACY: _APPEND | {"DELETE"}},
+    t.personal_index.name: {RUNTIME: _APPEND | {"DELETE"}, PRIVACY: _APPEND | {"DELETE"}},
+    t.due_steps.name: {RUNTIME: _WRITE, PRIVACY: _WRITE},
+    t.erasures.name: {
+        RUNTIME: _APPEND | _COMPLETE,
+        AUDITOR: _READ,
+        PRIVACY: _APPEND | _COMPLETE,
+    },
+    t.wrapping_keys.name: {RUNTIME: _WRITE, PRIVACY: _READ},
+    t.data_keys.name: {RUNTIME: _WRITE, PRIVACY: _APPEND | {"DELETE"}},
+    t.destroyed_keys.name: {RUNTIME: _APPEND, PRIVACY: _APPEND},
+    t.legal_holds.name: {RUNTIME: _APPEND | {"DELETE"}, PRIVACY: _APPEND | {"DELETE"}},
+    t.limits.name: {RUNTIME: _WRITE, **_READERS},
+    t.incarnations.name: {RUNTIME: _APPEND, **_READERS},
+    t.consumers.name: {RUNTIME: _WRITE, **_READERS},
+    t.checkpoints.name: {RUNTIME: _WRITE, **_READERS},
+    **{table.name: {RUNTIME: _WRITE, **_READERS} for table in registry.TABLES},
     **{table.name: {RUNTIME: _WRITE | {"TRUNCATE"}} for table in registry.SHADOWS},
-    "alembic_version": {RUNTIME: _READ, AUDITOR: _READ},
+    "alembic_version": {RUNTIME: _READ, **_READERS},
 }
 """Every table of a ledger."""
 
 FUNCTIONS: Mapping[str, Grants] = {
     "ensure_partitions": {RUNTIME: _RUN},
-    "first_id": {RUNTIME: _RUN, AUDITOR: _RUN},
-    "unpartitioned_events": {RUNTIME: _RUN, AUDITOR: _RUN},
+    "first_id": {RUNTIME: _RUN, AUDITOR: _RUN, PRIVACY: _RUN},
+    "unpartitioned_events": {RUNTIME: _RUN, AUDITOR: _RUN, PRIVACY: _RUN},
     "attach_partition": {},
     "check_batch": {},
     "check_end": {},
@@ -65,7 +74,8 @@ FUNCTIONS: Mapping[str, Grants] = {
 }
 """Every function of a ledger."""
 
-SCHEMA: Grants = {OWNER: frozenset({"CREATE", "USAGE"}), RUNTIME: frozenset({"USAGE"}), AUDITOR: frozenset({"USAGE"})}
+_USE = frozenset({"USAGE"})
+SCHEMA: Grants = {OWNER: frozenset({"CREATE", "USAGE"}), RUNTIME: _USE, AUDITOR: _USE, PRIVACY: _USE}
 
 
 def role_name(schema: str, role: str) -> str:

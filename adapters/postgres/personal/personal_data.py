@@ -1,7 +1,7 @@
 """Seals the personal fields of events on their way into the log, and opens them on their way out."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -10,7 +10,8 @@ from uuid import UUID
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.admin.grants import PRIVACY, role_name
+from guestledger.adapters.postgres.errors import Access, NotAllowed, reported
 from guestledger.adapters.postgres.personal.ledger_facts import LedgerFacts
 from guestledger.adapters.postgres.personal.recent import Recent
 from guestledger.adapters.postgres.personal.vault import KeyRow
@@ -18,6 +19,7 @@ from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import reading
 from guestledger.engine.domain.errors import SealedEventBroken, ServiceError, SubjectErased
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused, Event
+from guestledger.engine.domain.guest_filter import GuestFilter, GuestHashes
 from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.log.appends import Append, KeyTaken, is_remote_key
 from guestledger.engine.log.codec import wire_name
@@ -88,7 +90,13 @@ class PersonalData:
         self._read_subject = f"SELECT subject FROM {s}.personal_index WHERE stream_id = $1::uuid"
         self._read_streams = f"SELECT stream_id FROM {s}.personal_index WHERE subject = $1::bytea ORDER BY stream_id"
         self._read_rows = f"""
-            SELECT stream_id, version, purpose, key_id, sealed FROM {s}.personal WHERE stream_id = ANY($1::uuid[])"""
+            SELECT stream_id, version, purpose, key_id, sealed
+              FROM {s}.personal JOIN unnest($1::uuid[], $2::int[], $3::text[]) AS wanted(stream_id, version, purpose)
+                                USING (stream_id, version, purpose)"""
+        self._read_access = f"""
+            SELECT current_user, has_table_privilege('{s}.personal', 'SELECT')
+                                 AND has_table_privilege('{s}.personal_index', 'SELECT')"""
+        self._schema = schema
         self._subjects: Recent[UUID, bytes] = Recent()
         self._reading: asyncio.Future[tuple[bytes, Hashing]] | None = None
 
@@ -141,10 +149,21 @@ class PersonalData:
                 keys[purpose] = await self.vault.key_of(subject, purpose)
         return _Needed(ledger_id, hashed, subject, keys)
 
-    async def opened(self, recorded: Sequence[RecordedEvent]) -> list[RecordedEvent]:
-        """These events with their personal values. What was erased stays `Sealed`. Raises `ServiceError`, `SealedEventBroken`."""
-        streams = list({one.stream_id for one in recorded if one.event.purpose})
-        boxes = {tuple(row)[:3]: row for row in await self._fetch(self._read_rows, streams)} if streams else {}
+    async def check_access(self) -> None:
+        """See `PersonalData.check_access`."""
+        [(user, may)] = await self._fetch(self._read_access)
+        if not may:
+            role = role_name(self._schema, PRIVACY)
+            raise NotAllowed(Access.REVEAL, "it lacks SELECT on personal", schema=self._schema, role=role, user=user)
+        await self.vault.index_key()
+
+    async def opened(
+        self, recorded: Sequence[RecordedEvent], purposes: Collection[Purpose] = tuple(Purpose)
+    ) -> list[RecordedEvent]:
+        """See `PersonalData.opened`."""
+        places = [(one.stream_id, one.version, one.event.purpose) for one in recorded if one.event.purpose in purposes]
+        columns = [list(column) for column in zip(*places, strict=True)]
+        boxes = {tuple(row)[:3]: row for row in await self._fetch(self._read_rows, *columns)} if places else {}
         keys = await self.vault.keys({row["key_id"] for row in boxes.values()})
         ledger_id = await self._facts.id() if keys else b""
         return [_opened(one, boxes, keys, ledger_id) for one in recorded]
@@ -152,6 +171,15 @@ class PersonalData:
     async def ledger_id(self) -> bytes:
         """The identity of the ledger. Raises `ServiceError`."""
         return await self._facts.id()
+
+    async def hashes_of(self, guest: GuestFilter) -> GuestHashes:
+        """See `PersonalData.hashes_of`."""
+        await self.check_access()
+        return GuestHashes(
+            subject=None if guest.subject_id is None else await self.subject_of(guest.subject_id),
+            ip_address=None if guest.ip_address is None else await self.hashed_address(guest.ip_address),
+            fingerprint=None if guest.fingerprint is None else await self.hashed("fingerprint", guest.fingerprint),
+        )
 
     async def hashed(self, field: str, value: str) -> bytes:
         """The keyed hash of a value, for look-ups. Raises `ServiceError`."""

@@ -2,62 +2,59 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
-    LargeBinary,
+    Date,
     Select,
     Table,
     Uuid,
     and_,
     any_,
+    cast,
     false,
     func,
     literal,
     literal_column,
     or_,
     select,
+    tuple_,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.projections.projector import Projector
 from guestledger.adapters.postgres.projections.registry import AUDIT_LOG, SESSION_LATENCIES, SESSION_METRICS, SESSIONS
+from guestledger.adapters.postgres.tables import TIME, personal_index
 from guestledger.adapters.postgres.transactions import pooled_connection
+from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import COUNTS, Doubts, Metrics, MetricsFilter, summarise
+from guestledger.engine.projections.metrics import COUNTS, DailyMetrics, Doubts, Metrics, MetricsFilter, summarise
 from guestledger.engine.projections.retention import RetentionStatus
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 
 BATCH = 500
 # As the condition of the index.
 _IN_DOUBT = SESSIONS.c.in_doubt != literal_column("'{}'")
-_ID_BYTES = 16
 _Wanted = SessionFilter | AuditFilter
+_Where = list[ColumnElement[bool]]
 
 
 class PostgresReadModels(Projector):
     """The three projections. Each query shows the rows as of the last `catch_up`."""
 
-    async def sessions(self, wanted: SessionFilter) -> AsyncIterator[SessionRow]:
+    async def sessions(self, wanted: SessionFilter, guest: GuestHashes | None = None) -> AsyncIterator[SessionRow]:
         """See `ReadModels.sessions`."""
         c = SESSIONS.c
-        where: list[ColumnElement[bool]] = []
-        if wanted.channel_id is not None:
-            where.append(c.channel_id == wanted.channel_id)
+        where = _equal((c.channel_id, wanted.channel_id))
+        where += _between(c.opened_at, wanted.since, wanted.until)
         if wanted.statuses:
             where.append(c.status.in_(wanted.statuses))
         if wanted.ids is not None:
             where.append(c.id.in_(wanted.ids))
-        if wanted.since is not None:
-            where.append(c.opened_at >= wanted.since)
-        if wanted.until is not None:
-            where.append(c.opened_at < wanted.until)
         if wanted.expires_after is not None:
             where.append(c.expires_at > wanted.expires_after)
         if wanted.expires_until is not None:
@@ -68,7 +65,7 @@ class PostgresReadModels(Projector):
             where.append(c.held_since.is_not(None))
         if wanted.kept_since is not None:
             where += [c.ended_at <= wanted.kept_since, c.contact_erased_at.is_(None), c.held_since.is_(None)]
-        async for row in self._rows(SESSIONS, where, c.opened_at, wanted):
+        async for row in self._rows(SESSIONS, where + _of_guest(c.id, guest), wanted):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
     async def stream_of(self, wanted: str) -> UUID | None:
@@ -82,21 +79,28 @@ class PostgresReadModels(Projector):
                 found: UUID | None = (await connection.execute(select(c.id).where(or_(*either)))).scalar()
         return found
 
-    async def audit(self, wanted: AuditFilter) -> AsyncIterator[AuditEntry]:
+    async def audit(self, wanted: AuditFilter, guest: GuestHashes | None = None) -> AsyncIterator[AuditEntry]:
         """See `ReadModels.audit`."""
         c = AUDIT_LOG.c
-        where: list[ColumnElement[bool]] = []
-        if wanted.channel_id is not None:
-            where.append(c.channel_id == wanted.channel_id)
-        if wanted.since is not None:
-            where.append(c.timestamp >= wanted.since)
-        if wanted.until is not None:
-            where.append(c.timestamp < wanted.until)
-        if wanted.status is not None:
-            where.append(c.compliance_status == wanted.status)
-        if wanted.id is not None:
-            where.append(c.id == wanted.id)
-        async for row in self._rows(AUDIT_LOG, where, c.timestamp, wanted):
+        where = _equal(
+            (c.channel_id, wanted.channel_id),
+            (c.compliance_status, wanted.status),
+            (c.id, wanted.id),
+            (c.consent_recorded, wanted.consent_recorded),
+            (c.notice, wanted.notice),
+            (c.decided_by, wanted.decided_by),
+        )
+        where += _between(c.timestamp, wanted.since, wanted.until)
+        where += _between(c.opened_at, wanted.opened_since, wanted.opened_until)
+        if wanted.refused_flag is not None:
+            where.append(any_(c.refused_flags) == wanted.refused_flag)
+        if wanted.webhook:
+            where.append(c.webhook.in_(wanted.webhook))
+        if wanted.doubted:
+            where.append(c.doubted_at.is_not(None))
+        if wanted.parked:
+            where.append(c.parked_at.is_not(None))
+        async for row in self._rows(AUDIT_LOG, where + _of_guest(c.id, guest), wanted):
             yield msgspec.convert(row, AuditEntry, from_attributes=True)
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:
@@ -135,23 +139,54 @@ class PostgresReadModels(Projector):
         [row] = await self._fetch(select(*(column.label(name) for name, column in counts.items())))
         return RetentionStatus(retention_days=days, **row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
 
-    async def _rows(
-        self, table: Table, where: Sequence[ColumnElement[bool]], at: ColumnElement[Any], wanted: _Wanted
-    ) -> AsyncIterator[Any]:
-        """Yield the rows that match now, each once and in order, with what they hold when their batch is read."""
-        # The ids first, 16 bytes each: a row that changes meanwhile may move in the order, and would be missed or repeated.
-        matching = select(table.c.id, at.label("at")).where(*where).order_by(*_order(at, table.c.id, wanted))
-        c = matching.limit(wanted.limit).subquery().c
-        packed = aggregate_order_by(literal(b"", LargeBinary), *_order(c.at, c.id, wanted))
-        [(ids,)] = await self._fetch(select(func.string_agg(func.uuid_send(c.id), packed)))
-        for start in range(0, len(ids or b""), _ID_BYTES * BATCH):
-            batch = ids[start : start + _ID_BYTES * BATCH]
-            page = [UUID(bytes=batch[at : at + _ID_BYTES]) for at in range(0, len(batch), _ID_BYTES)]
-            rows = await self._fetch(select(table).where(*where, table.c.id == any_(literal(page, ARRAY(Uuid)))))
-            found = {row.id: row for row in rows}
-            for id_ in page:
-                if id_ in found:
-                    yield found[id_]
+    async def metrics_by_day(self, wanted: MetricsFilter) -> list[DailyMetrics]:
+        """See `ReadModels.metrics_by_day`."""
+        m, c = SESSION_METRICS.c, SESSION_LATENCIES.c
+        sums = [func.sum(m[name]).label(name) for name in COUNTS]
+        counts = select(_day(m.minute), m.channel_id, *sums).group_by("day", m.channel_id).order_by("day", m.channel_id)
+        latencies = (
+            select(_day(c.minute), c.channel_id, c.latency_ms, func.sum(c.sessions))
+            .group_by("day", c.channel_id, c.latency_ms)
+            .order_by("day", c.channel_id, c.latency_ms)
+        )
+        with reported():
+            async with pooled_connection(self._engine) as connection:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+                counted = (await connection.execute(_within(counts, m, wanted))).all()
+                ranked: dict[tuple[date, str], list[tuple[int, int]]] = {}
+                async for day, channel_id, ms, number in await connection.stream(_within(latencies, c, wanted)):
+                    ranked.setdefault((day, channel_id), []).append((int(ms), int(number)))
+        return [
+            DailyMetrics(
+                day=day,
+                channel_id=channel_id,
+                metrics=summarise(
+                    {name: int(value) for name, value in zip(COUNTS, values, strict=True)},
+                    ranked.get((day, channel_id), []),
+                    None,
+                ),
+            )
+            for day, channel_id, *values in counted
+        ]
+
+    async def _rows(self, table: Table, where: _Where, wanted: _Wanted) -> AsyncIterator[Any]:
+        """Yield the rows that match, page by page. Their place in the order never changes: each comes once."""
+        place = tuple_(table.c.opened_at, table.c.id)
+        order = [column.desc() if wanted.newest_first else column for column in (table.c.opened_at, table.c.id)]
+        left = wanted.limit
+        last: Any = None
+        if wanted.after is not None:
+            last = select(table.c.opened_at, table.c.id).where(table.c.id == wanted.after).scalar_subquery()
+        while left is None or left > 0:
+            size = BATCH if left is None else min(BATCH, left)
+            beyond = [] if last is None else [place < last if wanted.newest_first else place > last]
+            page = await self._fetch(select(table).where(*where, *beyond).order_by(*order).limit(size))
+            for row in page:
+                yield row
+            if len(page) < size:
+                return
+            left = None if left is None else left - size
+            last = tuple_(literal(page[-1].opened_at, TIME), literal(page[-1].id, Uuid))
 
     async def _fetch(self, statement: Select[Any]) -> Sequence[Any]:
         with reported():
@@ -160,8 +195,23 @@ class PostgresReadModels(Projector):
                 return rows
 
 
-def _order(at: ColumnElement[Any], id_: ColumnElement[Any], wanted: _Wanted) -> list[ColumnElement[Any]]:
-    return [column.desc() if wanted.newest_first else column for column in (at, id_)]
+def _day(minute: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(func.timezone("UTC", minute), Date).label("day")
+
+
+def _equal(*pairs: tuple[ColumnElement[Any], object]) -> _Where:
+    return [column == value for column, value in pairs if value is not None]
+
+
+def _between(at: ColumnElement[Any], since: datetime | None, until: datetime | None) -> _Where:
+    return [*([] if since is None else [at >= since]), *([] if until is None else [at < until])]
+
+
+def _of_guest(id_: ColumnElement[UUID], guest: GuestHashes | None) -> _Where:
+    if guest is None:
+        return []
+    found = [personal_index.c[name] == value for name, value in guest._asdict().items() if value is not None]
+    return [id_.in_(select(personal_index.c.stream_id).where(*found))]
 
 
 def _doubts(wanted: MetricsFilter) -> Select[Any]:

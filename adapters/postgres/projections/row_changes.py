@@ -39,9 +39,10 @@ class RowChanges:
     def replace(self, table: Table, rows: Sequence[msgspec.Struct]) -> None:
         """Insert these rows, or replace those with the same key."""
         if rows:
-            columns = rows[0].__struct_fields__
             values = zip(*map(msgspec.structs.astuple, rows), strict=True)
-            self._upsert(table, dict(zip(columns, values, strict=True)), "{column} = excluded.{column}")
+            columns = dict(zip(rows[0].__struct_fields__, values, strict=True))
+            kept = {name: column for name, column in columns.items() if name in table.c}
+            self._upsert(table, kept, "{column} = excluded.{column}")
 
     def add(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert these rows, or add their numbers to those with the same key."""
@@ -80,8 +81,13 @@ class RowChanges:
         return f"{self._schema}.{shadow_name(table) if self._shadow else table.name}"
 
 
-def _literals(arrays: Sequence[Sequence[int]]) -> list[str]:
-    return ["{" + ",".join(map(str, numbers)) + "}" for numbers in arrays]
+def _literals(arrays: Sequence[Sequence[object]]) -> list[str]:
+    return ["{" + ",".join(map(_element, array)) + "}" for array in arrays]
+
+
+def _element(value: object) -> str:
+    text = str(value).replace("\\", r"\\").replace('"', r"\"")
+    return f'"{text}"'
 
 
 def _type(column: Column[Any]) -> str:

@@ -232,11 +232,11 @@ class Life:
 
     def _erasure_is_ahead(self) -> bool:
         status, owed = self.state.status, _owes_webhook(self.history)
-        over = status in {Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED}
+        over = status in {Status.EXPIRED, Status.REFUSED, Status.REJECTED, Status.ABANDONED, Status.WITHDRAWN}
         endless = status is Status.ACTIVE and self.state.expires_at is None
         holds = [type(event) for event in self.history if isinstance(event, e.LegalHoldPlaced | e.LegalHoldReleased)]
         held = bool(holds) and holds[-1] is e.LegalHoldPlaced
-        erased = any(isinstance(event, e.ContactErased) for event in self.history)
+        erased = any(isinstance(event, e.ContactErased | e.GuestErased) for event in self.history)
         return self.policy.retention_days is not None and (over or endless) and not (owed or held or erased)
 
 

@@ -85,6 +85,7 @@ def test_a_batch_merges_step_changes_as_if_applied_one_by_one(
         keys={},
         destroyed=frozenset(),
         fenced=frozenset(),
+        kek=None,
         known={},
         limiters=frozenset(),
     )

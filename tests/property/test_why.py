@@ -39,7 +39,7 @@ def limiters(draw: st.DrawFn) -> LimiterState:
     if draw(st.booleans()):
         opens = draw(moments)
         first = draw(st.sampled_from([None, opens]))
-        pace = Pace(rate=draw(rates), floor=0.01, learned_at=opens)
+        pace = Pace(rate=draw(rates), floor=0.01, learned_at=at(0))
         state = replace(state, closed_until=opens, pace=pace, next_reservation=first)
     if draw(st.booleans()):
         state = replace(state, broken_at=at(0), broken_until=draw(moments), probe_until=draw(maybe))

@@ -223,12 +223,12 @@ async def test_a_read_only_database_makes_health_red(ledger_url: str, new_login_
 async def test_an_append_that_failed_makes_health_red_until_one_succeeds(
     store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def disk_full(_batch: object) -> list[Any]:
+    async def disk_full(*_: object) -> list[Any]:
         raise DatabaseUnusable(DatabaseProblem.DISK_FULL, sqlstate="53100")
 
     await store.check()
     with monkeypatch.context() as failing:
-        failing.setattr(store, "_write_until_answered", disk_full)
+        failing.setattr(store, "_until_answered", disk_full)
         async with refused(DatabaseProblem.DISK_FULL):
             await store.append(an_append())
     async with refused(DatabaseProblem.DISK_FULL):

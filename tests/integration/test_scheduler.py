@@ -27,6 +27,7 @@ from guestledger.engine.ports.due_steps import Claimed
 from guestledger.engine.worker.session_work import SessionWork
 from guestledger.engine.worker.step import Lane, StepResult
 from tests.integration.conftest import AT_ONCE, webhook_of
+from tests.keys import revealed
 from tests.unit.samples import delivered, request
 
 PATIENT = replace(AT_ONCE, creation=RetryPolicy(base_ms=600_000, cap_ms=600_000))
@@ -226,7 +227,7 @@ async def test_a_released_session_is_not_continued_even_if_it_falls_due(
 
     assert (session.status, session.attempts) == (Status.THROTTLED, 1)
     assert (simulator.counts["session 429"], simulator.counts["session 201"]) == (1, 0)
-    assert session == await ledger.session(session.id)
+    assert session == await revealed(ledger, session.id)
 
 
 # Crashes and zombies
@@ -269,7 +270,7 @@ async def test_a_late_answer_with_the_known_session_records_nothing(
 
     assert await ledger.history(stream_id) == before
     assert (session.id, session.status, session.attempts) == (stream_id, Status.ACTIVE, 2)
-    assert session == await ledger.session(stream_id)
+    assert session == await revealed(ledger, stream_id)
     assert (await event(ledger, stream_id, e.SessionCreated)).attempt == 2
     assert len(simulator.sessions_by_key[str(stream_id)]) == 1
 
@@ -287,7 +288,7 @@ async def test_a_late_answer_with_another_session_is_recorded_as_a_duplicate(
 
     first, second = simulator.sessions_by_key[str(session.id)]
     assert (session.session_id, session.duplicates) == (second.session_id, (first.session_id,))
-    assert session == await ledger.session(session.id)
+    assert session == await revealed(ledger, session.id)
     duplicate = await event(ledger, session.id, e.DuplicateCreated)
     assert (duplicate.attempt, duplicate.session_id) == (1, first.session_id)
     assert (await kinds(ledger, session.id))[-3:] == ["CreationAttempted", "SessionCreated", "DuplicateCreated"]
@@ -502,7 +503,7 @@ async def test_a_late_answer_ends_the_lease_on_a_later_attempt(
     assert tuple(after) == ("expire_token", None, None)
     assert (session.status, session.attempts) == (Status.ACTIVE, 2)
     assert (await event(ledger, session.id, e.SessionCreated)).attempt == 1
-    assert session == await ledger.session(session.id), "the second answer was no news"
+    assert session == await revealed(ledger, session.id), "the second answer was no news"
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
 
 

@@ -13,6 +13,7 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from tests.integration.conftest import AT_ONCE
+from tests.keys import revealed
 from tests.scripted import CUT, created, reply, scripted_peer
 from tests.unit.samples import request
 
@@ -51,7 +52,7 @@ async def test_a_bad_expiry_is_unknown_and_the_policys_lifetime_counts(new_ledge
         assert list(made.unread) == ["expires_at"]
         explanation = await ledger.why(session.id)
         assert [step.moves_at for step in explanation.steps] == [made.expires_at]
-        assert await ledger.session("sess_1") == session
+        assert await revealed(ledger, session) == session
 
 
 @pytest.mark.parametrize(

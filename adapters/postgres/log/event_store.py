@@ -170,8 +170,13 @@ class PostgresEventStore(LogReader):
             elif (error := sealing.exception()) is None:
                 batch.append((caller, sealing.result()))
             else:
+                self._note_failure(error)
                 caller.set_exception(error)
         return batch
+
+    def _note_failure(self, error: BaseException) -> None:
+        if isinstance(error, ServiceUnreachable):
+            self._failed = (asyncio.get_running_loop().time(), error)
 
     def _sealed_now(self, append: Append) -> Proposal | None:
         """The sealed append; `None`: something has to be fetched for it."""
@@ -188,7 +193,7 @@ class PostgresEventStore(LogReader):
             outcomes = await self._until_answered(self._write_once, [proposal for _caller, proposal in batch])
             self._failed = None
         except ServiceUnreachable as error:
-            self._failed = (asyncio.get_running_loop().time(), error)
+            self._note_failure(error)
             # Those that wait by now would wait as long for the same answer.
             for caller in self._waiting:
                 if not caller.done():

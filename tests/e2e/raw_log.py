@@ -1,4 +1,4 @@
-"""The log as PostgreSQL has it, read by SQL and nothing of the engine's; and what must hold between it and the simulator."""
+"""The log as PostgreSQL has it, read by SQL (what is sealed: by the engine); and what must hold between it and the simulator."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,8 +8,11 @@ from uuid import UUID
 
 import asyncpg
 
+from guestledger.adapters.postgres.pool import close_engine, open_engine
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.simulator.server import SentRequest
+from guestledger.engine.domain.events import CreationAttempted
+from tests.event_stores import open_store
 from tests.postgres import as_administrator
 
 SESSIONS_PATH = "/api/v1/chat/sessions"
@@ -92,9 +95,24 @@ SILENT = """
 
 async def sent_unrecorded(database_url: str, simulator: Simulator) -> Counter[tuple[str | None, str]]:
     """The creation requests that came in at the simulator though no attempt with that key and digest was recorded."""
-    recorded = "SELECT stream_id, data->>'request_sha256' FROM events WHERE event_type = 'CreationAttempted'"
-    attempts = Counter((str(stream_id), digest) for stream_id, digest in await query(database_url, recorded))
-    return sent_creations(simulator) - attempts
+    return sent_creations(simulator) - Counter((await attempts(database_url)).values())
+
+
+async def attempts(database_url: str) -> dict[tuple[UUID, int], tuple[str, str]]:
+    """The recorded attempts, by stream and number: each with its key and the digest of its request, which is sealed."""
+    statement = "SELECT DISTINCT stream_id FROM events WHERE event_type = 'CreationAttempted'"
+    streams = [stream_id for (stream_id,) in await query(database_url, statement)]
+    engine = open_engine(as_administrator(database_url), "guestledger", pool_size=2)
+    try:
+        histories = await open_store(engine).read_streams(streams, reveal=True)
+    finally:
+        await close_engine(engine)
+    return {
+        (stream_id, recorded.event.attempt): (str(stream_id), recorded.event.request_sha256)
+        for stream_id, history in histories.items()
+        for recorded in history
+        if isinstance(recorded.event, CreationAttempted)
+    }
 
 
 def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:
@@ -120,14 +138,15 @@ async def sent_too_early(database_url: str, simulator: Simulator, retry_after_s:
     rows = await query(
         database_url,
         """
-        SELECT attempt.stream_id, attempt.data->>'request_sha256', attempt.recorded_at, throttle.recorded_at
+        SELECT attempt.stream_id, (attempt.data->>'attempt')::int, attempt.recorded_at, throttle.recorded_at
           FROM events AS attempt
           LEFT JOIN events AS throttle ON throttle.stream_id = attempt.stream_id
                 AND throttle.event_type = 'CreationThrottled' AND throttle.data->>'attempt' = attempt.data->>'attempt'
          WHERE attempt.event_type = 'CreationAttempted'""",
     )
-    announced = {(str(key), digest): at.timestamp() for key, digest, at, _ in rows}
-    learned = {(str(key), digest): at.timestamp() for key, digest, _, at in rows if at is not None}
+    known = await attempts(database_url)
+    announced = {known[stream_id, number]: at.timestamp() for stream_id, number, at, _ in rows}
+    learned = {known[stream_id, number]: at.timestamp() for stream_id, number, _, at in rows if at is not None}
     sent = sorted((r for r in simulator.requests if r.path == SESSIONS_PATH), key=lambda request: request.time)
     early: list[SentRequest] = []
     until = since = 0.0

@@ -25,8 +25,8 @@ AUDIT_ROWS = (
     f"true, true, 'pending', '{{}}', 'not_owed' FROM generate_series(1, {ROWS}) AS n"
 )
 SESSION_ROWS = (
-    "INSERT INTO sessions (id, channel_id, status, version, opened_at, updated_at, attempts, in_doubt) "
-    "SELECT id, channel_id, 'pending', 1, opened_at, opened_at, 0, '{}' FROM audit_log"
+    "INSERT INTO sessions (id, channel_id, status, version, opened_at, updated_at, attempts, in_doubt, webhook_owed) "
+    "SELECT id, channel_id, 'pending', 1, opened_at, opened_at, 0, '{}', false FROM audit_log"
 )
 
 BREAKS_OFF = """

@@ -192,9 +192,9 @@ async def test_a_worker_stalled_after_claiming_a_webhook_does_not_send_it(
         session = await ledger.open_session(request())
         whole = ledger._store.read_streams
 
-        async def read_streams(stream_ids: Any) -> Any:
+        async def read_streams(stream_ids: Any, **given: Any) -> Any:
             clock.ahead += SPAN
-            return await whole(stream_ids)
+            return await whole(stream_ids, **given)
 
         monkeypatch.setattr(ledger._store, "read_streams", read_streams)
         assert await ledger.scheduler.run_once() == {}

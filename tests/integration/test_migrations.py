@@ -116,7 +116,7 @@ async def test_an_empty_database_becomes_a_ledger(empty_database_url: str, empty
 
     assert await names(empty, "guestledger") == TABLES
     assert await names(empty, "public") == []
-    assert [tuple(row) for row in await empty.fetch("SELECT * FROM head")] == [(1,)]
+    assert [tuple(row) for row in await empty.fetch("SELECT id, ledger_id IS NULL FROM head")] == [(1, False)]
     assert {tuple(row) for row in await empty.fetch("SELECT projection, position FROM checkpoints")} == {
         ("sessions", -1),
         ("session_metrics", -1),

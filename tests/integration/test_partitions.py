@@ -237,7 +237,7 @@ async def test_with_a_partition_detached_verify_and_rebuild_still_work(
     before = await derived(sql)
     await archive.detach(MARCH)
     damage = "{} WHERE id IN (SELECT stream_id FROM events WHERE position BETWEEN 200 AND 220)"
-    await sql(damage.format("UPDATE sessions SET subject_id = 'damaged'"))
+    await sql(damage.format("UPDATE sessions SET channel_id = 'damaged'"))
     await sql("UPDATE session_metrics SET accepted = accepted + 1 WHERE month = '2024-04-01'")
     await sql("DELETE FROM session_latencies WHERE month > '2024-04-01'")
     await sql(damage.format("DELETE FROM audit_log"))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("projected_log")
 SESSIONS = """
     SELECT (SELECT count(*) FROM guestledger.sessions),
            (SELECT count(*) FROM guestledger.sessions WHERE status = 'active'),
-           (SELECT count(*) FROM guestledger.sessions WHERE subject_id = 'damaged'),
+           (SELECT count(*) FROM guestledger.sessions WHERE channel_id = 'damaged'),
            count(*) FILTER (WHERE e.version = 1), count(*) FILTER (WHERE e.event_type = 'SessionCreated')
       FROM guestledger.checkpoints AS c JOIN guestledger.events AS e ON e.position <= c.position
      WHERE c.projection = 'sessions'"""
@@ -35,7 +35,7 @@ METRICS = """
       FROM guestledger.checkpoints AS c JOIN guestledger.events AS e ON e.position <= c.position
      WHERE c.projection = 'session_metrics'"""
 DAMAGE = {
-    "sessions": "UPDATE guestledger.sessions SET subject_id = 'damaged'",
+    "sessions": "UPDATE guestledger.sessions SET channel_id = 'damaged'",
     "session_metrics": "UPDATE guestledger.session_metrics SET refused = 1",
 }
 

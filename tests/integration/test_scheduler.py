@@ -447,8 +447,8 @@ async def test_a_worker_with_a_stale_version_releases_its_claim_at_once(
     await sql("DELETE FROM limits")
     whole = ledger._store.read_streams
 
-    async def overtaken(stream_ids: Any) -> Any:
-        found = await whole(stream_ids)
+    async def overtaken(stream_ids: Any, **given: Any) -> Any:
+        found = await whole(stream_ids, **given)
         await sql("UPDATE due_steps SET due_at = now()")
         return {stream_id: history[:-1] for stream_id, history in found.items()}
 

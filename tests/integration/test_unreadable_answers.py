@@ -52,7 +52,7 @@ async def test_a_bad_expiry_is_unknown_and_the_policys_lifetime_counts(new_ledge
         assert list(made.unread) == ["expires_at"]
         explanation = await ledger.why(session.id)
         assert [step.moves_at for step in explanation.steps] == [made.expires_at]
-        assert await revealed(ledger, session) == session
+        assert await revealed(ledger, session.id) == session
 
 
 @pytest.mark.parametrize(

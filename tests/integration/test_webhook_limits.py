@@ -283,10 +283,10 @@ async def closes_once_claimed(ledger: Ledger, other: Ledger, monkeypatch: pytest
     until: list[Any] = []
     whole = ledger._store.read_streams
 
-    async def read_streams(stream_ids: Any) -> Any:
+    async def read_streams(stream_ids: Any, **given: Any) -> Any:
         if not until:
             until.append(await throttled(other, 1_500))
-        return await whole(stream_ids)
+        return await whole(stream_ids, **given)
 
     monkeypatch.setattr(ledger._store, "read_streams", read_streams)
     return until

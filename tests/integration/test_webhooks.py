@@ -285,7 +285,8 @@ async def test_the_start_of_a_webhook_call_is_dated_by_the_database_clock(
         [(now,)] = await sql("SELECT clock_timestamp()")
         claim = Claim(stream_id=session.id, step=StepName.DELIVER_WEBHOOK, due_at=now, claimed_at=now)
         lease = Lease(owner=session.id, ms=60_000)
-        work = SessionWork.of(await ledger.history(session.id), actor="worker", lease=lease, claim=claim)
+        history = await ledger._store.read_stream(session.id, reveal=True)
+        work = SessionWork.of(history, actor="worker", lease=lease, claim=claim)
         with ledger._leases.hold(lease, session.id, Leases.now()) as work.held:
             await ledger._executor.run(work, Lane.WEBHOOK, StepName.DELIVER_WEBHOOK)
 

@@ -108,7 +108,7 @@ async def test_metrics_count_only_created_sessions_as_success(shown: Shown):
     )
 
     [metrics] = everything.out
-    assert metrics["outcomes"] == {"created": 2, "refused": 1, "rejected": 1, "abandoned": 1}
+    assert metrics["outcomes"] == {"created": 2, "refused": 1, "rejected": 1, "abandoned": 1, "withdrawn": 0}
     assert (metrics["totalTracked"], metrics["successRate"], metrics["pending"]) == (5, 0.4, 1)
     [of_active] = one_channel.out
     latency = shown.sessions["active"].latency_ms

@@ -70,8 +70,8 @@ async def awkward(runtime_server: str, migrated_template: str) -> AsyncIterator[
     async with postgres.new_database(runtime_server, migrated_template) as url:
         failing = await logs.write_events(url, (consented, validated, attempted, failed), after=-1)
         active = await logs.write_events(url, (consented, validated, attempted, created, given_up), after=3)
-        limiter = "INSERT INTO limits (name, closed_at, closed_until, closed_by, failures, breaks) VALUES ($1, $2, $2, 'quota', 3, 0)"
-        await raw_log.query(url, limiter, LIMITER, AT)
+        limiter = "INSERT INTO limits (name, closed_at, closed_until, closed_by, failures, breaks) VALUES ($1, now(), now() + interval '1 day', 'quota', 3, 0)"
+        await raw_log.query(url, limiter, LIMITER)
         await raw_log.query(url, "INSERT INTO consumers (name, position) VALUES ($1, 1)", CONSUMER)
         yield Awkward(environment(url), failing, active)
 

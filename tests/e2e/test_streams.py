@@ -209,19 +209,20 @@ async def test_a_slow_reader_of_open_costs_no_session(database_url: str, tmp_pat
 async def test_an_ascii_terminal_gets_escapes_and_valid_json(simulator: Simulator, env: dict[str, str]):
     request = guests.guest(1, channelId="ch_é😀", subjectId="Ångström")
     opened = await run("open", "-", env=env | NOT_UTF_8, stdin=guests.as_lines([request]))
-    json, table, audit, unknown = await asyncio.gather(
+    json, clear, table, audit, unknown = await asyncio.gather(
         run("sessions", "--json", env=env | NOT_UTF_8),
+        run("events", "--json", "--reveal", "--reason", "test", "--by", "tests", env=env | NOT_UTF_8),
         run("sessions", env=env | NOT_UTF_8),
         run("audit", env=env | NOT_UTF_8 | {"COLUMNS": "80", "TTY_COMPATIBLE": "1"}),
         run("replay", "sess_é", env=env | NOT_UTF_8),
     )
 
     assert [answer["channelId"] for answer in (*opened.out, *json.out)] == ["ch_é😀"] * 2
-    assert json.out[0]["subjectId"] == "Ångström"
+    assert clear.out[0]["data"]["guest"]["subject_id"] == "Ångström"
     assert "ch_\\xe9\\U0001f600" in table.text
-    assert (opened.code, json.code, table.code, audit.code) == (0, 0, 0, 0)
+    assert (opened.code, json.code, clear.code, table.code, audit.code) == (0, 0, 0, 0, 0)
     assert_one_line(unknown, "sess_\\xe9")
-    assert (opened.text + json.text + table.text + audit.text).isascii()
+    assert (opened.text + json.text + clear.text + table.text + audit.text).isascii()
 
 
 async def test_open_is_stopped_while_a_pipe_has_no_writer(env: dict[str, str], tmp_path: Path):

@@ -20,8 +20,8 @@ from tests.e2e.command import Result, environment, run
 from tests.e2e.test_shown_as_it_stands import AT
 
 # Colours and clears the screen in 7 and 8 bits, rings, and turns the writing direction. Older ledgers and servers may have it.
-HOSTILE = "x\x1b[31m\x9b2J\x07\x85\u202egnp.exe\u2066\u2028y"
-ESCAPED = "x\\u001b[31m\\u009b2J\\u0007\\u0085\\u202egnp.exe\\u2066\\u2028y"
+HOSTILE = "x\x1b[31m\x9b2J\x07\x85\u202egnp\u2066\u2028y"
+ESCAPED = "x\\u001b[31m\\u009b2J\\u0007\\u0085\\u202egnp\\u2066\\u2028y"
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 TERMINAL = {"COLUMNS": "400", "NO_COLOR": "1"}
 

@@ -254,8 +254,9 @@ class Ledger:
     ) -> PersonExport:
         """Return everything held on a person, or in one session, in clear: for the person, on request.
 
-        `msgspec.json.encode` makes JSON of it. Neither text may contain a secret or personal data. Raises `NothingHeld` for an
-        unknown subject, `SessionNotFound`, `InvalidRequest`, and `ValueError` unless exactly one of the two is given.
+        The look is recorded (`PersonalDataRevealed`) before anything is shown. `msgspec.json.encode` makes JSON of the export.
+        Neither text may contain a secret or personal data. Raises `NothingHeld` for an unknown subject, `SessionNotFound`,
+        `InvalidRequest`, and `ValueError` unless exactly one of the two is given.
         """
         look = self.look(Reveal(reason=reason, by=by, purposes=tuple(Purpose)))
         return await self._exporter.export(

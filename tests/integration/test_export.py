@@ -12,7 +12,10 @@ from msgspec.structs import replace
 from guestledger.adapters.cli.pages import export_page
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.errors import InvalidRequest, NothingHeld, ServiceUnreachable, SessionNotFound
+from guestledger.engine.domain.events import PersonalDataRevealed
+from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.log.recorded import EventFilter
 from guestledger.engine.operations.export import SENT_TO_PROVIDER, SENT_TO_WEBHOOK, PersonExport
 from tests.integration.conftest import AT_ONCE
 from tests.unit.samples import consent, request
@@ -103,17 +106,36 @@ async def test_an_export_takes_a_reason_and_one_person(ledger: Ledger) -> None:
         await ledger.export(subject_id="person-99", **ASKED)
 
 
+async def test_an_export_is_recorded_as_a_look(ledger: Ledger) -> None:
+    own = [await ledger.open_session(request(subject_id="person-17")) for _ in range(2)]
+    await ledger.open_session(request(subject_id="person-18"))
+    await exported(ledger)
+
+    looks = EventFilter(types=("PersonalDataRevealed",))
+    [look] = [recorded async for batch in ledger.events.read(wanted=looks) for recorded in batch]
+    assert isinstance(look.event, PersonalDataRevealed)
+    assert (look.event.revealed_by, look.event.reason) == (ASKED["by"], ASKED["reason"])
+    assert look.event.purposes == tuple(sorted(Purpose))
+    assert set(look.event.sessions) == {session.id for session in own}
+
+
 async def test_an_export_shows_nothing_unless_the_look_is_recorded(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ledger.open_session(request(subject_id="person-17"))
+    opened = []
 
-    async def unrecorded(_sealed: Any) -> Any:
+    async def fails(_append: object) -> None:
         raise ServiceUnreachable("database", "connection_refused")  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ledger, "_revealed", unrecorded)
+    async def opens(*_: object) -> None:
+        opened.append(1)
+
+    monkeypatch.setattr(ledger._store, "append", fails)
+    monkeypatch.setattr(ledger._personal, "opened", opens)
     with pytest.raises(ServiceUnreachable):
         await exported(ledger)
+    assert opened == []
 
 
 # The page

@@ -41,8 +41,8 @@ async def test_a_subject_and_a_session_are_erased_and_their_certificates_printed
     assert (unfinished.out, unfinished.err) == ([], "guestledger: nothing was left to erase\n")
     assert "GuestErased" in replayed.text
     assert "the guest's personal data was erased at" in why.text
-    assert audited.out[0]["erasedAt"]
-    assert all(row["erasedAt"] for row in listed.out)
+    assert audited.out[0]["contactErasedAt"]
+    assert all(row["contactErasedAt"] for row in listed.out)
     assert "anna" not in of_subject.text + of_subject.err
 
 
@@ -64,7 +64,7 @@ async def test_a_restored_backup_is_refused_in_one_line_until_it_is_replayed(dat
             served = await run("sessions", "--json", env=env)
 
     assert (replayed.code, replayed.out[0]["id"]) == (0, erased.out[0]["id"])
-    assert [bool(row["erasedAt"]) for row in served.out] == [True]
+    assert [bool(row["contactErasedAt"]) for row in served.out] == [True]
 
 
 async def test_the_journal_can_be_named_on_the_command_line(database_url: str, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ AUDIT_ROWS = (
     f"FROM generate_series(1, {ROWS}) AS n, LATERAL (SELECT now() - n * interval '1 hour' AS at) AS made"
 )
 SESSION_ROWS = (
-    "INSERT INTO sessions (id, channel_id, status, version, opened_at, updated_at, attempts, in_doubt) "
-    "SELECT id, channel_id, 'pending', 1, opened_at, opened_at, 0, '{}' FROM audit_log"
+    "INSERT INTO sessions (id, channel_id, status, version, opened_at, updated_at, attempts, in_doubt, webhook_owed) "
+    "SELECT id, channel_id, 'pending', 1, opened_at, opened_at, 0, '{}', false FROM audit_log"
 )
 
 

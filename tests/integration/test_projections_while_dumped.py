@@ -36,7 +36,7 @@ async def test_a_rebuild_finishes_while_the_database_is_dumped(
     read_models: PostgresReadModels, dump: Any, database_url: str
 ) -> None:
     damaging = await logs.connect(database_url)
-    await damaging.execute("UPDATE guestledger.sessions SET subject_id = 'damaged'")
+    await damaging.execute("UPDATE guestledger.sessions SET channel_id = 'damaged'")
     await damaging.execute("INSERT INTO guestledger.sessions_shadow SELECT * FROM guestledger.sessions LIMIT 5")
     await damaging.close()
     sessions = await dump.fetchval("SELECT count(*) FROM guestledger.sessions")

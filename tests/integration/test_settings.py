@@ -12,6 +12,7 @@ from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
 from tests.integration.plain_sql import SCHEMA
+from tests.keys import KEY
 from tests.unit.samples import request
 
 
@@ -19,6 +20,7 @@ async def test_a_url_scheme_in_capitals_is_accepted(ledger_url: str, simulator: 
     settings = Settings.from_env(
         {
             "GUESTLEDGER_DATABASE_URL": ledger_url,
+            "GUESTLEDGER_ENCRYPTION_KEY": KEY,
             "GUESTLEDGER_CXONE_URL": simulator.url.replace("http", "HTTP"),
             "GUESTLEDGER_CXONE_CLIENT_ID": simulator.client_id,
             "GUESTLEDGER_CXONE_CLIENT_SECRET": simulator.client_secret,
@@ -41,6 +43,7 @@ async def test_a_line_break_at_the_end_of_a_setting_is_dropped(ledger_url: str, 
         settings = Settings.from_env(
             {
                 "GUESTLEDGER_DATABASE_URL": ledger_url + end,
+                "GUESTLEDGER_ENCRYPTION_KEY": KEY + end,
                 "GUESTLEDGER_SCHEMA": SCHEMA + end,
                 "GUESTLEDGER_CXONE_URL": simulator.url + end,
                 "GUESTLEDGER_CXONE_CLIENT_ID": simulator.client_id + end,

@@ -14,6 +14,7 @@ from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.log.appends import Append, Appended
+from tests.keys import revealed
 from tests.scripted import created, reply, scripted_peer
 from tests.unit.samples import request
 
@@ -37,7 +38,7 @@ async def test_a_second_guest_with_a_session_id_is_recorded_and_logged(
         assert (second.status, second.shared_with) == (Status.ACTIVE, first.id)
         assert (await creation_of(ledger, first)).shared_with is None
         assert (await creation_of(ledger, second)).shared_with == first.id
-        assert await ledger.session(second.id) == second
+        assert await revealed(ledger, second.id) == second
     [logged] = [record for record in caplog.records if "'sess_1'" in record.getMessage()]
     assert logged.levelno == logging.WARNING
     assert str(first.id) in logged.getMessage()

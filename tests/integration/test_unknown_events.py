@@ -15,7 +15,7 @@ from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
 from guestledger.adapters.wiring import connect, simulated
 from guestledger.engine.domain.errors import UnknownEvent
-from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.domain.events import ChannelValidated
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log import upcasting as upcast
@@ -122,7 +122,7 @@ async def test_a_consumer_stops_before_an_unknown_event_and_others_continue(
     await store.append(proposed(events=5))
     engine = open_engine(ledger_url, "guestledger")
     checkpoints = PostgresConsumers(engine, "guestledger")
-    seen: dict[str, list[int]] = {"all": [], "attempts": []}
+    seen: dict[str, list[int]] = {"all": [], "validated": []}
     options = ConsumerOptions(poll_ms=20, backoff=RetryPolicy(base_ms=1, cap_ms=20))
 
     def consumer(name: str, wanted: EventFilter) -> Consumer:
@@ -132,7 +132,7 @@ async def test_a_consumer_stops_before_an_unknown_event_and_others_continue(
         clock = SystemClock()
         return Consumer(name, handle, store=store, checkpoints=checkpoints, clock=clock, wanted=wanted, options=options)
 
-    wanted = {"all": EventFilter(), "attempts": EventFilter(types=("CreationAttempted",))}
+    wanted = {"all": EventFilter(), "validated": EventFilter(types=("ChannelValidated",))}
     tasks = [asyncio.create_task(consumer(*given).run()) for given in wanted.items()]
     async with asyncio.timeout(PATIENCE):
         while [row.position for row in await checkpoints.all()] != [4, 10]:
@@ -143,7 +143,7 @@ async def test_a_consumer_stops_before_an_unknown_event_and_others_continue(
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await engine.dispose()
-    assert seen == {"all": list(range(5)), "attempts": [*range(5), *range(6, 11)]}
+    assert seen == {"all": list(range(5)), "validated": [*range(5), *range(6, 11)]}
     assert "position 5, " in caplog.text
 
 
@@ -180,16 +180,16 @@ async def test_an_upcast_event_keeps_its_stored_text_and_hash(
     append = proposed()
     await store.append(append)
     (before,) = await store.read_stream(append.stream_id)
-    monkeypatch.setattr(CreationAttempted, "schema_version", 2)
-    monkeypatch.setattr(upcast, "UPCASTERS", {("CreationAttempted", 1): lambda data: {**data, "attempt": 42}})
+    monkeypatch.setattr(ChannelValidated, "schema_version", 2)
+    monkeypatch.setattr(upcast, "UPCASTERS", {("ChannelValidated", 1): lambda data: {**data, "status": "upcast"}})
     (after,) = await store.read_stream(append.stream_id)
-    assert isinstance(after.event, CreationAttempted)
-    assert after.event.attempt == 42
+    assert isinstance(after.event, ChannelValidated)
+    assert after.event.status == "upcast"
     assert (after.data, after.leaf_hash) == (before.data, before.leaf_hash)
     assert after.leaf_hash == leaf_hash(
         stream_id=after.stream_id,
         version=after.version,
-        event_type="CreationAttempted",
+        event_type="ChannelValidated",
         schema_version=1,
         recorded_at=after.recorded_at,
         correlation_id=after.correlation_id,

@@ -27,6 +27,16 @@ _QUOTA = 50
 commands = typer.Typer()
 
 
+_NOT_THE_DEMOS = tuple(
+    f"GUESTLEDGER_{name}"
+    for name in (
+        *("DATABASE_URL", "VAULT_URL", "ERASURE_JOURNAL"),
+        *("ENCRYPTION_KEY", "ENCRYPTION_KEY_FILE", "ENCRYPTION_KMS_KEY"),
+    )
+)
+"""The demo has a database and a key of its own."""
+
+
 @commands.command()
 def demo(number: Annotated[int, typer.Option("--sessions", min=1, help="How many sessions to open.")] = 250) -> None:
     """Open sessions at a simulated provider that throttles, on an embedded database. Exit code 1 unless all are active."""
@@ -62,7 +72,7 @@ async def _demo(sessions: int) -> int:
 
 def _variables(settings: guestledger.Settings) -> str:
     """The variables that lead other commands to the demo's database."""
-    unset = "GUESTLEDGER_DATABASE_URL= " if os.environ.get("GUESTLEDGER_DATABASE_URL") else ""
+    unset = "".join(f"{name}= " for name in _NOT_THE_DEMOS if os.environ.get(name))
     return f"{unset}GUESTLEDGER_DATA_DIR={shlex.quote(str(settings.data_dir))}"
 
 

@@ -41,7 +41,7 @@ async def test_a_subject_and_a_session_are_erased_and_their_certificates_printed
     assert (unfinished.out, unfinished.err) == ([], "guestledger: nothing was left to erase\n")
     assert "GuestErased" in replayed.text
     assert "the guest's personal data was erased at" in why.text
-    assert audited.out[0]["contactErasedAt"]
+    assert audited.out[0]["erasedAt"]
     assert all(row["contactErasedAt"] for row in listed.out)
     assert "anna" not in of_subject.text + of_subject.err
 

@@ -16,7 +16,6 @@ from tests.e2e import guests, raw_log
 from tests.e2e.backlog import accept
 from tests.e2e.command import LIMIT_S, ended, environment, run, started
 from tests.e2e.test_out_of_reach import but_for_losses, gone
-from tests.keys import KEY
 
 REQUESTS = [guests.guest(number) for number in range(600)]
 
@@ -80,14 +79,14 @@ async def test_a_killed_embedded_server_is_started_by_a_running_worker(data_dir:
             opened = await run("open", guests.write_file(tmp_path, REQUESTS[:5]), env=env)
             assert opened.code == 0, opened.err
             async with started("worker", env=env) as worker:
-                accepted = await accept(Settings(encryption_key=KEY, data_dir=place), REQUESTS[5:6])
+                accepted = await accept(Settings(data_dir=place), REQUESTS[5:6])
                 await has_created(simulator, 6, worker)  # it is past its beginning then, where it would end
                 killed = postmaster(place)
                 os.kill(killed, signal.SIGKILL)
                 while not running(place) or postmaster(place) == killed:  # no command is run meanwhile
                     assert worker.returncode is None
                     await asyncio.sleep(0.05)
-                accepted += await accept(Settings(encryption_key=KEY, data_dir=place), REQUESTS[6:10])
+                accepted += await accept(Settings(data_dir=place), REQUESTS[6:10])
                 await has_created(simulator, 10, worker)
                 worker.send_signal(signal.SIGTERM)
                 worked = await ended(worker)

@@ -2,43 +2,38 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
 from uuid import UUID
 
 import msgspec
 
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import Consent, Evidence, Guest
+from guestledger.engine.domain.event import AccessEvent, Event, SessionEvent
 from guestledger.engine.domain.outcomes import FailureKind
-from guestledger.engine.domain.personal import Guarded, Personal, Purpose
-from guestledger.engine.domain.session import Status, WebhookNotice
+from guestledger.engine.domain.personal import Personal, Purpose
+from guestledger.engine.domain.privacy_events import (
+    ConsentWithdrawn,
+    ContactErased,
+    GuestErased,
+    LegalHoldPlaced,
+    LegalHoldReleased,
+    MarketingWithdrawn,
+    PersonalDataRevealed,
+    TokenPurged,
+)
+from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.retry import Wait, WaitBasis
 
-
-class Event(Guarded, frozen=True, kw_only=True):
-    """What happened. `at` is the engine's time; the store adds when it was recorded.
-
-    A stream holds either `SessionEvent`s, of one session, or `AccessEvent`s, of one look at personal data.
-    """
-
-    schema_version: ClassVar[int] = 1
-    purpose: ClassVar[Purpose | None] = None
-    """Why its personal fields are kept; `None`: it has none."""
-    erases: ClassVar[frozenset[Purpose]] = frozenset()
-    """The purposes of which its append deletes all personal data of the stream."""
-
-    at: datetime
-
-
-class SessionEvent(Event, frozen=True, kw_only=True):
-    """What happened in one session."""
-
-    channel_id: str
-
-
-class AccessEvent(Event, frozen=True, kw_only=True):
-    """What somebody did with personal data. It changes no session, and no projection takes it in."""
+__all__ = [
+    "EVENT_TYPES", "AbandonmentDecided", "AccessEvent", "ChannelLookupFailed", "ChannelRejected",
+    "ChannelValidated", "ClockSetBack", "ConsentRecorded", "ConsentRefused", "ConsentWithdrawn", "ContactErased",
+    "CreationAttempted", "CreationDeferred", "CreationFailed", "CreationThrottled", "DoubtLifted",
+    "DuplicateCreated", "Event", "GuestErased", "GuestTokenFound", "LegalHoldPlaced", "LegalHoldReleased",
+    "MarketingWithdrawn", "PersonalDataRevealed", "RetryDecided", "SessionAbandoned", "SessionAdopted",
+    "SessionCreated", "SessionEvent", "SessionParked", "TokenExpired", "TokenPurged", "WebhookAbandoned",
+    "WebhookFailed", "WebhookRedeliveryRequested", "WebhookSynced",
+]  # fmt: skip
 
 
 class ConsentRecorded(SessionEvent, frozen=True, kw_only=True):
@@ -268,63 +263,11 @@ class WebhookRedeliveryRequested(SessionEvent, frozen=True, kw_only=True):
     reason: str
 
 
-class ConsentWithdrawn(SessionEvent, frozen=True, kw_only=True):
-    """The guest withdrew the whole consent. Ends the session, and its guest token is erased."""
-
-    erases = frozenset({Purpose.ACCESS})
-
-    requested_by: str
-    reason: str | None
-    """`None`: none was given, and none is needed."""
-    ended: Status
-    """The status that it ended."""
-    webhook_owed: bool
-    """Whether the webhook's receiver has to know: the notice of the start was sent, or was on its way."""
-
-
-class MarketingWithdrawn(SessionEvent, frozen=True, kw_only=True):
-    """The guest withdrew the consent to marketing alone. The session goes on."""
-
-    requested_by: str
-    reason: str | None
-
-
 class TokenExpired(SessionEvent, frozen=True, kw_only=True):
     """The guest token expired."""
 
     expires_at: datetime
     noticed_late_ms: int
-
-
-class TokenPurged(SessionEvent, frozen=True, kw_only=True):
-    """The sealed guest token was deleted: it has expired, or the retention of the session is over."""
-
-    erases = frozenset({Purpose.ACCESS})
-
-
-class ContactErased(SessionEvent, frozen=True, kw_only=True):
-    """The retention was over: the sealed contact data was deleted, with its entries for look-ups."""
-
-    erases = frozenset({Purpose.CONTACT})
-
-    ended_at: datetime
-    """When the session had ended."""
-    retention_days: int
-    """The policy that was followed."""
-
-
-class LegalHoldPlaced(SessionEvent, frozen=True, kw_only=True):
-    """A person had the contact data kept, whatever the retention says."""
-
-    placed_by: str
-    reason: str
-
-
-class LegalHoldReleased(SessionEvent, frozen=True, kw_only=True):
-    """A person ended the legal hold. The retention counts again, from the session's end."""
-
-    released_by: str
-    reason: str
 
 
 class ClockSetBack(SessionEvent, frozen=True, kw_only=True):
@@ -338,29 +281,6 @@ class SessionAbandoned(SessionEvent, frozen=True, kw_only=True):
 
     cause: Cause
     attempts: int
-
-
-class GuestErased(SessionEvent, frozen=True, kw_only=True):
-    """The guest's personal data was erased from the session, in the append of this event."""
-
-    erases = frozenset(Purpose)
-
-    erased_by: str
-    reason: str
-    erasure: UUID
-    """The erasure that it belongs to: its certificate lists all of them."""
-
-
-class PersonalDataRevealed(AccessEvent, frozen=True, kw_only=True):
-    """Personal data of these sessions is about to be shown in clear. Committed before it is.
-
-    The events of one stream belong to one look: a long list is shown page by page.
-    """
-
-    revealed_by: str
-    reason: str
-    purposes: tuple[Purpose, ...]
-    sessions: tuple[UUID, ...]
 
 
 EVENT_TYPES: Mapping[str, type[Event]] = {

@@ -162,6 +162,7 @@ async def assert_metrics_agree_with_the_log(env: dict[str, str], database_url: s
         "refused": events["ConsentRefused"],
         "rejected": events["ChannelRejected"],
         "abandoned": events["SessionAbandoned"],
+        "withdrawn": 0,
     }
     assert metrics["counts"] == metrics["outcomes"] | {
         "accepted": events["ConsentRecorded"],

@@ -22,7 +22,7 @@ async def test_why_shows_what_holds_a_session_and_until_when(database_url: str, 
 
     assert (shown.code, shown.err, told.code, told.err, over.code) == (0, "", 0, "", 0)
     [answer] = told.out
-    assert list(answer) == ["id", "status", "now", "steps", "blockers", "movesAt", "deadline"]
+    assert list(answer) == ["id", "status", "now", "steps", "blockers", "movesAt", "deadline", "erasedAt"]
     assert (answer["id"], answer["status"], answer["blockers"]) == (waiting, "throttled", [])
     creation, deadline = answer["steps"]
     assert (creation["step"], deadline["step"]) == ("create_session", "enforce_deadline")

@@ -26,8 +26,8 @@ async def use(ledger: Ledger) -> tuple[str, ...]:
     await ledger.session(session.id)
     await ledger.metrics()
     assert session.guest is not None
-    assert entry.ip_address == ADDRESS
-    return ADDRESS, entry.visitor_fingerprint, session.guest.user_agent
+    assert entry.id == session.id
+    return ADDRESS, session.guest.fingerprint, session.guest.user_agent
 
 
 async def test_debug_logging_shows_no_row_of_a_guest(new_ledger: NewLedger, caplog: pytest.LogCaptureFixture) -> None:

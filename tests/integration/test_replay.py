@@ -109,7 +109,8 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
             {"DuplicateCreated", "DoubtLifted", "GuestTokenFound"},
             {"SessionParked", "RetryDecided", "AbandonmentDecided", "SessionAdopted"},
         )
-        rare = {*late, *decided, "ClockSetBack"}
+        kept = {"GuestErased", "ContactErased", "LegalHoldPlaced", "LegalHoldReleased"}
+        rare = {*late, *decided, *kept, "ConsentWithdrawn", "MarketingWithdrawn", "ClockSetBack"}
         of_sessions = {name for name, kind in EVENT_TYPES.items() if issubclass(kind, SessionEvent)}
         assert set(happened) == of_sessions - rare, "every event but those of late answers, parking and clocks"
         assert Cause.PROCESS_ENDED not in causes, "no worker took a session over"

@@ -38,7 +38,7 @@ def test_a_withdrawal_ends_any_history_for_good(
     assert (life.state.status is Status.WITHDRAWN) == accepted
     if accepted:
         assert life.state.guest_token is None
-        assert {due.step for due in due_steps(life.state, policy)} <= {StepName.DELIVER_WEBHOOK}
+        assert {due.step for due in due_steps(life.state, policy)} <= {StepName.DELIVER_WEBHOOK, StepName.ERASE_CONTACT}
 
 
 @given(

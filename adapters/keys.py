@@ -51,7 +51,7 @@ async def open_vault(
     if required:
         await vault.prepare(make=True)
     else:
-        with suppress(NotAllowed):  # an auditor, to whom the vault is closed
+        with suppress(NotAllowed):  # an auditor may not read the vault
             await vault.prepare(make=False)
     return vault
 

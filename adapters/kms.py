@@ -81,7 +81,7 @@ class Kms:
         return ServiceKey(KeyEncryptionKey(made["Plaintext"]), made["CiphertextBlob"])
 
     async def unwrap(self, wrapped: bytes) -> KeyEncryptionKey:
-        """See `KeyService.unwrap`. Only the keys of the settings: whoever can write to the vault cannot bring in another."""
+        """See `KeyService.unwrap`. Only the keys of the settings: a user who can write to the vault cannot bring in another."""
         refusal = KmsRefused(
             SERVICE, Cause.KEY_REFUSED, f"the key in {_SETTING} did not make the key vault's key-encryption key"
         )

@@ -9,6 +9,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from guestledger.adapters.absent import NoProvider, NoWebhook
 from guestledger.adapters.clock import DatabaseClock
 from guestledger.adapters.consent_terms import consent_terms, warn_if_open
 from guestledger.adapters.cxone.client import CXoneClient
@@ -34,17 +35,13 @@ from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import InvalidSettings, Settings, variable
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.webhook import HttpWebhook
-from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.errors import ServiceUnreachable
-from guestledger.engine.domain.outcomes import Channel, CreationOutcome, Delivery, LookupOutcome
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
-from guestledger.engine.ports.provider import BeforeSend, PreparedCreation, Provider
+from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.webhook import WebhookSender
 from guestledger.engine.worker.calls import CallLimit
@@ -104,12 +101,11 @@ async def connect(
             warn_if_open(policy.consent_terms)
         outages = OutageReporter(clock=clock, policy=policy)
         limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter, changed=outages.limiter_changed)
-        personal = PersonalData(engine, settings.schema, vault)
         services = Services(
             provider=await _provider(settings, profile, limiter, policy, clock, stack),
             webhook=await _webhook(settings, clock, stack),
             limiter=limiter,
-            holds=PostgresLegalHolds(engine, settings.schema, personal),
+            holds=PostgresLegalHolds(engine, settings.schema),
             clock=clock,
             policy=policy,
             calls=CallLimit(policy.limiter.calls_per_process),
@@ -258,7 +254,7 @@ async def _provider(
     settings: Settings, profile: Profile, limiter: RateLimiter, policy: Policy, clock: Clock, stack: AsyncExitStack
 ) -> Provider:
     if settings.cxone_url is None:
-        return _NoProvider()
+        return NoProvider()
     profile = replace(profile, throttle_scope=settings.throttle_scope or profile.throttle_scope)
     with _invalid("cxone_url"):
         client = CXoneClient(
@@ -278,7 +274,7 @@ async def _provider(
 
 async def _webhook(settings: Settings, clock: Clock, stack: AsyncExitStack) -> WebhookSender:
     if settings.webhook_url is None:
-        return _NoWebhook()
+        return NoWebhook()
     with _invalid("webhook_url", "webhook_secret"):
         webhook = HttpWebhook(
             url=settings.webhook_url,
@@ -297,35 +293,3 @@ def _invalid(*fields: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise InvalidSettings(f"{' or '.join(map(variable, fields))} is invalid: {error}") from None
-
-
-class _NoProvider:
-    """Accepts requests and reads everything, but opens nothing."""
-
-    is_ready = False
-    creation_limiter = lookup_limiter = ""
-
-    def known_channel(self, _channel_id: str) -> Channel | None:
-        return None
-
-    async def ready(self) -> None:
-        raise ServiceUnreachable("provider", Cause.NOT_CONFIGURED)
-
-    async def look_up_channel(self, _channel_id: str, _before_resend: BeforeSend) -> LookupOutcome:
-        await self.ready()
-        raise AssertionError
-
-    def prepare(self, _session: Session) -> PreparedCreation:
-        return PreparedCreation(body=b"", request_sha256="")
-
-    async def create(
-        self, _prepared: PreparedCreation, _idempotency_key: str, _before_send: BeforeSend
-    ) -> CreationOutcome:
-        raise AssertionError
-
-
-class _NoWebhook:
-    limiter = ""
-
-    async def send(self, _session: Session) -> Delivery:
-        raise AssertionError

@@ -100,6 +100,7 @@ class Ledger:
             histories=histories,
             decisions=decisions,
             holds=holds,
+            personal=personal,
             clock=clock,
             policy=policy,
         )
@@ -110,6 +111,7 @@ class Ledger:
             histories=histories,
             decisions=decisions,
             retention=self.retention,
+            personal=personal,
             clock=clock,
         )
         self._store = store
@@ -127,9 +129,9 @@ class Ledger:
         self._actor = f"open_session {lease.owner}"
         self._histories = histories
         self._exporter = Exporter(
-            store=store, histories=histories, holds=holds, clock=clock, retention_days=policy.retention_days
+            store=store, histories=histories, personal=personal, clock=clock, retention_days=policy.retention_days
         )
-        self._withdrawals = Withdrawals(store=store, histories=histories, decisions=decisions)
+        self._withdrawals = Withdrawals(personal=personal, histories=histories, decisions=decisions)
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
         self._explainer = Explainer(
             store=store, due_steps=due_steps, limiter=limiter, handlers=executor.handlers, policy=policy

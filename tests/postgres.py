@@ -158,6 +158,7 @@ def data_directory(place: Path | None = None) -> Iterator[Path]:
     finally:
         asyncio.run(stop_embedded(directory))
         shutil.rmtree(directory)
+        directory.with_name(f"{directory.name}.key").unlink(missing_ok=True)
 
 
 def crash(data_dir: Path) -> None:

@@ -7,8 +7,9 @@ value under a random blinding value, which is sealed with the field: without it,
 
 import hmac
 import os
-from binascii import b2a_base64
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from hashlib import sha256
 from uuid import UUID
 
 import msgspec
@@ -17,7 +18,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from guestledger.adapters.crypto.hashing import hmac_sha256
 from guestledger.engine.ports.key_vault import SealBroken
 
 KEY_BYTES = 32
@@ -25,7 +25,6 @@ BLINDING_BYTES = 32
 _FORMAT = b"\x01"
 _NONCE_BYTES = 12
 _COMMITMENT_BYTES = 32
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _HEADER_BYTES = len(_FORMAT) + _COMMITMENT_BYTES
 _BEFORE = _HEADER_BYTES + _NONCE_BYTES
 """So many bytes stand before the ciphertext."""
@@ -81,5 +80,5 @@ class Aes256Key:
 
 def commitment(path: str, value: str, blinding: bytes) -> str:
     """The commitment to `value` at `path`: HMAC-SHA-256 under `blinding`, as base64url without padding."""
-    digest = hmac_sha256(blinding, f"{path}\x1f{value}".encode())
-    return b2a_base64(digest, newline=False).translate(_URL_SAFE, b"=").decode()
+    digest = hmac.digest(blinding, f"{path}\x1f{value}".encode(), sha256)
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -5,9 +5,8 @@ from datetime import datetime
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import EraseGuest
-from guestledger.engine.domain.outcomes import FailureKind
+from guestledger.engine.domain.doubt import unanswered
 from guestledger.engine.domain.session import Session, Status, WebhookNotice
-from guestledger.engine.limits.retry import Wait, WaitBasis
 
 
 def erase_guest(state: Session, command: EraseGuest) -> list[e.Event]:
@@ -28,26 +27,10 @@ def _session_ended(state: Session, now: datetime) -> list[e.Event]:
     if state.status.is_settled:
         return []
     ended = e.SessionAbandoned(at=now, channel_id=state.channel_id, cause=Cause.GUEST_ERASED, attempts=state.attempts)
-    return [*_attempt_doubted(state, now), ended]
-
-
-def _attempt_doubted(state: Session, now: datetime) -> list[e.Event]:
-    """An attempt in flight may still make a remote session."""
     if state.status is not Status.ATTEMPTING:
-        return []
-    return [
-        e.CreationFailed(
-            at=now,
-            channel_id=state.channel_id,
-            attempt=state.attempts,
-            kind=FailureKind.IN_DOUBT,
-            cause=Cause.GUEST_ERASED,
-            status=None,
-            detail="",
-            wait=Wait(ms=0, basis=WaitBasis.NONE),
-            retry_at=now,
-        )
-    ]
+        return [ended]
+    # The attempt may still make a remote session.
+    return [unanswered(state, Cause.GUEST_ERASED, "", now), ended]
 
 
 def _webhook_ended(state: Session, now: datetime) -> list[e.Event]:

@@ -49,7 +49,7 @@ _SHOWING_CHANCE, _NO_GAIN, _MOST_BY_CHANCE = 8.0, 1.0, 0.25
 _SEEN, _BLAMED = 0.05, 0.3
 # Within so many seconds, answers that are still to come make the rate look unused.
 _SETTLED_S = 2.0
-# Seconds of answers before the rate rises, and by what share: towards a known rate, and beyond it; the most at once beyond it.
+# Seconds of answers before the rate rises, and by what share: up to a known rate, and beyond it; the most at once beyond it.
 _FAST_S, _CAREFUL_S = 0.2, 1.0
 _FAST, _CAREFUL, _MOST = 0.12, 0.05, 0.3
 

@@ -25,6 +25,7 @@ from guestledger.engine.ports.erasures import (
     JournalEntry,
 )
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.personal_data import PersonalData
 
 _STREAMS_AT_ONCE = 1_000
 
@@ -62,8 +63,10 @@ class Erasures:
         histories: Histories,
         decisions: Decisions,
         retention: Retention,
+        personal: PersonalData,
         clock: Clock,
     ) -> None:
+        self._personal = personal
         self._erasures = erasures
         self._retention = retention
         self._journal = journal
@@ -84,7 +87,7 @@ class Erasures:
         if session is not None:
             return await self._erase_session(await self._histories.find(session), reason, requested_by)
         assert subject_id is not None
-        subject = await self._erasures.subject_of(subject_id)
+        subject = await self._personal.subject_of(subject_id)
         await self._retention.check(subject)
         target = ErasureTarget(id=self._clock.new_id(), subject=subject, reason=reason, requested_by=requested_by)
         erasure = await self._erasures.begin(target) or await self._erasures.latest(subject)
@@ -97,7 +100,7 @@ class Erasures:
             if isinstance(recorded.event, GuestErased):
                 return await self._finish(await self._found(recorded.event.erasure))
         stream_id = history[0].stream_id
-        subject = await self._erasures.subject_of_session(stream_id) or stream_id.bytes
+        subject = await self._personal.subject_in(stream_id) or stream_id.bytes
         await self._retention.check(subject, stream_id)
         target = ErasureTarget(
             id=self._clock.new_id(),

@@ -8,25 +8,29 @@ from uuid import UUID
 import msgspec
 
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import NothingHeld
 from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.personal import Guarded, Personal, Purpose, Sealed
 from guestledger.engine.domain.request import checked_text
-from guestledger.engine.domain.session import Status
+from guestledger.engine.domain.session import Status, WebhookNotice
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.event_store import EventStore
-from guestledger.engine.ports.legal_holds import LegalHolds
+from guestledger.engine.ports.personal_data import PersonalData
 from guestledger.engine.worker.session_work import session_of
 
 FORMAT = "guestledger-export/1"
 
 SENT_TO_PROVIDER = ("fingerprint", "source", "campaign", "device type", "consent and its time")
 """What a creation request says about the guest."""
-SENT_TO_WEBHOOK = ("fingerprint", "session id", "time of consent")
-"""What a notice says about the guest."""
+SENT_TO_WEBHOOK = {
+    WebhookNotice.SESSION_STARTED: ("fingerprint", "session id", "time of consent"),
+    WebhookNotice.CONSENT_WITHDRAWN: ("session id", "time of the withdrawal"),
+}
+"""What each notice says about the guest."""
 
 Reveal = Callable[[Sequence[RecordedEvent]], Awaitable[list[RecordedEvent]]]
 """Opens the personal values of events. Records who looks, and why, before it returns them."""
@@ -107,13 +111,13 @@ class Exporter:
         *,
         store: EventStore,
         histories: Histories,
-        holds: LegalHolds,
+        personal: PersonalData,
         clock: Clock,
         retention_days: int | None,
     ) -> None:
         self._store = store
         self._histories = histories
-        self._holds = holds
+        self._personal = personal
         self._clock = clock
         self._days = retention_days
 
@@ -144,7 +148,9 @@ class Exporter:
         if session is not None:
             return [(await self._histories.find(session))[0].stream_id]
         assert subject_id is not None
-        streams = await self._holds.streams_of(await self._holds.subject_of(checked_text("subjectId", subject_id)))
+        streams = await self._personal.streams_of(
+            await self._personal.subject_of(checked_text("subjectId", subject_id))
+        )
         if not streams:
             raise NothingHeld
         return streams
@@ -212,11 +218,16 @@ def _disclosures(events: Sequence[e.Event]) -> Iterator[Disclosure]:
             case e.CreationAttempted():
                 outcome = _outcome_of(event.attempt, events[number + 1 :])
                 yield Disclosure(at=event.at, recipient="provider", data=SENT_TO_PROVIDER, outcome=outcome)
-            case e.WebhookSynced():
-                yield Disclosure(at=event.at, recipient="webhook", data=SENT_TO_WEBHOOK, outcome="accepted")
-            case e.WebhookFailed() | e.WebhookAbandoned():
-                outcome = "unknown" if event.status is None else "refused"
-                yield Disclosure(at=event.at, recipient="webhook", data=SENT_TO_WEBHOOK, outcome=outcome)
+            case e.WebhookAbandoned(cause=Cause.GUEST_ERASED):
+                pass  # given up without a call
+            case e.WebhookSynced() | e.WebhookFailed() | e.WebhookAbandoned():
+                yield _notice(event)
+
+
+def _notice(event: e.WebhookSynced | e.WebhookFailed | e.WebhookAbandoned) -> Disclosure:
+    answered = "accepted" if isinstance(event, e.WebhookSynced) else "refused"
+    outcome = "unknown" if event.status is None else answered
+    return Disclosure(at=event.at, recipient="webhook", data=SENT_TO_WEBHOOK[event.notice], outcome=outcome)
 
 
 def _outcome_of(attempt: int, later: Sequence[e.Event]) -> str:

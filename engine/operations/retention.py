@@ -17,6 +17,7 @@ from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.event_store import EventStore
 from guestledger.engine.ports.legal_holds import LegalHold, LegalHolds
+from guestledger.engine.ports.personal_data import PersonalData
 from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.projections.retention import RetentionStatus
 from guestledger.engine.projections.sessions import SessionFilter
@@ -44,6 +45,7 @@ class Retention:
         histories: Histories,
         decisions: Decisions,
         holds: LegalHolds,
+        personal: PersonalData,
         clock: Clock,
         policy: Policy,
     ) -> None:
@@ -52,6 +54,7 @@ class Retention:
         self._histories = histories
         self._decisions = decisions
         self._holds = holds
+        self._personal = personal
         self._clock = clock
         self._days = policy.retention_days
 
@@ -119,18 +122,18 @@ class Retention:
     async def check(self, subject: bytes, session: UUID | None = None) -> None:
         """Raise `UnderLegalHold` if the subject (its keyed hash) is held, or one of its sessions; or this session alone."""
         await self._read_models.catch_up()
-        streams = [session] if session is not None else await self._holds.streams_of(subject)
+        streams = [session] if session is not None else await self._personal.streams_of(subject)
         rows = self._read_models.sessions(SessionFilter(ids=tuple(streams)))
         held = tuple([row.id async for row in rows if row.held_since is not None])
         if held or await self._holds.of(subject) is not None:
             raise UnderLegalHold(held)
 
     async def _subject(self, subject_id: str) -> bytes:
-        return await self._holds.subject_of(checked_text("subjectId", subject_id))
+        return await self._personal.subject_of(checked_text("subjectId", subject_id))
 
     async def _record_all(self, subject: bytes, command: "_Command", *, actor: str) -> HoldReport:
         changed, unchanged, detached = [], [], []
-        for stream_id in await self._holds.streams_of(subject):
+        for stream_id in await self._personal.streams_of(subject):
             history = await self._store.read_stream(stream_id)
             if not history:
                 detached.append(stream_id)

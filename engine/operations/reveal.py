@@ -24,7 +24,7 @@ PAGE = 500
 
 
 class Reveal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why personal data is shown in clear, and to whom. Neither text may contain personal data.
+    """The reason why personal data is shown in clear, and who looks. Neither text may contain personal data.
 
     Raises `InvalidRequest` for a text that cannot be stored.
     """

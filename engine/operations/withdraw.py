@@ -13,7 +13,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
-from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.personal_data import PersonalData
 
 
 class Withdrawal(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +34,8 @@ class _NothingToWithdraw(GuestledgerError):
 class Withdrawals:
     """Records withdrawals. Workers send the notices about them."""
 
-    def __init__(self, *, store: EventStore, histories: Histories, decisions: Decisions) -> None:
-        self._store = store
+    def __init__(self, *, personal: PersonalData, histories: Histories, decisions: Decisions) -> None:
+        self._personal = personal
         self._histories = histories
         self._decisions = decisions
 
@@ -52,7 +52,7 @@ class Withdrawals:
         """See `Ledger.withdraw_all`."""
         request = _Request(requested_by, reason, marketing_only=marketing_only)
         left_out: GuestledgerError | None = None
-        for stream_id in await self._store.streams_of_subject(subject_id):
+        for stream_id in await self._personal.streams_of(await self._personal.subject_of(subject_id)):
             try:
                 history = await self._histories.of_stream(stream_id)
             except (PartitionDetached, UnknownEvent) as error:

@@ -58,18 +58,10 @@ class ErasureStore(Protocol):
         """The identity of the ledger, which its backups share."""
         ...
 
-    async def subject_of(self, subject_id: str) -> bytes:
-        """How a subject is named in vault, index and erasures."""
-        ...
-
-    async def subject_of_session(self, session: UUID) -> bytes | None:
-        """The subject that a session belongs to; `None`: it has no index entry any more."""
-        ...
-
     async def begin(self, target: ErasureTarget) -> Erasure | None:
         """The open erasure of the same target, or a new one; `None`: nothing is held.
 
-        From here on appends of a whole subject are refused with `SubjectErased`.
+        From here on appends of a whole subject are refused with `SubjectErased`. Raises `UnderLegalHold`.
         """
         ...
 

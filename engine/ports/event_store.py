@@ -34,10 +34,6 @@ class EventStore(Protocol):
         """The same for many streams in one round trip. Empty streams are left out."""
         ...
 
-    async def streams_of_subject(self, subject_id: str) -> list[UUID]:
-        """The streams of a person, oldest first, by the caller's `subjectId`. None if the person was erased."""
-        ...
-
     async def read_openings(self, stream_ids: Sequence[UUID]) -> list[RecordedEvent]:
         """The first event of each of these streams that is there, in no order. Raises `UnknownEvent`."""
         ...

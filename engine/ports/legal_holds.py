@@ -1,4 +1,4 @@
-"""Subjects, and the legal holds on them."""
+"""Legal holds on subjects."""
 
 from datetime import datetime
 from typing import Protocol
@@ -18,16 +18,8 @@ class LegalHold(msgspec.Struct, frozen=True, kw_only=True):
 class LegalHolds(Protocol):
     """A subject is named by its keyed hash. All methods raise `ServiceError`."""
 
-    async def subject_of(self, subject_id: str) -> bytes:
-        """The name of the caller's `subjectId`."""
-        ...
-
-    async def streams_of(self, subject: bytes) -> list[UUID]:
-        """The sessions of a subject whose contact data is kept, oldest first."""
-        ...
-
     async def place(self, subject: bytes, hold: LegalHold) -> LegalHold:
-        """Place a hold, unless there is one. Returns the one there is."""
+        """Place a hold, unless there is one. Returns the one there is. Raises `HoldRefused` while the subject is being erased."""
         ...
 
     async def release(self, subject: bytes) -> bool:

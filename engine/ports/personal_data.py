@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from typing import Protocol
+from uuid import UUID
 
 from guestledger.engine.domain.guest_filter import GuestFilter, GuestHashes
 from guestledger.engine.domain.personal import Purpose
@@ -22,6 +23,18 @@ class PersonalData(Protocol):
 
         Raises `ServiceError`, `SealedEventBroken`.
         """
+        ...
+
+    async def subject_of(self, subject_id: str) -> bytes:
+        """How the person with this `subjectId` is named in vault, index, holds and erasures. Raises `ServiceError`."""
+        ...
+
+    async def subject_in(self, stream_id: UUID) -> bytes | None:
+        """The subject of a session; `None`: its contact data was erased. Raises `ServiceError`."""
+        ...
+
+    async def streams_of(self, subject: bytes) -> list[UUID]:
+        """The sessions of a subject whose contact data is kept, oldest first. Raises `ServiceError`."""
         ...
 
     async def hashes_of(self, guest: GuestFilter) -> GuestHashes:

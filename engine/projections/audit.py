@@ -15,6 +15,7 @@ from guestledger.engine.domain.consent import Guest
 from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.personal import clear
+from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.log.recorded import RecordedEvent, of_sessions
 
 NAME = "audit_log"
@@ -38,7 +39,7 @@ class ComplianceStatus(StrEnum):
 
 
 class WebhookState(StrEnum):
-    """What became of the notice about a session."""
+    """What became of the notice that a session has started. The notice of a withdrawal is not counted here."""
 
     NOT_OWED = "not_owed"
     """There is no session, or no webhook was set."""
@@ -47,7 +48,7 @@ class WebhookState(StrEnum):
     DELIVERED = "delivered"
     """The receiver took it at least once."""
     FAILED = "failed"
-    """A dead letter: delivery was given up."""
+    """Delivery was given up: a dead letter, or the consent was withdrawn before."""
 
 
 class Decision(StrEnum):
@@ -245,11 +246,13 @@ def _notified(entry: AuditEntry, event: e.Event) -> AuditEntry:
     match event:
         case e.SessionCreated(webhook_owed=True) | e.SessionAdopted(webhook_owed=True):
             webhook = WebhookState.OWED
-        case e.WebhookSynced():
+        case e.WebhookSynced(notice=WebhookNotice.SESSION_STARTED):
             webhook = WebhookState.DELIVERED
-        case e.WebhookRedeliveryRequested():
+        case e.WebhookRedeliveryRequested() if entry.compliance_status is not ComplianceStatus.WITHDRAWN:
             webhook = WebhookState.OWED
-        case e.WebhookAbandoned():
+        case e.WebhookAbandoned(notice=WebhookNotice.SESSION_STARTED):
+            webhook = WebhookState.FAILED
+        case e.ConsentWithdrawn() if entry.webhook is WebhookState.OWED:
             webhook = WebhookState.FAILED
         case _:
             return entry

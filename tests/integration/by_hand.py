@@ -89,7 +89,7 @@ def _entry(rows: list[asyncpg.Record]) -> dict[str, Any]:
         "openedAt": rfc3339(rows[0]["recorded_at"]),
         "notice": (opened["consent"] if accepted else opened)["notice"],
         "refusedFlags": [] if accepted else opened["failed"],
-        "webhook": _webhook(made, {row["event_type"] for row in rows}),
+        "webhook": _webhook(made, rows),
         "doubtedAt": _first(rows, lambda row: json.loads(row["data"]).get("kind") == "in_doubt", "CreationFailed"),
         "parkedAt": _first(rows[::-1], lambda _row: True, "SessionParked"),
         **dict.fromkeys(("decision", "decidedAt", "decidedBy", "decisionReason")),
@@ -101,12 +101,13 @@ def _erased_at(rows: list[asyncpg.Record]) -> str | None:
     return next((json.loads(row["data"])["at"] for row in rows if row["event_type"] == "GuestErased"), None)
 
 
-def _webhook(made: dict[str, Any], happened: set[str]) -> str:
+def _webhook(made: dict[str, Any], rows: list[asyncpg.Record]) -> str:
     if not made.get("webhook_owed"):
         return "not_owed"
-    if "WebhookSynced" in happened:
+    of_start = {row["event_type"] for row in rows if json.loads(row["data"]).get("notice") in ("session_started", None)}
+    if "WebhookSynced" in of_start:
         return "delivered"
-    return "failed" if "WebhookAbandoned" in happened else "owed"
+    return "failed" if of_start & {"WebhookAbandoned", "ConsentWithdrawn"} else "owed"
 
 
 def _first(rows: list[asyncpg.Record], fits: Callable[[asyncpg.Record], bool], event_type: str) -> str | None:

@@ -172,9 +172,7 @@ async def test_a_parked_session_of_an_erased_guest_cannot_be_adopted(
             await ledger.resolve(session.id, Verdict.RETRY, decided_by="ops", reason="looked up")
 
 
-async def test_a_person_who_comes_back_gets_another_key_also_from_a_process_that_has_the_old_one(
-    new_ledger: NewLedger, sql: Sql
-) -> None:
+async def test_a_person_who_comes_back_gets_another_key_in_every_process(new_ledger: NewLedger, sql: Sql) -> None:
     async with new_ledger() as here, new_ledger() as elsewhere:
         [before] = await open_for(elsewhere)
         old = {row[0] for row in await sql("SELECT key_id FROM personal")}

@@ -38,17 +38,21 @@ async def test_an_export_holds_every_session_of_the_person_and_of_nobody_else(
         own.append(await ledger.open_session(request(subject_id="person-17", consent=consent(data_processing=False))))
         await ledger.open_session(request(subject_id="person-18", ip_address="198.51.100.9"))
         await ledger.scheduler.run_once()
-        _, told = await exported(ledger)
+        _, given = await exported(ledger)
 
-    assert [session["id"] for session in told["sessions"]] == [str(session.id) for session in own]
-    assert "198.51.100.9" not in json.dumps(told)
-    assert (told["format"], told["subjectId"], told["reason"]) == ("guestledger-export/1", "person-17", ASKED["reason"])
+    assert [session["id"] for session in given["sessions"]] == [str(session.id) for session in own]
+    assert "198.51.100.9" not in json.dumps(given)
+    assert (given["format"], given["subjectId"], given["reason"]) == (
+        "guestledger-export/1",
+        "person-17",
+        ASKED["reason"],
+    )
 
 
 async def test_an_export_is_in_clear_and_holds_every_event(ledger: Ledger) -> None:
     session = await ledger.open_session(request(subject_id="person-17", idempotency_key="order-1"))
-    _, told = await exported(ledger)
-    [one] = told["sessions"]
+    _, given = await exported(ledger)
+    [one] = given["sessions"]
 
     assert session.guest is not None
     assert one["contact"] == msgspec.to_builtins(session.guest)
@@ -66,9 +70,9 @@ async def test_an_export_lists_what_was_sent_to_each_recipient(new_ledger: Any, 
         session = await ledger.open_session(request(subject_id="person-17"))
         await ledger.scheduler.run_until_idle()
         found, _ = await exported(ledger)
-    told = [(one.recipient, one.outcome) for one in found.sessions[0].disclosures]
-    assert told[:2] == [("provider", "refused"), ("provider", "accepted")]
-    assert set(told[2:]) == {("webhook", "refused")}
+    given = [(one.recipient, one.outcome) for one in found.sessions[0].disclosures]
+    assert given[:2] == [("provider", "refused"), ("provider", "accepted")]
+    assert set(given[2:]) == {("webhook", "refused")}
 
     # What is listed is what is sent, and no more.
     assert session.guest is not None
@@ -193,9 +197,9 @@ async def test_the_page_shows_all_that_the_json_holds(new_ledger: Any, simulator
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         await ledger.open_session(request(subject_id="person-17", idempotency_key="order-1"))
         await ledger.scheduler.run_once()
-        found, told = await exported(ledger)
+        found, given = await exported(ledger)
     shown = " ".join(_Page(export_page(found)).text.split())
-    for value in _texts(told["sessions"]):
+    for value in _texts(given["sessions"]):
         assert value.replace("_", " ") in shown.replace("_", " ") or _is_time(value), value
 
 

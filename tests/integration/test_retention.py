@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from msgspec.structs import replace
@@ -23,6 +24,7 @@ from guestledger.engine.domain.personal import Sealed, personal_fields
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.codec import wire_name
+from guestledger.engine.ports.erasures import ErasureTarget
 from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration.conftest import AT_ONCE, NewLedger
 from tests.unit.samples import consent, request
@@ -304,6 +306,23 @@ async def test_erasure_is_refused_under_a_hold(ledger: Ledger) -> None:
             await ledger.erase(**whose, **asked)
     await ledger.retention.release(subject_id="person-17", reason="settled", released_by="counsel")
     assert (await ledger.erase(subject_id="person-17", **asked)).sessions == 2
+
+
+async def test_a_hold_and_an_erasure_of_one_subject_exclude_each_other(ledger: Ledger) -> None:
+    for subject in ("person-17", "person-18"):
+        await ledger.open_session(request(subject_id=subject))
+    erasures = ledger.erasures._erasures
+    first, second = [await ledger._personal.subject_of(subject) for subject in ("person-17", "person-18")]
+
+    def target(subject: bytes) -> ErasureTarget:
+        return ErasureTarget(id=uuid4(), subject=subject, requested_by="dpo", reason="a request")
+
+    assert await erasures.begin(target(first)) is not None
+    with pytest.raises(HoldRefused, match="is being erased"):
+        await ledger.retention.hold(subject_id="person-17", **MATTER)
+    await ledger.retention.hold(subject_id="person-18", **MATTER)
+    with pytest.raises(UnderLegalHold):
+        await erasures.begin(target(second))
 
 
 async def test_holds_are_checked_before_anything_is_recorded(ledger: Ledger) -> None:

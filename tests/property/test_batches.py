@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
-from guestledger.adapters.postgres.personal.personal_data import Sealing
+from guestledger.adapters.postgres.personal.sealed_append import Sealing
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import WrongExpectedVersion
 from guestledger.engine.limits.policy import LimiterPolicy

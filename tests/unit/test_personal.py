@@ -17,7 +17,7 @@ from guestledger.adapters.cxone import payload
 from guestledger.adapters.cxone.payload import creation_body
 from guestledger.adapters.http.transport import Answer
 from guestledger.adapters.postgres.log.batch import Proposal
-from guestledger.adapters.postgres.personal.personal_data import Sealing
+from guestledger.adapters.postgres.personal.sealed_append import Sealing
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.webhook.sender import _notice

@@ -1,4 +1,4 @@
-"""Withdrawing consent: at any time, once, and with a notice to whoever knows the session."""
+"""Withdrawing consent: at any time, once, and with a notice to a receiver that knows the session."""
 
 import pytest
 from msgspec.structs import replace

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
-from guestledger.adapters.postgres.personal.personal_data import IndexRow, SealedRow, Sealing
+from guestledger.adapters.postgres.personal.sealed_append import IndexRow, SealedRow, Sealing
 from guestledger.adapters.postgres.personal.vault import KeyRow
 from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.errors import SubjectErased, WrongExpectedVersion

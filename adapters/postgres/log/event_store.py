@@ -22,7 +22,8 @@ from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.log.batch import BatchRows, KeyDestroyed, KeysRotated, LogEnd, Proposal
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
-from guestledger.adapters.postgres.personal.personal_data import PersonalData, Sealing
+from guestledger.adapters.postgres.personal.personal_data import PersonalData
+from guestledger.adapters.postgres.personal.sealed_append import Sealing
 from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable, SubjectErased

@@ -89,10 +89,6 @@ class LogReader:
             streams.setdefault(one.stream_id, []).append(one)
         return streams
 
-    async def streams_of_subject(self, subject_id: str) -> list[UUID]:
-        """See `EventStore.streams_of_subject`."""
-        return await self._personal.streams_of(subject_id)
-
     async def read_openings(self, stream_ids: Sequence[UUID]) -> list[RecordedEvent]:
         """See `EventStore.read_openings`."""
         return [recorded(row) for row in await self._fetch(self._select_openings, list(stream_ids))]

@@ -10,6 +10,7 @@ from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
+from guestledger.engine.domain.errors import UnderLegalHold
 from guestledger.engine.log.recorded import began_at
 from guestledger.engine.ports.erasures import ErasedEvent, Erasure, ErasureTarget
 
@@ -29,15 +30,6 @@ class PostgresErasures:
         """See `ErasureStore.ledger_id`."""
         return UUID(bytes=await self._personal.ledger_id())
 
-    async def subject_of(self, subject_id: str) -> bytes:
-        """See `ErasureStore.subject_of`."""
-        return await self._personal.subject_of(subject_id)
-
-    async def subject_of_session(self, session: UUID) -> bytes | None:
-        """See `ErasureStore.subject_of_session`."""
-        rows = await self._fetch(f"SELECT subject FROM {self._s}.personal_index WHERE stream_id = $1::uuid", session)
-        return rows[0][0] if rows else None
-
     async def begin(self, target: ErasureTarget) -> Erasure | None:
         """See `ErasureStore.begin`."""
         has_keys = bool(await self._personal.vault.ids(target.subject))
@@ -47,6 +39,8 @@ class PostgresErasures:
                 await driver.execute(f"SELECT FROM {self._s}.head WHERE id = 1 FOR UPDATE")
                 if (found := await self._open(driver, target)) is not None:
                     return found
+                if not target.replayed:
+                    await self._refuse_if_held(driver, target.subject)
                 known = [
                     stream_id
                     for (stream_id,) in await driver.fetch(
@@ -58,6 +52,11 @@ class PostgresErasures:
                 if not streams and not has_keys and not target.replayed:
                     return None
                 return await self._record(driver, target, streams, whole=set(known) <= set(streams))
+
+    async def _refuse_if_held(self, driver: Driver, subject: bytes) -> None:
+        # Under the log's lock, which a hold takes too: one of the two comes first.
+        if await driver.fetchval(f"SELECT true FROM {self._s}.legal_holds WHERE subject = $1::bytea", subject):
+            raise UnderLegalHold
 
     async def _open(self, driver: Driver, target: ErasureTarget) -> Erasure | None:
         if target.replayed:

@@ -7,40 +7,37 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
-from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import short_transaction
+from guestledger.engine.domain.errors import HoldRefused
 from guestledger.engine.ports.legal_holds import LegalHold
 
 
 class PostgresLegalHolds:
     """See `LegalHolds`."""
 
-    def __init__(self, engine: AsyncEngine, schema: str, personal: PersonalData) -> None:
+    def __init__(self, engine: AsyncEngine, schema: str) -> None:
         self._engine = engine
-        self._personal = personal
         s, hold = quoted(schema), "h.placed_at, h.placed_by, h.reason"
-        self._streams = f"SELECT stream_id FROM {s}.personal_index WHERE subject = $1::bytea ORDER BY stream_id"
+        self._lock = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
+        self._erasing = f"SELECT true FROM {s}.erasures WHERE subject = $1::bytea AND whole AND completed_at IS NULL"
         self._place = f"""
-            INSERT INTO {s}.legal_holds AS h (subject, placed_at, placed_by, reason)
-            VALUES ($1::bytea, $2::timestamptz, $3::text, $4::text) ON CONFLICT (subject) DO NOTHING RETURNING {hold}"""
+            INSERT INTO {s}.legal_holds (subject, placed_at, placed_by, reason)
+            VALUES ($1::bytea, $2::timestamptz, $3::text, $4::text) ON CONFLICT (subject) DO NOTHING"""
         self._release = f"DELETE FROM {s}.legal_holds WHERE subject = $1::bytea RETURNING subject"
         self._of = f"SELECT {hold} FROM {s}.legal_holds AS h WHERE subject = $1::bytea"
         self._over = f"""
             SELECT {hold} FROM {s}.legal_holds AS h JOIN {s}.personal_index AS i USING (subject)
              WHERE i.stream_id = $1::uuid"""
 
-    async def subject_of(self, subject_id: str) -> bytes:
-        """See `LegalHolds.subject_of`."""
-        return await self._personal.subject_of(subject_id)
-
-    async def streams_of(self, subject: bytes) -> list[UUID]:
-        """See `LegalHolds.streams_of`."""
-        return [stream_id for (stream_id,) in await self._fetch(self._streams, subject)]
-
     async def place(self, subject: bytes, hold: LegalHold) -> LegalHold:
         """See `LegalHolds.place`."""
-        await self._fetch(self._place, subject, hold.placed_at, hold.placed_by, hold.reason)
+        with reported():
+            async with short_transaction(self._engine) as driver:
+                await driver.execute(self._lock)  # as the beginning of an erasure does
+                if await driver.fetchval(self._erasing, subject):
+                    raise HoldRefused("this subject is being erased: there is nothing to keep")
+                await driver.execute(self._place, subject, hold.placed_at, hold.placed_by, hold.reason)
         return await self.of(subject) or hold
 
     async def release(self, subject: bytes) -> bool:

@@ -1,82 +1,38 @@
 """Seals the personal fields of events on their way into the log, and opens them on their way out."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
-from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.admin.grants import PRIVACY, role_name
 from guestledger.adapters.postgres.errors import Access, NotAllowed, reported
 from guestledger.adapters.postgres.personal.ledger_facts import LedgerFacts
 from guestledger.adapters.postgres.personal.recent import Recent
-from guestledger.adapters.postgres.personal.vault import KeyRow
+from guestledger.adapters.postgres.personal.sealed_append import (
+    Found,
+    Needed,
+    Sealing,
+    found_values,
+    hash_address,
+    hash_value,
+    opened_event,
+    purposes_of,
+    purposes_of_session,
+    sealed,
+)
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import reading
-from guestledger.engine.domain.errors import SealedEventBroken, ServiceError, SubjectErased
-from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused, Event
+from guestledger.engine.domain.errors import ServiceError, SubjectErased
+from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
 from guestledger.engine.domain.guest_filter import GuestFilter, GuestHashes
 from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.log.appends import Append, KeyTaken, is_remote_key
-from guestledger.engine.log.codec import wire_name
-from guestledger.engine.log.personal_fields import personal_values, with_values
 from guestledger.engine.log.recorded import RecordedEvent
-from guestledger.engine.ports.key_vault import DataKey, Hashing, KeyVault, SealBroken
-
-HASH_BYTES = 16
-_Found = Sequence[Mapping[str, str]]
-"""The personal values of each event, by path."""
-
-
-class SealedRow(NamedTuple):
-    """A row of `personal`."""
-
-    stream_id: UUID
-    version: int
-    purpose: str
-    key_id: UUID
-    sealed: bytes
-
-
-class IndexRow(NamedTuple):
-    """A row of `personal_index`: keyed hashes, for look-ups."""
-
-    stream_id: UUID
-    subject: bytes
-    ip_address: bytes
-    fingerprint: bytes
-
-
-class Sealing(NamedTuple):
-    """An append as it is stored."""
-
-    events: Sequence[Event]
-    """With a commitment in place of each personal value."""
-    rows: Sequence[SealedRow] = ()
-    index_row: IndexRow | None = None
-    key: str | None = None
-    """Its key: a caller's as a keyed hash."""
-    refused: bool = False
-    """The stream's personal data has been erased: no more is recorded."""
-    subject: bytes | None = None
-    """Whom the rows are about."""
-    data_keys: Sequence[KeyRow] = ()
-    """New keys, which are stored with it."""
-
-
-class _Needed(NamedTuple):
-    """What an append is sealed with."""
-
-    ledger_id: bytes
-    hashed: Hashing
-    subject: bytes | None
-    """`None`: the stream's personal data has been erased."""
-    keys: Mapping[Purpose, DataKey]
-    data_keys: Sequence[KeyRow] = ()
+from guestledger.engine.ports.key_vault import Hashing, KeyVault
 
 
 class PersonalData:
@@ -102,16 +58,16 @@ class PersonalData:
 
     def seal_now(self, append: Append) -> Sealing | None:
         """The append without its personal values, and the rows that hold them; `None`: something has to be fetched first."""
-        found = _found(append)
+        found = found_values(append)
         if not any(found) and (append.idempotency_key is None or is_remote_key(append.idempotency_key)):
             return Sealing(append.events, key=append.idempotency_key)
         needed = self._known(append, found)
-        return None if needed is None else _sealed(append, found, needed)
+        return None if needed is None else sealed(append, found, needed)
 
     async def seal(self, append: Append) -> Sealing:
         """As `seal_now`. Raises `ServiceError`."""
-        found = _found(append)
-        return self.seal_now(append) or _sealed(append, found, await self._fetched(append, found))
+        found = found_values(append)
+        return self.seal_now(append) or sealed(append, found, await self._fetched(append, found))
 
     async def discard(self, sealing: Sealing, refused: KeyTaken | SubjectErased) -> None:
         """Clean up after an append that was refused: nothing will need the keys that were made for it."""
@@ -122,32 +78,32 @@ class PersonalData:
             with suppress(ServiceError):  # a key that is left opens nothing
                 await self.vault.destroy(await self.vault.ids(opened.subject))
 
-    def _known(self, append: Append, found: _Found) -> _Needed | None:
+    def _known(self, append: Append, found: Found) -> Needed | None:
         ledger_id, hashed = self._facts.known_id, self.vault.hashing
         subject = self._subjects.get(append.stream_id) or self._new_subject(append, hashed)
         if ledger_id is None or hashed is None or subject is None:
             return None
         # Nobody else knows a new session: its keys need no look-up, and are stored with its first events.
         is_new = append.expected_version == 0 and subject == append.stream_id.bytes and any(found)
-        data_keys = self.vault.propose(subject, _purposes(append.events[0])) if is_new else ()
+        data_keys = self.vault.propose(subject, purposes_of_session(append.events[0])) if is_new else ()
         keys = {}
-        for purpose in _purposes_of(append, found):
+        for purpose in purposes_of(append, found):
             key = self.vault.cached(subject, purpose)
             if key is None:
                 return None
             keys[purpose] = key
-        return _Needed(ledger_id, hashed, subject, keys, data_keys)
+        return Needed(ledger_id, hashed, subject, keys, data_keys)
 
-    async def _fetched(self, append: Append, found: _Found) -> _Needed:
+    async def _fetched(self, append: Append, found: Found) -> Needed:
         ledger_id, hashed = await self._basics()
         if (known := self._known(append, found)) is not None:
             return known
         subject = await self._subject(append, hashed)
         keys = {}
         if subject is not None:
-            for purpose in _purposes_of(append, found):
+            for purpose in purposes_of(append, found):
                 keys[purpose] = await self.vault.key_of(subject, purpose)
-        return _Needed(ledger_id, hashed, subject, keys)
+        return Needed(ledger_id, hashed, subject, keys)
 
     async def check_access(self) -> None:
         """See `PersonalData.check_access`."""
@@ -166,7 +122,7 @@ class PersonalData:
         boxes = {tuple(row)[:3]: row for row in await self._fetch(self._read_rows, *columns)} if places else {}
         keys = await self.vault.keys({row["key_id"] for row in boxes.values()})
         ledger_id = await self._facts.id() if keys else b""
-        return [_opened(one, boxes, keys, ledger_id) for one in recorded]
+        return [opened_event(one, boxes, keys, ledger_id) for one in recorded]
 
     async def ledger_id(self) -> bytes:
         """The identity of the ledger. Raises `ServiceError`."""
@@ -183,19 +139,24 @@ class PersonalData:
 
     async def hashed(self, field: str, value: str) -> bytes:
         """The keyed hash of a value, for look-ups. Raises `ServiceError`."""
-        return _hash(await self.vault.index_key(), field, value)
+        return hash_value(await self.vault.index_key(), field, value)
 
     async def subject_of(self, subject_id: str) -> bytes:
-        """How a subject is named in vault and index. Raises `ServiceError`."""
+        """See `PersonalData.subject_of`."""
         return await self.hashed("subject", subject_id)
 
-    async def streams_of(self, subject_id: str) -> list[UUID]:
-        """The streams of a subject, oldest first. Raises `ServiceError`."""
-        return [row[0] for row in await self._fetch(self._read_streams, await self.subject_of(subject_id))]
+    async def subject_in(self, stream_id: UUID) -> bytes | None:
+        """See `PersonalData.subject_in`."""
+        rows = await self._fetch(self._read_subject, stream_id)
+        return rows[0][0] if rows else None
+
+    async def streams_of(self, subject: bytes) -> list[UUID]:
+        """See `PersonalData.streams_of`."""
+        return [row[0] for row in await self._fetch(self._read_streams, subject)]
 
     async def hashed_address(self, address: str) -> bytes:
         """As `hashed`; all ways to write an address give the same."""
-        return _hash_address(await self.vault.index_key(), address)
+        return hash_address(await self.vault.index_key(), address)
 
     async def _basics(self) -> tuple[bytes, Hashing]:
         """What every append needs. Those that wait for it go on in their order."""
@@ -218,97 +179,18 @@ class PersonalData:
         if isinstance(opened, ConsentRecorded | ConsentRefused) and opened.guest.subject_id is not None:
             if hashed is None:
                 return None
-            subject = _hash(hashed, "subject", opened.guest.subject_id)
+            subject = hash_value(hashed, "subject", opened.guest.subject_id)
         return self._subjects.keep(append.stream_id, subject)
 
     async def _subject(self, append: Append, hashed: Hashing) -> bytes | None:
         """Whose data the stream holds; `None`: it holds none any more."""
-        subject = self._subjects.get(append.stream_id) or self._new_subject(append, hashed)
-        if subject is None:
-            rows = await self._fetch(self._read_subject, append.stream_id)
-            if rows:
-                subject = self._subjects.keep(append.stream_id, rows[0][0])
-        return subject
+        known = self._subjects.get(append.stream_id) or self._new_subject(append, hashed)
+        if known is None and (known := await self.subject_in(append.stream_id)) is not None:
+            self._subjects.keep(append.stream_id, known)
+        return known
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Any]:
         with reported():
             async with reading(self._engine) as driver:
                 rows: Sequence[Any] = await driver.fetch(statement, *values)
                 return rows
-
-
-def _purposes_of(append: Append, found: _Found) -> set[Purpose]:
-    """What the personal values in `found` are kept for."""
-    return {event.purpose for event, values in zip(append.events, found, strict=True) if event.purpose and values}
-
-
-def _purposes(opened: Event) -> tuple[Purpose, ...]:
-    """What a session will need keys for."""
-    return (Purpose.CONTACT, Purpose.ACCESS) if isinstance(opened, ConsentRecorded) else (Purpose.CONTACT,)
-
-
-def _found(append: Append) -> _Found:
-    return [personal_values(event) if event.purpose else {} for event in append.events]
-
-
-def _sealed(append: Append, found: _Found, needed: _Needed) -> Sealing:
-    key = append.idempotency_key
-    if key is not None and not is_remote_key(key):
-        key = _hash(needed.hashed, "key", key).hex()
-    if needed.subject is None or not any(found):
-        return Sealing(append.events, key=key, refused=needed.subject is None)
-    stream_place = needed.ledger_id + append.stream_id.bytes
-    events = list(append.events)
-    rows: list[SealedRow] = []
-    for number, values in enumerate(found):
-        purpose = events[number].purpose
-        if purpose is None or not values:
-            continue
-        version, data_key = append.expected_version + 1 + number, needed.keys[purpose]
-        box, commitments = data_key.seal(values, _place(stream_place, version, purpose))
-        rows.append(SealedRow(append.stream_id, version, purpose, data_key.id, box))
-        events[number] = with_values(events[number], commitments)
-    return Sealing(events, rows, _index(append, needed), key, subject=needed.subject, data_keys=needed.data_keys)
-
-
-def _index(append: Append, needed: _Needed) -> IndexRow | None:
-    opened = append.events[0]
-    if append.expected_version or not isinstance(opened, ConsentRecorded | ConsentRefused):
-        return None
-    assert needed.subject is not None
-    return IndexRow(
-        append.stream_id,
-        needed.subject,
-        _hash_address(needed.hashed, opened.guest.ip_address),
-        _hash(needed.hashed, "fingerprint", opened.guest.fingerprint),
-    )
-
-
-def _hash(hashed: Hashing, field: str, value: str) -> bytes:
-    return hashed(f"{field}\x1f{value}".encode())[:HASH_BYTES]
-
-
-def _hash_address(hashed: Hashing, address: str) -> bytes:
-    # IPv4 has one way, and parsing takes longer than hashing.
-    return _hash(hashed, "ip_address", ip_address(address).compressed if ":" in address else address)
-
-
-def _place(stream_place: bytes, version: int, purpose: Purpose) -> bytes:
-    return stream_place + version.to_bytes(4) + purpose.encode()
-
-
-def _opened(
-    recorded: RecordedEvent, boxes: Mapping[Any, Any], keys: Mapping[UUID, DataKey], ledger_id: bytes
-) -> RecordedEvent:
-    event, purpose = recorded.event, recorded.event.purpose
-    row = boxes.get((recorded.stream_id, recorded.version, purpose)) if purpose else None
-    key = keys.get(row["key_id"]) if row is not None else None
-    if purpose is None or row is None or key is None:
-        return recorded
-    place = _place(ledger_id + recorded.stream_id.bytes, recorded.version, purpose)
-    try:
-        values = key.open(row["sealed"], place, personal_values(event))
-    except SealBroken:
-        broken = SealedEventBroken(wire_name(event), event.schema_version)
-        raise broken.found_at(recorded.position, recorded.stream_id, recorded.version) from None
-    return replace(recorded, event=with_values(event, values))

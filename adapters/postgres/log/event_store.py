@@ -176,7 +176,8 @@ class PostgresEventStore(LogReader):
         return batch
 
     def _note_failure(self, error: BaseException) -> None:
-        if isinstance(error, ServiceUnreachable):
+        # An outage of a key vault apart is not one of the log.
+        if isinstance(error, ServiceUnreachable) and error.service == "database":
             self._failed = (asyncio.get_running_loop().time(), error)
 
     def _sealed_now(self, append: Append) -> Proposal | None:

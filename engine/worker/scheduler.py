@@ -107,7 +107,7 @@ class Scheduler:
     async def unfinished(self) -> int:
         """How many sessions have work ahead that needs no person.
 
-        Not counted: future token expiries, and webhook calls over a minute away or not made here.
+        Not counted: future token expiries and erasures, and webhook calls over a minute away or not made here.
         """
         return await self._due_steps.unfinished(self._lanes.wanted())
 

@@ -207,8 +207,8 @@ class StoreMachine(RuleBasedStateMachine):
 
         outcomes = self.run(self._with_one_cancelled(self.stores[store], appends, gone))
 
-        assert isinstance(outcomes.pop(gone), asyncio.CancelledError)
-        del expected[gone]
+        if isinstance(outcomes[gone], asyncio.CancelledError):  # else its batch was faster
+            del outcomes[gone], expected[gone]
         assert [comparable(outcome) for outcome in outcomes] == expected
 
     async def _concurrently(self, appends: list[tuple[int, Append]]) -> list[Any]:
@@ -218,6 +218,8 @@ class StoreMachine(RuleBasedStateMachine):
     async def _with_one_cancelled(self, store: PostgresEventStore, appends: list[Append], gone: int) -> list[Any]:
         running = [asyncio.create_task(store.append(append)) for append in appends]
         await asyncio.sleep(0)
+        while store._waiting:  # a caller that is cancelled before its batch is taken withdraws its append
+            await asyncio.sleep(0)
         running[gone].cancel()
         outcomes = await asyncio.gather(*running, return_exceptions=True)
         await store.close()
@@ -330,8 +332,8 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def unfinished_sessions_are_counted(self) -> None:
         for wanted in ({}, {StepName.DELIVER_WEBHOOK: None}):
-            later = {StepName.EXPIRE_TOKEN, *wanted}
-            ignored = {StepName.ENFORCE_DEADLINE, StepName.DELIVER_WEBHOOK} - wanted.keys()
+            later = {StepName.EXPIRE_TOKEN, StepName.PURGE_TOKEN, *wanted}
+            ignored = {StepName.ENFORCE_DEADLINE, StepName.DELIVER_WEBHOOK, StepName.ERASE_CONTACT} - wanted.keys()
             unfinished = {
                 stream_id
                 for (stream_id, step), row in self.model.due.items()

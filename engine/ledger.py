@@ -245,7 +245,7 @@ class Ledger:
         repeated call returns the same certificate. Neither text may contain a secret or personal data.
 
         Raises `NothingToErase` for an unknown subject, `SessionNotFound`, `InvalidRequest` for a text that cannot be stored,
-        `JournalUnusable`, and `ServiceError`.
+        `UnderLegalHold`, `JournalUnusable`, and `ServiceError`.
         """
         return await self.erasures.erase(
             subject_id=subject_id, session=session, reason=reason, requested_by=requested_by

@@ -26,7 +26,7 @@ def export(
 ) -> None:
     """Print everything held on a person as JSON, in clear: sessions, consent, events, what was sent to others, what was erased.
 
-    The files are for their owner only, and must not exist before. Hand them over safely, and delete them: they hold personal
+    Who exports, and why, is recorded in the log first. The files are for their owner only, and must not exist before. Hand them over safely, and delete them: they hold personal
     data, and guest tokens that were not purged yet.
     """
     check_person(subject, session)

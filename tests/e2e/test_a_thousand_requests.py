@@ -163,6 +163,7 @@ async def assert_metrics_agree_with_the_log(env: dict[str, str], database_url: s
         "rejected": events["ChannelRejected"],
         "abandoned": events["SessionAbandoned"],
         "withdrawn": 0,
+        "withdrawn_pending": 0,
     }
     assert metrics["counts"] == metrics["outcomes"] | {
         "accepted": events["ConsentRecorded"],

@@ -20,11 +20,11 @@ from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.operations.replay import until
 from guestledger.engine.operations.reveal import Reveal
 from tests.integration import by_hand
-from tests.integration.decision_replay import (
+from tests.limits import BRISK
+from tests.replaying import (
     assert_each_attempt_was_committed_before_it_was_sent,
     assert_every_decision_is_reproduced,
 )
-from tests.limits import BRISK
 from tests.unit.samples import consent, request
 
 SEEN = Reveal(reason="decisions are made again", by="tests", purposes=tuple(Purpose))

@@ -23,7 +23,7 @@ from guestledger.engine.operations.withdraw import Withdrawal
 from guestledger.engine.projections.audit import AuditFilter
 from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration.conftest import AT_ONCE
-from tests.integration.decision_replay import assert_every_decision_is_reproduced
+from tests.replaying import assert_every_decision_is_reproduced
 from tests.unit.samples import TERMS, consent, request
 
 SECRET = "whsec_c2VjcmV0LW9mLW5vYm9keS1hdC1hbGw="

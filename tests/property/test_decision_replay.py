@@ -9,10 +9,10 @@ from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
-from tests.integration.decision_replay import reproduce
 from tests.property.invariants import SESSION
 from tests.property.moves import Move, histories
 from tests.property.strategies import patient_policies, policies
+from tests.replaying import reproduce
 
 
 @given(policy=policies | patient_policies, history=histories)

@@ -1,0 +1,1 @@
+"""What a history shows: its decisions made again, compared, and asked what if. Pure; nothing here reaches the network."""

@@ -1,0 +1,186 @@
+"""The decisions behind a history, made again by today's code.
+
+The log holds everything a decision was made from: the command's outcome and times in its events, the state in the events before, and the
+policies that were in force (`PolicyLog`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
+
+from guestledger.engine.domain import commands as c
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.due import DueStep, StepName, due_steps
+from guestledger.engine.domain.evolve import evolve
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.outcomes import Created
+from guestledger.engine.domain.personal import Guarded, Sealed
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.session import Session, Status
+from guestledger.engine.log.personal_fields import personal_values, with_values
+from guestledger.engine.replay.commands import command_of
+
+
+class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
+    """The three functions that carry a session: today's, or others to compare with them."""
+
+    decide: Callable[[Session, c.Command, Policy], list[e.Event]] = decide
+    evolve: Callable[[Session, e.Event], Session] = evolve
+    due_steps: Callable[[Session, Policy], tuple[DueStep, ...]] = due_steps
+
+
+class Decision(Guarded, frozen=True, kw_only=True):
+    """One recorded decision, and what today's code decides in its place."""
+
+    policy: Policy
+    """Under which it was made again: of those in force, the one that gives what was recorded, if any does."""
+    before: Session
+    command: c.Command | None
+    """`None`: no command leads to these events."""
+    step: DueStep | None
+    """The due step that it ran, by today's code. `None`: nothing had to be due, as for a person; or nothing was."""
+    was_due: bool
+    """Whether it was the time for it, by today's code."""
+    recorded: tuple[e.Event, ...]
+    decided: tuple[e.Event, ...]
+    """By today's code. What is sealed in `recorded` is taken from there."""
+    after: Session
+    """The state after `recorded`."""
+
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether today's code decides the same, at a time when it was due."""
+        return self.was_due and self.decided == self.recorded
+
+
+_CREATION = (StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION)
+STEPS_OF: Mapping[type, tuple[StepName, ...]] = {
+    c.RecordLookup: (StepName.VALIDATE_CHANNEL,),
+    c.BeginAttempt: (StepName.CREATE_SESSION,),
+    c.DeferCreation: _CREATION,
+    c.RecordAttempt: (StepName.SETTLE_ATTEMPT,),
+    c.SettleAttempt: (StepName.SETTLE_ATTEMPT,),
+    c.EnforceDeadline: (StepName.ENFORCE_DEADLINE, *_CREATION),
+    c.RecordDelivery: (StepName.DELIVER_WEBHOOK,),
+    c.ExpireToken: (StepName.EXPIRE_TOKEN,),
+    c.PurgeToken: (StepName.PURGE_TOKEN,),
+    c.EraseContact: (StepName.ERASE_CONTACT,),
+}
+"""The due steps that each command may belong to, the likeliest first."""
+
+# The longest decision: an attempt in doubt, the session's end, the webhook's end, and the erasure.
+_LONGEST = 4
+_FOLLOWING = (e.SessionAbandoned, e.SessionParked)
+"""What may follow another event in one decision, whatever today's code says."""
+
+
+def decisions(
+    session_id: UUID, events: Sequence[e.Event], policies: Sequence[Policy], lifecycle: Lifecycle = Lifecycle()
+) -> Iterator[Decision]:
+    """Each decision behind the events of a session, from the first on.
+
+    `policies` are those that may have been in force, the likeliest first: at least one.
+    """
+    state, at, candidates = Session(id=session_id), 0, list(policies)
+    while at < len(events):
+        left = events[at : at + _LONGEST]
+        found = _decision(state, left, candidates[0], lifecycle)
+        if not found.is_reproduced:
+            for policy in candidates[1:]:
+                other = _decision(state, left, policy, lifecycle)
+                if other.is_reproduced:
+                    found = other
+                    candidates.remove(policy)
+                    candidates.insert(0, policy)
+                    break
+        yield found
+        state, at = found.after, at + len(found.recorded)
+
+
+def _decision(state: Session, left: Sequence[e.Event], policy: Policy, lifecycle: Lifecycle) -> Decision:
+    try:
+        command = command_of(left, state, policy)
+    except ValueError:
+        command = None
+    made = [] if command is None else lifecycle.decide(state, command, policy)
+    decided = tuple(_with_recorded(event, recorded) for event, recorded in zip(made, left, strict=False))
+    recorded = tuple(left[: len(made)])
+    if decided != recorded or not recorded:
+        decided, recorded = (*decided, *made[len(decided) :]), _one_decision(left)
+    step, was_due = (None, False) if command is None else when_due(command, state, policy, lifecycle)
+    after = state
+    for event in recorded:
+        after = lifecycle.evolve(after, event)
+    return Decision(
+        policy=policy,
+        before=state,
+        command=command,
+        step=step,
+        was_due=was_due,
+        recorded=recorded,
+        decided=decided,
+        after=after,
+    )
+
+
+def _one_decision(left: Sequence[e.Event]) -> tuple[e.Event, ...]:
+    """The events that were one decision, as far as they tell."""
+    number = 1
+    while number < len(left) and isinstance(left[number], _FOLLOWING) and left[number].at == left[0].at:
+        number += 1
+    return tuple(left[:number])
+
+
+def _with_recorded(made: e.Event, recorded: e.Event) -> e.Event:
+    """`made` with what only the recorded event can tell: commitments to sealed values, and what the store found."""
+    if type(made) is not type(recorded):
+        return made
+    changes: dict[str, Any] = {}
+    if isinstance(recorded, e.SessionCreated) and recorded.shared_with is not None:
+        changes = {"shared_with": recorded.shared_with}
+    made = replace(made, **changes) if changes else made
+    if recorded.purpose is None:
+        return made
+    sealed = {path: value for path, value in personal_values(recorded).items() if isinstance(value, Sealed)}
+    return with_values(made, sealed) if sealed else made
+
+
+def when_due(
+    command: c.Command, state: Session, policy: Policy, lifecycle: Lifecycle = Lifecycle()
+) -> tuple[DueStep | None, bool]:
+    """The due step that `command` runs (`None`: it needs none, or there is none), and whether it was the time for it."""
+    needs_no_step = _needs_no_step(command, state)
+    if needs_no_step is not None:
+        return None, needs_no_step
+    due = {step.step: step for step in lifecycle.due_steps(state, policy)}
+    mine = [due[name] for name in STEPS_OF[type(command)] if name in due]
+    reached = [step for step in mine if step.due_at <= command.now]
+    return next(iter(reached or mine), None), bool(reached)
+
+
+def _needs_no_step(command: c.Command, state: Session) -> bool | None:
+    """Whether it was the time for a command that runs no due step; `None`: it runs one."""
+    match command:
+        case c.OpenSession():
+            return state.status is Status.NEW
+        case c.EraseGuest():
+            return state.erased_at is None
+        case c.Resolve():
+            return state.status is Status.PARKED
+        case c.RequestRedelivery():
+            return state.session_id is not None
+        case c.PlaceHold() | c.ReleaseHold():
+            return state.held is isinstance(command, c.ReleaseHold)
+        case c.WithdrawConsent():
+            return state.consent is not None
+        case c.RecordDelivery() if command.notice is not state.notice:
+            return state.status is Status.WITHDRAWN  # the call began before the withdrawal
+        case c.NoteClockSetBack():
+            return True
+        case c.RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
+            return isinstance(command.outcome, Created) or attempt in state.in_doubt  # a late answer
+        case _:
+            return None

@@ -1,0 +1,33 @@
+"""Checks that today's code makes every recorded decision again."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from uuid import UUID
+
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.session import Session
+from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.replay.decisions import decisions
+
+
+def assert_every_decision_is_reproduced(history: Sequence[RecordedEvent], policy: Policy) -> Session:
+    """Check that every recorded decision is made again, when it was due. Returns the session at the end."""
+    return reproduce(history[0].stream_id, [recorded.event for recorded in history], policy)
+
+
+def reproduce(session_id: UUID, events: Sequence[e.Event], policy: Policy, *, due: bool = True) -> Session:
+    """Make every decision behind `events` again. `due`: check that each was due. Returns the session at the end."""
+    state = Session(id=session_id)
+    for decision in decisions(session_id, events, [policy]):
+        assert decision.decided == decision.recorded
+        assert decision.was_due or not due, (decision.command, decision.before)
+        state = decision.after
+    return state
+
+
+def assert_each_attempt_was_committed_before_it_was_sent(history: Sequence[RecordedEvent]) -> None:
+    """An attempt is the last event of its append: its outcome belongs to a later one."""
+    for recorded, following in pairwise(history):
+        if isinstance(recorded.event, e.CreationAttempted):
+            assert following.causation_id != recorded.causation_id

@@ -129,7 +129,7 @@ def _ledger(
 ) -> Ledger:
     schema, clock, policy = settings.schema, services.clock, services.policy
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    store = PostgresEventStore(engine, schema, limiter, personal)
+    store = PostgresEventStore(engine, schema, limiter, personal, policy)
     due_steps = PostgresDueSteps(engine, schema, limiter, lease_ms=lease.ms)
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)

@@ -6,12 +6,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.policy import LimiterPolicy
 from tests.keys import personal_data
 
 
 def open_store(engine: AsyncEngine, schema: str = "guestledger", **given: Any) -> PostgresEventStore:
     """The store of a ledger in this schema."""
-    return PostgresEventStore(
-        engine, schema, PostgresRateLimiter(engine, schema, LimiterPolicy()), personal_data(engine, schema), **given
-    )
+    limiter = PostgresRateLimiter(engine, schema, LimiterPolicy())
+    return PostgresEventStore(engine, schema, limiter, personal_data(engine, schema), Policy(), **given)

@@ -66,6 +66,16 @@ batches = Table(
     comment="The last position of each batch: it gives the end of the log without a look at any partition",
 )
 
+policies = Table(
+    "policies",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("after_position", BigInteger, nullable=False),
+    Column("recorded_at", TIME, nullable=False),
+    Column("policy", JSON, nullable=False),
+    comment="The policies under which decisions were recorded, each with the end of the log before its first use",
+)
+
 detached_partitions = Table(
     "detached_partitions",
     metadata,

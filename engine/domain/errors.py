@@ -173,6 +173,14 @@ class UnknownEvent(GuestledgerError):
         return self
 
 
+class UnknownPolicy(GuestledgerError):
+    """A recorded policy that this release cannot read."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"the recorded policy {digest} is unknown to this release: a newer one wrote it")
+        self.digest = digest
+
+
 class SealedEventBroken(UnknownEvent):
     """The sealed personal data of an event do not open, or do not fit the event's commitments."""
 

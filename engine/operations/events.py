@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import NoReturn
 from uuid import UUID
 
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
 from guestledger.engine.log.verification import LogVerification
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
@@ -43,6 +44,10 @@ class Events:
         if the log no longer holds what was read.
         """
         return tail(self._store, self._clock, after=after, wanted=wanted, mark=mark)
+
+    async def policies(self) -> list[Policy]:
+        """Return the policies under which decisions were recorded, the latest first. Raises `UnknownPolicy`."""
+        return await self._store.policies()
 
     async def head(self) -> int:
         """Return the position of the last event; -1 for an empty log."""

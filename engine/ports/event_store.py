@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.appends import Append, Appended
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
 
@@ -52,6 +53,10 @@ class EventStore(Protocol):
         Raises `UnknownEvent` if the first of them is unreadable; a later one only ends the batch. Raises `LogSetBack` if the
         log ends before `after`, or the event there has another leaf hash than `mark`.
         """
+        ...
+
+    async def policies(self) -> list[Policy]:
+        """The policies under which decisions were recorded, the latest first. Raises `UnknownPolicy`."""
         ...
 
     def arrival(self) -> asyncio.Event:

@@ -82,7 +82,16 @@ def _create_log(schema: str) -> None:
         sa.Column("stream_id", sa.Uuid, nullable=False),
         schema=schema,
     )
-    _make_append_only(quoted(schema), "events", "batches", "request_keys")
+    op.create_table(
+        "policies",
+        sa.Column("digest", sa.LargeBinary, primary_key=True),
+        sa.Column("after_position", sa.BigInteger, nullable=False),
+        sa.Column("recorded_at", _TIME, nullable=False),
+        sa.Column("policy", postgresql.JSON, nullable=False),
+        schema=schema,
+        comment="The policies under which decisions were recorded, each with the end of the log before its first use",
+    )
+    _make_append_only(quoted(schema), "events", "batches", "request_keys", "policies")
     _run_file("0001_log_end.sql", schema)
 
 

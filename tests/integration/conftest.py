@@ -134,7 +134,7 @@ async def new_store(new_engine: OpenEngine) -> AsyncIterator[Callable[..., Postg
         engine = new_engine()
         opened.append(
             PostgresEventStore(
-                engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, limits), personal_data(engine, SCHEMA)
+                engine, SCHEMA, PostgresRateLimiter(engine, SCHEMA, limits), personal_data(engine, SCHEMA), Policy()
             )
         )
         return opened[-1]

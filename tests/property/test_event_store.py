@@ -27,6 +27,7 @@ from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import LogSetBack, WrongExpectedVersion
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended, KeyTaken, Lease, StepChanges
 from guestledger.engine.log.codec import encode
@@ -348,7 +349,7 @@ def test_the_store_behaves_like_its_model(database_url: str) -> None:
         engines = [open_engine(database_url, SCHEMA, pool_size=2) for _ in STORES]
         limiters = [PostgresRateLimiter(engine, SCHEMA, LimiterPolicy()) for engine in engines]
         stores = [
-            PostgresEventStore(engine, SCHEMA, limiter, personal_data(engine, SCHEMA))
+            PostgresEventStore(engine, SCHEMA, limiter, personal_data(engine, SCHEMA), Policy())
             for engine, limiter in zip(engines, limiters, strict=True)
         ]
         due_steps = PostgresDueSteps(engines[-1], SCHEMA, limiters[-1])

@@ -28,6 +28,7 @@ LOG: Mapping[str, Grants] = {
     t.events.name: {RUNTIME: _APPEND, **_READERS, PRIVACY: _APPEND},
     t.request_keys.name: {RUNTIME: _APPEND, **_READERS, PRIVACY: _APPEND},
     t.batches.name: {RUNTIME: _APPEND, **_READERS, PRIVACY: _APPEND},
+    t.policies.name: {RUNTIME: _APPEND, **_READERS, PRIVACY: _APPEND},
     t.detached_partitions.name: {RUNTIME: _READ, **_READERS},
     # Locking a row takes UPDATE on a column; a CHECK keeps its value.
     t.head.name: {RUNTIME: _READ | {"UPDATE (id)"}, **_READERS, PRIVACY: _READ | {"UPDATE (id)"}},

@@ -20,6 +20,7 @@ from tenacity import (
 from guestledger.adapters.postgres.errors import PoolUsedUp, reported
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
 from guestledger.adapters.postgres.log.batch import BatchRows, KeyDestroyed, KeysRotated, LogEnd, Proposal
+from guestledger.adapters.postgres.log.policies import PolicyRecord
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.log.statements import AppendStatements
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
@@ -28,6 +29,7 @@ from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended, KeyTaken
 from guestledger.engine.log.codec import encode, wire_name
@@ -63,12 +65,14 @@ class PostgresEventStore(LogReader):
         schema: str,
         limiter: PostgresRateLimiter,
         personal: PersonalData,
+        policy: Policy,
         *,
         patience: float = 10.0,
         max_waiting: int = 10_000,
     ) -> None:
         super().__init__(engine, schema, personal)
         self._limiter = limiter
+        self._policy = PolicyRecord(schema, policy)
         self._appending = AppendStatements(schema)
         self._patience = patience
         self._max_waiting = max_waiting
@@ -254,7 +258,10 @@ class PostgresEventStore(LogReader):
         outcomes = [rows.take(proposal) for proposal in batch]
         await driver.fetch(self._appending.append, *rows.columns())
         await self._limiter.write(driver, limiters)
+        if records_policy := self._policy.wanted([proposal.append for proposal in batch]):
+            await self._policy.write(driver, log.position, log.now)
         await driver.execute("COMMIT")
+        self._policy.done = self._policy.done or records_policy
         self._notifier.announce()
         return outcomes
 

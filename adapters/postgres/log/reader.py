@@ -9,11 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.log.notifier import LogNotifier
+from guestledger.adapters.postgres.log.policies import policies_in, select_policies
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
 from guestledger.engine.domain.errors import LogSetBack, UnknownEvent
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import as_sealed
@@ -69,6 +71,7 @@ class LogReader:
                                      AND ($9::bytea IS NULL OR ip_address = $9::bytea)
                                      AND ($10::bytea IS NULL OR fingerprint = $10::bytea))"""
         )
+        self._select_policies = select_policies(schema)
         self._select_head = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 
     def arrival(self) -> asyncio.Event:
@@ -127,6 +130,10 @@ class LogReader:
         if cut:
             return Batch(events=tuple(found), position=found[-1].position, mark=found[-1].leaf_hash)
         return Batch(events=tuple(found), position=min(after + span, head), mark=next_mark)
+
+    async def policies(self) -> list[Policy]:
+        """See `EventStore.policies`."""
+        return policies_in(await self._fetch(self._select_policies))
 
     async def check(self) -> None:
         """See `EventStore.check`."""

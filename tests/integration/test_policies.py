@@ -1,0 +1,44 @@
+"""The log keeps the policies under which decisions were recorded."""
+
+from typing import Any
+
+import asyncpg
+import pytest
+from msgspec.structs import replace
+
+from guestledger.engine.limits.retry import RetryPolicy
+from tests.integration.conftest import AT_ONCE
+from tests.replaying import assert_every_decision_is_reproduced
+from tests.unit.samples import request
+
+SHORT = replace(AT_ONCE, creation=RetryPolicy(base_ms=0, deadline_ms=60_000))
+
+
+async def test_each_policy_under_which_something_was_decided_is_recorded_once(new_ledger: Any) -> None:
+    for policy in (AT_ONCE, SHORT, SHORT):
+        async with new_ledger(policy=policy) as ledger:
+            await ledger.open_session(request())
+            await ledger.open_session(request())
+            recorded = await ledger.events.policies()
+
+    assert [policy.creation.deadline_ms for policy in recorded] == [60_000, AT_ONCE.creation.deadline_ms]
+
+
+async def test_a_recorded_policy_makes_the_decisions_again(new_ledger: Any) -> None:
+    async with new_ledger(policy=SHORT) as ledger:
+        session = await ledger.open_session(request())
+        [policy] = await ledger.events.policies()
+        assert_every_decision_is_reproduced(await ledger.history(session.id), policy)
+
+
+async def test_reading_records_no_policy(new_ledger: Any) -> None:
+    async with new_ledger() as ledger:
+        assert [row async for row in ledger.sessions()] == []
+        assert await ledger.events.policies() == []
+
+
+async def test_no_recorded_policy_can_be_changed(new_ledger: Any, outsider: asyncpg.Connection) -> None:
+    async with new_ledger(policy=SHORT) as ledger:
+        await ledger.open_session(request())
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await outsider.execute("DELETE FROM policies")

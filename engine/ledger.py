@@ -134,7 +134,7 @@ class Ledger:
         self._withdrawals = Withdrawals(personal=personal, histories=histories, decisions=decisions)
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
         self._explainer = Explainer(
-            store=store, due_steps=due_steps, limiter=limiter, handlers=executor.handlers, policy=policy
+            store=store, due_steps=due_steps, limiter=limiter, holds=holds, handlers=executor.handlers, policy=policy
         )
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
@@ -213,7 +213,7 @@ class Ledger:
         return replay(await self.history(session, reveal=reveal), self._policy)
 
     async def why(self, session: UUID | str) -> Explanation:
-        """Return what the session waits for now, and until when.
+        """Return every condition on the way to each due step, met or not, and when the step moves.
 
         Needs the workers' settings. Raises `SessionNotFound`, and `ServiceError` for a database user who cannot read
         due work, such as an auditor.

@@ -81,14 +81,6 @@ DENIALS: Mapping[str, str] = {
 LEARNED = ", learned from the API's answers"
 """Where the admitted rate comes from."""
 
-BLOCKERS: Mapping[str, str] = {
-    "lease": "a worker runs it",
-    "not_due": "it is not due yet",
-    "person": "a person has to decide, with `guestledger resolve`",
-    "settings": "it cannot be run with the settings here: use the workers' settings",
-}
-"""By `BlockedBy`."""
-
 STEPS: Mapping[str, str] = {
     "validate_channel": "the channel is looked up",
     "create_session": "the session is requested from the provider",
@@ -110,10 +102,10 @@ def cause_sentence(cause: str, detail: str | None = "", status: int | None = Non
 
 def wait_sentence(wait: guestledger.Wait) -> str:
     """Say how long a wait is and why."""
-    reason = WAITS[wait.basis].format(basis=_duration(wait.basis_ms), given=wait.given)
+    reason = WAITS[wait.basis].format(basis=duration(wait.basis_ms), given=wait.given)
     if wait.basis_ms and wait.extra_ms:
-        reason += f", plus {_duration(wait.extra_ms)}"
-    return f"waits {_duration(wait.ms)}: {reason}"
+        reason += f", plus {duration(wait.extra_ms)}"
+    return f"waits {duration(wait.ms)}: {reason}"
 
 
 def denied_sentence(denied: guestledger.Denied) -> str:
@@ -142,20 +134,7 @@ def closed_words(basis: str) -> str:
     return words.get(basis, "Retry-After" if basis.startswith("retry_after") else basis)
 
 
-def blocker_sentence(blocker: guestledger.Blocker) -> str:
-    """Say what blocks a step."""
-    if blocker.denied is not None:
-        ahead = f"; {blocker.ahead} sessions are ahead" if blocker.ahead else ""
-        return f"rate limiter: {denied_sentence(blocker.denied)}{ahead}"
-    parts = [BLOCKERS[blocker.by]]
-    if blocker.cause is not None:
-        parts.append(cause_sentence(blocker.cause, blocker.detail))
-    if blocker.wait is not None:
-        parts.append(wait_sentence(blocker.wait))
-    return "; ".join(parts)
-
-
-def session_reason(session: guestledger.Session | guestledger.SessionRow) -> str | None:
+def session_reason(session: guestledger.Session | guestledger.SessionRow | guestledger.Explanation) -> str | None:
     """Say why a session is not active; `None` if it is."""
     if session.cause is None:
         return None
@@ -167,5 +146,6 @@ def letter_reason(letter: guestledger.DeadLetter) -> str:
     return cause_sentence(letter.cause, letter.detail, letter.status)
 
 
-def _duration(ms: int) -> str:
+def duration(ms: int) -> str:
+    """Format a short span."""
     return f"{ms} ms" if ms < 1_000 else f"{ms / 1_000:g} s"

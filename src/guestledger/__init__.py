@@ -71,11 +71,12 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.log.verification import LogVerification
+    from guestledger.engine.operations.conditions import Condition, ConditionName
     from guestledger.engine.operations.consent_record import ConsentEvent, ConsentRecord, ConsentState, PurposeRecord
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.erase import ErasureCertificate, Erasures
     from guestledger.engine.operations.events import Events
-    from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
+    from guestledger.engine.operations.explain import Explanation, StepExplanation
     from guestledger.engine.operations.export import Disclosure, Erased, ExportedEvent, ExportedSession, PersonExport
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
@@ -111,10 +112,10 @@ __all__ = [
     "AuditEntry",
     "AuditFilter",
     "Batch",
-    "BlockedBy",
-    "Blocker",
     "Cause",
     "ComplianceStatus",
+    "Condition",
+    "ConditionName",
     "Consent",
     "ConsentEvent",
     "ConsentFlag",
@@ -277,7 +278,8 @@ _NAMES = {
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.erase": "ErasureCertificate Erasures",
     "engine.operations.events": "Events",
-    "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
+    "engine.operations.conditions": "Condition ConditionName",
+    "engine.operations.explain": "Explanation StepExplanation",
     "engine.operations.export": "Disclosure Erased ExportedEvent ExportedSession PersonExport",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",

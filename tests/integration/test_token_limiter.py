@@ -17,7 +17,7 @@ from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
-from guestledger.engine.operations.explain import BlockedBy
+from guestledger.engine.operations.conditions import ConditionName
 from guestledger.engine.worker.session_work import SessionWork
 from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
@@ -71,8 +71,8 @@ async def test_a_throttled_token_request_blocks_running_and_new_processes(
             assert (deferred.limiter, deferred.denied_by) == (name, DenialReason.CLOSED)
             why = await later.why(session.id)
             assert why.moves_at == until
-            [blocker] = why.steps[0].blockers
-            assert (blocker.by, blocker.cause, blocker.until) == (BlockedBy.NOT_DUE, Cause.RATE_LIMITED, until)
+            [blocker] = why.steps[0].unmet
+            assert (blocker.name, blocker.cause, blocker.until) == (ConditionName.DUE_TIME, Cause.RATE_LIMITED, until)
         with pytest.raises(RequestDenied) as denial:
             await later.check()
         assert (denial.value.limiter, denial.value.denied.until) == (name, until)
@@ -237,7 +237,7 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
         assert (failed.kind, failed.cause) == (FailureKind.UNAVAILABLE, Cause.TOKEN_REFUSED)
         assert isinstance(deferred, e.CreationDeferred)
         ((name, until),) = await sql("SELECT name, closed_until FROM limits")
-        assert (deferred.limiter, deferred.denied_by, deferred.retry_at) == (name, DenialReason.CLOSED, until)
+        assert (deferred.limiter, deferred.denied_by, deferred.retry_at) == (name, ConditionName.PAUSE, until)
         assert (session.status, session.in_doubt, session.retry_at) == (Status.PENDING, (), until)
         assert (await one.session(throttled.id)).status is Status.THROTTLED
 

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.events import Events
     from guestledger.engine.operations.explain import Explanation, StepExplanation
     from guestledger.engine.operations.export import Disclosure, Erased, ExportedEvent, ExportedSession, PersonExport
+    from guestledger.engine.operations.find import Findings
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
+    from guestledger.engine.ports.session_finder import FindFilter, FoundSession
     from guestledger.engine.projections.audit import (
         CONTRACT_FIELDS,
         AuditEntry,
@@ -150,6 +152,9 @@ __all__ = [
     "ExportedEvent",
     "ExportedSession",
     "FailureKind",
+    "FindFilter",
+    "Findings",
+    "FoundSession",
     "Frame",
     "Guest",
     "GuestConsent",
@@ -281,6 +286,7 @@ _NAMES = {
     "engine.operations.conditions": "Condition ConditionName",
     "engine.operations.explain": "Explanation StepExplanation",
     "engine.operations.export": "Disclosure Erased ExportedEvent ExportedSession PersonExport",
+    "engine.operations.find": "Findings",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",
     "engine.operations.partitions": "Partitions",
@@ -293,6 +299,7 @@ _NAMES = {
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
+    "engine.ports.session_finder": "FindFilter FoundSession",
     "engine.projections.audit": "CONTRACT_FIELDS AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
     "engine.projections.metrics": "DailyMetrics Metrics MetricsFilter",
     "engine.projections.retention": "RetentionStatus",

@@ -237,7 +237,7 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
         assert (failed.kind, failed.cause) == (FailureKind.UNAVAILABLE, Cause.TOKEN_REFUSED)
         assert isinstance(deferred, e.CreationDeferred)
         ((name, until),) = await sql("SELECT name, closed_until FROM limits")
-        assert (deferred.limiter, deferred.denied_by, deferred.retry_at) == (name, ConditionName.PAUSE, until)
+        assert (deferred.limiter, deferred.denied_by, deferred.retry_at) == (name, DenialReason.CLOSED, until)
         assert (session.status, session.in_doubt, session.retry_at) == (Status.PENDING, (), until)
         assert (await one.session(throttled.id)).status is Status.THROTTLED
 

@@ -42,7 +42,8 @@ _DUE = """
     INSERT INTO guestledger.due_steps (stream_id, step, due_at)
     SELECT id, step, coalesce(retry_at, expires_at)
       FROM guestledger.sessions,
-           unnest(CASE status WHEN 'active' THEN ARRAY['expire_token'] ELSE ARRAY['create_session', 'enforce_deadline'] END) AS step"""
+           unnest(CASE status WHEN 'active' THEN ARRAY['expire_token'] ELSE ARRAY['create_session', 'enforce_deadline'] END) AS step
+     WHERE status IN ('active', 'throttled')"""
 # Each waits for its turn behind those before it.
 _APART = """
     UPDATE guestledger.due_steps AS d SET due_at = due_at + number * interval '1 ms'

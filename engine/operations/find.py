@@ -1,5 +1,6 @@
 """From a complaint to the session, without a look at personal data."""
 
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -10,6 +11,9 @@ from guestledger.engine.ports.session_finder import FindFilter, FoundSession, Se
 
 MAX_EARLIER = 2_000
 """So many events before the time are searched for the next earlier match, unless the guest is known."""
+
+# The parts of the distance that are searched in turn: in a busy log, the nearest sessions are in the first one.
+_SHARES = (512, 64, 8, 1)
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,10 +38,19 @@ class Finder:
         ids = await self._ids(wanted)
         if ids is not None and not ids:
             return Findings(found=())
-        if wanted.since is None or wanted.until is None:
+        if wanted.around is None:
             return Findings(found=tuple(await self._sessions.near(wanted, ids, None)))
-        span = await self._sessions.span(wanted.since, wanted.until)
-        found = await self._sessions.near(wanted, ids, span)
+        return await self._around(wanted, wanted.around, ids)
+
+    async def _around(self, wanted: FindFilter, moment: datetime, ids: set[UUID] | None) -> Findings:
+        found: list[FoundSession] = []
+        span = Span(-1, -1)
+        for share in _SHARES if ids is None else _SHARES[-1:]:
+            within = wanted.within / share
+            span = await self._sessions.span(moment - within, moment + within)
+            found = await self._sessions.near(wanted, ids, span)
+            if len(found) >= wanted.limit:
+                break
         return Findings(found=tuple(found), earlier=None if found else await self._earlier(wanted, ids, span))
 
     async def _ids(self, wanted: FindFilter) -> set[UUID] | None:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ARRAY, Select, Uuid, any_, cast, extract, func, literal, select
+from sqlalchemy import ARRAY, Select, Uuid, any_, cast, extract, func, literal, select, true
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -52,7 +52,9 @@ class PostgresSessionFinder:
         """See `SessionFinder.of_guest`."""
         c = personal_index.c
         known = [c[name] == value for name, value in guest._asdict().items() if value is not None]
-        newest = select(c.stream_id).where(*known).order_by(c.stream_id.desc()).limit(MAX_OF_GUEST)
+        # Materialized: else a plan for any limit may read the whole index of ids, newest first.
+        found = select(c.stream_id).where(*known).cte().prefix_with("MATERIALIZED")
+        newest = select(found.c.stream_id).order_by(found.c.stream_id.desc()).limit(MAX_OF_GUEST)
         return [row.stream_id for row in await self._fetch(newest)]
 
     async def of_key(self, key: str) -> UUID | None:
@@ -69,9 +71,12 @@ class PostgresSessionFinder:
 
 
 def _sessions(wanted: FindFilter, ids: Collection[UUID] | None, span: Span | None) -> Select[Any]:
-    nearest, c = _nearest(wanted, ids, span).subquery(), SESSIONS.c
+    nearest = _nearest(wanted, ids, span).subquery()
     order = nearest.c.found_at.desc() if wanted.around is None else nearest.c.distance
-    statement = select(SESSIONS, nearest).join_from(nearest, SESSIONS, c.id == nearest.c.found_id)
+    # Lateral: one look by id for each. A join of many would read all sessions.
+    session = select(SESSIONS).where(SESSIONS.c.id == nearest.c.found_id).limit(1).lateral()
+    c = session.c
+    statement = select(session, nearest).join_from(nearest, session, true())
     if wanted.channel_id is not None:
         statement = statement.where(c.channel_id == wanted.channel_id)
     if wanted.statuses:

@@ -50,7 +50,7 @@ async def test_a_reset_keeps_retry_times_of_old_sessions_and_admits_new_ones(
         assert await ledger.scheduler.run_once() == {}
         for session in (throttled, deferred):
             [create, _] = (await ledger.why(session.id)).steps
-            assert [(blocker.name, blocker.until) for blocker in create.unmet] == [
+            assert [(condition.name, condition.until) for condition in create.unmet] == [
                 (ConditionName.DUE_TIME, session.retry_at)
             ]
 

@@ -71,8 +71,12 @@ async def test_a_throttled_token_request_blocks_running_and_new_processes(
             assert (deferred.limiter, deferred.denied_by) == (name, DenialReason.CLOSED)
             why = await later.why(session.id)
             assert why.moves_at == until
-            [blocker] = why.steps[0].unmet
-            assert (blocker.name, blocker.cause, blocker.until) == (ConditionName.DUE_TIME, Cause.RATE_LIMITED, until)
+            [condition] = why.steps[0].unmet
+            assert (condition.name, condition.cause, condition.until) == (
+                ConditionName.DUE_TIME,
+                Cause.RATE_LIMITED,
+                until,
+            )
         with pytest.raises(RequestDenied) as denial:
             await later.check()
         assert (denial.value.limiter, denial.value.denied.until) == (name, until)

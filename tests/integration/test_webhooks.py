@@ -118,7 +118,7 @@ async def test_a_process_without_a_webhook_leaves_due_webhooks_to_others(
         assert (ahead.claimable, ahead.next_due_ms is None) == (frozenset(), False), "the token's expiry is ahead"
         delivery = (await without.why(session.id)).steps[0]
         assert (delivery.step, delivery.moves_at) == ("deliver_webhook", None)
-        assert [blocker.name for blocker in delivery.unmet] == [ConditionName.SETTINGS]
+        assert [condition.name for condition in delivery.unmet] == [ConditionName.SETTINGS]
 
         assert await sql("SELECT * FROM due_steps") == owed
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}

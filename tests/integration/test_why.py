@@ -1,4 +1,4 @@
-"""`why` names what a claim, an append or a worker meets next: each kind of blocker, in a real ledger."""
+"""`why` names what a claim, an append or a worker meets next: each kind of condition, in a real ledger."""
 
 import asyncio
 from typing import Any
@@ -52,13 +52,13 @@ def main(waiting: Explanation) -> StepExplanation:
     return step
 
 
-async def blockers(ledger: Ledger, session: Session) -> tuple[Condition, ...]:
+async def unmet(ledger: Ledger, session: Session) -> tuple[Condition, ...]:
     """What blocks the main step."""
     return main(await explained(ledger, session)).unmet
 
 
 async def by(ledger: Ledger, session: Session) -> list[str]:
-    return [blocker.name for blocker in await blockers(ledger, session)]
+    return [condition.name for condition in await unmet(ledger, session)]
 
 
 async def claimed(ledger: Ledger, limit: int = 100) -> list[UUID]:
@@ -112,8 +112,8 @@ async def test_a_leased_session_is_blocked_and_cannot_be_claimed(ledger: Ledger,
     [(owner, until)] = await sql("SELECT owner, lease_until FROM due_steps WHERE owner IS NOT NULL")
 
     waiting = await explained(ledger, session)
-    [blocker] = main(waiting).unmet
-    assert (blocker.name, blocker.until, blocker.owner) == (ConditionName.LEASE, until, owner)
+    [condition] = main(waiting).unmet
+    assert (condition.name, condition.until, condition.owner) == (ConditionName.LEASE, until, owner)
     assert main(waiting).moves_at == until
     assert await claimed(ledger) == []
 
@@ -149,11 +149,15 @@ async def test_a_throttled_session_waits_for_its_retry_time_and_its_limiter(
 ) -> None:
     session = await throttled(ledger, simulator)
     waiting = await explained(ledger, session)
-    blocker = main(waiting).unmet[0]
-    assert (blocker.name, blocker.until, blocker.cause) == (ConditionName.DUE_TIME, session.retry_at, Cause.THROTTLED)
-    assert blocker.wait is not None
-    assert blocker.wait.basis is WaitBasis.RETRY_AFTER
-    assert waiting.moves_at == max(blocker.until for blocker in main(waiting).unmet if blocker.until)
+    condition = main(waiting).unmet[0]
+    assert (condition.name, condition.until, condition.cause) == (
+        ConditionName.DUE_TIME,
+        session.retry_at,
+        Cause.THROTTLED,
+    )
+    assert condition.wait is not None
+    assert condition.wait.basis is WaitBasis.RETRY_AFTER
+    assert waiting.moves_at == max(condition.until for condition in main(waiting).unmet if condition.until)
     assert waiting.deadline is not None
     assert await claimed(ledger) == []
 
@@ -168,23 +172,23 @@ async def test_an_active_session_waits_for_its_webhook_retry_or_token_expiry(
         assert await ledger.scheduler.run_once() == {"WebhookFailed": 1}
         waiting = await explained(ledger, session)
         step = main(waiting)
-        [blocker] = step.unmet
-        assert (step.step, blocker.name, waiting.moves_at) == (
+        [condition] = step.unmet
+        assert (step.step, condition.name, waiting.moves_at) == (
             StepName.DELIVER_WEBHOOK,
             ConditionName.DUE_TIME,
-            blocker.until,
+            condition.until,
         )
-        assert blocker.cause is Cause.NOT_ACCEPTED
-        assert blocker.wait is not None
-        assert (blocker.wait.basis, blocker.wait.basis_ms) == (WaitBasis.SCHEDULE, 60_000)
+        assert condition.cause is Cause.NOT_ACCEPTED
+        assert condition.wait is not None
+        assert (condition.wait.basis, condition.wait.basis_ms) == (WaitBasis.SCHEDULE, 60_000)
         assert await claimed(ledger) == []
     async with new_ledger() as ledger:
         session = await ledger.open_session(request())
         waiting = await explained(ledger, session)
         [step] = waiting.steps
-        [blocker] = step.unmet
-        assert (step.step, blocker.name, blocker.cause) == (StepName.EXPIRE_TOKEN, ConditionName.DUE_TIME, None)
-        assert (blocker.until, waiting.moves_at, waiting.deadline) == (session.expires_at, session.expires_at, None)
+        [condition] = step.unmet
+        assert (step.step, condition.name, condition.cause) == (StepName.EXPIRE_TOKEN, ConditionName.DUE_TIME, None)
+        assert (condition.until, waiting.moves_at, waiting.deadline) == (session.expires_at, session.expires_at, None)
 
 
 # Limiters
@@ -199,13 +203,13 @@ async def test_a_closed_limiter_blocks_the_claim_until_it_opens(
         [(closed_until,)] = await sql("SELECT closed_until FROM limits")
 
         waiting = await explained(ledger, session)
-        [blocker] = main(waiting).unmet
-        assert (blocker.name, blocker.until, main(waiting).moves_at) == (
+        [condition] = main(waiting).unmet
+        assert (condition.name, condition.until, main(waiting).moves_at) == (
             ConditionName.PAUSE,
             closed_until,
             closed_until,
         )
-        assert blocker.closed_by is WaitBasis.RETRY_AFTER
+        assert condition.closed_by is WaitBasis.RETRY_AFTER
         assert await ledger.scheduler.run_once() == {}
 
         await sql(OPEN_NOW)
@@ -222,12 +226,12 @@ async def test_a_paced_limiter_blocks_all_but_the_first_session_in_order(
 
         first, second, third = [main(await explained(ledger, session)) for session in sessions]
         assert first.unmet == ()
-        assert [blocker.name for blocker in (*second.unmet, *third.unmet)] == [ConditionName.RATE] * 2
+        assert [condition.name for condition in (*second.unmet, *third.unmet)] == [ConditionName.RATE] * 2
         assert first.moves_at < second.moves_at < third.moves_at
         assert third.unmet[0].ahead == 2
         assert await claimed(ledger) == [sessions[0].id]
-        [blocker] = await blockers(ledger, sessions[2])
-        assert blocker.ahead == 1, "the first one is being worked on"
+        [condition] = await unmet(ledger, sessions[2])
+        assert condition.ahead == 1, "the first one is being worked on"
 
 
 async def test_an_open_breaker_blocks_all_sessions_and_then_all_but_one_probe(
@@ -237,8 +241,8 @@ async def test_an_open_breaker_blocks_all_sessions_and_then_all_but_one_probe(
         first, second = await failing(ledger, simulator, monkeypatch, 2)
         [(broken_until,)] = await sql("SELECT broken_until FROM limits")
         for session in (first, second):
-            [blocker] = await blockers(ledger, session)
-            assert (blocker.name, blocker.until) == (ConditionName.CIRCUIT, broken_until)
+            [condition] = await unmet(ledger, session)
+            assert (condition.name, condition.until) == (ConditionName.CIRCUIT, broken_until)
         assert await claimed(ledger) == []
 
         await sql("UPDATE limits SET broken_until = now()")
@@ -249,8 +253,8 @@ async def test_an_open_breaker_blocks_all_sessions_and_then_all_but_one_probe(
         [(probe_until,)] = await sql(
             "UPDATE limits SET probe_until = probe_until + interval '10 minutes' RETURNING probe_until"
         )
-        [blocker] = await blockers(ledger, second)
-        assert (blocker.name, blocker.until) == (ConditionName.CIRCUIT, probe_until)
+        [condition] = await unmet(ledger, second)
+        assert (condition.name, condition.until) == (ConditionName.CIRCUIT, probe_until)
         assert await by(ledger, first) == [ConditionName.LEASE]
 
 
@@ -261,7 +265,7 @@ async def test_an_exhausted_retry_budget_is_shown_before_and_after_the_deferral(
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         assert await by(ledger, session) == []
         await sql("UPDATE limits SET retry_budget = 0, retry_budget_at = now()")
-        [budget] = await blockers(ledger, session)
+        [budget] = await unmet(ledger, session)
         assert budget.name is ConditionName.RETRY_BUDGET
 
         await ledger.scheduler.run_once()
@@ -270,9 +274,13 @@ async def test_an_exhausted_retry_budget_is_shown_before_and_after_the_deferral(
         assert isinstance(deferred, e.CreationDeferred)
         assert deferred.denied_by is DenialReason.RETRY_BUDGET
         assert deferred.retry_at > budget.until
-        [blocker] = await blockers(ledger, session)
-        assert (blocker.name, blocker.until, blocker.wait) == (ConditionName.DUE_TIME, deferred.retry_at, deferred.wait)
-        assert (blocker.cause, blocker.detail) == (Cause.RATE_LIMITED, f"retry_budget {deferred.limiter}")
+        [condition] = await unmet(ledger, session)
+        assert (condition.name, condition.until, condition.wait) == (
+            ConditionName.DUE_TIME,
+            deferred.retry_at,
+            deferred.wait,
+        )
+        assert (condition.cause, condition.detail) == (Cause.RATE_LIMITED, f"retry_budget {deferred.limiter}")
 
 
 async def test_the_call_limit_blocks_the_sessions_beyond_it(
@@ -337,8 +345,8 @@ async def test_a_parked_session_waits_for_a_person_and_continues_after_the_decis
         simulator.config = SimulatorConfig(drop_share=1)
         session = await ledger.open_session(request())
         waiting = await explained(ledger, session)
-        [blocker] = waiting.unmet
-        assert (blocker.name, blocker.until, blocker.cause) == (ConditionName.PERSON, None, Cause.CONNECTION_LOST)
+        [condition] = waiting.unmet
+        assert (condition.name, condition.until, condition.cause) == (ConditionName.PERSON, None, Cause.CONNECTION_LOST)
         assert (waiting.steps, waiting.moves_at) == ((), None)
         assert await ledger.scheduler.run_once() == {}
 

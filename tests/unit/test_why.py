@@ -60,9 +60,9 @@ def test_a_settled_session_has_no_due_step_and_no_blockers(history: tuple[e.Even
 
 def test_a_parked_session_waits_for_a_person_without_a_time() -> None:
     waiting = waits(PARKED, at(99_999))
-    [blocker] = waiting.unmet
-    assert (blocker.name, blocker.until) == (ConditionName.PERSON, None)
-    assert (blocker.cause, blocker.detail) == (Cause.ANSWER_TIMEOUT, DETAIL)
+    [condition] = waiting.unmet
+    assert (condition.name, condition.until) == (ConditionName.PERSON, None)
+    assert (condition.cause, condition.detail) == (Cause.ANSWER_TIMEOUT, DETAIL)
     assert (waiting.steps, waiting.moves_at, waiting.deadline) == ((), None, None)
 
 
@@ -108,16 +108,16 @@ def test_a_session_not_yet_due_waits_for_the_reason_in_its_history(
 ) -> None:
     waiting = waits(history, START)
     assert blocked(waiting) == [(ConditionName.DUE_TIME, until)]
-    [blocker] = main(waiting).unmet
-    assert (blocker.cause, blocker.detail, blocker.wait) == (cause, detail, wait)
+    [condition] = main(waiting).unmet
+    assert (condition.cause, condition.detail, condition.wait) == (cause, detail, wait)
     assert main(waiting).moves_at == waiting.moves_at == until
 
 
 def test_a_released_session_waits_for_its_release_delay() -> None:
     waiting = waits(THROTTLED, at(3), due_at=at(5))
     assert blocked(waiting) == [(ConditionName.DUE_TIME, at(5))]
-    [blocker] = main(waiting).unmet
-    assert (blocker.cause, blocker.wait) == (None, None)
+    [condition] = main(waiting).unmet
+    assert (condition.cause, condition.wait) == (None, None)
 
 
 def test_a_wait_in_the_history_overrides_an_earlier_due_time() -> None:
@@ -177,7 +177,7 @@ def test_a_due_step_is_explained_without_the_workers_settings() -> None:
     assert main(waiting).moves_at is None
 
     missing = waits(EXPIRED, EXPIRY, stored=False)
-    assert [(blocker.name, blocker.until) for blocker in missing.unmet] == [(ConditionName.SETTINGS, None)]
+    assert [(condition.name, condition.until) for condition in missing.unmet] == [(ConditionName.SETTINGS, None)]
     assert (missing.steps, missing.moves_at) == ((), None)
 
 

@@ -30,8 +30,8 @@ from tests.unit.waiting import BROKEN, CLOSED, PACED, RECEIVER, SPENT, blocked, 
 def test_a_closed_limiter_blocks_a_session_until_it_opens() -> None:
     waiting = waits(VALIDATED, at(3), states={LIMITER: CLOSED})
     assert blocked(waiting) == [(ConditionName.PAUSE, at(60))]
-    [blocker] = main(waiting).unmet
-    assert (blocker.at, blocker.closed_by) == (at(60), WaitBasis.RETRY_AFTER)
+    [condition] = main(waiting).unmet
+    assert (condition.at, condition.closed_by) == (at(60), WaitBasis.RETRY_AFTER)
     assert main(waiting).moves_at == at(60)
 
 
@@ -76,13 +76,13 @@ def test_a_paced_limiter_blocks_by_the_number_of_sessions_due_before() -> None:
 
 def test_one_sentence_names_the_learned_rate_that_a_session_waits_for() -> None:
     fast = replace(PACED, pace=Pace(rate=47.25, floor=0.1, learned_at=at(1)))
-    [blocker] = main(waits(VALIDATED, at(3), states={LIMITER: fast}, ahead=8)).unmet
-    assert condition_line(blocker) == (
+    [condition] = main(waits(VALIDATED, at(3), states={LIMITER: fast}, ahead=8)).unmet
+    assert condition_line(condition) == (
         "  NO   rate          47.2 a second, learned from the API's answers; 8 sessions are ahead; "
         "its turn comes at about 2024-05-20 14:22:20.169"
     )
-    [blocker] = main(waits(VALIDATED, at(3), states={LIMITER: CLOSED}, ahead=8)).unmet
-    assert condition_line(blocker) == (
+    [condition] = main(waits(VALIDATED, at(3), states={LIMITER: CLOSED}, ahead=8)).unmet
+    assert condition_line(condition) == (
         "  NO   pause         the server asked for one until 2024-05-20 14:23:00.000 (Retry-After)"
     )
 
@@ -131,5 +131,5 @@ def test_the_explained_budget_denial_equals_the_limiters() -> None:
     request = AdmissionRequest(limiter=LIMITER, retry=True, reserved=True)
     _, denied = admit(SPENT, request, at(10), LimiterPolicy())
     assert denied is not None
-    [blocker] = main(waits(FAILED, at(10), states={LIMITER: SPENT})).unmet
-    assert (blocker.name, blocker.until, blocker.rate) == (denied.by, denied.until, denied.rate)
+    [condition] = main(waits(FAILED, at(10), states={LIMITER: SPENT})).unmet
+    assert (condition.name, condition.until, condition.rate) == (denied.by, denied.until, denied.rate)

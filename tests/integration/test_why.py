@@ -21,6 +21,7 @@ from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy, WaitBasis
 from guestledger.engine.operations.conditions import Condition, ConditionName
 from guestledger.engine.operations.explain import Explanation, StepExplanation
+from guestledger.engine.ports.due_steps import MAX_AHEAD
 from tests.integration.appends import a_lease
 from tests.limits import BRISK
 from tests.unit.samples import FINGERPRINT, IP, USER_AGENT, consent, request
@@ -96,7 +97,7 @@ async def throttled(ledger: Ledger, simulator: Simulator, retry_after_s: int = 6
 # Leases
 
 
-async def test_a_session_without_blockers_is_claimed_by_the_next_worker(ledger: Ledger) -> None:
+async def test_a_session_whose_conditions_are_met_is_claimed_by_the_next_worker(ledger: Ledger) -> None:
     session = await ledger.accept(request())
     waiting = await explained(ledger, session)
     step = main(waiting)
@@ -308,6 +309,18 @@ async def test_why_without_provider_settings_reports_missing_settings(
         assert await by(unset, session) == [ConditionName.SETTINGS]
 
 
+async def test_sessions_ahead_are_counted_up_to_a_limit_and_for_limited_steps_only(ledger: Ledger, sql: Any) -> None:
+    session = await ledger.accept(request())
+    await sql(
+        """INSERT INTO due_steps (stream_id, step, due_at)
+           SELECT gen_random_uuid(), step, timestamptz '2020-01-01'
+             FROM generate_series(1, $1::int), unnest(ARRAY['validate_channel', 'enforce_deadline']) AS step""",
+        MAX_AHEAD + 1,
+    )
+    ahead = {row.step: row.ahead for row in (await ledger._explainer._due_steps.status(session.id)).rows}
+    assert ahead == {StepName.VALIDATE_CHANNEL: MAX_AHEAD, StepName.ENFORCE_DEADLINE: 0}
+
+
 # Ends
 
 
@@ -354,6 +367,24 @@ async def test_a_parked_session_waits_for_a_person_and_continues_after_the_decis
         await ledger.resolve(session.id, Verdict.RETRY, decided_by="ops", reason="checked with the provider")
         assert await by(ledger, session) == []
         assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
+
+
+async def test_a_legal_hold_is_shown_beside_the_erasure_that_it_prevents(new_ledger: Any, sql: Any) -> None:
+    async with new_ledger(policy=Policy(retention_days=30)) as ledger:
+        session = await ledger.open_session(request(subject_id="crm-7", consent=consent(gdpr_compliant=False)))
+        erasure = await explained(ledger, session)
+        assert [step.step for step in erasure.steps] == [StepName.ERASE_CONTACT]
+        assert [(condition.name, condition.met) for condition in erasure.conditions] == [
+            (ConditionName.LEGAL_HOLD, True)
+        ]
+
+        await ledger.retention.hold(subject_id="crm-7", reason="matter 17", placed_by="counsel")
+        later = await ledger.open_session(request(subject_id="crm-7", consent=consent(gdpr_compliant=False)))
+        recorded, unrecorded = await explained(ledger, session), await explained(ledger, later)
+        assert [condition.name for condition in recorded.unmet] == [ConditionName.LEGAL_HOLD]
+        assert recorded.steps == ()
+        assert [condition.name for condition in unrecorded.unmet] == [ConditionName.LEGAL_HOLD]
+        assert [step.step for step in unrecorded.steps] == [StepName.ERASE_CONTACT]
 
 
 async def test_a_refused_session_waits_for_nothing(ledger: Ledger) -> None:

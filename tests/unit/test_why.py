@@ -42,7 +42,7 @@ from tests.unit.samples import (
 )
 from tests.unit.waiting import CLOSED, DEADLINE, LIMITERS, OWNER, RECEIVER, blocked, main, waits
 
-# Without blockers
+# All conditions met
 
 
 @pytest.mark.parametrize("history", [OPEN, VALIDATED, THROTTLED, IN_DOUBT, FAILED, ATTEMPTING, ACTIVE])
@@ -53,7 +53,7 @@ def test_a_due_session_without_a_lease_waits_only_for_a_worker(history: tuple[e.
 
 
 @pytest.mark.parametrize("history", [REFUSED, REJECTED, ABANDONED, (*EXPIRED, was_purged(), was_synced())])
-def test_a_settled_session_has_no_due_step_and_no_blockers(history: tuple[e.Event, ...]) -> None:
+def test_a_settled_session_has_no_due_step_and_no_condition(history: tuple[e.Event, ...]) -> None:
     waiting = waits(history, at(9))
     assert (waiting.steps, waiting.unmet, waiting.moves_at, waiting.deadline) == ((), (), None, None)
 

@@ -41,7 +41,7 @@ def test_a_closed_limiter_of_another_api_blocks_nothing() -> None:
     assert blocked(waits((*ACTIVE, was_synced()), EXPIRY, states={LIMITER: CLOSED, RECEIVER: CLOSED})) == []
 
 
-def test_a_limiter_closed_beyond_the_due_time_is_the_next_blocker() -> None:
+def test_a_limiter_closed_beyond_the_due_time_blocks_next() -> None:
     waiting = waits(THROTTLED, at(1), states={LIMITER: CLOSED})
     assert blocked(waiting) == [(ConditionName.DUE_TIME, at(2.25)), (ConditionName.PAUSE, at(60))]
     assert main(waiting).moves_at == at(60)
@@ -49,7 +49,7 @@ def test_a_limiter_closed_beyond_the_due_time_is_the_next_blocker() -> None:
     assert blocked(waits(later, at(1), states={LIMITER: CLOSED})) == [(ConditionName.DUE_TIME, at(61))]
 
 
-def test_an_open_breaker_behind_a_closed_limiter_is_the_next_blocker() -> None:
+def test_an_open_breaker_behind_a_closed_limiter_blocks_next() -> None:
     both = replace(BROKEN, closed_until=at(20), closed_by=WaitBasis.QUOTA)
     assert blocked(waits(VALIDATED, at(3), states={LIMITER: both})) == [
         (ConditionName.PAUSE, at(20)),

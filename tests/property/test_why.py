@@ -47,8 +47,16 @@ def limiters(draw: st.DrawFn) -> LimiterState:
     if draw(st.booleans()):
         state = replace(state, broken_at=at(0), broken_until=draw(moments), probe_until=draw(maybe))
     if draw(st.booleans()):
-        state = replace(state, retry_budget=draw(st.floats(0, 100)), retry_budget_at=at(0))
+        state = replace(
+            state, retry_budget=draw(st.sampled_from([0.0, 0.5, 3.0, 100.0])), retry_budget_at=draw(moments)
+        )
     return state
+
+
+def spent_by(limiter: LimiterState, now: datetime) -> LimiterState:
+    """The same limiter, its budget last used at `now` at the latest."""
+    used_at = limiter.retry_budget_at
+    return limiter if used_at is None else replace(limiter, retry_budget_at=min(used_at, now))
 
 
 policies = st.builds(
@@ -111,6 +119,7 @@ def test_the_first_unmet_condition_is_what_keeps_a_worker_from_the_step(
     lease_until: datetime | None,
 ) -> None:
     row = {"ahead": ahead, "owner": waiting.OWNER, "lease_until": lease_until}
+    limiter = spent_by(limiter, now)
     name, until = keeping(history, now, policy, limiter, in_flight=in_flight, **row)
     explanation = explained(history, now, policy, limiter, in_flight=in_flight, **row)
     # The deadline keeps nobody from the claim: it changes what the step does.
@@ -140,6 +149,7 @@ def test_every_condition_of_the_way_is_listed_once_and_in_order(
 def test_a_session_is_blocked_until_the_predicted_time_and_not_longer(
     history: Sequence[Event], policy: Policy, limiter: LimiterState, now: datetime
 ) -> None:
+    limiter = spent_by(limiter, now)
     explanation = explained(history, now, policy, limiter)
     assert explanation.moves_at is not None
     assert bool(explanation.unmet) == (explanation.moves_at > now)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -107,6 +107,15 @@ def keeping(
     ahead=st.integers(0, 300),
     in_flight=st.integers(0, 6),
     lease_until=maybe,
+)
+@example(
+    history=FAILED,
+    policy=Policy(),
+    limiter=LimiterState(retry_budget=0.0, retry_budget_at=at(2)),
+    now=at(2),
+    ahead=0,
+    in_flight=0,
+    lease_until=None,
 )
 def test_the_first_unmet_condition_is_what_keeps_a_worker_from_the_step(
     *,

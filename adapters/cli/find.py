@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -105,20 +106,35 @@ def _show(wanted: guestledger.FindFilter, found: tuple[guestledger.FoundSession,
     console = show.console()
     if wanted.around is not None:
         console.print(f"around {show.time(wanted.around)}, {_between(wanted)} (all times are UTC)", soft_wrap=True)
-    timed = ("from then",) if wanted.around else ()
-    made = show.table("id", "status", "began", "event", "at", *timed, "channel", "why", wraps=_WRAPS)
+    cells = _cells(wanted, console.width)
+    made = show.table(*cells, wraps=_WRAPS)
     for one in found:
-        row = one.session
-        distance = [] if wanted.around is None else [_distance(one, wanted.around)]
-        happened = (one.event, show.time(one.recorded_at), *distance)
-        show.add_row(made, row.id, row.status, show.time(row.opened_at), *happened, row.channel_id, session_reason(row))
+        show.add_row(made, *(cell(one) for cell in cells.values()))
     if more:
         made.caption = f"the first {len(found)}: narrow it down, or use --limit"
     console.print(made)
     session = found[0].session.id if len(found) == 1 else "ID"
-    console.print(
-        f"next: `guestledger replay {session}` shows what happened, `guestledger why {session}` what it waits for"
-    )
+    after = f"next: `guestledger replay {session}` shows what happened, `guestledger why {session}` what it waits for"
+    console.print(after, soft_wrap=True)
+
+
+def _cells(wanted: guestledger.FindFilter, width: int) -> show.Cells[guestledger.FoundSession]:
+    moment, wide = wanted.around, width >= show.WIDE
+    cells: dict[str, Callable[[guestledger.FoundSession], object]] = {
+        "id": lambda one: one.session.id,
+        "status": lambda one: one.session.status,
+    }
+    if wide:
+        cells["began"] = lambda one: show.time(one.session.opened_at)
+    cells["event"] = lambda one: one.event
+    if wide or moment is None:
+        cells["at"] = lambda one: show.time(one.recorded_at)
+    if moment is not None:
+        cells["from then"] = lambda one: _distance(one, moment)
+    if wide:
+        cells["channel"] = lambda one: one.session.channel_id
+    cells["why"] = lambda one: session_reason(one.session)
+    return cells
 
 
 def _nothing(wanted: guestledger.FindFilter, earlier: guestledger.FoundSession | None) -> str:

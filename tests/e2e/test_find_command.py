@@ -13,6 +13,7 @@ from tests import postgres
 from tests.e2e import guests
 from tests.e2e.command import Result, assert_one_line, environment, run
 
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 PEOPLE = [
     guests.guest(0, channelId="ch_busy", idempotencyKey="order-1"),
     guests.guest(1, channelId="ch_quiet", subjectId="crm-7"),
@@ -62,6 +63,16 @@ async def test_one_match_comes_with_the_next_commands(shown: Shown) -> None:
     assert "ch_busy" in row
     assert f"`guestledger replay {shown.ids[0]}`" in result.text.splitlines()[-1]
     assert f"`guestledger why {shown.ids[0]}`" in result.text.splitlines()[-1]
+
+
+async def test_80_columns_keep_ids_and_times_in_one_piece(shown: Shown) -> None:
+    terminal = {**shown.env, "COLUMNS": "80", "TTY_COMPATIBLE": "1", "NO_COLOR": "1"}
+    for arguments in (("--around", "0 s ago"), ("--session", shown.ids[0])):
+        lines = (await run("find", *arguments, env=terminal)).text.splitlines()
+        table = [ESCAPES.sub("", line) for line in lines if not line.startswith(("around", "next"))]
+        assert max(map(len, table)) <= 80
+        [row] = [line for line in table if line.startswith(shown.ids[0])]
+        assert re.search(r"  \d+ s before|  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", row), row
 
 
 async def test_each_filter_finds_its_session(shown: Shown) -> None:

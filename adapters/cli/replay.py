@@ -18,8 +18,6 @@ from guestledger.adapters.cli.running import fail, reading, run, say
 
 commands = typer.Typer()
 
-Frames = Sequence[guestledger.Frame]
-
 
 def version_or_moment(text: str) -> int | datetime:
     """Parse a version or a time. Raise `typer.BadParameter`."""
@@ -89,7 +87,9 @@ def _check_output(**chosen: bool) -> None:
         raise typer.BadParameter(f"does not go with {names[0]}", param_hint=names[1])
 
 
-def _wanted(frames: Frames, at: int | datetime | None, session: str) -> Frames:
+def _wanted(
+    frames: Sequence[guestledger.Frame], at: int | datetime | None, session: str
+) -> Sequence[guestledger.Frame]:
     from guestledger.engine.replay.timeline import until
 
     wanted = frames if at is None else until(frames, at)
@@ -98,24 +98,30 @@ def _wanted(frames: Frames, at: int | datetime | None, session: str) -> Frames:
     return wanted
 
 
-async def _show(frames: Frames, *, json: bool, step: bool, html: Path | None, revealed: bool) -> None:
-    from guestledger.adapters.cli.pages.timeline import timeline_page
-    from guestledger.adapters.cli.stepping import step_through
-    from guestledger.adapters.cli.timeline import console, timeline
-
+async def _show(
+    frames: Sequence[guestledger.Frame], *, json: bool, step: bool, html: Path | None, revealed: bool
+) -> None:
     if json:
         show.write_json(replay_data(frames, revealed=revealed))
     elif html is not None:
+        from guestledger.adapters.cli.pages.timeline import timeline_page
+
         write_new(html, timeline_page(frames, revealed=revealed).encode())
         say(f"{len(frames)} events written to {html}")
-    elif step:
-        await step_through(frames, console())
     else:
+        from guestledger.adapters.cli.stepping import step_through
+        from guestledger.adapters.cli.timeline import console, timeline
+
         out = console()
-        out.print(timeline(frames, out))
+        if step:
+            await step_through(frames, out)
+        else:
+            out.print(timeline(frames, out))
 
 
-def _show_difference(frames: Frames, start: int | datetime, end: int | datetime, *, json: bool, revealed: bool) -> None:
+def _show_difference(
+    frames: Sequence[guestledger.Frame], start: int | datetime, end: int | datetime, *, json: bool, revealed: bool
+) -> None:
     from guestledger.adapters.cli.stepping import difference_page
     from guestledger.adapters.cli.timeline import console
     from guestledger.engine.replay.timeline import diff

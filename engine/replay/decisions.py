@@ -17,7 +17,7 @@ from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created
-from guestledger.engine.domain.personal import Guarded, Sealed
+from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.log.personal_fields import personal_values, with_values
@@ -32,8 +32,8 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
     due_steps: Callable[[Session, Policy], tuple[DueStep, ...]] = due_steps
 
 
-class Decision(Guarded, frozen=True, kw_only=True):
-    """One recorded decision, and what today's code decides in its place."""
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One recorded decision, and what today's code decides in its place. Its parts mask personal data."""
 
     policy: Policy
     """Under which it was made again: of those in force, the one that gives what was recorded, if any does."""
@@ -88,16 +88,21 @@ def decisions(
     while at < len(events):
         left = events[at : at + _LONGEST]
         found = _decision(state, left, candidates[0], lifecycle)
-        if not found.is_reproduced:
+        if not _explains(found, left):
             for policy in candidates[1:]:
                 other = _decision(state, left, policy, lifecycle)
-                if other.is_reproduced:
+                if _explains(other, left):
                     found = other
                     candidates.remove(policy)
                     candidates.insert(0, policy)
                     break
         yield found
         state, at = found.after, at + len(found.recorded)
+
+
+def _explains(decision: Decision, left: Sequence[e.Event]) -> bool:
+    """Whether it gives all that was recorded in one decision: a policy that gives up later gives only its beginning."""
+    return decision.is_reproduced and len(decision.recorded) >= len(_one_decision(left))
 
 
 def _decision(state: Session, left: Sequence[e.Event], policy: Policy, lifecycle: Lifecycle) -> Decision:

@@ -7,7 +7,6 @@ import msgspec
 
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.evolve import evolve
-from guestledger.engine.domain.personal import Guarded
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.recorded import RecordedEvent
@@ -24,7 +23,7 @@ class DueChange(msgspec.Struct, frozen=True, kw_only=True):
     after: datetime | None
 
 
-class Frame(Guarded, frozen=True, kw_only=True):
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a session: the decision that made it, what it changed, and the time that passed before it."""
 
     recorded: RecordedEvent
@@ -50,7 +49,7 @@ class Frame(Guarded, frozen=True, kw_only=True):
         return sum((part.length for part in self.waits), timedelta())
 
 
-class Difference(Guarded, frozen=True, kw_only=True):
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """What lies between two points of a session."""
 
     before: Session

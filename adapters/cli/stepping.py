@@ -156,7 +156,7 @@ def _values(data: Data, day: date | None, indent: int = 2) -> Iterator[Padding]:
             yield _in(Text(name, style="dim"), indent)
             yield from _values(dict(value), day, indent + 2)
         else:
-            yield _in(Text(f"{name:{width}}  ", style="dim").append(show.value(value, day), style="default"), indent)
+            yield _in(Text(f"{name:{width}}  ", style="dim").append(show.value(value, day), style="not dim"), indent)
 
 
 def _title(name: str, words: str) -> Text:

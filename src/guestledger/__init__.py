@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         SubjectErased,
         UnderLegalHold,
         UnknownEvent,
+        UnknownPolicy,
         UnknownProjection,
     )
     from guestledger.engine.domain.events import *  # noqa: F403 - every event class
@@ -82,7 +83,6 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.partitions import Partitions
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
-    from guestledger.engine.operations.replay import Frame
     from guestledger.engine.operations.retention import HoldReport, Retention
     from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.operations.withdraw import Withdrawal
@@ -102,6 +102,9 @@ if TYPE_CHECKING:
     from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
+    from guestledger.engine.replay.diff import Change
+    from guestledger.engine.replay.timeline import Difference, DueChange, Frame, diff, timeline
+    from guestledger.engine.replay.waits import Waited, WaitedFor
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
@@ -114,6 +117,7 @@ __all__ = [
     "BlockedBy",
     "Blocker",
     "Cause",
+    "Change",
     "ComplianceStatus",
     "Consent",
     "ConsentEvent",
@@ -132,7 +136,9 @@ __all__ = [
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "Difference",
     "Disclosure",
+    "DueChange",
     "DueStep",
     "Erased",
     "ErasedEvent",
@@ -225,11 +231,14 @@ __all__ = [
     "UnderLegalHold",
     "UnfitEngine",
     "UnknownEvent",
+    "UnknownPolicy",
     "UnknownProjection",
     "Verdict",
     "Verification",
     "Wait",
     "WaitBasis",
+    "Waited",
+    "WaitedFor",
     "WebhookNotice",
     "WebhookState",
     "Webhooks",
@@ -237,9 +246,11 @@ __all__ = [
     "__version__",
     "connect",
     "contract_form",
+    "diff",
     "parse_request",
     "simulated",
     "stop_database",
+    "timeline",
     "upgrade_database",
 ]
 __version__: str
@@ -256,7 +267,7 @@ _NAMES = {
     "engine.domain.consent": "Consent Evidence Guest",
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownPolicy UnknownProjection",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
@@ -284,7 +295,6 @@ _NAMES = {
     "engine.operations.partitions": "Partitions",
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
-    "engine.operations.replay": "Frame",
     "engine.operations.retention": "HoldReport Retention",
     "engine.operations.withdraw": "Withdrawal",
     "engine.operations.reveal": "Look Reveal",
@@ -296,6 +306,9 @@ _NAMES = {
     "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
+    "engine.replay.diff": "Change",
+    "engine.replay.timeline": "Difference DueChange Frame diff timeline",
+    "engine.replay.waits": "Waited WaitedFor",
     "engine.worker.scheduler": "Scheduler",
 }
 """The public names of each module. The event classes come besides."""

@@ -85,7 +85,6 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.partitions import Partitions
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
-    from guestledger.engine.operations.replay import Frame
     from guestledger.engine.operations.retention import HoldReport, Retention
     from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.operations.withdraw import Withdrawal
@@ -106,6 +105,9 @@ if TYPE_CHECKING:
     from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
+    from guestledger.engine.replay.diff import Change
+    from guestledger.engine.replay.timeline import Difference, DueChange, Frame, diff, timeline
+    from guestledger.engine.replay.waits import Waited, WaitedFor
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
@@ -116,6 +118,7 @@ __all__ = [
     "AuditFilter",
     "Batch",
     "Cause",
+    "Change",
     "ComplianceStatus",
     "Condition",
     "ConditionName",
@@ -136,7 +139,9 @@ __all__ = [
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "Difference",
     "Disclosure",
+    "DueChange",
     "DueStep",
     "Erased",
     "ErasedEvent",
@@ -238,6 +243,8 @@ __all__ = [
     "Verification",
     "Wait",
     "WaitBasis",
+    "Waited",
+    "WaitedFor",
     "WebhookNotice",
     "WebhookState",
     "Webhooks",
@@ -245,9 +252,11 @@ __all__ = [
     "__version__",
     "connect",
     "contract_form",
+    "diff",
     "parse_request",
     "simulated",
     "stop_database",
+    "timeline",
     "upgrade_database",
 ]
 __version__: str
@@ -294,7 +303,6 @@ _NAMES = {
     "engine.operations.partitions": "Partitions",
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
-    "engine.operations.replay": "Frame",
     "engine.operations.retention": "HoldReport Retention",
     "engine.operations.withdraw": "Withdrawal",
     "engine.operations.reveal": "Look Reveal",
@@ -307,6 +315,9 @@ _NAMES = {
     "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
+    "engine.replay.diff": "Change",
+    "engine.replay.timeline": "Difference DueChange Frame diff timeline",
+    "engine.replay.waits": "Waited WaitedFor",
     "engine.worker.scheduler": "Scheduler",
 }
 """The public names of each module. The event classes come besides."""

@@ -7,7 +7,6 @@ import msgspec
 
 from guestledger.engine.domain import commands as c
 from guestledger.engine.domain.due import DueStep, StepName
-from guestledger.engine.domain.personal import Guarded
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, WebhookNotice
 from guestledger.engine.replay.decisions import Decision, Lifecycle
@@ -53,7 +52,7 @@ class FromOutside(msgspec.Struct, frozen=True, gc=False):
 Source = FromStep | FromAttempt | FromOutside
 
 
-class Entry(Guarded, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A recorded decision, and what a simulation needs to make it at another time."""
 
     number: int
@@ -73,7 +72,7 @@ class Entry(Guarded, frozen=True, kw_only=True):
         return self.ready[self.source.step].at
 
 
-class Agenda(Guarded, frozen=True, kw_only=True):
+class Agenda(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The recorded decisions in order, and the due steps after the last."""
 
     entries: tuple[Entry, ...]

@@ -17,7 +17,7 @@ from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created
-from guestledger.engine.domain.personal import Guarded, Sealed
+from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.log.personal_fields import personal_values, with_values
@@ -32,7 +32,7 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
     due_steps: Callable[[Session, Policy], tuple[DueStep, ...]] = due_steps
 
 
-class Decision(Guarded, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One recorded decision, and what today's code decides in its place."""
 
     policy: Policy

@@ -11,11 +11,10 @@ from guestledger.engine.domain import commands as c
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName
-from guestledger.engine.domain.personal import Guarded
 from guestledger.engine.domain.session import Status
 
 
-class Taken(Guarded, frozen=True, kw_only=True):
+class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A decision as it was taken: in the log, or in the simulation."""
 
     at: datetime
@@ -37,7 +36,7 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
     simulated: Any
 
 
-class Difference(Guarded, frozen=True, kw_only=True):
+class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The first decision that differs."""
 
     recorded: Taken | None
@@ -106,7 +105,7 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
-class WhatIf(Guarded, frozen=True, kw_only=True):
+class WhatIf(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A session under another policy, or by other code, with the outcomes that the log holds."""
 
     id: UUID

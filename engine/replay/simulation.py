@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import msgspec
 from msgspec.structs import replace
 
 from guestledger.engine.domain import commands as c
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.outcomes import Created
-from guestledger.engine.domain.personal import Guarded
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.replay.agenda import (
@@ -33,7 +33,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 _UNSHIFTED = timedelta()
 
 
-class _Next(Guarded, frozen=True, kw_only=True):
+class _Next(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What may happen next: a recorded decision, or a due step of which the log holds none."""
 
     at: datetime

@@ -126,3 +126,8 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def is_identical(self) -> bool:
         """Whether every decision is the recorded one."""
         return self.difference is None
+
+    @property
+    def outcome_is_known(self) -> bool:
+        """Whether the log answers every look-up and every attempt of the simulation."""
+        return all(one.step is StepName.DELIVER_WEBHOOK for one in self.unanswered)

@@ -69,7 +69,8 @@ def _converted(kind: type[msgspec.Struct], name: str, value: Any, path: str) -> 
     try:
         return msgspec.convert(msgspec.to_builtins(value), field.type)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {error}".replace(" - at `$", "").replace("`$", "`")) from None
+        text, _, where = str(error).partition(" - at `$")
+        raise ValueError(f"{path}{where.rstrip('`')}: {text}") from None
 
 
 def _checked(terms: ConsentTerms, path: str) -> ConsentTerms:

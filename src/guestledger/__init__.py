@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         SubjectErased,
         UnderLegalHold,
         UnknownEvent,
+        UnknownPolicy,
         UnknownProjection,
     )
     from guestledger.engine.domain.events import *  # noqa: F403 - every event class
@@ -102,6 +103,10 @@ if TYPE_CHECKING:
     from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
+    from guestledger.engine.replay.decisions import Lifecycle
+    from guestledger.engine.replay.findings import WhatIf
+    from guestledger.engine.replay.what_if import PolicyChange, what_if
+    from guestledger.engine.replay.what_if_summary import WhatIfSummary
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
@@ -167,6 +172,7 @@ __all__ = [
     "Ledger",
     "LedgerClosed",
     "LedgerNotReady",
+    "Lifecycle",
     "LimiterPolicy",
     "LimiterState",
     "Limits",
@@ -186,6 +192,7 @@ __all__ = [
     "Party",
     "PersonExport",
     "Policy",
+    "PolicyChange",
     "PrivacyNotice",
     "Profile",
     "ProjectionStatus",
@@ -225,6 +232,7 @@ __all__ = [
     "UnderLegalHold",
     "UnfitEngine",
     "UnknownEvent",
+    "UnknownPolicy",
     "UnknownProjection",
     "Verdict",
     "Verification",
@@ -233,6 +241,8 @@ __all__ = [
     "WebhookNotice",
     "WebhookState",
     "Webhooks",
+    "WhatIf",
+    "WhatIfSummary",
     "Withdrawal",
     "__version__",
     "connect",
@@ -241,6 +251,7 @@ __all__ = [
     "simulated",
     "stop_database",
     "upgrade_database",
+    "what_if",
 ]
 __version__: str
 
@@ -256,7 +267,7 @@ _NAMES = {
     "engine.domain.consent": "Consent Evidence Guest",
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownPolicy UnknownProjection",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
@@ -296,6 +307,10 @@ _NAMES = {
     "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
+    "engine.replay.decisions": "Lifecycle",
+    "engine.replay.findings": "WhatIf",
+    "engine.replay.what_if": "PolicyChange what_if",
+    "engine.replay.what_if_summary": "WhatIfSummary",
     "engine.worker.scheduler": "Scheduler",
 }
 """The public names of each module. The event classes come besides."""

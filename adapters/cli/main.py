@@ -30,6 +30,7 @@ from guestledger.adapters.cli import (
     streams,
     verify,
     webhooks,
+    what_if,
     why,
     worker,
 )
@@ -43,6 +44,7 @@ COMMANDS = (
     reading,
     audit,
     replay,
+    what_if,
     why,
     resolve,
     limits,

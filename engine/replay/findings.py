@@ -50,6 +50,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     """Where a history leads."""
 
     status: Status
+    channel_id: str
     cause: Cause | None
     detail: str | None
     attempts: int

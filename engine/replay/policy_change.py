@@ -1,13 +1,13 @@
 """A policy with some of its fields changed, as people write them down: only what differs."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import msgspec
 
 from guestledger.engine.domain.consent_terms import ConsentTerms, checked_terms
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
+from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, InDoubt
 
 _WITHOUT_EFFECT = {
     "limiter": "the log does not hold what another limiter would have admitted",
@@ -35,14 +35,7 @@ def changed_policy(policy: Policy, changes: Mapping[str, Any]) -> Policy:
     for name, reason in _WITHOUT_EFFECT.items():
         if name in changes:
             raise ValueError(f"{name} cannot be asked about: {reason}")
-    changed: Policy = _changed(policy, changes, "")
-    for path, (low, high) in _RANGES.items():
-        for number in _numbers(changed, path):
-            if not low <= number <= high:
-                raise ValueError(f"{path} must be {low} to {high}, not {number}")
-    if changed.creation.in_doubt is None and policy.creation.in_doubt is not None:
-        raise ValueError("creation.in_doubt must be one of retry_with_key, retry_and_record and park")
-    return changed
+    return cast("Policy", _changed(policy, changes, ""))
 
 
 def _changed(current: Any, changes: Any, path: str) -> Any:
@@ -56,6 +49,7 @@ def _changed(current: Any, changes: Any, path: str) -> Any:
         part = getattr(current, name)
         nested = isinstance(part, msgspec.Struct)
         fields[name] = _changed(part, value, below) if nested else _converted(type(current), name, value, below)
+        _check_range(fields[name], below)
     changed = msgspec.structs.replace(current, **fields)
     return _checked(changed, path) if isinstance(changed, ConsentTerms) else changed
 
@@ -80,12 +74,12 @@ def _checked(terms: ConsentTerms, path: str) -> ConsentTerms:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _numbers(policy: Policy, path: str) -> Iterator[int]:
-    value: Any = policy
-    for name in path.split("."):
-        value = getattr(value, name)
-    match value:
-        case tuple():
-            yield from value
-        case int():
-            yield value
+def _check_range(value: Any, path: str) -> None:
+    if path == "creation.in_doubt" and value is None:
+        raise ValueError(f"{path} must be one of {', '.join(InDoubt)}")
+    if path not in _RANGES or value is None:
+        return
+    low, high = _RANGES[path]
+    for number in value if isinstance(value, tuple) else (value,):
+        if not low <= number <= high:
+            raise ValueError(f"{path} must be {low} to {high}, not {number}")

@@ -90,6 +90,7 @@ def _used(recorded: Policy, change: PolicyChange) -> Policy:
 def _course(state: Session, events: Iterable[e.Event]) -> Course:
     return Course(
         status=state.status,
+        channel_id=state.channel_id,
         cause=state.cause,
         detail=state.detail,
         attempts=state.attempts,

@@ -112,6 +112,7 @@ async def _ask_all(
     console = show.console()
     changed = found.sessions - found.identical
     console.print(f"{found.sessions} sessions: {found.identical} the same, {changed} with another decision")
+    console.print(f"{found.ended_otherwise} with another status, {found.unanswered} without an answer in the log")
     if found.assumed:
         console.print(f"{found.assumed} take recorded answers at other times: they might have been others then")
     console.print(_statuses(found))

@@ -1,6 +1,7 @@
 """What-ifs of many sessions, summed up in bounded memory."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -38,6 +39,10 @@ class WhatIfSummary(msgspec.Struct, frozen=True, kw_only=True):
     sessions: int
     identical: int
     """Those in which no decision differs."""
+    ended_otherwise: int
+    """Those with another status. A session that is still open has one, too."""
+    unanswered: int
+    """Those whose status the log cannot tell: it holds no answer to a request of the simulation."""
     assumed: int
     """Those that take recorded answers at other times than they were recorded."""
     statuses: tuple[StatusChange, ...]
@@ -76,6 +81,8 @@ class Tally:
         return WhatIfSummary(
             sessions=self._sessions,
             identical=self._identical,
+            ended_otherwise=self._number(lambda recorded, simulated: simulated not in (recorded, None)),
+            unanswered=self._number(lambda _, simulated: simulated is None),
             assumed=self._assumed,
             statuses=tuple(
                 StatusChange(
@@ -89,6 +96,9 @@ class Tally:
             recorded_latency=_spread(self._recorded),
             simulated_latency=_spread(self._simulated),
         )
+
+    def _number(self, wanted: Callable[[Status, Status | None], bool]) -> int:
+        return sum(number for change, number in self._statuses.items() if wanted(*change))
 
 
 def _rounded(ms: int) -> int:

@@ -41,7 +41,9 @@ async def test_what_if_shows_the_first_difference_and_where_it_leads(database_ur
     assert [event["event"] for event in answer["events"]][-1] == "SessionAbandoned"
     assert same.text.splitlines()[1] == "no decision differs; it is refused: nothing more is due"
     assert summed.text.splitlines()[0] == "2 sessions: 1 the same, 1 with another decision"
+    assert summed.text.splitlines()[1] == "1 with another status, 0 without an answer in the log"
     [every] = told_all.out
+    assert (every["sessions"], every["identical"], every["endedOtherwise"], every["unanswered"]) == (2, 1, 1, 0)
     assert {(one["recorded"], one["simulated"]): one["examples"] for one in every["statuses"]} == {
         ("active", "abandoned"): [failed],
         ("refused", "refused"): [refused],

@@ -222,7 +222,7 @@ class Ledger:
         """Run the session's history again under another policy, with the outcomes that it holds. Changes and sends nothing.
 
         `policy` is a whole `Policy`, or the fields that differ from the recorded one: `{"creation": {"max_failures": 3}}`.
-        Raises `SessionNotFound`, and `ValueError`, which names the field, for a change that is no policy.
+        Raises `SessionNotFound`, and `InvalidPolicy`, which names the field, for a change that is no policy.
         """
         return await self._what_ifs.of(session, policy)
 

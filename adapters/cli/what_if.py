@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 _MAX_POLICY = 1 << 20
-_ALL_HINT = "give a session or --all"
 
 
 @commands.command()
@@ -49,20 +48,17 @@ def what_if(
     the log holds no answer any more. `--since` and `--until` go with `--all`: when the session began.
     """
     if every == (session is not None):
-        raise typer.BadParameter(_ALL_HINT, param_hint="--all")
+        raise typer.BadParameter("give a session or --all", param_hint="--all")
     if not every and (since or until):
         raise typer.BadParameter("goes only with --all", param_hint="--since" if since else "--until")
 
     async def ask() -> None:
         changes = await _changes(policy)
         async with opened() as ledger:
-            try:
-                if session is None:
-                    await _ask_all(ledger, changes, since, until, json=json)
-                else:
-                    await _ask_one(ledger, session, changes, json=json)
-            except ValueError as error:  # consent terms that contradict the recorded ones
-                fail(f"{policy} does not fit the recorded policy: {error}")
+            if session is None:
+                await _ask_all(ledger, changes, since, until, json=json)
+            else:
+                await _ask_one(ledger, session, changes, json=json)
 
     run(ask())
 
@@ -79,8 +75,8 @@ async def _changes(file: Path) -> Mapping[str, Any]:
         fail(f"{file} cannot be read: {error}")
     except msgspec.DecodeError as error:
         raise typer.BadParameter(f"{file} is not JSON: {error}", param_hint="--policy") from None
-    except ValueError as error:
-        raise typer.BadParameter(f"{file}: {error}", param_hint="--policy") from None
+    except guestledger.InvalidPolicy as error:
+        raise typer.BadParameter(f"{file}: {error.reason}", param_hint="--policy") from None
     return changes  # type: ignore[no-any-return]
 
 

@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
@@ -36,7 +38,7 @@ def what_if(
     one to use instead. `lifecycle`: the code to use instead of today's. `now` (UTC): the time up to which deadlines and
     retention run; by default the last event's. Under the recorded policy the result is the history, event by event.
 
-    Raises `ValueError` for a history without events, and for a change that is no policy.
+    Raises `InvalidPolicy` for a change that is no policy, and `ValueError` for a history without events.
     """
     if not history:
         raise ValueError("a history without events has no decisions")
@@ -82,9 +84,13 @@ def what_if_of(
 
 
 def _used(recorded: Policy, change: PolicyChange) -> Policy:
-    if isinstance(change, Policy):
-        return change
-    return recorded if change is None else changed_policy(recorded, change)
+    if change is None:
+        return recorded
+    if not isinstance(change, Policy):
+        return changed_policy(recorded, change)
+    # In a ledger without a choice the provider's profile decides, and the recorded policy has that.
+    in_doubt = change.creation.in_doubt or recorded.creation.in_doubt
+    return replace(change, creation=replace(change.creation, in_doubt=in_doubt))
 
 
 def _course(state: Session, events: Iterable[e.Event]) -> Course:

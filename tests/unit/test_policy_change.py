@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from guestledger.engine.domain.consent_terms import ConsentTerms, Party
+from guestledger.engine.domain.errors import InvalidPolicy
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from guestledger.engine.replay.policy_change import changed_policy
@@ -35,6 +36,7 @@ def test_only_the_given_fields_change() -> None:
     ("changes", "words"),
     [
         ([], "the policy must be an object"),
+        (3, "the policy must be an object"),
         ({"creation": 3}, "creation must be an object"),
         ({"creations": {}}, "creations is no field of a policy: there are creation, webhook, "),
         ({"creation": {"deadline": 3}}, "creation.deadline is no field of a policy: there are base_ms, "),
@@ -46,6 +48,7 @@ def test_only_the_given_fields_change() -> None:
         ({"webhook": {"waits_ms": [1, -2]}}, "webhook.waits_ms must be 0 to 315360000000, not -2"),
         ({"webhook": {"waits_ms": [1, "a"]}}, "webhook.waits_ms[1]: Expected `int`, got `str`"),
         ({"webhook_enabled": 1}, "webhook_enabled: Expected `bool`, got `int`"),
+        ({"retention_days": 40_000}, "retention_days must be 0 to 36525, not 40000"),
         ({"retention_days": True}, "retention_days: Expected `int | null`, got `bool`"),
         ({"limiter": {"calls": 3}}, "limiter cannot be asked about: the log does not hold"),
         ({"max_backlog_age_ms": 3}, "max_backlog_age_ms cannot be asked about: it changes no decision"),
@@ -59,7 +62,7 @@ def test_only_the_given_fields_change() -> None:
     ids=str,
 )
 def test_what_is_no_policy_is_refused_with_its_path(changes: Any, words: str) -> None:
-    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the text is compared below
+    with pytest.raises(InvalidPolicy) as refused:
         changed_policy(POLICY, changes)
-    assert str(refused.value).startswith(words)
-    assert "$" not in str(refused.value)
+    assert refused.value.reason.startswith(words)
+    assert "$" not in refused.value.reason

@@ -255,6 +255,11 @@ def test_each_decision_is_changed_under_its_own_policy() -> None:
     assert found.is_identical
 
 
+def test_a_policy_without_a_choice_about_doubt_keeps_the_recorded_one() -> None:
+    open_choice = replace(PARKING, creation=replace(PARKING.creation, in_doubt=None))
+    assert asked(PARKED_TILL_100, open_choice, recorded=PARKING).is_identical
+
+
 def test_another_decide_is_found_at_its_first_difference() -> None:
     def planted(state: Session, command: Command, policy: Policy) -> list[e.Event]:
         made = decide(state, command, policy)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 _MAX_POLICY = 1 << 20
+_CHECK = "a difference may come from the code, not the policy"
 
 
 @commands.command()
@@ -109,6 +110,8 @@ async def _ask_all(
     changed = found.sessions - found.identical
     console.print(f"{found.sessions} sessions: {found.identical} the same, {changed} with another decision")
     console.print(f"{found.ended_otherwise} with another status, {found.unanswered} without an answer in the log")
+    if found.not_reproduced:
+        console.print(f"{found.not_reproduced} with decisions that today's code takes otherwise: {_CHECK}")
     if found.assumed:
         console.print(f"{found.assumed} take recorded answers at other times: they might have been others then")
     console.print(_statuses(found))
@@ -143,6 +146,9 @@ def _shown(found: guestledger.WhatIf) -> Iterator[str | Table]:
     yield _courses(found.recorded, found.simulated)
     yield f"\nthe what-if ends there: {ENDINGS[found.ending]}"
     yield from map(_unanswered, found.unanswered)
+    if found.not_reproduced:
+        versions = ", ".join(map(str, found.not_reproduced))
+        yield f"\ntoday's code takes another decision than the log at version {versions}: {_CHECK}"
     if found.assumed:
         yield "\nassumed: these recorded answers, at other times. They might have been others then"
         yield from map(_assumed, found.assumed)
@@ -219,6 +225,7 @@ def _json(found: guestledger.WhatIf) -> dict[str, Any]:
         "assumed": [show.camel_json(one) for one in found.assumed],
         "unanswered": [show.camel_json(one) for one in found.unanswered],
         "leftOut": [show.camel_json(one) for one in found.left_out],
+        "notReproduced": found.not_reproduced,
         "events": [_event_json(event) for event in found.events],
     }
 

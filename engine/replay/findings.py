@@ -122,6 +122,11 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     unanswered: tuple[Unanswered, ...]
     """A look-up or an attempt ends the simulation there. Without the answer to a webhook call the rest goes on."""
     left_out: tuple[LeftOut, ...]
+    not_reproduced: tuple[int, ...]
+    """Versions at which today's code takes another decision than the log, under any recorded policy.
+
+    Up to the first difference these are taken as recorded. Later ones may differ for that reason alone.
+    """
 
     @property
     def is_identical(self) -> bool:

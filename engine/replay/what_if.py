@@ -80,6 +80,11 @@ def what_if_of(
         assumed=tuple(simulation.assumed),
         unanswered=tuple(simulation.unanswered),
         left_out=tuple(simulation.left_out),
+        not_reproduced=tuple(
+            one.before.version + 1
+            for one in (entry.decision for entry in recorded.entries)
+            if one.decided != one.recorded
+        ),
     )
 
 

@@ -43,6 +43,8 @@ class WhatIfSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Those with another status. A session that is still open has one, too."""
     unanswered: int
     """Those whose status the log cannot tell: it holds no answer to a request of the simulation."""
+    not_reproduced: int
+    """Those in which today's code takes another decision than the log, under any recorded policy."""
     assumed: int
     """Those that take recorded answers at other times than they were recorded."""
     statuses: tuple[StatusChange, ...]
@@ -56,7 +58,7 @@ class Tally:
     """Adds up what-ifs. Its size does not depend on how many."""
 
     def __init__(self) -> None:
-        self._sessions = self._identical = self._assumed = 0
+        self._sessions = self._identical = self._assumed = self._not_reproduced = 0
         self._statuses: Counter[tuple[Status, Status | None]] = Counter()
         self._examples: dict[tuple[Status, Status | None], list[str]] = {}
         self._recorded: Counter[int] = Counter()
@@ -67,6 +69,7 @@ class Tally:
         self._sessions += 1
         self._identical += found.is_identical
         self._assumed += bool(found.assumed)
+        self._not_reproduced += bool(found.not_reproduced)
         change = found.recorded.status, found.simulated.status if found.outcome_is_known else None
         self._statuses[change] += 1
         examples = self._examples.setdefault(change, [])
@@ -83,6 +86,7 @@ class Tally:
             identical=self._identical,
             ended_otherwise=self._number(lambda recorded, simulated: simulated not in (recorded, None)),
             unanswered=self._number(lambda _, simulated: simulated is None),
+            not_reproduced=self._not_reproduced,
             assumed=self._assumed,
             statuses=tuple(
                 StatusChange(

@@ -284,7 +284,8 @@ def test_a_step_that_other_code_does_not_plan_is_found_where_it_is_missing() -> 
 def test_what_older_code_decided_is_not_put_down_to_the_policy() -> None:
     events = lived(*CREATED_AT_2)
     events[3] = replace(events[3], detail="of an older release", retry_at=at(0.72))  # type: ignore[call-arg]
-    assert what_if_of(SESSION, events, [POLICY]).is_identical
+    same = what_if_of(SESSION, events, [POLICY])
+    assert (same.is_identical, same.not_reproduced) == (True, (4,))
     found = what_if_of(SESSION, events, [POLICY], policy={"creation": {"max_failures": 2}})
     assert first_fields(found) == {"event 2": (None, "SessionAbandoned")}
 

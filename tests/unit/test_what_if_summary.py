@@ -44,6 +44,7 @@ def found(
         assumed=(assumption,) if assumed else (),
         unanswered=(Unanswered(step=unanswered, number=2, at=START),) if unanswered else (),
         left_out=(),
+        not_reproduced=(),
     )
 
 

@@ -110,7 +110,7 @@ def events_of(history: Sequence[Move], policy: Policy) -> list[Event]:
     return events
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=1_000)
 @given(policy=policies | patient_policies, history=lives, now=presents)
 def test_the_recorded_policy_gives_the_recorded_history(
     policy: Policy, history: Sequence[Move], now: datetime | None
@@ -125,7 +125,7 @@ def test_the_recorded_policy_gives_the_recorded_history(
         assert (found.assumed, found.unanswered, found.left_out) == ((), (), ())
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=1_000)
 @given(policy=policies | patient_policies | st.just(Policy()), life=timely_lives, now=presents)
 def test_the_recorded_policy_gives_a_history_whose_steps_were_due(
     policy: Policy, life: Sequence[Turn], now: datetime | None

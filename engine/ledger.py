@@ -29,7 +29,6 @@ from guestledger.engine.operations.limits import Limits
 from guestledger.engine.operations.partitions import Partitions
 from guestledger.engine.operations.projections import Projections
 from guestledger.engine.operations.redeliver import Webhooks
-from guestledger.engine.operations.replay import Frame, replay
 from guestledger.engine.operations.resolve import Resolver
 from guestledger.engine.operations.retention import Retention
 from guestledger.engine.operations.reveal import PAGE, Look, Reveal, pages
@@ -52,6 +51,7 @@ from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 from guestledger.engine.replay.findings import WhatIf
+from guestledger.engine.replay.timeline import Frame, timeline
 from guestledger.engine.replay.what_if import PolicyChange
 from guestledger.engine.replay.what_if_summary import WhatIfSummary
 from guestledger.engine.worker.executor import Executor
@@ -212,11 +212,13 @@ class Ledger:
         return Look(reveal, store=self._store, personal=self._personal, clock=self._clock)
 
     async def replay(self, session: UUID | str, *, reveal: Reveal | None = None) -> list[Frame]:
-        """Fold the session's events again, without I/O, and return every step. `reveal`: see `history`.
+        """Return a frame for each event: the decision that made it, what it changed, and what the session waited for before.
 
-        Raises `SessionNotFound`.
+        Each decision is made again by today's code, under the recorded policies (`events.policies`). `reveal`: see `history`.
+        Raises `SessionNotFound`, `PartitionDetached`, and `UnknownPolicy` for a policy of a newer release.
         """
-        return replay(await self.history(session, reveal=reveal), self._policy)
+        history = await self.history(session, reveal=reveal)
+        return timeline(history, await self.events.policies() or [self._policy])
 
     async def what_if(self, session: UUID | str, *, policy: PolicyChange) -> WhatIf:
         """Run the session's history again under another policy, with the outcomes that it holds. Changes and sends nothing.

@@ -19,7 +19,7 @@ from guestledger.adapters.cli.running import fail, opened, run
 from guestledger.adapters.cli.streams import plain
 
 if TYPE_CHECKING:
-    from guestledger.engine.replay.findings import Assumption, Course, Difference, Taken, Unanswered
+    from guestledger.engine.replay.findings import Assumption, Course, FirstDifference, Taken, Unanswered
 
 commands = typer.Typer()
 
@@ -157,7 +157,7 @@ def _shown(found: guestledger.WhatIf) -> Iterator[str | Table]:
         yield from (f"  {one.command}, recorded at {show.time(one.at)}" for one in found.left_out)
 
 
-def _difference(difference: Difference) -> Table:
+def _difference(difference: FirstDifference) -> Table:
     made = show.table("", "recorded", "what if", wraps=("recorded", "what if"))
     sides = difference.recorded, difference.simulated
     show.add_row(made, "decided at", *(show.time(side.at) if side else "nothing is decided" for side in sides))

@@ -36,7 +36,7 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
     simulated: Any
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class FirstDifference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The first decision that differs."""
 
     recorded: Taken | None
@@ -110,7 +110,7 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A session under another policy, or by other code, with the outcomes that the log holds."""
 
     id: UUID
-    difference: Difference | None
+    difference: FirstDifference | None
     """`None`: it would have been the same."""
     recorded: Course
     simulated: Course

@@ -14,7 +14,7 @@ from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.replay.agenda import agenda
 from guestledger.engine.replay.contrast import contrasts
 from guestledger.engine.replay.decisions import Lifecycle, decisions
-from guestledger.engine.replay.findings import Course, Difference, Ending, WhatIf
+from guestledger.engine.replay.findings import Course, Ending, FirstDifference, WhatIf
 from guestledger.engine.replay.policy_change import changed_policy
 from guestledger.engine.replay.simulation import Simulation
 
@@ -69,7 +69,7 @@ def what_if_of(
     difference = None
     if simulation.diverged:
         fields = contrasts(simulation.recorded, simulation.simulated)
-        difference = Difference(recorded=simulation.recorded, simulated=simulation.simulated, fields=fields)
+        difference = FirstDifference(recorded=simulation.recorded, simulated=simulation.simulated, fields=fields)
     return WhatIf(
         id=session_id,
         difference=difference,

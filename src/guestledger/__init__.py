@@ -84,7 +84,6 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.partitions import Partitions
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
-    from guestledger.engine.operations.replay import Frame
     from guestledger.engine.operations.retention import HoldReport, Retention
     from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.operations.withdraw import Withdrawal
@@ -105,7 +104,10 @@ if TYPE_CHECKING:
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
     from guestledger.engine.replay.decisions import Lifecycle
+    from guestledger.engine.replay.diff import Change
     from guestledger.engine.replay.findings import WhatIf
+    from guestledger.engine.replay.timeline import Difference, DueChange, Frame, diff, timeline
+    from guestledger.engine.replay.waits import Waited, WaitedFor
     from guestledger.engine.replay.what_if import PolicyChange, what_if
     from guestledger.engine.replay.what_if_summary import WhatIfSummary
     from guestledger.engine.worker.scheduler import Scheduler
@@ -120,6 +122,7 @@ __all__ = [
     "BlockedBy",
     "Blocker",
     "Cause",
+    "Change",
     "ComplianceStatus",
     "Consent",
     "ConsentEvent",
@@ -138,7 +141,9 @@ __all__ = [
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "Difference",
     "Disclosure",
+    "DueChange",
     "DueStep",
     "Erased",
     "ErasedEvent",
@@ -240,6 +245,8 @@ __all__ = [
     "Verification",
     "Wait",
     "WaitBasis",
+    "Waited",
+    "WaitedFor",
     "WebhookNotice",
     "WebhookState",
     "Webhooks",
@@ -249,9 +256,11 @@ __all__ = [
     "__version__",
     "connect",
     "contract_form",
+    "diff",
     "parse_request",
     "simulated",
     "stop_database",
+    "timeline",
     "upgrade_database",
     "what_if",
 ]
@@ -297,7 +306,6 @@ _NAMES = {
     "engine.operations.partitions": "Partitions",
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
-    "engine.operations.replay": "Frame",
     "engine.operations.retention": "HoldReport Retention",
     "engine.operations.withdraw": "Withdrawal",
     "engine.operations.reveal": "Look Reveal",
@@ -313,6 +321,9 @@ _NAMES = {
     "engine.replay.findings": "WhatIf",
     "engine.replay.what_if": "PolicyChange what_if",
     "engine.replay.what_if_summary": "WhatIfSummary",
+    "engine.replay.diff": "Change",
+    "engine.replay.timeline": "Difference DueChange Frame diff timeline",
+    "engine.replay.waits": "Waited WaitedFor",
     "engine.worker.scheduler": "Scheduler",
 }
 """The public names of each module. The event classes come besides."""

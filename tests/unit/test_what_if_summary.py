@@ -4,11 +4,11 @@ from uuid import UUID
 
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.session import Status
-from guestledger.engine.replay.findings import Assumption, Course, Difference, Ending, Unanswered, WhatIf
+from guestledger.engine.replay.findings import Assumption, Course, Ending, FirstDifference, Unanswered, WhatIf
 from guestledger.engine.replay.what_if_summary import LatencySpread, StatusChange, Tally
 from tests.unit.samples import CHANNEL, START
 
-NO_DIFFERENCE = Difference(recorded=None, simulated=None, fields=())
+NO_DIFFERENCE = FirstDifference(recorded=None, simulated=None, fields=())
 
 
 def course(status: Status, latency_ms: int | None) -> Course:

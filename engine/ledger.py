@@ -1,6 +1,7 @@
 """The ledger: the object that an embedder holds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
@@ -32,6 +33,7 @@ from guestledger.engine.operations.redeliver import Webhooks
 from guestledger.engine.operations.resolve import Resolver
 from guestledger.engine.operations.retention import Retention
 from guestledger.engine.operations.reveal import PAGE, Look, Reveal, pages
+from guestledger.engine.operations.what_if import WhatIfs
 from guestledger.engine.operations.withdraw import Withdrawal, Withdrawals
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
@@ -50,7 +52,10 @@ from guestledger.engine.ports.session_finder import FindFilter, SessionFinder
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
+from guestledger.engine.replay.findings import WhatIf
 from guestledger.engine.replay.timeline import Frame, timeline
+from guestledger.engine.replay.what_if import PolicyChange
+from guestledger.engine.replay.what_if_summary import WhatIfSummary
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.scheduler import Scheduler
@@ -137,6 +142,7 @@ class Ledger:
         self._withdrawals = Withdrawals(personal=personal, histories=histories, decisions=decisions)
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
         self._finder = Finder(sessions=sessions, read_models=read_models, personal=personal)
+        self._what_ifs = WhatIfs(store=store, histories=histories, clock=clock, policy=policy)
         self._explainer = Explainer(
             store=store, due_steps=due_steps, limiter=limiter, holds=holds, handlers=executor.handlers, policy=policy
         )
@@ -217,6 +223,29 @@ class Ledger:
         """
         history = await self.history(session, reveal=reveal)
         return timeline(history, await self.events.policies() or [self._policy])
+
+    async def what_if(self, session: UUID | str, *, policy: PolicyChange) -> WhatIf:
+        """Run the session's history again under another policy, with the outcomes that it holds. Changes and sends nothing.
+
+        `policy` is a whole `Policy`, or the fields that differ from the recorded one: `{"creation": {"max_failures": 3}}`.
+        Raises `SessionNotFound`, and `InvalidPolicy`, which names the field, for a change that is no policy.
+        """
+        return await self._what_ifs.of(session, policy)
+
+    async def what_if_all(
+        self,
+        *,
+        policy: PolicyChange,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        advanced: Callable[[int], None] = lambda _sessions: None,
+    ) -> WhatIfSummary:
+        """Sum up `what_if` over the sessions that began from `since` on and before `until` (UTC), in bounded memory.
+
+        `advanced` gets the number of sessions after each batch. Raises as `what_if` does, and `UnknownEvent` at an unreadable
+        session.
+        """
+        return await self._what_ifs.over(policy, since=since, until=until, advanced=advanced)
 
     async def why(self, session: UUID | str) -> Explanation:
         """Return every condition on the way to each due step, met or not, and when the step moves.

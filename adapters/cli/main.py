@@ -31,6 +31,7 @@ from guestledger.adapters.cli import (
     streams,
     verify,
     webhooks,
+    what_if,
     why,
     worker,
 )
@@ -45,6 +46,7 @@ COMMANDS = (
     audit,
     find,
     replay,
+    what_if,
     why,
     resolve,
     limits,

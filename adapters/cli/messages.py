@@ -93,6 +93,31 @@ STEPS: Mapping[str, str] = {
 }
 """By `StepName`."""
 
+ENDINGS: Mapping[str, str] = {
+    "done": "nothing more is due",
+    "waiting": "the next step is due later, or waits for a worker as it does in the log",
+    "person": "a person has to decide, and the log holds no such decision",
+    "unanswered": "the log holds no answer to the next request",
+}
+"""By `Ending`."""
+
+REQUESTS: Mapping[str, str] = {
+    "validate_channel": "look-up {number} would be made at {at}",
+    "create_session": "attempt {number} would be sent at {at}",
+    "settle_attempt": "attempt {number} would be sent at {at}",
+    "deliver_webhook": "webhook call {number} would be made at {at} or later",
+}
+"""Requests of a what-if, by `StepName`."""
+
+ANSWERS: Mapping[str, str] = {
+    "RecordLookup": "the answer to look-up {number}",
+    "DeferCreation": "the denial by the rate limiter before attempt {number}",
+    "RecordAttempt": "the answer to attempt {number}",
+    "SettleAttempt": "the lost answer to attempt {number}",
+    "RecordDelivery": "the answer to webhook call {number}",
+}
+"""What a what-if takes from the log, by the kind of the command."""
+
 WAITED: Mapping[str, str] = {
     "due_time": "wait: {reason}",
     "worker": "late: {step} was due, until a worker ran it",

@@ -115,7 +115,7 @@ def _decision(state: Session, left: Sequence[e.Event], policy: Policy, lifecycle
     except ValueError:
         command = None
     made = [] if command is None else lifecycle.decide(state, command, policy)
-    decided = tuple(_with_recorded(event, recorded) for event, recorded in zip(made, left, strict=False))
+    decided = tuple(with_recorded(event, recorded) for event, recorded in zip(made, left, strict=False))
     recorded = tuple(left[: len(made)])
     if decided != recorded or not recorded:
         decided, recorded = (*decided, *made[len(decided) :]), _one_decision(left)
@@ -143,7 +143,7 @@ def _one_decision(left: Sequence[e.Event]) -> tuple[e.Event, ...]:
     return tuple(left[:number])
 
 
-def _with_recorded(made: e.Event, recorded: e.Event) -> e.Event:
+def with_recorded(made: e.Event, recorded: e.Event) -> e.Event:
     """`made` with what only the recorded event can tell: commitments to sealed values, and what the store found."""
     if type(made) is not type(recorded):
         return made

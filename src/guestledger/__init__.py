@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         GuestledgerError,
         HoldRefused,
         IdempotencyConflict,
+        InvalidPolicy,
         InvalidRequest,
         JournalUnusable,
         LogSetBack,
@@ -105,9 +106,13 @@ if TYPE_CHECKING:
     from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
+    from guestledger.engine.replay.decisions import Lifecycle
     from guestledger.engine.replay.diff import Change
+    from guestledger.engine.replay.findings import WhatIf
     from guestledger.engine.replay.timeline import Difference, DueChange, Frame, diff, timeline
     from guestledger.engine.replay.waits import Waited, WaitedFor
+    from guestledger.engine.replay.what_if import PolicyChange, what_if
+    from guestledger.engine.replay.what_if_summary import WhatIfSummary
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
@@ -173,12 +178,14 @@ __all__ = [
     "HoldReport",
     "IdempotencyConflict",
     "InDoubt",
+    "InvalidPolicy",
     "InvalidRequest",
     "InvalidSettings",
     "JournalUnusable",
     "Ledger",
     "LedgerClosed",
     "LedgerNotReady",
+    "Lifecycle",
     "LimiterPolicy",
     "LimiterState",
     "Limits",
@@ -198,6 +205,7 @@ __all__ = [
     "Party",
     "PersonExport",
     "Policy",
+    "PolicyChange",
     "PrivacyNotice",
     "Profile",
     "ProjectionStatus",
@@ -248,6 +256,8 @@ __all__ = [
     "WebhookNotice",
     "WebhookState",
     "Webhooks",
+    "WhatIf",
+    "WhatIfSummary",
     "Withdrawal",
     "__version__",
     "connect",
@@ -258,6 +268,7 @@ __all__ = [
     "stop_database",
     "timeline",
     "upgrade_database",
+    "what_if",
 ]
 __version__: str
 
@@ -273,7 +284,7 @@ _NAMES = {
     "engine.domain.consent": "Consent Evidence Guest",
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownPolicy UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidPolicy InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownPolicy UnknownProjection",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
@@ -315,6 +326,10 @@ _NAMES = {
     "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
+    "engine.replay.decisions": "Lifecycle",
+    "engine.replay.findings": "WhatIf",
+    "engine.replay.what_if": "PolicyChange what_if",
+    "engine.replay.what_if_summary": "WhatIfSummary",
     "engine.replay.diff": "Change",
     "engine.replay.timeline": "Difference DueChange Frame diff timeline",
     "engine.replay.waits": "Waited WaitedFor",

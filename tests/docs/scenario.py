@@ -273,7 +273,7 @@ class Scenario:
         if "resolve" in command:
             return self.parked.pop()
         found = self.dead_letter if "redeliver" in command else None
-        found = found or (self.throttled if "why" in command else None) or self.active
+        found = found or (self.throttled if "why" in command or "what-if" in command else None) or self.active
         assert found is not None
         return found
 

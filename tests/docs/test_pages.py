@@ -64,7 +64,7 @@ def test_readme_is_short() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_commands_exist(page: Path) -> None:
-    named = re.findall(r"(?:`|^\$? ?)guestledger ([a-z]+)(?: ([a-z]+))?", page.read_text(), re.MULTILINE)
+    named = re.findall(r"(?:`|^\$? ?)guestledger ([a-z][a-z-]*)(?: ([a-z]+))?", page.read_text(), re.MULTILINE)
     top = typer.main.get_group(app).commands
     for name, below in named:
         assert name in top, name

@@ -212,6 +212,13 @@ class Ledger:
         """
         return replay(await self.history(session, reveal=reveal), self._policy)
 
+    async def policies(self) -> list[Policy]:
+        """Return the policies under which decisions may have been recorded, the likeliest first: at least one.
+
+        They are those in the log, the latest first; this process's own if the log has none.
+        """
+        return await self._store.policies() or [self._policy]
+
     async def why(self, session: UUID | str) -> Explanation:
         """Return what the session waits for now, and until when.
 

@@ -12,6 +12,7 @@ import typer
 import guestledger
 from guestledger.adapters.cli import (
     audit,
+    bundle,
     consent,
     db,
     demo,
@@ -43,6 +44,7 @@ COMMANDS = (
     reading,
     audit,
     replay,
+    bundle,
     why,
     resolve,
     limits,

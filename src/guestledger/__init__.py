@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.consent_terms import ConsentFlag, ConsentPurpose, ConsentTerms, Party, PrivacyNotice
     from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
+        BundleRefused,
         CredentialsRefused,
         ErasureNotFound,
         ErasuresMissing,
@@ -113,6 +114,7 @@ __all__ = [
     "Batch",
     "BlockedBy",
     "Blocker",
+    "BundleRefused",
     "Cause",
     "ComplianceStatus",
     "Consent",
@@ -256,7 +258,7 @@ _NAMES = {
     "engine.domain.consent": "Consent Evidence Guest",
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownProjection",
+    "engine.domain.errors": "BundleRefused CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownProjection",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",

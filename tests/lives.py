@@ -2,6 +2,7 @@
 
 import random
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -96,11 +97,20 @@ def _outcome(state: Session, now: datetime, chance: random.Random) -> CreationOu
 def recorded_life(session_id: UUID, seed: int, first_position: int = 0) -> list[RecordedEvent]:
     """The same as it is stored."""
     return [
-        _recorded(session_id, version, event, first_position) for version, event in enumerate(life(session_id, seed), 1)
+        _stored(session_id, version, event, encode(event), first_position)
+        for version, event in enumerate(life(session_id, seed), 1)
     ]
 
 
-def _recorded(session_id: UUID, version: int, event: Event, first_position: int) -> RecordedEvent:
+def copied(history: Sequence[RecordedEvent], session_id: UUID, first_position: int) -> list[RecordedEvent]:
+    """The same life in another session, with leaf hashes that fit. Faster than a life of its own."""
+    before, after = str(history[0].stream_id), str(session_id)
+    return [
+        _stored(session_id, one.version, one.event, one.data.replace(before, after), first_position) for one in history
+    ]
+
+
+def _stored(session_id: UUID, version: int, event: Event, data: str, first_position: int) -> RecordedEvent:
     hashed: dict[str, Any] = {
         "stream_id": session_id,
         "version": version,
@@ -108,9 +118,10 @@ def _recorded(session_id: UUID, version: int, event: Event, first_position: int)
         "correlation_id": str(session_id),
         "causation_id": session_id,
         "actor": "tests",
-        "data": encode(event),
+        "data": data,
+        "schema_version": event.schema_version,
     }
-    leaf = leaf_hash(**hashed, event_type=wire_name(event), schema_version=event.schema_version)
+    leaf = leaf_hash(**hashed, event_type=wire_name(event))
     return RecordedEvent(**hashed, position=first_position + version - 1, event=event, leaf_hash=leaf)
 
 

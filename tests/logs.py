@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from guestledger.engine.domain.consent import Consent, Evidence, Guest
 from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.log.codec import encode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
+from guestledger.engine.log.recorded import RecordedEvent
 from tests.postgres import as_administrator
 from tests.unit import samples
 
@@ -57,6 +58,16 @@ async def write_events(url: str, events: Iterable[e.Event], *, after: int, event
     numbered = ((stream_id, version, event) for version, event in enumerate(events, 1))
     await _copy(url, _rows(after + 1, numbered, event_type))
     return stream_id
+
+
+async def write_recorded(url: str, histories: Iterable[Sequence[RecordedEvent]]) -> None:
+    """Write these sessions."""
+    await _copy(url, (_row(recorded) for history in histories for recorded in history))
+
+
+def _row(recorded: RecordedEvent) -> list[Any]:
+    of_event = {"event_type": wire_name(recorded.event)}
+    return [of_event.get(column) or getattr(recorded, column) for column in COLUMNS]
 
 
 async def _copy(url: str, rows: Iterable[list[Any]]) -> None:

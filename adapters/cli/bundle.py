@@ -86,8 +86,8 @@ async def _write_file(path: Path, sessions: Sequence[str], reveal: guestledger.R
         found = [await ledger.history(session) for session in sessions]
         histories = {history[0].stream_id: history for history in found}
         if reveal is not None:
-            opened = await ledger.look(reveal).events([event for history in histories.values() for event in history])
-            histories = {stream: list(events) for stream, events in groupby(opened, key=attrgetter("stream_id"))}
+            shown = await ledger.look(reveal).events([event for history in histories.values() for event in history])
+            histories = {stream: list(events) for stream, events in groupby(shown, key=attrgetter("stream_id"))}
         encoded = await _encoder(ledger)
     _write(path, encoded(list(histories.values())))
     return len(histories)

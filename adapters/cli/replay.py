@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +12,8 @@ from rich.table import Table
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.options import Json, Looker, Reason, RevealIt, Session, chosen_reveal, moment
-from guestledger.adapters.cli.running import fail, reading, run
+from guestledger.adapters.cli.options import Json, Looker, Reason, RevealIt, Since, Until, chosen_reveal, moment
+from guestledger.adapters.cli.running import fail, run
 
 commands = typer.Typer()
 
@@ -23,9 +24,25 @@ def _version_or_moment(text: str) -> int | datetime:
 
 @commands.command()
 def replay(
-    session: Session,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SESSION|FILE|FILE#SESSION]...",
+            help="A session: its id, the engine's or the provider's, or its bundle. With --check, bundle files and directories.",
+        ),
+    ] = None,
     at: Annotated[
         Any | None, typer.Option(parser=_version_or_moment, metavar="VERSION|TIME", help="Stop after this point.")
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Check that this release takes the decisions that were taken, in all sessions."),
+    ] = False,
+    since: Since = None,
+    until: Until = None,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="With --check: in so many processes.")] = 1,
+    allow: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --check: the kinds of divergence to accept, one a line.")
     ] = None,
     reveal: RevealIt = False,
     reason: Reason = None,
@@ -34,19 +51,32 @@ def replay(
 ) -> None:
     """Replay a session's history: each event, the state after it, and the due steps.
 
-    Personal data is masked, except for `--reveal` with `--json`.
+    A bundle needs no database. Personal data is masked, except for `--reveal` with `--json`. With `--check`, exit code 1 if a
+    session diverges.
     """
+    if check:
+        if at is not None or reveal:
+            raise typer.BadParameter("does not go with --check", param_hint="--reveal" if reveal else "--at")
+        from guestledger.adapters.cli.check import check as check_all
+
+        check_all(sources or [], since=since, until=until, jobs=jobs, allow=allow, json=json)
+    _check_alone(since=since, until=until, jobs=jobs, allow=allow)
+    if len(sources or []) != 1:
+        raise typer.BadParameter("name one session; --check takes all", param_hint="SESSION")
+    [source] = sources or []
     wanted_reveal = chosen_reveal(reason, by, reveal=reveal)
     if reveal and not json:
         raise typer.BadParameter("goes only with --json: the table holds no personal data", param_hint="--reveal")
-    from guestledger.engine.operations.replay import until
+    from guestledger.adapters.cli.sources import history_of
+    from guestledger.engine.operations.replay import replay as frames_of
+    from guestledger.engine.operations.replay import until as frames_until
 
     async def read() -> None:
-        async with reading() as ledger:
-            frames = await ledger.replay(session, reveal=wanted_reveal)
-        wanted = frames if at is None else until(frames, at)
+        history, policies = await history_of(source, wanted_reveal)
+        frames = frames_of(history, policies[0])
+        wanted = frames if at is None else frames_until(frames, at)
         if not wanted:
-            fail(f"session {session} had no event yet at {at}: its first was recorded {frames[0].recorded.recorded_at}")
+            fail(f"session {source} had no event yet at {at}: its first was recorded {frames[0].recorded.recorded_at}")
         if json:
             show.write_json(_json(wanted, revealed=reveal))
         else:
@@ -54,6 +84,13 @@ def replay(
             console.print(timeline(wanted, console.width))
 
     run(read())
+
+
+def _check_alone(**given: object) -> None:
+    """Refuse the options of --check without it."""
+    for name, value in given.items():
+        if value not in (None, 1):
+            raise typer.BadParameter("goes only with --check", param_hint=f"--{name}")
 
 
 def timeline(frames: Sequence[guestledger.Frame], width: int) -> Table:

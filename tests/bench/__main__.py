@@ -34,6 +34,7 @@ BENCHMARKS = (
     "growth",
     "snapshot",
     "erasing",
+    "checking",
 )
 LOG = Path("build/bench.log")
 

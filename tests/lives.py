@@ -31,7 +31,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.log.codec import encode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import personal_values, with_values
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, began_at
 from tests.unit import samples
 
 START = samples.START
@@ -50,7 +50,7 @@ def life(session_id: UUID, seed: int, policy: Policy = POLICY) -> list[Event]:
         state = evolve_all(state, decided)
         due = sorted(due_steps(state, policy), key=lambda step: step.due_at)
         if not due:
-            return [_sealed(event, chance) for event in events]
+            return [sealed(event, chance) for event in events]
         now = max(now, due[0].due_at) + timedelta(milliseconds=chance.randint(1, 60))
         command = _command(due[0].step, state, now, chance)
 
@@ -94,27 +94,43 @@ def _outcome(state: Session, now: datetime, chance: random.Random) -> CreationOu
     return samples.created(session_id=f"sess_{state.id.hex[-12:]}", expires_at=now + timedelta(hours=1))
 
 
-def recorded_life(session_id: UUID, seed: int, first_position: int = 0) -> list[RecordedEvent]:
+def recorded_life(session_id: UUID, seed: int, policy: Policy = POLICY, first_position: int = 0) -> list[RecordedEvent]:
     """The same as it is stored."""
+    return stored(session_id, life(session_id, seed, policy), first_position)
+
+
+def stored(session_id: UUID, events: Sequence[Event], first_position: int = 0) -> list[RecordedEvent]:
+    """These events of one session as they are stored, each at its own time."""
     return [
-        _stored(session_id, version, event, encode(event), first_position)
-        for version, event in enumerate(life(session_id, seed), 1)
+        _stored(session_id, version, event, encode(event), event.at, first_position)
+        for version, event in enumerate(events, 1)
     ]
 
 
 def copied(history: Sequence[RecordedEvent], session_id: UUID, first_position: int) -> list[RecordedEvent]:
-    """The same life in another session, with leaf hashes that fit. Faster than a life of its own."""
+    """The same life in another session, recorded at the time of its id, with leaf hashes that fit. Faster than a life of its own."""
     before, after = str(history[0].stream_id), str(session_id)
+    later = began_at(session_id) - history[0].recorded_at
     return [
-        _stored(session_id, one.version, one.event, one.data.replace(before, after), first_position) for one in history
+        _stored(
+            session_id,
+            one.version,
+            one.event,
+            one.data.replace(before, after),
+            one.recorded_at + later,
+            first_position,
+        )
+        for one in history
     ]
 
 
-def _stored(session_id: UUID, version: int, event: Event, data: str, first_position: int) -> RecordedEvent:
+def _stored(
+    session_id: UUID, version: int, event: Event, data: str, recorded_at: datetime, first_position: int
+) -> RecordedEvent:
     hashed: dict[str, Any] = {
         "stream_id": session_id,
         "version": version,
-        "recorded_at": event.at,
+        "recorded_at": recorded_at,
         "correlation_id": str(session_id),
         "causation_id": session_id,
         "actor": "tests",
@@ -125,7 +141,8 @@ def _stored(session_id: UUID, version: int, event: Event, data: str, first_posit
     return RecordedEvent(**hashed, position=first_position + version - 1, event=event, leaf_hash=leaf)
 
 
-def _sealed(event: Event, chance: random.Random) -> Event:
+def sealed(event: Event, chance: random.Random) -> Event:
+    """`event` with something like a commitment in place of each personal value."""
     return with_values(
         event,
         {

@@ -22,7 +22,7 @@ from guestledger.adapters.cli.sources import SUFFIX, read_file
 if TYPE_CHECKING:
     from guestledger.engine.replay.check import CheckReport
 
-_PARTS_A_JOB = 16
+_PARTS_A_JOB = 4
 """Parts are of unequal size: with more of them than processes, no process is idle for long."""
 
 

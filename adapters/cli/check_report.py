@@ -56,8 +56,10 @@ def _in_full(first: Divergence) -> list[str | Table]:
         parts.append(f"  command {_command(decision.command)}")
         if not decision.was_due:
             parts.append(f"  {_due_words(first)}")
-    parts += [_side_by_side(first), ""]
-    return parts
+        parts.append(_side_by_side(first))
+    else:
+        parts.append(f"  {first.error}")
+    return [*parts, ""]
 
 
 def _due_words(first: Divergence) -> str:
@@ -81,8 +83,7 @@ def _both(first: Divergence) -> tuple[dict[str, Any], dict[str, Any]]:
     if first.due is not None:
         before, now = ({step: show.time(at) for step, at in times.items()} for times in first.due)
         return before, now
-    if first.decision is None:
-        return {}, {}
+    assert first.decision is not None
     recorded, decided = (_flat_events(events) for events in (first.decision.recorded, first.decision.decided))
     return recorded, decided
 
@@ -163,6 +164,7 @@ def _divergence_json(found: Divergence) -> dict[str, Any]:
         "decided": [_event_json(event) for event in decision.decided] if decision else [],
         "recordedDue": found.due and found.due[0],
         "due": found.due and found.due[1],
+        "error": found.error or None,
     }
 
 

@@ -220,7 +220,10 @@ class _Misfit(Exception):
 
 
 def _recorded(stream_id: UUID, event: _Event) -> RecordedEvent:
-    text = bytes(event.data).decode()
+    try:
+        text = bytes(event.data).decode()
+    except UnicodeDecodeError:
+        raise _Misfit(f"event {event.version} is not UTF-8: {_AGAIN}") from None
     hashed: dict[str, Any] = {
         "stream_id": stream_id,
         "version": event.version,

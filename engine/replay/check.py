@@ -12,7 +12,6 @@ import msgspec
 
 from guestledger.engine.domain.errors import in_short
 from guestledger.engine.domain.events import Event
-from guestledger.engine.domain.personal import Guarded
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.codec import wire_name
@@ -29,7 +28,7 @@ class RecordedDue(msgspec.Struct, frozen=True, kw_only=True):
     steps: DueTimes
 
 
-class Divergence(Guarded, frozen=True, kw_only=True):
+class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     """The first decision of a session that today's code does not take."""
 
     session_id: UUID
@@ -40,6 +39,8 @@ class Divergence(Guarded, frozen=True, kw_only=True):
     """`None`: today's code fails before there is one."""
     due: tuple[DueTimes, DueTimes] | None = None
     """The due steps that differ: those of the other release, and today's."""
+    error: str = ""
+    """Where today's code fails."""
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -78,19 +79,17 @@ class CheckReport(msgspec.Struct, kw_only=True):
         """Check one session. `due`: what another release had due after each event, if that is known."""
         self.sessions += 1
         self.events += len(events)
-        found: Decision | None = None
         version = 0
         try:
-            for found in decisions(session_id, events, policies, lifecycle):
+            for decision in decisions(session_id, events, policies, lifecycle):
                 self.decisions += 1
-                divergence = _divergence(session_id, version, found, due, lifecycle)
+                divergence = _divergence(session_id, version, decision, due, lifecycle)
                 if divergence is not None:
                     self._add(divergence, 1)
                     return
-                version += len(found.recorded)
+                version += len(decision.recorded)
         except Exception as error:  # noqa: BLE001 - code that fails on a history is what a check looks for
-            kind = f"{wire_name(events[version])} fails: {in_short(error, 'guestledger.engine')}"
-            self._add(Divergence(session_id=session_id, version=version + 1, kind=kind, decision=None), 1)
+            self._add(_failure(session_id, version, events, error), 1)
 
     def first(self, allowed: Collection[str] = ()) -> Divergence | None:
         """The divergence with the lowest session id, of those whose kind is not allowed."""
@@ -116,15 +115,20 @@ def _divergence(
     if not decision.is_reproduced:
         return Divergence(session_id=session_id, version=version + 1, kind=_kind(decision), decision=decision)
     state = decision.before
-    for number, event in enumerate(decision.recorded[: len(due) - version], version + 1):
+    for number, (event, recorded) in enumerate(zip(decision.recorded, due[version:], strict=False), version + 1):
         state = lifecycle.evolve(state, event)
-        recorded = due[number - 1]
         now = due_times(state, recorded.policy, lifecycle)
         if now != recorded.steps:
             kind = f"due after {wire_name(event)}: {', '.join(_due_changes(recorded.steps, now))}"
             both = (recorded.steps, now)
             return Divergence(session_id=session_id, version=number, kind=kind, decision=decision, due=both)
     return None
+
+
+def _failure(session_id: UUID, version: int, events: Sequence[Event], error: Exception) -> Divergence:
+    kind = f"{wire_name(events[version])} fails: {type(error).__name__}"
+    error_text = in_short(error, "guestledger")
+    return Divergence(session_id=session_id, version=version + 1, kind=kind, decision=None, error=error_text)
 
 
 def due_times(state: Session, policy: Policy, lifecycle: Lifecycle = Lifecycle()) -> DueTimes:

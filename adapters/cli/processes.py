@@ -26,12 +26,12 @@ async def in_processes(jobs: int, work: Callable[[Part], Result], parts: Iterabl
     """
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     loop = asyncio.get_running_loop()
-    # A terminal interrupts all processes; this one ends the others.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal interrupts all processes; this one ends the others. They inherit what is blocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         results = [loop.run_in_executor(pool, work, part) for part in parts]
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         for result in asyncio.as_completed(results):
             yield await result

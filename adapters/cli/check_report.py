@@ -72,7 +72,8 @@ def _due_words(first: Divergence) -> str:
 
 def _side_by_side(first: Divergence) -> Table:
     both = _both(first)
-    made = show.table("", "field", "recorded", "this release", wraps=("field", "recorded", "this release"))
+    recorded = "recorded" if first.due is None else "in the bundle"
+    made = show.table("", "field", recorded, "this release", wraps=("field", recorded, "this release"))
     for path in dict.fromkeys([*both[0], *both[1]]):
         recorded, now = (values.get(path, "") for values in both)
         show.add_row(made, "" if recorded == now else "!", path, recorded, now)

@@ -27,7 +27,7 @@ from guestledger.engine.replay.decisions import decisions
 
 FORMAT = "guestledger-bundle"
 VERSION = 1
-_AGAIN = "get the bundle again from whoever wrote it"
+_AGAIN = "get the bundle again from its source"
 _UPGRADE = "upgrade guestledger here"
 
 

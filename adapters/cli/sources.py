@@ -14,10 +14,10 @@ from guestledger.adapters.cli.running import fail, reading
 if TYPE_CHECKING:
     from guestledger.engine.replay.bundle import Bundle, BundledSession
 
+    History = Sequence[guestledger.RecordedEvent]
+
 SUFFIX = ".jsonl"
 """Of a bundle's file."""
-
-History = Sequence[guestledger.RecordedEvent]
 
 
 async def history_of(

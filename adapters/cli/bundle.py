@@ -54,8 +54,6 @@ def bundle(
         raise typer.BadParameter("give session ids, or --since or --until", param_hint="SESSION")
     if reveal and ranged:
         raise typer.BadParameter("goes only with session ids", param_hint="--reveal")
-    if output.exists():
-        fail(f"{output} exists already: name another, or remove it")
     with _written_at_once(output, directory=ranged) as part:
         if ranged:
             written = run(_write_files(part, since, until))
@@ -70,6 +68,8 @@ def bundle(
 def _written_at_once(output: Path, *, directory: bool) -> Iterator[Path]:
     """Yield a path beside `output`, which takes that name at the end, or is removed."""
     try:
+        if output.exists():
+            fail(f"{output} exists already: name another, or remove it")
         place = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))  # for its owner only
     except OSError as error:
         fail(f"{output} cannot be written: {error.strerror}")

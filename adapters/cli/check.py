@@ -71,14 +71,18 @@ def _allowed(path: Path | None) -> tuple[str, ...]:
 
 
 def _files(place: Path) -> list[Path]:
-    if not place.exists():
+    try:
+        if place.is_file():
+            return [place]
+        found = sorted(file for file in place.iterdir() if file.suffix == SUFFIX)
+    except FileNotFoundError:
         raise typer.BadParameter(
             f"{str(place)!r} is neither a bundle file nor a directory of them: without one, the whole log is checked",
             param_hint="BUNDLE",
-        )
-    if not place.is_dir():
-        return [place]
-    if not (found := sorted(place.glob(f"*{SUFFIX}"))):
+        ) from None
+    except OSError as error:
+        fail(f"{place} cannot be read: {error.strerror}")
+    if not found:
         raise typer.BadParameter(f"directory {str(place)!r} has no bundle: none of its files ends in {SUFFIX}")
     return found
 

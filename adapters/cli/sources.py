@@ -27,20 +27,14 @@ async def history_of(
 
     `target` is the session's id, or `FILE` or `FILE#SESSION` for a session in a bundle, which needs no database.
     """
-    if is_bundle(target):
+    if (place := _place(target)) is not None:
         if reveal is not None:
             raise typer.BadParameter("a bundle shows what was revealed when it was written", param_hint="--reveal")
-        file, _, session = target.partition("#")
+        file, session = place
         bundle = read_file(Path(file))
         return _chosen(bundle, file, session).history, bundle.policies
     async with reading() as ledger:
         return await ledger.history(target, reveal=reveal), await ledger.policies()
-
-
-def is_bundle(target: str) -> bool:
-    """Whether `target` names a bundle file, with or without a session in it."""
-    file, _, session = target.partition("#")
-    return bool(session) or file.endswith(SUFFIX) or Path(file).is_file()
 
 
 def read_file(path: Path) -> Bundle:
@@ -52,6 +46,19 @@ def read_file(path: Path) -> Bundle:
     except OSError as error:
         fail(f"{path} cannot be read: {error.strerror}")
     return read_bundle(data, str(path))
+
+
+def _place(target: str) -> tuple[str, str] | None:
+    """The file and the session that `target` names; the session is empty if it names none. `None`: it is no bundle."""
+    file, _, session = target.rpartition("#")
+    return next(((path, one) for path, one in ((target, ""), (file, session)) if _is_file(path)), None)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return path.endswith(SUFFIX) or Path(path).is_file()
+    except OSError:  # such as a name that is too long for a file
+        return False
 
 
 def _chosen(bundle: Bundle, file: str, session: str) -> BundledSession:

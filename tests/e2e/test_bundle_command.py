@@ -113,10 +113,11 @@ async def test_nothing_is_left_behind_where_no_bundle_can_be_written(bundled: Bu
         run("bundle", "nobody", "-o", str(tmp_path / "a.jsonl"), env=bundled.env),
         run("bundle", "--since", "2090-01-01", "-o", str(tmp_path / "b"), env=bundled.env),
         run("bundle", bundled.ids[0], "-o", str(tmp_path / "none" / "c.jsonl"), env=bundled.env),
+        run("bundle", bundled.ids[0], "-o", str(tmp_path / ("x" * 300)), env=bundled.env),
+        run("replay", f"{'x' * 300}#1", env=bundled.env),
     )
-    for result, words in zip(
-        results, ("no session has the id", "nothing was written", "cannot be written"), strict=True
-    ):
+    refusals = ("no session has the id", "nothing was written", *["cannot be written"] * 2, "no session has the id")
+    for result, words in zip(results, refusals, strict=True):
         assert_one_line(result, words)
     assert names_in(tmp_path) == []
 

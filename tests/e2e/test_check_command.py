@@ -162,6 +162,7 @@ async def test_a_broken_bundle_is_named_with_its_line(checked: Checked, tmp_path
     ("arguments", "words"),
     [
         (("--check", "none.jsonl"), "neither a bundle file nor a directory"),
+        (("--check", "x" * 300), "cannot be read"),
         (("--check", "tests/golden"), "has no bundle"),
         (("--check", "--at", "3"), "does not go with --check"),
         (("--check", "--reveal", "--reason", "x"), "does not go with --check"),

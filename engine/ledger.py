@@ -28,7 +28,6 @@ from guestledger.engine.operations.limits import Limits
 from guestledger.engine.operations.partitions import Partitions
 from guestledger.engine.operations.projections import Projections
 from guestledger.engine.operations.redeliver import Webhooks
-from guestledger.engine.operations.replay import Frame, replay
 from guestledger.engine.operations.resolve import Resolver
 from guestledger.engine.operations.retention import Retention
 from guestledger.engine.operations.reveal import PAGE, Look, Reveal, pages
@@ -49,6 +48,7 @@ from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
+from guestledger.engine.replay.timeline import Frame, timeline
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.scheduler import Scheduler
@@ -206,11 +206,13 @@ class Ledger:
         return Look(reveal, store=self._store, personal=self._personal, clock=self._clock)
 
     async def replay(self, session: UUID | str, *, reveal: Reveal | None = None) -> list[Frame]:
-        """Fold the session's events again, without I/O, and return every step. `reveal`: see `history`.
+        """Return a frame for each event: the decision that made it, what it changed, and what the session waited for before.
 
-        Raises `SessionNotFound`.
+        Each decision is made again by today's code, under the recorded policies (`events.policies`). `reveal`: see `history`.
+        Raises `SessionNotFound`, `PartitionDetached`, and `UnknownPolicy` for a policy of a newer release.
         """
-        return replay(await self.history(session, reveal=reveal), self._policy)
+        history = await self.history(session, reveal=reveal)
+        return timeline(history, await self.events.policies() or [self._policy])
 
     async def policies(self) -> list[Policy]:
         """Return the policies under which decisions may have been recorded, the likeliest first: at least one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -18,6 +17,7 @@ import typer
 
 import guestledger
 from guestledger.adapters.cli import show
+from guestledger.adapters.cli.files import check_new, write_new
 from guestledger.adapters.cli.options import Looker, Reason, RevealIt, Since, Until, chosen_reveal
 from guestledger.adapters.cli.running import fail, opened, reading, run, say
 from guestledger.adapters.cli.sources import SUFFIX
@@ -54,29 +54,27 @@ def bundle(
         raise typer.BadParameter("give session ids, or --since or --until", param_hint="SESSION")
     if reveal and ranged:
         raise typer.BadParameter("goes only with session ids", param_hint="--reveal")
-    with _written_at_once(output, directory=ranged) as part:
-        if ranged:
-            written = run(_write_files(part, since, until))
+    check_new(output)
+    if ranged:
+        with _directory(output) as place:
+            written = run(_write_files(place, since, until))
             if not written:
                 fail("no session began in this time: nothing was written")
-        else:
-            written = run(_write_file(part, sessions or [], wanted_reveal))
+    else:
+        written = run(_write_file(output, sessions or [], wanted_reveal))
     say(f"{written} sessions written to {output}")
 
 
 @contextmanager
-def _written_at_once(output: Path, *, directory: bool) -> Iterator[Path]:
-    """Yield a path beside `output`, which takes that name at the end, or is removed."""
+def _directory(output: Path) -> Iterator[Path]:
+    """Yield a new directory for its owner only, which takes the name `output` at the end, or is removed."""
     try:
-        if output.exists():
-            fail(f"{output} exists already: name another, or remove it")
-        place = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))  # for its owner only
+        place = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as error:
         fail(f"{output} cannot be written: {error.strerror}")
     try:
-        part = place if directory else place / output.name
-        yield part
-        part.rename(output)
+        yield place
+        place.rename(output)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -89,7 +87,7 @@ async def _write_file(path: Path, sessions: Sequence[str], reveal: guestledger.R
             shown = await ledger.look(reveal).events([event for history in histories.values() for event in history])
             histories = {stream: list(events) for stream, events in groupby(shown, key=attrgetter("stream_id"))}
         encoded = await _encoder(ledger)
-    _write(path, encoded(list(histories.values())))
+    write_new(path, encoded(list(histories.values())))
     return len(histories)
 
 
@@ -99,7 +97,7 @@ async def _write_files(place: Path, since: datetime | None, until: datetime | No
         encoded = await _encoder(ledger)
         with show.progress(None, "sessions") as bar:
             async for histories in _chunks(ledger.events.read_sessions(since=since, until=until)):
-                _write(place / f"{written // SESSIONS_A_FILE + 1:06}{SUFFIX}", encoded(histories))
+                write_new(place / f"{written // SESSIONS_A_FILE + 1:06}{SUFFIX}", encoded(histories))
                 written += len(histories)
                 bar.update(bar.task_ids[0], completed=written)
     return written
@@ -128,13 +126,3 @@ async def _chunks(batches: AsyncIterator[list[list[guestledger.RecordedEvent]]])
                 chunk = []
     if chunk:
         yield chunk
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        fail(f"the bundle cannot be written: {error.strerror}")

@@ -101,6 +101,16 @@ STEPS: Mapping[str, str] = {
 }
 """By `StepName`."""
 
+WAITED: Mapping[str, str] = {
+    "due_time": "wait: {reason}",
+    "worker": "late: {step} was due, until a worker ran it",
+    "look_up": "look-up: {step} was due, until its answer was recorded",
+    "answer": "request: {step}, until its answer was recorded",
+    "person": "person: until somebody decided",
+    "nothing": "idle: nothing was due",
+}
+"""By `WaitedFor`: a word, and what it means."""
+
 
 def cause_sentence(cause: str, detail: str | None = "", status: int | None = None, channel_id: str = "") -> str:
     """Say why something happened. `detail` and the HTTP `status` are evidence."""
@@ -110,10 +120,19 @@ def cause_sentence(cause: str, detail: str | None = "", status: int | None = Non
 
 def wait_sentence(wait: guestledger.Wait) -> str:
     """Say how long a wait is and why."""
+    return f"waits {_duration(wait.ms)}: {wait_reason(wait)}"
+
+
+def wait_reason(wait: guestledger.Wait) -> str:
+    """Say why a wait is as long as it is."""
     reason = WAITS[wait.basis].format(basis=_duration(wait.basis_ms), given=wait.given)
-    if wait.basis_ms and wait.extra_ms:
-        reason += f", plus {_duration(wait.extra_ms)}"
-    return f"waits {_duration(wait.ms)}: {reason}"
+    return reason + f", plus {_duration(wait.extra_ms)}" if wait.basis_ms and wait.extra_ms else reason
+
+
+def waited_sentence(part: guestledger.Waited) -> str:
+    """Say what a session waited for: a word, and what it means."""
+    reason = f"{part.step} was not due yet" if part.wait is None else wait_reason(part.wait)
+    return WAITED[part.waited_for].format(step=part.step, reason=reason)
 
 
 def denied_sentence(denied: guestledger.Denied) -> str:

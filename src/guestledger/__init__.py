@@ -84,7 +84,6 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.partitions import Partitions
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
-    from guestledger.engine.operations.replay import Frame
     from guestledger.engine.operations.retention import HoldReport, Retention
     from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.operations.withdraw import Withdrawal
@@ -104,6 +103,9 @@ if TYPE_CHECKING:
     from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
+    from guestledger.engine.replay.diff import Change
+    from guestledger.engine.replay.timeline import Difference, DueChange, Frame, diff, timeline
+    from guestledger.engine.replay.waits import Waited, WaitedFor
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
@@ -117,6 +119,7 @@ __all__ = [
     "Blocker",
     "BundleRefused",
     "Cause",
+    "Change",
     "ComplianceStatus",
     "Consent",
     "ConsentEvent",
@@ -135,7 +138,9 @@ __all__ = [
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "Difference",
     "Disclosure",
+    "DueChange",
     "DueStep",
     "Erased",
     "ErasedEvent",
@@ -234,6 +239,8 @@ __all__ = [
     "Verification",
     "Wait",
     "WaitBasis",
+    "Waited",
+    "WaitedFor",
     "WebhookNotice",
     "WebhookState",
     "Webhooks",
@@ -241,9 +248,11 @@ __all__ = [
     "__version__",
     "connect",
     "contract_form",
+    "diff",
     "parse_request",
     "simulated",
     "stop_database",
+    "timeline",
     "upgrade_database",
 ]
 __version__: str
@@ -288,7 +297,6 @@ _NAMES = {
     "engine.operations.partitions": "Partitions",
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
-    "engine.operations.replay": "Frame",
     "engine.operations.retention": "HoldReport Retention",
     "engine.operations.withdraw": "Withdrawal",
     "engine.operations.reveal": "Look Reveal",
@@ -300,6 +308,9 @@ _NAMES = {
     "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
+    "engine.replay.diff": "Change",
+    "engine.replay.timeline": "Difference DueChange Frame diff timeline",
+    "engine.replay.waits": "Waited WaitedFor",
     "engine.worker.scheduler": "Scheduler",
 }
 """The public names of each module. The event classes come besides."""

@@ -41,7 +41,11 @@ def closed_port() -> Iterator[int]:
     ("broken", "words"),
     [
         ({"cxone_client_secret": PASSWORD}, ("credentials", "GUESTLEDGER_CXONE_CLIENT_SECRET")),
-        ({"cxone_url": "http://127.0.0.1:{closed_port}"}, ("refused", "GUESTLEDGER_CXONE_URL")),
+        pytest.param(
+            {"cxone_url": "http://127.0.0.1:{closed_port}"},
+            ("refused", "GUESTLEDGER_CXONE_URL"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["wrong credentials", "CXone unreachable"],
 )

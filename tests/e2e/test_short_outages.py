@@ -69,7 +69,9 @@ async def test_open_ends_soon_when_the_database_is_gone_for_good(
     assert "guestledger worker" in last
 
 
-@pytest.mark.parametrize("name", ["plain", "long-" * 30, "with, a comma"])
+@pytest.mark.parametrize(
+    "name", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("long-" * 30, "with, a comma"))]
+)
 async def test_a_killed_embedded_server_is_started_by_a_running_worker(data_dir: Path, tmp_path: Path, name: str):
     # PostgreSQL cannot use the later names for a socket: each start has a new directory for it.
     place = data_dir / name

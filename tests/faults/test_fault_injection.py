@@ -192,7 +192,9 @@ async def test_a_handed_over_webhook_cut_off_at_any_await_is_delivered_later(
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["not recorded", "recorded, but not confirmed"])
-@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
+@pytest.mark.parametrize(
+    "server", [pytest.param(KEYS, marks=pytest.mark.slow), NO_KEYS], ids=lambda server: server.name
+)
 async def test_an_answer_recorded_later_and_cut_off_at_any_await_is_accounted_for(
     database_url: str, server: Server, recorded: bool, report_line: ReportLine
 ):

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
+from guestledger.adapters.postgres.admin.embedded_cluster import Cluster
 from tests.integration.test_embedded_postgres import as_root, query, server_of
 
 
@@ -43,6 +44,18 @@ async def test_the_socket_directory_of_a_killed_server_is_removed_at_the_next_st
 
 async def test_the_socket_directory_of_a_killed_server_is_removed_by_a_stop(crashed: tuple[Path, Path]) -> None:
     directory, left = crashed
+
+    assert not await stop_embedded(directory)
+
+    assert not left.exists()
+
+
+async def test_a_server_that_was_killed_a_moment_ago_is_not_waited_for(
+    crashed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, left = crashed
+    really, still_seen = Cluster._server, iter([server_of(directory)])
+    monkeypatch.setattr(Cluster, "_server", lambda cluster: next(still_seen, None) or really(cluster))
 
     assert not await stop_embedded(directory)
 

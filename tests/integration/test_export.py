@@ -14,6 +14,7 @@ from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.errors import InvalidRequest, NothingHeld, ServiceUnreachable, SessionNotFound
 from guestledger.engine.domain.events import PersonalDataRevealed
 from guestledger.engine.domain.personal import Purpose
+from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.recorded import EventFilter
 from guestledger.engine.operations.export import SENT_TO_PROVIDER, SENT_TO_WEBHOOK, PersonExport
@@ -79,7 +80,7 @@ async def test_an_export_lists_what_was_sent_to_each_recipient(new_ledger: Any, 
     notice = json.loads(simulator.webhooks[0].body)
     assert notice["fingerprint"] == session.guest.fingerprint
     assert set(notice) == {"event", "sessionId", "channelId", "fingerprint", "consentTimestamp", "timestamp"}
-    assert SENT_TO_WEBHOOK == ("fingerprint", "session id", "time of consent")
+    assert SENT_TO_WEBHOOK[WebhookNotice.SESSION_STARTED] == ("fingerprint", "session id", "time of consent")
     assert SENT_TO_PROVIDER == ("fingerprint", "source", "campaign", "device type", "consent and its time")
 
 

@@ -18,7 +18,7 @@ from tests.postgres import as_administrator
 
 PATIENCE = 60.0  # seconds; only a hang takes longer
 FLOOD = "SELECT pg_notify('guestledger_guestledger', number::text) FROM generate_series(1, 5_000) AS number"
-LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'"
 
 
 async def wait_for_listeners(connection: asyncpg.Connection, number: int) -> None:

@@ -120,6 +120,7 @@ def test_no_reader_skips_or_reorders_events_and_every_append_result_is_true(plac
     run_state_machine_as_test(lambda: OrderModel(place, PacedLockStore), settings=half)
 
 
+@pytest.mark.slow
 def test_the_order_model_exposes_a_store_that_uses_a_sequence(place: Place) -> None:
     sought = settings(
         max_examples=200, stateful_step_count=30, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False

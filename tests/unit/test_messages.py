@@ -26,6 +26,7 @@ from guestledger.engine.domain.errors import (
 from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import Wait, WaitBasis
 from guestledger.engine.operations.explain import BlockedBy, Blocker
+from guestledger.engine.replay.waits import WaitedFor
 
 UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
 ID = uuid4()
@@ -38,6 +39,7 @@ ID = uuid4()
         (messages.WAITS, WaitBasis),
         (messages.DENIALS, DenialReason),
         (messages.BLOCKERS, BlockedBy),
+        (messages.WAITED, WaitedFor),
         (error_lines.REDELIVERIES, RedeliveryRefusal),
         (error_lines.DATABASE_HINTS, unusable.DatabaseProblem),
         (unusable.FACTS, unusable.DatabaseProblem),

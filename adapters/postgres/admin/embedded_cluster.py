@@ -55,11 +55,20 @@ class Cluster:
         if self._server() is None:
             self._sockets.remove()  # it may have been killed
             return False
-        ended = self._programs.run("pg_ctl", "stop", "-D", self._path.name, "-m", "fast", "-w", "-t", _MAX_SECONDS)
-        if ended.returncode:
-            raise unusable("stop", self._data_dir, f"still running after {_MAX_SECONDS} s, see {self._log}")
+        # pg_ctl itself would wait in vain for a server that was killed a moment ago, and that nobody has reaped.
+        self._programs.run("pg_ctl", "stop", "-D", self._path.name, "-m", "fast", "-W")
+        until_ended = Retrying(
+            stop=stop_after_delay(_MAX_SECONDS),
+            wait=wait_fixed(0.05),
+            retry=retry_if_result(lambda server: server is not None),
+        )
+        try:
+            until_ended(self._server)
+        except RetryError:
+            raise unusable("stop", self._data_dir, f"still running after {_MAX_SECONDS} s, see {self._log}") from None
+        was_stopped = not self._recorded()
         self._sockets.remove()
-        return True
+        return was_stopped
 
     def _create(self) -> None:
         """Create the cluster, under another name until it is complete."""

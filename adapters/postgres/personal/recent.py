@@ -1,6 +1,5 @@
 """A cache for what every session touches."""
 
-from collections import OrderedDict
 from typing import TypeVar
 
 Key = TypeVar("Key")
@@ -9,12 +8,12 @@ Value = TypeVar("Value")
 MAX_CACHED = 1_000
 
 
-class Recent(OrderedDict[Key, Value]):
+class Recent(dict[Key, Value]):
     """The last values that were kept."""
 
     def keep(self, key: Key, value: Value) -> Value:
         """Add it; the oldest one gives way to it. Returns it."""
         self[key] = value
         if len(self) > MAX_CACHED:
-            self.popitem(last=False)
+            del self[next(iter(self))]
         return value

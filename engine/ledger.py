@@ -22,6 +22,7 @@ from guestledger.engine.operations.erase import ErasureCertificate, Erasures
 from guestledger.engine.operations.events import Events
 from guestledger.engine.operations.explain import Explainer, Explanation
 from guestledger.engine.operations.export import Exporter, PersonExport
+from guestledger.engine.operations.find import Finder, Findings
 from guestledger.engine.operations.health import Health, health
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.operations.limits import Limits
@@ -45,6 +46,7 @@ from guestledger.engine.ports.personal_data import PersonalData
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
+from guestledger.engine.ports.session_finder import FindFilter, SessionFinder
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
@@ -74,6 +76,7 @@ class Ledger:
         journal: ErasureJournal | None,
         partitions: PartitionsPort,
         read_models: ReadModels,
+        sessions: SessionFinder,
         personal: PersonalData,
         provider: Provider,
         limiter: RateLimiter,
@@ -133,8 +136,9 @@ class Ledger:
         )
         self._withdrawals = Withdrawals(personal=personal, histories=histories, decisions=decisions)
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
+        self._finder = Finder(sessions=sessions, read_models=read_models, personal=personal)
         self._explainer = Explainer(
-            store=store, due_steps=due_steps, limiter=limiter, handlers=executor.handlers, policy=policy
+            store=store, due_steps=due_steps, limiter=limiter, holds=holds, handlers=executor.handlers, policy=policy
         )
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
@@ -222,12 +226,20 @@ class Ledger:
         return await self._store.policies() or [self._policy]
 
     async def why(self, session: UUID | str) -> Explanation:
-        """Return what the session waits for now, and until when.
+        """Return every condition on the way to each due step, met or not, and when the step moves.
 
         Needs the workers' settings. Raises `SessionNotFound`, and `ServiceError` for a database user who cannot read
         due work, such as an auditor.
         """
         return await self._explainer.explain(await self.history(session))
+
+    async def find(self, wanted: FindFilter) -> Findings:
+        """Find the sessions that a complaint is about, with everything committed before the call. Shows no personal data.
+
+        A filter by guest or idempotency key needs the key vault and a user who may read personal data; else it raises
+        `ServiceError`. Such a search is not recorded.
+        """
+        return await self._finder.find(wanted)
 
     async def resolve(self, session: UUID | str, resolution: Resolution, *, decided_by: str, reason: str) -> Session:
         """Record a decision about a parked session: `Verdict.RETRY`, `Verdict.ABANDON` or an `Adoption`.

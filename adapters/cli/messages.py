@@ -81,14 +81,6 @@ DENIALS: Mapping[str, str] = {
 LEARNED = ", learned from the API's answers"
 """Where the admitted rate comes from."""
 
-BLOCKERS: Mapping[str, str] = {
-    "lease": "a worker runs it",
-    "not_due": "it is not due yet",
-    "person": "a person has to decide, with `guestledger resolve`",
-    "settings": "it cannot be run with the settings here: use the workers' settings",
-}
-"""By `BlockedBy`."""
-
 STEPS: Mapping[str, str] = {
     "validate_channel": "the channel is looked up",
     "create_session": "the session is requested from the provider",
@@ -161,20 +153,7 @@ def closed_words(basis: str) -> str:
     return words.get(basis, "Retry-After" if basis.startswith("retry_after") else basis)
 
 
-def blocker_sentence(blocker: guestledger.Blocker) -> str:
-    """Say what blocks a step."""
-    if blocker.denied is not None:
-        ahead = f"; {blocker.ahead} sessions are ahead" if blocker.ahead else ""
-        return f"rate limiter: {denied_sentence(blocker.denied)}{ahead}"
-    parts = [BLOCKERS[blocker.by]]
-    if blocker.cause is not None:
-        parts.append(cause_sentence(blocker.cause, blocker.detail))
-    if blocker.wait is not None:
-        parts.append(wait_sentence(blocker.wait))
-    return "; ".join(parts)
-
-
-def session_reason(session: guestledger.Session | guestledger.SessionRow) -> str | None:
+def session_reason(session: guestledger.Session | guestledger.SessionRow | guestledger.Explanation) -> str | None:
     """Say why a session is not active; `None` if it is."""
     if session.cause is None:
         return None

@@ -73,12 +73,14 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.log.verification import LogVerification
+    from guestledger.engine.operations.conditions import Condition, ConditionName
     from guestledger.engine.operations.consent_record import ConsentEvent, ConsentRecord, ConsentState, PurposeRecord
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.erase import ErasureCertificate, Erasures
     from guestledger.engine.operations.events import Events
-    from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
+    from guestledger.engine.operations.explain import Explanation, StepExplanation
     from guestledger.engine.operations.export import Disclosure, Erased, ExportedEvent, ExportedSession, PersonExport
+    from guestledger.engine.operations.find import Findings
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
+    from guestledger.engine.ports.session_finder import FindFilter, FoundSession
     from guestledger.engine.projections.audit import (
         CONTRACT_FIELDS,
         AuditEntry,
@@ -115,12 +118,12 @@ __all__ = [
     "AuditEntry",
     "AuditFilter",
     "Batch",
-    "BlockedBy",
-    "Blocker",
     "BundleRefused",
     "Cause",
     "Change",
     "ComplianceStatus",
+    "Condition",
+    "ConditionName",
     "Consent",
     "ConsentEvent",
     "ConsentFlag",
@@ -157,6 +160,9 @@ __all__ = [
     "ExportedEvent",
     "ExportedSession",
     "FailureKind",
+    "FindFilter",
+    "Findings",
+    "FoundSession",
     "Frame",
     "Guest",
     "GuestConsent",
@@ -290,8 +296,10 @@ _NAMES = {
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.erase": "ErasureCertificate Erasures",
     "engine.operations.events": "Events",
-    "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
+    "engine.operations.conditions": "Condition ConditionName",
+    "engine.operations.explain": "Explanation StepExplanation",
     "engine.operations.export": "Disclosure Erased ExportedEvent ExportedSession PersonExport",
+    "engine.operations.find": "Findings",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",
     "engine.operations.partitions": "Partitions",
@@ -303,6 +311,7 @@ _NAMES = {
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
+    "engine.ports.session_finder": "FindFilter FoundSession",
     "engine.projections.audit": "CONTRACT_FIELDS AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
     "engine.projections.metrics": "DailyMetrics Metrics MetricsFilter",
     "engine.projections.retention": "RetentionStatus",

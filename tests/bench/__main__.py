@@ -34,6 +34,7 @@ BENCHMARKS = (
     "growth",
     "snapshot",
     "erasing",
+    "asking",
     "checking",
 )
 LOG = Path("build/bench.log")

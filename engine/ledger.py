@@ -247,6 +247,13 @@ class Ledger:
         """
         return await self._what_ifs.over(policy, since=since, until=until, advanced=advanced)
 
+    async def policies(self) -> list[Policy]:
+        """Return the policies under which decisions may have been recorded, the likeliest first: at least one.
+
+        They are those in the log, the latest first; this process's own if the log has none.
+        """
+        return await self._store.policies() or [self._policy]
+
     async def why(self, session: UUID | str) -> Explanation:
         """Return every condition on the way to each due step, met or not, and when the step moves.
 

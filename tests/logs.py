@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from guestledger.engine.domain.consent import Consent, Evidence, Guest
 from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.log.codec import encode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
+from guestledger.engine.log.recorded import RecordedEvent
 from tests.postgres import as_administrator
 from tests.unit import samples
 
@@ -66,6 +67,16 @@ async def write_throttled(url: str, sessions: int, *, after: int) -> None:
     streams = ((new_stream(), throttled(number, now)) for number in numbers)
     numbered = ((stream_id, version, event) for stream_id, events in streams for version, event in enumerate(events, 1))
     await _copy(url, _rows(after + 1, numbered))
+
+
+async def write_recorded(url: str, histories: Iterable[Sequence[RecordedEvent]]) -> None:
+    """Write these sessions."""
+    await _copy(url, (_row(recorded) for history in histories for recorded in history))
+
+
+def _row(recorded: RecordedEvent) -> list[Any]:
+    of_event = {"event_type": wire_name(recorded.event)}
+    return [of_event.get(column) or getattr(recorded, column) for column in COLUMNS]
 
 
 async def _copy(url: str, rows: Iterable[list[Any]]) -> None:

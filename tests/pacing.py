@@ -14,6 +14,7 @@ from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.events import ChannelValidated
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended, StepChanges
 from tests.keys import personal_data
@@ -153,7 +154,7 @@ class Stores:
     def open(self, kind: type[AnyStore] = PostgresEventStore, **options: Any) -> AnyStore:
         """A new store."""
         limiter = PostgresRateLimiter(self.engine, "guestledger", LimiterPolicy())
-        store = kind(self.engine, "guestledger", limiter, personal_data(self.engine), **options)
+        store = kind(self.engine, "guestledger", limiter, personal_data(self.engine), Policy(), **options)
         self._open.append(store)
         return store
 

@@ -12,6 +12,7 @@ import typer
 import guestledger
 from guestledger.adapters.cli import (
     audit,
+    bundle,
     consent,
     db,
     demo,
@@ -47,6 +48,7 @@ COMMANDS = (
     find,
     replay,
     what_if,
+    bundle,
     why,
     resolve,
     limits,

@@ -13,8 +13,8 @@ import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.files import check_new, write_new
 from guestledger.adapters.cli.frames import difference_data, replay_data
-from guestledger.adapters.cli.options import Json, Looker, Reason, RevealIt, Session, chosen_reveal, moment
-from guestledger.adapters.cli.running import fail, reading, run, say
+from guestledger.adapters.cli.options import Json, Looker, Reason, RevealIt, Since, Until, chosen_reveal, moment
+from guestledger.adapters.cli.running import fail, run, say
 
 commands = typer.Typer()
 
@@ -26,7 +26,13 @@ def version_or_moment(text: str) -> int | datetime:
 
 @commands.command()
 def replay(
-    session: Session,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SESSION|FILE|FILE#SESSION]...",
+            help="A session: its id, the engine's or the provider's, or its bundle. With --check, bundle files and directories.",
+        ),
+    ] = None,
     at: Annotated[
         Any | None, typer.Option(parser=version_or_moment, metavar="VERSION|TIME", help="Stop after this point.")
     ] = None,
@@ -42,6 +48,16 @@ def replay(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page for a ticket to this file: one file, no script.")
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Check that this release takes the decisions that were taken, in all sessions."),
+    ] = False,
+    since: Since = None,
+    until: Until = None,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="With --check: in so many processes.")] = 1,
+    allow: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --check: the kinds of divergence to accept, one a line.")
+    ] = None,
     reveal: RevealIt = False,
     reason: Reason = None,
     by: Looker = None,
@@ -49,8 +65,18 @@ def replay(
 ) -> None:
     """Replay a session: each event with its decision, what it changed, the due steps, and what the session waited for.
 
-    Personal data is masked, except for `--reveal` with `--json` or `--html`. The file must not exist before.
+    Personal data is masked, except for `--reveal` with `--json` or `--html`. The file must not exist before. A bundle needs no
+    database. With `--check`, exit code 1 if a session diverges.
     """
+    if check:
+        _refuse("does not go with --check", at=at, diff=diff, step=step, html=html, reveal=reveal)
+        from guestledger.adapters.cli.check import check as check_all
+
+        check_all(sources or [], since=since, until=until, jobs=jobs, allow=allow, json=json)
+    _refuse("goes only with --check", since=since, until=until, jobs=jobs > 1, allow=allow)
+    if len(sources or []) != 1:
+        raise typer.BadParameter("name one session; --check takes all", param_hint="SESSION")
+    [source] = sources or []
     wanted_reveal = chosen_reveal(reason, by, reveal=reveal)
     points = _points(diff)
     _check_output(json=json, step=step, diff=diff is not None, html=html is not None)
@@ -64,12 +90,14 @@ def replay(
         check_new(html)
 
     async def work() -> None:
-        async with reading() as ledger:
-            frames = await ledger.replay(session, reveal=wanted_reveal)
+        from guestledger.adapters.cli.sources import history_of
+        from guestledger.engine.replay.timeline import timeline
+
+        frames = timeline(*await history_of(source, wanted_reveal))
         if points is not None:
             _show_difference(frames, *points, json=json, revealed=reveal)
             return
-        await _show(_wanted(frames, at, session), json=json, step=step, html=html, revealed=reveal)
+        await _show(_wanted(frames, at, source), json=json, step=step, html=html, revealed=reveal)
 
     run(work(), interrupted="interrupted: nothing was changed")
 
@@ -79,6 +107,13 @@ def _points(diff: tuple[str, str] | None) -> tuple[int | datetime, int | datetim
         return None if diff is None else (version_or_moment(diff[0]), version_or_moment(diff[1]))
     except typer.BadParameter as error:
         raise typer.BadParameter(error.message, param_hint="--diff") from None
+
+
+def _refuse(why: str, **options: object) -> None:
+    """Raise `typer.BadParameter` for the first option that is given."""
+    for name, value in options.items():
+        if value not in (None, False):
+            raise typer.BadParameter(why, param_hint=f"--{name}")
 
 
 def _check_output(**chosen: bool) -> None:

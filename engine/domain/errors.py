@@ -189,6 +189,16 @@ class InvalidPolicy(GuestledgerError):
         self.reason = reason
 
 
+class BundleRefused(GuestledgerError):
+    """A bundle cannot be read: the text names the file, the line, what is wrong with it, and what to do."""
+
+    def __init__(self, name: str, line: int, problem: str) -> None:
+        super().__init__(f"{name}, line {line}: {problem}")
+        self.name = name
+        self.line = line
+        self.problem = problem
+
+
 class SealedEventBroken(UnknownEvent):
     """The sealed personal data of an event do not open, or do not fit the event's commitments."""
 

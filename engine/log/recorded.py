@@ -28,6 +28,8 @@ class RecordedEvent(Guarded, frozen=True, kw_only=True):
     data: str
     """The exact text that was hashed. In place of each personal value it has a commitment."""
     leaf_hash: bytes
+    schema_version: int = 1
+    """Under which it is stored. `event` is of the newest one."""
 
 
 def of_sessions(events: Iterable[RecordedEvent]) -> Iterator[RecordedEvent]:

@@ -45,6 +45,19 @@ class Events:
         """
         return tail(self._store, self._clock, after=after, wanted=wanted, mark=mark)
 
+    def read_sessions(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncIterator[list[list[RecordedEvent]]]:
+        """Yield the whole history of each session that began from `since` on and before `until` (UTC), in batches.
+
+        By stream id, so oldest first. Raises `UnknownEvent` at the first unreadable session, after yielding all before it.
+        """
+        return self._store.read_sessions(since=since, until=until)
+
+    async def ledger_id(self) -> UUID:
+        """Return the identity of the ledger. A restored backup has it too."""
+        return await self._store.ledger_id()
+
     async def policies(self) -> list[Policy]:
         """Return the policies under which decisions were recorded, the latest first. Raises `UnknownPolicy`."""
         return await self._store.policies()

@@ -65,6 +65,10 @@ class EventStore(Protocol):
         """
         ...
 
+    async def ledger_id(self) -> UUID:
+        """The identity of the ledger. A restored backup has it too."""
+        ...
+
     async def policies(self) -> list[Policy]:
         """The policies under which decisions were recorded, the latest first. Raises `UnknownPolicy`."""
         ...

@@ -35,6 +35,7 @@ BENCHMARKS = (
     "snapshot",
     "erasing",
     "asking",
+    "checking",
 )
 LOG = Path("build/bench.log")
 

@@ -99,10 +99,11 @@ async def _measured(name: str, url: str) -> Spent:
     await WORK[name](PostgresReadModels(engine, "guestledger"))
     seconds = time.perf_counter() - began
     await engine.dispose()
-    return Spent(seconds=seconds, peak_mb=_peak_mb())
+    return Spent(seconds=seconds, peak_mb=peak_mb())
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
+    """The most memory that this process took."""
     # Not `ru_maxrss`, which begins with what the parent took.
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found

@@ -1,0 +1,195 @@
+"""A check finds the first decision of each session that another lifecycle does not take, and names its kind."""
+
+import random
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from msgspec.structs import replace
+
+from guestledger.engine.domain import events as e
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.commands import Command, RecordAttempt
+from guestledger.engine.domain.due import DueStep, StepName, due_steps
+from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.replay.check import CheckReport, RecordedDue, allowed_kinds, due_times
+from guestledger.engine.replay.decisions import Lifecycle, decisions
+from tests.lives import POLICY, life
+
+SECOND = timedelta(seconds=1)
+NUMBERS = range(200)
+
+
+def session(number: int) -> UUID:
+    return UUID(int=(0x018F96C27A60 << 80) | 0x7 << 76 | 0x8 << 60 | number)
+
+
+LIVES = {session(number): life(session(number), number) for number in NUMBERS}
+THROTTLED = {
+    one: next(version for version, event in enumerate(events, 1) if isinstance(event, e.CreationThrottled))
+    for one, events in LIVES.items()
+    if any(isinstance(event, e.CreationThrottled) for event in events)
+}
+
+
+def checked(lifecycle: Lifecycle = Lifecycle(), policies: tuple[Policy, ...] = (POLICY,)) -> CheckReport:
+    report = CheckReport()
+    for one, events in LIVES.items():
+        report.check(one, events, policies, lifecycle=lifecycle)
+    return report
+
+
+def later(*steps: StepName) -> Lifecycle:
+    """A lifecycle with these steps due a second later."""
+
+    def due(state: Session, policy: Policy) -> tuple[DueStep, ...]:
+        return tuple(
+            replace(step, due_at=step.due_at + SECOND * (step.step in steps)) for step in due_steps(state, policy)
+        )
+
+    return Lifecycle(due_steps=due)
+
+
+def longer_waits(state: Session, command: Command, policy: Policy) -> list[e.Event]:
+    """Decides as today's code, but a throttled session waits a millisecond longer."""
+
+    def changed(event: e.Event) -> e.Event:
+        if not isinstance(event, e.CreationThrottled):
+            return event
+        wait = replace(event.wait, ms=event.wait.ms + 1, extra_ms=event.wait.extra_ms + 1)
+        return replace(event, wait=wait, retry_at=event.retry_at + timedelta(milliseconds=1))
+
+    return [changed(event) for event in decide(state, command, policy)]
+
+
+def test_todays_code_takes_the_decisions_that_were_taken() -> None:
+    report = checked()
+    assert report.groups == {}
+    assert (report.sessions, report.events) == (len(LIVES), sum(map(len, LIVES.values())))
+    assert report.first() is None
+
+
+def test_a_changed_argument_is_found_at_the_first_decision_that_differs() -> None:
+    report = checked(Lifecycle(decide=longer_waits))
+
+    kind = "RecordAttempt: CreationThrottled -> CreationThrottled: retry_at, wait.extra_ms, wait.ms"
+    [group] = report.groups.values()
+    assert (group.example.kind, group.sessions) == (kind, len(THROTTLED))
+    first = report.first()
+    assert first is not None
+    assert (first.session_id, first.version) == (min(THROTTLED), THROTTLED[min(THROTTLED)])
+    assert first.decision is not None
+    assert isinstance(first.decision.command, RecordAttempt)
+    [recorded], [decided] = first.decision.recorded, first.decision.decided
+    assert isinstance(recorded, e.CreationThrottled)
+    assert isinstance(decided, e.CreationThrottled)
+    assert decided.wait.ms == recorded.wait.ms + 1
+
+
+def test_a_step_that_is_due_later_is_found_where_it_ran() -> None:
+    report = checked(later(StepName.EXPIRE_TOKEN))
+
+    [group] = report.groups.values()
+    assert group.example.kind == "ExpireToken not due: TokenExpired"
+    expired = [one for one, events in LIVES.items() if any(isinstance(event, e.TokenExpired) for event in events)]
+    assert group.sessions == len(expired)
+    events = LIVES[group.example.session_id]
+    assert isinstance(events[group.example.version - 1], e.TokenExpired)
+
+
+def test_only_the_first_divergence_of_a_session_counts() -> None:
+    report = checked(later(StepName.CREATE_SESSION, StepName.EXPIRE_TOKEN))
+    assert sum(group.sessions for group in report.groups.values()) == len(LIVES)
+    assert all(group.example.version == 3 for group in report.groups.values())
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        (lambda steps: steps[:-1], "due after ConsentRecorded: enforce_deadline missing"),
+        (
+            lambda steps: (*steps, DueStep(StepName.EXPIRE_TOKEN, steps[0].due_at)),
+            "due after ConsentRecorded: expire_token extra",
+        ),
+        (
+            lambda steps: tuple(replace(step, due_at=step.due_at + SECOND) for step in steps),
+            "due after ConsentRecorded: enforce_deadline moved, validate_channel moved",
+        ),
+    ],
+)
+def test_due_steps_are_compared_with_those_of_another_release(changed: Any, kind: str) -> None:
+    one, events = next(iter(LIVES.items()))
+    due = [
+        RecordedDue(policy=POLICY, steps=due_times(decision.after, POLICY))
+        for decision in decisions(one, events, [POLICY])
+    ]
+
+    def todays(state: Session, policy: Policy) -> tuple[DueStep, ...]:
+        steps = due_steps(state, policy)
+        return changed(steps) if state.version == 1 else steps
+
+    report = CheckReport()
+    report.check(one, events, [POLICY], due)
+    assert report.groups == {}
+    # What is due after the first event is compared before it is seen that the look-up was not.
+    report.check(one, events, [POLICY], due, Lifecycle(due_steps=todays))
+    assert list(report.groups) == [kind]
+    first = report.first()
+    assert first is not None
+    assert first.version == 1
+
+
+def test_events_that_no_command_leads_to_are_a_kind_of_their_own() -> None:
+    one, events = next(iter(LIVES.items()))
+    parked = e.SessionParked(at=events[0].at, channel_id="ch_1", attempt=1, cause=Cause.ANSWER_TIMEOUT, detail="")
+    report = CheckReport()
+    report.check(one, [events[0], parked, *events[1:]], [POLICY])
+    assert list(report.groups) == ["no command: SessionParked"]
+
+
+def test_code_that_fails_on_a_history_diverges() -> None:
+    def failing(state: Session, command: Command, policy: Policy) -> list[e.Event]:
+        assert not isinstance(command, RecordAttempt)
+        return decide(state, command, policy)
+
+    report = checked(Lifecycle(decide=failing))
+    assert report.groups
+    assert all(kind.endswith("fails: AssertionError") for kind in report.groups)
+    first = report.first()
+    assert first is not None
+    assert (first.version, first.decision) == (4, None)
+    assert first.error.startswith("AssertionError in guestledger.engine.replay.")
+
+
+def test_each_decision_is_made_under_the_policy_in_force() -> None:
+    other = replace(POLICY, creation=RetryPolicy(base_ms=1), webhook_enabled=False)
+    assert checked(policies=(other, POLICY)).groups == {}
+    assert checked(policies=(other,)).groups
+
+
+def test_reports_of_parts_add_up_in_any_order() -> None:
+    lifecycle = Lifecycle(decide=longer_waits)
+    parts = []
+    for one, events in LIVES.items():
+        parts.append(CheckReport())
+        parts[-1].check(one, events, [POLICY], lifecycle=lifecycle)
+    random.Random(1).shuffle(parts)
+    total = CheckReport()
+    for part in parts:
+        total.add(part)
+    assert total == checked(lifecycle)
+
+
+def test_allowed_kinds_do_not_count_as_the_first_divergence() -> None:
+    report = checked(Lifecycle(decide=longer_waits))
+    [kind] = report.groups
+    assert report.first([kind]) is None
+    assert report.first(["another"]) is not None
+
+
+def test_a_list_of_allowed_kinds_has_comments_and_blank_lines() -> None:
+    assert allowed_kinds("# why\n\nA -> B\r\n  C not due: D  \nA -> B\n") == ("A -> B", "C not due: D")

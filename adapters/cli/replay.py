@@ -79,27 +79,13 @@ def timeline(frames: Sequence[guestledger.Frame], width: int) -> Table:
 
 
 def _json(frames: Sequence[guestledger.Frame], *, revealed: bool) -> dict[str, Any]:
+    from guestledger.adapters.forms.events import frame_form
+
     last = frames[-1]
     return {
         "id": last.state.id,
         "sessionId": last.state.session_id,
         "status": last.state.status,
         "version": last.state.version,
-        "frames": [_frame_json(frame, revealed=revealed) for frame in frames],
-    }
-
-
-def _frame_json(frame: guestledger.Frame, *, revealed: bool) -> dict[str, Any]:
-    from guestledger.engine.domain.personal import public
-    from guestledger.engine.log.codec import wire_name
-
-    return {
-        "version": frame.recorded.version,
-        "position": frame.recorded.position,
-        "recordedAt": frame.recorded.recorded_at,
-        "actor": frame.recorded.actor,
-        "event": wire_name(frame.recorded.event),
-        "data": public(frame.recorded.event, revealed=revealed),
-        "state": public(frame.state, revealed=revealed),
-        "due": [show.camel_json(step) for step in frame.due],
+        "frames": [frame_form(frame, revealed=revealed) for frame in frames],
     }

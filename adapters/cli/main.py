@@ -18,6 +18,7 @@ from guestledger.adapters.cli import (
     erase,
     export,
     keys,
+    keys_access,
     limits,
     log,
     opening,
@@ -27,6 +28,7 @@ from guestledger.adapters.cli import (
     replay,
     resolve,
     retention,
+    serve,
     streams,
     verify,
     webhooks,
@@ -40,6 +42,7 @@ from guestledger.adapters.cli.stopping import stopping
 COMMANDS = (
     opening,
     worker,
+    serve,
     reading,
     audit,
     replay,
@@ -67,6 +70,7 @@ app = typer.Typer(
 )
 for module in COMMANDS:
     app.add_typer(module.commands)
+keys.commands.add_typer(keys_access.commands, name="access")
 for name, module in GROUPS.items():
     app.add_typer(module.commands, name=name)
 

@@ -27,6 +27,11 @@ def write_json(value: Any) -> None:
     streams.write(streams.json_line(value))
 
 
+def write_line(text: str) -> None:
+    """Write one line to stdout."""
+    streams.write(f"{text}\n".encode())
+
+
 def camel_json(struct: Any) -> Any:
     """Return a struct, and those in it, as objects with camelCase fields."""
     import msgspec

@@ -63,7 +63,7 @@ class Api:
             sent["Authorization"] = f"Bearer {self.keys[role]}"
         data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         async with self._http.request(method, self.url + path, data=data, headers=sent | dict(headers or {})) as answer:
-            return Reply(answer.status, dict(answer.headers), await answer.read())
+            return Reply(answer.status, answer.headers, await answer.read())
 
     async def get(self, path: str, **options: Any) -> Reply:
         """Send a GET."""

@@ -254,9 +254,7 @@ async def test_head_answers_as_get_without_the_body(api: Api) -> None:
     got, head = await api.get(path), await api.call("HEAD", path)
     assert (head.status, head.body) == (200, b"")
     for name in ("Content-Length", "Content-Type", "ETag"):
-        assert head.headers[name.lower() if name.lower() in head.headers else name] == next(
-            value for key, value in got.headers.items() if key.lower() == name.lower()
-        )
+        assert head.headers[name] == got.headers[name]
 
 
 async def test_the_document_describes_every_route(api: Api) -> None:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -19,13 +20,13 @@ _PLAIN_WORD = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
 
 def decoded(kind: type[msgspec.Struct], path: Mapping[str, str], query: str, body: bytes) -> Any:
     """Return the request of a route. Raises `InvalidRequest`."""
-    given: dict[str, Any] = {**_query(query, _lists(kind)), **path}
+    given: dict[str, Any] = {**_query(query, _fields(kind)), **path}
     if "body" in given:
         raise InvalidRequest("body", "is not a parameter")
     if (of_body := body_type(kind)) is not None:
         given["body"] = _body(of_body, body)
     try:
-        return _in_utc(msgspec.convert(given, kind, strict=False))
+        return _in_utc(msgspec.convert(given, kind))
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
 
@@ -36,32 +37,59 @@ def body_type(kind: type[msgspec.Struct]) -> Any:
     return get_type_hints(kind, include_extras=True).get("body")
 
 
+class _Field(NamedTuple):
+    """How a parameter is written: as a text, and perhaps as one of these."""
+
+    repeated: bool
+    boolean: bool
+    number: bool
+
+
 @cache
-def _lists(kind: type[msgspec.Struct]) -> frozenset[str]:
-    """The names of the parameters that may be repeated."""
+def _fields(kind: type[msgspec.Struct]) -> Mapping[str, _Field]:
     hints = get_type_hints(kind)
-    names = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
-    return frozenset(shown for name, shown in names if _is_list(hints[name]))
+    return {
+        shown: _Field(
+            repeated=any(get_origin(option) is tuple for option in _options(hints[name])),
+            boolean=bool in _options(hints[name]),
+            number=int in _options(hints[name]),
+        )
+        for name, shown in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+    }
 
 
-def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is tuple or any(get_origin(each) is tuple for each in get_args(kind))
+def _options(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def _query(text: str, lists: frozenset[str]) -> dict[str, Any]:
+def _query(text: str, fields: Mapping[str, _Field]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
     except ValueError:  # also UnicodeDecodeError
         raise InvalidRequest("", "the query cannot be read: it is not UTF-8, or has too many fields") from None
     for name, value in pairs:
-        if name in lists:
+        field = fields.get(name)
+        if field is not None and field.repeated:
             found.setdefault(name, []).append(value)
         elif name in found:
             raise InvalidRequest(name if _PLAIN_WORD.fullmatch(name) else "", "is given more than once")
         else:
-            found[name] = value
+            found[name] = value if field is None else _value(value, field)
     return found
+
+
+def _value(text: str, field: _Field) -> Any:
+    # Not msgspec's lax mode: it also takes `null`, and numbers for times.
+    if field.boolean and text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if field.number and text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS:
+        return int(text)
+    return text
+
+
+_BOOLEANS = {"true": True, "false": False}
+_MAX_DIGITS = 18
 
 
 def _body(kind: Any, body: bytes) -> Any:

@@ -120,9 +120,18 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
             "name": name,
             "in": "path" if in_path else "query",
             "required": in_path,
-            "schema": _portable(described),
+            "schema": _without_null(_portable(described)),
             **({} if in_path else {"style": "form", "explode": True}),
         }
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter: it is left out, never null."""
+    kept = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
+    options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
+    if len(options) > 1:
+        return {**kept, "anyOf": options}
+    return {**kept, **(options[0] if options else {})}
 
 
 def _header(name: str) -> dict[str, Any]:

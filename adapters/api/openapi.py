@@ -173,4 +173,4 @@ def _portable(schema: Any) -> Any:
             name: value.replace(r"\Z", "$").replace(r"\ud800-\udfff", "") if name == "pattern" else _portable(value)
             for name, value in schema.items()
         }
-    return [_portable(each) for each in schema] if isinstance(schema, list) else schema
+    return [_portable(each) for each in schema] if isinstance(schema, list | tuple) else schema

@@ -24,6 +24,7 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on; 0: any free one.")] = 8080,
     worker: Annotated[bool, typer.Option(help="Do due work too, as `guestledger worker` does.")] = True,
+    rate: Annotated[int, typer.Option(min=1, help="How many requests a second one key may make.")] = 1_000,
     no_keys: Annotated[
         bool,
         typer.Option("--no-keys", help="Let every program on this machine do everything. Only on a loopback address."),
@@ -35,6 +36,7 @@ def serve(
     it at once. Every request is one line of the log.
     """
     from guestledger.adapters.api.access import is_loopback, without_keys
+    from guestledger.adapters.api.admission import ApiLimits
     from guestledger.adapters.api.app import App
 
     if no_keys and not is_loopback(host):
@@ -43,7 +45,8 @@ def serve(
             param_hint="--no-keys",
         )
     logging.getLogger("guestledger.access").setLevel(logging.INFO)
-    run(_serve(App(authenticate=without_keys if no_keys else None), host, port, worker=worker))
+    limits = ApiLimits(requests_per_second=rate)
+    run(_serve(App(authenticate=without_keys if no_keys else None, limits=limits), host, port, worker=worker))
 
 
 async def _serve(app: App, host: str, port: int, *, worker: bool) -> None:

@@ -25,6 +25,11 @@ class Routes:
         self._by_path: dict[_Segments, dict[str, Route]] = {}
         for route in routes:
             self._by_path.setdefault(tuple(route.path.split("/")), {})[route.method] = route
+        self._templates: dict[tuple[int, str], list[_Segments]] = {}
+        for template in self._by_path:
+            if "{" in "".join(template):
+                last = "" if template[-1].startswith("{") else template[-1]
+                self._templates.setdefault((len(template), last), []).append(template)
 
     def find(self, request: Request) -> Match:
         """Return the route of this request; HEAD is served as GET. Raises `Refused`."""
@@ -42,7 +47,9 @@ class Routes:
     def _candidates(self, segments: _Segments) -> list[tuple[_Segments, dict[str, Route]]]:
         if (exact := self._by_path.get(segments)) is not None:
             return [(segments, exact)]
-        return [(template, methods) for template, methods in self._by_path.items() if _fits(template, segments)]
+        size, last = len(segments), segments[-1]
+        templates = [*self._templates.get((size, last), ()), *(self._templates.get((size, ""), ()) if last else ())]
+        return [(template, self._by_path[template]) for template in templates if _fits(template, segments)]
 
 
 def _fits(template: _Segments, segments: _Segments) -> bool:

@@ -1,9 +1,11 @@
 """The API over aiohttp: what `guestledger serve` runs."""
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from guestledger.adapters.api.app import App
 from guestledger.adapters.api.exchange import BodyTooLarge, Cut, Request
@@ -13,6 +15,19 @@ _MAX_LINE = 64 * 1024
 _SERVER = "guestledger"
 
 
+def _without_data(record: logging.LogRecord) -> bool:
+    """Keep what aiohttp logs, but for the request's own text, and nothing of requests that are not HTTP."""
+    kind = record.exc_info[0] if record.exc_info else None
+    if kind is None or issubclass(kind, HttpProcessingError):
+        return False
+    record.msg, record.args, record.exc_info = "a connection failed: %s", (kind.__name__,), None
+    return True
+
+
+_logger = logging.getLogger("guestledger.http")
+_logger.addFilter(_without_data)
+
+
 @asynccontextmanager
 async def serving(app: App, host: str, port: int, *, drain_seconds: float) -> AsyncIterator[str]:
     """Serve until the block ends, and yield the URL. Requests in flight then may finish within `drain_seconds`.
@@ -20,7 +35,12 @@ async def serving(app: App, host: str, port: int, *, drain_seconds: float) -> As
     Raises `OSError` if it cannot listen there.
     """
     server = web.Server(
-        _handler(app), access_log=None, auto_decompress=False, max_line_size=_MAX_LINE, max_field_size=_MAX_LINE
+        _handler(app),
+        access_log=None,
+        logger=_logger,
+        auto_decompress=False,
+        max_line_size=_MAX_LINE,
+        max_field_size=_MAX_LINE,
     )
     runner = web.ServerRunner(server, shutdown_timeout=drain_seconds)
     await runner.setup()

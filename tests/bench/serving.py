@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
-import aiohttp
 import msgspec
 from msgspec.structs import asdict
 
@@ -37,19 +36,13 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
         async with connect(settings, scheduler=False) as ledger:
             key = await new_key(ledger, Role.OPERATOR)
             session = await ledger.open_session(REQUEST)
-            connector = aiohttp.TCPConnector(limit=CONCURRENCY)
-            headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-            async with _serve(settings) as url, aiohttp.ClientSession(connector=connector, headers=headers) as http:
+            async with _serve(settings) as url, _client(url, key) as request:
 
                 async def read() -> None:
-                    async with http.get(f"{url}/v1/sessions/{session.id}") as answer:
-                        assert answer.status == 200, await answer.text()
-                        await answer.read()
+                    assert await request("GET", f"/v1/sessions/{session.id}") == 200
 
                 async def create() -> None:
-                    async with http.post(f"{url}/v1/sessions", data=_BODY) as answer:
-                        assert answer.status == 201, await answer.text()
-                        await answer.read()
+                    assert await request("POST", "/v1/sessions", _BODY) == 201
 
                 async def call() -> None:
                     assert (await ledger.open_session(REQUEST)).status == "active"
@@ -75,6 +68,26 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
 
 
 _BODY = msgspec.json.encode(REQUEST)
+
+
+@asynccontextmanager
+async def _client(url: str, key: str) -> AsyncIterator[Callable[..., Awaitable[int]]]:
+    """Send requests over kept connections, and return the status. No more than that: it shares the processors."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    head = f"Host: {host}\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+
+    async def request(method: str, path: str, body: bytes = b"") -> int:
+        reader, writer = free.pop() if free else await asyncio.open_connection(host, int(port))
+        writer.write(f"{method} {path} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        free.append((reader, writer))
+        return int(answer[9:12])
+
+    yield request
+    for _, writer in free:
+        writer.close()
 
 
 async def _rate(one: Callable[[], Awaitable[None]], times: int, waits: list[float]) -> float:

@@ -12,6 +12,7 @@ import pytest
 
 from guestledger.adapters.simulator import Simulator
 from tests.api import GUEST
+from tests.e2e import guests
 from tests.e2e.command import assert_one_line, ended, environment, run, started
 
 
@@ -97,6 +98,40 @@ async def test_a_request_in_flight_is_answered_before_serve_ends(database_url: s
             answer = await opening
             assert answer.status in (201, 202)
             assert (await ended(process)).code == 0
+
+
+async def test_downloads_equal_what_the_command_prints(env: dict[str, str]) -> None:
+    lines = guests.as_lines([guests.guest(number, channelId=f"ch_\u202e{number}") for number in range(3)])
+    lines += guests.as_lines([guests.guest(3, consent={**guests.NO_CONSENT, "notice": "=1+1"})])
+    await run("open", "-", env=env, stdin=lines)
+    async with serving("--no-keys", "--no-worker", env=env) as (_, url), aiohttp.ClientSession() as http:
+        for option, media in (("--json", "application/x-ndjson"), ("--csv", "text/csv")):
+            async with http.get(f"{url}/v1/audit", headers={"Accept": media}) as answer:
+                assert (await answer.read()).decode() == (await run("audit", option, env=env)).text
+
+
+async def test_a_malformed_request_leaves_nothing_in_the_log(env: dict[str, str]) -> None:
+    async with serving("--no-keys", "--no-worker", env=env) as (process, url):
+        host, _, port = url.removeprefix("http://").partition(":")
+        for request in (
+            b"GET /v1/sessions?ip=203.0.113.7\x00 HTTP/1.1\r\n\r\n",
+            b"GET /203.0.113.7 HTTP/9.9\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nbad header 203.0.113.7\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nLong: " + b"203.0.113.7" * 10_000 + b"\r\n\r\n",
+            b"203.0.113.7" * 100,
+        ):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(request)
+            writer.write_eof()
+            async with asyncio.timeout(30):
+                answer = await reader.read()
+            writer.close()
+            assert b" 500 " not in answer[:30]
+            assert b"203.0.113.7" not in answer, answer
+        process.send_signal(signal.SIGTERM)
+        result = await ended(process)
+    assert "203.0.113.7" not in result.err
+    assert "Traceback" not in result.err
 
 
 async def test_wrong_use_is_refused_at_the_door(env: dict[str, str]) -> None:

@@ -54,7 +54,7 @@ UV_COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes 
 	--no-emit-index-url --no-emit-find-links --no-header
 
 .PHONY: docs
-docs: $(READY) ## Write docs/cli.md and docs/settings.md from the code
+docs: $(READY) ## Write docs/cli.md, docs/settings.md and docs/openapi.json from the code
 	@.venv/bin/python -m tests.docs.generate
 
 .PHONY: requirements

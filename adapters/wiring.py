@@ -17,6 +17,7 @@ from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.database import data_dir, keep_embedded_started, locate_database
 from guestledger.adapters.erasure_journal import FileJournal, check_erasures
 from guestledger.adapters.keys import open_vault
+from guestledger.adapters.postgres.access_keys import PostgresAccessKeys
 from guestledger.adapters.postgres.admin.migrate import check_current
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
 from guestledger.adapters.postgres.admin.privileges import check_privileges
@@ -171,6 +172,7 @@ def _ledger(
         limiter=limiter,
         vault=personal.vault,
         holds=services.holds,
+        access_keys=PostgresAccessKeys(engine, schema),
         executor=executor,
         scheduler=scheduler,
         leases=leases,

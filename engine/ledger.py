@@ -17,6 +17,7 @@ from guestledger.engine.domain.request import GuestRequest, checked, checked_cor
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
 from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.operations.access import Access
 from guestledger.engine.operations.consent_record import ConsentRecord, consent_record
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.erase import ErasureCertificate, Erasures
@@ -35,6 +36,7 @@ from guestledger.engine.operations.retention import Retention
 from guestledger.engine.operations.reveal import PAGE, Look, Reveal, pages
 from guestledger.engine.operations.what_if import WhatIfs
 from guestledger.engine.operations.withdraw import Withdrawal, Withdrawals
+from guestledger.engine.ports.access_keys import AccessKeys
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
 from guestledger.engine.ports.due_steps import DueSteps
@@ -67,7 +69,7 @@ class Ledger:
     """Opens guest sessions and shows what happened in each.
 
     Methods take the engine's or the provider's session id. More is in `scheduler`, `events`, `webhooks`, `projections`,
-    `limits`, `partitions`, `erasures` and `retention`.
+    `limits`, `partitions`, `erasures`, `retention` and `access`.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Ledger:
         limiter: RateLimiter,
         vault: KeyVault,
         holds: LegalHolds,
+        access_keys: AccessKeys,
         executor: Executor,
         scheduler: Scheduler,
         leases: Leases,
@@ -102,6 +105,7 @@ class Ledger:
         self.projections = Projections(read_models=read_models, clock=clock)
         self.limits = Limits(limiter)
         self.partitions = Partitions(partitions)
+        self.access = Access(access_keys, clock)
         self.retention = Retention(
             store=store,
             read_models=read_models,
@@ -270,15 +274,25 @@ class Ledger:
         """
         return await self._finder.find(wanted)
 
-    async def resolve(self, session: UUID | str, resolution: Resolution, *, decided_by: str, reason: str) -> Session:
+    async def resolve(
+        self,
+        session: UUID | str,
+        resolution: Resolution,
+        *,
+        decided_by: str,
+        reason: str,
+        expected_version: int | None = None,
+    ) -> Session:
         """Record a decision about a parked session: `Verdict.RETRY`, `Verdict.ABANDON` or an `Adoption`.
 
         Returns the session; a scheduler continues. Neither text may contain a secret or personal data. Raises
-        `SessionNotFound`, `InvalidRequest` for a value that cannot be stored, and `ResolutionRefused` if the session is not
-        parked or the adopted one belongs to another session.
+        `SessionNotFound`, `InvalidRequest` for a value that cannot be stored, `WrongExpectedVersion` if the session is not
+        at `expected_version`, and `ResolutionRefused` if it is not parked or the adopted one belongs to another session.
         """
         history = await self.history(session)
-        return await self._resolver.resolve(history, resolution, decided_by=decided_by, reason=reason)
+        return await self._resolver.resolve(
+            history, resolution, decided_by=decided_by, reason=reason, expected_version=expected_version
+        )
 
     async def erase(
         self,

@@ -144,17 +144,21 @@ class _Lines:
         self._day: date | None = None
         self._row: Callable[[Any], None] | None = show.write_json if form is Format.JSON else None
         if form is Format.CSV:
-            self._row = CsvLines(_FIELDS).write
+            from guestledger.adapters.forms.camel import camel_fields
+            from guestledger.adapters.forms.events import EventForm
+
+            self._row = CsvLines(camel_fields(EventForm)).write
 
     async def write(self, events: Sequence[guestledger.RecordedEvent], look: guestledger.Look | None) -> bool:
         """Write these, one a line; people get a line for each new day too. False: no more are wanted."""
+        from guestledger.adapters.forms.events import event_form
         from guestledger.engine.log.codec import wire_name
 
         events = events[: self._left]
         self._left = None if self._left is None else self._left - len(events)
         for recorded in events if look is None else await look.events(events):
             if self._row is not None:
-                self._row(_event_json(recorded, revealed=look is not None))
+                self._row(event_form(recorded, revealed=look is not None))
                 continue
             day = recorded.recorded_at.date()
             if day != self._day:
@@ -172,35 +176,3 @@ def _table(rows: Iterable[guestledger.ConsumerRow]) -> Table:
     for row in rows:
         show.add_row(table, row.name, row.position, row.lag, "yes" if row.running else "no", row.ahead_at)
     return table
-
-
-_FIELDS = (
-    "position",
-    "id",
-    "version",
-    "recordedAt",
-    "event",
-    "data",
-    "actor",
-    "correlationId",
-    "causationId",
-    "leafHash",
-)
-
-
-def _event_json(recorded: guestledger.RecordedEvent, *, revealed: bool) -> dict[str, Any]:
-    from guestledger.engine.domain.personal import public
-    from guestledger.engine.log.codec import wire_name
-
-    return {
-        "position": recorded.position,
-        "id": recorded.stream_id,
-        "version": recorded.version,
-        "recordedAt": recorded.recorded_at,
-        "event": wire_name(recorded.event),
-        "data": public(recorded.event, revealed=revealed),
-        "actor": recorded.actor,
-        "correlationId": recorded.correlation_id,
-        "causationId": recorded.causation_id,
-        "leafHash": recorded.leaf_hash.hex(),
-    }

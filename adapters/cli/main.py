@@ -20,6 +20,7 @@ from guestledger.adapters.cli import (
     export,
     find,
     keys,
+    keys_access,
     limits,
     log,
     opening,
@@ -29,6 +30,7 @@ from guestledger.adapters.cli import (
     replay,
     resolve,
     retention,
+    serve,
     streams,
     verify,
     webhooks,
@@ -43,6 +45,7 @@ from guestledger.adapters.cli.stopping import stopping
 COMMANDS = (
     opening,
     worker,
+    serve,
     reading,
     audit,
     find,
@@ -73,6 +76,7 @@ app = typer.Typer(
 )
 for module in COMMANDS:
     app.add_typer(module.commands)
+keys.commands.add_typer(keys_access.commands, name="access")
 for name, module in GROUPS.items():
     app.add_typer(module.commands, name=name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -30,9 +30,7 @@ from guestledger.adapters.cli.options import (
 from guestledger.adapters.cli.running import reading, run
 
 commands = typer.Typer()
-_OUTCOMES = ("created", "refused", "rejected", "abandoned", "withdrawn")
 _WRAPS = ("channel", "remote session", "reason")
-_PERCENTILES = ("p50", "p95", "p99")
 
 
 @commands.command()
@@ -107,7 +105,9 @@ def metrics(
                 return
             found = await ledger.metrics(wanted)
         if json:
-            show.write_json(_metrics_json(found))
+            from guestledger.adapters.forms.metrics import metrics_form
+
+            show.write_json(metrics_form(found))
         else:
             show.console().print(metrics_table(found))
 
@@ -116,6 +116,8 @@ def metrics(
 
 def metrics_table(metrics: guestledger.Metrics) -> Table:
     """Return the metrics, one a row."""
+    from guestledger.adapters.forms.metrics import PERCENTILES
+
     made = show.table("metric", "value")
     show.add_row(made, "success rate", f"{metrics.success_rate:.2f}")
     show.add_row(made, "sessions tracked", metrics.tracked)
@@ -125,7 +127,7 @@ def metrics_table(metrics: guestledger.Metrics) -> Table:
         show.add_row(made, "possible duplicates", metrics.possible_duplicates)
     if metrics.latency is not None:
         show.add_row(made, "average latency", f"{metrics.latency.average:.0f} ms")
-        for name in _PERCENTILES:
+        for name in PERCENTILES:
             show.add_row(made, f"{name} latency", f"{getattr(metrics.latency, name)} ms")
     for name, count in metrics.counts.items():
         show.add_row(made, name.replace("_", " "), count)
@@ -133,49 +135,22 @@ def metrics_table(metrics: guestledger.Metrics) -> Table:
 
 
 def _show_days(found: list[guestledger.DailyMetrics], form: Format) -> None:
+    from guestledger.adapters.forms.camel import camel_fields
+    from guestledger.adapters.forms.metrics import OUTCOMES, PERCENTILES, DayForm, day_form
+
     if form is Format.TABLE:
-        made = show.table("day", "channel", "tracked", *_OUTCOMES, "average ms", *_PERCENTILES, wraps=_WRAPS)
-        for row in found:
-            values = _day_json(row)
+        made = show.table("day", "channel", "tracked", *OUTCOMES, "average ms", *PERCENTILES, wraps=_WRAPS)
+        for day in map(day_form, found):
             numbers = (
-                values["totalTracked"],
-                *(values[name] for name in (*_OUTCOMES, "averageLatency", *_PERCENTILES)),
+                day.total_tracked,
+                *(getattr(day, name) for name in (*OUTCOMES, "average_latency", *PERCENTILES)),
             )
-            show.add_row(made, row.day, row.channel_id, *numbers)
+            show.add_row(made, day.day, day.channel_id, *numbers)
         show.console().print(made)
         return
-    columns = ("day", "channelId", "successRate", "totalTracked", *_OUTCOMES, "averageLatency", *_PERCENTILES)
-    write = show.write_json if form is Format.JSON else CsvLines(columns).write
+    write = show.write_json if form is Format.JSON else CsvLines(camel_fields(DayForm)).write
     for row in found:
-        write(_day_json(row))
-
-
-def _day_json(row: guestledger.DailyMetrics) -> dict[str, Any]:
-    found, latency = row.metrics, row.metrics.latency
-    return {
-        "day": row.day,
-        "channelId": row.channel_id,
-        "successRate": round(found.success_rate, 2),
-        "totalTracked": found.tracked,
-        **{name: found.counts[name] for name in _OUTCOMES},
-        "averageLatency": None if latency is None else round(latency.average, 1),
-        **{name: getattr(latency, name, None) for name in _PERCENTILES},
-    }
-
-
-def _metrics_json(metrics: guestledger.Metrics) -> dict[str, Any]:
-    latency = metrics.latency
-    return {
-        "successRate": round(metrics.success_rate, 2),
-        "averageLatency": None if latency is None else round(latency.average, 1),
-        "totalTracked": metrics.tracked,
-        "latency": None if latency is None else {name: getattr(latency, name) for name in _PERCENTILES},
-        "pending": metrics.pending,
-        "inDoubt": metrics.in_doubt,
-        "possibleDuplicates": metrics.possible_duplicates,
-        "outcomes": {name: metrics.counts[name] for name in _OUTCOMES},
-        "counts": metrics.counts,
-    }
+        write(day_form(row))
 
 
 def _session_cells(width: int) -> show.Cells[guestledger.SessionRow]:

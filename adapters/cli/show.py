@@ -27,21 +27,25 @@ def write_json(value: Any) -> None:
     streams.write(streams.json_line(value))
 
 
+def write_line(text: str) -> None:
+    """Write one line to stdout."""
+    streams.write(f"{text}\n".encode())
+
+
 def camel_json(struct: Any) -> Any:
     """Return a struct, and those in it, as objects with camelCase fields."""
     import msgspec
 
-    def renamed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {_camel(name): renamed(item) for name, item in value.items()}
-        return [renamed(item) for item in value] if isinstance(value, list | tuple) else value
+    from guestledger.adapters.forms.camel import camel
 
-    return renamed(msgspec.to_builtins(struct))
+    return msgspec.to_builtins(camel(struct))
 
 
 def camel_fields(struct: type[Any]) -> tuple[str, ...]:
     """Return the names of its fields as `camel_json` has them."""
-    return tuple(map(_camel, struct.__struct_fields__))
+    from guestledger.adapters.forms.camel import camel_fields
+
+    return camel_fields(struct)
 
 
 def console(min_width: int = _MIN_WIDTH) -> Console:
@@ -166,8 +170,3 @@ def progress(total: int | None, what: str) -> Iterator[Progress]:
     finally:
         showing.cancel()
         bar.stop()
-
-
-def _camel(name: str) -> str:
-    first, *more = name.split("_")
-    return first + "".join(map(str.capitalize, more))

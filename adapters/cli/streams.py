@@ -3,21 +3,17 @@
 import asyncio
 import errno
 import io
-import json
 import os
-import re
 import select
 import sys
 from typing import Any, cast
 
+from guestledger.adapters.forms.text import UNSAFE_TEXT, escape, plain
+
+__all__ = ["PIPE_BUFFER", "OutputLost", "install", "json_line", "plain", "send", "wait_until_ready", "write"]
+
 PIPE_BUFFER = 4096
 """Bytes that a pipe takes at once if it takes any (Linux)."""
-
-# These change what a terminal shows: C1 controls, controls of writing direction, line separators.
-_UNSAFE = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-_UNSAFE_TEXT = re.compile(f"[{_UNSAFE}]")
-_UNSAFE_VALUE = re.compile(rf"[\x00-\x09\x0b-\x1f{_UNSAFE}]")
-_NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 
 
 class OutputLost(Exception):
@@ -76,7 +72,7 @@ class _Text(io.TextIOWrapper):
         )
 
     def write(self, text: str) -> int:
-        super().write(_UNSAFE_TEXT.sub(_escape, text))
+        super().write(UNSAFE_TEXT.sub(escape, text))
         return len(text)
 
 
@@ -95,18 +91,11 @@ def install() -> None:
     sys.stderr = _Text(_Notes(2), notes.encoding if notes else "utf-8", by_line=True)
 
 
-def plain(text: str) -> str:
-    """Return a text of a guest or a server with its control characters escaped, except line feeds."""
-    return _UNSAFE_VALUE.sub(_escape, text)
-
-
 def json_line(value: Any) -> bytes:
     """Return one line of JSON, with escapes for what the terminal must not get or cannot show."""
-    import msgspec
+    from guestledger.adapters.forms import json_lines
 
-    text = msgspec.json.encode(value).decode()
-    unsafe = _UNSAFE_TEXT if sys.stdout.encoding.lower().replace("-", "") == "utf8" else _NOT_ASCII
-    return unsafe.sub(_escape, text).encode() + b"\n"
+    return json_lines.json_line(value, ascii_only=sys.stdout.encoding.lower().replace("-", "") != "utf8")
 
 
 def write(data: bytes) -> None:
@@ -143,7 +132,3 @@ async def _until_writable(descriptor: int) -> None:
         await ready
     finally:
         loop.remove_writer(descriptor)
-
-
-def _escape(found: re.Match[str]) -> str:
-    return json.dumps(found[0])[1:-1] if found[0] > "\uffff" else f"\\u{ord(found[0]):04x}"

@@ -178,6 +178,19 @@ legal_holds = Table(
     comment="The subjects under a legal hold, also for sessions that begin later. The log holds every placing and release",
 )
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("created_at", TIME, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("revoked_at", TIME),
+    comment="The access keys of the HTTP API, by the SHA-256 of their secrets",
+)
+
 due_steps = Table(
     "due_steps",
     metadata,

@@ -33,15 +33,19 @@ class Decisions:
         actor: str,
         refused: Callable[[Session], GuestledgerError],
         key: str | None = None,
+        expected_version: int | None = None,
     ) -> Session:
         """Record the events of `command` (of a time). Returns the session after them.
 
-        If the session moved on meanwhile, it is judged again. Raises what `refused` returns if there are no events,
+        If the session moved on meanwhile, it is judged again. Raises `WrongExpectedVersion` if it is not at
+        `expected_version`, what `refused` returns if there are no events,
         `KeyTaken` if another session has the `key`, and `ServiceError`.
         """
         stream_id = history[0].stream_id
         while True:
             state = session_of(history)
+            if expected_version not in (None, state.version):
+                raise WrongExpectedVersion(stream_id, expected_version, state.version)
             decided = decide(state, command(self._clock.now()), self._policy)
             if not decided:
                 raise refused(state)

@@ -55,11 +55,14 @@ class Webhooks:
                     found[recorded.stream_id] = _dead_letter(recorded.stream_id, recorded.event)
         return list(found.values())
 
-    async def redeliver(self, session: UUID | str, *, requested_by: str, reason: str) -> Session:
+    async def redeliver(
+        self, session: UUID | str, *, requested_by: str, reason: str, expected_version: int | None = None
+    ) -> Session:
         """Record a request to send the session's notice again. Returns the session.
 
         It is a dead letter, or a notice that the receiver accepted and lost. Neither text may contain a secret or personal
-        data. Raises `SessionNotFound`, `RedeliveryRefused`, and `InvalidRequest` for a text that cannot be stored.
+        data. Raises `SessionNotFound`, `RedeliveryRefused`, `WrongExpectedVersion` if the session is not at `expected_version`,
+        and `InvalidRequest` for a text that cannot be stored.
         """
         history = await self._histories.find(session)
         requested_by, reason = checked_text("requestedBy", requested_by), checked_text("reason", reason)
@@ -70,7 +73,9 @@ class Webhooks:
         def refused(state: Session) -> RedeliveryRefused:
             return RedeliveryRefused(state.id, _why_refused(state, self._policy), state.status)
 
-        return await self._decisions.record(history, command, actor=requested_by, refused=refused)
+        return await self._decisions.record(
+            history, command, actor=requested_by, refused=refused, expected_version=expected_version
+        )
 
 
 def _dead_letter(stream_id: UUID, event: WebhookAbandoned) -> DeadLetter:

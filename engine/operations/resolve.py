@@ -28,7 +28,13 @@ class Resolver:
         self._read_models = read_models
 
     async def resolve(
-        self, history: list[RecordedEvent], resolution: Resolution, *, decided_by: str, reason: str
+        self,
+        history: list[RecordedEvent],
+        resolution: Resolution,
+        *,
+        decided_by: str,
+        reason: str,
+        expected_version: int | None = None,
     ) -> Session:
         """See `Ledger.resolve`."""
         decided_by, reason = checked_text("decidedBy", decided_by), checked_text("reason", reason)
@@ -47,7 +53,9 @@ class Resolver:
             return ResolutionRefused(state.id, status=state.status)
 
         try:
-            return await self._decisions.record(history, command, actor=decided_by, refused=refused, key=key)
+            return await self._decisions.record(
+                history, command, actor=decided_by, refused=refused, key=key, expected_version=expected_version
+            )
         except KeyTaken as taken:
             raise ResolutionRefused(stream_id, status=Status.PARKED, holder=taken.stream_id) from None
 

@@ -29,6 +29,7 @@ def upgrade() -> None:
     _create_personal(schema)
     _keep_out_of_statistics(schema)
     _create_erasures(schema)
+    _create_api_keys(schema)
     _create_due_steps(schema)
     _create_limits(schema)
     _create_consumers(schema)
@@ -223,6 +224,21 @@ def _create_erasures(schema: str) -> None:
         comment="The erasures of personal data. While one of a whole subject is open, nothing is recorded of it",
     )
     op.create_index("erasures_subject", "erasures", ["subject"], schema=schema)
+
+
+def _create_api_keys(schema: str) -> None:
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
+        sa.Column("digest", sa.LargeBinary, nullable=False),
+        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("revoked_at", _TIME),
+        schema=schema,
+        comment="The access keys of the HTTP API, by the SHA-256 of their secrets",
+    )
 
 
 def _create_due_steps(schema: str) -> None:

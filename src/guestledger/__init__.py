@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from guestledger.adapters.api.asgi import asgi
     from guestledger.adapters.cxone.profile import Profile
     from guestledger.adapters.database import stop_database, upgrade_database
     from guestledger.adapters.postgres.errors import (
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         UnknownEvent,
         UnknownPolicy,
         UnknownProjection,
+        WrongExpectedVersion,
     )
     from guestledger.engine.domain.events import *  # noqa: F403 - every event class
     from guestledger.engine.domain.events import AccessEvent, Event, SessionEvent
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.log.verification import LogVerification
+    from guestledger.engine.operations.access import Access
     from guestledger.engine.operations.conditions import Condition, ConditionName
     from guestledger.engine.operations.consent_record import ConsentEvent, ConsentRecord, ConsentState, PurposeRecord
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.retention import HoldReport, Retention
     from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.operations.withdraw import Withdrawal
+    from guestledger.engine.ports.access_keys import AccessKey, Role
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
@@ -118,7 +122,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTRACT_FIELDS",
+    "Access",
     "AccessEvent",
+    "AccessKey",
     "Adoption",
     "AuditEntry",
     "AuditFilter",
@@ -226,6 +232,7 @@ __all__ = [
     "RetentionStatus",
     "RetryPolicy",
     "Reveal",
+    "Role",
     "Scheduler",
     "Sealed",
     "ServiceError",
@@ -261,7 +268,9 @@ __all__ = [
     "WhatIf",
     "WhatIfSummary",
     "Withdrawal",
+    "WrongExpectedVersion",
     "__version__",
+    "asgi",
     "connect",
     "contract_form",
     "diff",
@@ -275,6 +284,7 @@ __all__ = [
 __version__: str
 
 _NAMES = {
+    "adapters.api.asgi": "asgi",
     "adapters.cxone.profile": "Profile",
     "adapters.database": "stop_database upgrade_database",
     "adapters.postgres.errors": "DatabaseFault LedgerClosed LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
@@ -286,7 +296,7 @@ _NAMES = {
     "engine.domain.consent": "Consent Evidence Guest",
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "BundleRefused CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidPolicy InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownPolicy UnknownProjection",
+    "engine.domain.errors": "BundleRefused CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidPolicy InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownPolicy UnknownProjection WrongExpectedVersion",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
@@ -302,6 +312,7 @@ _NAMES = {
     "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
     "engine.limits.state": "LimiterState",
     "engine.log.recorded": "Batch EventFilter RecordedEvent",
+    "engine.operations.access": "Access",
     "engine.operations.consent_record": "ConsentEvent ConsentRecord ConsentState PurposeRecord",
     "engine.log.verification": "LogVerification",
     "engine.operations.consume": "ConsumerOptions Handler",
@@ -319,6 +330,7 @@ _NAMES = {
     "engine.operations.retention": "HoldReport Retention",
     "engine.operations.withdraw": "Withdrawal",
     "engine.operations.reveal": "Look Reveal",
+    "engine.ports.access_keys": "AccessKey Role",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",

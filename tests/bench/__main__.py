@@ -23,6 +23,7 @@ BENCHMARKS = (
     "opening",
     "projections",
     "revealing",
+    "serving",
     "store",
     "stepping",
     "tailing",

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md and docs/settings.md from the code: `.venv/bin/python -m tests.docs.generate`."""
+"""Writes docs/cli.md, docs/settings.md and docs/openapi.json from the code: `.venv/bin/python -m tests.docs.generate`."""
 
 import ast
 import inspect
@@ -15,6 +15,8 @@ import msgspec
 import typer
 
 from guestledger import DeliveryPolicy, LimiterPolicy, Profile, RetryPolicy, Settings
+from guestledger.adapters.api.openapi import openapi
+from guestledger.adapters.api.routes import ROUTES
 from guestledger.adapters.cli.main import app
 from guestledger.adapters.settings import variable
 from tests.docs.blocks import ROOT
@@ -86,7 +88,16 @@ def settings() -> str:
     return "\n".join(parts)
 
 
-PAGES = {ROOT / "docs" / "cli.md": cli, ROOT / "docs" / "settings.md": settings}
+def http_api() -> str:
+    """The OpenAPI document of the HTTP API."""
+    return msgspec.json.format(msgspec.json.encode(openapi(ROUTES)), indent=1).decode() + "\n"
+
+
+PAGES = {
+    ROOT / "docs" / "cli.md": cli,
+    ROOT / "docs" / "settings.md": settings,
+    ROOT / "docs" / "openapi.json": http_api,
+}
 
 
 def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:

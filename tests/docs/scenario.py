@@ -29,6 +29,7 @@ from guestledger import (
 )
 from guestledger.adapters.settings import variable
 from tests import postgres
+from tests.api import Api
 from tests.docs.blocks import ROOT, Block
 from tests.docs.shape import difference
 from tests.keys import KEY
@@ -39,7 +40,8 @@ LIMIT_S = 60
 LONG_WAIT_S = 600
 
 # Commands that run until a signal.
-_ENDLESS = re.compile(r"^(guestledger worker|guestledger events --follow)$", re.MULTILINE)
+_ENDLESS = re.compile(r"^(guestledger worker|guestledger events --follow|guestledger serve --port 0)$", re.MULTILINE)
+_SERVE = re.compile(r"^guestledger serve$", re.MULTILINE)
 # Neither installing nor the whole of `make demo` and `make test` is run here: only whether such targets exist.
 _NOT_RUN = re.compile(r"^pip install .*$", re.MULTILINE)
 _MAKE = re.compile(r"^make ", re.MULTILINE)
@@ -79,6 +81,8 @@ class Scenario:
         self._login = login
         self._privacy = privacy
         self._programs = programs
+        self.api: Api | None = None
+        """Where the page's requests go."""
         self._stack = AsyncExitStack()
         self._names: dict[str, Any] = {}
         self.active: Session | None = None
@@ -135,7 +139,7 @@ class Scenario:
         assert found is None, f"{block}: the output differs from the one that is shown\n{found}"
 
     async def _shell(self, block: Block, text: str) -> str:
-        text = _NOT_RUN.sub("", self._filled_in(text))
+        text = _SERVE.sub("guestledger serve --port 0", _NOT_RUN.sub("", self._filled_in(text)))
         text = _MAKE.sub(f"make --directory {ROOT} --dry-run ", text)
         # A signal has to reach the process itself, so this is the program that is installed.
         text = _ENDLESS.sub(rf"timeout --preserve-status --signal TERM 2 {BIN}/\1", text)
@@ -247,6 +251,7 @@ class Scenario:
             "PATH": os.pathsep.join([str(self._programs), str(BIN), os.environ.get("PATH", os.defpath)]),
             "HOME": str(self.directory),
             "GUEST_TOKEN": "gt_7x2k9m4p8q1w",
+            **({f"{role.upper()}_KEY": key for role, key in self.api.keys.items()} if self.api else {}),
             **named,
         }
 
@@ -264,6 +269,8 @@ class Scenario:
             "postgresql://postgres@host/app": administrator,
             "api.example.com": make_url(self.simulator.url).render_as_string().partition("//")[2],
         }
+        if self.api is not None:
+            addresses["http://127.0.0.1:8080"] = self.api.url
         for shown, real in addresses.items():
             filled = filled.replace(shown, real)
         return filled

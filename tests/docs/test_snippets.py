@@ -13,6 +13,7 @@ import pytest
 
 from guestledger import Settings, connect
 from tests import postgres
+from tests.api import api_of
 from tests.docs.blocks import GENERATED, PAGES, ROOT, all_blocks, blocks_of
 from tests.docs.scenario import scenario
 
@@ -50,6 +51,9 @@ async def test_every_snippet_of_the_page_runs(page: Path, database_url: str, pro
         running = await stack.enter_async_context(
             scenario(database_url, tmp_path, programs, login, privacy, **WANTED.get(page.name, {}))
         )
+        if page.name == "http-api.md":
+            ledger = await stack.enter_async_context(connect(running.settings, scheduler=False))
+            running.api = await stack.enter_async_context(api_of(ledger))
         for block in blocks_of(page):
             if login:  # an auditor's commands do not project: a worker does
                 await _project_everything(running.settings)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestledger.adapters.cli.csv_lines import CsvLines, cell
+from guestledger.adapters.cli.csv_lines import CsvLines
+from guestledger.adapters.forms.csv_rows import cell
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])

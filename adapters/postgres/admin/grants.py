@@ -20,6 +20,7 @@ _READ = frozenset({"SELECT"})
 _APPEND = _READ | {"INSERT"}
 _WRITE = _APPEND | {"UPDATE", "DELETE"}
 _COMPLETE = frozenset({"UPDATE (completed_at)", "UPDATE (key_ids)"})
+_REVOKE = frozenset({"UPDATE (revoked_at)"})
 _RUN = frozenset({"EXECUTE"})
 
 _READERS: Grants = {AUDITOR: _READ, PRIVACY: _READ}
@@ -50,6 +51,7 @@ TABLES: Mapping[str, Grants] = {
     t.data_keys.name: {RUNTIME: _WRITE, PRIVACY: _APPEND | {"DELETE"}},
     t.destroyed_keys.name: {RUNTIME: _APPEND, PRIVACY: _APPEND},
     t.legal_holds.name: {RUNTIME: _APPEND | {"DELETE"}, PRIVACY: _APPEND | {"DELETE"}},
+    t.api_keys.name: {RUNTIME: _APPEND | _REVOKE, **_READERS},
     t.limits.name: {RUNTIME: _WRITE, **_READERS},
     t.incarnations.name: {RUNTIME: _APPEND, **_READERS},
     t.consumers.name: {RUNTIME: _WRITE, **_READERS},

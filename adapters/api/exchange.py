@@ -1,0 +1,48 @@
+"""Requests and responses, as every web framework has them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+import msgspec
+
+JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
+CSV = "text/csv"
+PROBLEM = "application/problem+json"
+
+
+class BodyTooLarge(Exception):
+    """The body of a request is longer than is read."""
+
+
+async def no_body(_limit: int) -> bytes:
+    """Return the body of a request that has none."""
+    return b""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP request. Nothing in it is decoded yet, except that header names are in lower case."""
+
+    method: str
+    path: str
+    """Percent-encoded, without `base`."""
+    query: str = ""
+    headers: Mapping[str, str] = {}
+    """Values are ISO 8859-1; those of a repeated header are joined by commas."""
+    read: Callable[[int], Awaitable[bytes]] = no_body
+    """Read the body, at most so many bytes. Raises `BodyTooLarge`."""
+    client: str = ""
+    """The address of the other end: a reverse proxy, or the caller."""
+    base: str = ""
+    """The path at which the application is mounted."""
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP response. `body` is bytes, or what yields them."""
+
+    status: int = 200
+    headers: Mapping[str, str] = {}
+    body: bytes | AsyncIterator[bytes] = b""
+
+
+class Cut(Exception):
+    """A response failed after its beginning was sent: the connection has to be closed. The failure is in the log."""

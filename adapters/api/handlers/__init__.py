@@ -1,0 +1,1 @@
+"""One module for each group of routes. Handlers import the engine and the forms only."""

@@ -32,6 +32,7 @@ from guestledger.adapters.cli.options import (
     moment,
 )
 from guestledger.adapters.cli.running import reading, run
+from guestledger.adapters.forms.messages import decision_words
 
 commands = typer.Typer()
 _WRAPS = ("channel", "remote session", "notice", "refused", "decision", "user agent")
@@ -155,17 +156,9 @@ def _cells(width: int, *, revealed: bool) -> show.Cells[guestledger.AuditEntry]:
         "notice": lambda entry: entry.notice,
         "refused": lambda entry: ", ".join(entry.refused_flags) or None,
         "webhook": lambda entry: entry.webhook if entry.session_id else None,
-        "decision": _decision,
+        "decision": decision_words,
     }
     return cells
-
-
-def _decision(entry: guestledger.AuditEntry) -> str | None:
-    if entry.parked_at and (entry.decided_at is None or entry.decided_at < entry.parked_at):
-        return "parked: nobody has decided"
-    if entry.decision is not None:
-        return f"{entry.decision} by {entry.decided_by}: {entry.decision_reason}"
-    return "was in doubt; none needed" if entry.doubted_at else None
 
 
 def _clear(entry: guestledger.AuditEntry, field: str) -> str | None:

@@ -11,9 +11,9 @@ from uuid import UUID
 import guestledger
 from guestledger.adapters.cli.error_lines import error_line
 from guestledger.adapters.cli.lines import MAX_LINE, Line, UnreadableInput
-from guestledger.adapters.cli.messages import session_reason
 from guestledger.adapters.cli.outage import Outage, is_outage
 from guestledger.adapters.cli.show import progress
+from guestledger.adapters.forms.messages import session_reason
 
 MAX_UNANSWERED = 10_000
 """How many lines are read ahead of the oldest one without an answer."""

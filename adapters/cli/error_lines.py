@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import guestledger
-from guestledger.adapters.cli.messages import cause_sentence, denied_sentence
+from guestledger.adapters.forms.messages import cause_sentence, denied_sentence
 
 REDELIVERIES: Mapping[str, str] = {
     "no_webhook": "no webhook is set: set GUESTLEDGER_WEBHOOK_URL",

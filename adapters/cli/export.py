@@ -38,7 +38,7 @@ async def _export(
 ) -> None:
     import msgspec
 
-    from guestledger.adapters.cli.pages import export_page
+    from guestledger.adapters.pages import export_page
 
     for path in (output, html):
         if path is not None:

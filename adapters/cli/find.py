@@ -10,7 +10,6 @@ import typer
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.messages import session_reason
 from guestledger.adapters.cli.options import (
     Channel,
     Fingerprint,
@@ -23,6 +22,8 @@ from guestledger.adapters.cli.options import (
     span,
 )
 from guestledger.adapters.cli.running import reading, run, say
+from guestledger.adapters.forms.find_words import between_words, distance_words, nothing_sentence
+from guestledger.adapters.forms.messages import session_reason
 
 commands = typer.Typer()
 _WRAPS = ("channel", "event", "why")
@@ -92,7 +93,7 @@ async def _find(wanted: guestledger.FindFilter, limit: int, *, json: bool) -> No
     async with reading() as ledger:
         findings = await ledger.find(wanted)
     if not findings.found:
-        say(_nothing(wanted, findings.earlier))
+        say(nothing_sentence(wanted, findings.earlier))
         raise typer.Exit(1)
     found = findings.found[:limit]
     if json:
@@ -105,7 +106,7 @@ async def _find(wanted: guestledger.FindFilter, limit: int, *, json: bool) -> No
 def _show(wanted: guestledger.FindFilter, found: tuple[guestledger.FoundSession, ...], *, more: bool) -> None:
     console = show.console()
     if wanted.around is not None:
-        console.print(f"around {show.time(wanted.around)}, {_between(wanted)} (all times are UTC)", soft_wrap=True)
+        console.print(f"around {show.time(wanted.around)}, {between_words(wanted)} (all times are UTC)", soft_wrap=True)
     cells = _cells(wanted, console.width)
     made = show.table(*cells, wraps=_WRAPS)
     for one in found:
@@ -130,39 +131,11 @@ def _cells(wanted: guestledger.FindFilter, width: int) -> show.Cells[guestledger
     if wide or moment is None:
         cells["at"] = lambda one: show.time(one.recorded_at)
     if moment is not None:
-        cells["from then"] = lambda one: _distance(one, moment)
+        cells["from then"] = lambda one: distance_words(one, moment)
     if wide:
         cells["channel"] = lambda one: one.session.channel_id
     cells["why"] = lambda one: session_reason(one.session)
     return cells
-
-
-def _nothing(wanted: guestledger.FindFilter, earlier: guestledger.FoundSession | None) -> str:
-    """Say what was looked at."""
-    names = {
-        "of this guest": wanted.guest,
-        "with this id": wanted.session,
-        "with this idempotency key": wanted.idempotency_key,
-        f"with the correlation id {wanted.correlation_id!r}": wanted.correlation_id,
-        f"on channel {wanted.channel_id!r}": wanted.channel_id,
-        f"with status {' or '.join(wanted.statuses)}": wanted.statuses,
-    }
-    which = "".join(f" {words}" for words, given in names.items() if given)
-    if wanted.around is None:
-        return f"there is no session{which}: what was erased, or is of another ledger, cannot be found"
-    text = f"no session{which} had an event {_between(wanted)}"
-    if earlier is None:
-        return f"{text}: try a longer --within"
-    return f"{text}; nearest earlier one: {earlier.session.id}, {earlier.event} at {show.time(earlier.recorded_at)}"
-
-
-def _between(wanted: guestledger.FindFilter) -> str:
-    return f"between {show.time(wanted.since)} and {show.time(wanted.until)}"
-
-
-def _distance(one: guestledger.FoundSession, moment: datetime) -> str:
-    seconds = (one.recorded_at - moment).total_seconds()
-    return f"{abs(seconds):.0f} s {'after' if seconds >= 0 else 'before'}"
 
 
 def _json(one: guestledger.FoundSession, moment: datetime | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from rich.table import Table
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.csv_lines import CsvLines
-from guestledger.adapters.cli.messages import session_reason
 from guestledger.adapters.cli.options import (
     Channel,
     Csv,
@@ -28,6 +27,7 @@ from guestledger.adapters.cli.options import (
     guest_filter,
 )
 from guestledger.adapters.cli.running import reading, run
+from guestledger.adapters.forms.messages import session_reason
 
 commands = typer.Typer()
 _WRAPS = ("channel", "remote session", "reason")

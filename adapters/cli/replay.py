@@ -12,9 +12,9 @@ import typer
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.files import check_new, write_new
-from guestledger.adapters.cli.frames import difference_data, replay_data
 from guestledger.adapters.cli.options import Json, Looker, Reason, RevealIt, Since, Until, chosen_reveal, moment
 from guestledger.adapters.cli.running import fail, run, say
+from guestledger.adapters.forms.frames import difference_data, replay_data
 
 commands = typer.Typer()
 
@@ -139,7 +139,7 @@ async def _show(
     if json:
         show.write_json(replay_data(frames, revealed=revealed))
     elif html is not None:
-        from guestledger.adapters.cli.pages.timeline import timeline_page
+        from guestledger.adapters.pages.timeline import timeline_page
 
         write_new(html, timeline_page(frames, revealed=revealed).encode())
         say(f"{len(frames)} events written to {html}")

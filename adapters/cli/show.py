@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -12,6 +11,28 @@ from rich.table import Table
 from rich.text import Text
 
 from guestledger.adapters.cli import streams
+from guestledger.adapters.forms.values import ago, is_unset, span, time, value
+
+__all__ = [
+    "MAX_IN_TABLE",
+    "WIDE",
+    "Cells",
+    "add_row",
+    "ago",
+    "camel_fields",
+    "camel_json",
+    "console",
+    "filled",
+    "is_unset",
+    "progress",
+    "span",
+    "table",
+    "time",
+    "value",
+    "wanted_rows",
+    "write_json",
+    "write_line",
+]
 
 MAX_IN_TABLE = 1_000
 WIDE = 160
@@ -34,11 +55,9 @@ def write_line(text: str) -> None:
 
 def camel_json(struct: Any) -> Any:
     """Return a struct, and those in it, as objects with camelCase fields."""
-    import msgspec
+    from guestledger.adapters.forms import camel
 
-    from guestledger.adapters.forms.camel import camel
-
-    return msgspec.to_builtins(camel(struct))
+    return camel.camel_json(struct)
 
 
 def camel_fields(struct: type[Any]) -> tuple[str, ...]:
@@ -91,67 +110,6 @@ def filled(cells: Cells[Row], rows: Sequence[Row], limit: int | None, *, wraps: 
 def wanted_rows(limit: int | None, *, json: bool) -> int | None:
     """Return how many rows to read; `None`: all. For a table one more than it shows, so that it can say so."""
     return limit if json else (limit or MAX_IN_TABLE) + 1
-
-
-def ago(moment: datetime | None) -> str | None:
-    """Format how long ago a UTC time was, by this machine's clock."""
-    if moment is None:
-        return None
-    seconds = round((datetime.now(UTC) - moment).total_seconds())
-    span = abs(seconds)
-    for unit, size, limit in (("s", 1, 60), ("min", 60, 60), ("h", 3_600, 48), ("days", 86_400, 0)):
-        if not limit or span < size * limit:
-            text = f"{span // size} {unit}"
-            break
-    return f"{text} ago" if seconds >= 0 else f"in {text}"
-
-
-def time(moment: datetime | None, day: date | None = None, between: str = " ") -> str | None:
-    """Format a UTC time to the millisecond; without its date if that is `day`."""
-    if moment is None:
-        return None
-    text = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"
-    return text if moment.date() == day else f"{moment:%Y-%m-%d}{between}{text}"
-
-
-def span(length: timedelta) -> str:
-    """Format how long something took, in the two largest units that say it: `43 ms`, `10 min 0.4 s`, `2 d 3 h`."""
-    ms = length / timedelta(milliseconds=1)
-    if ms < 1_000:
-        return f"{round(ms, 1):g} ms"
-    if ms < 60_000:
-        return f"{round(ms / 1_000, 3):g} s"
-    if ms < 3_600_000:
-        minutes, tenths = divmod(round(ms / 100), 600)
-        return f"{minutes} min {tenths / 10:g} s" if tenths else f"{minutes} min"
-    unit, size, below, part = ("h", 60, "min", 1) if ms < 48 * 3_600_000 else ("d", 1_440, "h", 60)
-    whole, rest = divmod(round(ms / 60_000), size)
-    return f"{whole} {unit} {rest // part} {below}" if rest // part else f"{whole} {unit}"
-
-
-def value(found: Any, day: date | None = None, limit: int | None = None) -> str:
-    """Format the value of a field on one line, cut off after `limit` characters; times of `day` without their date."""
-    import msgspec
-
-    if is_unset(found):
-        return "none"
-    if isinstance(found, bool):
-        return "yes" if found else "no"
-    if isinstance(found, datetime):
-        return time(found, day) or ""
-    if isinstance(found, msgspec.Struct):
-        return "set"
-    if isinstance(found, tuple):
-        found = ", ".join(str(msgspec.to_builtins(item)) for item in found)
-    text = streams.plain(str(found))
-    return text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
-
-
-def is_unset(found: Any) -> bool:
-    """Return whether a field has no value, or only fields without one."""
-    if isinstance(found, Mapping):
-        return all(map(is_unset, found.values()))
-    return found is None or found in ("", ())
 
 
 @contextmanager

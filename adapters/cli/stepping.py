@@ -14,10 +14,10 @@ from rich.text import Text
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.frames import Data, frame_data
 from guestledger.adapters.cli.lines import in_thread, read_chunk
 from guestledger.adapters.cli.streams import plain
 from guestledger.adapters.cli.timeline import arrow, longest, wait_line
+from guestledger.adapters.forms.frames import Data, frame_data
 
 _PROMPT = "Enter: next, p: previous, a version, q: quit > "
 _STDIN = 0

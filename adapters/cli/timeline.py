@@ -11,8 +11,8 @@ from rich.text import Text
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.messages import waited_sentence
 from guestledger.adapters.cli.streams import plain
+from guestledger.adapters.forms.messages import waited_sentence
 
 STATUS_STYLES = {
     "active": "green",

@@ -10,9 +10,9 @@ import typer
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.error_lines import error_line
-from guestledger.adapters.cli.messages import letter_reason
 from guestledger.adapters.cli.options import By, Json, Limit, Since, Until, login
 from guestledger.adapters.cli.running import opened, run, say
+from guestledger.adapters.forms.messages import letter_reason
 
 commands = typer.Typer(no_args_is_help=True, help="List failed webhook deliveries and send them again.")
 

@@ -13,18 +13,17 @@ from rich.table import Table
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.lines import UnreadableInput, read_text
-from guestledger.adapters.cli.messages import ANSWERS, ENDINGS, REQUESTS, cause_sentence
 from guestledger.adapters.cli.options import Json, Since, Until
 from guestledger.adapters.cli.running import fail, opened, run
 from guestledger.adapters.cli.streams import plain
+from guestledger.adapters.forms.what_if_words import CHECK, Row, course_rows, difference_rows, notes, same_sentence
 
 if TYPE_CHECKING:
-    from guestledger.engine.replay.findings import Assumption, Course, FirstDifference, Taken, Unanswered
+    from guestledger.engine.replay.findings import Taken
 
 commands = typer.Typer()
 
 _MAX_POLICY = 1 << 20
-_CHECK = "a difference may come from the code, not the policy"
 
 
 @commands.command()
@@ -111,7 +110,7 @@ async def _ask_all(
     console.print(f"{found.sessions} sessions: {found.identical} the same, {changed} with another decision")
     console.print(f"{found.ended_otherwise} with another status, {found.unanswered} without an answer in the log")
     if found.not_reproduced:
-        console.print(f"{found.not_reproduced} with decisions that today's code takes otherwise: {_CHECK}")
+        console.print(f"{found.not_reproduced} with decisions that today's code takes otherwise: {CHECK}")
     if found.assumed:
         console.print(f"{found.assumed} take recorded answers at other times: they might have been others then")
     console.print(_statuses(found))
@@ -138,74 +137,22 @@ def _latencies(found: guestledger.WhatIfSummary) -> Table:
 def _shown(found: guestledger.WhatIf) -> Iterator[str | Table]:
     yield f"session {found.id} (all times are UTC)"
     if found.difference is None:
-        yield f"no decision differs; it is {found.simulated.status}: {ENDINGS[found.ending]}"
+        yield same_sentence(found)
         return
     yield "\nfirst difference"
-    yield _difference(found.difference)
+    yield _compared(difference_rows(found.difference))
     yield "\nwhere it leads"
-    yield _courses(found.recorded, found.simulated)
-    yield f"\nthe what-if ends there: {ENDINGS[found.ending]}"
-    yield from map(_unanswered, found.unanswered)
-    if found.not_reproduced:
-        versions = ", ".join(map(str, found.not_reproduced))
-        yield f"\ntoday's code takes another decision than the log at version {versions}: {_CHECK}"
-    if found.assumed:
-        yield "\nassumed: these recorded answers, at other times. They might have been others then"
-        yield from map(_assumed, found.assumed)
-    if found.left_out:
-        yield "\nleft out: what came from outside, and has no effect any more"
-        yield from (f"  {one.command}, recorded at {show.time(one.at)}" for one in found.left_out)
+    yield _compared(course_rows(found))
+    for note in notes(found):
+        yield f"\n{note.sentence}"
+        yield from (f"  {item}" for item in note.items)
 
 
-def _difference(difference: FirstDifference) -> Table:
+def _compared(rows: Iterator[Row]) -> Table:
     made = show.table("", "recorded", "what if", wraps=("recorded", "what if"))
-    sides = difference.recorded, difference.simulated
-    show.add_row(made, "decided at", *(show.time(side.at) if side else "nothing is decided" for side in sides))
-    show.add_row(made, "version", *(side.version if side else None for side in sides))
-    show.add_row(made, "command", *(type(side.command).__name__ if side and side.command else None for side in sides))
-    show.add_row(made, "events", *(_kinds(side) if side else None for side in sides))
-    for field in difference.fields:
-        if field.path != "command" and not field.path.startswith("event "):  # they are above
-            show.add_row(made, field.path, _cell(field.recorded), _cell(field.simulated))
+    for row in rows:
+        show.add_row(made, *row)
     return made
-
-
-def _kinds(taken: Taken) -> str:
-    return ", ".join(type(event).__name__ for event in taken.events) or "none"
-
-
-def _cell(value: object) -> object:
-    return show.time(value) if isinstance(value, datetime) else value
-
-
-def _courses(recorded: Course, simulated: Course) -> Table:
-    made = show.table("", "recorded", "what if", wraps=("recorded", "what if"))
-    sides = recorded, simulated
-    show.add_row(made, "status", *(side.status for side in sides))
-    show.add_row(made, "reason", *map(_reason, sides))
-    show.add_row(made, "latest event", *(show.time(side.at) for side in sides))
-    show.add_row(made, "attempts", *(side.attempts for side in sides))
-    show.add_row(made, "ms to the session", *(side.latency_ms for side in sides))
-    show.add_row(made, "webhook calls", *(side.webhook_attempts for side in sides))
-    return made
-
-
-def _reason(course: Course) -> str | None:
-    if course.cause is None:
-        return None
-    return cause_sentence(course.cause, course.detail, channel_id=course.channel_id)
-
-
-def _unanswered(one: Unanswered) -> str:
-    request = REQUESTS[one.step].format(number=one.number, at=show.time(one.at))
-    rest = "the rest goes on without it" if one.step == "deliver_webhook" else "from here the log cannot say"
-    return f"  {request}; no answer to it was recorded: {rest}"
-
-
-def _assumed(one: Assumption) -> str:
-    answer = ANSWERS[one.command].format(number=one.number)
-    part = "; only that a session was made is recorded, not its token or its expiry" if one.in_part else ""
-    return f"  {answer}: recorded at {show.time(one.recorded_at)}, taken at {show.time(one.at)}{part}"
 
 
 def _json(found: guestledger.WhatIf) -> dict[str, Any]:

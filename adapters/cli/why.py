@@ -5,10 +5,10 @@ from __future__ import annotations
 import typer
 
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.condition_lines import lines
 from guestledger.adapters.cli.options import Json, Session
 from guestledger.adapters.cli.running import opened, run
 from guestledger.adapters.cli.streams import plain
+from guestledger.adapters.forms.condition_lines import lines
 
 commands = typer.Typer()
 

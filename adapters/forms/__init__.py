@@ -1,1 +1,1 @@
-"""How the commands and the HTTP API show the engine's values: the same JSON and the same CSV from both."""
+"""How commands, HTTP API and pages show the engine's values: the same JSON, the same CSV and the same sentences."""

@@ -15,6 +15,11 @@ def camel(value: msgspec.Struct) -> Any:
     return msgspec.convert(value, camel_type(type(value)), from_attributes=True)
 
 
+def camel_json(struct: msgspec.Struct) -> Any:
+    """Return a struct, and those in it, as objects with camelCase fields."""
+    return msgspec.to_builtins(camel(struct))
+
+
 @cache
 def camel_type(kind: Any) -> Any:
     """Return the type that `camel` makes of this one. All fields of a struct are required: JSON has each of them."""

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from guestledger.adapters.cli.pages import export_page
+from guestledger.adapters.pages import export_page
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.errors import InvalidRequest, NothingHeld, ServiceUnreachable, SessionNotFound
 from guestledger.engine.domain.events import PersonalDataRevealed

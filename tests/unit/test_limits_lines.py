@@ -1,6 +1,6 @@
 """`guestledger limits`: what a limiter has learned, in one line."""
 
-from guestledger.adapters.cli.limits import _facts
+from guestledger.adapters.forms.limiter_words import limiter_facts
 from guestledger.engine.limits.curve import added
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.state import LimiterState
@@ -8,7 +8,7 @@ from tests.unit.samples import at
 
 
 def rate_line(pace: Pace | None) -> str:
-    return dict(_facts(LimiterState(pace=pace)))["rate:"]
+    return dict(limiter_facts(LimiterState(pace=pace)))["rate:"]
 
 
 def test_the_learned_limit_is_shown_in_one_line() -> None:

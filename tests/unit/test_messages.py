@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 import guestledger
-from guestledger.adapters.cli import condition_lines, error_lines, log_lines, messages
+from guestledger.adapters.cli import error_lines, log_lines
+from guestledger.adapters.forms import condition_lines, messages
 from guestledger.adapters.postgres import errors as database
 from guestledger.adapters.postgres import unusable
 from guestledger.engine.domain.causes import Cause

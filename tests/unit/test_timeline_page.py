@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from msgspec.structs import replace
 
-from guestledger.adapters.cli.pages.timeline import timeline_page
+from guestledger.adapters.pages.timeline import timeline_page
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.replay.timeline import timeline

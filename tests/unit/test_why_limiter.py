@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from guestledger.adapters.cli.condition_lines import condition_line
+from guestledger.adapters.forms.condition_lines import condition_line
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.limits.limiter import admit

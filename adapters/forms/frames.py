@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import guestledger
-from guestledger.adapters.cli import show
+if TYPE_CHECKING:
+    from guestledger.engine.replay.timeline import Difference, Frame
 
 Data = dict[str, Any]
 
 
-def replay_data(frames: Sequence[guestledger.Frame], *, revealed: bool) -> Data:
+def replay_data(frames: Sequence[Frame], *, revealed: bool) -> Data:
     """Return a session with all its frames. `revealed`: personal data is in clear, unless it is sealed."""
     last = frames[-1].state
     return {
@@ -24,8 +24,9 @@ def replay_data(frames: Sequence[guestledger.Frame], *, revealed: bool) -> Data:
     }
 
 
-def frame_data(frame: guestledger.Frame, *, revealed: bool) -> Data:
+def frame_data(frame: Frame, *, revealed: bool) -> Data:
     """Return one frame."""
+    from guestledger.adapters.forms.camel import camel_json
     from guestledger.engine.domain.personal import public
     from guestledger.engine.log.codec import wire_name
 
@@ -38,17 +39,18 @@ def frame_data(frame: guestledger.Frame, *, revealed: bool) -> Data:
         "event": wire_name(recorded.event),
         "data": public(recorded.event, revealed=revealed),
         "state": public(frame.state, revealed=revealed),
-        "due": [show.camel_json(step) for step in frame.due],
+        "due": [camel_json(step) for step in frame.due],
         "changes": [public(change, revealed=revealed) for change in frame.changes],
-        "dueChanges": [show.camel_json(change) for change in frame.due_changes],
+        "dueChanges": [camel_json(change) for change in frame.due_changes],
         "decision": _decision_data(frame, revealed=revealed),
         "passedMs": in_ms(frame.passed),
-        "waits": [show.camel_json(part) | {"ms": in_ms(part.length)} for part in frame.waits],
+        "waits": [camel_json(part) | {"ms": in_ms(part.length)} for part in frame.waits],
     }
 
 
-def difference_data(found: guestledger.Difference, *, revealed: bool) -> Data:
+def difference_data(found: Difference, *, revealed: bool) -> Data:
     """Return what changed between two points of a session."""
+    from guestledger.adapters.forms.camel import camel_json
     from guestledger.engine.domain.personal import public
 
     return {
@@ -56,11 +58,12 @@ def difference_data(found: guestledger.Difference, *, revealed: bool) -> Data:
         "before": {"version": found.before.version, "status": found.before.status},
         "after": {"version": found.after.version, "status": found.after.status},
         "changes": [public(change, revealed=revealed) for change in found.changes],
-        "dueChanges": [show.camel_json(change) for change in found.due_changes],
+        "dueChanges": [camel_json(change) for change in found.due_changes],
     }
 
 
-def _decision_data(frame: guestledger.Frame, *, revealed: bool) -> Data:
+def _decision_data(frame: Frame, *, revealed: bool) -> Data:
+    from guestledger.adapters.forms.camel import camel_json
     from guestledger.engine.domain.personal import public
     from guestledger.engine.log.codec import wire_name
 
@@ -69,7 +72,7 @@ def _decision_data(frame: guestledger.Frame, *, revealed: bool) -> Data:
     return {
         "command": None if decision.command is None else type(decision.command).__name__,
         "arguments": None if decision.command is None else public(decision.command, revealed=revealed),
-        "step": None if decision.step is None else show.camel_json(decision.step),
+        "step": None if decision.step is None else camel_json(decision.step),
         "wasDue": decision.was_due,
         "versions": [first + number for number in range(len(decision.recorded))],
         "isReproduced": decision.is_reproduced,

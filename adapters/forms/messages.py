@@ -1,10 +1,19 @@
-"""The command line's sentences for the engine's codes."""
+"""The sentences of commands and pages for the engine's codes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import guestledger
+if TYPE_CHECKING:
+    from guestledger.engine.domain.session import Session
+    from guestledger.engine.limits.admission import Denied
+    from guestledger.engine.limits.retry import Wait
+    from guestledger.engine.operations.explain import Explanation
+    from guestledger.engine.operations.redeliver import DeadLetter
+    from guestledger.engine.projections.audit import AuditEntry
+    from guestledger.engine.projections.sessions import SessionRow
+    from guestledger.engine.replay.waits import Waited
 
 CAUSES: Mapping[str, str] = {
     "consent_refused": "the guest's consent is not sufficient",
@@ -135,24 +144,24 @@ def cause_sentence(cause: str, detail: str | None = "", status: int | None = Non
     return sentence + (f": {detail}" if detail else "") + (f" (HTTP {status})" if status is not None else "")
 
 
-def wait_sentence(wait: guestledger.Wait) -> str:
+def wait_sentence(wait: Wait) -> str:
     """Say how long a wait is and why."""
     return f"waits {_duration(wait.ms)}: {wait_reason(wait)}"
 
 
-def wait_reason(wait: guestledger.Wait) -> str:
+def wait_reason(wait: Wait) -> str:
     """Say why a wait is as long as it is."""
     reason = WAITS[wait.basis].format(basis=_duration(wait.basis_ms), given=wait.given)
     return reason + f", plus {_duration(wait.extra_ms)}" if wait.basis_ms and wait.extra_ms else reason
 
 
-def waited_sentence(part: guestledger.Waited) -> str:
+def waited_sentence(part: Waited) -> str:
     """Say what a session waited for: a word, and what it means."""
     reason = f"{part.step} was not due yet" if part.wait is None else wait_reason(part.wait)
     return WAITED[part.waited_for].format(step=part.step, reason=reason)
 
 
-def denied_sentence(denied: guestledger.Denied) -> str:
+def denied_sentence(denied: Denied) -> str:
     """Say why a request may not be sent now."""
     facts = [
         "" if denied.closed_by is None else closed_words(denied.closed_by),
@@ -178,16 +187,25 @@ def closed_words(basis: str) -> str:
     return words.get(basis, "Retry-After" if basis.startswith("retry_after") else basis)
 
 
-def session_reason(session: guestledger.Session | guestledger.SessionRow | guestledger.Explanation) -> str | None:
+def session_reason(session: Session | SessionRow | Explanation) -> str | None:
     """Say why a session is not active; `None` if it is."""
     if session.cause is None:
         return None
     return cause_sentence(session.cause, session.detail, channel_id=session.channel_id)
 
 
-def letter_reason(letter: guestledger.DeadLetter) -> str:
+def letter_reason(letter: DeadLetter) -> str:
     """Say why a delivery failed."""
     return cause_sentence(letter.cause, letter.detail, letter.status)
+
+
+def decision_words(entry: AuditEntry) -> str | None:
+    """Say what was decided about a session that needed a person; `None`: it needed none."""
+    if entry.parked_at and (entry.decided_at is None or entry.decided_at < entry.parked_at):
+        return "parked: nobody has decided"
+    if entry.decision is not None:
+        return f"{entry.decision} by {entry.decided_by}: {entry.decision_reason}"
+    return "was in doubt; none needed" if entry.doubted_at else None
 
 
 def _duration(ms: int) -> str:

@@ -1,19 +1,18 @@
 """The page of one session's timeline, for a ticket."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-import guestledger
-from guestledger.adapters.cli import show
-from guestledger.adapters.cli.frames import Data, frame_data
-from guestledger.adapters.cli.messages import WAITED, session_reason, waited_sentence
-from guestledger.adapters.cli.pages import environment, rendered
+from guestledger.adapters.forms import values
+from guestledger.adapters.forms.frames import Data, frame_data
+from guestledger.adapters.forms.messages import WAITED, session_reason, waited_sentence
+from guestledger.adapters.pages import environment, rendered
+from guestledger.engine.replay.timeline import Frame
+from guestledger.engine.replay.waits import Waited
 
-Frames = Sequence[guestledger.Frame]
+Frames = Sequence[Frame]
 
 _LABEL_WIDTH = 2.2
 """What a character of a label needs on a phone, in percent of the axis."""
@@ -64,7 +63,7 @@ def timeline_page(frames: Frames, *, revealed: bool) -> str:
     """Return the page. Personal data is masked unless `revealed`."""
     day = frames[0].recorded.recorded_at.date()
     made = environment()
-    made.filters |= {"value": partial(show.value, day=day), "flat": _flat}
+    made.filters |= {"value": partial(values.value, day=day), "flat": values.flat}
     last = frames[-1].state
     return rendered(
         made,
@@ -75,12 +74,17 @@ def timeline_page(frames: Frames, *, revealed: bool) -> str:
         day=day,
         opened=_moment(frames[0]),
         last=_moment(frames[-1]),
-        total=show.span(_whole(frames)),
-        axes=list(_axes(frames, day)),
-        shares=_shares(frames),
-        events=list(_events(frames, revealed=revealed)),
+        total=values.span(_whole(frames)),
+        axes=axes(frames),
+        shares=shares(frames),
+        events=events(frames, revealed=revealed),
         revealed=revealed,
     )
+
+
+def axes(frames: Frames) -> list[Axis]:
+    """Return the axes of a session's time: of the time until the guest had an answer, if all took much longer, and of all."""
+    return list(_axes(frames, frames[0].recorded.recorded_at.date()))
 
 
 def _axes(frames: Frames, day: date) -> Iterator[Axis]:
@@ -100,14 +104,14 @@ def _axis(title: str, frames: Frames, day: date) -> Axis:
 
     pieces = []
     for part in (part for frame in frames for part in frame.waits):
-        width, number = _percent(part, whole), show.span(part.length)
+        width, number = _percent(part, whole), values.span(part.length)
         label = number if width >= _LABEL_WIDTH * len(number) else ""
         start = min(percent(part.since), 100 - width)
         pieces.append(Piece(start, width, part.waited_for, label, f"{number} {waited_sentence(part)}"))
     return Axis(
-        title=f"{title}: {show.span(whole)}",
-        since=show.time(since, day) or "",
-        until=show.time(frames[-1].recorded.recorded_at, day) or "",
+        title=f"{title}: {values.span(whole)}",
+        since=values.time(since, day) or "",
+        until=values.time(frames[-1].recorded.recorded_at, day) or "",
         pieces=pieces,
         marks=_marks([(percent(frame.recorded.recorded_at), frame.recorded.version) for frame in frames]),
     )
@@ -123,13 +127,18 @@ def _marks(events: Sequence[tuple[float, int]]) -> list[Mark]:
     return marks
 
 
-def _shares(frames: Frames) -> list[Share]:
-    """What the whole time was for, the most first."""
+def shares(frames: Frames) -> list[Share]:
+    """Return what the whole time was for, the most first."""
     lengths: dict[str, timedelta] = {}
     for part in (part for frame in frames for part in frame.waits):
         lengths[part.waited_for] = lengths.get(part.waited_for, timedelta()) + part.length
     ordered = sorted(lengths.items(), key=lambda item: -item[1])
-    return [Share(name, WAITED[name].partition(":")[0], show.span(length)) for name, length in ordered]
+    return [Share(name, WAITED[name].partition(":")[0], values.span(length)) for name, length in ordered]
+
+
+def events(frames: Frames, *, revealed: bool) -> list[Data]:
+    """Return each event as `frame_data` has it, with what the page shows beside it."""
+    return list(_events(frames, revealed=revealed))
 
 
 def _events(frames: Frames, *, revealed: bool) -> Iterator[Data]:
@@ -145,28 +154,17 @@ def _events(frames: Frames, *, revealed: bool) -> Iterator[Data]:
         }
 
 
-def _row_piece(part: guestledger.Waited, longest: timedelta) -> Piece:
-    return Piece(0, _percent(part, longest), part.waited_for, show.span(part.length), waited_sentence(part))
+def _row_piece(part: Waited, longest: timedelta) -> Piece:
+    return Piece(0, _percent(part, longest), part.waited_for, values.span(part.length), waited_sentence(part))
 
 
-def _percent(part: guestledger.Waited, whole: timedelta) -> float:
+def _percent(part: Waited, whole: timedelta) -> float:
     return max(_MIN_WIDTH, round(100 * (part.length / whole), 3))
-
-
-def _flat(data: Data, path: str = "") -> Data:
-    """`data` with dotted paths in place of objects, without what is not set."""
-    flat: Data = {}
-    for name, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{path}{name}.")
-        elif not show.is_unset(value):
-            flat[path + name] = value
-    return flat
 
 
 def _whole(frames: Frames) -> timedelta:
     return frames[-1].recorded.recorded_at - frames[0].recorded.recorded_at
 
 
-def _moment(frame: guestledger.Frame) -> Any:
-    return show.time(frame.recorded.recorded_at)
+def _moment(frame: Frame) -> Any:
+    return values.time(frame.recorded.recorded_at)

@@ -52,7 +52,7 @@ from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.ports.session_finder import FindFilter, SessionFinder
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
+from guestledger.engine.projections.metrics import DailyMetrics, HourlyOutcomes, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 from guestledger.engine.replay.findings import WhatIf
 from guestledger.engine.replay.timeline import Frame, timeline
@@ -105,7 +105,7 @@ class Ledger:
         self.projections = Projections(read_models=read_models, clock=clock)
         self.limits = Limits(limiter)
         self.partitions = Partitions(partitions)
-        self.access = Access(access_keys, clock)
+        self.access = Access(access_keys, personal, clock)
         self.retention = Retention(
             store=store,
             read_models=read_models,
@@ -402,6 +402,11 @@ class Ledger:
         """Return the matching metrics of each day (UTC) and channel that has any, oldest first."""
         await self._read_models.catch_up()
         return await self._read_models.metrics_by_day(wanted)
+
+    async def outcomes_by_hour(self, wanted: MetricsFilter = MetricsFilter()) -> list[HourlyOutcomes]:
+        """Return the counts of each hour (UTC) that has any, over all channels, oldest first."""
+        await self._read_models.catch_up()
+        return await self._read_models.outcomes_by_hour(wanted)
 
     async def check(self) -> None:
         """Check that the provider can be used now.

@@ -9,11 +9,11 @@ import aiohttp
 import msgspec
 import uvicorn
 
-from guestledger.adapters.api.access import BearerKeys, digest_of, key_text, new_secret
+from guestledger.adapters.api.access import digest_of, key_text, new_secret
 from guestledger.adapters.api.admission import ApiLimits
-from guestledger.adapters.api.app import App
-from guestledger.adapters.api.asgi import AsgiApp, asgi
+from guestledger.adapters.api.asgi import AsgiApp
 from guestledger.adapters.api.serve import serving
+from guestledger.adapters.doors import application, asgi
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import Role
 
@@ -93,12 +93,12 @@ async def api_of(ledger: Ledger, adapter: str = "aiohttp", *, limits: ApiLimits 
 async def served(ledger: Ledger, adapter: str, limits: ApiLimits = GENEROUS) -> AsyncIterator[str]:
     """The URL of the API."""
     if adapter == "asgi":
-        application = asgi(authenticate=BearerKeys(), limits=limits)
-        application.use(ledger)
-        async with uvicorn_of(application) as url:
+        mounted = asgi(limits=limits)
+        mounted.use(ledger)
+        async with uvicorn_of(mounted) as url:
             yield url
         return
-    async with serving(App(ledger, limits=limits), "127.0.0.1", 0, drain_seconds=5) as url:
+    async with serving(application(ledger, limits=limits), "127.0.0.1", 0, drain_seconds=5) as url:
         yield url
 
 

@@ -58,6 +58,14 @@ def key_text(key: UUID, secret: str) -> str:
     return f"{PREFIX}_{key.hex}_{secret}"
 
 
+UNKNOWN = "The key is unknown or was revoked: `guestledger keys access list` shows all keys."
+
+
+def caller_of(key: AccessKey) -> Caller:
+    """Return the holder of a key."""
+    return Caller(name=key.name, roles=frozenset({key.role}), key=key.id.hex)
+
+
 class BearerKeys:
     """Authenticates by `Authorization: Bearer glk_…`. All keys of the ledger are read every few seconds: there are few."""
 
@@ -72,18 +80,24 @@ class BearerKeys:
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not text:
             raise Refused("key-missing", "Send an access key: Authorization: Bearer glk_…", _CHALLENGE)
-        prefix, _, rest = text.strip().partition("_")
+        key = await self.key_of(text.strip(), ledger)
+        if key is None:
+            raise Refused("key-invalid", UNKNOWN, {"www-authenticate": 'Bearer error="invalid_token"'})
+        return caller_of(key)
+
+    async def key_of(self, text: str, ledger: Ledger) -> AccessKey | None:
+        """Return the key that its holder gave; `None`: it is unknown or was revoked. Raises `ServiceError`."""
+        prefix, _, rest = text.partition("_")
         id_, _, secret = rest.partition("_")
-        key = await self._find(_parsed(id_), ledger) if prefix == PREFIX else None
+        key = await self.key(id_, ledger) if prefix == PREFIX else None
         # Compared for an unknown key too, so that the time does not tell which ids exist.
         right = compare_digest(digest_of(secret), key.digest if key else _NO_DIGEST)
-        if key is None or not right or key.revoked_at is not None:
-            raise Refused(
-                "key-invalid",
-                "The key is unknown or was revoked: `guestledger keys access list` shows all keys.",
-                {"www-authenticate": 'Bearer error="invalid_token"'},
-            )
-        return Caller(name=key.name, roles=frozenset({key.role}), key=key.id.hex)
+        return key if right else None
+
+    async def key(self, id_: str, ledger: Ledger) -> AccessKey | None:
+        """Return the key with this id, in hex; `None`: it is unknown or was revoked. Raises `ServiceError`."""
+        key = await self._find(_parsed(id_), ledger)
+        return None if key is None or key.revoked_at is not None else key
 
     async def _find(self, wanted: UUID | None, ledger: Ledger) -> AccessKey | None:
         age = self._now() - self._read_at
@@ -105,9 +119,9 @@ def _parsed(text: str) -> UUID | None:
 async def without_keys(request: Request, _ledger: Ledger) -> Caller:
     """Let every program on this machine do everything. Web pages may not: a browser sends their requests here, too."""
     origin = request.headers.get("origin")
-    if not is_loopback(_host(request.headers.get("host", ""))) or (
-        origin is not None and not is_loopback(_host(origin.partition("://")[2]))
-    ):
+    # A page that names no referrer, such as the console's, has the origin `null`; the browser says that it is our own.
+    own = origin is None or request.headers.get("sec-fetch-site") == "same-origin"
+    if not is_loopback(host_of(request)) or not (own or is_loopback(_host((origin or "").partition("://")[2]))):
         raise Refused("origin-not-allowed", "Call it by a loopback address, such as 127.0.0.1, from no web page.")
     return Caller(name="without key", roles=frozenset(Role))
 
@@ -118,6 +132,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def host_of(request: Request) -> str:
+    """Return the host that the request was sent to, without its port."""
+    return _host(request.headers.get("host", ""))
 
 
 def _host(authority: str) -> str:

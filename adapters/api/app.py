@@ -12,11 +12,11 @@ import msgspec
 from guestledger.adapters.api.access import NOBODY, Authenticate, BearerKeys, Caller
 from guestledger.adapters.api.admission import Admission, ApiLimits
 from guestledger.adapters.api.decoding import body_type, decoded
-from guestledger.adapters.api.exchange import JSON, BodyTooLarge, Cut, Request, Response
+from guestledger.adapters.api.exchange import FORM, JSON, BodyTooLarge, Cut, Request, Response
 from guestledger.adapters.api.matching import Routes
-from guestledger.adapters.api.media import check_json, chosen
+from guestledger.adapters.api.media import check_body, chosen
 from guestledger.adapters.api.problems import Refused, refusal
-from guestledger.adapters.api.route import Answer, Context, Route
+from guestledger.adapters.api.route import API_DOOR, Answer, Context, Door, Route
 from guestledger.adapters.api.routes import ROUTES
 from guestledger.engine.domain.errors import GuestledgerError, in_short
 from guestledger.engine.ledger import Ledger
@@ -41,6 +41,11 @@ class _Seen(msgspec.Struct):
     caller: Caller = NOBODY
     headers: dict[str, str] = {}
 
+    @property
+    def door(self) -> Door:
+        """How a refusal goes out."""
+        return API_DOOR if self.route is None else self.route.door
+
 
 class App:
     """Answers requests with one ledger.
@@ -62,6 +67,11 @@ class App:
         self._routes = Routes(routes)
         self._authenticate = authenticate or BearerKeys()
         self._admission = Admission(limits)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the responses that have no end of their own: the server stops."""
+        self._stopping.set()
 
     def use(self, ledger: Ledger | None) -> None:
         """Answer with this ledger from now on; `None`: it is closed, and requests are answered with `not-ready`."""
@@ -74,9 +84,9 @@ class App:
             async with asyncio.timeout(self.limits.seconds):
                 response = await self._response(request, seen)
         except TimeoutError:
-            response = Refused("time-limit", _TIME_LIMIT.format(self.limits.seconds)).response()
+            response = seen.door.refused(Refused("time-limit", _TIME_LIMIT.format(self.limits.seconds)), request)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer without details
-            response = _refused(error).response()
+            response = seen.door.refused(_refused(error), request)
         headers = {**SECURITY_HEADERS, **seen.headers, **response.headers}
         body = b"" if request.method == "HEAD" else response.body
         if isinstance(body, bytes):
@@ -93,7 +103,7 @@ class App:
         if self._ledger is None:
             raise Refused("not-ready", "The ledger is not open: repeat it in a moment.", {"retry-after": "1"})
         if route.roles:
-            seen.caller = await self._authenticate(request, self._ledger)
+            seen.caller = await (route.door.authenticate or self._authenticate)(request, self._ledger)
         with self._admission.admitted(seen.caller.key):
             seen.headers = self._admission.headers(seen.caller.key)
             if route.roles and not route.roles & seen.caller.roles:
@@ -102,9 +112,11 @@ class App:
                 ledger=self._ledger,
                 caller=seen.caller,
                 request=request,
+                stopping=self._stopping,
                 media=chosen(request.headers.get("accept"), route.produces),
             )
-            asked = decoded(route.request, found.path, request.query, await self._body(request, route))
+            body = await self._body(request, route)
+            asked = decoded(route.request, found.path, request.query, body, form=route.door.form)
             return await _begun(_encoded(await route.handler(asked, context), route, request), request)
 
     def _check_size(self, request: Request) -> None:
@@ -116,7 +128,8 @@ class App:
     async def _body(self, request: Request, route: Route) -> bytes:
         if body_type(route.request) is None:
             return b""
-        check_json(request.headers.get("content-type"), request.headers.get("content-encoding"))
+        kind = FORM if route.door.form else JSON
+        check_body(kind, request.headers.get("content-type"), request.headers.get("content-encoding"))
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 return await request.read(self.limits.body_bytes)

@@ -5,8 +5,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
 
-from guestledger.adapters.api.access import Authenticate
-from guestledger.adapters.api.admission import ApiLimits
 from guestledger.adapters.api.app import App
 from guestledger.adapters.api.exchange import BodyTooLarge, Request, Response
 from guestledger.adapters.api.problems import Refused
@@ -21,7 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class AsgiApp:
-    """See `asgi`."""
+    """Answers over ASGI. Without `settings`, its own lifespan opens the ledger of the environment."""
 
     def __init__(self, app: App, settings: Settings | None, *, scheduler: bool) -> None:
         self._app = app
@@ -52,24 +50,9 @@ class AsgiApp:
                 return
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
+            self._app.stop()
             self.use(None)
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def asgi(
-    settings: Settings | None = None,
-    *,
-    scheduler: bool = True,
-    authenticate: Authenticate | None = None,
-    limits: ApiLimits = ApiLimits(),
-) -> AsgiApp:
-    """Return the HTTP API as an ASGI application.
-
-    Served alone, it opens the ledger of `settings` (default: of the environment) for as long as the server runs; with
-    `scheduler`, due steps run beside it. A mounted application gets no lifespan: there, the host calls `use(ledger)` with
-    the ledger that it opened. `authenticate` replaces access keys by the host's own check.
-    """
-    return AsgiApp(App(authenticate=authenticate, limits=limits), settings, scheduler=scheduler)
 
 
 def _request(scope: Message, receive: Receive) -> Request:

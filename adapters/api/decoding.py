@@ -18,13 +18,13 @@ _MAX_FIELDS = 100
 _PLAIN_WORD = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
 
 
-def decoded(kind: type[msgspec.Struct], path: Mapping[str, str], query: str, body: bytes) -> Any:
-    """Return the request of a route. Raises `InvalidRequest`."""
-    given: dict[str, Any] = {**_query(query, _fields(kind)), **path}
+def decoded(kind: type[msgspec.Struct], path: Mapping[str, str], query: str, body: bytes, *, form: bool = False) -> Any:
+    """Return the request of a route; `form`: an HTML form's. Raises `InvalidRequest`."""
+    given: dict[str, Any] = {**_query(query, _fields(kind), form=form), **path}
     if "body" in given:
         raise InvalidRequest("body", "is not a parameter")
     if (of_body := body_type(kind)) is not None:
-        given["body"] = _body(of_body, body)
+        given["body"] = _form(of_body, body) if form else _body(of_body, body)
     try:
         return _in_utc(msgspec.convert(given, kind))
     except msgspec.ValidationError as error:
@@ -62,14 +62,27 @@ def _options(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def _query(text: str, fields: Mapping[str, _Field]) -> dict[str, Any]:
+def _form(kind: Any, body: bytes) -> Any:
+    try:
+        text = body.decode("ascii")  # all else is percent-encoded
+        return _in_utc(msgspec.convert(_query(text, _fields(kind), form=True), kind))
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("", "the body is not a form") from None
+
+
+def _query(text: str, fields: Mapping[str, _Field], *, form: bool) -> dict[str, Any]:
+    """The fields of a query; of a form, without those that were left blank, and without blanks around the others."""
     found: dict[str, Any] = {}
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
     except ValueError:  # also UnicodeDecodeError
         raise InvalidRequest("", "the query cannot be read: it is not UTF-8, or has too many fields") from None
-    for name, value in pairs:
-        field = fields.get(name)
+    for name, given in pairs:
+        if form and not given.strip():
+            continue
+        field, value = fields.get(name), given.strip() if form else given
         if field is not None and field.repeated:
             found.setdefault(name, []).append(value)
         elif name in found:

@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 
-from guestledger.adapters.api.exchange import JSON
 from guestledger.adapters.api.problems import Refused
 
 
-def check_json(content_type: str | None, content_encoding: str | None) -> None:
-    """Raise `Refused` unless the body is JSON in UTF-8, without a content coding."""
+def check_body(wanted: str, content_type: str | None, content_encoding: str | None) -> None:
+    """Raise `Refused` unless the body is of the wanted type (JSON or a form), in UTF-8, without a content coding."""
     if content_encoding not in (None, "", "identity"):
         raise Refused(
             "media-type-not-supported", "Send the body without Content-Encoding.", {"accept-encoding": "identity"}
         )
     kind, _, parameters = (content_type or "").partition(";")
     charset = parameters.partition("charset=")[2].strip(' "').lower()
-    if kind.strip().lower() != JSON or charset not in ("", "utf-8", "utf8", "us-ascii"):
-        raise Refused("media-type-not-supported", f"Send Content-Type: {JSON}", {"accept": JSON})
+    if kind.strip().lower() != wanted or charset not in ("", "utf-8", "utf8", "us-ascii"):
+        raise Refused("media-type-not-supported", f"Send Content-Type: {wanted}", {"accept": wanted})
 
 
 def chosen(accept: str | None, produced: Sequence[str]) -> str:

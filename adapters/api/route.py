@@ -1,13 +1,14 @@
 """What a route is: method, path, types, roles and handler."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
-from guestledger.adapters.api.access import Caller
-from guestledger.adapters.api.exchange import JSON, Request
+from guestledger.adapters.api.access import Authenticate, Caller
+from guestledger.adapters.api.exchange import JSON, Request, Response
 from guestledger.adapters.api.problems import Refused
 from guestledger.engine.domain.errors import InvalidRequest
 from guestledger.engine.ledger import Ledger
@@ -38,6 +39,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger
     caller: Caller
     request: Request
+    stopping: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    """Set once the server stops: a response without an end of its own ends then."""
     media: str = JSON
     """The format of the answer, one of those that the route produces."""
 
@@ -82,6 +85,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
 
 
+class Door(msgspec.Struct, frozen=True, kw_only=True):
+    """How the requests of a group of routes come in, and how their refusals go out. The default is the API's."""
+
+    authenticate: Authenticate | None = None
+    """Names the caller; `None`: as the application does."""
+    form: bool = False
+    """Whether requests are HTML forms: blank fields are not given, and a body is not JSON."""
+    refused: Callable[[Refused, Request], Response] = lambda refused, _request: refused.response()
+
+
+API_DOOR = Door()
+
 Handler = Callable[[Any, Context], Awaitable[Any]]
 """Returns the route's answer as a struct, an `Answer`, or a `Response` of its own."""
 
@@ -103,5 +118,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """The request headers that it reads: `REVEAL`, `IDEMPOTENCY_KEY`, `IF_MATCH`."""
     problems: tuple[str, ...] = ()
     """The codes of its own problems, besides those of all routes."""
+    door: Door = API_DOOR
     versioned: bool = False
     """Whether its answer has an ETag, and `If-None-Match` is understood."""

@@ -48,6 +48,7 @@ async def serving(app: App, host: str, port: int, *, drain_seconds: float) -> As
         await web.TCPSite(runner, host, port).start()
         yield _url(runner)
     finally:
+        app.stop()
         await runner.cleanup()
 
 
@@ -71,6 +72,8 @@ def _handler(app: App) -> Callable[[web.BaseRequest], Awaitable[web.StreamRespon
         except Cut:
             if request.transport is not None:
                 request.transport.abort()
+        except ConnectionResetError:
+            pass  # the other end has left
         return stream
 
     return handle

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from guestledger.adapters.cli import show
 from guestledger.adapters.cli.options import Json, login
 from guestledger.adapters.cli.running import opened, run, say
 from guestledger.adapters.cli.streams import plain
+from guestledger.adapters.forms.consent_lines import consent_lines, stated
 
 commands = typer.Typer()
 
@@ -85,56 +86,8 @@ async def _show(session: str, *, json: bool) -> None:
         show.write_json(stated(record))
         return
     console = show.console()
-    for line in _lines(record):
+    for line in consent_lines(record):
         console.print(plain(line), soft_wrap=True)
-
-
-def stated(record: Any) -> Any:
-    """Return the record as JSON objects, in the standard's names; what is not stated says so."""
-    import msgspec
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: filled(item) for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [filled(item) for item in value]
-        return "not stated" if value is None else value
-
-    return filled(msgspec.to_builtins(record))
-
-
-def _lines(record: guestledger.ConsentRecord) -> Iterator[str]:
-    shown = stated(record)
-    processing = shown["pii_processing"]
-    yield f"session {record.record_id}: consent {_words(record.state)}"
-    for name in ("schema_version", "record_version", "pii_principal_id", "terms_version"):
-        yield f"  {_words(name)}: {shown[name]}"
-    yield f"  flags: {', '.join(f'{name} {value}' for name, value in record.flags.items())}"
-    notice = processing["privacy_notice"]
-    yield f"  privacy notice: {notice if isinstance(notice, str) else _fields(notice)}"
-    for purpose in processing["purposes"]:
-        yield f"purpose {purpose.pop('flag')}: {_words(purpose.pop('state'))}"
-        yield from (f"  {_words(name)}: {_value(value)}" for name, value in purpose.items())
-    for party in shown["parties"]:
-        yield f"party {party.pop('party_id')}: {_fields(party)}"
-    for change, event in zip(record.events, shown["events"], strict=True):
-        yield f"{show.time(change.event_time)} UTC: {_words(change.event_state)} ({', '.join(change.flags)})"
-        for name in ("entity_id", "event_type", "validity_duration", "reason", "recorded_by", "position"):
-            yield f"  {_words(name)}: {event[name]}"
-    if record.not_stated:
-        yield f"mandatory, but not stated: {', '.join(record.not_stated)}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _value(value: Any) -> str:
-    return (", ".join(value) or "none") if isinstance(value, list) else str(value)
-
-
-def _fields(values: dict[str, Any]) -> str:
-    return ", ".join(f"{_words(name)} {value}" for name, value in values.items())
 
 
 async def _withdraw(

@@ -30,14 +30,14 @@ def serve(
         typer.Option("--no-keys", help="Let every program on this machine do everything. Only on a loopback address."),
     ] = False,
 ) -> None:
-    """Serve the HTTP API. Access keys are made by `guestledger keys access create`; TLS is a reverse proxy's work.
+    """Serve the HTTP API, and the console at `/`. Access keys are made by `guestledger keys access create`; TLS is a reverse proxy's work.
 
     SIGTERM and SIGINT stop it: requests and work in flight may finish within GUESTLEDGER_DRAIN_SECONDS. A second signal ends
     it at once. Every request is one line of the log.
     """
     from guestledger.adapters.api.access import is_loopback, without_keys
     from guestledger.adapters.api.admission import ApiLimits
-    from guestledger.adapters.api.app import App
+    from guestledger.adapters.doors import application
 
     if no_keys and not is_loopback(host):
         raise typer.BadParameter(
@@ -46,7 +46,7 @@ def serve(
         )
     logging.getLogger("guestledger.access").setLevel(logging.INFO)
     limits = ApiLimits(requests_per_second=rate)
-    run(_serve(App(authenticate=without_keys if no_keys else None, limits=limits), host, port, worker=worker))
+    run(_serve(application(authenticate=without_keys if no_keys else None, limits=limits), host, port, worker=worker))
 
 
 async def _serve(app: App, host: str, port: int, *, worker: bool) -> None:

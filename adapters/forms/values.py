@@ -6,6 +6,8 @@ from typing import Any
 
 from guestledger.adapters.forms.text import plain
 
+__all__ = ["about", "ago", "flat", "is_unset", "plain", "span", "time", "value"]
+
 
 def ago(moment: datetime | None) -> str | None:
     """Format how long ago a UTC time was, by this machine's clock."""

@@ -1,4 +1,4 @@
-"""Pages for people: one file each, without scripts, and without anything that is loaded from elsewhere."""
+"""Pages of one file each, without scripts and without anything that is loaded from elsewhere, and parts for other pages."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -7,15 +7,18 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from guestledger.engine.operations.export import PersonExport
 
 
-def environment() -> Environment:
-    """Return the environment of the templates. Every value is escaped: none can become markup."""
+def environment(*folders: tuple[str, str]) -> Environment:
+    """Return the environment of the templates here and in more folders, each a package and a path in it.
+
+    Every value is escaped: none can become markup.
+    """
     return Environment(
-        loader=PackageLoader(__name__, "."),
+        loader=ChoiceLoader([PackageLoader(*folder) for folder in (*folders, (__name__, "."))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

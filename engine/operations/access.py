@@ -6,6 +6,7 @@ from uuid import UUID
 from guestledger.engine.domain.request import checked_text
 from guestledger.engine.ports.access_keys import AccessKey, AccessKeys, Role
 from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.personal_data import PersonalData
 
 logger = logging.getLogger("guestledger")
 
@@ -13,8 +14,9 @@ logger = logging.getLogger("guestledger")
 class Access:
     """Creates, lists and revokes access keys. Only digests of their secrets come here."""
 
-    def __init__(self, keys: AccessKeys, clock: Clock) -> None:
+    def __init__(self, keys: AccessKeys, personal: PersonalData, clock: Clock) -> None:
         self._keys = keys
+        self._personal = personal
         self._clock = clock
 
     async def add(self, name: str, role: Role, digest: bytes, *, created_by: str) -> AccessKey:
@@ -36,6 +38,13 @@ class Access:
     async def list(self) -> list[AccessKey]:
         """Return all keys, oldest first, the revoked ones too. Raises `ServiceError`."""
         return await self._keys.list()
+
+    async def sign_in_secret(self, key: AccessKey) -> bytes:
+        """Return the secret under which sign-ins with this key are signed. Raises `ServiceError` without the encryption key.
+
+        It is not the digest alone: everybody who may read the log by SQL may read the digests.
+        """
+        return await self._personal.hashed("sign-in", key.digest.hex())
 
     async def revoke(self, key: UUID, *, requested_by: str) -> bool:
         """Revoke a key for good; `False`: there is no such key, or it was revoked before.

@@ -37,6 +37,10 @@ class PersonalData(Protocol):
         """The sessions of a subject whose contact data is kept, oldest first. Raises `ServiceError`."""
         ...
 
+    async def hashed(self, field: str, value: str) -> bytes:
+        """The hash of a value under a key that only processes with the encryption key have. Raises `ServiceError`."""
+        ...
+
     async def hashed_key(self, idempotency_key: str) -> str:
         """How a caller's key is stored. Raises `ServiceError` as `check_access` does."""
         ...

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
+from guestledger.engine.projections.metrics import DailyMetrics, HourlyOutcomes, Metrics, MetricsFilter
 from guestledger.engine.projections.retention import RetentionStatus
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 from guestledger.engine.projections.status import ProjectionStatus, Verification
@@ -55,6 +55,10 @@ class ReadModels(Protocol):
 
     async def metrics_by_day(self, wanted: MetricsFilter) -> list[DailyMetrics]:
         """The matching metrics of each day and channel that has any."""
+        ...
+
+    async def outcomes_by_hour(self, wanted: MetricsFilter) -> list[HourlyOutcomes]:
+        """The matching counts of each hour that has any, oldest first."""
         ...
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:

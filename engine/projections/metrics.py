@@ -84,6 +84,13 @@ class DailyMetrics(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
 
 
+class HourlyOutcomes(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of one hour (UTC), over all channels."""
+
+    hour: datetime
+    counts: Mapping[str, int]
+
+
 class Doubts(NamedTuple):
     """How many attempts are still in doubt."""
 

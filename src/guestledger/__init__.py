@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guestledger.adapters.api.asgi import asgi
+    from guestledger.adapters.doors import asgi
     from guestledger.adapters.cxone.profile import Profile
     from guestledger.adapters.database import stop_database, upgrade_database
     from guestledger.adapters.postgres.errors import (
@@ -107,7 +107,7 @@ if TYPE_CHECKING:
         WebhookState,
         contract_form,
     )
-    from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
+    from guestledger.engine.projections.metrics import DailyMetrics, HourlyOutcomes, Metrics, MetricsFilter
     from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
@@ -146,6 +146,7 @@ __all__ = [
     "ConsumerRow",
     "CredentialsRefused",
     "DailyMetrics",
+    "HourlyOutcomes",
     "DatabaseFault",
     "DeadLetter",
     "Decision",
@@ -284,7 +285,7 @@ __all__ = [
 __version__: str
 
 _NAMES = {
-    "adapters.api.asgi": "asgi",
+    "adapters.doors": "asgi",
     "adapters.cxone.profile": "Profile",
     "adapters.database": "stop_database upgrade_database",
     "adapters.postgres.errors": "DatabaseFault LedgerClosed LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
@@ -336,7 +337,7 @@ _NAMES = {
     "engine.ports.partitions": "Partition",
     "engine.ports.session_finder": "FindFilter FoundSession",
     "engine.projections.audit": "CONTRACT_FIELDS AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
-    "engine.projections.metrics": "DailyMetrics Metrics MetricsFilter",
+    "engine.projections.metrics": "DailyMetrics HourlyOutcomes Metrics MetricsFilter",
     "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",

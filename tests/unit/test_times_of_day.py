@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from guestledger.adapters.cli import options
+from guestledger.adapters.forms import times
 
 NOW = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
 
@@ -18,7 +19,7 @@ class _Clock(datetime):
 
 @pytest.fixture(autouse=True)
 def at_half_past_nine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "datetime", _Clock)
+    monkeypatch.setattr(times, "datetime", _Clock)
 
 
 @pytest.mark.parametrize(

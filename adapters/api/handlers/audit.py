@@ -14,6 +14,7 @@ from guestledger.adapters.api.route import OPERATOR_OR_PRIVACY, REVEAL, Context,
 from guestledger.adapters.forms.csv_rows import csv_line, csv_row
 from guestledger.adapters.forms.json_lines import json_line
 from guestledger.engine.domain.guest_filter import GuestFilter
+from guestledger.engine.ledger import Ledger
 from guestledger.engine.operations.reveal import Reveal
 from guestledger.engine.projections.audit import (
     CONTRACT_FIELDS,
@@ -88,7 +89,7 @@ async def _answered(asked: ListAudit, guest: GuestFilter, context: Context) -> A
         wanted = replace(wanted, id=(await context.ledger.session(asked.session)).id)
     if context.media == JSON:
         return await _page(asked, wanted, reveal, context)
-    return _download(wanted, reveal, context)
+    return download(wanted, reveal, context.ledger, context.media)
 
 
 async def _page(asked: ListAudit, wanted: AuditFilter, reveal: Reveal | None, context: Context) -> AuditPage:
@@ -99,9 +100,10 @@ async def _page(asked: ListAudit, wanted: AuditFilter, reveal: Reveal | None, co
     return AuditPage(items=[contract_form(entry) for entry in found], next=next_)
 
 
-def _download(wanted: AuditFilter, reveal: Reveal | None, context: Context) -> Response:
-    kind, name = (_CSV, "audit.csv") if context.media == CSV else (_JSON_LINES, "audit.jsonl")
-    lines = _lines(wanted, reveal, context)
+def download(wanted: AuditFilter, reveal: Reveal | None, ledger: Ledger, media: str) -> Response:
+    """Return the entries as CSV or JSON lines: what `guestledger audit` prints."""
+    kind, name = (_CSV, "audit.csv") if media == CSV else (_JSON_LINES, "audit.jsonl")
+    lines = _lines(wanted, reveal, ledger, csv=media == CSV)
     headers = {
         "content-type": kind,
         "content-disposition": f'attachment; filename="{name}"',
@@ -110,11 +112,10 @@ def _download(wanted: AuditFilter, reveal: Reveal | None, context: Context) -> R
     return Response(headers=headers, body=_parts(lines))
 
 
-async def _lines(wanted: AuditFilter, reveal: Reveal | None, context: Context) -> AsyncIterator[bytes]:
-    csv = context.media == CSV
+async def _lines(wanted: AuditFilter, reveal: Reveal | None, ledger: Ledger, *, csv: bool) -> AsyncIterator[bytes]:
     if csv:
         yield csv_line(CONTRACT_FIELDS).encode()
-    async for entry in context.ledger.audit(wanted, reveal=reveal):
+    async for entry in ledger.audit(wanted, reveal=reveal):
         form = contract_form(entry)
         yield csv_row(CONTRACT_FIELDS, form).encode() if csv else json_line(form)
 

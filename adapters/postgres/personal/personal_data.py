@@ -143,7 +143,7 @@ class PersonalData:
         return (await self.hashed("key", idempotency_key)).hex()
 
     async def hashed(self, field: str, value: str) -> bytes:
-        """The keyed hash of a value, for look-ups. Raises `ServiceError`."""
+        """See `PersonalData.hashed`."""
         return hash_value(await self.vault.index_key(), field, value)
 
     async def subject_of(self, subject_id: str) -> bytes:

@@ -32,7 +32,15 @@ from guestledger.adapters.postgres.tables import TIME, personal_index
 from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
-from guestledger.engine.projections.metrics import COUNTS, DailyMetrics, Doubts, Metrics, MetricsFilter, summarise
+from guestledger.engine.projections.metrics import (
+    COUNTS,
+    DailyMetrics,
+    Doubts,
+    HourlyOutcomes,
+    Metrics,
+    MetricsFilter,
+    summarise,
+)
 from guestledger.engine.projections.retention import RetentionStatus
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 
@@ -167,6 +175,17 @@ class PostgresReadModels(Projector):
                 ),
             )
             for day, channel_id, *values in counted
+        ]
+
+    async def outcomes_by_hour(self, wanted: MetricsFilter) -> list[HourlyOutcomes]:
+        """See `ReadModels.outcomes_by_hour`."""
+        m = SESSION_METRICS.c
+        hour = func.date_trunc("hour", m.minute, "UTC").label("hour")
+        sums = [func.sum(m[name]).label(name) for name in COUNTS]
+        rows = await self._fetch(_within(select(hour, *sums).group_by("hour").order_by("hour"), m, wanted))
+        return [
+            HourlyOutcomes(hour=at, counts={name: int(value) for name, value in zip(COUNTS, values, strict=True)})
+            for at, *values in rows
         ]
 
     async def _rows(self, table: Table, where: _Where, wanted: _Wanted) -> AsyncIterator[Any]:

@@ -69,6 +69,7 @@ def draw(mermaid: Path) -> None:
     sources = [block.text for block in all_blocks("mermaid") if block.page != "README.md"]
     DRAWINGS.mkdir(parents=True, exist_ok=True)
     with browser() as driver:
+        driver.get("data:text/html,<!doctype html><meta charset=utf-8>")
         driver.execute_cdp_cmd("Runtime.evaluate", {"expression": mermaid.read_text()})
         for source in sources:
             name = drawing_name(source)

@@ -85,6 +85,8 @@ def settings() -> str:
 
 PAGES = {ROOT / "docs" / "cli.md": cli, ROOT / "docs" / "settings.md": settings, ROOT / "docs" / "events.md": events}
 
+SITE = ROOT / "build" / "site"
+
 
 def build_site() -> subprocess.CompletedProcess[str]:
     """Build docs/ into build/site. A warning, such as a link that leads nowhere, makes its exit code 1."""

@@ -51,9 +51,8 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_readme_links_to_every_page() -> None:
-    linked = set(re.findall(r"\]\(docs/(\w+\.md)", README.read_text()))
-    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")}
+def test_readme_links_to_the_start_page() -> None:
+    assert "](docs/index.md)" in README.read_text()
 
 
 def test_readme_is_short() -> None:

@@ -31,9 +31,10 @@ _SETTINGS = {
     "fontFamily": "sans-serif",
     "fontSize": 16,
     "htmlLabels": True,
-    "flowchart": {"nodeSpacing": 20, "rankSpacing": 25, "padding": 8},
+    "flowchart": {"nodeSpacing": 20, "rankSpacing": 25, "padding": 8, "wrappingWidth": 300},
     "state": {"nodeSpacing": 20, "rankSpacing": 25},
     "deterministicIds": True,
+    "handDrawnSeed": 1,
     "themeVariables": {
         "fontFamily": "sans-serif",
         "background": _PAGE,

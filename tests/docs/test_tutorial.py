@@ -1,11 +1,10 @@
-"""docs/tutorial.md is run as it is, in one shell, from an empty directory."""
+"""docs/tutorial.md is run as it is, with its app.py: in one shell, from an empty directory."""
 
 import asyncio
 import json
 import os
 import re
 import shutil
-import socket
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from typing import Self
 import pytest
 
 from tests.docs.blocks import ROOT, blocks_of
+from tests.docs.ports import free_port
 from tests.docs.scenario import BIN, LIMIT_S, commands_of
 from tests.docs.shape import difference
 
@@ -66,7 +66,7 @@ class Shell:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here: apt-get install curl")
 async def test_tutorial_runs_from_an_empty_directory(tmp_path: Path, data_dir: Path) -> None:
     async with Shell.open(tmp_path, data_dir) as shell:
-        await _run_page(shell, tmp_path, {"8400": str(_free_port()), "8000": str(_free_port())})
+        await _run_page(shell, tmp_path, {"8400": str(free_port()), "8000": str(free_port())})
     assert not data_dir.joinpath("postgres", "postmaster.pid").exists()
 
 
@@ -97,10 +97,3 @@ async def _ended(shell: Shell, command: str) -> str:
     out = await shell.run(f"{{ {command.rstrip()}\n}} && echo OK")
     assert out.endswith("OK"), f"{command}\n{out}"
     return out.removesuffix("OK")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import msgspec
 import typer
 
-from guestledger import DeliveryPolicy, LimiterPolicy, Profile, RetryPolicy, Settings
+from guestledger import ConsentTerms, DeliveryPolicy, LimiterPolicy, Policy, Profile, RetryPolicy, Settings
 from guestledger.adapters.cli.main import app
 from guestledger.adapters.settings import variable
 from tests.docs.blocks import ROOT
@@ -76,7 +76,7 @@ def settings() -> str:
     """The page of settings."""
     rows = [(f"`{variable(name)}`", *rest) for name, *rest in _fields(Settings)]
     parts = [_SETTINGS, table(("variable", "values", "default", "meaning"), rows), _IN_CODE]
-    for kind in (RetryPolicy, DeliveryPolicy, LimiterPolicy, Profile):
+    for kind in (Policy, RetryPolicy, DeliveryPolicy, LimiterPolicy, Profile):
         parts.append(f"### {kind.__name__}\n\n{sentences(kind.__doc__ or '')}\n")
         rows = [(f"`{name}`", *rest) for name, *rest in _fields(kind)]
         parts.append(table(("field", "values", "default", "meaning"), rows))
@@ -171,6 +171,10 @@ def _default(value: Any, *, in_environment: bool) -> str:
             return f"`{value}`"
         case tuple():
             return ", ".join(f"`{each}`" for each in value)
+        case ConsentTerms():
+            return "nothing is stated"
+        case RetryPolicy() | DeliveryPolicy() | LimiterPolicy():
+            return f"[below](#{type(value).__name__.lower()})"
         case msgspec.Struct():
             return "as in the contract"
         case _:

@@ -13,9 +13,10 @@ import guestledger
 from guestledger import Settings
 from guestledger.adapters.cli.main import app
 from guestledger.adapters.settings import variable
-from guestledger.engine.domain.events import EVENT_TYPES
+from guestledger.engine.domain.events import EVENT_TYPES, SessionEvent
 from tests.docs import generate
 from tests.docs.blocks import PAGES, ROOT, all_blocks
+from tests.docs.events import golden, statuses_after
 from tests.transitions import LEGAL
 
 README = ROOT / "README.md"
@@ -132,6 +133,14 @@ def test_state_diagrams_draw_exactly_the_legal_transitions() -> None:
         drawn = re.findall(r"^ +(\S+) --> ([^\s:]+)", drawing.text, re.MULTILINE)
         ends = {("new" if before == "[*]" else before, after) for before, after in drawn if after != "[*]"}
         assert ends == LEGAL, drawing
+
+
+def test_events_reference_leads_where_the_state_diagram_does() -> None:
+    [drawing] = [block for block in all_blocks("mermaid") if block.text.startswith("stateDiagram")]
+    drawn = re.findall(r"--> (\w+): (.+)$", drawing.text, re.MULTILINE)
+    moves = {(name, status) for status, label in drawn for name in re.findall(r"[A-Z]\w+", label)}
+    events = {name: kind for name, kind in EVENT_TYPES.items() if issubclass(kind, SessionEvent)}
+    assert moves == {(name, after) for name, kind in events.items() for after in statuses_after(golden(name, kind))}
 
 
 def test_glossary_is_sorted_and_says_each_word_once() -> None:

@@ -81,7 +81,7 @@ async def _run_page(shell: Shell, home: Path, replaced: dict[str, str]) -> None:
             continue
         pairs = commands_of(text) if block.language == "console" else [(NOT_RUN.sub("", text), None)]
         for command, shown in pairs:
-            if "chat-sessions/" in command:
+            if "$CHAT/" in command:
                 await shell.run(f"kill -CONT $!; until {command} | grep active; do sleep 0.1; done")
             out = await _ended(shell, command)
             if shown is not None and (found := difference(shown, out)):

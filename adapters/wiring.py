@@ -30,6 +30,7 @@ from guestledger.adapters.postgres.personal.legal_holds import PostgresLegalHold
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.pool import close_engine, lent_engine, open_engine
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
+from guestledger.adapters.postgres.projections.session_finder import PostgresSessionFinder
 from guestledger.adapters.postgres.transactions import read_time
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import InvalidSettings, Settings, variable
@@ -164,6 +165,7 @@ def _ledger(
         journal=journal,
         partitions=partitions,
         read_models=read_models,
+        sessions=PostgresSessionFinder(engine, schema),
         personal=personal,
         provider=services.provider,
         limiter=limiter,

@@ -1,6 +1,7 @@
 """The ledger: the object that an embedder holds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from uuid import UUID
 
 from guestledger.engine.domain.commands import OpenSession
@@ -22,16 +23,17 @@ from guestledger.engine.operations.erase import ErasureCertificate, Erasures
 from guestledger.engine.operations.events import Events
 from guestledger.engine.operations.explain import Explainer, Explanation
 from guestledger.engine.operations.export import Exporter, PersonExport
+from guestledger.engine.operations.find import Finder, Findings
 from guestledger.engine.operations.health import Health, health
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.operations.limits import Limits
 from guestledger.engine.operations.partitions import Partitions
 from guestledger.engine.operations.projections import Projections
 from guestledger.engine.operations.redeliver import Webhooks
-from guestledger.engine.operations.replay import Frame, replay
 from guestledger.engine.operations.resolve import Resolver
 from guestledger.engine.operations.retention import Retention
 from guestledger.engine.operations.reveal import PAGE, Look, Reveal, pages
+from guestledger.engine.operations.what_if import WhatIfs
 from guestledger.engine.operations.withdraw import Withdrawal, Withdrawals
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.consumers import ConsumerCheckpoints
@@ -46,9 +48,14 @@ from guestledger.engine.ports.personal_data import PersonalData
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
+from guestledger.engine.ports.session_finder import FindFilter, SessionFinder
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import DailyMetrics, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
+from guestledger.engine.replay.findings import WhatIf
+from guestledger.engine.replay.timeline import Frame, timeline
+from guestledger.engine.replay.what_if import PolicyChange
+from guestledger.engine.replay.what_if_summary import WhatIfSummary
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.scheduler import Scheduler
@@ -74,6 +81,7 @@ class Ledger:
         journal: ErasureJournal | None,
         partitions: PartitionsPort,
         read_models: ReadModels,
+        sessions: SessionFinder,
         personal: PersonalData,
         provider: Provider,
         limiter: RateLimiter,
@@ -133,8 +141,10 @@ class Ledger:
         )
         self._withdrawals = Withdrawals(personal=personal, histories=histories, decisions=decisions)
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
+        self._finder = Finder(sessions=sessions, read_models=read_models, personal=personal)
+        self._what_ifs = WhatIfs(store=store, histories=histories, clock=clock, policy=policy)
         self._explainer = Explainer(
-            store=store, due_steps=due_steps, limiter=limiter, handlers=executor.handlers, policy=policy
+            store=store, due_steps=due_steps, limiter=limiter, holds=holds, handlers=executor.handlers, policy=policy
         )
 
     async def open_session(self, request: GuestRequest, *, correlation_id: str | None = None) -> Session:
@@ -206,19 +216,52 @@ class Ledger:
         return Look(reveal, store=self._store, personal=self._personal, clock=self._clock)
 
     async def replay(self, session: UUID | str, *, reveal: Reveal | None = None) -> list[Frame]:
-        """Fold the session's events again, without I/O, and return every step. `reveal`: see `history`.
+        """Return a frame for each event: the decision that made it, what it changed, and what the session waited for before.
 
-        Raises `SessionNotFound`.
+        Each decision is made again by today's code, under the recorded policies (`events.policies`). `reveal`: see `history`.
+        Raises `SessionNotFound`, `PartitionDetached`, and `UnknownPolicy` for a policy of a newer release.
         """
-        return replay(await self.history(session, reveal=reveal), self._policy)
+        history = await self.history(session, reveal=reveal)
+        return timeline(history, await self.events.policies() or [self._policy])
+
+    async def what_if(self, session: UUID | str, *, policy: PolicyChange) -> WhatIf:
+        """Run the session's history again under another policy, with the outcomes that it holds. Changes and sends nothing.
+
+        `policy` is a whole `Policy`, or the fields that differ from the recorded one: `{"creation": {"max_failures": 3}}`.
+        Raises `SessionNotFound`, and `InvalidPolicy`, which names the field, for a change that is no policy.
+        """
+        return await self._what_ifs.of(session, policy)
+
+    async def what_if_all(
+        self,
+        *,
+        policy: PolicyChange,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        advanced: Callable[[int], None] = lambda _sessions: None,
+    ) -> WhatIfSummary:
+        """Sum up `what_if` over the sessions that began from `since` on and before `until` (UTC), in bounded memory.
+
+        `advanced` gets the number of sessions after each batch. Raises as `what_if` does, and `UnknownEvent` at an unreadable
+        session.
+        """
+        return await self._what_ifs.over(policy, since=since, until=until, advanced=advanced)
 
     async def why(self, session: UUID | str) -> Explanation:
-        """Return what the session waits for now, and until when.
+        """Return every condition on the way to each due step, met or not, and when the step moves.
 
         Needs the workers' settings. Raises `SessionNotFound`, and `ServiceError` for a database user who cannot read
         due work, such as an auditor.
         """
         return await self._explainer.explain(await self.history(session))
+
+    async def find(self, wanted: FindFilter) -> Findings:
+        """Find the sessions that a complaint is about, with everything committed before the call. Shows no personal data.
+
+        A filter by guest or idempotency key needs the key vault and a user who may read personal data; else it raises
+        `ServiceError`. Such a search is not recorded.
+        """
+        return await self._finder.find(wanted)
 
     async def resolve(self, session: UUID | str, resolution: Resolution, *, decided_by: str, reason: str) -> Session:
         """Record a decision about a parked session: `Verdict.RETRY`, `Verdict.ABANDON` or an `Adoption`.

@@ -13,7 +13,7 @@ from guestledger.adapters.postgres.admin import migrate
 from tests import leaks, postgres
 
 # Here, since tests of other folders import them too.
-pytest.register_assert_rewrite("tests.unit.given", "tests.unit.limiters", "tests.unit.waiting")
+pytest.register_assert_rewrite("tests.replaying", "tests.unit.given", "tests.unit.limiters", "tests.unit.waiting")
 
 leaks.install()
 

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from msgspec.structs import replace
 from sqlalchemy import make_url
 from uuid_utils.compat import uuid7
 
@@ -57,6 +58,14 @@ async def write_events(url: str, events: Iterable[e.Event], *, after: int, event
     numbered = ((stream_id, version, event) for version, event in enumerate(events, 1))
     await _copy(url, _rows(after + 1, numbered, event_type))
     return stream_id
+
+
+async def write_throttled(url: str, sessions: int, *, after: int) -> None:
+    """Write so many sessions of four events each behind position `after`: each was throttled now, and waits."""
+    now, numbers = datetime.now(UTC), range(sessions)
+    streams = ((new_stream(), throttled(number, now)) for number in numbers)
+    numbered = ((stream_id, version, event) for stream_id, events in streams for version, event in enumerate(events, 1))
+    await _copy(url, _rows(after + 1, numbered))
 
 
 async def _copy(url: str, rows: Iterable[list[Any]]) -> None:
@@ -113,6 +122,13 @@ def lifecycle(number: int) -> tuple[e.Event, ...]:
         ),
         e.WebhookSynced(**common, notice=WebhookNotice.SESSION_STARTED, attempt=1, status=200, latency_ms=30),
     )
+
+
+def throttled(number: int, at: datetime) -> tuple[e.Event, ...]:
+    """The four events of a session that was answered 429 at this time."""
+    accepted, *looked_up = lifecycle(number)[:3]
+    known = (replace(event, at=at) for event in (accepted, *looked_up))
+    return (*known, samples.was_throttled(at=at, channel_id=accepted.channel_id, retry_at=at))
 
 
 def new_stream(began: datetime | None = None) -> UUID:

@@ -1,4 +1,4 @@
-"""Checks that today's code makes every recorded decision again."""
+"""Checks that today's code makes every recorded decision again, and that a what-if with the recorded policy is the log."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,11 +9,21 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.replay.decisions import decisions
+from guestledger.engine.replay.what_if import what_if
 
 
 def assert_every_decision_is_reproduced(history: Sequence[RecordedEvent], policy: Policy) -> Session:
     """Check that every recorded decision is made again, when it was due. Returns the session at the end."""
+    assert_what_if_is_the_log(history, [policy])
     return reproduce(history[0].stream_id, [recorded.event for recorded in history], policy)
+
+
+def assert_what_if_is_the_log(history: Sequence[RecordedEvent], policies: Sequence[Policy]) -> None:
+    """Check the identity law: with the recorded policy, a what-if gives the recorded history, event by event."""
+    found = what_if(history, policies)
+    assert found.difference is None, (found.id, found.difference)
+    assert found.events == tuple(recorded.event for recorded in history)
+    assert (found.recorded, found.assumed, found.unanswered, found.left_out) == (found.simulated, (), (), ())
 
 
 def reproduce(session_id: UUID, events: Sequence[e.Event], policy: Policy, *, due: bool = True) -> Session:

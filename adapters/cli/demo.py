@@ -20,8 +20,8 @@ from guestledger.adapters.cli import show
 from guestledger.adapters.cli.batch import Answer, OpeningBatch
 from guestledger.adapters.cli.lines import numbered_lines
 from guestledger.adapters.cli.reading import metrics_table
-from guestledger.adapters.cli.replay import timeline
 from guestledger.adapters.cli.running import run
+from guestledger.adapters.cli.timeline import timeline
 
 _QUOTA = 50
 commands = typer.Typer()
@@ -118,4 +118,4 @@ async def _show(console: Console, ledger: guestledger.Ledger, channel: str, answ
     console.print("\nOne audit entry", style="bold")
     console.print_json(msgspec.json.encode(guestledger.contract_form(entry)).decode())
     console.print("\nReplay of that session", style="bold")
-    console.print(timeline(await ledger.replay(entry.id), console.width))
+    console.print(timeline(await ledger.replay(entry.id), console))

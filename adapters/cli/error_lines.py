@@ -22,6 +22,7 @@ HINTS: Mapping[str, str] = {
     "SessionNotFound": "`guestledger sessions` lists them",
     "PartitionRefused": "`guestledger partitions list` shows all partitions",
     "UnknownEvent": "upgrade guestledger here",
+    "UnknownPolicy": "upgrade guestledger here",
     "ProjectionStopped": "`guestledger projections list` shows the event",
     "RebuildInterrupted": "`guestledger projections rebuild` continues an unfinished one",
     "CredentialsRefused": "check GUESTLEDGER_CXONE_CLIENT_ID and GUESTLEDGER_CXONE_CLIENT_SECRET",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from guestledger.adapters.cli import show
+from guestledger.adapters.cli.files import check_new, write_new
 from guestledger.adapters.cli.options import By, Person, SessionOption, check_person, login
-from guestledger.adapters.cli.running import fail, reading, run, say
+from guestledger.adapters.cli.running import reading, run, say
 
 commands = typer.Typer()
 
@@ -41,25 +41,17 @@ async def _export(
     from guestledger.adapters.cli.pages import export_page
 
     for path in (output, html):
-        if path is not None and path.exists():
-            fail(f"{path} exists already")
+        if path is not None:
+            check_new(path)
     async with reading() as ledger:
         found = await ledger.export(subject_id=subject, session=session, reason=reason, by=by)
     if output is not None:
-        _write(output, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+        write_new(output, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     if html is not None:
-        _write(html, export_page(found).encode())
+        write_new(html, export_page(found).encode())
     if output is None and html is None:
         show.write_json(found)
     else:
         say(f"{len(found.sessions)} sessions exported")
     if found.detached:
         say(f"{len(found.detached)} sessions are missing: their partitions are detached")
-
-
-def _write(path: Path, text: bytes) -> None:
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(text)
-    except OSError as error:
-        fail(f"{path} cannot be written: {error.strerror}")

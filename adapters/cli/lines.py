@@ -34,7 +34,7 @@ async def open_input(file: Path) -> int:
     if str(file) == "-":
         return _STDIN
     try:
-        return await _in_thread(partial(os.open, file, os.O_RDONLY))
+        return await in_thread(partial(os.open, file, os.O_RDONLY))
     except OSError as error:
         raise UnreadableInput(error.strerror) from None
 
@@ -52,7 +52,7 @@ async def read_text(file: Path, limit: int) -> str:
     """Return the text of a small file or of stdin, at most `limit` bytes of it. Raises `UnreadableInput`."""
     descriptor, found = await open_input(file), b""
     try:
-        while len(found) < limit and (chunk := await _in_thread(partial(read_chunk, descriptor))):
+        while len(found) < limit and (chunk := await in_thread(partial(read_chunk, descriptor))):
             found += chunk
         return found[:limit].decode()
     except OSError as error:
@@ -96,7 +96,7 @@ def count_lines(descriptor: int) -> int | None:
 
 async def _read(read: Callable[[], bytes]) -> bytes:
     try:
-        return await _in_thread(read)
+        return await in_thread(read)
     except OSError as error:
         raise UnreadableInput(error.strerror) from None
 
@@ -106,7 +106,7 @@ def _check_encoding(begin: bytes) -> None:
         raise UnreadableInput("it is UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`")
 
 
-async def _in_thread(work: Callable[[], Result]) -> Result:
+async def in_thread(work: Callable[[], Result]) -> Result:
     """Call `work` in a daemon thread: unlike an executor's, it does not delay the end of the process."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()

@@ -81,14 +81,6 @@ DENIALS: Mapping[str, str] = {
 LEARNED = ", learned from the API's answers"
 """Where the admitted rate comes from."""
 
-BLOCKERS: Mapping[str, str] = {
-    "lease": "a worker runs it",
-    "not_due": "it is not due yet",
-    "person": "a person has to decide, with `guestledger resolve`",
-    "settings": "it cannot be run with the settings here: use the workers' settings",
-}
-"""By `BlockedBy`."""
-
 STEPS: Mapping[str, str] = {
     "validate_channel": "the channel is looked up",
     "create_session": "the session is requested from the provider",
@@ -101,6 +93,41 @@ STEPS: Mapping[str, str] = {
 }
 """By `StepName`."""
 
+ENDINGS: Mapping[str, str] = {
+    "done": "nothing more is due",
+    "waiting": "the next step is due later, or waits for a worker as it does in the log",
+    "person": "a person has to decide, and the log holds no such decision",
+    "unanswered": "the log holds no answer to the next request",
+}
+"""By `Ending`."""
+
+REQUESTS: Mapping[str, str] = {
+    "validate_channel": "look-up {number} would be made at {at}",
+    "create_session": "attempt {number} would be sent at {at}",
+    "settle_attempt": "attempt {number} would be sent at {at}",
+    "deliver_webhook": "webhook call {number} would be made at {at} or later",
+}
+"""Requests of a what-if, by `StepName`."""
+
+ANSWERS: Mapping[str, str] = {
+    "RecordLookup": "the answer to look-up {number}",
+    "DeferCreation": "the denial by the rate limiter before attempt {number}",
+    "RecordAttempt": "the answer to attempt {number}",
+    "SettleAttempt": "the lost answer to attempt {number}",
+    "RecordDelivery": "the answer to webhook call {number}",
+}
+"""What a what-if takes from the log, by the kind of the command."""
+
+WAITED: Mapping[str, str] = {
+    "due_time": "wait: {reason}",
+    "worker": "late: {step} was due, until a worker ran it",
+    "look_up": "look-up: {step} was due, until its answer was recorded",
+    "answer": "request: {step}, until its answer was recorded",
+    "person": "person: until somebody decided",
+    "nothing": "idle: nothing was due",
+}
+"""By `WaitedFor`: a word, and what it means."""
+
 
 def cause_sentence(cause: str, detail: str | None = "", status: int | None = None, channel_id: str = "") -> str:
     """Say why something happened. `detail` and the HTTP `status` are evidence."""
@@ -110,10 +137,19 @@ def cause_sentence(cause: str, detail: str | None = "", status: int | None = Non
 
 def wait_sentence(wait: guestledger.Wait) -> str:
     """Say how long a wait is and why."""
+    return f"waits {_duration(wait.ms)}: {wait_reason(wait)}"
+
+
+def wait_reason(wait: guestledger.Wait) -> str:
+    """Say why a wait is as long as it is."""
     reason = WAITS[wait.basis].format(basis=_duration(wait.basis_ms), given=wait.given)
-    if wait.basis_ms and wait.extra_ms:
-        reason += f", plus {_duration(wait.extra_ms)}"
-    return f"waits {_duration(wait.ms)}: {reason}"
+    return reason + f", plus {_duration(wait.extra_ms)}" if wait.basis_ms and wait.extra_ms else reason
+
+
+def waited_sentence(part: guestledger.Waited) -> str:
+    """Say what a session waited for: a word, and what it means."""
+    reason = f"{part.step} was not due yet" if part.wait is None else wait_reason(part.wait)
+    return WAITED[part.waited_for].format(step=part.step, reason=reason)
 
 
 def denied_sentence(denied: guestledger.Denied) -> str:
@@ -142,20 +178,7 @@ def closed_words(basis: str) -> str:
     return words.get(basis, "Retry-After" if basis.startswith("retry_after") else basis)
 
 
-def blocker_sentence(blocker: guestledger.Blocker) -> str:
-    """Say what blocks a step."""
-    if blocker.denied is not None:
-        ahead = f"; {blocker.ahead} sessions are ahead" if blocker.ahead else ""
-        return f"rate limiter: {denied_sentence(blocker.denied)}{ahead}"
-    parts = [BLOCKERS[blocker.by]]
-    if blocker.cause is not None:
-        parts.append(cause_sentence(blocker.cause, blocker.detail))
-    if blocker.wait is not None:
-        parts.append(wait_sentence(blocker.wait))
-    return "; ".join(parts)
-
-
-def session_reason(session: guestledger.Session | guestledger.SessionRow) -> str | None:
+def session_reason(session: guestledger.Session | guestledger.SessionRow | guestledger.Explanation) -> str | None:
     """Say why a session is not active; `None` if it is."""
     if session.cause is None:
         return None

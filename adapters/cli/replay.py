@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 import guestledger
 from guestledger.adapters.cli import show
+from guestledger.adapters.cli.files import check_new, write_new
+from guestledger.adapters.cli.frames import difference_data, replay_data
 from guestledger.adapters.cli.options import Json, Looker, Reason, RevealIt, Session, chosen_reveal, moment
-from guestledger.adapters.cli.running import fail, reading, run
+from guestledger.adapters.cli.running import fail, reading, run, say
 
 commands = typer.Typer()
 
 
-def _version_or_moment(text: str) -> int | datetime:
+def version_or_moment(text: str) -> int | datetime:
+    """Parse a version or a time. Raise `typer.BadParameter`."""
     return int(text) if text.isdecimal() else moment(text)
 
 
@@ -25,81 +28,107 @@ def _version_or_moment(text: str) -> int | datetime:
 def replay(
     session: Session,
     at: Annotated[
-        Any | None, typer.Option(parser=_version_or_moment, metavar="VERSION|TIME", help="Stop after this point.")
+        Any | None, typer.Option(parser=version_or_moment, metavar="VERSION|TIME", help="Stop after this point.")
+    ] = None,
+    diff: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B", help="Show what changed from A to B: versions or times. 0 is before the first event."
+        ),
+    ] = None,
+    step: Annotated[
+        bool, typer.Option("--step", help="Show each event in full. On a terminal: one by one, for the Enter key.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page for a ticket to this file: one file, no script.")
     ] = None,
     reveal: RevealIt = False,
     reason: Reason = None,
     by: Looker = None,
     json: Json = False,
 ) -> None:
-    """Replay a session's history: each event, the state after it, and the due steps.
+    """Replay a session: each event with its decision, what it changed, the due steps, and what the session waited for.
 
-    Personal data is masked, except for `--reveal` with `--json`.
+    Personal data is masked, except for `--reveal` with `--json` or `--html`. The file must not exist before.
     """
     wanted_reveal = chosen_reveal(reason, by, reveal=reveal)
-    if reveal and not json:
-        raise typer.BadParameter("goes only with --json: the table holds no personal data", param_hint="--reveal")
-    from guestledger.engine.operations.replay import until
+    points = _points(diff)
+    _check_output(json=json, step=step, diff=diff is not None, html=html is not None)
+    if at is not None and diff is not None:
+        raise typer.BadParameter("does not go with --diff, which has two points", param_hint="--at")
+    if reveal and not json and html is None:
+        raise typer.BadParameter(
+            "goes only with --json or --html: what is printed for people holds no personal data", param_hint="--reveal"
+        )
+    if html is not None:
+        check_new(html)
 
-    async def read() -> None:
+    async def work() -> None:
         async with reading() as ledger:
             frames = await ledger.replay(session, reveal=wanted_reveal)
-        wanted = frames if at is None else until(frames, at)
-        if not wanted:
-            fail(f"session {session} had no event yet at {at}: its first was recorded {frames[0].recorded.recorded_at}")
-        if json:
-            show.write_json(_json(wanted, revealed=reveal))
+        if points is not None:
+            _show_difference(frames, *points, json=json, revealed=reveal)
+            return
+        await _show(_wanted(frames, at, session), json=json, step=step, html=html, revealed=reveal)
+
+    run(work(), interrupted="interrupted: nothing was changed")
+
+
+def _points(diff: tuple[str, str] | None) -> tuple[int | datetime, int | datetime] | None:
+    try:
+        return None if diff is None else (version_or_moment(diff[0]), version_or_moment(diff[1]))
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message, param_hint="--diff") from None
+
+
+def _check_output(**chosen: bool) -> None:
+    names = [f"--{name}" for name, is_chosen in chosen.items() if is_chosen]
+    if len(names) > 1 and names != ["--json", "--diff"]:
+        raise typer.BadParameter(f"does not go with {names[0]}", param_hint=names[1])
+
+
+def _wanted(
+    frames: Sequence[guestledger.Frame], at: int | datetime | None, session: str
+) -> Sequence[guestledger.Frame]:
+    from guestledger.engine.replay.timeline import until
+
+    wanted = frames if at is None else until(frames, at)
+    if not wanted:
+        fail(f"session {session} had no event yet at {at}: its first was recorded {frames[0].recorded.recorded_at}")
+    return wanted
+
+
+async def _show(
+    frames: Sequence[guestledger.Frame], *, json: bool, step: bool, html: Path | None, revealed: bool
+) -> None:
+    if json:
+        show.write_json(replay_data(frames, revealed=revealed))
+    elif html is not None:
+        from guestledger.adapters.cli.pages.timeline import timeline_page
+
+        write_new(html, timeline_page(frames, revealed=revealed).encode())
+        say(f"{len(frames)} events written to {html}")
+    else:
+        from guestledger.adapters.cli.stepping import step_through
+        from guestledger.adapters.cli.timeline import console, timeline
+
+        out = console()
+        if step:
+            await step_through(frames, out)
         else:
-            console = show.console()
-            console.print(timeline(wanted, console.width))
-
-    run(read())
+            out.print(timeline(frames, out))
 
 
-def timeline(frames: Sequence[guestledger.Frame], width: int) -> Table:
-    """Return one event a row."""
-    from guestledger.engine.log.codec import wire_name
+def _show_difference(
+    frames: Sequence[guestledger.Frame], start: int | datetime, end: int | datetime, *, json: bool, revealed: bool
+) -> None:
+    from guestledger.adapters.cli.stepping import difference_page
+    from guestledger.adapters.cli.timeline import console
+    from guestledger.engine.replay.timeline import diff
 
-    made = show.table("v", "recorded at", "event", "state", "next", "due at", wraps=("event",))
-    day = frames[0].recorded.recorded_at.date()
-    made.title = f"{frames[0].state.id}, {day} (UTC)"
-    between = " " if width >= show.WIDE else "\n"
-    for frame in frames:
-        due = min(frame.due, key=lambda step: step.due_at, default=None)
-        show.add_row(
-            made,
-            frame.recorded.version,
-            show.time(frame.recorded.recorded_at, day, between),
-            wire_name(frame.recorded.event),
-            frame.state.status,
-            due.step if due else None,
-            show.time(due.due_at if due else None, day, between),
-        )
-    return made
-
-
-def _json(frames: Sequence[guestledger.Frame], *, revealed: bool) -> dict[str, Any]:
-    last = frames[-1]
-    return {
-        "id": last.state.id,
-        "sessionId": last.state.session_id,
-        "status": last.state.status,
-        "version": last.state.version,
-        "frames": [_frame_json(frame, revealed=revealed) for frame in frames],
-    }
-
-
-def _frame_json(frame: guestledger.Frame, *, revealed: bool) -> dict[str, Any]:
-    from guestledger.engine.domain.personal import public
-    from guestledger.engine.log.codec import wire_name
-
-    return {
-        "version": frame.recorded.version,
-        "position": frame.recorded.position,
-        "recordedAt": frame.recorded.recorded_at,
-        "actor": frame.recorded.actor,
-        "event": wire_name(frame.recorded.event),
-        "data": public(frame.recorded.event, revealed=revealed),
-        "state": public(frame.state, revealed=revealed),
-        "due": [show.camel_json(step) for step in frame.due],
-    }
+    found = diff(frames, start, end)
+    if json:
+        show.write_json(difference_data(found, revealed=revealed))
+    else:
+        out = console()
+        out.print(difference_page(found, out))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -44,13 +44,13 @@ def camel_fields(struct: type[Any]) -> tuple[str, ...]:
     return tuple(map(_camel, struct.__struct_fields__))
 
 
-def console() -> Console:
+def console(min_width: int = _MIN_WIDTH) -> Console:
     """Return stdout for a person, without markup: texts come from guests and servers.
 
-    At least 80 columns wide; a pipe is wide enough for most rows to stay on one line.
+    At least `min_width` columns wide; a pipe is wide enough for most rows to stay on one line.
     """
     found = Console(markup=False, emoji=False, highlight=False)
-    width = max(found.width, _MIN_WIDTH) if found.is_terminal else _PIPE_WIDTH
+    width = max(found.width, min_width) if found.is_terminal else _PIPE_WIDTH
     return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
@@ -108,6 +108,46 @@ def time(moment: datetime | None, day: date | None = None, between: str = " ") -
         return None
     text = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"
     return text if moment.date() == day else f"{moment:%Y-%m-%d}{between}{text}"
+
+
+def span(length: timedelta) -> str:
+    """Format how long something took, in the two largest units that say it: `43 ms`, `10 min 0.4 s`, `2 d 3 h`."""
+    ms = length / timedelta(milliseconds=1)
+    if ms < 1_000:
+        return f"{round(ms, 1):g} ms"
+    if ms < 60_000:
+        return f"{round(ms / 1_000, 3):g} s"
+    if ms < 3_600_000:
+        minutes, tenths = divmod(round(ms / 100), 600)
+        return f"{minutes} min {tenths / 10:g} s" if tenths else f"{minutes} min"
+    unit, size, below, part = ("h", 60, "min", 1) if ms < 48 * 3_600_000 else ("d", 1_440, "h", 60)
+    whole, rest = divmod(round(ms / 60_000), size)
+    return f"{whole} {unit} {rest // part} {below}" if rest // part else f"{whole} {unit}"
+
+
+def value(found: Any, day: date | None = None, limit: int | None = None) -> str:
+    """Format the value of a field on one line, cut off after `limit` characters; times of `day` without their date."""
+    import msgspec
+
+    if is_unset(found):
+        return "none"
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    if isinstance(found, datetime):
+        return time(found, day) or ""
+    if isinstance(found, msgspec.Struct):
+        return "set"
+    if isinstance(found, tuple):
+        found = ", ".join(str(msgspec.to_builtins(item)) for item in found)
+    text = streams.plain(str(found))
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def is_unset(found: Any) -> bool:
+    """Return whether a field has no value, or only fields without one."""
+    if isinstance(found, Mapping):
+        return all(map(is_unset, found.values()))
+    return found is None or found in ("", ())
 
 
 @contextmanager

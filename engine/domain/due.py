@@ -30,6 +30,9 @@ class StepName(StrEnum):
 PROVIDER_STEPS = frozenset({StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION})
 """The steps that send requests to the provider."""
 
+LIMITED_STEPS = PROVIDER_STEPS | {StepName.DELIVER_WEBHOOK}
+"""The steps that send requests: each passes a limiter."""
+
 
 class DueStep(msgspec.Struct, frozen=True, gc=False):
     """A step, and the time (UTC) before which it must not run."""

@@ -181,6 +181,14 @@ class UnknownPolicy(GuestledgerError):
         self.digest = digest
 
 
+class InvalidPolicy(GuestledgerError):
+    """A policy to ask about, or a change of one, is none. `reason` names the field and what is allowed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the policy is refused: {reason}")
+        self.reason = reason
+
+
 class SealedEventBroken(UnknownEvent):
     """The sealed personal data of an event do not open, or do not fit the event's commitments."""
 

@@ -35,6 +35,7 @@ def of_sessions(events: Iterable[RecordedEvent]) -> Iterator[RecordedEvent]:
     return (recorded for recorded in events if isinstance(recorded.event, SessionEvent))
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NO_MONTH = date(1970, 1, 1)
 """The month of a stream whose id has no time."""
 
@@ -43,6 +44,12 @@ def began_at(stream_id: UUID) -> datetime:
     """When a stream began (UTC), by its UUIDv7 (RFC 9562, section 5.7); 1970 for an id of another version."""
     milliseconds = stream_id.int >> 80 if stream_id.version == 7 else 0
     return datetime.fromtimestamp(milliseconds / 1_000, UTC)
+
+
+def first_stream_id(moment: datetime) -> UUID:
+    """The first possible id of a stream that began at `moment` (UTC) or later, to the millisecond above."""
+    milliseconds = -((_EPOCH - moment) // timedelta(milliseconds=1))
+    return UUID(int=max(milliseconds, 0) << 80)
 
 
 def month_of(stream_id: UUID) -> date:
@@ -54,9 +61,7 @@ def month_of(stream_id: UUID) -> date:
 def month_bounds(month: date) -> tuple[UUID, UUID]:
     """The first possible stream id of a month, given by its first day, and the first one after it."""
     following = (month + timedelta(days=31)).replace(day=1)
-    first, end = (
-        UUID(int=int(datetime(d.year, d.month, 1, tzinfo=UTC).timestamp() * 1_000) << 80) for d in (month, following)
-    )
+    first, end = (first_stream_id(datetime(day.year, day.month, 1, tzinfo=UTC)) for day in (month, following))
     return first, end
 
 

@@ -1,99 +1,98 @@
-"""Why a session waits: what blocks each step, and when that ends.
+"""Why a session waits: every condition on the way to each due step, met or not, and when the step moves.
 
 `explain` asks the same functions as claims, appends and handlers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.due import PROVIDER_STEPS, StepName, due_steps
+from guestledger.engine.domain.due import LIMITED_STEPS, StepName, due_steps
 from guestledger.engine.domain.policy import Policy, deadline_of
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
-from guestledger.engine.limits.capacity import at_limit, capacity
-from guestledger.engine.limits.limiter import admit
 from guestledger.engine.limits.retry import Wait
 from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.operations.conditions import Condition, ConditionName, unmet
+from guestledger.engine.operations.limiter_conditions import LimiterPath
 from guestledger.engine.ports.due_steps import DueRow, DueSteps, WorkStatus
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.legal_holds import LegalHold, LegalHolds
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.worker.session_work import session_of
 from guestledger.engine.worker.steps import Handlers
 
 
-class BlockedBy(StrEnum):
-    """What blocks a step, apart from the rate limiter (`DenialReason`)."""
-
-    LEASE = "lease"
-    """A worker runs it."""
-    NOT_DUE = "not_due"
-    PERSON = "person"
-    """The session is parked until a person decides."""
-    SETTINGS = "settings"
-    """This process cannot run the step, or its settings differ from the workers'."""
-
-
-class Blocker(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that blocks a step."""
-
-    by: BlockedBy | DenialReason
-    until: datetime | None
-    """`None`: no time ends it, or none that is known."""
-    owner: UUID | None = None
-    """For `LEASE`: who holds it."""
-    cause: Cause | None = None
-    """For `NOT_DUE` and `PERSON`, by the history; `None`: released until then, or simply not due."""
-    detail: str = ""
-    wait: Wait | None = None
-    denied: Denied | None = None
-    """For a `DenialReason`."""
-    ahead: int = 0
-    """For a `DenialReason`: how many sessions come first."""
-
-
 class StepExplanation(msgspec.Struct, frozen=True, kw_only=True):
-    """One due step, and what blocks it in the order in which a worker meets it. No blockers: it waits for a worker."""
+    """One due step, and every condition that is looked at, in the order in which a worker meets them.
+
+    A condition that does not matter is left out: nobody asks the limiter for a step that a worker has already.
+    """
 
     step: StepName
-    blockers: tuple[Blocker, ...]
+    limiter: str | None
+    """The limiter that it passes; `None`: none, or unknown here."""
+    conditions: tuple[Condition, ...]
     moves_at: datetime | None
-    """When a worker runs it if nothing else happens; `None`: unknown. An estimate behind a limited rate."""
+    """When a worker runs it if nothing else happens; `None`: never, or unknown. An estimate behind a limited rate."""
+
+    @property
+    def unmet(self) -> tuple[Condition, ...]:
+        """The conditions that are not met. None: it waits for a worker."""
+        return unmet(self.conditions)
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a session waits, as of `now`. All times are UTC, by the database's clock."""
+    """Why a session waits, or why it is over, as of `now`. All times are UTC, by the database's clock."""
 
     id: UUID
     status: Status
     now: datetime
+    channel_id: str
+    cause: Cause | None
+    """Why it is not active: the last failure, or how it ended."""
+    detail: str | None
+    conditions: tuple[Condition, ...]
+    """Those of the session as a whole: a person's decision, a legal hold, the settings here."""
     steps: tuple[StepExplanation, ...]
-    """Empty: nothing is due, ever, or not before a person decides."""
-    blockers: tuple[Blocker, ...]
-    """What blocks the session as a whole: a person."""
+    """By due time. Empty: nothing is due, ever, or not before a person decides."""
     moves_at: datetime | None
     """When the first step moves without a person; `None`: never, or unknown."""
     deadline: datetime | None
     """The last moment for an attempt; `None`: no attempt is due."""
+    ended_at: datetime | None
+    """Since when it is over."""
     erased_at: datetime | None
     """When the guest's personal data was erased."""
+
+    @property
+    def unmet(self) -> tuple[Condition, ...]:
+        """The conditions of the session as a whole that are not met."""
+        return unmet(self.conditions)
 
 
 class Explainer:
     """Explains why sessions wait, by the settings of this process."""
 
     def __init__(
-        self, *, store: EventStore, due_steps: DueSteps, limiter: RateLimiter, handlers: Handlers, policy: Policy
+        self,
+        *,
+        store: EventStore,
+        due_steps: DueSteps,
+        limiter: RateLimiter,
+        holds: LegalHolds,
+        handlers: Handlers,
+        policy: Policy,
     ) -> None:
         self._store = store
         self._due_steps = due_steps
         self._limiter = limiter
+        self._holds = holds
         self._handlers = handlers
         self._policy = policy
 
@@ -103,146 +102,138 @@ class Explainer:
         # If the session moves on meanwhile, its steps and its history would contradict each other.
         while (work := await self._due_steps.status(stream_id)).version > history[-1].version:
             history = await self._store.read_stream(stream_id)
-        states = await self._limiter.states()
-        limiters = {step: handler.limiter for step, handler in self._handlers.items() if handler.enabled}
-        events = [recorded.event for recorded in history]
-        return explain(session_of(history), self._policy, work, events=events, limiters=limiters, states=states)
+        erases = any(row.step is StepName.ERASE_CONTACT for row in work.rows)
+        case = Case(
+            session_of(history),
+            self._policy,
+            work,
+            events=[recorded.event for recorded in history],
+            limiters={step: handler.limiter for step, handler in self._handlers.items() if handler.enabled},
+            states=await self._limiter.states(),
+            hold=await self._holds.over(stream_id) if erases else None,
+        )
+        return explain(case)
 
 
-def explain(
-    state: Session,
-    policy: Policy,
-    work: WorkStatus,
-    *,
-    events: Sequence[e.Event],
-    limiters: Mapping[StepName, str | None],
-    states: Mapping[str, LimiterState],
-) -> Explanation:
-    """Why a session in `state`, the outcome of `events`, waits. Pure.
+class Case(NamedTuple):
+    """What an explanation is made from: the session that `events` give, its due steps, and what workers know."""
 
-    `limiters` has the steps that can be run here, each with its limiter (`None`: none; empty: unknown here).
-    """
-    steps = tuple(
-        _Path(state, policy, work, row, events, limiters, states).explanation()
-        for row in sorted(work.rows, key=lambda row: (row.due_at, row.step))
-    )
-    blockers: tuple[Blocker, ...] = ()
-    if state.status is Status.PARKED:
-        blockers = (Blocker(by=BlockedBy.PERSON, until=None, cause=state.cause, detail=state.detail or ""),)
-    elif not steps and due_steps(state, policy):
-        blockers = (Blocker(by=BlockedBy.SETTINGS, until=None),)
+    state: Session
+    policy: Policy
+    work: WorkStatus
+    events: Sequence[e.Event]
+    limiters: Mapping[StepName, str | None]
+    """The steps that can be run here, each with its limiter (`None`: none; empty: unknown here)."""
+    states: Mapping[str, LimiterState]
+    hold: LegalHold | None = None
+    """The legal hold on the session's subject."""
+
+
+def explain(case: Case) -> Explanation:
+    """Why the session waits. Pure."""
+    state, work = case.state, case.work
+    steps = tuple(_Path(case, row).explanation() for row in sorted(work.rows, key=lambda row: (row.due_at, row.step)))
     attempts_end = any(row.step is StepName.ENFORCE_DEADLINE for row in work.rows)
     return Explanation(
         id=state.id,
         status=state.status,
         now=work.now,
+        channel_id=state.channel_id,
+        cause=state.cause,
+        detail=state.detail,
+        conditions=tuple(_of_session(case)),
         steps=steps,
-        blockers=blockers,
         moves_at=min((step.moves_at for step in steps if step.moves_at is not None), default=None),
-        deadline=deadline_of(state, policy.creation) if attempts_end else None,
+        deadline=deadline_of(state, case.policy.creation) if attempts_end else None,
+        ended_at=state.ended_at,
         erased_at=state.erased_at,
     )
 
 
-class _Path:
-    """The way of a worker to one step: lease, due time, limiter, budget. `now` is the time it has reached."""
+def _of_session(case: Case) -> Iterator[Condition]:
+    state = case.state
+    if not state.status.is_settled:
+        parked = state.status is Status.PARKED
+        yield Condition(
+            name=ConditionName.PERSON,
+            met=not parked,
+            until=None,
+            cause=state.cause if parked else None,
+            detail=(state.detail or "") if parked else "",
+        )
+    # A subject's hold is recorded in the session when its retention is over.
+    held_since = state.held_since or (case.hold.placed_at if case.hold is not None else None)
+    erases = any(row.step is StepName.ERASE_CONTACT for row in case.work.rows)
+    if held_since is not None or erases:
+        yield Condition(name=ConditionName.LEGAL_HOLD, met=held_since is None, until=None, at=held_since)
+    if not case.work.rows and due_steps(state, case.policy):
+        yield Condition(name=ConditionName.SETTINGS, met=False, until=None)
 
-    def __init__(
-        self,
-        state: Session,
-        policy: Policy,
-        work: WorkStatus,
-        row: DueRow,
-        events: Sequence[e.Event],
-        limiters: Mapping[StepName, str | None],
-        states: Mapping[str, LimiterState],
-    ) -> None:
-        self._state = state
-        self._policy = policy
-        self._work = work
+
+class _Path:
+    """The way of a worker to one step. `now` is the time it has reached."""
+
+    def __init__(self, case: Case, row: DueRow) -> None:
+        self._case = case
         self._row = row
-        self._events = events
-        self._limiters = limiters
-        self._states = states
-        self._now = work.now
+        self._now = case.work.now
         self._endless = False
-        self._blockers: list[Blocker] = []
+        self._conditions: list[Condition] = []
 
     def explanation(self) -> StepExplanation:
         self._meet_lease()
         self._meet_due_time()
-        if self._row.step not in self._limiters:
-            self._meet(Blocker(by=BlockedBy.SETTINGS, until=None))
-        elif not any(blocker.by is BlockedBy.LEASE for blocker in self._blockers):
-            # The holder of the lease is admitted already, or asks with its own reservation.
-            self._meet_limiter(self._limiters[self._row.step])
-        moves_at = None if self._endless else self._now
-        return StepExplanation(step=self._row.step, blockers=tuple(self._blockers), moves_at=moves_at)
+        self._meet_settings()
+        limiter = self._case.limiters.get(self._row.step) or None
+        # The holder of the lease is admitted already, or asks with its own reservation.
+        if limiter is not None and self._conditions[0].met:
+            self._meet_limiter(limiter)
+        return StepExplanation(
+            step=self._row.step,
+            limiter=limiter,
+            conditions=tuple(self._conditions),
+            moves_at=None if self._endless else self._now,
+        )
 
-    def _meet(self, blocker: Blocker) -> None:
-        self._blockers.append(blocker)
-        self._endless = self._endless or blocker.until is None
-        self._now = max(self._now, blocker.until or self._now)
+    def _meet(self, *conditions: Condition) -> None:
+        for condition in conditions:
+            self._conditions.append(condition)
+            if not condition.met:
+                self._endless = self._endless or condition.until is None
+                self._now = max(self._now, condition.until or self._now)
 
     def _meet_lease(self) -> None:
         until = self._row.lease_until
-        if until is not None and until > self._now:
-            self._meet(Blocker(by=BlockedBy.LEASE, until=until, owner=self._row.owner))
+        held = until is not None and until > self._now
+        owner = self._row.owner if held else None
+        self._meet(Condition(name=ConditionName.LEASE, met=not held, until=until if held else None, owner=owner))
 
     def _meet_due_time(self) -> None:
-        due = {step.step: step.due_at for step in due_steps(self._state, self._policy)}
+        due = {step.step: step.due_at for step in due_steps(self._case.state, self._case.policy)}
         due_at = due.get(self._row.step, self._row.due_at)
         reached_at = due_at - timedelta(milliseconds=self._row.back_ms or 0)
         until = max(reached_at, self._row.due_at)
-        if until <= self._now:
-            return
         released = reached_at <= self._now
-        if released or self._row.step not in {*PROVIDER_STEPS, StepName.DELIVER_WEBHOOK}:
-            self._meet(Blocker(by=BlockedBy.NOT_DUE, until=until))
+        if until <= self._now:
+            self._meet(Condition(name=ConditionName.DUE_TIME, met=True, until=None, at=until))
+        elif released or self._row.step not in LIMITED_STEPS:
+            self._meet(_not_due(until))
         else:
-            self._meet(_reason(self._events, due_at, until))
+            self._meet(_reason(self._case.events, due_at, until))
 
-    def _meet_limiter(self, name: str | None) -> None:
-        if name is None:
-            return
-        if name == "":
-            if self._states:
-                self._meet(Blocker(by=BlockedBy.SETTINGS, until=None))
-            return
-        self._meet_rate(self._states.get(name))
-        if self._row.step in PROVIDER_STEPS:
-            self._meet_budget(self._states.get(name, LimiterState()))
+    def _meet_settings(self) -> None:
+        limiter = self._case.limiters.get(self._row.step)
+        unknown = limiter == "" and bool(self._case.states)
+        met = self._row.step in self._case.limiters and not unknown
+        self._meet(Condition(name=ConditionName.SETTINGS, met=met, until=None))
 
-    def _meet_rate(self, known: LimiterState | None) -> None:
-        """Ask the limiter as a claim does, until it admits the step."""
-        limited = self._policy.limiter.calls is not None and self._row.step in PROVIDER_STEPS
-        policy = self._policy.limiter if limited else msgspec.structs.replace(self._policy.limiter, calls=None)
-        state = known or LimiterState()
-        while known is not None or limited:
-            # What is ahead and in flight now says nothing about later.
-            later = self._now > self._work.now
-            ahead, in_flight = (0, 0) if later else (self._row.ahead, self._work.in_flight)
-            free, denied = capacity(state, ahead + 1, in_flight, self._now, policy)
-            if len(free) > ahead or (denied is not None and denied.by is DenialReason.CONCURRENCY and later):
-                return
-            denied = denied or at_limit(in_flight + len(free), self._now, policy)
-            assert denied is not None, "without capacity there is a denial"
-            until, rate = denied.until, state.rate(self._now)
-            if denied.by is DenialReason.RATE and rate:
-                until += timedelta(seconds=(ahead - len(free)) / rate)
-            self._meet(Blocker(by=denied.by, until=until, denied=denied, ahead=ahead))
-
-    def _meet_budget(self, state: LimiterState) -> None:
-        """Ask the limiter as an append or a look-up does."""
-        if deadline_of(self._state, self._policy.creation) < self._now:
-            return  # the session is given up instead
-        request = AdmissionRequest(limiter="", retry=self._state.is_retried, reserved=True)
-        _, denied = admit(state, request, self._now, self._policy.limiter)
-        if denied is not None:
-            self._meet(Blocker(by=denied.by, until=denied.until, denied=denied))
+    def _meet_limiter(self, name: str) -> None:
+        case = self._case
+        path = LimiterPath(case.state, case.policy, case.work, self._row, case.states.get(name), self._now)
+        self._meet(*path.conditions())
 
 
-def _reason(events: Sequence[e.Event], due_at: datetime, until: datetime) -> Blocker:
+def _reason(events: Sequence[e.Event], due_at: datetime, until: datetime) -> Condition:
     for event in reversed(events):
         match event:
             case e.ChannelLookupFailed() | e.CreationFailed() | e.WebhookFailed() if event.retry_at == due_at:
@@ -255,8 +246,10 @@ def _reason(events: Sequence[e.Event], due_at: datetime, until: datetime) -> Blo
                 return _not_due(until, event.cause, None, event.detail)
             case _:
                 pass
-    return Blocker(by=BlockedBy.NOT_DUE, until=until)
+    return _not_due(until)
 
 
-def _not_due(until: datetime, cause: Cause, wait: Wait | None, detail: str = "") -> Blocker:
-    return Blocker(by=BlockedBy.NOT_DUE, until=until, cause=cause, detail=detail, wait=wait)
+def _not_due(until: datetime, cause: Cause | None = None, wait: Wait | None = None, detail: str = "") -> Condition:
+    return Condition(
+        name=ConditionName.DUE_TIME, met=False, until=until, at=until, cause=cause, detail=detail, wait=wait
+    )

@@ -10,6 +10,9 @@ import msgspec
 from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.log.appends import Lease
 
+MAX_AHEAD = 10_000
+"""So many rows ahead of a step are counted: a backlog must not make looking at one session slow."""
+
 Wanted = Mapping[StepName, str | None]
 """The steps that a process runs, each with its limiter."""
 
@@ -52,7 +55,7 @@ class DueRow(msgspec.Struct, frozen=True, kw_only=True):
     owner: UUID | None
     lease_until: datetime | None
     ahead: int
-    """How many free rows of the step are due before it."""
+    """How many free rows of the step are due before it, at most `MAX_AHEAD`. 0 for a step that passes no limiter."""
     back_ms: int | None = None
     """How far before its time in the events it is due, since the clock was set back; `None`: it was not."""
 

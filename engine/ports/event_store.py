@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -52,6 +53,15 @@ class EventStore(Protocol):
 
         Raises `UnknownEvent` if the first of them is unreadable; a later one only ends the batch. Raises `LogSetBack` if the
         log ends before `after`, or the event there has another leaf hash than `mark`.
+        """
+        ...
+
+    def read_sessions(
+        self, *, since: datetime | None, until: datetime | None, batch: int = 200
+    ) -> AsyncIterator[list[list[RecordedEvent]]]:
+        """All events of each session that began from `since` on and before `until` (UTC), by stream id, in batches.
+
+        Looks at personal data are left out. Raises `UnknownEvent` at the first unreadable session, after yielding all before it.
         """
         ...
 

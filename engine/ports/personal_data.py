@@ -37,6 +37,10 @@ class PersonalData(Protocol):
         """The sessions of a subject whose contact data is kept, oldest first. Raises `ServiceError`."""
         ...
 
+    async def hashed_key(self, idempotency_key: str) -> str:
+        """How a caller's key is stored. Raises `ServiceError` as `check_access` does."""
+        ...
+
     async def hashes_of(self, guest: GuestFilter) -> GuestHashes:
         """What to look for in the index of guests. Raises `ServiceError` as `check_access` does."""
         ...

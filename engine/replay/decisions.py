@@ -17,7 +17,7 @@ from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import Created
-from guestledger.engine.domain.personal import Guarded, Sealed
+from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.log.personal_fields import personal_values, with_values
@@ -32,7 +32,7 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
     due_steps: Callable[[Session, Policy], tuple[DueStep, ...]] = due_steps
 
 
-class Decision(Guarded, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """One recorded decision, and what today's code decides in its place."""
 
     policy: Policy
@@ -86,18 +86,27 @@ def decisions(
     """
     state, at, candidates = Session(id=session_id), 0, list(policies)
     while at < len(events):
-        left = events[at : at + _LONGEST]
-        found = _decision(state, left, candidates[0], lifecycle)
-        if not found.is_reproduced:
-            for policy in candidates[1:]:
-                other = _decision(state, left, policy, lifecycle)
-                if other.is_reproduced:
-                    found = other
-                    candidates.remove(policy)
-                    candidates.insert(0, policy)
-                    break
+        found = _likeliest(state, events[at : at + _LONGEST], candidates, lifecycle)
+        if found.policy is not candidates[0]:
+            candidates.remove(found.policy)
+            candidates.insert(0, found.policy)
         yield found
         state, at = found.after, at + len(found.recorded)
+
+
+def _likeliest(state: Session, left: Sequence[e.Event], policies: Sequence[Policy], lifecycle: Lifecycle) -> Decision:
+    """The decision under the first policy that gives all that was recorded at once; else that gives the start of it."""
+    first = reproduced = None
+    for policy in policies:
+        found = _decision(state, left, policy, lifecycle)
+        if found.is_reproduced:
+            # Under another deadline the answer may be the same, and the end that followed it at once not.
+            if len(found.recorded) >= len(_one_decision(left)):
+                return found
+            reproduced = reproduced or found
+        first = first or found
+    assert first is not None, "at least one policy was in force"
+    return reproduced or first
 
 
 def _decision(state: Session, left: Sequence[e.Event], policy: Policy, lifecycle: Lifecycle) -> Decision:
@@ -106,7 +115,7 @@ def _decision(state: Session, left: Sequence[e.Event], policy: Policy, lifecycle
     except ValueError:
         command = None
     made = [] if command is None else lifecycle.decide(state, command, policy)
-    decided = tuple(_with_recorded(event, recorded) for event, recorded in zip(made, left, strict=False))
+    decided = tuple(with_recorded(event, recorded) for event, recorded in zip(made, left, strict=False))
     recorded = tuple(left[: len(made)])
     if decided != recorded or not recorded:
         decided, recorded = (*decided, *made[len(decided) :]), _one_decision(left)
@@ -134,7 +143,7 @@ def _one_decision(left: Sequence[e.Event]) -> tuple[e.Event, ...]:
     return tuple(left[:number])
 
 
-def _with_recorded(made: e.Event, recorded: e.Event) -> e.Event:
+def with_recorded(made: e.Event, recorded: e.Event) -> e.Event:
     """`made` with what only the recorded event can tell: commitments to sealed values, and what the store found."""
     if type(made) is not type(recorded):
         return made

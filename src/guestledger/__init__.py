@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         GuestledgerError,
         HoldRefused,
         IdempotencyConflict,
+        InvalidPolicy,
         InvalidRequest,
         JournalUnusable,
         LogSetBack,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         SubjectErased,
         UnderLegalHold,
         UnknownEvent,
+        UnknownPolicy,
         UnknownProjection,
     )
     from guestledger.engine.domain.events import *  # noqa: F403 - every event class
@@ -71,24 +73,26 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.state import LimiterState
     from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
     from guestledger.engine.log.verification import LogVerification
+    from guestledger.engine.operations.conditions import Condition, ConditionName
     from guestledger.engine.operations.consent_record import ConsentEvent, ConsentRecord, ConsentState, PurposeRecord
     from guestledger.engine.operations.consume import ConsumerOptions, Handler
     from guestledger.engine.operations.erase import ErasureCertificate, Erasures
     from guestledger.engine.operations.events import Events
-    from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
+    from guestledger.engine.operations.explain import Explanation, StepExplanation
     from guestledger.engine.operations.export import Disclosure, Erased, ExportedEvent, ExportedSession, PersonExport
+    from guestledger.engine.operations.find import Findings
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
     from guestledger.engine.operations.projections import Projections
     from guestledger.engine.operations.redeliver import DeadLetter, Webhooks
-    from guestledger.engine.operations.replay import Frame
     from guestledger.engine.operations.retention import HoldReport, Retention
     from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.operations.withdraw import Withdrawal
     from guestledger.engine.ports.consumers import ConsumerRow
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
+    from guestledger.engine.ports.session_finder import FindFilter, FoundSession
     from guestledger.engine.projections.audit import (
         CONTRACT_FIELDS,
         AuditEntry,
@@ -102,6 +106,13 @@ if TYPE_CHECKING:
     from guestledger.engine.projections.retention import RetentionStatus
     from guestledger.engine.projections.sessions import SessionFilter, SessionRow
     from guestledger.engine.projections.status import ProjectionStatus, Verification
+    from guestledger.engine.replay.decisions import Lifecycle
+    from guestledger.engine.replay.diff import Change
+    from guestledger.engine.replay.findings import WhatIf
+    from guestledger.engine.replay.timeline import Difference, DueChange, Frame, diff, timeline
+    from guestledger.engine.replay.waits import Waited, WaitedFor
+    from guestledger.engine.replay.what_if import PolicyChange, what_if
+    from guestledger.engine.replay.what_if_summary import WhatIfSummary
     from guestledger.engine.worker.scheduler import Scheduler
 
 __all__ = [
@@ -111,10 +122,11 @@ __all__ = [
     "AuditEntry",
     "AuditFilter",
     "Batch",
-    "BlockedBy",
-    "Blocker",
     "Cause",
+    "Change",
     "ComplianceStatus",
+    "Condition",
+    "ConditionName",
     "Consent",
     "ConsentEvent",
     "ConsentFlag",
@@ -132,7 +144,9 @@ __all__ = [
     "DeliveryPolicy",
     "DenialReason",
     "Denied",
+    "Difference",
     "Disclosure",
+    "DueChange",
     "DueStep",
     "Erased",
     "ErasedEvent",
@@ -149,6 +163,9 @@ __all__ = [
     "ExportedEvent",
     "ExportedSession",
     "FailureKind",
+    "FindFilter",
+    "Findings",
+    "FoundSession",
     "Frame",
     "Guest",
     "GuestConsent",
@@ -161,12 +178,14 @@ __all__ = [
     "HoldReport",
     "IdempotencyConflict",
     "InDoubt",
+    "InvalidPolicy",
     "InvalidRequest",
     "InvalidSettings",
     "JournalUnusable",
     "Ledger",
     "LedgerClosed",
     "LedgerNotReady",
+    "Lifecycle",
     "LimiterPolicy",
     "LimiterState",
     "Limits",
@@ -186,6 +205,7 @@ __all__ = [
     "Party",
     "PersonExport",
     "Policy",
+    "PolicyChange",
     "PrivacyNotice",
     "Profile",
     "ProjectionStatus",
@@ -225,22 +245,30 @@ __all__ = [
     "UnderLegalHold",
     "UnfitEngine",
     "UnknownEvent",
+    "UnknownPolicy",
     "UnknownProjection",
     "Verdict",
     "Verification",
     "Wait",
     "WaitBasis",
+    "Waited",
+    "WaitedFor",
     "WebhookNotice",
     "WebhookState",
     "Webhooks",
+    "WhatIf",
+    "WhatIfSummary",
     "Withdrawal",
     "__version__",
     "connect",
     "contract_form",
+    "diff",
     "parse_request",
     "simulated",
     "stop_database",
+    "timeline",
     "upgrade_database",
+    "what_if",
 ]
 __version__: str
 
@@ -256,7 +284,7 @@ _NAMES = {
     "engine.domain.consent": "Consent Evidence Guest",
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownProjection",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidPolicy InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownPolicy UnknownProjection",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",
@@ -277,25 +305,34 @@ _NAMES = {
     "engine.operations.consume": "ConsumerOptions Handler",
     "engine.operations.erase": "ErasureCertificate Erasures",
     "engine.operations.events": "Events",
-    "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
+    "engine.operations.conditions": "Condition ConditionName",
+    "engine.operations.explain": "Explanation StepExplanation",
     "engine.operations.export": "Disclosure Erased ExportedEvent ExportedSession PersonExport",
+    "engine.operations.find": "Findings",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",
     "engine.operations.partitions": "Partitions",
     "engine.operations.projections": "Projections",
     "engine.operations.redeliver": "DeadLetter Webhooks",
-    "engine.operations.replay": "Frame",
     "engine.operations.retention": "HoldReport Retention",
     "engine.operations.withdraw": "Withdrawal",
     "engine.operations.reveal": "Look Reveal",
     "engine.ports.consumers": "ConsumerRow",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
+    "engine.ports.session_finder": "FindFilter FoundSession",
     "engine.projections.audit": "CONTRACT_FIELDS AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",
     "engine.projections.metrics": "DailyMetrics Metrics MetricsFilter",
     "engine.projections.retention": "RetentionStatus",
     "engine.projections.sessions": "SessionFilter SessionRow",
     "engine.projections.status": "ProjectionStatus Verification",
+    "engine.replay.decisions": "Lifecycle",
+    "engine.replay.findings": "WhatIf",
+    "engine.replay.what_if": "PolicyChange what_if",
+    "engine.replay.what_if_summary": "WhatIfSummary",
+    "engine.replay.diff": "Change",
+    "engine.replay.timeline": "Difference DueChange Frame diff timeline",
+    "engine.replay.waits": "Waited WaitedFor",
     "engine.worker.scheduler": "Scheduler",
 }
 """The public names of each module. The event classes come besides."""

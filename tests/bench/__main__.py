@@ -34,6 +34,7 @@ BENCHMARKS = (
     "growth",
     "snapshot",
     "erasing",
+    "asking",
 )
 LOG = Path("build/bench.log")
 

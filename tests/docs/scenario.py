@@ -110,6 +110,7 @@ class Scenario:
         """Open a session that the simulator throttles. Its limiter stays closed."""
         self.simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=LONG_WAIT_S)
         async with connect(self.settings, scheduler=False) as ledger:
+            ledger._clock.jitter = lambda: 0.9  # type: ignore[method-assign]  # the wait outlasts the pause, as most do
             self.throttled = await ledger.open_session(guest(4))
 
     async def run(self, block: Block) -> None:
@@ -275,7 +276,7 @@ class Scenario:
         if "resolve" in command:
             return self.parked.pop()
         found = self.dead_letter if "redeliver" in command else None
-        found = found or (self.throttled if "why" in command else None) or self.active
+        found = found or (self.throttled if "why" in command or "what-if" in command else None) or self.active
         assert found is not None
         return found
 

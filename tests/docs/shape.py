@@ -14,6 +14,8 @@ _KINDS = (
     ("TIME", re.compile(r"\b\d\d:\d\d:\d\d(?:\.\d+)?")),
     ("SESSION", re.compile(r"\bsess_\w+")),
     ("HOST", re.compile(r"\b[\w.-]+:\d+\b|\bapi\.example\.com\b")),
+    ("BAR", re.compile("[▏▎▍▌▋▊▉█]+")),
+    ("LENGTH", re.compile(r"\b\d+(?:\.\d+)? m?s\b")),
     ("N", re.compile(r"-?\b\d+(?:\.\d+)?\b")),
 )
 _REST = "…"

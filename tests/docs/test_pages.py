@@ -67,7 +67,7 @@ def test_readme_is_short() -> None:
 
 @pytest.mark.parametrize("page", PAGES_OF_COMMANDS, ids=lambda page: page.name)
 def test_named_commands_exist(page: Path) -> None:
-    named = re.findall(r"(?:`|^\$? ?)guestledger ([a-z]+)(?: ([a-z]+))?", page.read_text(), re.MULTILINE)
+    named = re.findall(r"(?:`|^\$? ?)guestledger ([a-z][a-z-]*)(?: ([a-z]+))?", page.read_text(), re.MULTILINE)
     for name, below in named:
         assert name in COMMANDS, name
         group = getattr(COMMANDS[name], "commands", None)

@@ -14,6 +14,7 @@ from guestledger.adapters.simulator.server import SentRequest
 from guestledger.engine.domain.events import CreationAttempted
 from tests.event_stores import open_store
 from tests.postgres import as_administrator
+from tests.replaying import assert_what_if_is_the_log
 
 SESSIONS_PATH = "/api/v1/chat/sessions"
 ENDED = """
@@ -113,6 +114,19 @@ async def attempts(database_url: str) -> dict[tuple[UUID, int], tuple[str, str]]
         for recorded in history
         if isinstance(recorded.event, CreationAttempted)
     }
+
+
+async def assert_every_what_if_is_the_log(database_url: str) -> None:
+    """Check the identity law of what-ifs for every session of the log."""
+    engine = open_engine(as_administrator(database_url), "guestledger", pool_size=2)
+    try:
+        store = open_store(engine)
+        policies = await store.policies()
+        async for histories in store.read_sessions(since=None, until=None):
+            for history in histories:
+                assert_what_if_is_the_log(history, policies)
+    finally:
+        await close_engine(engine)
 
 
 def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:

@@ -27,7 +27,7 @@ from tests.e2e.command import ROOT, Result, ended, environment, run
 
 pytestmark = pytest.mark.slow
 
-# Each command with arguments that lead it as far as it goes. ID is a session, FILE guest requests.
+# Each command with arguments that lead it as far as it goes. ID is a session, FILE guest requests, POLICY a change of policy.
 COMMANDS = [
     "open FILE",
     "open - --no-wait",
@@ -41,8 +41,16 @@ COMMANDS = [
     "audit --csv",
     "audit --ip 203.0.113.1",
     "audit --json --reveal --reason none",
+    "find --around 02:14",
+    "find --session ID --json",
+    "find --ip 203.0.113.1 --key none",
     "replay ID",
     "replay ID --json",
+    "what-if ID --policy POLICY",
+    "what-if --all --policy POLICY --json",
+    "replay ID --step",
+    "replay ID --diff 0 3",
+    "replay ID --html /dev/null/session.html",
     "why ID",
     "consent ID",
     "consent ID --json",
@@ -209,7 +217,10 @@ async def test_no_command_ends_in_a_traceback(condition, given: Given):
     file.chmod(0o644)
     opened = await run("open", str(file), env=given.env)
     assert opened.code == 0, opened.err
-    places = {"ID": opened.out[0]["id"], "FILE": str(file)}
+    policy = given.place / "policy.json"
+    policy.write_text('{"webhook_enabled": false}')
+    policy.chmod(0o644)
+    places = {"ID": opened.out[0]["id"], "FILE": str(file), "POLICY": str(policy)}
 
     async with condition(given) as wrong:
         results: dict[str, Result] = {}

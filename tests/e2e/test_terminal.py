@@ -48,6 +48,8 @@ COMMANDS = (
     "why {id} --json",
     "replay {id}",
     "replay {id} --json",
+    "replay {id} --step",
+    "replay {id} --diff 0 9",
     "replay {hostile}",
     "limits --reset {hostile}",
     "consumers --forget {hostile}",

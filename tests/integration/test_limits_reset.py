@@ -9,7 +9,7 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.engine.operations.explain import BlockedBy
+from guestledger.engine.operations.conditions import ConditionName
 from tests.unit.samples import request
 
 CLOSED = """
@@ -50,8 +50,8 @@ async def test_a_reset_keeps_retry_times_of_old_sessions_and_admits_new_ones(
         assert await ledger.scheduler.run_once() == {}
         for session in (throttled, deferred):
             [create, _] = (await ledger.why(session.id)).steps
-            assert [(blocker.by, blocker.until) for blocker in create.blockers] == [
-                (BlockedBy.NOT_DUE, session.retry_at)
+            assert [(condition.name, condition.until) for condition in create.unmet] == [
+                (ConditionName.DUE_TIME, session.retry_at)
             ]
 
 

@@ -1,11 +1,13 @@
 """The log keeps the policies under which decisions were recorded."""
 
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from guestledger.engine.domain.due import StepName
 from guestledger.engine.limits.retry import RetryPolicy
 from tests.integration.conftest import AT_ONCE
 from tests.replaying import assert_every_decision_is_reproduced
@@ -29,6 +31,16 @@ async def test_a_recorded_policy_makes_the_decisions_again(new_ledger: Any) -> N
         session = await ledger.open_session(request())
         [policy] = await ledger.events.policies()
         assert_every_decision_is_reproduced(await ledger.history(session.id), policy)
+
+
+async def test_a_replay_shows_what_was_due_under_the_policy_of_that_time(new_ledger: Any) -> None:
+    async with new_ledger(policy=SHORT) as ledger:
+        accepted = await ledger.accept(request())
+    async with new_ledger() as ledger:
+        frames = await ledger.replay(accepted.id)
+
+    [deadline] = [due.due_at for due in frames[-1].due if due.step is StepName.ENFORCE_DEADLINE]
+    assert deadline - accepted.accepted_at == timedelta(milliseconds=60_001)
 
 
 async def test_reading_records_no_policy(new_ledger: Any) -> None:

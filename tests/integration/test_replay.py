@@ -17,8 +17,8 @@ from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
-from guestledger.engine.operations.replay import until
 from guestledger.engine.operations.reveal import Reveal
+from guestledger.engine.replay.timeline import until
 from tests.integration import by_hand
 from tests.limits import BRISK
 from tests.replaying import (

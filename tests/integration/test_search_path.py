@@ -19,7 +19,9 @@ from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
 from guestledger.adapters.wiring import connect, simulated
+from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.ports.session_finder import FindFilter
 from guestledger.engine.projections.audit import AuditFilter
 from guestledger.engine.projections.metrics import MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter
@@ -197,6 +199,9 @@ async def use(ledger: Ledger) -> None:
         assert await ledger.projections.rebuild(name) == 0
     assert [status.lag_events for status in await ledger.projections.status()] == [0, 0, 0]
     await ledger.why(opened[0].id)
+    guest = GuestFilter(ip_address="203.0.113.7")
+    await ledger.find(FindFilter(around=now, guest=guest, channel_id="ch_1", statuses=("active",), idempotency_key="k"))
+    assert (await ledger.find(FindFilter(around=now))).found
     [known, *_] = [row.session_id async for row in ledger.sessions() if row.session_id is not None]
     await ledger.session(known)
     assert await ledger.limits.reset("nobody", requested_by="a test") is False

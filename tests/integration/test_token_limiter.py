@@ -17,7 +17,7 @@ from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
-from guestledger.engine.operations.explain import BlockedBy
+from guestledger.engine.operations.conditions import ConditionName
 from guestledger.engine.worker.session_work import SessionWork
 from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
@@ -71,8 +71,12 @@ async def test_a_throttled_token_request_blocks_running_and_new_processes(
             assert (deferred.limiter, deferred.denied_by) == (name, DenialReason.CLOSED)
             why = await later.why(session.id)
             assert why.moves_at == until
-            [blocker] = why.steps[0].blockers
-            assert (blocker.by, blocker.cause, blocker.until) == (BlockedBy.NOT_DUE, Cause.RATE_LIMITED, until)
+            [condition] = why.steps[0].unmet
+            assert (condition.name, condition.cause, condition.until) == (
+                ConditionName.DUE_TIME,
+                Cause.RATE_LIMITED,
+                until,
+            )
         with pytest.raises(RequestDenied) as denial:
             await later.check()
         assert (denial.value.limiter, denial.value.denied.until) == (name, until)

@@ -26,7 +26,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import WaitBasis
 from guestledger.engine.log.appends import Append, Appended, Lease
 from guestledger.engine.log.codec import wire_name
-from guestledger.engine.operations.explain import BlockedBy
+from guestledger.engine.operations.conditions import ConditionName
 from guestledger.engine.ports.due_steps import Claim
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.session_work import SessionWork
@@ -118,7 +118,7 @@ async def test_a_process_without_a_webhook_leaves_due_webhooks_to_others(
         assert (ahead.claimable, ahead.next_due_ms is None) == (frozenset(), False), "the token's expiry is ahead"
         delivery = (await without.why(session.id)).steps[0]
         assert (delivery.step, delivery.moves_at) == ("deliver_webhook", None)
-        assert [blocker.by for blocker in delivery.blockers] == [BlockedBy.SETTINGS]
+        assert [condition.name for condition in delivery.unmet] == [ConditionName.SETTINGS]
 
         assert await sql("SELECT * FROM due_steps") == owed
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}

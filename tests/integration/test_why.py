@@ -1,4 +1,4 @@
-"""`why` names what a claim, an append or a worker meets next: each kind of blocker, in a real ledger."""
+"""`why` names what a claim, an append or a worker meets next: each kind of condition, in a real ledger."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,9 @@ from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy, WaitBasis
-from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
+from guestledger.engine.operations.conditions import Condition, ConditionName
+from guestledger.engine.operations.explain import Explanation, StepExplanation
+from guestledger.engine.ports.due_steps import MAX_AHEAD
 from tests.integration.appends import a_lease
 from tests.limits import BRISK
 from tests.unit.samples import FINGERPRINT, IP, USER_AGENT, consent, request
@@ -51,13 +53,13 @@ def main(waiting: Explanation) -> StepExplanation:
     return step
 
 
-async def blockers(ledger: Ledger, session: Session) -> tuple[Blocker, ...]:
+async def unmet(ledger: Ledger, session: Session) -> tuple[Condition, ...]:
     """What blocks the main step."""
-    return main(await explained(ledger, session)).blockers
+    return main(await explained(ledger, session)).unmet
 
 
 async def by(ledger: Ledger, session: Session) -> list[str]:
-    return [blocker.by for blocker in await blockers(ledger, session)]
+    return [condition.name for condition in await unmet(ledger, session)]
 
 
 async def claimed(ledger: Ledger, limit: int = 100) -> list[UUID]:
@@ -79,7 +81,7 @@ async def failing(ledger: Ledger, simulator: Simulator, monkeypatch: pytest.Monk
 async def due(ledger: Ledger, session: Session) -> None:
     """Return once the session is due."""
     async with asyncio.timeout(30):
-        while BlockedBy.NOT_DUE in await by(ledger, session):
+        while ConditionName.DUE_TIME in await by(ledger, session):
             await asyncio.sleep(0.02)
 
 
@@ -95,11 +97,11 @@ async def throttled(ledger: Ledger, simulator: Simulator, retry_after_s: int = 6
 # Leases
 
 
-async def test_a_session_without_blockers_is_claimed_by_the_next_worker(ledger: Ledger) -> None:
+async def test_a_session_whose_conditions_are_met_is_claimed_by_the_next_worker(ledger: Ledger) -> None:
     session = await ledger.accept(request())
     waiting = await explained(ledger, session)
     step = main(waiting)
-    assert (step.step, step.blockers, step.moves_at) == (StepName.VALIDATE_CHANNEL, (), waiting.now)
+    assert (step.step, step.unmet, step.moves_at) == (StepName.VALIDATE_CHANNEL, (), waiting.now)
     assert waiting.moves_at == waiting.now
 
     assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
@@ -111,8 +113,8 @@ async def test_a_leased_session_is_blocked_and_cannot_be_claimed(ledger: Ledger,
     [(owner, until)] = await sql("SELECT owner, lease_until FROM due_steps WHERE owner IS NOT NULL")
 
     waiting = await explained(ledger, session)
-    [blocker] = main(waiting).blockers
-    assert (blocker.by, blocker.until, blocker.owner) == (BlockedBy.LEASE, until, owner)
+    [condition] = main(waiting).unmet
+    assert (condition.name, condition.until, condition.owner) == (ConditionName.LEASE, until, owner)
     assert main(waiting).moves_at == until
     assert await claimed(ledger) == []
 
@@ -128,7 +130,7 @@ async def test_why_does_not_wait_for_row_locks(ledger: Ledger, simulator: Simula
         await outsider.execute("SELECT FROM head FOR UPDATE")
         await outsider.execute("SELECT FROM due_steps FOR UPDATE")
         await outsider.execute("SELECT FROM limits FOR UPDATE")
-        assert BlockedBy.NOT_DUE in await by(ledger, session)
+        assert ConditionName.DUE_TIME in await by(ledger, session)
 
 
 async def test_why_explains_the_current_state_after_a_stale_read(ledger: Ledger) -> None:
@@ -148,11 +150,15 @@ async def test_a_throttled_session_waits_for_its_retry_time_and_its_limiter(
 ) -> None:
     session = await throttled(ledger, simulator)
     waiting = await explained(ledger, session)
-    blocker = main(waiting).blockers[0]
-    assert (blocker.by, blocker.until, blocker.cause) == (BlockedBy.NOT_DUE, session.retry_at, Cause.THROTTLED)
-    assert blocker.wait is not None
-    assert blocker.wait.basis is WaitBasis.RETRY_AFTER
-    assert waiting.moves_at == max(blocker.until for blocker in main(waiting).blockers if blocker.until)
+    condition = main(waiting).unmet[0]
+    assert (condition.name, condition.until, condition.cause) == (
+        ConditionName.DUE_TIME,
+        session.retry_at,
+        Cause.THROTTLED,
+    )
+    assert condition.wait is not None
+    assert condition.wait.basis is WaitBasis.RETRY_AFTER
+    assert waiting.moves_at == max(condition.until for condition in main(waiting).unmet if condition.until)
     assert waiting.deadline is not None
     assert await claimed(ledger) == []
 
@@ -167,23 +173,23 @@ async def test_an_active_session_waits_for_its_webhook_retry_or_token_expiry(
         assert await ledger.scheduler.run_once() == {"WebhookFailed": 1}
         waiting = await explained(ledger, session)
         step = main(waiting)
-        [blocker] = step.blockers
-        assert (step.step, blocker.by, waiting.moves_at) == (
+        [condition] = step.unmet
+        assert (step.step, condition.name, waiting.moves_at) == (
             StepName.DELIVER_WEBHOOK,
-            BlockedBy.NOT_DUE,
-            blocker.until,
+            ConditionName.DUE_TIME,
+            condition.until,
         )
-        assert blocker.cause is Cause.NOT_ACCEPTED
-        assert blocker.wait is not None
-        assert (blocker.wait.basis, blocker.wait.basis_ms) == (WaitBasis.SCHEDULE, 60_000)
+        assert condition.cause is Cause.NOT_ACCEPTED
+        assert condition.wait is not None
+        assert (condition.wait.basis, condition.wait.basis_ms) == (WaitBasis.SCHEDULE, 60_000)
         assert await claimed(ledger) == []
     async with new_ledger() as ledger:
         session = await ledger.open_session(request())
         waiting = await explained(ledger, session)
         [step] = waiting.steps
-        [blocker] = step.blockers
-        assert (step.step, blocker.by, blocker.cause) == (StepName.EXPIRE_TOKEN, BlockedBy.NOT_DUE, None)
-        assert (blocker.until, waiting.moves_at, waiting.deadline) == (session.expires_at, session.expires_at, None)
+        [condition] = step.unmet
+        assert (step.step, condition.name, condition.cause) == (StepName.EXPIRE_TOKEN, ConditionName.DUE_TIME, None)
+        assert (condition.until, waiting.moves_at, waiting.deadline) == (session.expires_at, session.expires_at, None)
 
 
 # Limiters
@@ -198,14 +204,13 @@ async def test_a_closed_limiter_blocks_the_claim_until_it_opens(
         [(closed_until,)] = await sql("SELECT closed_until FROM limits")
 
         waiting = await explained(ledger, session)
-        [blocker] = main(waiting).blockers
-        assert (blocker.by, blocker.until, main(waiting).moves_at) == (
-            DenialReason.CLOSED,
+        [condition] = main(waiting).unmet
+        assert (condition.name, condition.until, main(waiting).moves_at) == (
+            ConditionName.PAUSE,
             closed_until,
             closed_until,
         )
-        assert blocker.denied is not None
-        assert blocker.denied.closed_by is WaitBasis.RETRY_AFTER
+        assert condition.closed_by is WaitBasis.RETRY_AFTER
         assert await ledger.scheduler.run_once() == {}
 
         await sql(OPEN_NOW)
@@ -221,13 +226,13 @@ async def test_a_paced_limiter_blocks_all_but_the_first_session_in_order(
         await throttled(ledger, simulator, retry_after_s=0)
 
         first, second, third = [main(await explained(ledger, session)) for session in sessions]
-        assert first.blockers == ()
-        assert [blocker.by for blocker in (*second.blockers, *third.blockers)] == [DenialReason.RATE] * 2
+        assert first.unmet == ()
+        assert [condition.name for condition in (*second.unmet, *third.unmet)] == [ConditionName.RATE] * 2
         assert first.moves_at < second.moves_at < third.moves_at
-        assert third.blockers[0].ahead == 2
+        assert third.unmet[0].ahead == 2
         assert await claimed(ledger) == [sessions[0].id]
-        [blocker] = await blockers(ledger, sessions[2])
-        assert blocker.ahead == 1, "the first one is being worked on"
+        [condition] = await unmet(ledger, sessions[2])
+        assert condition.ahead == 1, "the first one is being worked on"
 
 
 async def test_an_open_breaker_blocks_all_sessions_and_then_all_but_one_probe(
@@ -237,21 +242,21 @@ async def test_an_open_breaker_blocks_all_sessions_and_then_all_but_one_probe(
         first, second = await failing(ledger, simulator, monkeypatch, 2)
         [(broken_until,)] = await sql("SELECT broken_until FROM limits")
         for session in (first, second):
-            [blocker] = await blockers(ledger, session)
-            assert (blocker.by, blocker.until) == (DenialReason.CIRCUIT_OPEN, broken_until)
+            [condition] = await unmet(ledger, session)
+            assert (condition.name, condition.until) == (ConditionName.CIRCUIT, broken_until)
         assert await claimed(ledger) == []
 
         await sql("UPDATE limits SET broken_until = now()")
-        assert (await by(ledger, first), await by(ledger, second)) == ([], [DenialReason.CIRCUIT_OPEN])
+        assert (await by(ledger, first), await by(ledger, second)) == ([], [ConditionName.CIRCUIT])
         assert await claimed(ledger) == [first.id]
 
         # A reserved probe lapses in a moment; this one lasts as long as the test.
         [(probe_until,)] = await sql(
             "UPDATE limits SET probe_until = probe_until + interval '10 minutes' RETURNING probe_until"
         )
-        [blocker] = await blockers(ledger, second)
-        assert (blocker.by, blocker.until) == (DenialReason.CIRCUIT_OPEN, probe_until)
-        assert await by(ledger, first) == [BlockedBy.LEASE]
+        [condition] = await unmet(ledger, second)
+        assert (condition.name, condition.until) == (ConditionName.CIRCUIT, probe_until)
+        assert await by(ledger, first) == [ConditionName.LEASE]
 
 
 async def test_an_exhausted_retry_budget_is_shown_before_and_after_the_deferral(
@@ -261,8 +266,8 @@ async def test_an_exhausted_retry_budget_is_shown_before_and_after_the_deferral(
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         assert await by(ledger, session) == []
         await sql("UPDATE limits SET retry_budget = 0, retry_budget_at = now()")
-        [budget] = await blockers(ledger, session)
-        assert budget.by is DenialReason.RETRY_BUDGET
+        [budget] = await unmet(ledger, session)
+        assert budget.name is ConditionName.RETRY_BUDGET
 
         await ledger.scheduler.run_once()
 
@@ -270,9 +275,13 @@ async def test_an_exhausted_retry_budget_is_shown_before_and_after_the_deferral(
         assert isinstance(deferred, e.CreationDeferred)
         assert deferred.denied_by is DenialReason.RETRY_BUDGET
         assert deferred.retry_at > budget.until
-        [blocker] = await blockers(ledger, session)
-        assert (blocker.by, blocker.until, blocker.wait) == (BlockedBy.NOT_DUE, deferred.retry_at, deferred.wait)
-        assert (blocker.cause, blocker.detail) == (Cause.RATE_LIMITED, f"retry_budget {deferred.limiter}")
+        [condition] = await unmet(ledger, session)
+        assert (condition.name, condition.until, condition.wait) == (
+            ConditionName.DUE_TIME,
+            deferred.retry_at,
+            deferred.wait,
+        )
+        assert (condition.cause, condition.detail) == (Cause.RATE_LIMITED, f"retry_budget {deferred.limiter}")
 
 
 async def test_the_call_limit_blocks_the_sessions_beyond_it(
@@ -280,12 +289,12 @@ async def test_the_call_limit_blocks_the_sessions_beyond_it(
 ) -> None:
     async with new_ledger(policy=a_policy(calls=2)) as ledger:
         sessions = await failing(ledger, simulator, monkeypatch, 3)
-        assert [await by(ledger, session) for session in sessions] == [[], [], [DenialReason.CONCURRENCY]]
+        assert [await by(ledger, session) for session in sessions] == [[], [], [ConditionName.CONCURRENCY]]
         assert await claimed(ledger) == [session.id for session in sessions[:2]]
         assert [await by(ledger, session) for session in sessions] == [
-            [BlockedBy.LEASE],
-            [BlockedBy.LEASE],
-            [DenialReason.CONCURRENCY],
+            [ConditionName.LEASE],
+            [ConditionName.LEASE],
+            [ConditionName.CONCURRENCY],
         ]
         assert await claimed(ledger) == []
 
@@ -296,8 +305,20 @@ async def test_why_without_provider_settings_reports_missing_settings(
     async with new_ledger(policy=a_policy()) as ledger, new_ledger(cxone_url=None) as unset:
         [session] = await failing(ledger, simulator, monkeypatch, 1)
         await throttled(ledger, simulator)
-        assert await by(ledger, session) == [DenialReason.CLOSED]
-        assert await by(unset, session) == [BlockedBy.SETTINGS]
+        assert await by(ledger, session) == [ConditionName.PAUSE]
+        assert await by(unset, session) == [ConditionName.SETTINGS]
+
+
+async def test_sessions_ahead_are_counted_up_to_a_limit_and_for_limited_steps_only(ledger: Ledger, sql: Any) -> None:
+    session = await ledger.accept(request())
+    await sql(
+        """INSERT INTO due_steps (stream_id, step, due_at)
+           SELECT gen_random_uuid(), step, timestamptz '2020-01-01'
+             FROM generate_series(1, $1::int), unnest(ARRAY['validate_channel', 'enforce_deadline']) AS step""",
+        MAX_AHEAD + 1,
+    )
+    ahead = {row.step: row.ahead for row in (await ledger._explainer._due_steps.status(session.id)).rows}
+    assert ahead == {StepName.VALIDATE_CHANNEL: MAX_AHEAD, StepName.ENFORCE_DEADLINE: 0}
 
 
 # Ends
@@ -317,8 +338,9 @@ async def test_an_overdue_session_is_abandoned_even_behind_a_closed_limiter(
         assert waiting.deadline is not None
         assert waiting.deadline < waiting.now
         [end] = [step for step in waiting.steps if step.step is StepName.ENFORCE_DEADLINE]
-        assert (end.blockers, end.moves_at) == ((), waiting.now)
-        assert main(waiting).moves_at == closed_until
+        assert (end.unmet, end.moves_at) == ((), waiting.now)
+        assert main(waiting).moves_at is None, "it is given up before"
+        assert main(waiting).unmet[-1].name is ConditionName.DEADLINE
 
         assert await hurried.scheduler.run_once() == {"SessionAbandoned": 1}
         over = await explained(hurried, session)
@@ -336,8 +358,8 @@ async def test_a_parked_session_waits_for_a_person_and_continues_after_the_decis
         simulator.config = SimulatorConfig(drop_share=1)
         session = await ledger.open_session(request())
         waiting = await explained(ledger, session)
-        [blocker] = waiting.blockers
-        assert (blocker.by, blocker.until, blocker.cause) == (BlockedBy.PERSON, None, Cause.CONNECTION_LOST)
+        [condition] = waiting.unmet
+        assert (condition.name, condition.until, condition.cause) == (ConditionName.PERSON, None, Cause.CONNECTION_LOST)
         assert (waiting.steps, waiting.moves_at) == ((), None)
         assert await ledger.scheduler.run_once() == {}
 
@@ -347,10 +369,28 @@ async def test_a_parked_session_waits_for_a_person_and_continues_after_the_decis
         assert (await ledger.scheduler.run_once())["SessionCreated"] == 1
 
 
+async def test_a_legal_hold_is_shown_beside_the_erasure_that_it_prevents(new_ledger: Any, sql: Any) -> None:
+    async with new_ledger(policy=Policy(retention_days=30)) as ledger:
+        session = await ledger.open_session(request(subject_id="crm-7", consent=consent(gdpr_compliant=False)))
+        erasure = await explained(ledger, session)
+        assert [step.step for step in erasure.steps] == [StepName.ERASE_CONTACT]
+        assert [(condition.name, condition.met) for condition in erasure.conditions] == [
+            (ConditionName.LEGAL_HOLD, True)
+        ]
+
+        await ledger.retention.hold(subject_id="crm-7", reason="matter 17", placed_by="counsel")
+        later = await ledger.open_session(request(subject_id="crm-7", consent=consent(gdpr_compliant=False)))
+        recorded, unrecorded = await explained(ledger, session), await explained(ledger, later)
+        assert [condition.name for condition in recorded.unmet] == [ConditionName.LEGAL_HOLD]
+        assert recorded.steps == ()
+        assert [condition.name for condition in unrecorded.unmet] == [ConditionName.LEGAL_HOLD]
+        assert [step.step for step in unrecorded.steps] == [StepName.ERASE_CONTACT]
+
+
 async def test_a_refused_session_waits_for_nothing(ledger: Ledger) -> None:
     session = await ledger.open_session(request(consent=consent(gdpr_compliant=False)))
     waiting = await explained(ledger, session)
-    assert (waiting.status, waiting.steps, waiting.blockers, waiting.moves_at) == (Status.REFUSED, (), (), None)
+    assert (waiting.status, waiting.steps, waiting.unmet, waiting.moves_at) == (Status.REFUSED, (), (), None)
 
 
 async def test_why_accepts_the_providers_id_and_rejects_an_unknown_one(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 import guestledger
-from guestledger.adapters.cli import error_lines, log_lines, messages
+from guestledger.adapters.cli import condition_lines, error_lines, log_lines, messages
 from guestledger.adapters.postgres import errors as database
 from guestledger.adapters.postgres import unusable
 from guestledger.engine.domain.causes import Cause
@@ -25,7 +25,8 @@ from guestledger.engine.domain.errors import (
 )
 from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import Wait, WaitBasis
-from guestledger.engine.operations.explain import BlockedBy, Blocker
+from guestledger.engine.operations.conditions import Condition, ConditionName
+from guestledger.engine.replay.waits import WaitedFor
 
 UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
 ID = uuid4()
@@ -37,7 +38,8 @@ ID = uuid4()
         (messages.CAUSES, Cause),
         (messages.WAITS, WaitBasis),
         (messages.DENIALS, DenialReason),
-        (messages.BLOCKERS, BlockedBy),
+        (condition_lines.SENTENCES, ConditionName),
+        (messages.WAITED, WaitedFor),
         (error_lines.REDELIVERIES, RedeliveryRefusal),
         (error_lines.DATABASE_HINTS, unusable.DatabaseProblem),
         (unusable.FACTS, unusable.DatabaseProblem),
@@ -106,10 +108,12 @@ def test_denied_sentence(denied: Denied, sentence: str) -> None:
     assert messages.denied_sentence(denied) == sentence
 
 
-def test_blocker_sentence_joins_cause_and_wait() -> None:
+def test_a_due_time_line_joins_time_cause_and_wait() -> None:
     wait = Wait(ms=600_000, basis=WaitBasis.RETRY_AFTER, basis_ms=600_000)
-    blocker = Blocker(by=BlockedBy.NOT_DUE, until=UNTIL, cause=Cause.THROTTLED, wait=wait)
-    assert messages.blocker_sentence(blocker) == "it is not due yet; throttled; waits 600 s: Retry-After of 600 s"
+    found = Condition(name=ConditionName.DUE_TIME, met=False, until=UNTIL, cause=Cause.THROTTLED, wait=wait)
+    assert condition_lines.condition_line(found) == (
+        "  NO   due time      not before 2030-01-01 00:00:00.000; throttled; waits 600 s: Retry-After of 600 s"
+    )
 
 
 CLOSED = Denied(by=DenialReason.CLOSED, until=UNTIL, closed_by=WaitBasis.RETRY_AFTER)

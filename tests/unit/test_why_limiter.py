@@ -2,14 +2,14 @@
 
 from msgspec.structs import replace
 
-from guestledger.adapters.cli.messages import blocker_sentence
+from guestledger.adapters.cli.condition_lines import condition_line
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.limits.limiter import admit
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
-from guestledger.engine.operations.explain import BlockedBy
+from guestledger.engine.operations.conditions import ConditionName
 from tests.unit.samples import (
     ACTIVE,
     ATTEMPTING,
@@ -29,60 +29,62 @@ from tests.unit.waiting import BROKEN, CLOSED, PACED, RECEIVER, SPENT, blocked, 
 
 def test_a_closed_limiter_blocks_a_session_until_it_opens() -> None:
     waiting = waits(VALIDATED, at(3), states={LIMITER: CLOSED})
-    assert blocked(waiting) == [(DenialReason.CLOSED, at(60))]
-    [blocker] = main(waiting).blockers
-    assert blocker.denied is not None
-    assert (blocker.denied.by, blocker.denied.closed_by) == (DenialReason.CLOSED, WaitBasis.RETRY_AFTER)
+    assert blocked(waiting) == [(ConditionName.PAUSE, at(60))]
+    [condition] = main(waiting).unmet
+    assert (condition.at, condition.closed_by) == (at(60), WaitBasis.RETRY_AFTER)
     assert main(waiting).moves_at == at(60)
 
 
 def test_a_closed_limiter_of_another_api_blocks_nothing() -> None:
     assert blocked(waits(VALIDATED, at(3), states={RECEIVER: CLOSED, "other": BROKEN})) == []
-    assert blocked(waits(ACTIVE, at(3), states={RECEIVER: CLOSED})) == [(DenialReason.CLOSED, at(60))]
+    assert blocked(waits(ACTIVE, at(3), states={RECEIVER: CLOSED})) == [(ConditionName.PAUSE, at(60))]
     assert blocked(waits((*ACTIVE, was_synced()), EXPIRY, states={LIMITER: CLOSED, RECEIVER: CLOSED})) == []
 
 
-def test_a_limiter_closed_beyond_the_due_time_is_the_next_blocker() -> None:
+def test_a_limiter_closed_beyond_the_due_time_blocks_next() -> None:
     waiting = waits(THROTTLED, at(1), states={LIMITER: CLOSED})
-    assert blocked(waiting) == [(BlockedBy.NOT_DUE, at(2.25)), (DenialReason.CLOSED, at(60))]
+    assert blocked(waiting) == [(ConditionName.DUE_TIME, at(2.25)), (ConditionName.PAUSE, at(60))]
     assert main(waiting).moves_at == at(60)
     later = (*VALIDATED, was_deferred(retry_at=at(61)))
-    assert blocked(waits(later, at(1), states={LIMITER: CLOSED})) == [(BlockedBy.NOT_DUE, at(61))]
+    assert blocked(waits(later, at(1), states={LIMITER: CLOSED})) == [(ConditionName.DUE_TIME, at(61))]
 
 
-def test_an_open_breaker_behind_a_closed_limiter_is_the_next_blocker() -> None:
+def test_an_open_breaker_behind_a_closed_limiter_blocks_next() -> None:
     both = replace(BROKEN, closed_until=at(20), closed_by=WaitBasis.QUOTA)
     assert blocked(waits(VALIDATED, at(3), states={LIMITER: both})) == [
-        (DenialReason.CLOSED, at(20)),
-        (DenialReason.CIRCUIT_OPEN, at(30)),
+        (ConditionName.PAUSE, at(20)),
+        (ConditionName.CIRCUIT, at(30)),
     ]
 
 
 def test_an_open_breaker_blocks_until_a_probe_is_allowed_or_has_lapsed() -> None:
-    assert blocked(waits(VALIDATED, at(3), states={LIMITER: BROKEN})) == [(DenialReason.CIRCUIT_OPEN, at(30))]
+    assert blocked(waits(VALIDATED, at(3), states={LIMITER: BROKEN})) == [(ConditionName.CIRCUIT, at(30))]
     assert blocked(waits(VALIDATED, at(30), states={LIMITER: BROKEN})) == []
     probed = replace(BROKEN, probe_until=at(61))
-    assert blocked(waits(VALIDATED, at(31), states={LIMITER: probed})) == [(DenialReason.CIRCUIT_OPEN, at(61))]
+    assert blocked(waits(VALIDATED, at(31), states={LIMITER: probed})) == [(ConditionName.CIRCUIT, at(61))]
 
 
 def test_a_paced_limiter_blocks_by_the_number_of_sessions_due_before() -> None:
-    assert blocked(waits(VALIDATED, at(3), states={LIMITER: PACED})) == [(DenialReason.RATE, at(20))]
+    assert blocked(waits(VALIDATED, at(3), states={LIMITER: PACED})) == [(ConditionName.RATE, at(20))]
     rate = PACED.rate(at(3))
     assert rate is not None
     queued = main(waits(VALIDATED, at(3), states={LIMITER: PACED}, ahead=8))
     assert queued.moves_at is not None
     assert abs((queued.moves_at - at(20 + 8 / rate)).total_seconds()) < 0.001
-    assert queued.blockers[0].ahead == 8
+    assert queued.unmet[0].ahead == 8
 
 
 def test_one_sentence_names_the_learned_rate_that_a_session_waits_for() -> None:
     fast = replace(PACED, pace=Pace(rate=47.25, floor=0.1, learned_at=at(1)))
-    [blocker] = main(waits(VALIDATED, at(3), states={LIMITER: fast}, ahead=8)).blockers
-    assert blocker_sentence(blocker) == (
-        "rate limiter: the admitted rate is used up (47.2 a second, learned from the API's answers); 8 sessions are ahead"
+    [condition] = main(waits(VALIDATED, at(3), states={LIMITER: fast}, ahead=8)).unmet
+    assert condition_line(condition) == (
+        "  NO   rate          47.2 a second, learned from the API's answers; 8 sessions are ahead; "
+        "its turn comes at about 2024-05-20 14:22:20.169"
     )
-    [blocker] = main(waits(VALIDATED, at(3), states={LIMITER: CLOSED}, ahead=8)).blockers
-    assert blocker_sentence(blocker) == "rate limiter: the server asked for a pause (Retry-After); 8 sessions are ahead"
+    [condition] = main(waits(VALIDATED, at(3), states={LIMITER: CLOSED}, ahead=8)).unmet
+    assert condition_line(condition) == (
+        "  NO   pause         the server asked for one until 2024-05-20 14:23:00.000 (Retry-After)"
+    )
 
 
 def test_sessions_due_before_do_not_block_if_capacity_is_sufficient() -> None:
@@ -93,12 +95,12 @@ def test_sessions_due_before_do_not_block_if_capacity_is_sufficient() -> None:
 
 def test_calls_in_flight_block_a_session_at_the_call_limit() -> None:
     limited = Policy(limiter=LimiterPolicy(calls=2))
-    full = [(DenialReason.CONCURRENCY, at(4))]
+    full = [(ConditionName.CONCURRENCY, at(4))]
     assert blocked(waits(VALIDATED, at(3), policy=limited, in_flight=2)) == full
     assert blocked(waits(VALIDATED, at(3), policy=limited, in_flight=1)) == []
     assert blocked(waits(VALIDATED, at(3), policy=limited, in_flight=1, ahead=1)) == full
     assert blocked(waits(VALIDATED, at(3), in_flight=2)) == []
-    assert blocked(waits(THROTTLED, at(0), policy=limited, in_flight=2)) == [(BlockedBy.NOT_DUE, at(2.25))]
+    assert blocked(waits(THROTTLED, at(0), policy=limited, in_flight=2)) == [(ConditionName.DUE_TIME, at(2.25))]
     assert blocked(waits(OPEN, at(3), policy=limited, in_flight=2)) == full
     assert blocked(waits(ATTEMPTING, at(3), policy=limited, in_flight=2)) == []
     assert blocked(waits(ACTIVE, at(3), policy=limited, in_flight=2)) == []
@@ -106,7 +108,7 @@ def test_calls_in_flight_block_a_session_at_the_call_limit() -> None:
 
 def test_an_exhausted_retry_budget_blocks_only_retries() -> None:
     waiting = waits(FAILED, at(10), states={LIMITER: SPENT})
-    assert blocked(waiting) == [(DenialReason.RETRY_BUDGET, at(10.2))]
+    assert blocked(waiting) == [(ConditionName.RETRY_BUDGET, at(10.2))]
     assert blocked(waits(FAILED, at(10.3), states={LIMITER: SPENT})) == []
     assert blocked(waits(VALIDATED, at(10), states={LIMITER: SPENT})) == []
     assert blocked(waits(THROTTLED, at(10), states={LIMITER: SPENT})) == []
@@ -114,11 +116,11 @@ def test_an_exhausted_retry_budget_blocks_only_retries() -> None:
 
 def test_an_exhausted_retry_budget_blocks_a_repeated_lookup() -> None:
     failed = (*OPEN, lookup_failed(retry_at=at(9)))
-    assert blocked(waits(failed, at(10), states={LIMITER: SPENT})) == [(DenialReason.RETRY_BUDGET, at(10.2))]
+    assert blocked(waits(failed, at(10), states={LIMITER: SPENT})) == [(ConditionName.RETRY_BUDGET, at(10.2))]
     assert blocked(waits(failed, at(10.3), states={LIMITER: SPENT})) == []
     assert blocked(waits(OPEN, at(10), states={LIMITER: SPENT})) == []
     spent = replace(SPENT, retry_budget_at=at(4_000))
-    assert blocked(waits(failed, at(4_000), states={LIMITER: spent})) == [], "it is given up instead"
+    assert blocked(waits(failed, at(4_000), states={LIMITER: spent})) == [(ConditionName.DEADLINE, None)]
 
 
 def test_an_unanswered_attempt_is_not_blocked_by_the_retry_budget() -> None:
@@ -129,5 +131,5 @@ def test_the_explained_budget_denial_equals_the_limiters() -> None:
     request = AdmissionRequest(limiter=LIMITER, retry=True, reserved=True)
     _, denied = admit(SPENT, request, at(10), LimiterPolicy())
     assert denied is not None
-    [blocker] = main(waits(FAILED, at(10), states={LIMITER: SPENT})).blockers
-    assert (blocker.by, blocker.until, blocker.denied) == (denied.by, denied.until, denied)
+    [condition] = main(waits(FAILED, at(10), states={LIMITER: SPENT})).unmet
+    assert (condition.name, condition.until, condition.rate) == (denied.by, denied.until, denied.rate)

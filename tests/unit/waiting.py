@@ -12,8 +12,9 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.retry import WaitBasis
 from guestledger.engine.limits.state import LimiterState
-from guestledger.engine.operations.explain import Explanation, StepExplanation, explain
+from guestledger.engine.operations.explain import Case, Explanation, StepExplanation, explain
 from guestledger.engine.ports.due_steps import DueRow, WorkStatus
+from guestledger.engine.ports.legal_holds import LegalHold
 from tests.unit.samples import (
     LIMITER,
     SESSION,
@@ -61,6 +62,7 @@ def waits(
     limiters: Mapping[StepName, str | None] = LIMITERS,
     in_flight: int = 0,
     stored: bool = True,
+    hold: LegalHold | None = None,
     **row: Any,
 ) -> Explanation:
     """Explain a session whose rows are as its last append left them. `row` changes the row of its main step."""
@@ -70,7 +72,7 @@ def waits(
         plain = {"step": due.step, "due_at": due.due_at, "owner": None, "lease_until": None, "ahead": 0}
         rows.append(DueRow(**(plain if due.step in SECONDARY else {**plain, **row})))
     work = WorkStatus(now=now, version=state.version, in_flight=in_flight, rows=tuple(rows))
-    return explain(state, policy, work, events=history, limiters=limiters, states=states or {})
+    return explain(Case(state, policy, work, history, limiters, states or {}, hold))
 
 
 def main(explanation: Explanation) -> StepExplanation:
@@ -81,5 +83,5 @@ def main(explanation: Explanation) -> StepExplanation:
 
 
 def blocked(explanation: Explanation) -> list[tuple[str, datetime | None]]:
-    """What blocks the main step."""
-    return [(blocker.by, blocker.until) for blocker in main(explanation).blockers]
+    """The conditions of the main step that are not met."""
+    return [(condition.name, condition.until) for condition in main(explanation).unmet]

@@ -11,25 +11,32 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from guestledger.engine.operations.export import PersonExport
 
-_STYLE = "style.css"
 
-
-def export_page(found: PersonExport) -> str:
-    """Return the page of an export. Every value is escaped: none can become markup."""
-    environment = Environment(
+def environment() -> Environment:
+    """Return the environment of the templates. Every value is escaped: none can become markup."""
+    return Environment(
         loader=PackageLoader(__name__, "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"time": _time, "label": _label}
-    environment.tests |= {"erased": _is_erased}
-    loader = environment.loader
+
+
+def rendered(made: Environment, template: str, styles: tuple[str, ...], **values: Any) -> str:
+    """Return the page of a template that extends `page.html`, with these style sheets inside."""
+    loader = made.loader
     assert loader is not None
-    style = loader.get_source(environment, _STYLE)[0]
-    page = environment.get_template("export.html")
-    return page.render(export=msgspec.to_builtins(found), style=style, style_hash=_csp_hash(style))
+    style = "".join(loader.get_source(made, name)[0] for name in styles)
+    return made.get_template(template).render(style=style, style_hash=_csp_hash(style), **values)
+
+
+def export_page(found: PersonExport) -> str:
+    """Return the page of an export."""
+    made = environment()
+    made.filters |= {"time": _time, "label": _label}
+    made.tests |= {"erased": _is_erased}
+    return rendered(made, "export.html", ("style.css",), export=msgspec.to_builtins(found))
 
 
 def _csp_hash(text: str) -> str:

@@ -2,6 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +18,12 @@ from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
 from guestledger.engine.domain.errors import LogSetBack, UnknownEvent
+from guestledger.engine.domain.events import EVENT_TYPES, AccessEvent
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import as_sealed
-from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent, first_stream_id
 
 COLUMNS = (
     "position, stream_id, version, event_type, schema_version, recorded_at, "
@@ -29,6 +33,9 @@ COLUMNS = (
 
 END = 2**63 - 1
 """A position behind every event."""
+
+_LAST_ID = UUID(int=2**128 - 1)
+_OF_LOOKS = [name for name, kind in EVENT_TYPES.items() if issubclass(kind, AccessEvent)]
 
 SCAN_FACTOR = 20
 """One statement scans at most this many times its batch size, if a filter matches few events."""
@@ -71,6 +78,15 @@ class LogReader:
                                      AND ($9::bytea IS NULL OR ip_address = $9::bytea)
                                      AND ($10::bytea IS NULL OR fingerprint = $10::bytea))"""
         )
+        # Up to the last session of the batch, so that each is whole; fewer are left: all of them.
+        self._select_sessions = f"""
+            SELECT {COLUMNS} FROM {s}.events
+             WHERE stream_id > $1::uuid AND stream_id < $2::uuid AND event_type <> ALL($4::text[])
+               AND stream_id <= coalesce(
+                   (SELECT stream_id FROM {s}.events
+                     WHERE version = 1 AND stream_id > $1::uuid AND stream_id < $2::uuid AND event_type <> ALL($4::text[])
+                     ORDER BY stream_id LIMIT 1 OFFSET $3::int - 1), $2::uuid)
+             ORDER BY stream_id, version"""
         self._select_policies = select_policies(schema)
         self._select_head = f"SELECT coalesce((SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1), -1)"
 
@@ -130,6 +146,23 @@ class LogReader:
         if cut:
             return Batch(events=tuple(found), position=found[-1].position, mark=found[-1].leaf_hash)
         return Batch(events=tuple(found), position=min(after + span, head), mark=next_mark)
+
+    async def read_sessions(
+        self, *, since: datetime | None, until: datetime | None, batch: int = 200
+    ) -> AsyncIterator[list[list[RecordedEvent]]]:
+        """See `EventStore.read_sessions`."""
+        after = UUID(int=max(first_stream_id(since).int - 1, 0)) if since else UUID(int=0)
+        end = first_stream_id(until) if until else _LAST_ID
+        while rows := await self._fetch(self._select_sessions, after, end, batch, _OF_LOOKS):
+            found, unknown = readable(rows)
+            sessions = [list(events) for _, events in groupby(found, key=attrgetter("stream_id"))]
+            if unknown is not None and sessions and sessions[-1][0].stream_id == unknown.stream_id:
+                sessions.pop()
+            if sessions:
+                yield sessions
+            if unknown is not None:
+                raise unknown
+            after = rows[-1]["stream_id"]
 
     async def policies(self) -> list[Policy]:
         """See `EventStore.policies`."""

@@ -137,6 +137,11 @@ class PersonalData:
             fingerprint=None if guest.fingerprint is None else await self.hashed("fingerprint", guest.fingerprint),
         )
 
+    async def hashed_key(self, idempotency_key: str) -> str:
+        """See `PersonalData.hashed_key`."""
+        await self.check_access()
+        return (await self.hashed("key", idempotency_key)).hex()
+
     async def hashed(self, field: str, value: str) -> bytes:
         """The keyed hash of a value, for look-ups. Raises `ServiceError`."""
         return hash_value(await self.vault.index_key(), field, value)

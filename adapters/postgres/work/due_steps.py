@@ -15,7 +15,7 @@ from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.postgres.transactions import reading, short_transaction
 from guestledger.adapters.postgres.work.clock_steps import ClockSteps
 from guestledger.adapters.postgres.work.statements import DueStepStatements
-from guestledger.engine.domain.due import PROVIDER_STEPS, DueStep, StepName
+from guestledger.engine.domain.due import LIMITED_STEPS, PROVIDER_STEPS, DueStep, StepName
 from guestledger.engine.domain.waiting import whole_ms
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.log.appends import Lease
@@ -170,7 +170,7 @@ class PostgresDueSteps:
     async def status(self, stream_id: UUID) -> WorkStatus:
         """See `DueSteps.status`."""
         counted = COUNTED if self._counted else []
-        found = await self._execute(self._sql.status, stream_id, counted)
+        found = await self._execute(self._sql.status, stream_id, counted, sorted(LIMITED_STEPS))
         rows = tuple(
             DueRow(
                 step=StepName(step), due_at=due_at, owner=owner, lease_until=lease_until, back_ms=back_ms, ahead=ahead

@@ -3,6 +3,7 @@
 from guestledger.adapters.postgres.limits.rate_limiter import COUNTED
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.work.clock_steps import set_back
+from guestledger.engine.ports.due_steps import MAX_AHEAD
 
 # A due time may be so far away that its distance is no number.
 _MAX_MS = 24 * 3_600_000
@@ -137,7 +138,13 @@ class DueStepStatements:
                    (SELECT count(DISTINCT stream_id) FROM {s}.due_steps
                      WHERE step = ANY($2::text[]) AND owner IS NOT NULL AND lease_until > now() AND stream_id <> $1::uuid),
                    d.step, d.due_at, d.owner, d.lease_until, d.back_ms,
-                   (SELECT count(*) FROM {s}.due_steps AS other
-                     WHERE other.step = d.step AND other.due_at < d.due_at AND other.owner IS NULL)
+                   (SELECT count(*) FROM (
+                       SELECT FROM {s}.due_steps AS other
+                        WHERE d.step = ANY($3::text[])
+                          AND other.step = d.step AND other.due_at < d.due_at AND other.owner IS NULL
+                        LIMIT {MAX_AHEAD}) AS ahead)
               FROM (VALUES (1)) AS one LEFT JOIN {s}.due_steps AS d ON d.stream_id = $1::uuid"""
-        """One row for each step of session $1 (at least one): the clock, its version, the calls in flight, the step."""
+        """One row for each step of session $1 (at least one): the clock, its version, the calls in flight, the step.
+
+        $2: the steps that count as calls, $3: those that pass a limiter.
+        """

@@ -61,8 +61,13 @@ def take(
     with browser(width, height, dark=dark) as driver:
         driver.get(page if isinstance(page, str) else page.resolve().as_uri())
         picture = driver.get_screenshot_as_png()
-    assert not chosen or len(picture) <= MAX_BYTES, f"{name}.png has {len(picture)} bytes: make it smaller"
-    for folder in (BUILT, COMMITTED) if chosen and os.environ.get("UPDATE_SCREENSHOTS") else (BUILT,):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.png").write_bytes(picture)
+    _write(BUILT, name, picture)
+    if chosen and os.environ.get("UPDATE_SCREENSHOTS"):
+        assert len(picture) <= MAX_BYTES, f"{name}.png has {len(picture)} bytes: make it smaller"
+        _write(COMMITTED, name, picture)
     return BUILT / f"{name}.png"
+
+
+def _write(folder: Path, name: str, picture: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.png").write_bytes(picture)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -16,6 +16,7 @@ from guestledger.adapters.telemetry.instruments import Instruments
 from guestledger.adapters.telemetry.measurements import Histogram, Measurements
 from guestledger.adapters.telemetry.outcomes import ATTEMPTS, DELIVERIES, LOOKUPS
 from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.domain.events import EVENT_TYPES
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.operations.gauges import Gauges
 
@@ -84,7 +85,7 @@ def _counted(measured: Measurements) -> Iterator[Metric]:
     yield _counter("guestledger_lookups", "Answers to channel look-ups.", "outcome", measured.lookups, LOOKUPS)
     yield _counter("guestledger_attempts", "Outcomes of creation attempts.", "outcome", measured.attempts, ATTEMPTS)
     yield _counter("guestledger_webhooks", "Outcomes of webhook calls.", "outcome", measured.webhooks, DELIVERIES)
-    yield _counter("guestledger_events", "Events recorded by this process.", "event", measured.events)
+    yield _counter("guestledger_events", "Events recorded by this process.", "event", measured.events, EVENT_TYPES)
     yield _histograms("guestledger_open_seconds", "Calls of open_session.", "status", measured.openings)
     yield _histograms("guestledger_schedule_to_start_seconds", "From due to claimed.", "step", measured.waits)
     yield _histograms("guestledger_request_seconds", "Outbound requests.", "purpose", measured.requests)
@@ -92,7 +93,7 @@ def _counted(measured: Measurements) -> Iterator[Metric]:
     yield _histogram("guestledger_append_batch_size", "Appends per commit.", measured.batches)
 
 
-def _counter(name: str, text: str, label: str, counts: Counter[str], known: tuple[str, ...] = ()) -> Metric:
+def _counter(name: str, text: str, label: str, counts: Counter[str], known: Iterable[str]) -> Metric:
     family = CounterMetricFamily(name, text, labels=[label])
     for value in sorted({*known, *counts}):  # a rate needs a 0 before the first 1
         family.add_metric([value], counts[value])

@@ -9,6 +9,8 @@ from aiohttp import web
 from guestledger.adapters.telemetry.endpoints import Answer, healthz, metrics, readyz
 from guestledger.engine.ledger import Ledger
 
+_Endpoint = Callable[[], Awaitable[Answer]]
+
 
 @asynccontextmanager
 async def serving(ledger: Ledger, host: str, port: int) -> AsyncIterator[int]:
@@ -18,7 +20,7 @@ async def serving(ledger: Ledger, host: str, port: int) -> AsyncIterator[int]:
     address cannot be bound.
     """
     app = web.Application()
-    endpoints = {
+    endpoints: dict[str, _Endpoint] = {
         "/metrics": partial(metrics, ledger),
         "/healthz": healthz,
         "/readyz": partial(readyz, ledger, works=True),
@@ -34,7 +36,7 @@ async def serving(ledger: Ledger, host: str, port: int) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-def _handler(endpoint: Callable[[], Awaitable[Answer]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _handler(endpoint: _Endpoint) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(_request: web.Request) -> web.Response:
         answer = await endpoint()
         headers = {"Content-Type": answer.content_type, "Cache-Control": "no-store"}

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         TooManyPrivileges,
         UnfitEngine,
     )
-    from guestledger.adapters.settings import InvalidSettings, Settings
+    from guestledger.adapters.settings import InvalidSettings, LogFormat, Settings
     from guestledger.adapters.simulator.config import SimulatorConfig
     from guestledger.adapters.simulator.server import Simulator
+    from guestledger.adapters.telemetry.log_context import JsonLines, LogContext
+    from guestledger.adapters.telemetry.prometheus import metrics_text
     from guestledger.adapters.wiring import connect, simulated
     from guestledger.engine.domain.causes import Cause
     from guestledger.engine.domain.consent import Consent, Evidence, Guest
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.events import Events
     from guestledger.engine.operations.explain import BlockedBy, Blocker, Explanation, StepExplanation
     from guestledger.engine.operations.export import Disclosure, Erased, ExportedEvent, ExportedSession, PersonExport
+    from guestledger.engine.operations.gauges import Gauges
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.reveal import Look, Reveal
     from guestledger.engine.operations.withdraw import Withdrawal
     from guestledger.engine.ports.consumers import ConsumerRow
+    from guestledger.engine.ports.due_steps import StepCount
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.projections.audit import (
@@ -150,6 +154,7 @@ __all__ = [
     "ExportedSession",
     "FailureKind",
     "Frame",
+    "Gauges",
     "Guest",
     "GuestConsent",
     "GuestFilter",
@@ -164,12 +169,15 @@ __all__ = [
     "InvalidRequest",
     "InvalidSettings",
     "JournalUnusable",
+    "JsonLines",
     "Ledger",
     "LedgerClosed",
     "LedgerNotReady",
     "LimiterPolicy",
     "LimiterState",
     "Limits",
+    "LogContext",
+    "LogFormat",
     "LogSetBack",
     "LogVerification",
     "Look",
@@ -217,6 +225,7 @@ __all__ = [
     "Simulator",
     "SimulatorConfig",
     "Status",
+    "StepCount",
     "StepExplanation",
     "StepName",
     "SubjectErased",
@@ -237,6 +246,7 @@ __all__ = [
     "__version__",
     "connect",
     "contract_form",
+    "metrics_text",
     "parse_request",
     "simulated",
     "stop_database",
@@ -248,9 +258,11 @@ _NAMES = {
     "adapters.cxone.profile": "Profile",
     "adapters.database": "stop_database upgrade_database",
     "adapters.postgres.errors": "DatabaseFault LedgerClosed LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
-    "adapters.settings": "InvalidSettings Settings",
+    "adapters.settings": "InvalidSettings LogFormat Settings",
     "adapters.simulator.config": "SimulatorConfig",
     "adapters.simulator.server": "Simulator",
+    "adapters.telemetry.log_context": "JsonLines LogContext",
+    "adapters.telemetry.prometheus": "metrics_text",
     "adapters.wiring": "connect simulated",
     "engine.domain.causes": "Cause",
     "engine.domain.consent": "Consent Evidence Guest",
@@ -279,6 +291,7 @@ _NAMES = {
     "engine.operations.events": "Events",
     "engine.operations.explain": "BlockedBy Blocker Explanation StepExplanation",
     "engine.operations.export": "Disclosure Erased ExportedEvent ExportedSession PersonExport",
+    "engine.operations.gauges": "Gauges",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",
     "engine.operations.partitions": "Partitions",
@@ -289,6 +302,7 @@ _NAMES = {
     "engine.operations.withdraw": "Withdrawal",
     "engine.operations.reveal": "Look Reveal",
     "engine.ports.consumers": "ConsumerRow",
+    "engine.ports.due_steps": "StepCount",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
     "engine.projections.audit": "CONTRACT_FIELDS AuditEntry AuditFilter ComplianceStatus Decision WebhookState contract_form",

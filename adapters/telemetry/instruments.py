@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar, Token
 from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -10,7 +9,7 @@ from uuid import UUID
 
 from yarl import URL
 
-from guestledger.adapters.telemetry.log_context import Work, work
+from guestledger.adapters.telemetry.log_context import work
 from guestledger.adapters.telemetry.measurements import Measurements
 from guestledger.adapters.telemetry.outcomes import count
 from guestledger.engine.domain.commands import Command
@@ -24,34 +23,13 @@ from guestledger.engine.ports.telemetry import Address, RequestPurpose
 if TYPE_CHECKING:
     from guestledger.adapters.telemetry.spans import OpenSpan, Spans
 
-_Error = type[BaseException] | None
 _Attributes = Mapping[str, str | int]
-
-
-class _Sending:
-    """The requests of one step: which sending of the same request each is."""
-
-    __slots__ = ("_sent", "attempt", "purpose")
-
-    def __init__(self, step: StepName, attempt: int) -> None:
-        self.purpose = _PURPOSES.get(step)
-        self.attempt = attempt
-        self._sent = 0
-
-    def resends(self, purpose: RequestPurpose) -> int:
-        """How often the same request was sent before, attempts of other processes included."""
-        if purpose is not self.purpose:
-            return 0
-        self._sent += 1
-        return self.attempt + self._sent - 2
-
-
 _PURPOSES = {
     StepName.VALIDATE_CHANNEL: RequestPurpose.CHANNEL,
     StepName.CREATE_SESSION: RequestPurpose.SESSION,
     StepName.DELIVER_WEBHOOK: RequestPurpose.WEBHOOK,
 }
-_sending: ContextVar[_Sending | None] = ContextVar("guestledger_sending", default=None)
+"""What the own request of a step is for."""
 
 
 class Instruments:
@@ -60,18 +38,24 @@ class Instruments:
     def __init__(self, database: _Attributes) -> None:
         self.measured = Measurements()
         self.database = database
+        self.tracing: Spans | None = None
+        """What makes spans; `None` while the host has no tracer provider."""
         self._spans = _spans()
+        self._look()
 
-    def spans(self) -> "Spans | None":
-        """What makes spans; `None` unless the host has a tracer provider."""
-        return self._spans if self._spans is not None and self._spans.is_active() else None
+    def _look(self) -> None:
+        # Not at each activity: it would be the largest part of their cost.
+        if self.tracing is None and self._spans is not None and self._spans.is_active():
+            self.tracing = self._spans
 
     def opening(self, session_id: UUID) -> "_Opening":
         """See `Telemetry.opening`."""
+        self._look()
         return _Opening(self, session_id)
 
     def claimed(self, claims: Sequence[Claim]) -> None:
         """See `Telemetry.claimed`."""
+        self._look()
         for claim in claims:
             self.measured.waits[claim.step].observe((claim.claimed_at - claim.due_at).total_seconds())
 
@@ -92,101 +76,104 @@ class Instruments:
         return _Committing(self, appends)
 
 
-class _Activity:
-    """An activity with its duration and, if the host traces, its span."""
+class _Opening:
+    __slots__ = ("_began", "_instruments", "_is_new", "_span", "_status", "_token", "session_id")
 
-    __slots__ = ("_began", "_instruments", "_span")
+    step = None
 
-    def __init__(self, instruments: Instruments) -> None:
+    def __init__(self, instruments: Instruments, session_id: UUID) -> None:
+        self.session_id = session_id
         self._instruments = instruments
+        self._is_new, self._status = True, "error"
         self._span: OpenSpan | None = None
 
     def __enter__(self) -> Self:
+        self._token = work.set(self)
         self._began = time.perf_counter()
-        if (spans := self._instruments.spans()) is not None:
-            self._span = self._start(spans)
+        if (tracing := self._instruments.tracing) is not None:
+            self._span = tracing.start("open_session", {"guestledger.session.id": str(self.session_id)})
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if self._span is not None:
-            self._span.end(kind)
-        self._end(time.perf_counter() - self._began, kind)
-
-    def _start(self, spans: "Spans") -> "OpenSpan":
-        raise NotImplementedError
-
-    def _end(self, seconds: float, error: _Error) -> None: ...
-
-
-class _Opening(_Activity):
-    __slots__ = ("_is_new", "_session_id", "_status", "_token")
-
-    def __init__(self, instruments: Instruments, session_id: UUID) -> None:
-        super().__init__(instruments)
-        self._session_id, self._is_new, self._status = session_id, True, "error"
-        self._token: Token[Work | None]
-
-    def __enter__(self) -> Self:
-        self._token = work.set(Work(self._session_id))
-        return super().__enter__()
-
     def came_to(self, session: Session) -> None:
-        self._is_new, self._status = session.id == self._session_id, session.status.value
+        self._is_new, self._status = session.id == self.session_id, session.status.value
         if self._span is not None:
             found = {"guestledger.session.id": str(session.id), "guestledger.outcome": self._status}
             self._span.span.set_attributes(found)
 
-    def _start(self, spans: "Spans") -> "OpenSpan":
-        return spans.start("open_session", {"guestledger.session.id": str(self._session_id)})
-
-    def _end(self, seconds: float, _error: _Error) -> None:
-        self._instruments.measured.openings[self._status].observe(seconds)
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._instruments.measured.openings[self._status].observe(time.perf_counter() - self._began)
         work.reset(self._token)
-        if self._is_new and self._span is not None and (spans := self._instruments.spans()) is not None:
-            spans.mark_session(self._session_id, {"guestledger.session.id": str(self._session_id)}, self._span)
+        if self._span is not None and (tracing := self._instruments.tracing) is not None:
+            self._span.end(kind)
+            if self._is_new:
+                tracing.mark_session(self.session_id, self._span)
 
 
-class _Step(_Activity):
-    __slots__ = ("_claimed", "_sending_token", "_session", "_step", "_work_token")
+class _Step:
+    __slots__ = ("_claimed", "_instruments", "_sent", "_session", "_span", "_token", "session_id", "step")
 
     def __init__(self, instruments: Instruments, session: Session, step: StepName, *, claimed: bool) -> None:
-        super().__init__(instruments)
-        self._session, self._step, self._claimed = session, step, claimed
+        self.session_id, self.step = session.id, step
+        self._instruments, self._session, self._claimed = instruments, session, claimed
+        self._sent = 0
+        self._span: OpenSpan | None = None
 
     def __enter__(self) -> Self:
-        self._work_token = work.set(Work(self._session.id, self._step.value))
-        self._sending_token = _sending.set(_Sending(self._step, _attempt(self._session, self._step) or 1))
-        return super().__enter__()
+        self._token = work.set(self)
+        if (tracing := self._instruments.tracing) is not None:
+            self._span = self._start(tracing)
+        return self
 
     def came_to(self, commands: Sequence[Command]) -> None:
         outcome = count(commands, self._instruments.measured)
         if outcome is not None and self._span is not None:
             self._span.span.set_attribute("guestledger.outcome", outcome)
 
-    def _start(self, spans: "Spans") -> "OpenSpan":
+    def resends(self, purpose: RequestPurpose) -> int:
+        """How often the request that is sent now was sent before, attempts of other processes included."""
+        if purpose is not _PURPOSES.get(self.step):  # a token
+            return 0
+        self._sent += 1
+        return (self._attempt() or 1) + self._sent - 2
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        work.reset(self._token)
+        if self._span is not None:
+            self._span.end(kind)
+
+    def _start(self, tracing: "Spans") -> "OpenSpan":
         attributes: dict[str, str | int] = {
-            "guestledger.session.id": str(self._session.id),
-            "guestledger.step": self._step.value,
+            "guestledger.session.id": str(self.session_id),
+            "guestledger.step": self.step.value,
         }
-        if (attempt := _attempt(self._session, self._step)) is not None:
+        if (attempt := self._attempt()) is not None:
             attributes["guestledger.attempt"] = attempt
         if not self._claimed:
-            return spans.start(self._step.value, attributes)
-        return spans.start(self._step.value, attributes, kind="consumer", of=[self._session.id])
+            return tracing.start(self.step.value, attributes)
+        return tracing.start(self.step.value, attributes, kind="consumer", of=[self.session_id])
 
-    def _end(self, _seconds: float, _error: _Error) -> None:
-        _sending.reset(self._sending_token)
-        work.reset(self._work_token)
+    def _attempt(self) -> int | None:
+        if self.step is StepName.CREATE_SESSION:
+            return self._session.attempts + 1
+        return self._session.webhook_failures + 1 if self.step is StepName.DELIVER_WEBHOOK else None
 
 
-class _Request(_Activity):
-    __slots__ = ("_method", "_purpose", "_url")
+class _Request:
+    __slots__ = ("_began", "_instruments", "_method", "_purpose", "_span", "_url")
 
     def __init__(self, instruments: Instruments, purpose: RequestPurpose, method: str, url: Address) -> None:
-        super().__init__(instruments)
-        self._purpose, self._method, self._url = purpose, method, url
+        self._instruments, self._purpose, self._method, self._url = instruments, purpose, method, url
+        self._span: OpenSpan | None = None
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        if (tracing := self._instruments.tracing) is not None:
+            self._span = self._start(tracing)
+        return self
 
     def answered(self, status: int) -> None:
         if self._span is not None:
@@ -194,7 +181,14 @@ class _Request(_Activity):
             if status >= 400:
                 self._span.fail(str(status))
 
-    def _start(self, spans: "Spans") -> "OpenSpan":
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._instruments.measured.requests[self._purpose].observe(time.perf_counter() - self._began)
+        if self._span is not None:
+            self._span.end(kind)
+
+    def _start(self, tracing: "Spans") -> "OpenSpan":
         attributes: dict[str, str | int] = {
             "http.request.method": self._method,
             "server.address": self._url.host or "",
@@ -202,65 +196,73 @@ class _Request(_Activity):
             "url.full": _shown(self._url, self._purpose),
             "guestledger.request": self._purpose.value,
         }
-        sending = _sending.get()
-        if sending is not None and (resends := sending.resends(self._purpose)):
+        step = work.get()
+        if isinstance(step, _Step) and (resends := step.resends(self._purpose)):
             attributes["http.request.resend_count"] = resends
-        return spans.start(self._method, attributes, kind="client")
-
-    def _end(self, seconds: float, _error: _Error) -> None:
-        self._instruments.measured.requests[self._purpose].observe(seconds)
+        return tracing.start(self._method, attributes, kind="client")
 
 
-class _Appending(_Activity):
-    __slots__ = ("_append",)
+class _Appending:
+    __slots__ = ("_append", "_began", "_instruments", "_span")
 
     def __init__(self, instruments: Instruments, append: Append) -> None:
-        super().__init__(instruments)
-        self._append = append
+        self._instruments, self._append = instruments, append
+        self._span: OpenSpan | None = None
 
-    def _start(self, spans: "Spans") -> "OpenSpan":
-        events = [wire_name(event) for event in self._append.events]
-        session = str(self._append.stream_id)
-        return spans.start("append", {"guestledger.session.id": session, "guestledger.events": events})
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        if (tracing := self._instruments.tracing) is not None:
+            events = [wire_name(event) for event in self._append.events]
+            session = str(self._append.stream_id)
+            self._span = tracing.start("append", {"guestledger.session.id": session, "guestledger.events": events})
+        return self
 
-    def _end(self, seconds: float, error: _Error) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         measured = self._instruments.measured
-        measured.appends.observe(seconds)
-        if error is None:
-            measured.events.update(map(wire_name, self._append.events))
+        measured.appends.observe(time.perf_counter() - self._began)
+        if kind is None:
+            for event in self._append.events:
+                measured.events[wire_name(event)] += 1
+        if self._span is not None:
+            self._span.end(kind)
 
 
-class _Committing(_Activity):
-    __slots__ = ("_appends",)
+class _Committing:
+    __slots__ = ("_appends", "_instruments", "_span")
 
     def __init__(self, instruments: Instruments, appends: Sequence[Append]) -> None:
-        super().__init__(instruments)
-        self._appends = appends
+        self._instruments, self._appends = instruments, appends
+        self._span: OpenSpan | None = None
 
-    def _start(self, spans: "Spans") -> "OpenSpan":
+    def __enter__(self) -> Self:
+        if (tracing := self._instruments.tracing) is not None:
+            self._span = self._start(tracing)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._instruments.measured.batches.observe(len(self._appends))
+        if self._span is not None:
+            self._span.end(kind)
+
+    def _start(self, tracing: "Spans") -> "OpenSpan":
         size = len(self._appends)
         name = "BATCH INSERT" if size > 1 else "INSERT"
         attributes = {**self._instruments.database, "db.operation.name": name}
         if size > 1:
             attributes["db.operation.batch.size"] = size
         sessions = [append.stream_id for append in self._appends]
-        return spans.start(f"{name} events", attributes, kind="client", of=sessions)
-
-    def _end(self, _seconds: float, error: _Error) -> None:
-        if error is None:
-            self._instruments.measured.batches.observe(len(self._appends))
+        return tracing.start(f"{name} events", attributes, kind="client", of=sessions)
 
 
 def _shown(address: Address, purpose: RequestPurpose) -> str:
     """The URL without credentials and query. A webhook's path may be its secret."""
     url = URL(str(address)).with_user(None).with_query(None).with_fragment(None)
     return str(url.with_path("/REDACTED") if purpose is RequestPurpose.WEBHOOK else url)
-
-
-def _attempt(session: Session, step: StepName) -> int | None:
-    if step is StepName.CREATE_SESSION:
-        return session.attempts + 1
-    return session.webhook_failures + 1 if step is StepName.DELIVER_WEBHOOK else None
 
 
 def _spans() -> "Spans | None":

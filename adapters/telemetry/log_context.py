@@ -4,7 +4,7 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -12,11 +12,18 @@ import msgspec
 _FIELDS = ("session_id", "step", "trace_id", "span_id", "error_type")
 
 
-class Work(NamedTuple):
+class Work(Protocol):
     """What the running task works on."""
 
-    session_id: UUID
-    step: str | None = None
+    @property
+    def session_id(self) -> UUID:
+        """The session."""
+        ...
+
+    @property
+    def step(self) -> str | None:
+        """The step; `None`: it is being opened."""
+        ...
 
 
 work: ContextVar[Work | None] = ContextVar("guestledger_work", default=None)

@@ -16,7 +16,6 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
-SESSION_ID = "guestledger.session.id"
 MAX_LINKS = 128
 """The most links of one span, as by default in the SDKs."""
 
@@ -88,7 +87,7 @@ class Spans:
         span = self._tracer.start_span(name, context, SpanKind[kind.upper()], attributes, links)
         return OpenSpan(span)
 
-    def mark_session(self, session_id: UUID, attributes: Attributes, opening: OpenSpan) -> None:
+    def mark_session(self, session_id: UUID, opening: OpenSpan) -> None:
         """Make the one span of the trace that has the session's id. It leads to the trace in which the session was opened.
 
         It exists if that one is sampled: the host's sampler decided.
@@ -99,5 +98,6 @@ class Spans:
         parent = trace.set_span_in_context(trace.NonRecordingSpan(session_context(session_id)), _NONE)
         link = Link(opening.span.get_span_context())
         kind, now = SpanKind.PRODUCER, time.time_ns()
+        attributes = {"guestledger.session.id": str(session_id)}
         span = self._tracer.start_span("session", parent, kind, attributes, [link], start_time=now)
         span.end(end_time=now)

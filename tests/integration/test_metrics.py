@@ -53,7 +53,7 @@ async def test_a_session_is_counted_by_step_outcome_and_event(ledger: Ledger):
     assert found["guestledger_open_seconds_count active"] == 1
     assert found["guestledger_request_seconds_count session"] == 1
     assert found["guestledger_append_seconds_count"] == 4 == found["guestledger_append_batch_size_sum"]
-    assert found["guestledger_due_steps expire_token waiting"] == 1
+    assert found["guestledger_due_steps waiting expire_token"] == 1
     assert found["process_cpu_seconds_total"] > 0
 
 
@@ -81,14 +81,14 @@ async def test_a_claimed_step_is_observed_from_due_to_start(new_ledger: NewLedge
 async def test_due_steps_are_counted_by_state(ledger: Ledger):
     await ledger.accept(request())
     found = await values(ledger)
-    assert found["guestledger_due_steps validate_channel due"] == 1
+    assert found["guestledger_due_steps due validate_channel"] == 1
     assert found["guestledger_oldest_due_seconds validate_channel"] > 0
-    assert found["guestledger_due_steps enforce_deadline waiting"] == 1
+    assert found["guestledger_due_steps waiting enforce_deadline"] == 1
     assert found["guestledger_projection_lag_events sessions"] == 1
 
     await ledger.scheduler.run_once()
     found = await values(ledger)
-    assert found["guestledger_due_steps validate_channel due"] == 0
+    assert found["guestledger_due_steps due validate_channel"] == 0
     assert found["guestledger_oldest_due_seconds validate_channel"] == 0
     assert found["guestledger_projection_lag_events sessions"] == 0
 

@@ -170,7 +170,7 @@ async def test_without_an_sdk_the_host_has_no_span(ledger: Ledger):
     session = await ledger.open_session(request())
 
     assert session.status is Status.ACTIVE
-    assert ledger.telemetry.spans() is None  # type: ignore[attr-defined]
+    assert ledger.telemetry.tracing is None  # type: ignore[attr-defined]
 
 
 async def test_without_the_api_sessions_are_opened_all_the_same(new_ledger: NewLedger, monkeypatch: pytest.MonkeyPatch):

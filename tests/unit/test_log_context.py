@@ -1,16 +1,21 @@
 import json
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
 
-from guestledger.adapters.telemetry.log_context import JsonLines, LogContext, Work, work
+from guestledger.adapters.telemetry.log_context import JsonLines, LogContext, work
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceUnreachable
 from tests.tracing import Host, id_of, trace_of, traced
 
 SESSION = UUID("01a22795-cc8e-71d5-9d6f-d3a95d2cde2f")
+
+
+class Running(NamedTuple):
+    session_id: UUID = SESSION
+    step: str | None = None
 
 
 def record(*args: object, exc_info: Any = None, **extra: object) -> logging.LogRecord:
@@ -34,7 +39,7 @@ def test_a_line_has_time_level_logger_and_message():
 
 
 def test_a_line_names_the_session_and_step_that_run():
-    token = work.set(Work(SESSION, "create_session"))
+    token = work.set(Running(step="create_session"))
     try:
         found = line(record("so"))
     finally:
@@ -44,7 +49,7 @@ def test_a_line_names_the_session_and_step_that_run():
 
 
 def test_a_session_given_with_the_record_wins():
-    token = work.set(Work(SESSION))
+    token = work.set(Running())
     try:
         found = line(record("so", session_id="another"))
     finally:

@@ -9,6 +9,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
+from guestledger.adapters.telemetry import instruments
+
 
 class Host:
     """A host that traces."""
@@ -32,6 +34,7 @@ class Host:
 def traced(monkeypatch: pytest.MonkeyPatch, sampler: Sampler = ALWAYS_ON) -> Host:
     """Let this process be such a host until the test ends. The API itself takes a provider only once."""
     host = Host(sampler)
+    monkeypatch.setattr(instruments, "_LOOK_SECONDS", 0.0)
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: host.provider)
     return host
 

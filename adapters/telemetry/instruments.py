@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from guestledger.adapters.telemetry.spans import OpenSpan, Spans
 
 _Attributes = Mapping[str, str | int]
+_LOOK_SECONDS = 1.0
+"""How soon a tracer provider is noticed that the host sets late."""
+
 _PURPOSES = {
     StepName.VALIDATE_CHANNEL: RequestPurpose.CHANNEL,
     StepName.CREATE_SESSION: RequestPurpose.SESSION,
@@ -41,12 +44,17 @@ class Instruments:
         self.tracing: Spans | None = None
         """What makes spans; `None` while the host has no tracer provider."""
         self._spans = _spans()
+        self._looked_at = float("-inf")
         self._look()
 
     def _look(self) -> None:
         # Not at each activity: it would be the largest part of their cost.
-        if self.tracing is None and self._spans is not None and self._spans.is_active():
-            self.tracing = self._spans
+        if self.tracing is not None or self._spans is None:
+            return
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            self.tracing = self._spans if self._spans.is_active() else None
 
     def opening(self, session_id: UUID) -> "_Opening":
         """See `Telemetry.opening`."""

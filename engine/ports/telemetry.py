@@ -24,6 +24,8 @@ class RequestPurpose(StrEnum):
     SESSION = "session"
     WEBHOOK = "webhook"
 
+    __hash__ = str.__hash__  # an enum's own is slow, and these are keys
+
 
 class Opening(Protocol):
     """A call of `open_session`."""

@@ -21,14 +21,18 @@ from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.telemetry.endpoints import metrics, readyz
 from guestledger.adapters.telemetry.log_context import JsonLines, LogContext
 from guestledger.adapters.wiring import connect
+from guestledger.engine.domain.policy import DeliveryPolicy, Policy
+from guestledger.engine.limits.retry import RetryPolicy
 from tests.docs.test_monitoring import RULES, expressions, queried
 from tests.e2e import canaries, guests
 from tests.e2e.backlog import accept
 from tests.e2e.command import LIMIT_S, ended, environment, run, started
 from tests.keys import KEY
+from tests.limits import BRISK
 from tests.tracing import traced
 
 ROUGH = SimulatorConfig(throttle_share=0.3, retry_after_s=0, server_error_share=0.3, drop_share=0.3, token_errors=1)
+AT_ONCE = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_ms=(0, 0)), limiter=BRISK)
 SECRETS = ("T0PS3CRET", "client-secret-of-nobody")
 
 
@@ -122,9 +126,9 @@ async def test_nothing_personal_is_in_metrics_traces_and_log_lines(
             webhook_url=f"{simulator.url}/hooks/{SECRETS[0]}?key={SECRETS[0]}",  # no such path: every call fails
             webhook_allow_private=True,
         )
-        async with connect(settings, scheduler=False) as ledger:
+        async with connect(settings, scheduler=False, policy=AT_ONCE) as ledger:
             sessions = [await ledger.open_session(one) for one in requests]
-            await ledger.scheduler.run_once()
+            await ledger.scheduler.run_until_idle()
             texts = [(await metrics(ledger)).body.decode(), (await readyz(ledger)).body.decode()]
             tokens = [(await ledger.session(one.id, token=True)).guest_token or "" for one in sessions]
     texts += [span.to_json() for span in host.spans()]

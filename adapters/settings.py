@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from guestledger.adapters.log_format import LogFormat
 from guestledger.engine.domain.errors import GuestledgerError
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.limits.feedback import ThrottleScope
@@ -34,14 +35,6 @@ _SCHEMA_NAME = r"^(?!pg_|information_schema\Z)[a-z_][a-z0-9_]{0,62}\Z"
 SchemaName = Annotated[str, Meta(pattern=_SCHEMA_NAME)]
 # Schemes are case-insensitive (RFC 3986, section 3.1).
 SecretHttpUrl = Annotated[str, Meta(pattern=r"^(?i:https?)://[^\s/]", extra={"personal": True})]
-
-
-class LogFormat(StrEnum):
-    """How the log lines of the command look."""
-
-    TEXT = "text"
-    JSON = "json"
-    """One JSON object a line."""
 
 
 class InvalidSettings(GuestledgerError):

@@ -6,7 +6,7 @@ import time
 
 import guestledger
 from guestledger.adapters.cli.error_lines import error_line
-from guestledger.adapters.settings import LogFormat
+from guestledger.adapters.log_format import LogFormat
 from guestledger.adapters.telemetry.log_context import JsonLines, LogContext
 
 logger = logging.getLogger("guestledger")

@@ -36,7 +36,7 @@ from guestledger.adapters.cli import (
 from guestledger.adapters.cli.options import choice
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
-from guestledger.adapters.settings import LogFormat, variable
+from guestledger.adapters.log_format import LogFormat
 
 COMMANDS = (
     opening,
@@ -86,7 +86,7 @@ def options(
     log_format: Annotated[
         str,
         typer.Option(
-            "--log-format", envvar=variable("log_format"), metavar="|".join(LogFormat), help="How log lines look."
+            "--log-format", envvar="GUESTLEDGER_LOG_FORMAT", metavar="|".join(LogFormat), help="How log lines look."
         ),
     ] = LogFormat.TEXT,
 ) -> None:

@@ -1,13 +1,12 @@
 """Log lines with the session, the step and the trace they belong to."""
 
+import json
 import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
-
-import msgspec
 
 _FIELDS = ("session_id", "step", "trace_id", "span_id", "error_type")
 
@@ -68,7 +67,7 @@ class JsonLines(logging.Formatter):
         line |= {name: str(value) for name in _FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        return json.dumps(line)  # ASCII: nothing in it can change what a terminal shows
 
 
 def _error_type(record: logging.LogRecord) -> str | None:

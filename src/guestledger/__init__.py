@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from guestledger.adapters.cxone.profile import Profile
     from guestledger.adapters.database import stop_database, upgrade_database
+    from guestledger.adapters.log_format import LogFormat
     from guestledger.adapters.postgres.errors import (
         DatabaseFault,
         LedgerClosed,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         TooManyPrivileges,
         UnfitEngine,
     )
-    from guestledger.adapters.settings import InvalidSettings, LogFormat, Settings
+    from guestledger.adapters.settings import InvalidSettings, Settings
     from guestledger.adapters.simulator.config import SimulatorConfig
     from guestledger.adapters.simulator.server import Simulator
     from guestledger.adapters.telemetry.log_context import JsonLines, LogContext
@@ -257,8 +258,9 @@ __version__: str
 _NAMES = {
     "adapters.cxone.profile": "Profile",
     "adapters.database": "stop_database upgrade_database",
+    "adapters.log_format": "LogFormat",
     "adapters.postgres.errors": "DatabaseFault LedgerClosed LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
-    "adapters.settings": "InvalidSettings LogFormat Settings",
+    "adapters.settings": "InvalidSettings Settings",
     "adapters.simulator.config": "SimulatorConfig",
     "adapters.simulator.server": "Simulator",
     "adapters.telemetry.log_context": "JsonLines LogContext",

@@ -27,7 +27,8 @@ _CLI = f"""{GENERATED}
 `guestledger COMMAND --help` prints the same. Settings come from [environment variables](settings.md).
 
 A session id in an argument is the engine's `id` or the provider's `sessionId`. `--json` prints one JSON object a line.
-Without it, tables show at most 1,000 rows. Times are UTC, by the database's clock. Personal data is masked, except with
+`guestledger --log-format json COMMAND`, or
+`GUESTLEDGER_LOG_FORMAT=json`, does so for the log lines on stderr ([fields](observability.md#log-lines)). Without `--json`, tables show at most 1,000 rows. Times are UTC, by the database's clock. Personal data is masked, except with
 `--reveal`, which is recorded, and `open --tokens`.
 
 | exit code | meaning |

@@ -80,6 +80,7 @@ def test_named_options_exist(page: Path) -> None:
     options = {
         option for _, command in _leaves() for each in command.params for option in each.opts + each.secondary_opts
     }
+    options |= {option for each in typer.main.get_group(app).params for option in each.opts}
     text = "\n".join(line for line in page.read_text().splitlines() if "guestledger " in line and "pip" not in line)
     found = set(re.findall(r"(?<![\w-])--[a-z-]+", text))
     assert found <= options | {"--help", "--config", "--table"}

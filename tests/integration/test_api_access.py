@@ -27,6 +27,7 @@ O, A, P = Role.OPERATOR, Role.AUDITOR, Role.PRIVACY  # noqa: E741 - the table is
 ALLOWED = {
     "GET /healthz": None,
     "GET /readyz": None,
+    "GET /metrics": {O, A, P},
     "GET /v1/openapi.json": {O, A, P},
     "POST /v1/sessions": {O},
     "GET /v1/sessions": {O, A, P},

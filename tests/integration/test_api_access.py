@@ -32,6 +32,7 @@ ALLOWED = {
     "POST /v1/sessions": {O},
     "GET /v1/sessions": {O, A, P},
     "POST /v1/sessions/search": {O, P},
+    "POST /v1/sessions/find": {O, P},
     "GET /v1/sessions/{id}": {O, A, P},
     "POST /v1/sessions/{id}/token": {O},
     "GET /v1/sessions/{id}/history": {O, A, P},

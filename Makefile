@@ -54,8 +54,19 @@ UV_COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes 
 	--no-emit-index-url --no-emit-find-links --no-header
 
 .PHONY: docs
-docs: $(READY) ## Write docs/cli.md, docs/settings.md and docs/openapi.json from the code
+docs: $(READY) ## Write the pages that come from the code, and build the site into build/site
 	@.venv/bin/python -m tests.docs.generate
+
+MERMAID = mermaid@12.3.0
+
+.PHONY: drawings
+drawings: $(READY) ## Draw the diagrams of docs/ again after a change (needs npm and Chromium)
+	@npm install --silent --no-save --prefix build/mermaid $(MERMAID)
+	@.venv/bin/python -m tests.docs.drawings build/mermaid/node_modules/mermaid/dist/mermaid.min.js
+
+.PHONY: screenshots
+screenshots: $(READY) ## Take the pictures in docs/images again (needs Chromium)
+	@UPDATE_SCREENSHOTS=1 .venv/bin/python -m pytest --quiet tests/e2e/test_screenshots.py
 
 .PHONY: requirements
 requirements: ## Pin the newest versions that pyproject.toml allows (needs uv)
@@ -64,5 +75,5 @@ requirements: ## Pin the newest versions that pyproject.toml allows (needs uv)
 
 .PHONY: clean
 clean: ## Remove everything that was built here, including .venv
-	rm -rf .venv .venv-bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

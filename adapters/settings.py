@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from guestledger.adapters.log_format import LogFormat
 from guestledger.engine.domain.errors import GuestledgerError
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.limits.feedback import ThrottleScope
@@ -98,6 +99,8 @@ class Settings(Guarded, frozen=True, kw_only=True):
 
     drain_seconds: Annotated[float, Meta(ge=0)] = 10.0
     """How long a stopping scheduler waits for work in flight. Other workers take over the rest."""
+    log_format: LogFormat = LogFormat.TEXT
+    """How the log lines of the command look, as with `--log-format`. A host formats its own: see `docs/observability.md`."""
 
     def __post_init__(self) -> None:
         # Secrets in files and variables often end in a line break.
@@ -163,6 +166,7 @@ _EXPECTED = {
     "schema": "1 to 63 lower-case letters, digits and underscores, and none of PostgreSQL's own",
     "cxone_in_doubt": f"one of {', '.join(InDoubt)}",
     "throttle_scope": f"one of {', '.join(ThrottleScope)}",
+    "log_format": f"one of {', '.join(LogFormat)}",
     "allow_owner": "1 or 0",
     "webhook_allow_private": "1 or 0",
     "retention_days": f"a whole number of days, 0 to {_MAX_RETENTION_DAYS}",

@@ -36,6 +36,7 @@ from guestledger.adapters.postgres.transactions import read_time
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import InvalidSettings, Settings, variable
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.telemetry.instruments import Instruments
 from guestledger.adapters.webhook import HttpWebhook
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.ledger import Ledger
@@ -45,6 +46,7 @@ from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
+from guestledger.engine.ports.telemetry import Telemetry
 from guestledger.engine.ports.webhook import WebhookSender
 from guestledger.engine.worker.calls import CallLimit
 from guestledger.engine.worker.executor import Executor
@@ -101,11 +103,12 @@ async def connect(
         policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         if scheduler:
             warn_if_open(policy.consent_terms)
+        telemetry = Instruments(_place(engine, settings.schema))
         outages = OutageReporter(clock=clock, policy=policy)
         limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter, changed=outages.limiter_changed)
         services = Services(
-            provider=await _provider(settings, profile, limiter, policy, clock, stack),
-            webhook=await _webhook(settings, clock, stack),
+            provider=await _provider(settings, profile, limiter, policy, clock, telemetry, stack),
+            webhook=await _webhook(settings, clock, telemetry, stack),
             limiter=limiter,
             holds=PostgresLegalHolds(engine, settings.schema),
             clock=clock,
@@ -113,7 +116,7 @@ async def connect(
             calls=CallLimit(policy.limiter.calls_per_process),
             outages=outages,
         )
-        ledger = _ledger(engine, settings, personal, erasures, journal, limiter, services, stack)
+        ledger = _ledger(engine, settings, personal, erasures, journal, limiter, services, telemetry, stack)
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
@@ -127,11 +130,12 @@ def _ledger(
     journal: ErasureJournal | None,
     limiter: PostgresRateLimiter,
     services: Services,
+    telemetry: Telemetry,
     stack: AsyncExitStack,
 ) -> Ledger:
     schema, clock, policy = settings.schema, services.clock, services.policy
     lease = Lease(owner=uuid4(), ms=LEASE_MS)
-    store = PostgresEventStore(engine, schema, limiter, personal, policy)
+    store = PostgresEventStore(engine, schema, limiter, personal, policy, telemetry=telemetry)
     due_steps = PostgresDueSteps(engine, schema, limiter, lease_ms=lease.ms)
     partitions = PostgresPartitions(engine, schema)
     read_models = PostgresReadModels(engine, schema)
@@ -141,7 +145,9 @@ def _ledger(
     stack.push_async_callback(leases.close)
     stack.push_async_callback(store.close)
     stack.push_async_callback(recorder.close)
-    executor = Executor(handlers=load_handlers(services), recorder=recorder, clock=clock, policy=policy)
+    executor = Executor(
+        handlers=load_handlers(services), recorder=recorder, clock=clock, policy=policy, telemetry=telemetry
+    )
     scheduler = Scheduler(
         store=store,
         due_steps=due_steps,
@@ -179,7 +185,21 @@ def _ledger(
         lease=lease,
         clock=clock,
         policy=policy,
+        telemetry=telemetry,
     )
+
+
+def _place(engine: AsyncEngine, schema: str) -> dict[str, str | int]:
+    """Where the log is, as attributes of spans. Without user and password."""
+    url = engine.url
+    place = {
+        "db.system.name": "postgresql",
+        "db.namespace": f"{url.database}|{schema}",
+        "db.collection.name": "events",
+        "server.address": url.host or url.query.get("host"),
+        "server.port": url.port,
+    }
+    return {name: value for name, value in place.items() if isinstance(value, str | int)}
 
 
 @asynccontextmanager
@@ -255,7 +275,13 @@ def _with_doubt(profile: Profile, wanted: InDoubt | None) -> Profile:
 
 
 async def _provider(
-    settings: Settings, profile: Profile, limiter: RateLimiter, policy: Policy, clock: Clock, stack: AsyncExitStack
+    settings: Settings,
+    profile: Profile,
+    limiter: RateLimiter,
+    policy: Policy,
+    clock: Clock,
+    telemetry: Telemetry,
+    stack: AsyncExitStack,
 ) -> Provider:
     if settings.cxone_url is None:
         return NoProvider()
@@ -271,12 +297,13 @@ async def _provider(
             # One more for a token: a request that waits here in vain would count as failed.
             connections=policy.limiter.calls_per_process + 1,
             max_pause_ms=policy.limiter.max_pause_ms,
+            telemetry=telemetry,
         )
     await stack.enter_async_context(client)
     return client
 
 
-async def _webhook(settings: Settings, clock: Clock, stack: AsyncExitStack) -> WebhookSender:
+async def _webhook(settings: Settings, clock: Clock, telemetry: Telemetry, stack: AsyncExitStack) -> WebhookSender:
     if settings.webhook_url is None:
         return NoWebhook()
     with _invalid("webhook_url", "webhook_secret"):
@@ -286,6 +313,7 @@ async def _webhook(settings: Settings, clock: Clock, stack: AsyncExitStack) -> W
             allow_private=settings.webhook_allow_private,
             now=clock.now,
             connections=Lane.WEBHOOK.max_in_flight,
+            telemetry=telemetry,
         )
     await stack.enter_async_context(webhook)
     return webhook

@@ -25,6 +25,7 @@ from guestledger.engine.operations.events import Events
 from guestledger.engine.operations.explain import Explainer, Explanation
 from guestledger.engine.operations.export import Exporter, PersonExport
 from guestledger.engine.operations.find import Finder, Findings
+from guestledger.engine.operations.gauges import Gauges, gauges
 from guestledger.engine.operations.health import Health, health
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.operations.limits import Limits
@@ -51,6 +52,7 @@ from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.read_models import ReadModels
 from guestledger.engine.ports.session_finder import FindFilter, SessionFinder
+from guestledger.engine.ports.telemetry import Telemetry
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import DailyMetrics, HourlyOutcomes, Metrics, MetricsFilter
 from guestledger.engine.projections.sessions import SessionFilter, SessionRow
@@ -96,9 +98,12 @@ class Ledger:
         lease: Lease,
         clock: Clock,
         policy: Policy,
+        telemetry: Telemetry,
     ) -> None:
         decisions = Decisions(store=store, clock=clock, policy=policy)
         histories = Histories(store=store, read_models=read_models)
+        self.telemetry = telemetry
+        """What was counted in this process: see `metrics_text`."""
         self.scheduler = scheduler
         self.events = Events(store=store, verifier=verifier, consumers=consumers, clock=clock)
         self.webhooks = Webhooks(store=store, histories=histories, decisions=decisions, policy=policy)
@@ -128,6 +133,7 @@ class Ledger:
         )
         self._store = store
         self._due_steps = due_steps
+        self._consumers = consumers
         self._limiter = limiter
         self._vault = vault
         self._read_models = read_models
@@ -170,6 +176,14 @@ class Ledger:
 
     async def _open(self, request: GuestRequest, lane: Lane | None, correlation_id: str | None) -> Session:
         session = Session(id=self._clock.new_id())
+        with self.telemetry.opening(session.id) as opening:
+            opened = await self._accept(session, request, lane, correlation_id)
+            opening.came_to(opened)
+            return opened
+
+    async def _accept(
+        self, session: Session, request: GuestRequest, lane: Lane | None, correlation_id: str | None
+    ) -> Session:
         work = SessionWork(
             session,
             actor=self._actor,
@@ -434,4 +448,16 @@ class Ledger:
             self._vault,
             scheduler_runs=self.scheduler.runs,
             trouble=self.scheduler.trouble,
+        )
+
+    async def gauges(self) -> Gauges:
+        """Return the numbers that all processes share, as `metrics_text` shows them.
+
+        Raises `ServiceError`, also for a user who may not read due work.
+        """
+        return await gauges(
+            due_steps=self._due_steps,
+            limiter=self._limiter,
+            read_models=self._read_models,
+            consumers=self._consumers,
         )

@@ -9,6 +9,7 @@ JSON_LINES = "application/x-ndjson"
 CSV = "text/csv"
 FORM = "application/x-www-form-urlencoded"
 HTML = "text/html; charset=utf-8"
+TEXT = "text/plain"
 PROBLEM = "application/problem+json"
 
 
@@ -44,6 +45,9 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     headers: Mapping[str, str] = {}
     body: bytes | AsyncIterator[bytes] = b""
+
+    def __repr__(self) -> str:
+        return f"Response({self.status})"  # the rest may be personal
 
 
 class Cut(Exception):

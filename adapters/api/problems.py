@@ -23,6 +23,8 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "invalid-request": Kind(422, "The request is invalid; nothing was recorded"),
+    "policy-invalid": Kind(422, "The policy is not one"),
+    "bundle-refused": Kind(422, "The bundle cannot be read"),
     "idempotency-conflict": Kind(422, "The idempotency key was used for another request"),
     "key-missing": Kind(401, "An access key is needed"),
     "key-invalid": Kind(401, "The access key is unknown or revoked"),
@@ -68,6 +70,8 @@ KINDS: Mapping[str, Kind] = {
 
 ERRORS: Mapping[str, str] = {
     "InvalidRequest": "invalid-request",
+    "InvalidPolicy": "policy-invalid",
+    "BundleRefused": "bundle-refused",
     "IdempotencyConflict": "idempotency-conflict",
     "SessionNotFound": "session-not-found",
     "PartitionDetached": "partition-detached",

@@ -3,7 +3,6 @@
 Commands import what they need when they run: `import guestledger` loads its names lazily.
 """
 
-import logging
 import sys
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from guestledger.adapters.cli import (
     keys_access,
     limits,
     log,
+    log_lines,
     opening,
     partitions,
     projections,
@@ -38,9 +38,10 @@ from guestledger.adapters.cli import (
     why,
     worker,
 )
-from guestledger.adapters.cli.log_lines import LogLines, Sentences
+from guestledger.adapters.cli.options import choice
 from guestledger.adapters.cli.running import say
 from guestledger.adapters.cli.stopping import stopping
+from guestledger.adapters.log_format import LogFormat
 
 COMMANDS = (
     opening,
@@ -89,21 +90,25 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    log_format: Annotated[
+        str,
+        typer.Option(
+            "--log-format", envvar="GUESTLEDGER_LOG_FORMAT", metavar="|".join(LogFormat), help="How log lines look."
+        ),
+    ] = LogFormat.TEXT,
 ) -> None:
     """Accept the options that stand before a command."""
+    log_lines.install(choice(LogFormat, log_format, "--log-format"))
 
 
 def main() -> None:
     """Run the command line and exit."""
     stopping.install()
     streams.install()
-    logging.basicConfig(level=logging.WARNING)
-    handler = logging.getLogger().handlers[0]
-    handler.setFormatter(LogLines())
-    handler.addFilter(Sentences())
+    log_lines.install(LogFormat.TEXT)
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
 
 import typer
 
 import guestledger
-from guestledger.adapters.cli import show
+from guestledger.adapters.cli import log_lines, show
 from guestledger.adapters.cli.stopping import stopping
 from guestledger.adapters.cli.streams import plain
 
@@ -74,15 +75,21 @@ def stopped() -> typer.Exit:
     return typer.Exit(128 + (stopping.signal or signal.SIGINT))
 
 
-def say(text: str) -> None:
+def say(text: str, level: int = logging.INFO) -> None:
     """Write one line for a person to stderr."""
-    sys.stderr.write(f"guestledger: {plain(text)}\n")
+    log_lines.write(plain(text), level)
 
 
 def fail(text: str) -> NoReturn:
     """End the command with exit code 2: wrong use, or a service cannot be reached."""
-    say(text)
+    say(text, logging.ERROR)
     raise typer.Exit(2)
+
+
+def check_installed(module: str, *, needed_for: str, extra: str) -> None:
+    """End the command with exit code 2 if an optional module is missing."""
+    if find_spec(module) is None:
+        fail(f"{needed_for} needs {module}: install guestledger[{extra}]")
 
 
 def fail_with(error: guestledger.GuestledgerError) -> NoReturn:

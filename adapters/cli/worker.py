@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated
 
 import typer
@@ -14,11 +14,14 @@ from rich.progress import Progress
 import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.error_lines import error_line
-from guestledger.adapters.cli.running import run, say
+from guestledger.adapters.cli.running import check_installed, fail, run, say
 from guestledger.adapters.cli.stopping import stopping
 
 logger = logging.getLogger("guestledger")
 commands = typer.Typer()
+
+_LOOPBACK = "127.0.0.1"
+_Address = tuple[str, int]
 
 
 @commands.command()
@@ -30,20 +33,31 @@ def worker(
             help="End when only token expiries, parked sessions and webhook retries over a minute ahead remain.",
         ),
     ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Serve /metrics, /healthz and /readyz on this port; 0: on a free one."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="The address to serve them on. There is no key: let only your monitoring reach it.")
+    ] = _LOOPBACK,
 ) -> None:
     """Do all due work: retry pending sessions, send webhooks, expire tokens, update projections.
 
     Starts even while the provider cannot be reached. SIGTERM and SIGINT stop it: work in flight may finish within
     GUESTLEDGER_DRAIN_SECONDS; other workers take over the rest. A second signal ends it at once.
     """
-    run(_work(until_idle=until_idle))
+    if metrics_port is not None:
+        check_installed("prometheus_client", needed_for="--metrics-port", extra="server")
+    elif metrics_host != _LOOPBACK:
+        raise typer.BadParameter("goes only with --metrics-port", param_hint="--metrics-host")
+    run(_work(until_idle=until_idle, metrics=None if metrics_port is None else (metrics_host, metrics_port)))
 
 
-async def _work(*, until_idle: bool) -> None:
+async def _work(*, until_idle: bool, metrics: _Address | None) -> None:
     settings = guestledger.Settings.from_env()
     settings.require_cxone()
     try:
-        await _work_until_stopped(settings, until_idle=until_idle)
+        await _work_until_stopped(settings, until_idle=until_idle, metrics=metrics)
     except asyncio.CancelledError:
         if stopping.signal is None:
             raise
@@ -51,8 +65,10 @@ async def _work(*, until_idle: bool) -> None:
             say("stopped before any work was done")
 
 
-async def _work_until_stopped(settings: guestledger.Settings, *, until_idle: bool) -> None:
-    async with guestledger.connect(settings, scheduler=False) as ledger:
+async def _work_until_stopped(settings: guestledger.Settings, *, until_idle: bool, metrics: _Address | None) -> None:
+    async with guestledger.connect(settings, scheduler=False) as ledger, AsyncExitStack() as stack:
+        if metrics is not None:
+            await _serve_metrics(ledger, metrics, stack)
         try:
             await ledger.check()
         except guestledger.ServiceUnreachable as error:  # expiries and webhooks need no provider
@@ -67,6 +83,18 @@ async def _work_until_stopped(settings: guestledger.Settings, *, until_idle: boo
         done = await _until_idle(ledger, total)
         how, none = ("idle", "nothing was due") if stopping.signal is None else ("stopped", "nothing was done")
         say(f"{how}; " + (", ".join(f"{number} {name}" for name, number in sorted(done.items())) or none))
+
+
+async def _serve_metrics(ledger: guestledger.Ledger, address: _Address, stack: AsyncExitStack) -> None:
+    from guestledger.adapters.telemetry.serving import serving
+
+    host, port = address
+    try:
+        bound = await stack.enter_async_context(serving(ledger, host, port))
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        fail(f"the metrics cannot be served on {host}, port {port}: {reason or error}. Choose another --metrics-port")
+    say(f"metrics on http://{f'[{host}]' if ':' in host else host}:{bound}/metrics")
 
 
 async def _until_idle(ledger: guestledger.Ledger, total: int) -> Counter[str]:

@@ -32,6 +32,7 @@ from guestledger.engine.domain.outcomes import Channel, Created, Failed, Failure
 from guestledger.engine.domain.personal import Secret
 from guestledger.engine.limits.feedback import ThrottleScope
 from guestledger.engine.limits.quota import ExhaustedQuota
+from guestledger.engine.ports.telemetry import RequestPurpose
 
 PROTOCOL = "web_chat"
 """What a channel must support."""
@@ -43,6 +44,7 @@ GuestToken = Annotated[str, Meta(max_length=16_384, pattern=NO_CONTROLS, extra={
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
     """What a request is for. `scope` is the permission that it needs."""
 
+    request: RequestPurpose
     scope: str
     lost: FailureKind
     """The kind of a lost answer."""
@@ -56,14 +58,24 @@ def creation_purpose(profile: Profile) -> Purpose:
     """Session creation."""
     fault = FailureKind.IN_DOUBT if profile.server_error_in_doubt else FailureKind.UNAVAILABLE
     return Purpose(
-        scope=profile.session_scope, lost=FailureKind.IN_DOUBT, fault=fault, throttles=profile.throttle_scope
+        request=RequestPurpose.SESSION,
+        scope=profile.session_scope,
+        lost=FailureKind.IN_DOUBT,
+        fault=fault,
+        throttles=profile.throttle_scope,
     )
 
 
 def lookup_purpose(profile: Profile) -> Purpose:
     """Channel look-up."""
     unavailable = FailureKind.UNAVAILABLE
-    return Purpose(scope=profile.channel_scope, lost=unavailable, fault=unavailable, throttles=profile.throttle_scope)
+    return Purpose(
+        request=RequestPurpose.CHANNEL,
+        scope=profile.channel_scope,
+        lost=unavailable,
+        fault=unavailable,
+        throttles=profile.throttle_scope,
+    )
 
 
 class Reader:

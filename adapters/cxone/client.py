@@ -35,6 +35,7 @@ from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.ports.provider import BeforeSend, PreparedCreation
+from guestledger.engine.ports.telemetry import NoTelemetry, Telemetry
 
 logger = logging.getLogger("guestledger")
 
@@ -61,6 +62,7 @@ class CXoneClient:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         connections: int = 256,
         max_pause_ms: int = LimiterPolicy().max_pause_ms,
+        telemetry: Telemetry = NoTelemetry(),
     ) -> None:
         self.profile = profile = profile or Profile()
         self._root = api_root(url)
@@ -70,6 +72,7 @@ class CXoneClient:
         self._now = now
         self._connections = connections
         self._max_pause_ms = max_pause_ms
+        self._telemetry = telemetry
         self._creation = creation_purpose(profile)
         self._lookup = lookup_purpose(profile)
         self._reader = Reader(profile)
@@ -87,6 +90,7 @@ class CXoneClient:
             retry_after_header=profile.retry_after_header,
             max_pause_ms=self._max_pause_ms,
             now=self._now,
+            telemetry=self._telemetry,
         )
         client_id, client_secret = self._credentials
         self._tokens = TokenSource(
@@ -224,7 +228,7 @@ class CXoneClient:
             token = await self._tokens.token()
             await before()  # last, as fetching a token may take long
             authorized = {**headers, "Authorization": Secret(f"Bearer {token}")}
-            return await self._transport.send(method, url, authorized, body), token
+            return await self._transport.send(purpose.request, method, url, authorized, body), token
 
         try:
             answer, token = await send(before_send)

@@ -30,6 +30,7 @@ from guestledger.engine.domain.errors import CredentialsRefused, RequestDenied, 
 from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation, feedback
+from guestledger.engine.ports.telemetry import RequestPurpose
 
 SERVICE = "token endpoint"
 MAX_TRIES = 3
@@ -212,7 +213,7 @@ class TokenSource:
 
     async def _ask(self) -> Answer:
         try:
-            return await self._transport.send("POST", self._url, _HEADERS, self._form)
+            return await self._transport.send(RequestPurpose.TOKEN, "POST", self._url, _HEADERS, self._form)
         except WIRE_ERRORS as error:
             cause, detail = cause_of_error(error), self._detail(self._transport.time_limit(error))
         # Outside the handler: aiohttp's error, which may quote the request, must not become the context.

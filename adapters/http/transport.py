@@ -23,6 +23,7 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.personal import Guarded, PersonalBytes, SecretBytes
 from guestledger.engine.limits.quota import ExhaustedQuota
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, RetryAfter, WaitBasis
+from guestledger.engine.ports.telemetry import NoTelemetry, RequestPurpose, Telemetry
 
 logger = logging.getLogger("guestledger")
 
@@ -72,6 +73,7 @@ class Transport:
         max_pause_ms: int = MAX_RETRY_AFTER_MS,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         socket_factory: Callable[[aiohttp.AddrInfoType], socket.socket] | None = None,
+        telemetry: Telemetry = NoTelemetry(),
     ) -> None:
         connect_s = None if connect_ms is None else connect_ms / 1_000
         self.total_ms = total_ms
@@ -79,6 +81,7 @@ class Transport:
         self._retry_after_header = retry_after_header
         self._max_pause_ms = max_pause_ms
         self._now = now
+        self._telemetry = telemetry
         self._warned: set[WaitBasis] = set()
         connector = aiohttp.TCPConnector(limit=connections, socket_factory=socket_factory)
         factory: Any = partial(KeepingHandler, loop=asyncio.get_running_loop())
@@ -98,9 +101,24 @@ class Transport:
         )
 
     async def send(
-        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None, *, read_body: bool = True
+        self,
+        purpose: RequestPurpose,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        read_body: bool = True,
     ) -> Answer:
         """The answer to one request. Raise one of `WIRE_ERRORS` if there is none."""
+        with self._telemetry.request(purpose, method, url) as request:
+            answer = await self._send(method, url, headers, body, read_body=read_body)
+            request.answered(answer.status)
+            return answer
+
+    async def _send(
+        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None, *, read_body: bool
+    ) -> Answer:
         # Given as bytes of a class of our own, aiohttp would try each kind of body that it knows.
         data = None if body is None else aiohttp.BytesPayload(body)
         try:

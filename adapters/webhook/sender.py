@@ -19,6 +19,7 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import Delivery
 from guestledger.engine.domain.personal import Guarded, Personal, SecretBytes
 from guestledger.engine.domain.session import Session, WebhookNotice
+from guestledger.engine.ports.telemetry import NoTelemetry, RequestPurpose, Telemetry
 
 logger = logging.getLogger("guestledger")
 
@@ -66,6 +67,7 @@ class HttpWebhook:
         timeout_ms: int = 3_000,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         connections: int = 64,
+        telemetry: Telemetry = NoTelemetry(),
     ) -> None:
         self._url = checked_url(url)
         self._signer = None if secret is None else Signer(secret)
@@ -73,6 +75,7 @@ class HttpWebhook:
         self._timeout_ms = timeout_ms
         self._now = now
         self._connections = connections
+        self._telemetry = telemetry
         self._warned = False
 
     async def __aenter__(self) -> Self:
@@ -82,6 +85,7 @@ class HttpWebhook:
             headers=_HEADERS,
             socket_factory=self._socket_factory,
             now=self._now,
+            telemetry=self._telemetry,
         )
         return self
 
@@ -101,7 +105,9 @@ class HttpWebhook:
         headers = {} if self._signer is None else self._signer.headers(_message_id(session), self._now(), body)
         began = time.perf_counter()
         try:
-            answer = await self._transport.send("POST", self._url, headers, body, read_body=False)
+            answer = await self._transport.send(
+                RequestPurpose.WEBHOOK, "POST", self._url, headers, body, read_body=False
+            )
         except WIRE_ERRORS as error:
             return self._no_answer(error, _ms_since(began))
         return self._answered(answer, _ms_since(began))

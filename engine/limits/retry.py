@@ -79,7 +79,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     basis_ms: int = 0
     extra_ms: int = 0
     given: str | None = None
-    """As in `RetryAfter`."""
+    """The text of a `Retry-After` header, shortened and escaped. `None`: there was none."""
 
 
 def backoff_ms(tries: int, policy: RetryPolicy, jitter: float) -> int:

@@ -17,6 +17,9 @@ Wanted = Mapping[StepName, str | None]
 """The steps that a process runs, each with its limiter."""
 
 
+MAX_COUNTED = 100_000
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """One due step, leased to the claimer."""
 
@@ -71,6 +74,20 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due: DueStep | None
     """The free step that is due for longest, also behind a limiter, if any."""
     owed_webhooks: int
+
+
+class StepCount(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one step over all sessions. Each number is exact up to `MAX_COUNTED`."""
+
+    step: StepName
+    due: int
+    """Free rows that are due."""
+    waiting: int
+    """Free rows that are due later."""
+    leased: int
+    """Rows that a worker runs."""
+    oldest_seconds: float
+    """How long the oldest due and free row has been due; 0: there is none."""
 
 
 class WorkStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +151,10 @@ class DueSteps(Protocol):
 
     async def backlog(self) -> Backlog:
         """What waits now, over all processes. Locks nothing."""
+        ...
+
+    async def counts(self) -> list[StepCount]:
+        """Count the rows of every step. Locks nothing."""
         ...
 
     async def status(self, stream_id: UUID) -> WorkStatus:

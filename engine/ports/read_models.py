@@ -6,6 +6,7 @@ from typing import Protocol
 from uuid import UUID
 
 from guestledger.engine.domain.guest_filter import GuestHashes
+from guestledger.engine.domain.session import Status
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import DailyMetrics, HourlyOutcomes, Metrics, MetricsFilter
 from guestledger.engine.projections.retention import RetentionStatus
@@ -63,6 +64,10 @@ class ReadModels(Protocol):
 
     async def metrics(self, wanted: MetricsFilter) -> Metrics:
         """The matching metrics."""
+        ...
+
+    async def doubtful(self) -> dict[Status, int]:
+        """How many sessions are in doubt, and how many parked."""
         ...
 
     async def retention(self, days: int | None, now: datetime) -> RetentionStatus:

@@ -20,6 +20,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.log.appends import Appended
 from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.telemetry import NoTelemetry, Telemetry
 from guestledger.engine.worker.deferring import deferral
 from guestledger.engine.worker.leases import LeaseLost
 from guestledger.engine.worker.recorder import Recorder, decide_all, has_effect, is_outcome
@@ -50,12 +51,21 @@ class Handover(Protocol):
 class Executor:
     """Runs steps. It alone commits."""
 
-    def __init__(self, *, handlers: Handlers, recorder: Recorder, clock: Clock, policy: Policy) -> None:
+    def __init__(
+        self,
+        *,
+        handlers: Handlers,
+        recorder: Recorder,
+        clock: Clock,
+        policy: Policy,
+        telemetry: Telemetry = NoTelemetry(),
+    ) -> None:
         self.handlers = handlers
         self.handover: Handover | None = None
         self.recorder = recorder
         self.clock = clock
         self.policy = policy
+        self.telemetry = telemetry
 
     async def run(self, work: SessionWork, lane: Lane | None, step: StepName | None = None) -> Session:
         """Run `step` (default: the one that is due) and every further step of the lane that is due then; `None`: no step.
@@ -71,8 +81,10 @@ class Executor:
             if step is None:
                 await self._record(work, None, StepResult(), lane)
             while step is not None:
-                result = await self._run_step(work, step)
-                step = await self._record(work, step, result, lane)
+                with self.telemetry.step(work.state, step, claimed=work.claim is not None) as run:
+                    result = await self._run_step(work, step)
+                    run.came_to(result.commands)
+                    step = await self._record(work, step, result, lane)
         except WrongExpectedVersion:
             # Another worker continued the session, or a person decided. What they recorded counts.
             await self.recorder.release(work)

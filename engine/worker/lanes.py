@@ -169,6 +169,7 @@ class LaneRunner:
             claimed = await self._due_steps.claim(lease, wanted, places)
             if not claimed.claims:
                 return set(), claimed.more_in_ms
+            self._executor.telemetry.claimed(claimed.claims)
             histories = await self._histories(claimed.claims, lease)
         tasks = set()
         for claim in claimed.claims:
@@ -183,7 +184,12 @@ class LaneRunner:
             return await self._store.read_streams([claim.stream_id for claim in claims], reveal=True)
         except UnknownEvent as error:
             if len(claims) == 1:
-                logger.error("session %s is left alone: %s", claims[0].stream_id, error)  # noqa: TRY400 - it says it all
+                logger.error(  # noqa: TRY400 - it says it all
+                    "session %s is left alone: %s",
+                    claims[0].stream_id,
+                    error,
+                    extra={"session_id": claims[0].stream_id},
+                )
                 await self._due_steps.release(lease.owner, claims[0].stream_id, UNREADABLE_DELAY_MS)
                 return {}
         # One session blocks all of them: halve the claims until it stands alone.
@@ -208,7 +214,11 @@ class LaneRunner:
                 self._report(error)
             except Exception:
                 # A fault in one session must not stop the others. It is retried once its lease lapses.
-                logger.exception("session %s could not be continued", work.state.id)
+                logger.exception(
+                    "session %s could not be continued",
+                    work.state.id,
+                    extra={"session_id": work.state.id, "step": step},
+                )
         return work.counts
 
 

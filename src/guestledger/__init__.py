@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from guestledger.adapters.doors import asgi
     from guestledger.adapters.cxone.profile import Profile
     from guestledger.adapters.database import stop_database, upgrade_database
+    from guestledger.adapters.log_format import LogFormat
     from guestledger.adapters.postgres.errors import (
         DatabaseFault,
         LedgerClosed,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from guestledger.adapters.settings import InvalidSettings, Settings
     from guestledger.adapters.simulator.config import SimulatorConfig
     from guestledger.adapters.simulator.server import Simulator
+    from guestledger.adapters.telemetry.log_context import JsonLines, LogContext
+    from guestledger.adapters.telemetry.prometheus import metrics_text
     from guestledger.adapters.wiring import connect, simulated
     from guestledger.engine.domain.causes import Cause
     from guestledger.engine.domain.consent import Consent, Evidence, Guest
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.explain import Explanation, StepExplanation
     from guestledger.engine.operations.export import Disclosure, Erased, ExportedEvent, ExportedSession, PersonExport
     from guestledger.engine.operations.find import Findings
+    from guestledger.engine.operations.gauges import Gauges
     from guestledger.engine.operations.health import Health
     from guestledger.engine.operations.limits import Limits
     from guestledger.engine.operations.partitions import Partitions
@@ -95,6 +99,7 @@ if TYPE_CHECKING:
     from guestledger.engine.operations.withdraw import Withdrawal
     from guestledger.engine.ports.access_keys import AccessKey, Role
     from guestledger.engine.ports.consumers import ConsumerRow
+    from guestledger.engine.ports.due_steps import StepCount
     from guestledger.engine.ports.erasures import ErasedEvent
     from guestledger.engine.ports.partitions import Partition
     from guestledger.engine.ports.session_finder import FindFilter, FoundSession
@@ -176,6 +181,7 @@ __all__ = [
     "Findings",
     "FoundSession",
     "Frame",
+    "Gauges",
     "Guest",
     "GuestConsent",
     "GuestFilter",
@@ -191,6 +197,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidSettings",
     "JournalUnusable",
+    "JsonLines",
     "Ledger",
     "LedgerClosed",
     "LedgerNotReady",
@@ -198,6 +205,8 @@ __all__ = [
     "LimiterPolicy",
     "LimiterState",
     "Limits",
+    "LogContext",
+    "LogFormat",
     "LogSetBack",
     "LogVerification",
     "Look",
@@ -247,6 +256,7 @@ __all__ = [
     "Simulator",
     "SimulatorConfig",
     "Status",
+    "StepCount",
     "StepExplanation",
     "StepName",
     "SubjectErased",
@@ -275,6 +285,7 @@ __all__ = [
     "connect",
     "contract_form",
     "diff",
+    "metrics_text",
     "parse_request",
     "simulated",
     "stop_database",
@@ -288,10 +299,13 @@ _NAMES = {
     "adapters.doors": "asgi",
     "adapters.cxone.profile": "Profile",
     "adapters.database": "stop_database upgrade_database",
+    "adapters.log_format": "LogFormat",
     "adapters.postgres.errors": "DatabaseFault LedgerClosed LedgerNotReady NotAllowed TooManyPrivileges UnfitEngine",
     "adapters.settings": "InvalidSettings Settings",
     "adapters.simulator.config": "SimulatorConfig",
     "adapters.simulator.server": "Simulator",
+    "adapters.telemetry.log_context": "JsonLines LogContext",
+    "adapters.telemetry.prometheus": "metrics_text",
     "adapters.wiring": "connect simulated",
     "engine.domain.causes": "Cause",
     "engine.domain.consent": "Consent Evidence Guest",
@@ -323,6 +337,7 @@ _NAMES = {
     "engine.operations.explain": "Explanation StepExplanation",
     "engine.operations.export": "Disclosure Erased ExportedEvent ExportedSession PersonExport",
     "engine.operations.find": "Findings",
+    "engine.operations.gauges": "Gauges",
     "engine.operations.health": "Health",
     "engine.operations.limits": "Limits",
     "engine.operations.partitions": "Partitions",
@@ -333,6 +348,7 @@ _NAMES = {
     "engine.operations.reveal": "Look Reveal",
     "engine.ports.access_keys": "AccessKey Role",
     "engine.ports.consumers": "ConsumerRow",
+    "engine.ports.due_steps": "StepCount",
     "engine.ports.erasures": "ErasedEvent",
     "engine.ports.partitions": "Partition",
     "engine.ports.session_finder": "FindFilter FoundSession",

@@ -8,7 +8,7 @@ import msgspec
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-GENERATED = ("cli.md", "settings.md")
+GENERATED = ("cli.md", "settings.md", "events.md")
 
 _FENCE = re.compile(r"```(\w+)?(?: file=(\S+))?")
 

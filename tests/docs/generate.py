@@ -1,11 +1,8 @@
-"""Writes docs/cli.md, docs/settings.md and docs/openapi.json from the code: `.venv/bin/python -m tests.docs.generate`."""
+"""Writes the pages that come from the code, and builds the site: `make docs`."""
 
-import ast
-import inspect
-import re
+import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,23 +11,24 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import msgspec
 import typer
 
-from guestledger import DeliveryPolicy, LimiterPolicy, Profile, RetryPolicy, Settings
+from guestledger import ConsentTerms, DeliveryPolicy, LimiterPolicy, Policy, Profile, RetryPolicy, Settings
 from guestledger.adapters.api.openapi import openapi
 from guestledger.adapters.api.routes import ROUTES
 from guestledger.adapters.cli.main import app
 from guestledger.adapters.settings import variable
 from tests.docs.blocks import ROOT
+from tests.docs.events import events
+from tests.docs.reference import GENERATED, meanings, sentences, table
 
-_GENERATED = "<!-- Written from the code by `python -m tests.docs.generate`. Changes here are lost. -->"
-
-_CLI = f"""{_GENERATED}
+_CLI = f"""{GENERATED}
 
 # Which commands are there?
 
 `guestledger COMMAND --help` prints the same. Settings come from [environment variables](settings.md).
 
 A session id in an argument is the engine's `id` or the provider's `sessionId`. `--json` prints one JSON object a line.
-Without it, tables show at most 1,000 rows. Times are UTC, by the database's clock. Personal data is masked, except with
+`guestledger --log-format json COMMAND`, or
+`GUESTLEDGER_LOG_FORMAT=json`, does so for the log lines on stderr ([fields](observability.md#log-lines)). Without `--json`, tables show at most 1,000 rows. Times are UTC, by the database's clock. Personal data is masked, except with
 `--reveal`, which is recorded, and `open --tokens`.
 
 | exit code | meaning |
@@ -45,7 +43,7 @@ them. `open` stops in the same way when its output cannot be written; other comm
 as behind `| head`. Where stdout is not UTF-8, JSON has escapes for all but ASCII.
 """
 
-_SETTINGS = f"""{_GENERATED}
+_SETTINGS = f"""{GENERATED}
 
 # Which settings are there?
 
@@ -70,21 +68,21 @@ def cli() -> str:
     """The page of commands."""
     parts = [_CLI]
     for name, command in _commands(typer.main.get_group(app), "guestledger"):
-        parts.append(f"## {name}\n\n{_sentences(command.help)}\n\n```text\n{_usage(name, command)}\n```\n")
+        parts.append(f"## {name}\n\n{sentences(command.help)}\n\n```text\n{_usage(name, command)}\n```\n")
         rows = [_parameter(parameter) for parameter in command.params]
         if rows:
-            parts.append(_table(("", "meaning", "default"), rows))
+            parts.append(table(("", "meaning", "default"), rows))
     return "\n".join(parts)
 
 
 def settings() -> str:
     """The page of settings."""
     rows = [(f"`{variable(name)}`", *rest) for name, *rest in _fields(Settings)]
-    parts = [_SETTINGS, _table(("variable", "values", "default", "meaning"), rows), _IN_CODE]
-    for kind in (RetryPolicy, DeliveryPolicy, LimiterPolicy, Profile):
-        parts.append(f"### {kind.__name__}\n\n{_sentences(kind.__doc__ or '')}\n")
+    parts = [_SETTINGS, table(("variable", "values", "default", "meaning"), rows), _IN_CODE]
+    for kind in (Policy, RetryPolicy, DeliveryPolicy, LimiterPolicy, Profile):
+        parts.append(f"### {kind.__name__}\n\n{sentences(kind.__doc__ or '')}\n")
         rows = [(f"`{name}`", *rest) for name, *rest in _fields(kind)]
-        parts.append(_table(("field", "values", "default", "meaning"), rows))
+        parts.append(table(("field", "values", "default", "meaning"), rows))
     return "\n".join(parts)
 
 
@@ -96,8 +94,17 @@ def http_api() -> str:
 PAGES = {
     ROOT / "docs" / "cli.md": cli,
     ROOT / "docs" / "settings.md": settings,
+    ROOT / "docs" / "events.md": events,
     ROOT / "docs" / "openapi.json": http_api,
 }
+
+SITE = ROOT / "build" / "site"
+
+
+def build_site() -> subprocess.CompletedProcess[str]:
+    """Build docs/ into build/site. A warning, such as a link that leads nowhere, makes its exit code 1."""
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
+    return subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -138,7 +145,7 @@ def _option_default(parameter: Any) -> str:
 
 def _fields(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str, str]]:
     in_environment = kind is Settings
-    meanings, hints = _meanings(kind), get_type_hints(kind, include_extras=True)
+    texts, hints = meanings(kind), get_type_hints(kind, include_extras=True)
     for field in msgspec.structs.fields(kind):
         default = field.default
         if default is msgspec.NODEFAULT:
@@ -148,20 +155,8 @@ def _fields(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str, str, str]]:
             field.name,
             values if in_environment else values.replace("`1` or `0`", "`True` or `False`"),
             _default(default, in_environment=in_environment),
-            meanings.get(field.name, ""),
+            texts.get(field.name, ""),
         )
-
-
-def _meanings(kind: type) -> dict[str, str]:
-    """The docstrings below the fields of a class."""
-    [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for field, following in zip(definition.body, definition.body[1:], strict=False):
-        match field, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = _sentences(text)
-    return found
 
 
 def _values(kind: Any) -> str:
@@ -189,24 +184,20 @@ def _default(value: Any, *, in_environment: bool) -> str:
             return f"`{value}`"
         case tuple():
             return ", ".join(f"`{each}`" for each in value)
+        case ConsentTerms():
+            return "nothing is stated"
+        case RetryPolicy() | DeliveryPolicy() | LimiterPolicy():
+            return f"[below](#{type(value).__name__.lower()})"
         case msgspec.Struct():
             return "as in the contract"
         case _:
             return f"`{value}`"
 
 
-def _sentences(text: str | None) -> str:
-    """A docstring as Markdown: its paragraphs, each on one line."""
-    paragraphs = re.split(r"\n\s*\n", textwrap.dedent(text or "").strip())
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-
-
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [columns, tuple("---" for _ in columns), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
-
-
 if __name__ == "__main__":
     for page, text in PAGES.items():
         page.write_text(text())
         sys.stdout.write(f"{page.relative_to(ROOT)}\n")
+    built = build_site()
+    sys.stdout.write("build/site/index.html\n" if built.returncode == 0 else built.stdout)
+    sys.exit(built.returncode)

@@ -44,6 +44,8 @@ _ENDLESS = re.compile(r"^(guestledger worker|guestledger events --follow|guestle
 _SERVE = re.compile(r"^guestledger serve$", re.MULTILINE)
 # Neither installing nor the whole of `make demo` and `make test` is run here: only whether such targets exist.
 _NOT_RUN = re.compile(r"^pip install .*$", re.MULTILINE)
+# A free port: the one that a page names may be in use.
+_PORT = re.compile(r"-P \d+")
 _MAKE = re.compile(r"^make ", re.MULTILINE)
 _PRIVACYS = re.compile(r" --(?:subject|ip|fingerprint|reveal) ")
 _OWNERS = re.compile(r"guestledger (?:partitions|db) ")
@@ -122,7 +124,7 @@ class Scenario:
         elif block.language == "sh":
             await self._shell(block, block.text)
         elif block.language == "console":
-            for command, shown in _commands(block.text):
+            for command, shown in commands_of(block.text):
                 if command == "guestledger limits":
                     await self._throttle()
                 run = self._first_line if command.startswith("python -m ") else self._shell
@@ -151,7 +153,7 @@ class Scenario:
     async def _first_line(self, block: Block, command: str) -> str:
         """The first line of a command that then runs until it is stopped."""
         process = await asyncio.create_subprocess_shell(
-            f"exec {BIN}/{command}", cwd=self.directory, env=self.environment(command), stdout=PIPE
+            f"exec {BIN}/{_PORT.sub('-P 0', command)}", cwd=self.directory, env=self.environment(command), stdout=PIPE
         )
         assert process.stdout
         async with asyncio.timeout(LIMIT_S):
@@ -250,6 +252,7 @@ class Scenario:
         return {
             "PATH": os.pathsep.join([str(self._programs), str(BIN), os.environ.get("PATH", os.defpath)]),
             "HOME": str(self.directory),
+            "PYTHONUNBUFFERED": "1",  # the first line is awaited
             "GUEST_TOKEN": "gt_7x2k9m4p8q1w",
             **({f"{role.upper()}_KEY": key for role, key in self.api.keys.items()} if self.api else {}),
             **named,
@@ -285,7 +288,7 @@ class Scenario:
         return found
 
 
-def _commands(text: str) -> list[tuple[str, str]]:
+def commands_of(text: str) -> list[tuple[str, str]]:
     """The commands of a console block, each with the output below it."""
     parts = re.split(r"^\$ ", text, flags=re.MULTILINE)
     assert not parts[0].strip(), "a console block begins with `$ `"

@@ -1,4 +1,4 @@
-"""The recipes of docs/embedding.md that are files: each runs in its framework, on a real ledger."""
+"""The recipes that are files: each runs in its framework, on a real ledger."""
 
 import asyncio
 import importlib.util
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -45,12 +46,12 @@ async def running(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def load(running: Scenario) -> Iterator[Any]:
-    """`load(file)`: import a file of the page as a module."""
+    """`load(file)`: import a file of docs/embedding.md, or of another page, as a module."""
     loaded: list[str] = []
 
-    def load(file: str) -> ModuleType:
+    def load(file: str, page: str = "embedding.md") -> ModuleType:
         path = running.directory / file
-        path.write_text(the_file("embedding.md", file))
+        path.write_text(the_file(page, file))
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec
         assert spec.loader
@@ -81,6 +82,19 @@ async def test_aiohttp_recipe(load: Any) -> None:
     async with TestClient(TestServer(load("aiohttp_app.py").app)) as client:
         answer = await client.post(PATH, json=GUEST)
         assert (await answer.json())["status"] == "active"
+
+
+async def test_aiohttp_service(load: Any) -> None:
+    application = load("chat_service.py", "howto-aiohttp.md").application([])
+    async with TestClient(TestServer(application)) as client:
+        opened = await client.post(PATH, data=the_file("howto-aiohttp.md", "guest-request.json"))
+        assert (await opened.json())["status"] == "active"
+        again = await client.get(f"{PATH}/{(await opened.json())['id']}")
+        assert (await again.json())["token"] == (await opened.json())["token"]
+        assert [(await client.get(f"{PATH}/{id_}")).status for id_ in ("x", uuid4())] == [404, 404]
+        invalid = await client.post(PATH, json={**GUEST, "channelId": 1})
+        assert (invalid.status, (await invalid.json())["field"]) == (422, "channelId")
+        assert (await client.get("/ready")).status == 200
 
 
 async def test_django_recipe(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,10 @@ RUN = ("python", "sh", "console", "sql")
 CHECKED = ("json", "toml", "dockerfile", "mermaid", "text")
 # Blocks with a file name that no page runs by itself. Each has its own test.
 TESTED_APART = {
+    "app.py": "test_tutorial.py",
     "fastapi_app.py": "test_frameworks.py",
     "aiohttp_app.py": "test_frameworks.py",
+    "chat_service.py": "test_frameworks.py",
     "asgi.py": "test_frameworks.py",
     "views.py": "test_frameworks.py",
     "wsgi_ledger.py": "test_frameworks.py",
@@ -34,7 +36,11 @@ WANTED: dict[str, dict[str, Any]] = {
     "debugging.md": {"throttled": True},
     "operations.md": {"parked": 4},
 }
-PAGES_THAT_RUN = [page for page in PAGES if any(block.language in RUN for block in blocks_of(page))]
+# Its test runs it in one shell.
+RUN_APART = ("tutorial.md", "test_tutorial.py")
+PAGES_THAT_RUN = [
+    page for page in PAGES if page.name != RUN_APART[0] and any(block.language in RUN for block in blocks_of(page))
+]
 
 
 @pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.name)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from datetime import datetime
 from itertools import islice
 from operator import attrgetter
@@ -33,6 +34,7 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended, KeyTaken
 from guestledger.engine.log.codec import encode, wire_name
+from guestledger.engine.ports.telemetry import NoTelemetry, Telemetry
 
 MAX_IN_BATCH = 200
 MAX_IN_A_ROW = 20
@@ -67,6 +69,7 @@ class PostgresEventStore(LogReader):
         personal: PersonalData,
         policy: Policy,
         *,
+        telemetry: Telemetry = NoTelemetry(),
         patience: float = 10.0,
         max_waiting: int = 10_000,
     ) -> None:
@@ -74,6 +77,7 @@ class PostgresEventStore(LogReader):
         self._limiter = limiter
         self._policy = PolicyRecord(schema, policy)
         self._appending = AppendStatements(schema)
+        self._telemetry = telemetry
         self._patience = patience
         self._max_waiting = max_waiting
         self._waiting: dict[_Caller, _Sealing] = {}
@@ -91,6 +95,10 @@ class PostgresEventStore(LogReader):
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
+        with self._telemetry.appending(append):
+            return await self._append(append)
+
+    async def _append(self, append: Append) -> Appended:
         forgotten = False
         while True:
             sealing = self._sealed_now(append) or asyncio.create_task(self._seal(append))
@@ -113,7 +121,7 @@ class PostgresEventStore(LogReader):
         # Sealed while the batch before is committed, and stored in the order of arrival.
         self._waiting[outcome] = sealing
         if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_all())
+            self._committing = asyncio.create_task(self._commit_all(), context=Context())  # of no caller
         try:
             return await outcome
         finally:
@@ -245,7 +253,8 @@ class PostgresEventStore(LogReader):
     async def _write_once(self, batch: list[Proposal]) -> list[Appended | Exception]:
         with reported():
             async with asyncio.timeout(self._patience), self._connection.use() as driver:
-                return await self._write(driver, batch)
+                with self._telemetry.committing([proposal.append for proposal in batch]):
+                    return await self._write(driver, batch)
 
     async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
         # Four round trips, which all appends of the batch wait for; more only if a limiter knows something. The lock first,

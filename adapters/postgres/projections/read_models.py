@@ -31,6 +31,7 @@ from guestledger.adapters.postgres.projections.registry import AUDIT_LOG, SESSIO
 from guestledger.adapters.postgres.tables import TIME, personal_index
 from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.engine.domain.guest_filter import GuestHashes
+from guestledger.engine.domain.session import Status
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter
 from guestledger.engine.projections.metrics import (
     COUNTS,
@@ -130,6 +131,13 @@ class PostgresReadModels(Projector):
             [(int(ms), int(number)) for ms, number in ranked],
             doubts,
         )
+
+    async def doubtful(self) -> dict[Status, int]:
+        """See `ReadModels.doubtful`."""
+        c, wanted = SESSIONS.c, (Status.IN_DOUBT, Status.PARKED)
+        statement = select(c.status, func.count()).where(_IN_DOUBT, c.status.in_(wanted)).group_by(c.status)
+        found = {Status(status): int(number) for status, number in await self._fetch(statement)}
+        return {status: found.get(status, 0) for status in wanted}
 
     async def retention(self, days: int | None, now: datetime) -> RetentionStatus:
         """See `ReadModels.retention`."""

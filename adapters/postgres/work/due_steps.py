@@ -20,7 +20,7 @@ from guestledger.engine.domain.waiting import whole_ms
 from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import began_at
-from guestledger.engine.ports.due_steps import Backlog, Claim, Claimed, DueRow, Outlook, Wanted, WorkStatus
+from guestledger.engine.ports.due_steps import Backlog, Claim, Claimed, DueRow, Outlook, StepCount, Wanted, WorkStatus
 
 FREEING_SECONDS = 1.0
 """How often lapsed leases are looked for. That reads every dead version of a leased row, which a snapshot held elsewhere keeps."""
@@ -166,6 +166,16 @@ class PostgresDueSteps:
             oldest_due=None if step is None else DueStep(StepName(step), due_at),
             owed_webhooks=owed,
         )
+
+    async def counts(self) -> list[StepCount]:
+        """See `DueSteps.counts`."""
+        with reported():
+            async with reading(self._engine) as driver:
+                rows = await driver.fetch(self._sql.counts, list(StepName))
+        return [
+            StepCount(step=StepName(step), due=due, waiting=waiting, leased=leased, oldest_seconds=float(seconds))
+            for step, due, waiting, leased, seconds in rows
+        ]
 
     async def status(self, stream_id: UUID) -> WorkStatus:
         """See `DueSteps.status`."""

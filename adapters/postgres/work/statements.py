@@ -3,7 +3,7 @@
 from guestledger.adapters.postgres.limits.rate_limiter import COUNTED
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.work.clock_steps import set_back
-from guestledger.engine.ports.due_steps import MAX_AHEAD
+from guestledger.engine.ports.due_steps import MAX_AHEAD, MAX_COUNTED
 
 # A due time may be so far away that its distance is no number.
 _MAX_MS = 24 * 3_600_000
@@ -132,6 +132,19 @@ class DueStepStatements:
                        SELECT step, due_at FROM {s}.due_steps
                         WHERE due_steps.step = wanted.step AND due_at <= now() AND owner IS NULL ORDER BY due_at LIMIT 1) AS first
                     ORDER BY due_at LIMIT 1) AS oldest ON true"""
+
+        # Each number reads a part of an index, of bounded length.
+        free = f"FROM {s}.due_steps AS d WHERE d.step = wanted.step AND owner IS NULL AND due_at"
+        self.counts = f"""
+            WITH leased AS MATERIALIZED (
+                SELECT step, count(*) AS number FROM {s}.due_steps WHERE owner IS NOT NULL GROUP BY step)
+            SELECT wanted.step,
+                   (SELECT count(*) FROM (SELECT {free} <= now() LIMIT {MAX_COUNTED}) AS due),
+                   (SELECT count(*) FROM (SELECT {free} > now() LIMIT {MAX_COUNTED}) AS waiting),
+                   coalesce(leased.number, 0),
+                   greatest(0, extract(epoch FROM now() - coalesce(
+                       (SELECT due_at {free} <= now() ORDER BY due_at LIMIT 1), now())))
+              FROM unnest($1::text[]) AS wanted(step) LEFT JOIN leased ON leased.step = wanted.step"""
 
         self.status = f"""
             SELECT clock_timestamp(), coalesce((SELECT max(version) FROM {s}.events WHERE stream_id = $1::uuid), 0),

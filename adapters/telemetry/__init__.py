@@ -1,0 +1,1 @@
+"""Traces, counters, log lines and the endpoints that show them."""

@@ -11,7 +11,7 @@ import pytest
 from guestledger.adapters.api.access import CACHE_SECONDS, BearerKeys, key_text, without_keys
 from guestledger.adapters.api.admission import Admission, ApiLimits
 from guestledger.adapters.api.app import App
-from guestledger.adapters.api.asgi import asgi
+from guestledger.adapters.doors import asgi
 from guestledger.adapters.api.exchange import Request, Response
 from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.api.route import Context, Params, Route

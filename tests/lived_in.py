@@ -14,7 +14,8 @@ from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.limits.retry import InDoubt, RetryPolicy
+from tests.limits import BRISK
 
 CHANNEL = "ch_main"
 SUBJECT, ADDRESS, AGENT = "crm-canary-1001", "203.0.113.77", "Canarybrowser/5.0"
@@ -26,7 +27,9 @@ GUEST = GuestRequest(
     consent=GuestConsent(data_processing=True, gdpr_compliant=True, notice="privacy-2026"),
     subject_id=SUBJECT,
 )
-IN_A_HURRY = Policy(creation=RetryPolicy(base_ms=0), webhook=DeliveryPolicy(waits_ms=(0,)))
+IN_A_HURRY = Policy(
+    creation=RetryPolicy(base_ms=0, in_doubt=InDoubt.PARK), webhook=DeliveryPolicy(waits_ms=(0,)), limiter=BRISK
+)
 
 Sessions = Mapping[str, UUID]
 
@@ -34,7 +37,7 @@ Sessions = Mapping[str, UUID]
 @asynccontextmanager
 async def lived_in(env: Mapping[str, str], simulator: Simulator) -> AsyncIterator[tuple[Ledger, Sessions]]:
     """The ledger of these settings, and its sessions by what became of them. Parked ones wait for a person."""
-    settings = Settings.from_env({**env, "GUESTLEDGER_CXONE_IN_DOUBT": "park"})
+    settings = Settings.from_env(env)
     async with connect(settings, policy=IN_A_HURRY, scheduler=False) as ledger:
         yield ledger, await live(ledger, simulator)
 
@@ -49,8 +52,8 @@ async def live(ledger: Ledger, simulator: Simulator) -> Sessions:
     refused = replace(GUEST, consent=GuestConsent(data_processing=True, gdpr_compliant=False, notice="privacy-2026"))
     found["refused"] = (await ledger.open_session(refused)).id
     found["rejected"] = (await ledger.open_session(replace(GUEST, channel_id="ch_unknown_7"))).id
-    found["retried"] = await _retried(ledger, simulator)
     found["parked"] = await _opened_with(ledger, simulator, SimulatorConfig(drop_share=1))
+    found["retried"] = await _retried(ledger, simulator)
     found["throttled"] = await _opened_with(
         ledger, simulator, SimulatorConfig(throttle_share=1, throttle_times=9, retry_after_s=900)
     )

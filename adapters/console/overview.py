@@ -88,6 +88,6 @@ async def _limiters(ledger: Ledger, now: datetime) -> list[dict[str, Any]]:
     limiters = []
     for name, state in (await ledger.limits.states()).items():
         denied = state.denial(now)
-        facts = [(what, value) for what, value in limiter_facts(state) if value]
+        facts = [(what.rstrip(":"), value) for what, value in limiter_facts(state) if value]
         limiters.append({"name": name, "denied": denied and denied_sentence(denied), "facts": facts})
     return limiters

@@ -43,6 +43,7 @@ async def session_page(context: Context, id_: str, at: int | None, reveal: Revea
     """Return the page of a session. With `reveal`, personal data is in clear, and the look is recorded before."""
     frames = await context.ledger.replay(id_, reveal=reveal)
     last = frames[-1].state
+    consent = consent_record([frame.recorded for frame in frames])
     shown = events(frames, revealed=reveal is not None)
     return page(
         context,
@@ -62,7 +63,8 @@ async def session_page(context: Context, id_: str, at: int | None, reveal: Revea
         steps=STEPS,
         attempts=attempts(frames),
         deliveries=deliveries(frames),
-        consent=list(consent_lines(consent_record([frame.recorded for frame in frames]))),
+        consent=consent,
+        consent_lines=list(consent_lines(consent)),
         can_redeliver=_can_redeliver(last),
         revealed=reveal is not None,
         **_decisions(frames),

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import msgspec
-from guestledger.adapters.forms.messages import CAUSES, WAITS
 from msgspec.structs import replace
 
+from guestledger.adapters.forms.messages import CAUSES, WAITS
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.events import EVENT_TYPES, AccessEvent, Event
 from guestledger.engine.domain.evolve import evolve

@@ -11,11 +11,11 @@ import pytest
 from guestledger.adapters.api.access import CACHE_SECONDS, BearerKeys, key_text, without_keys
 from guestledger.adapters.api.admission import Admission, ApiLimits
 from guestledger.adapters.api.app import App
-from guestledger.adapters.doors import asgi
 from guestledger.adapters.api.exchange import Request, Response
 from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.api.route import Context, Params, Route
 from guestledger.adapters.api.routes import ROUTES
+from guestledger.adapters.doors import asgi
 from guestledger.adapters.settings import Settings
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import Role

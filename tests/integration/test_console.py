@@ -1,0 +1,424 @@
+"""The console over HTTP, without scripts: who may see and do what, and what its answers carry."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from hmac import digest
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+import pytest
+
+from guestledger.adapters.api.access import CACHE_SECONDS, BearerKeys, Caller, without_keys
+from guestledger.adapters.api.exchange import Request
+from guestledger.adapters.api.serve import serving
+from guestledger.adapters.console.cookie import NAME, SECONDS, SignedIn
+from guestledger.adapters.console.routes import console_routes
+from guestledger.adapters.doors import application
+from guestledger.adapters.forms.frames import frame_data
+from guestledger.adapters.forms.values import flat, value
+from guestledger.adapters.simulator import Simulator
+from guestledger.engine.domain.events import PersonalDataRevealed
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.ports.access_keys import Role
+from tests.api import ADAPTERS, new_key, served
+from tests.console import Browser, Page, browser_of, console_of
+from tests.integration.conftest import NewLedger
+from tests.lived_in import ADDRESS, AGENT, GUEST, IN_A_HURRY, SUBJECT, Sessions, live
+
+CANARIES = (ADDRESS, AGENT, SUBJECT)
+POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+
+@pytest.fixture
+async def ledger(new_ledger: NewLedger, simulator: Simulator) -> AsyncIterator[Ledger]:
+    async with new_ledger(policy=IN_A_HURRY, webhook_url=simulator.webhook_url, webhook_allow_private=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sessions(ledger: Ledger, simulator: Simulator) -> Sessions:
+    return await live(ledger, simulator)
+
+
+def links_of(page: Page) -> set[str]:
+    return {str(link["href"]) for link in page.all("a") if not str(link["href"]).startswith("#")}
+
+
+async def crawl(browser: Browser) -> dict[str, Page]:
+    """Every page that links lead to, each checked; of those that differ only in a version, a few."""
+    seen: dict[str, Page] = {}
+    waiting = [browser.url + "/"]
+    while waiting:
+        url = waiting.pop()
+        place = urlsplit(url)
+        if url in seen or len(seen) > 150:
+            continue
+        reply = await browser.get(f"{place.path}?{place.query}" if place.query else place.path)
+        assert reply.status == 200, (url, reply.status, reply.text)
+        assert reply.headers["Content-Security-Policy"] == POLICY or "bundle" in url, url
+        assert reply.headers["Cache-Control"] == "no-store"
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        assert reply.headers["Referrer-Policy"] == "no-referrer"
+        seen[url] = page = reply.page
+        if "bundle" in url:
+            continue
+        assert_well_made(page, url)
+        for link in links_of(page):
+            waiting.append(urldefrag(urljoin(url, link))[0])
+    return seen
+
+
+def assert_well_made(page: Page, url: str) -> None:
+    assert len(page.all("title")) >= 1, url
+    assert len(page.all("h1")) == 1, url
+    assert len(page.all("main")) == 1, url
+    labelled = {label.get("for") for label in page.all("label")}
+    for tag in ("input", "select", "textarea"):
+        for field in page.all(tag):
+            if field.get("type") not in ("hidden", "radio", "checkbox"):
+                assert field.get("id") in labelled, (url, field)
+    for _, attrs in page.elements:
+        for name in ("src", "href", "action", "formaction"):
+            given = attrs.get(name) or ""
+            assert not given.startswith(("http:", "https:", "//")), (url, given)
+        assert not [name for name in attrs if name.startswith("on") or name == "style"], (url, attrs)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("role", list(Role))
+async def test_every_page_that_links_lead_to_is_served_to_each_role(
+    ledger: Ledger, sessions: Sessions, role: Role, adapter: str
+) -> None:
+    async with console_of(ledger, adapter, role=role) as browser:
+        pages = await crawl(browser)
+    for page in ("/", "/find", "/audit", f"/sessions/{sessions['parked']}", f"/sessions/{sessions['refused']}/what-if"):
+        assert browser.url + page in pages, page
+    for url, page in pages.items():
+        for canary in CANARIES:
+            assert canary not in page.text, url
+
+
+async def test_nobody_sees_a_page_before_signing_in(ledger: Ledger, sessions: Sessions) -> None:
+    session = sessions["active"]
+    async with console_of(ledger) as browser:
+        for path in ("", "find", "audit", "live", f"sessions/{session}", f"sessions/{session}/bundle"):
+            reply = await browser.get(path)
+            assert (reply.status, urlsplit(reply.location).path) == (303, "/sign-in"), path
+        for path in ("find", "audit", *(f"sessions/{session}/{act}" for act in ("resolve", "redeliver", "reveal"))):
+            assert (await browser.post(path, {"session": "x"})).status == 303, path
+        assert (await browser.get(f"sessions/{session}")).location.endswith(f"/sign-in?next=sessions/{session}")
+
+
+async def test_signing_in_leads_on_and_signing_out_ends_it(ledger: Ledger) -> None:
+    key = await new_key(ledger, Role.AUDITOR)
+    async with console_of(ledger) as browser:
+        reply = await browser.post("sign-in", {"key": f" {key} ", "next": "audit"})
+        assert reply.status == 303
+        cookie = reply.headers["Set-Cookie"]
+        assert cookie.startswith(f"{NAME}=")
+        assert key.rpartition("_")[2] not in cookie
+        assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+        assert "Secure" not in cookie, "plain HTTP, on this machine"
+        assert (
+            await browser.get(urlsplit(reply.location).path + "?done=true&next=audit")
+        ).location == f"{browser.url}/audit"
+        assert "auditor-key auditor" in (await browser.get("audit")).page.text
+        assert (await browser.post("sign-out")).status == 303
+        assert (await browser.get("audit")).status == 303
+
+
+async def test_a_wrong_key_signs_nobody_in(ledger: Ledger) -> None:
+    key = await new_key(ledger, Role.OPERATOR)
+    async with console_of(ledger) as browser:
+        for wrong in ("", "glk_wrong", key[:-1], "x" * 200):
+            reply = await browser.sign_in(wrong)
+            assert (reply.status, reply.headers.get("Set-Cookie")) == (403, None)
+            assert "unknown or was revoked" in reply.text
+            assert not wrong or wrong not in reply.text
+
+
+async def test_another_site_is_never_led_to(ledger: Ledger) -> None:
+    async with console_of(ledger) as browser:
+        for place in ("//evil.example", "https://evil.example", "..//evil.example", "\\evil.example", "a/..//x"):
+            key = await new_key(ledger, Role.AUDITOR)
+            reply = await browser.post("sign-in", {"key": key, "next": place})
+            assert reply.status == 422, place
+
+
+async def test_a_cookie_ends_with_its_key_and_after_hours(ledger: Ledger) -> None:
+    now = 1_000.0
+    keys = BearerKeys(now=lambda: now)
+    signed_in = SignedIn(keys, now=lambda: now)
+    await new_key(ledger, Role.AUDITOR)
+    [key] = await ledger.access.list()
+    place = Request(method="GET", path="/", headers={"host": "ledger.example"})
+    cookie = (await signed_in.cookie(key, place, ledger)).partition(";")
+    assert "; Secure" in cookie[2] + cookie[1]
+
+    def request(text: str) -> Request:
+        return Request(method="GET", path="/", headers={"cookie": f"other=1; {text}"})
+
+    assert (await signed_in(request(cookie[0]), ledger)).name == "auditor-key"
+    forged = cookie[0].replace(str(int(now) + SECONDS), str(int(now) + 2 * SECONDS))
+    for wrong in (forged, cookie[0][:-1], f"{NAME}=", f"{NAME}=..", f"{NAME}={key.id.hex}.x.y"):
+        with pytest.raises(Exception, match="key-missing"):
+            await signed_in(request(wrong), ledger)
+    now += SECONDS
+    with pytest.raises(Exception, match="key-missing"):
+        await signed_in(request(cookie[0]), ledger)
+    now -= CACHE_SECONDS + 1
+    assert await signed_in(request(cookie[0]), ledger)
+    await ledger.access.revoke(key.id, requested_by="ops")
+    now += CACHE_SECONDS
+    with pytest.raises(Exception, match="key-missing"):
+        await signed_in(request(cookie[0]), ledger)
+
+
+async def test_a_cookie_cannot_be_made_from_what_the_table_of_keys_holds(ledger: Ledger) -> None:
+    await new_key(ledger, Role.OPERATOR)
+    [key] = await ledger.access.list()
+    signed_in, end = SignedIn(BearerKeys(), now=lambda: 1_000.0), "2000"
+    text = f"{key.id.hex}.{end}".encode()
+    forged = f"{NAME}={key.id.hex}.{end}.{digest(key.digest, text, 'sha256').hex()}"
+    with pytest.raises(Exception, match="key-missing"):
+        await signed_in(Request(method="GET", path="/", headers={"cookie": forged}), ledger)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+async def test_a_form_of_another_site_is_refused(ledger: Ledger, sessions: Sessions, headers: dict[str, str]) -> None:
+    parked = sessions["parked"]
+    before = await ledger.session(parked)
+    async with console_of(ledger, role=Role.OPERATOR) as browser:
+        form = {"decision": "abandon", "reason": "csrf", "version": str(before.version)}
+        for path, given in (
+            (f"sessions/{parked}/resolve", form),
+            ("find", {"session": str(parked)}),
+            ("sign-out", {}),
+            ("sign-in", {"key": "x"}),
+        ):
+            assert (await browser.post(path, given, headers)).status == 403, path
+    assert (await ledger.session(parked)).version == before.version
+
+
+async def test_a_parked_session_is_resolved_with_reason_and_name(ledger: Ledger, sessions: Sessions) -> None:
+    parked = sessions["parked"]
+    version = (await ledger.session(parked)).version
+    form = {"decision": "abandon", "reason": "nothing at the provider", "version": str(version)}
+    async with console_of(ledger, role=Role.OPERATOR) as browser:
+        assert "Somebody has to decide" in (await browser.get(f"sessions/{parked}")).page.text
+        late = await browser.post(f"sessions/{parked}/resolve", {**form, "version": "1"})
+        assert late.status == 412
+        assert f"sessions/{parked}" in late.text
+        assert (await browser.post(f"sessions/{parked}/resolve", {**form, "reason": " "})).status == 422
+        assert (await browser.post(f"sessions/{parked}/resolve", form)).location == f"{browser.url}/sessions/{parked}"
+        shown = (await browser.get(f"sessions/{parked}")).page.text
+    last = (await ledger.history(parked))[-1]
+    assert (last.actor, last.event.decided_by, last.event.reason) == (  # type: ignore[union-attr]
+        "operator-key",
+        "operator-key",
+        "nothing at the provider",
+    )
+    assert "abandoned" in shown
+    assert "Somebody has to decide" not in shown
+
+
+async def test_a_session_is_adopted_by_form(ledger: Ledger, sessions: Sessions) -> None:
+    parked = sessions["parked"]
+    form = {"decision": "adopt", "reason": "found", "version": str((await ledger.session(parked)).version)}
+    async with console_of(ledger, role=Role.OPERATOR) as browser:
+        assert (await browser.post(f"sessions/{parked}/resolve", form)).status == 422
+        form |= {"sessionId": "sess_found", "expiresAt": "2030-01-01", "token": "gt_secret"}
+        assert (await browser.post(f"sessions/{parked}/resolve", form)).status == 303
+        assert "gt_secret" not in (await browser.get(f"sessions/{parked}")).text
+    session = await ledger.session(parked, token=True)
+    assert (session.session_id, session.guest_token) == ("sess_found", "gt_secret")
+
+
+async def test_a_dead_letter_is_sent_again(ledger: Ledger, sessions: Sessions) -> None:
+    letter = sessions["dead letter"]
+    version = str((await ledger.session(letter)).version)
+    async with console_of(ledger, role=Role.OPERATOR) as browser:
+        form = {"reason": "the receiver is back", "version": version}
+        assert (await browser.post(f"sessions/{letter}/redeliver", form)).status == 303
+        assert (
+            "operator-key had it sent again: the receiver is back"
+            in (await browser.get(f"sessions/{letter}")).page.text
+        )
+        assert (await browser.post(f"sessions/{letter}/redeliver", {**form, "version": version})).status == 412
+
+
+@pytest.mark.parametrize("role", [Role.AUDITOR, Role.PRIVACY])
+async def test_only_an_operator_decides(ledger: Ledger, sessions: Sessions, role: Role) -> None:
+    async with console_of(ledger, role=role) as browser:
+        page = (await browser.get(f"sessions/{sessions['parked']}")).page
+        assert "A key with the role operator can decide." in page.text
+        assert not [
+            form for form in page.all("form") if str(form["action"] if "action" in form else "").endswith("resolve")
+        ]
+        for act, form in (
+            ("resolve", {"decision": "retry", "reason": "x", "version": "4"}),
+            ("redeliver", {"reason": "x", "version": "4"}),
+        ):
+            assert (await browser.post(f"sessions/{sessions['parked']}/{act}", form)).status == 403
+
+
+async def test_a_look_at_personal_data_is_recorded_before_it_is_shown(ledger: Ledger, sessions: Sessions) -> None:
+    active = sessions["active"]
+    async with console_of(ledger, role=Role.PRIVACY) as browser:
+        assert (await browser.post(f"sessions/{active}/reveal", {"reason": ""})).status == 422
+        shown = await browser.post(f"sessions/{active}/reveal", {"reason": "access request 12", "at": "1"})
+        assert (shown.status, shown.headers["Cache-Control"]) == (200, "no-store")
+        for canary in CANARIES:
+            assert canary in shown.page.text
+        assert ADDRESS not in (await browser.get(f"sessions/{active}")).page.text
+    looks = [
+        one.event
+        async for batch in ledger.events.read()
+        for one in batch
+        if isinstance(one.event, PersonalDataRevealed)
+    ]
+    assert [(look.revealed_by, look.reason, look.sessions) for look in looks] == [
+        ("privacy-key", "access request 12", (active,))
+    ]
+
+
+@pytest.mark.parametrize("role", [Role.AUDITOR, Role.OPERATOR])
+async def test_only_privacy_reveals(ledger: Ledger, sessions: Sessions, role: Role) -> None:
+    async with console_of(ledger, role=role) as browser:
+        reply = await browser.post(f"sessions/{sessions['active']}/reveal", {"reason": "curious"})
+        assert reply.status == 403
+        assert ADDRESS not in reply.text
+    assert not [
+        one async for batch in ledger.events.read() for one in batch if isinstance(one.event, PersonalDataRevealed)
+    ]
+
+
+async def test_an_auditor_cannot_search_by_guest(ledger: Ledger, sessions: Sessions) -> None:
+    async with console_of(ledger, role=Role.AUDITOR) as browser:
+        for path in ("find", "audit"):
+            assert (await browser.post(path, {"ip": ADDRESS})).status == 403
+            assert 'name="ip"' not in (await browser.get(path)).text
+
+
+async def test_a_guest_is_found_by_address(ledger: Ledger, sessions: Sessions) -> None:
+    async with console_of(ledger, role=Role.OPERATOR) as browser:
+        found = (await browser.post("find", {"ip": ADDRESS, "status": "parked"})).page.text
+        assert str(sessions["parked"]) in found
+        assert "1 found" in found
+        wrong = await browser.post("find", {"ip": "nonsense"})
+        assert (wrong.status, "not an IPv4 or IPv6 address" in wrong.text) == (422, True)
+        assert (await browser.post("find", {"around": "25:99"})).status == 422
+        by_id = await browser.post("find", {"session": str(sessions["parked"])})
+        assert by_id.location == f"{browser.url}/sessions/{sessions['parked']}"
+        nothing = (await browser.post("find", {"session": "nobody"})).page.text
+        assert "there is no session with this id" in nothing
+
+
+async def test_each_version_shows_what_a_replay_has(ledger: Ledger, sessions: Sessions) -> None:
+    frames = await ledger.replay(sessions["retried"])
+    day = frames[0].recorded.recorded_at.date()
+    async with console_of(ledger, role=Role.AUDITOR) as browser:
+        for frame in frames:
+            page = (await browser.get(f"sessions/{sessions['retried']}?at={frame.recorded.version}")).page
+            state = flat(frame_data(frame, revealed=False)["state"])
+            assert page.facts("state") == {name: value(found, day) for name, found in state.items()}
+            if frame.due:
+                assert page.facts("due") == {step.step: value(step.due_at, day) for step in frame.due}
+        assert (await browser.get(f"sessions/{sessions['retried']}?at=0")).status == 422
+        beyond = (await browser.get(f"sessions/{sessions['retried']}?at=999")).page
+        assert beyond.facts("state")["version"] == str(len(frames))
+
+
+async def test_pages_of_the_audit_log_follow_each_other(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, sessions: Sessions
+) -> None:
+    monkeypatch.setattr("guestledger.adapters.console.audit.ROWS", 5)
+    expected = [str(entry.id) async for entry in ledger.audit()][::-1]
+    seen: list[str] = []
+    async with console_of(ledger, role=Role.AUDITOR) as browser:
+        form: dict[str, str] = {"channel": "ch_main"}
+        while True:
+            reply = await browser.post("audit", form)
+            seen += [
+                href.rpartition("/")[2] for href in [str(a["href"]) for a in reply.page.all("a")] if "sessions/" in href
+            ]
+            hidden = {
+                str(one["name"]): str(one["value"]) for one in reply.page.all("input") if one.get("type") == "hidden"
+            }
+            if "cursor" not in hidden:
+                break
+            assert hidden["channel"] == "ch_main"
+            form = hidden
+    assert seen == [id_ for id_ in expected if id_ != str(sessions["rejected"])]
+
+
+async def test_a_what_if_shows_the_first_difference(ledger: Ledger, sessions: Sessions) -> None:
+    async with console_of(ledger, role=Role.AUDITOR) as browser:
+        path = f"sessions/{sessions['retried']}/what-if"
+        assert "Change a field, then ask." in (await browser.get(path)).page.text
+        same = await browser.get(f"{path}?maxFailures=9")
+        assert "It would have been the same" in same.page.text
+        other = await browser.get(f"{path}?deadlineMs=1&maxFailures=8")
+        assert "It would have gone another way" in other.page.text
+        assert "SessionAbandoned" in other.page.text
+        for wrong in ("maxFailures=many", "policy=%7B", "policy=%5B%5D", "deadlineMs=-1"):
+            reply = await browser.get(f"{path}?{wrong}")
+            assert (reply.status, 'role="alert"' in reply.text) == (422, True), wrong
+
+
+async def test_without_keys_nobody_signs_in(ledger: Ledger, sessions: Sessions) -> None:
+    app = application(ledger, authenticate=without_keys)
+    async with serving(app, "127.0.0.1", 0, drain_seconds=5) as url, browser_of(url) as browser:
+        page = (await browser.get("")).page
+        assert "without key" in page.text
+        assert "Sign out" not in page.text
+        form = {"decision": "retry", "reason": "x", "version": str((await ledger.session(sessions["parked"])).version)}
+        headers = {"Origin": "null", "Sec-Fetch-Site": "same-origin"}
+        assert (await browser.post(f"sessions/{sessions['parked']}/resolve", form, headers)).status == 303
+        assert (await browser.get("", {"Host": "evil.example"})).status == 403
+        assert (await browser.get("sign-in")).status == 404
+
+
+async def test_a_host_may_name_the_caller_itself(ledger: Ledger, sessions: Sessions) -> None:
+    async def authenticate(_request: Request, _ledger: Ledger) -> Caller:
+        return Caller(name="jane@host", roles=frozenset({Role.AUDITOR}))
+
+    app = application(ledger, authenticate=authenticate)
+    async with serving(app, "127.0.0.1", 0, drain_seconds=5) as url, browser_of(url) as browser:
+        assert "jane@host auditor" in (await browser.get("")).page.text
+        assert (await browser.post("find", {"session": "x"}, {"Origin": "https://evil.example"})).status == 403
+
+
+async def test_the_live_stream_reports_growth_and_ends_with_the_server(ledger: Ledger) -> None:
+    async with asyncio.timeout(60):
+        async with served(ledger, "aiohttp") as url, browser_of(url) as browser:
+            await browser.sign_in(await new_key(ledger, Role.AUDITOR))
+            async with browser._http.get(f"{url}/live") as stream:
+                assert stream.headers["Content-Type"].startswith("text/event-stream")
+                assert b"event: grown" in await stream.content.readuntil(b"\n\n")
+                await ledger.open_session(GUEST)
+                assert b"event: grown" in await stream.content.readuntil(b"\n\n")
+            reading = await browser._http.get(f"{url}/live")
+            await reading.content.readuntil(b"\n\n")
+        reading.close()
+
+
+def test_each_page_needs_a_role_except_the_door() -> None:
+    public = {(route.method, route.path) for route in console_routes(BearerKeys()) if not route.roles}
+    assert public == {
+        ("GET", "/console.css"),
+        ("GET", "/console.js"),
+        ("GET", "/sign-in"),
+        ("POST", "/sign-in"),
+        ("POST", "/sign-out"),
+    }

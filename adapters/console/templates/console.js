@@ -76,6 +76,7 @@ function startLive(part) {
   stream.addEventListener("grown", (event) => {
     if (seen !== null && event.data !== seen && !part.contains(document.activeElement)) refresh(event.data);
     seen = event.data;
+    document.documentElement.dataset.live = seen;
   });
 }
 

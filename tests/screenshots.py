@@ -61,6 +61,11 @@ def take(
     with browser(width, height, dark=dark) as driver:
         driver.get(page if isinstance(page, str) else page.resolve().as_uri())
         picture = driver.get_screenshot_as_png()
+    return keep(name, picture, chosen=chosen)
+
+
+def keep(name: str, picture: bytes, *, chosen: bool = False) -> Path:
+    """Write a picture, as `take` does, and return its path."""
     _write(BUILT, name, picture)
     if chosen and os.environ.get("UPDATE_SCREENSHOTS"):
         assert len(picture) <= MAX_BYTES, f"{name}.png has {len(picture)} bytes: make it smaller"

@@ -37,6 +37,7 @@ BENCHMARKS = (
     "erasing",
     "asking",
     "checking",
+    "console",
 )
 LOG = Path("build/bench.log")
 

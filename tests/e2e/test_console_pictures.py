@@ -10,7 +10,11 @@ from guestledger.engine.ports.access_keys import Role
 from tests.api import new_key, served
 from tests.e2e.command import environment
 from tests.lived_in import Sessions, lived_in
-from tests.screenshots import BUILT, DESKTOP, PHONE, browser, needs_chromium
+from tests.screenshots import BUILT, DESKTOP, PHONE, browser, keep, needs_chromium
+
+CHOSEN = ("overview", "session", "audit")
+"""Shown in docs/console.md."""
+HEIGHT = 760
 
 
 @needs_chromium
@@ -27,19 +31,21 @@ async def test_each_page_is_pictured(database_url: str) -> None:
 
 
 def _picture_all(url: str, keys: dict[Role, str], sessions: Sessions, width: int, dark: bool, suffix: str) -> None:
-    with browser(width, dark=dark) as driver:
+    with browser(width, HEIGHT, dark=dark) as driver:
         sign_in(driver, url, keys[Role.OPERATOR])
         pages = {
             "overview": "",
             "find": "find",
-            "session": f"sessions/{sessions['throttled']}",
+            "session": f"sessions/{sessions['retried']}",
             "session-parked": f"sessions/{sessions['parked']}",
-            "session-active": f"sessions/{sessions['retried']}",
+            "session-throttled": f"sessions/{sessions['throttled']}",
             "audit": "audit",
-            "what-if": f"sessions/{sessions['throttled']}/what-if?deadlineMs=60000",
+            "what-if": f"sessions/{sessions['throttled']}/what-if?deadlineMs=1",
         }
         for name, path in pages.items():
             driver.get(f"{url}/{path}")
+            if suffix == "desk" and name in CHOSEN:
+                keep(f"console-{name}", driver.get_screenshot_as_png(), chosen=True)
             _write(driver, f"console-{name}-{suffix}")
         driver.find_element(By.CSS_SELECTOR, ".who button").click()
         _write(driver, f"console-sign-in-{suffix}")
@@ -65,8 +71,7 @@ def _write(driver: Chrome, name: str) -> None:
     height = driver.execute_script("return document.documentElement.scrollHeight")
     screen = {"width": size[1], "height": min(height, 6_000), "deviceScaleFactor": 1, "mobile": size[1] < 500}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    BUILT.mkdir(parents=True, exist_ok=True)
-    (BUILT / f"{name}.png").write_bytes(driver.get_screenshot_as_png())
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**screen, "height": 900})
+    keep(name, driver.get_screenshot_as_png())
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**screen, "height": HEIGHT})
     errors = [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
     assert not errors, (name, errors)

@@ -14,6 +14,7 @@ import pytest
 from guestledger import Role, Settings, connect
 from guestledger.adapters.simulator import Simulator
 from tests.api import new_key, uvicorn_of
+from tests.console import browser_of
 from tests.e2e.command import ROOT, environment
 from tests.postgres import as_administrator
 
@@ -38,11 +39,19 @@ async def test_the_example_opens_sessions_and_shows_them_by_the_mounted_api(
             shown = await _json(http.get(f"{url}/ledger/v1/sessions/{first['id']}", headers=headers))
             document = await _json(http.get(f"{url}/ledger/v1/openapi.json", headers=headers))
             refused = await http.get(f"{url}/ledger/v1/sessions")
+            async with browser_of(f"{url}/ledger") as browser:
+                entered = await browser.sign_in(key)
+                overview = await browser.get("")
+                session = await browser.get(f"sessions/{first['id']}")
         assert (first["status"], again["id"], wrong.status) == ("active", first["id"], 422)
         assert first["token"]
         assert (shown["id"], shown["status"]) == (first["id"], "active")
         assert document["servers"] == [{"url": "/ledger"}]
         assert refused.status == 401
+        assert "Path=/ledger;" in entered.headers["Set-Cookie"]
+        assert entered.location == f"{url}/ledger/sign-in?done=true"
+        assert (overview.status, session.status) == (200, 200)
+        assert 'href="../console.css"' in session.text
         assert [tuple(row.values()) for row in await _chats(database_url)] == [("17", first["id"])]
 
 

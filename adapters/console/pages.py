@@ -49,10 +49,16 @@ def refusal_page(refused: Refused, request: Request) -> Response:
     """Return the page for a refusal; for somebody who has to sign in first, the way there."""
     problem = refused.problem
     if problem.status == 401:
-        location = f"{root_of(request)}sign-in?next={request.path.removeprefix('/')}"
-        return Response(status=303, headers={"location": location})
-    answer = public_page(request, "refused.html", status=problem.status, problem=problem)
+        then = f"?next={request.path.removeprefix('/')}" if request.method in ("GET", "HEAD") else ""
+        return Response(status=303, headers={"location": f"{root_of(request)}sign-in{then}"})
+    answer = public_page(request, "refused.html", status=problem.status, problem=problem, back=_session_in(request))
     return Response(status=answer.status, headers={**answer.headers, **refused.headers}, body=answer.body)
+
+
+def _session_in(request: Request) -> str | None:
+    """The session that a request was about."""
+    _, first, *rest = request.path.split("/") if request.path.count("/") > 2 else ("", "", "")
+    return rest[0] if first == "sessions" else None
 
 
 def root_of(request: Request) -> str:

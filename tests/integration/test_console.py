@@ -410,6 +410,24 @@ async def test_the_live_stream_reports_growth_and_ends_with_the_server(ledger: L
         reading.close()
 
 
+async def test_hours_add_up_to_the_metrics(ledger: Ledger, sessions: Sessions) -> None:
+    hours = await ledger.outcomes_by_hour()
+    counts = (await ledger.metrics()).counts
+    assert {name: sum(hour.counts[name] for hour in hours) for name in counts} == counts
+    assert [hour.hour.minute for hour in hours] == [0] * len(hours)
+
+
+async def test_a_refused_form_leads_back_to_its_session(ledger: Ledger, sessions: Sessions) -> None:
+    session = sessions["active"]
+    form = {"decision": "retry", "reason": "x", "version": str((await ledger.session(session)).version)}
+    async with console_of(ledger, role=Role.OPERATOR) as browser:
+        reply = await browser.post(f"sessions/{session}/resolve", form)
+        assert reply.status == 409
+        assert f"../../sessions/{session}" in links_of(reply.page)
+    async with console_of(ledger) as browser:
+        assert (await browser.post(f"sessions/{session}/resolve", form)).location == f"{browser.url}/sign-in"
+
+
 def test_each_page_needs_a_role_except_the_door() -> None:
     public = {(route.method, route.path) for route in console_routes(BearerKeys()) if not route.roles}
     assert public == {

@@ -72,12 +72,19 @@ function startLive(part) {
     swap(fresh, part.id);
     part.querySelectorAll("details").forEach((one, number) => { one.open = open[number] ?? one.open; });
   });
-  const stream = new EventSource(part.dataset.live);
-  stream.addEventListener("grown", (event) => {
-    if (seen !== null && event.data !== seen && !part.contains(document.activeElement)) refresh(event.data);
-    seen = event.data;
-    document.documentElement.dataset.live = seen;
-  });
+  // A browser opens an ended stream again, but not after an error such as 503.
+  const open = () => {
+    const stream = new EventSource(part.dataset.live);
+    stream.addEventListener("grown", (event) => {
+      if (seen !== null && event.data !== seen && !part.contains(document.activeElement)) refresh(event.data);
+      seen = event.data;
+      document.documentElement.dataset.live = seen;
+    });
+    stream.addEventListener("error", () => {
+      if (stream.readyState === EventSource.CLOSED) setTimeout(open, 10_000);
+    });
+  };
+  open();
 }
 
 const slider = document.querySelector("[data-slider]");

@@ -100,7 +100,7 @@ async def _answer(form: AuditForm, context: Context) -> Response:
         entries=entries,
         next=next_,
         decision=decision_words,
-        seconds=_seconds,
+        latency=_latency,
         states=tuple(WebhookState),
         compliance=tuple(ComplianceStatus),
     )
@@ -150,6 +150,6 @@ def _text(value: Any) -> str:
     return "true" if value is True else str(value)
 
 
-def _seconds(entry: AuditEntry) -> str:
+def _latency(entry: AuditEntry) -> str:
     latency = entry.initialization_latency_ms
-    return "" if latency is None else f"{latency} ms"
+    return "" if latency is None else f"opened in {latency} ms"

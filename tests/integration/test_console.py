@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from hmac import digest
 from urllib.parse import urldefrag, urljoin, urlsplit
 
@@ -397,17 +398,27 @@ async def test_a_host_may_name_the_caller_itself(ledger: Ledger, sessions: Sessi
 
 
 async def test_the_live_stream_reports_growth_and_ends_with_the_server(ledger: Ledger) -> None:
-    async with asyncio.timeout(60):
-        async with served(ledger, "aiohttp") as url, browser_of(url) as browser:
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        async with served(ledger, "aiohttp") as url:
+            browser = await stack.enter_async_context(browser_of(url))
             await browser.sign_in(await new_key(ledger, Role.AUDITOR))
-            async with browser._http.get(f"{url}/live") as stream:
-                assert stream.headers["Content-Type"].startswith("text/event-stream")
-                assert b"event: grown" in await stream.content.readuntil(b"\n\n")
-                await ledger.open_session(GUEST)
-                assert b"event: grown" in await stream.content.readuntil(b"\n\n")
-            reading = await browser._http.get(f"{url}/live")
-            await reading.content.readuntil(b"\n\n")
-        reading.close()
+            stream = await browser._http.get(f"{url}/live")
+            assert stream.headers["Content-Type"].startswith("text/event-stream")
+            assert b"event: grown" in await stream.content.readuntil(b"\n\n")
+            await ledger.open_session(GUEST)
+            assert b"event: grown" in await stream.content.readuntil(b"\n\n")
+        await stream.content.read()  # raises if it was cut off
+
+
+async def test_a_process_has_so_many_live_pages_and_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guestledger.adapters.console.live.STREAMS", 1)
+    async with (
+        asyncio.timeout(60),
+        console_of(ledger, role=Role.AUDITOR) as browser,
+        browser._http.get(f"{browser.url}/live") as first,
+    ):
+        await first.content.readuntil(b"\n\n")
+        assert (await browser.get("live")).status == 429
 
 
 async def test_hours_add_up_to_the_metrics(ledger: Ledger, sessions: Sessions) -> None:

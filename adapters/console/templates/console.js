@@ -72,18 +72,27 @@ function startLive(part) {
     swap(fresh, part.id);
     part.querySelectorAll("details").forEach((one, number) => { one.open = open[number] ?? one.open; });
   });
-  // A browser opens an ended stream again, but not after an error such as 503.
+  let stream = null;
+  // A browser opens an ended stream again, but not after an error such as 503. It has few connections: a hidden page gives its own back.
   const open = () => {
-    const stream = new EventSource(part.dataset.live);
+    if (stream || document.hidden) return;
+    stream = new EventSource(part.dataset.live);
     stream.addEventListener("grown", (event) => {
       if (seen !== null && event.data !== seen && !part.contains(document.activeElement)) refresh(event.data);
       seen = event.data;
       document.documentElement.dataset.live = seen;
     });
     stream.addEventListener("error", () => {
-      if (stream.readyState === EventSource.CLOSED) setTimeout(open, 10_000);
+      if (!stream || stream.readyState !== EventSource.CLOSED) return;
+      stream = null;
+      setTimeout(open, 10_000);
     });
   };
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) return open();
+    stream?.close();
+    stream = null;
+  });
   open();
 }
 

@@ -17,9 +17,9 @@ from guestledger.adapters.erasure_journal import FileJournal, check_erasures
 from guestledger.adapters.keys import open_vault
 from guestledger.adapters.outbound import open_provider, open_webhook, policy_of, with_doubt
 from guestledger.adapters.postgres.access_keys import PostgresAccessKeys
-from guestledger.adapters.postgres.admin.migrate import check_current
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
 from guestledger.adapters.postgres.admin.privileges import check_privileges
+from guestledger.adapters.postgres.admin.revision import check_current
 from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers

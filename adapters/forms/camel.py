@@ -24,7 +24,7 @@ def camel_json(struct: msgspec.Struct) -> Any:
 
 @cache
 def camel_type(kind: Any) -> Any:
-    """Return the type that `camel` makes of this one. All fields of a struct are required: JSON has each of them."""
+    """Return the type that `camel` makes of this one. JSON has each field, unless the struct leaves its defaults out."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind if kind.__struct_config__.tag_field else _struct(kind)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -49,13 +49,27 @@ def _union(options: tuple[Any, ...]) -> Any:
 
 def _struct(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
     hints = get_type_hints(kind, include_extras=True)
-    fields = [(name, camel_type(hints[name])) for name in kind.__struct_fields__]
+    omits = kind.__struct_config__.omit_defaults
+    fields = [_field(field, camel_type(hints[field.name]), omits=omits) for field in msgspec.structs.fields(kind)]
     bases = (Guarded,) if issubclass(kind, Guarded) else ()
     made = msgspec.defstruct(
-        kind.__name__, fields, bases=bases, rename="camel", kw_only=True, frozen=True, module=kind.__module__
+        kind.__name__,
+        fields,
+        bases=bases,
+        rename="camel",
+        kw_only=True,
+        frozen=True,
+        omit_defaults=omits,
+        module=kind.__module__,
     )
     made.__doc__ = kind.__doc__
     return made
+
+
+def _field(field: msgspec.structs.FieldInfo, kind: Any, *, omits: bool) -> tuple[str, Any] | tuple[str, Any, Any]:
+    if omits and not field.required and field.default is not msgspec.NODEFAULT:
+        return field.name, kind, field.default
+    return field.name, kind
 
 
 def camel_fields(struct: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from guestledger.adapters.api.handlers.sessions import SessionPath
 from guestledger.adapters.api.route import Context
 from guestledger.adapters.console.pages import page
 from guestledger.adapters.forms.what_if_words import course_rows, difference_rows, notes, same_sentence
-from guestledger.engine.domain.errors import InvalidPolicy
 from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.unreadable import InvalidPolicy
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.replay.findings import WhatIf
 

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guestledger.adapters.doors import asgi
     from guestledger.adapters.cxone.profile import Profile
     from guestledger.adapters.database import stop_database, upgrade_database
+    from guestledger.adapters.doors import asgi
     from guestledger.adapters.log_format import LogFormat
     from guestledger.adapters.postgres.errors import (
         DatabaseFault,
@@ -148,7 +148,6 @@ __all__ = [
     "ConsumerRow",
     "CredentialsRefused",
     "DailyMetrics",
-    "HourlyOutcomes",
     "DatabaseFault",
     "DeadLetter",
     "Decision",
@@ -188,6 +187,7 @@ __all__ = [
     "Health",
     "HoldRefused",
     "HoldReport",
+    "HourlyOutcomes",
     "IdempotencyConflict",
     "InDoubt",
     "InvalidPolicy",

@@ -15,7 +15,7 @@ from guestledger.adapters.forms.condition_lines import ENDS, SENTENCES
 from guestledger.adapters.forms.consent_lines import consent_lines
 from guestledger.adapters.forms.messages import STEPS, session_reason
 from guestledger.adapters.forms.values import span
-from guestledger.adapters.pages.timeline import axes, events, shares
+from guestledger.adapters.pages.timeline import axes, rows, shares, whole_event
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.domain.session import Session, Status
@@ -44,7 +44,6 @@ async def session_page(context: Context, id_: str, at: int | None, reveal: Revea
     frames = await context.ledger.replay(id_, reveal=reveal)
     last = frames[-1].state
     consent = consent_record([frame.recorded for frame in frames])
-    shown = events(frames, revealed=reveal is not None)
     return page(
         context,
         "session.html",
@@ -55,8 +54,8 @@ async def session_page(context: Context, id_: str, at: int | None, reveal: Revea
         total=span(frames[-1].recorded.recorded_at - frames[0].recorded.recorded_at),
         axes=axes(frames),
         shares=shares(frames),
-        events=shown,
-        chosen=shown[min(at or len(frames), len(frames)) - 1],
+        events=rows(frames),
+        chosen=whole_event(frames[min(at or len(frames), len(frames)) - 1], revealed=reveal is not None),
         why=await _why(context, last),
         sentences=SENTENCES,
         ends=ENDS,

@@ -9,6 +9,7 @@ from guestledger.adapters.forms import values
 from guestledger.adapters.forms.frames import Data, frame_data
 from guestledger.adapters.forms.messages import WAITED, session_reason, waited_sentence
 from guestledger.adapters.pages import environment, rendered
+from guestledger.engine.log.codec import wire_name
 from guestledger.engine.replay.timeline import Frame
 from guestledger.engine.replay.waits import Waited
 
@@ -51,6 +52,16 @@ class Axis(NamedTuple):
     marks: list[Mark]
 
 
+class Row(NamedTuple):
+    """An event in the list of all, and what the session waited for before it."""
+
+    version: int
+    recorded_at: datetime
+    event: str
+    status: str
+    pieces: list[Piece]
+
+
 class Share(NamedTuple):
     """How much of the whole time was for one thing."""
 
@@ -77,7 +88,7 @@ def timeline_page(frames: Frames, *, revealed: bool) -> str:
         total=values.span(_whole(frames)),
         axes=axes(frames),
         shares=shares(frames),
-        events=events(frames, revealed=revealed),
+        events=[(row, whole_event(frame, revealed=revealed)) for row, frame in zip(rows(frames), frames, strict=True)],
         revealed=revealed,
     )
 
@@ -136,22 +147,29 @@ def shares(frames: Frames) -> list[Share]:
     return [Share(name, WAITED[name].partition(":")[0], values.span(length)) for name, length in ordered]
 
 
-def events(frames: Frames, *, revealed: bool) -> list[Data]:
-    """Return each event as `frame_data` has it, with what the page shows beside it."""
-    return list(_events(frames, revealed=revealed))
-
-
-def _events(frames: Frames, *, revealed: bool) -> Iterator[Data]:
+def rows(frames: Frames) -> list[Row]:
+    """Return a row for each event, with the waits before it."""
     longest = max((part.length for frame in frames for part in frame.waits), default=timedelta(1))
-    for frame in frames:
-        due = min(frame.due, key=lambda step: step.due_at, default=None)
-        changed = {change.step for change in frame.due_changes}
-        yield frame_data(frame, revealed=revealed) | {
-            "frame": frame,
-            "next": due,
-            "staying": [step for step in frame.due if step.step not in changed],
-            "pieces": [_row_piece(part, longest) for part in frame.waits],
-        }
+    return [
+        Row(
+            version=frame.recorded.version,
+            recorded_at=frame.recorded.recorded_at,
+            event=wire_name(frame.recorded.event),
+            status=frame.state.status,
+            pieces=[_row_piece(part, longest) for part in frame.waits],
+        )
+        for frame in frames
+    ]
+
+
+def whole_event(frame: Frame, *, revealed: bool) -> Data:
+    """Return everything about one event: as `frame_data` has it, with the frame itself, and what is due next."""
+    changed = {change.step for change in frame.due_changes}
+    return frame_data(frame, revealed=revealed) | {
+        "frame": frame,
+        "next": min(frame.due, key=lambda step: step.due_at, default=None),
+        "staying": [step for step in frame.due if step.step not in changed],
+    }
 
 
 def _row_piece(part: Waited, longest: timedelta) -> Piece:

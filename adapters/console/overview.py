@@ -10,6 +10,7 @@ from guestledger.adapters.console.chart import HEIGHT, Span, chart
 from guestledger.adapters.console.pages import page
 from guestledger.adapters.forms.limiter_words import limiter_facts
 from guestledger.adapters.forms.messages import denied_sentence, session_reason
+from guestledger.adapters.forms.values import time
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.projections.audit import AuditFilter, WebhookState
@@ -89,5 +90,11 @@ async def _limiters(ledger: Ledger, now: datetime) -> list[dict[str, Any]]:
     for name, state in (await ledger.limits.states()).items():
         denied = state.denial(now)
         facts = [(what.rstrip(":"), value) for what, value in limiter_facts(state) if value]
-        limiters.append({"name": name, "denied": denied and denied_sentence(denied), "facts": facts})
+        limiters.append(
+            {
+                "name": name,
+                "denied": denied and f"{denied_sentence(denied)}, until {time(denied.until)}",
+                "facts": facts,
+            }
+        )
     return limiters

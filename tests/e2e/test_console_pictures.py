@@ -4,6 +4,7 @@ import asyncio
 
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.ports.access_keys import Role
@@ -48,11 +49,13 @@ def _picture_all(url: str, keys: dict[Role, str], sessions: Sessions, width: int
                 keep(f"console-{name}", driver.get_screenshot_as_png(), chosen=True)
             _write(driver, f"console-{name}-{suffix}")
         driver.find_element(By.CSS_SELECTOR, ".who button").click()
+        WebDriverWait(driver, 30).until(lambda page: page.find_elements(By.ID, "key"))
         _write(driver, f"console-sign-in-{suffix}")
         sign_in(driver, url, keys[Role.PRIVACY])
         driver.get(f"{url}/sessions/{sessions['active']}")
         driver.find_element(By.ID, "why-look").send_keys("access request 12")
         driver.find_element(By.CSS_SELECTOR, "form[action$=reveal] button").click()
+        WebDriverWait(driver, 30).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".alert"))
         _write(driver, f"console-reveal-{suffix}")
 
 
@@ -61,7 +64,7 @@ def sign_in(driver: Chrome, url: str, key: str) -> None:
     driver.get(f"{url}/sign-in")
     driver.find_element(By.ID, "key").send_keys(key)
     driver.find_element(By.CSS_SELECTOR, "main button").click()
-    assert driver.current_url == f"{url}/", driver.page_source
+    WebDriverWait(driver, 30).until(lambda page: page.current_url == f"{url}/")
 
 
 def _write(driver: Chrome, name: str) -> None:

@@ -76,6 +76,10 @@ class App:
     def use(self, ledger: Ledger | None) -> None:
         """Answer with this ledger from now on; `None`: it is closed, and requests are answered with `not-ready`."""
         self._ledger = ledger
+        if ledger is None:
+            self.stop()
+        else:
+            self._stopping = asyncio.Event()
 
     async def respond(self, request: Request) -> Response:
         """Answer a request. Raises nothing of its own."""

@@ -50,7 +50,6 @@ class AsgiApp:
                 return
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
-            self._app.stop()
             self.use(None)
         await send({"type": "lifespan.shutdown.complete"})
 

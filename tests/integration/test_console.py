@@ -13,14 +13,14 @@ from guestledger.adapters.api.exchange import Request
 from guestledger.adapters.api.serve import serving
 from guestledger.adapters.console.cookie import NAME, SECONDS, SignedIn
 from guestledger.adapters.console.routes import console_routes
-from guestledger.adapters.doors import application
+from guestledger.adapters.doors import application, asgi
 from guestledger.adapters.forms.frames import frame_data
 from guestledger.adapters.forms.values import flat, value
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.domain.events import PersonalDataRevealed
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import Role
-from tests.api import ADAPTERS, new_key, served
+from tests.api import ADAPTERS, new_key, served, uvicorn_of
 from tests.console import Browser, Page, browser_of, console_of
 from tests.integration.conftest import NewLedger
 from tests.lived_in import ADDRESS, AGENT, GUEST, IN_A_HURRY, SUBJECT, Sessions, live
@@ -408,6 +408,20 @@ async def test_the_live_stream_reports_growth_and_ends_with_the_server(ledger: L
             await ledger.open_session(GUEST)
             assert b"event: grown" in await stream.content.readuntil(b"\n\n")
         await stream.content.read()  # raises if it was cut off
+
+
+async def test_the_live_stream_ends_when_the_host_closes_its_ledger(ledger: Ledger) -> None:
+    mounted = asgi()
+    mounted.use(ledger)
+    async with asyncio.timeout(60), uvicorn_of(mounted) as url, browser_of(url) as browser:
+        await browser.sign_in(await new_key(ledger, Role.AUDITOR))
+        stream = await browser._http.get(f"{url}/live")
+        await stream.content.readuntil(b"\n\n")
+        mounted.use(None)
+        assert await stream.content.read() == b""
+        assert (await browser.get("")).status == 503
+        mounted.use(ledger)
+        assert (await browser.get("")).status == 200
 
 
 async def test_a_process_has_so_many_live_pages_and_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

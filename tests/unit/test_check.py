@@ -171,6 +171,15 @@ def test_each_decision_is_made_under_the_policy_in_force() -> None:
     assert checked(policies=(other,)).groups
 
 
+def test_a_shorter_backoff_is_found_where_the_recorded_wait_exceeds_it() -> None:
+    shorter = replace(POLICY.creation, base_ms=POLICY.creation.base_ms // 4)
+    report = checked(policies=(replace(POLICY, creation=shorter),))
+
+    fields = "retry_at, wait.extra_ms, wait.ms"
+    assert f"RecordAttempt: CreationThrottled -> CreationThrottled: {fields}" in report.groups
+    assert f"RecordAttempt: CreationFailed -> CreationFailed: {fields}" in report.groups
+
+
 def test_reports_of_parts_add_up_in_any_order() -> None:
     lifecycle = Lifecycle(decide=longer_waits)
     parts = []

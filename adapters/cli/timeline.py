@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -13,6 +14,11 @@ import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.messages import waited_sentence
 from guestledger.adapters.cli.streams import plain
+
+if TYPE_CHECKING:
+    from guestledger.adapters.forms.frames import ChangeForm
+
+Change = TypeVar("Change", bound="guestledger.Change | ChangeForm")
 
 STATUS_STYLES = {
     "active": "green",
@@ -81,6 +87,11 @@ def longest(frames: Sequence[guestledger.Frame]) -> timedelta:
     return max((part.length for frame in frames for part in frame.waits), default=timedelta())
 
 
+def seen(changes: Iterable[Change]) -> list[Change]:
+    """Return the changes that can be seen: some fields have two values that both mean none."""
+    return [change for change in changes if not (show.is_unset(change.before) and show.is_unset(change.after))]
+
+
 def arrow(out: Console) -> str:
     """Return an arrow that the console's encoding has."""
     return "->" if _is_ascii(out) else "→"
@@ -134,7 +145,7 @@ def _indented(line: Text, widths: Sequence[int]) -> Padding:
 
 def _notes(frame: guestledger.Frame, day: date) -> Iterator[Text]:
     """What changed, and whether today's code decides otherwise."""
-    changed = [_change_text(change, day) for change in frame.changes if change.field not in _IN_THE_ROW]
+    changed = [_change_text(change, day) for change in seen(frame.changes) if change.field not in _IN_THE_ROW]
     if changed:
         yield Text(", ".join(changed), style="dim")
     if frame.is_first and not frame.decision.is_reproduced:

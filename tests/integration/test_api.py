@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from guestledger.adapters.forms.events import frame_form
+from guestledger.adapters.forms.frames import frame_form
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.events import PersonalDataRevealed
 from guestledger.engine.ledger import Ledger
@@ -116,7 +116,8 @@ async def test_why_explains_what_a_session_waits_for(api: Api, simulator: Simula
     reply = await api.post("/v1/sessions", GUEST)
     assert (reply.status, reply.json["status"]) == (202, "throttled")
     why = (await api.get(f"/v1/sessions/{reply.json['id']}/why")).json
-    assert why["steps"][0]["blockers"][0]["cause"] == "throttled"
+    unmet = [condition for condition in why["steps"][0]["conditions"] if not condition["met"]]
+    assert unmet[0]["cause"] == "throttled"
     limits = (await api.get("/v1/limits")).json["items"]
     name = next(limit["limiter"] for limit in limits if limit["closedBy"])
     reset = await api.post(f"/v1/limits/{name.replace('/', '%2F').replace(' ', '%20')}/reset")

@@ -13,7 +13,7 @@ from guestledger.adapters.cli.timeline import timeline as drawn
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.replay.timeline import Frame, diff, timeline
 from tests.unit import samples
-from tests.unit.histories import recorded, troubled
+from tests.unit.histories import history_of, recorded, troubled
 
 WIDTHS = (40, 80, 120, 240)
 
@@ -94,6 +94,14 @@ def test_pages_hold_no_personal_data(frames: list[Frame]) -> None:
     text = "\n".join(lines(out, drawn(frames, out), difference_page(diff(frames, 0, 12), out), *pages))
     for value in (samples.IP, samples.USER_AGENT, samples.TOKEN, samples.FINGERPRINT, "customer-17"):
         assert value not in text
+
+
+def test_a_field_that_had_no_value_and_has_none_is_no_change() -> None:
+    lost = history_of(samples.open_session(), samples.look_up(samples.channel()), samples.begin(), samples.settle())
+    frames, out = timeline(lost, [Policy()]), console(240)
+    assert any((change.field, change.before, change.after) == ("detail", None, "") for change in frames[3].changes)
+    found = lines(out, drawn(frames, out), event_page(frames, 3, out), difference_page(diff(frames, 3, 4), out))
+    assert not [line for line in found if "detail" in line]
 
 
 def test_hostile_text_is_escaped() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
 import guestledger
 from guestledger.adapters.cli import show
-from guestledger.adapters.cli.frames import Data, frame_data
 from guestledger.adapters.cli.messages import WAITED, session_reason, waited_sentence
 from guestledger.adapters.cli.pages import environment, rendered
+from guestledger.adapters.cli.timeline import seen
+from guestledger.adapters.forms.frames import frame_form
 
+Data = Mapping[str, Any]
 Frames = Sequence[guestledger.Frame]
 
 _LABEL_WIDTH = 2.2
@@ -137,7 +139,9 @@ def _events(frames: Frames, *, revealed: bool) -> Iterator[Data]:
     for frame in frames:
         due = min(frame.due, key=lambda step: step.due_at, default=None)
         changed = {change.step for change in frame.due_changes}
-        yield frame_data(frame, revealed=revealed) | {
+        yield {
+            "form": (form := frame_form(frame, revealed=revealed)),
+            "changes": seen(form.changes),
             "frame": frame,
             "next": due,
             "staying": [step for step in frame.due if step.step not in changed],
@@ -155,7 +159,7 @@ def _percent(part: guestledger.Waited, whole: timedelta) -> float:
 
 def _flat(data: Data, path: str = "") -> Data:
     """`data` with dotted paths in place of objects, without what is not set."""
-    flat: Data = {}
+    flat: dict[str, Any] = {}
     for name, value in data.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{path}{name}.")

@@ -23,10 +23,10 @@ class SequenceStore(PostgresEventStore):
 
     async def _write(self, driver: Any, batch: Any) -> Any:
         await driver.execute("BEGIN")
-        log = await self._read_log(driver, batch)
-        rows = BatchRows(log, await self._open_limiters(driver, batch, log))
+        log = await self._writer.read_log(driver, batch)
+        rows = BatchRows(log, await self._writer.open_limiters(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
-        assert _NEXT in self._appending.append
-        await driver.fetch(self._appending.append.replace(_NEXT, _NEXT_OF_SEQUENCE), *rows.columns())
+        assert _NEXT in self._writer.statements.append
+        await driver.fetch(self._writer.statements.append.replace(_NEXT, _NEXT_OF_SEQUENCE), *rows.columns())
         await driver.execute("COMMIT")
         return outcomes

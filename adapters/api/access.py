@@ -4,6 +4,7 @@ A key is `glk_<id>_<secret>`. Its secret is 32 random bytes, so one round of SHA
 guess, and a slow hash, as for passwords, would only slow down every request.
 """
 
+import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -65,7 +66,8 @@ class BearerKeys:
         self._now = now
         self._keys: Mapping[UUID, AccessKey] = {}
         self._read_at = float("-inf")
-        self._reader: Ledger | None = None
+        self._ledger: Ledger | None = None
+        self._reading = asyncio.Lock()
 
     async def __call__(self, request: Request, ledger: Ledger) -> Caller:
         """See `Authenticate`."""
@@ -86,13 +88,18 @@ class BearerKeys:
         return Caller(name=key.name, roles=frozenset({key.role}), key=key.id.hex)
 
     async def _find(self, wanted: UUID | None, ledger: Ledger) -> AccessKey | None:
-        age = self._now() - self._read_at
-        stale = age >= CACHE_SECONDS or (wanted not in self._keys and age >= _NEW_KEY_SECONDS)
-        if ledger is not self._reader or stale:
-            began = self._now()
-            self._keys = {key.id: key for key in await ledger.access.list()}
-            self._read_at, self._reader = began, ledger
+        if self._is_stale(wanted, ledger):
+            async with self._reading:  # one request reads for all that wait
+                if self._is_stale(wanted, ledger):
+                    began = self._now()
+                    self._keys = {key.id: key for key in await ledger.access.list()}
+                    self._read_at, self._ledger = began, ledger
         return None if wanted is None else self._keys.get(wanted)
+
+    def _is_stale(self, wanted: UUID | None, ledger: Ledger) -> bool:
+        age = self._now() - self._read_at
+        unknown = wanted is not None and wanted not in self._keys
+        return ledger is not self._ledger or age >= CACHE_SECONDS or (unknown and age >= _NEW_KEY_SECONDS)
 
 
 def _parsed(text: str) -> UUID | None:

@@ -7,6 +7,7 @@ import msgspec
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 CSV = "text/csv"
+TEXT = "text/plain"
 PROBLEM = "application/problem+json"
 
 
@@ -42,6 +43,9 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     headers: Mapping[str, str] = {}
     body: bytes | AsyncIterator[bytes] = b""
+
+    def __repr__(self) -> str:
+        return f"Response({self.status})"  # the rest may be personal
 
 
 class Cut(Exception):

@@ -10,6 +10,7 @@ from guestledger.adapters.api.access import Caller
 from guestledger.adapters.api.exchange import JSON, Request
 from guestledger.adapters.api.problems import Refused
 from guestledger.engine.domain.errors import InvalidRequest
+from guestledger.engine.domain.personal import Guarded
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.operations.reveal import Reveal
 from guestledger.engine.ports.access_keys import Role
@@ -28,7 +29,7 @@ _ETAG = re.compile(r'"(\d{1,9})"')
 _QUOTED = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
 
-class Params(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class Params(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """The request of a route: each field is a part of the path, or else of the query. `body` is the body."""
 
 

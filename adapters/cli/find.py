@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -96,8 +96,10 @@ async def _find(wanted: guestledger.FindFilter, limit: int, *, json: bool) -> No
         raise typer.Exit(1)
     found = findings.found[:limit]
     if json:
+        from guestledger.adapters.forms.finding import found_form
+
         for one in found:
-            show.write_json(_json(one, wanted.around))
+            show.write_json(found_form(one, wanted.around))
         return
     _show(wanted, found, more=len(findings.found) > limit)
 
@@ -163,20 +165,3 @@ def _between(wanted: guestledger.FindFilter) -> str:
 def _distance(one: guestledger.FoundSession, moment: datetime) -> str:
     seconds = (one.recorded_at - moment).total_seconds()
     return f"{abs(seconds):.0f} s {'after' if seconds >= 0 else 'before'}"
-
-
-def _json(one: guestledger.FoundSession, moment: datetime | None) -> dict[str, Any]:
-    row = one.session
-    return {
-        "id": row.id,
-        "sessionId": row.session_id,
-        "status": row.status,
-        "channelId": row.channel_id,
-        "openedAt": row.opened_at,
-        "event": one.event,
-        "version": one.version,
-        "recordedAt": one.recorded_at,
-        "around": moment,
-        "cause": row.cause,
-        "detail": row.detail,
-    }

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
+from guestledger.engine.domain.personal import Guarded
+
 
 def camel(value: msgspec.Struct) -> Any:
     """Return `value`, and the structs in it, as structs whose JSON has camelCase names. Keys of mappings stay."""
@@ -43,7 +45,10 @@ def _union(options: tuple[Any, ...]) -> Any:
 def _struct(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
     hints = get_type_hints(kind, include_extras=True)
     fields = [(name, camel_type(hints[name])) for name in kind.__struct_fields__]
-    made = msgspec.defstruct(kind.__name__, fields, rename="camel", kw_only=True, frozen=True, module=kind.__module__)
+    bases = (Guarded,) if issubclass(kind, Guarded) else ()
+    made = msgspec.defstruct(
+        kind.__name__, fields, bases=bases, rename="camel", kw_only=True, frozen=True, module=kind.__module__
+    )
     made.__doc__ = kind.__doc__
     return made
 

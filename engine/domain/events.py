@@ -284,37 +284,14 @@ class SessionAbandoned(SessionEvent, frozen=True, kw_only=True):
 
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
-    # Wire names never change: stored logs contain them.
-    "ConsentRecorded": ConsentRecorded,
-    "ConsentRefused": ConsentRefused,
-    "ChannelValidated": ChannelValidated,
-    "ChannelRejected": ChannelRejected,
-    "ChannelLookupFailed": ChannelLookupFailed,
-    "CreationDeferred": CreationDeferred,
-    "CreationAttempted": CreationAttempted,
-    "CreationThrottled": CreationThrottled,
-    "CreationFailed": CreationFailed,
-    "SessionCreated": SessionCreated,
-    "DuplicateCreated": DuplicateCreated,
-    "DoubtLifted": DoubtLifted,
-    "SessionParked": SessionParked,
-    "RetryDecided": RetryDecided,
-    "AbandonmentDecided": AbandonmentDecided,
-    "SessionAdopted": SessionAdopted,
-    "GuestTokenFound": GuestTokenFound,
-    "WebhookSynced": WebhookSynced,
-    "WebhookFailed": WebhookFailed,
-    "WebhookAbandoned": WebhookAbandoned,
-    "WebhookRedeliveryRequested": WebhookRedeliveryRequested,
-    "ConsentWithdrawn": ConsentWithdrawn,
-    "MarketingWithdrawn": MarketingWithdrawn,
-    "TokenExpired": TokenExpired,
-    "TokenPurged": TokenPurged,
-    "ContactErased": ContactErased,
-    "LegalHoldPlaced": LegalHoldPlaced,
-    "LegalHoldReleased": LegalHoldReleased,
-    "ClockSetBack": ClockSetBack,
-    "SessionAbandoned": SessionAbandoned,
-    "GuestErased": GuestErased,
-    "PersonalDataRevealed": PersonalDataRevealed,
-}
+    # By name: a class is never renamed, as stored logs contain its name.
+    kind.__name__: kind
+    for kind in (
+        ConsentRecorded, ConsentRefused, ChannelValidated, ChannelRejected, ChannelLookupFailed,
+        CreationDeferred, CreationAttempted, CreationThrottled, CreationFailed, SessionCreated,
+        DuplicateCreated, DoubtLifted, SessionParked, RetryDecided, AbandonmentDecided, SessionAdopted,
+        GuestTokenFound, WebhookSynced, WebhookFailed, WebhookAbandoned, WebhookRedeliveryRequested,
+        ConsentWithdrawn, MarketingWithdrawn, TokenExpired, TokenPurged, ContactErased, LegalHoldPlaced,
+        LegalHoldReleased, ClockSetBack, SessionAbandoned, GuestErased, PersonalDataRevealed,
+    )
+}  # fmt: skip

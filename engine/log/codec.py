@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.domain.events import EVENT_TYPES, Event
 from guestledger.engine.domain.personal import Sealed
+from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.upcasting import upcast
 
 

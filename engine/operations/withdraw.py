@@ -7,9 +7,10 @@ from uuid import UUID
 import msgspec
 
 from guestledger.engine.domain.commands import WithdrawConsent
-from guestledger.engine.domain.errors import GuestledgerError, PartitionDetached, UnknownEvent
+from guestledger.engine.domain.errors import GuestledgerError, PartitionDetached
 from guestledger.engine.domain.request import checked_text
 from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories

@@ -14,10 +14,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from guestledger.engine.domain.errors import BundleRefused, UnknownEvent
 from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.personal import Guarded, Personal, Sealed
 from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.unreadable import BundleRefused, UnknownEvent
 from guestledger.engine.log.codec import decode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import as_sealed, personal_values, with_values

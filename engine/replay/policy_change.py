@@ -6,8 +6,8 @@ from typing import Any, cast
 import msgspec
 
 from guestledger.engine.domain.consent_terms import ConsentTerms, checked_terms
-from guestledger.engine.domain.errors import InvalidPolicy
 from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.unreadable import InvalidPolicy
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, InDoubt
 
 _WITHOUT_EFFECT = {

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from guestledger.engine.domain.due import StepName
-from guestledger.engine.domain.errors import ServiceError, UnknownEvent
+from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.clock import Clock

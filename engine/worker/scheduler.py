@@ -24,6 +24,7 @@ from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.outages import OutageReporter
 from guestledger.engine.worker.retention import RetentionPlanner
 from guestledger.engine.worker.step import Lane
+from guestledger.engine.worker.trouble import Trouble
 from guestledger.engine.worker.wakeups import WakeupPoller, wait_for_any
 
 logger = logging.getLogger("guestledger")
@@ -73,6 +74,7 @@ class Scheduler:
         self._clock = clock
         self._drain_seconds = drain_seconds
         self._stopping = asyncio.Event()
+        self._trouble = Trouble()
         self._lanes = LaneRunner(
             store=store,
             due_steps=due_steps,
@@ -82,15 +84,16 @@ class Scheduler:
             calls=calls,
             clock=clock,
             stopping=self._stopping,
-            report=self._report,
+            report=self._trouble.report,
         )
         executor.handover = self._lanes
         self._poller = WakeupPoller(store=store, due_steps=due_steps, wanted=self._lanes.wanted(), clock=clock)
-        self.trouble: ServiceError | None = None
-        """The last service error, or `None`."""
-        self._database_trouble: ServiceError | None = None
-        self._reported = ""
         self._active = 0
+
+    @property
+    def trouble(self) -> ServiceError | None:
+        """The last service error, or `None`."""
+        return self._trouble.last
 
     @property
     def runs(self) -> bool:
@@ -149,15 +152,15 @@ class Scheduler:
                         await self._partitions.ensure_partitions()
                         first = False
                 due = True  # also if what follows fails
-                self._database_answered()
-                failures = self._recovered(failures)
+                self._trouble.database_answered()
+                failures = self._trouble.recovered(failures)
                 if await self._due_steps.is_idle(self._lanes.wanted()):
                     await self._read_models.catch_up()
                     return
                 due = await self._poller.finds_work(self._stopping)
             except ServiceError as error:
                 failures += 1
-                self._report_database(error)
+                self._trouble.report_database(error)
             if done.total() > before or self.trouble is None:
                 progressed_at = self._clock.now()
             elif isinstance(self.trouble, CredentialsRefused) or self._clock.now() - progressed_at > _PATIENCE:
@@ -256,11 +259,11 @@ class Scheduler:
         while not self._stopping.is_set():
             try:
                 await task()
-                self._database_answered()
-                failures = self._recovered(failures)
+                self._trouble.database_answered()
+                failures = self._trouble.recovered(failures)
             except ServiceError as error:
                 failures += 1
-                self._report_database(error)
+                self._trouble.report_database(error)
             except Exception as error:
                 # A fault in one lane or projection must not stop the rest, and is logged once.
                 failures += 1
@@ -274,26 +277,6 @@ class Scheduler:
 
     def _rest_ms(self, failures: int) -> int:
         return _SOON_MS + (backoff_ms(failures, _BACKOFF, self._clock.jitter()) if failures else 0)
-
-    def _report(self, error: ServiceError | None) -> None:
-        """Note what a session met. One warning until something succeeds, not one a session."""
-        if error is not None and str(error) != self._reported:
-            waiting.warning("the scheduler has to wait: %s", error)
-        self._reported, self.trouble = "" if error is None else str(error), error
-
-    def _report_database(self, error: ServiceError) -> None:
-        self._database_trouble = error
-        self._report(error)
-
-    def _database_answered(self) -> None:
-        # Whichever task it answered: the one that failed may not need it again for long.
-        if self.trouble is self._database_trouble:
-            self.trouble = None
-
-    def _recovered(self, failures: int) -> int:
-        if failures:
-            self._reported = ""
-        return 0
 
     async def _woken(self, event: asyncio.Event, rest_ms: int = 0) -> None:
         await wait_for_any(event, self._stopping)

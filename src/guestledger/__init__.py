@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.consent_terms import ConsentFlag, ConsentPurpose, ConsentTerms, Party, PrivacyNotice
     from guestledger.engine.domain.due import DueStep, StepName
     from guestledger.engine.domain.errors import (
-        BundleRefused,
         CredentialsRefused,
         ErasureNotFound,
         ErasuresMissing,
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
         GuestledgerError,
         HoldRefused,
         IdempotencyConflict,
-        InvalidPolicy,
         InvalidRequest,
         JournalUnusable,
         LogSetBack,
@@ -57,8 +55,6 @@ if TYPE_CHECKING:
         SessionNotFound,
         SubjectErased,
         UnderLegalHold,
-        UnknownEvent,
-        UnknownPolicy,
         UnknownProjection,
         WrongExpectedVersion,
     )
@@ -70,6 +66,7 @@ if TYPE_CHECKING:
     from guestledger.engine.domain.policy import DeliveryPolicy, Policy
     from guestledger.engine.domain.request import GuestConsent, GuestRequest, parse_request
     from guestledger.engine.domain.session import Session, Status, WebhookNotice
+    from guestledger.engine.domain.unreadable import BundleRefused, InvalidPolicy, UnknownEvent, UnknownPolicy
     from guestledger.engine.ledger import Ledger
     from guestledger.engine.limits.admission import DenialReason, Denied
     from guestledger.engine.limits.feedback import ThrottleScope
@@ -310,7 +307,8 @@ _NAMES = {
     "engine.domain.consent": "Consent Evidence Guest",
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "BundleRefused CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidPolicy InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownEvent UnknownPolicy UnknownProjection WrongExpectedVersion",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownProjection WrongExpectedVersion",
+    "engine.domain.unreadable": "BundleRefused InvalidPolicy UnknownEvent UnknownPolicy",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",

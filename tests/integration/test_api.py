@@ -116,13 +116,27 @@ async def test_why_explains_what_a_session_waits_for(api: Api, simulator: Simula
     reply = await api.post("/v1/sessions", GUEST)
     assert (reply.status, reply.json["status"]) == (202, "throttled")
     why = (await api.get(f"/v1/sessions/{reply.json['id']}/why")).json
-    unmet = [condition for condition in why["steps"][0]["conditions"] if not condition["met"]]
-    assert unmet[0]["cause"] == "throttled"
+    [waits, *_] = [condition for condition in why["steps"][0]["conditions"] if not condition["met"]]
+    assert (waits["name"], waits["cause"]) == ("due_time", "throttled")
     limits = (await api.get("/v1/limits")).json["items"]
     name = next(limit["limiter"] for limit in limits if limit["closedBy"])
     reset = await api.post(f"/v1/limits/{name.replace('/', '%2F').replace(' ', '%20')}/reset")
     assert (reset.status, reset.json) == (200, {"limiter": name})
     assert (await api.post("/v1/limits/nobody/reset")).json["code"] == "limiter-not-found"
+
+
+async def test_a_session_is_found_by_a_time_and_a_guest(api: Api) -> None:
+    id_ = await opened(api, PERSON)
+    await opened(api)
+    known = (await api.get(f"/v1/sessions/{id_}/history")).json["events"][0]
+    found = await api.post(
+        "/v1/sessions/find",
+        {"around": known["recordedAt"], "ipAddress": GUEST["ipAddress"], "idempotencyKey": "order-17"},
+    )
+    assert [(one["id"], one["status"], one["version"]) for one in found.json["items"]] == [(id_, "active", 1)]
+    assert GUEST["ipAddress"] not in found.body.decode()
+    nothing = await api.post("/v1/sessions/find", {})
+    assert (nothing.status, nothing.json["code"]) == (422, "invalid-request")
 
 
 async def test_sessions_are_listed_by_keyset_pages(api: Api) -> None:

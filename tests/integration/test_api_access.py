@@ -5,27 +5,34 @@ import logging
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+import aiohttp
 import pytest
 
 from guestledger.adapters.api.access import CACHE_SECONDS, BearerKeys, key_text, without_keys
 from guestledger.adapters.api.admission import Admission, ApiLimits
 from guestledger.adapters.api.app import App
+from guestledger.adapters.api.asgi import asgi
 from guestledger.adapters.api.exchange import Request, Response
 from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.api.route import Context, Params, Route
 from guestledger.adapters.api.routes import ROUTES
+from guestledger.adapters.settings import Settings
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import Role
-from tests.api import ADAPTERS, GUEST, Api, api_of, new_key
+from tests.api import ADAPTERS, GUEST, Api, api_of, new_key, uvicorn_of
+from tests.docs.asgi import Asgi
+from tests.keys import KEY
 
 O, A, P = Role.OPERATOR, Role.AUDITOR, Role.PRIVACY  # noqa: E741 - the table is read as one
 ALLOWED = {
     "GET /healthz": None,
     "GET /readyz": None,
+    "GET /metrics": {O, A, P},
     "GET /v1/openapi.json": {O, A, P},
     "POST /v1/sessions": {O},
     "GET /v1/sessions": {O, A, P},
     "POST /v1/sessions/search": {O, P},
+    "POST /v1/sessions/find": {O, P},
     "GET /v1/sessions/{id}": {O, A, P},
     "POST /v1/sessions/{id}/token": {O},
     "GET /v1/sessions/{id}/history": {O, A, P},
@@ -248,6 +255,19 @@ async def test_a_host_can_add_pages_and_its_own_sign_in(ledger: Ledger) -> None:
     app = App(ledger, routes=[Route(method="GET", path="/", handler=page)], authenticate=without_keys)
     response = await app.respond(Request(method="GET", path="/", headers={"host": "localhost"}))
     assert (response.status, response.body, response.headers["content-security-policy"]) == (200, b"<p>hello", "x")
+
+
+async def test_served_alone_it_opens_and_closes_the_ledger_itself(ledger_url: str) -> None:
+    application = asgi(Settings(database_url=ledger_url, encryption_key=KEY), authenticate=without_keys)
+    async with uvicorn_of(application, lifespan="on") as url, aiohttp.request("GET", f"{url}/v1/limits") as answer:
+        assert (answer.status, await answer.json()) == (200, {"items": []})
+
+
+async def test_a_failed_start_is_reported_to_the_server() -> None:
+    application = asgi(Settings(database_url="postgresql://nobody@127.0.0.1:1/none", encryption_key=KEY))
+    with pytest.raises(AssertionError, match=r"lifespan\.startup\.failed"):
+        async with Asgi(application):
+            pass
 
 
 async def test_without_a_ledger_requests_are_answered_as_not_ready() -> None:

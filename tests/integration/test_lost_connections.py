@@ -243,9 +243,22 @@ async def test_a_stalled_writer_loses_the_log_lock_after_ten_seconds(stores: Sto
     seen: list[str] = []
 
     class Looking(PostgresEventStore):
-        async def _read_log(self, driver: Any, batch: Any) -> Any:
-            seen.append(await driver.fetchval("SHOW idle_in_transaction_session_timeout"))
-            return await super()._read_log(driver, batch)
+        async def _write(self, driver: Any, batch: Any) -> Any:
+            return await super()._write(_Looking(driver), batch)
+
+    class _Looking:
+        """Looks after the transaction has begun."""
+
+        def __init__(self, driver: Any) -> None:
+            self._driver = driver
+
+        async def execute(self, statement: str, *values: Any) -> Any:
+            return await self._driver.execute(statement, *values)
+
+        async def fetch(self, statement: str, *values: Any) -> Any:
+            if not seen:
+                seen.append(await self._driver.fetchval("SHOW idle_in_transaction_session_timeout"))
+            return await self._driver.fetch(statement, *values)
 
     await stores.open(Looking).append(proposed())
     async with stores.engine.connect() as other:

@@ -7,11 +7,12 @@ import pytest
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.consent import Guest
-from guestledger.engine.domain.errors import SealedEventBroken, ServiceUnreachable, SubjectErased
+from guestledger.engine.domain.errors import ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.events import ConsentRecorded, SessionCreated
 from guestledger.engine.domain.outcomes import Adoption
 from guestledger.engine.domain.personal import Sealed, personal_fields
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
+from guestledger.engine.domain.unreadable import SealedEventBroken
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from guestledger.engine.log.personal_fields import personal_values

@@ -46,15 +46,15 @@ TOO_MANY = {
     ),
     "the owner's role": (
         "GRANT guestledger_owner TO {u}",
-        "is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger",
+        "is a member of guestledger_owner, which owns batches, detached_partitions, events, head, policies, request_keys, the schema guestledger",
     ),
     "the owner's role, to be taken on by SET ROLE": (
         "GRANT guestledger_owner TO {u} WITH INHERIT FALSE, SET TRUE",
-        "is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger",
+        "is a member of guestledger_owner, which owns batches, detached_partitions, events, head, policies, request_keys, the schema guestledger",
     ),
     "to admit itself to the owner's role": (
         "GRANT guestledger_owner TO {u} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE",
-        "is a member of guestledger_owner, which owns batches, detached_partitions, events, head, request_keys, the schema guestledger",
+        "is a member of guestledger_owner, which owns batches, detached_partitions, events, head, policies, request_keys, the schema guestledger",
     ),
     "a table of its own": ("ALTER TABLE request_keys OWNER TO {u}", "owns request_keys"),
     "the database": (
@@ -65,7 +65,7 @@ TOO_MANY = {
         "GRANT pg_write_all_data TO {u}",
         (
             "is a member of pg_write_all_data; has INSERT, DELETE on head; has INSERT, UPDATE, DELETE on detached_partitions; has UPDATE, DELETE on batches; has UPDATE, DELETE on events; "
-            "has UPDATE, DELETE on request_keys"
+            "has UPDATE, DELETE on policies; has UPDATE, DELETE on request_keys"
         ),
     ),
     "to run the server's programs": (

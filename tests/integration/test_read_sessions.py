@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
-from guestledger.engine.domain.errors import UnknownEvent
+from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.reveal import Reveal
 from tests import lives, logs

@@ -23,6 +23,7 @@ KEY = {
     "head": "id",
     "detached_partitions": "month",
     "batches": "position",
+    "policies": "digest",
 }
 COLUMN = {
     "events": "actor",
@@ -30,6 +31,7 @@ COLUMN = {
     "head": "id",
     "detached_partitions": "digest",
     "batches": "recorded_at",
+    "policies": "recorded_at",
 }
 
 # Statements a user could write. Those on `head` have a test of their own.
@@ -102,6 +104,7 @@ def ways_in() -> list[Any]:
         "events": everywhere,
         "request_keys": everywhere,
         "batches": everywhere,
+        "policies": everywhere,
         "detached_partitions": WAYS_IN,
         "head": WAYS_IN,
     }

@@ -14,8 +14,8 @@ from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import SimulatorConfig
 from guestledger.adapters.wiring import connect, simulated
-from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.domain.events import ChannelValidated
+from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log import upcasting as upcast

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestledger.engine.domain.errors import BundleRefused
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.evolve import evolve_all
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.unreadable import BundleRefused
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.replay.bundle import read_bundle, write_bundle
 from tests.lives import recorded_life, sealed, stored

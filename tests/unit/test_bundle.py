@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from guestledger.engine.domain.errors import BundleRefused
 from guestledger.engine.domain.events import EVENT_TYPES, ConsentRecorded, SessionEvent
 from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.unreadable import BundleRefused
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log import codec, upcasting
 from guestledger.engine.log.merkle import leaf_hash

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.domain.events import EVENT_TYPES, Event
+from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.codec import decode, encode, wire_name
 from guestledger.engine.log.upcasting import UPCASTERS
 from tests.unit.samples import ONE_OF_EACH

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from guestledger.engine.domain.consent_terms import ConsentTerms, Party
-from guestledger.engine.domain.errors import InvalidPolicy
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
+from guestledger.engine.domain.unreadable import InvalidPolicy
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from guestledger.engine.replay.policy_change import changed_policy
 

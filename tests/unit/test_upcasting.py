@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from guestledger.engine.domain.errors import UnknownEvent
 from guestledger.engine.domain.events import EVENT_TYPES, SessionEvent
+from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log import codec, upcasting
 from guestledger.engine.log.codec import decode, encode
 from tests.unit.samples import CHANNEL, START, was_created

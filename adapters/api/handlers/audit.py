@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.adapters.api.exchange import CSV, JSON, JSON_LINES, Response
-from guestledger.adapters.api.handlers.fields import Id, Moment, Text
+from guestledger.adapters.api.handlers.fields import Id, Moment, PersonalText, Text
 from guestledger.adapters.api.handlers.paging import Cursor, Limit, after, page, page_size
 from guestledger.adapters.api.handlers.sessions import guest_filter
 from guestledger.adapters.api.route import OPERATOR_OR_PRIVACY, REVEAL, Context, Params, Route
@@ -53,9 +53,9 @@ class ListAudit(Params, frozen=True, kw_only=True):
 class FindAudit(ListAudit, frozen=True, kw_only=True):
     """Which entries, by their guest too: personal data never goes into a URL."""
 
-    subject_id: Text | None = None
-    ip_address: Text | None = None
-    fingerprint: Text | None = None
+    subject_id: PersonalText | None = None
+    ip_address: PersonalText | None = None
+    fingerprint: PersonalText | None = None
 
 
 class SearchAudit(Params, frozen=True, kw_only=True):

@@ -11,12 +11,12 @@ from guestledger.adapters.api.handlers.fields import Moment, Reason, Text
 from guestledger.adapters.api.handlers.sessions import SessionPath
 from guestledger.adapters.api.route import IF_MATCH, OPERATOR, OPERATOR_OR_PRIVACY, Answer, Context, Params, Route
 from guestledger.engine.domain.outcomes import Adoption, Resolution, Verdict
-from guestledger.engine.domain.personal import Personal
+from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.operations.withdraw import Withdrawal
 
 
-class _Decision(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class _Decision(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     reason: Reason
 
 
@@ -51,7 +51,7 @@ class Redeliver(SessionPath, frozen=True, kw_only=True):
     body: _Decision
 
 
-class WithdrawalRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class WithdrawalRequest(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """What is withdrawn, and why."""
 
     reason: Reason | None = None

@@ -1,11 +1,16 @@
-"""What a load balancer asks: whether the process lives, and whether it can work. Public, without any details."""
+"""What a load balancer asks: whether the process lives, and whether it can work; and what Prometheus reads.
+
+The first two are public, and give no details.
+"""
 
 from typing import Literal
 
 import msgspec
 
+from guestledger.adapters.api.exchange import TEXT, Response
 from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.api.route import PUBLIC, Context, Params, Route
+from guestledger.adapters.telemetry import endpoints
 
 
 class HealthForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +33,14 @@ async def ready(_asked: Params, context: Context) -> HealthForm:
     return HealthForm()
 
 
+async def metrics(_asked: Params, context: Context) -> Response:
+    """Return the metrics for Prometheus."""
+    found = await endpoints.metrics(context.ledger)
+    return Response(headers={"content-type": found.content_type}, body=found.body)
+
+
 ROUTES = (
     Route(method="GET", path="/healthz", handler=alive, answer=HealthForm, roles=PUBLIC),
     Route(method="GET", path="/readyz", handler=ready, answer=HealthForm, roles=PUBLIC),
+    Route(method="GET", path="/metrics", handler=metrics, produces=(TEXT,)),
 )

@@ -3,21 +3,20 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-import msgspec
 from msgspec import Meta
 
 from guestledger.adapters.api.handlers.fields import Reason
 from guestledger.adapters.api.handlers.sessions import SessionPath
 from guestledger.adapters.api.route import PRIVACY, Context, Params, Route
 from guestledger.adapters.forms.camel import camel, camel_type
-from guestledger.engine.domain.personal import Personal
+from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.domain.request import SHOWABLE
 from guestledger.engine.operations.erase import ErasureCertificate
 from guestledger.engine.operations.export import PersonExport
 from guestledger.engine.operations.retention import HoldReport
 
 
-class Why(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class Why(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Why it is done."""
 
     reason: Reason

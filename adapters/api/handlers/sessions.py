@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from guestledger.adapters.api.handlers.fields import Id, Moment, Text
+from guestledger.adapters.api.handlers.fields import Id, Moment, PersonalText, Text
 from guestledger.adapters.api.handlers.paging import Cursor, Limit, after, page, page_size
 from guestledger.adapters.api.route import (
     IDEMPOTENCY_KEY,
@@ -25,7 +25,7 @@ from guestledger.adapters.forms.events import EventForm, event_form
 from guestledger.adapters.forms.frames import FrameForm, frame_form
 from guestledger.engine.domain.errors import InvalidRequest
 from guestledger.engine.domain.guest_filter import GuestFilter
-from guestledger.engine.domain.personal import clear, public
+from guestledger.engine.domain.personal import Guarded, Personal, clear, public
 from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.operations.explain import Explanation
@@ -43,7 +43,7 @@ class OpenSession(Params, frozen=True, kw_only=True):
     """Answer with the guest's token, a secret."""
 
 
-class OpenedForm(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class OpenedForm(Guarded, frozen=True, kw_only=True, rename="camel"):
     """A session that was opened or accepted. Times are UTC. `cause` and `detail` say why it is not active."""
 
     id: UUID
@@ -57,7 +57,7 @@ class OpenedForm(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """When a worker continues, if it is not settled."""
     cause: str | None
     detail: str | None
-    token: str | None
+    token: Personal | None
     """The guest's token, if it was asked for."""
 
 
@@ -90,9 +90,9 @@ class ListSessions(Params, frozen=True, kw_only=True):
 class FindSessions(ListSessions, frozen=True, kw_only=True):
     """Which sessions, by their guest too: personal data never goes into a URL."""
 
-    subject_id: Text | None = None
-    ip_address: Text | None = None
-    fingerprint: Text | None = None
+    subject_id: PersonalText | None = None
+    ip_address: PersonalText | None = None
+    fingerprint: PersonalText | None = None
 
 
 class SearchSessions(Params, frozen=True, kw_only=True):

@@ -3,11 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from datetime import datetime
 from itertools import islice
-from operator import attrgetter
 from typing import TypeVar
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tenacity import (
@@ -19,11 +16,10 @@ from tenacity import (
 )
 
 from guestledger.adapters.postgres.errors import PoolUsedUp, reported
-from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
-from guestledger.adapters.postgres.log.batch import BatchRows, KeyDestroyed, KeysRotated, LogEnd, Proposal
-from guestledger.adapters.postgres.log.policies import PolicyRecord
+from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
+from guestledger.adapters.postgres.log.batch import KeyDestroyed, KeysRotated, Proposal
+from guestledger.adapters.postgres.log.batch_writer import BatchWriter
 from guestledger.adapters.postgres.log.reader import LogReader
-from guestledger.adapters.postgres.log.statements import AppendStatements
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.personal.sealed_append import Sealing
 from guestledger.adapters.postgres.transactions import Driver, HeldConnection
@@ -31,7 +27,6 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended, KeyTaken
 from guestledger.engine.log.codec import encode, wire_name
 from guestledger.engine.ports.telemetry import NoTelemetry, Telemetry
@@ -74,9 +69,7 @@ class PostgresEventStore(LogReader):
         max_waiting: int = 10_000,
     ) -> None:
         super().__init__(engine, schema, personal)
-        self._limiter = limiter
-        self._policy = PolicyRecord(schema, policy)
-        self._appending = AppendStatements(schema)
+        self._writer = BatchWriter(schema, limiter, policy)
         self._telemetry = telemetry
         self._patience = patience
         self._max_waiting = max_waiting
@@ -257,83 +250,9 @@ class PostgresEventStore(LogReader):
                     return await self._write(driver, batch)
 
     async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
-        # Four round trips, which all appends of the batch wait for; more only if a limiter knows something. The lock first,
-        # reading in a *later* statement: only its snapshot is sure to see the last commit. A row lock without a change
-        # leaves no dead row.
-        await driver.execute(self._appending.begin)
-        log = await self._read_log(driver, batch)
-        limiters = await self._open_limiters(driver, batch, log)
-        rows = BatchRows(log, limiters)
-        outcomes = [rows.take(proposal) for proposal in batch]
-        await driver.fetch(self._appending.append, *rows.columns())
-        await self._limiter.write(driver, limiters)
-        if records_policy := self._policy.wanted([proposal.append for proposal in batch]):
-            await self._policy.write(driver, log.position, log.now)
-        await driver.execute("COMMIT")
-        self._policy.done = self._policy.done or records_policy
+        outcomes = await self._writer.write(driver, batch)
         self._notifier.announce()
         return outcomes
-
-    async def _read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:
-        appends = [proposal.append for proposal in batch]
-        stream_ids = [append.stream_id for append in appends]
-        statement = self._appending.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
-        keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
-        data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
-        subjects = list({proposal.sealing.subject for proposal in batch if proposal.sealing.subject is not None})
-        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects)
-        now, limiters, position, last_at, found, taken, destroyed, fenced, kek = found_now
-        stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
-        return LogEnd(
-            position=-1 if position is None else position,
-            now=now,
-            recorded_at=now if last_at is None else max(now, last_at),
-            versions=dict(zip(stream_ids, found, strict=True)),
-            keys=dict(taken),
-            destroyed=frozenset(destroyed),
-            kek=kek,
-            fenced=frozenset(fenced),
-            known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
-            limiters=frozenset(limiters),
-        )
-
-    async def _open_limiters(self, driver: Driver, batch: list[Proposal], log: LogEnd) -> LimiterTransaction:
-        # A request is admitted under the ledger's lock, together with its attempt, and a limiter closes together with its
-        # 429: between a 429 and its `Retry-After` the log holds no attempt.
-        appends = [proposal.append for proposal in batch]
-        names = {
-            asked.limiter for append in appends for asked in (append.admission, append.feedback) if asked is not None
-        }
-        if not names:
-            return LimiterTransaction({}, log.now, LimiterPolicy())
-        asking = [
-            append.stream_id for append in appends if append.admission is not None and not append.admission.reserved
-        ]
-        return await self._limiter.open(
-            driver, names, now=log.now, clean=not names & log.limiters, asking=asking or None
-        )
-
-    async def _read_known(
-        self, driver: Driver, stale: list[Append], limiters: frozenset[str], now: datetime
-    ) -> dict[tuple[UUID, int, UUID], Appended]:
-        wanted = {(append.stream_id, append.expected_version, append.causation_id): append for append in stale}
-        stream_ids, expected, causation_ids = (list(column) for column in zip(*wanted, strict=True))
-        firsts = await driver.fetch(self._appending.read_known, stream_ids, expected, causation_ids)
-        known = {}
-        for stream_id, expected_version, causation_id, position, recorded_at in firsts:
-            key = (stream_id, expected_version, causation_id)
-            more = len(wanted[key].events)
-            known[key] = Appended(
-                version=expected_version + more,
-                position=position + more - 1,
-                recorded_at=recorded_at,
-                at=now,
-                limiters=limiters,
-            )
-        return known
-
-
-_number = attrgetter("int")
 
 
 def _proposed(append: Append, sealing: Sealing) -> Proposal:

@@ -9,9 +9,9 @@ import msgspec
 
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver
-from guestledger.engine.domain.errors import UnknownPolicy
 from guestledger.engine.domain.events import SessionEvent
 from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.unreadable import UnknownPolicy
 from guestledger.engine.log.appends import Append
 
 _encoder = msgspec.json.Encoder(order="sorted")

@@ -17,9 +17,10 @@ from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
-from guestledger.engine.domain.errors import LogSetBack, UnknownEvent
+from guestledger.engine.domain.errors import LogSetBack
 from guestledger.engine.domain.events import EVENT_TYPES, AccessEvent
 from guestledger.engine.domain.policy import Policy
+from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import as_sealed

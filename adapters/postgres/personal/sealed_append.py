@@ -8,9 +8,9 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from guestledger.adapters.postgres.personal.vault import KeyRow
-from guestledger.engine.domain.errors import SealedEventBroken
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused, Event
 from guestledger.engine.domain.personal import Purpose
+from guestledger.engine.domain.unreadable import SealedEventBroken
 from guestledger.engine.log.appends import Append, is_remote_key
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.personal_fields import personal_values, with_values

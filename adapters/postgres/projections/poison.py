@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.transactions import Driver, driver_connection, transaction
-from guestledger.engine.domain.errors import GuestledgerError, UnknownEvent, in_short
+from guestledger.engine.domain.errors import GuestledgerError, in_short
+from guestledger.engine.domain.unreadable import UnknownEvent
 
 BATCH = 2_000
 """Events in one transaction. Larger batches are no faster and hold the checkpoints longer."""

@@ -10,7 +10,7 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.replay.timeline import timeline
 from tests.unit import samples
-from tests.unit.histories import history_of, troubled
+from tests.unit.histories import history_of, in_force, troubled
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}"
 
@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
 
 def page_of(history: list[RecordedEvent], *, revealed: bool = False) -> Page:
-    return Page(timeline_page(timeline(history, [Policy()]), revealed=revealed))
+    return Page(timeline_page(timeline(history, in_force(Policy())), revealed=revealed))
 
 
 def test_page_shows_each_event_its_decision_and_its_waits() -> None:

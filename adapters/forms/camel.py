@@ -19,7 +19,10 @@ def camel(value: msgspec.Struct) -> Any:
 
 @cache
 def camel_type(kind: Any) -> Any:
-    """Return the type that `camel` makes of this one. All fields of a struct are required: JSON has each of them."""
+    """Return the type that `camel` makes of this one.
+
+    All fields of a struct are required: JSON has each of them, except for a struct that leaves out fields with their defaults.
+    """
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind if kind.__struct_config__.tag_field else _struct(kind)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -44,10 +47,21 @@ def _union(options: tuple[Any, ...]) -> Any:
 
 def _struct(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
     hints = get_type_hints(kind, include_extras=True)
-    fields = [(name, camel_type(hints[name])) for name in kind.__struct_fields__]
+    omits = kind.__struct_config__.omit_defaults
+    fields = [
+        (field.name, camel_type(hints[field.name]), *((field.default,) if omits and not field.required else ()))
+        for field in msgspec.structs.fields(kind)
+    ]
     bases = (Guarded,) if issubclass(kind, Guarded) else ()
     made = msgspec.defstruct(
-        kind.__name__, fields, bases=bases, rename="camel", kw_only=True, frozen=True, module=kind.__module__
+        kind.__name__,
+        fields,
+        bases=bases,
+        rename="camel",
+        kw_only=True,
+        frozen=True,
+        omit_defaults=omits,
+        module=kind.__module__,
     )
     made.__doc__ = kind.__doc__
     return made

@@ -95,17 +95,7 @@ def _flat_events(events: Sequence[Event]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for number, event in enumerate(map(named_event, events), 1):
         prefix = f"{number}." if len(events) > 1 else ""
-        found |= {f"{prefix}event": event.event, **_flat(event.data, prefix)}
-    return found
-
-
-def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found.update(_flat(value, f"{prefix}{name}."))
-        else:
-            found[f"{prefix}{name}"] = value
+        found |= {f"{prefix}event": event.event, **show.flat(event.data, prefix)}
     return found
 
 
@@ -115,7 +105,7 @@ def _command(command: Any) -> str:
     if command is None:
         return "unknown"
     return f"{type(command).__name__} " + ", ".join(
-        f"{path}={value}" for path, value in _flat(public(command), "").items()
+        f"{path}={value}" for path, value in show.flat(public(command)).items()
     )
 
 

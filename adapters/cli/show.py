@@ -147,6 +147,14 @@ def value(found: Any, day: date | None = None, limit: int | None = None) -> str:
     return text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted paths."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {path + name: value}
+    return found
+
+
 def is_unset(found: Any) -> bool:
     """Return whether a field has no value, or only fields without one."""
     if isinstance(found, Mapping):

@@ -3,9 +3,8 @@
 A kind is one readable line, the same for every session that diverges in the same way. A list of allowed kinds holds one a line.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -17,6 +16,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.replay.decisions import Decision, Lifecycle, decisions
+from guestledger.engine.replay.diff import changes
 
 DueTimes = Mapping[str, datetime]
 """When each step is due (UTC), by its name."""
@@ -168,12 +168,4 @@ def differing_paths(recorded: Sequence[Event], decided: Sequence[Event]) -> tupl
     if [type(event) for event in recorded] != [type(event) for event in decided]:
         return ()
     pairs = zip(recorded, decided, strict=True)
-    return tuple(sorted({path for one, other in pairs for path in _differing(one, other)}))
-
-
-def _differing(one: Any, other: Any, path: str = "") -> Iterable[str]:
-    if isinstance(one, msgspec.Struct) and type(one) is type(other):
-        for name in one.__struct_fields__:
-            yield from _differing(getattr(one, name), getattr(other, name), f"{path}.{name}" if path else name)
-    elif one != other:
-        yield path
+    return tuple(sorted({change.field for pair in pairs for change in changes(*pair)}))

@@ -14,7 +14,6 @@ from guestledger.adapters.cli.pages import environment, rendered
 from guestledger.adapters.cli.timeline import seen
 from guestledger.adapters.forms.frames import frame_form
 
-Data = Mapping[str, Any]
 Frames = Sequence[guestledger.Frame]
 
 _LABEL_WIDTH = 2.2
@@ -66,7 +65,7 @@ def timeline_page(frames: Frames, *, revealed: bool) -> str:
     """Return the page. Personal data is masked unless `revealed`."""
     day = frames[0].recorded.recorded_at.date()
     made = environment()
-    made.filters |= {"value": partial(show.value, day=day), "flat": _flat}
+    made.filters |= {"value": partial(show.value, day=day), "given": _given}
     last = frames[-1].state
     return rendered(
         made,
@@ -134,7 +133,7 @@ def _shares(frames: Frames) -> list[Share]:
     return [Share(name, WAITED[name].partition(":")[0], show.span(length)) for name, length in ordered]
 
 
-def _events(frames: Frames, *, revealed: bool) -> Iterator[Data]:
+def _events(frames: Frames, *, revealed: bool) -> Iterator[Mapping[str, Any]]:
     longest = max((part.length for frame in frames for part in frame.waits), default=timedelta(1))
     for frame in frames:
         due = min(frame.due, key=lambda step: step.due_at, default=None)
@@ -157,15 +156,9 @@ def _percent(part: guestledger.Waited, whole: timedelta) -> float:
     return max(_MIN_WIDTH, round(100 * (part.length / whole), 3))
 
 
-def _flat(data: Data, path: str = "") -> Data:
-    """`data` with dotted paths in place of objects, without what is not set."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{path}{name}.")
-        elif not show.is_unset(value):
-            flat[path + name] = value
-    return flat
+def _given(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values that are set, by their paths."""
+    return {path: value for path, value in show.flat(data).items() if not show.is_unset(value)}
 
 
 def _whole(frames: Frames) -> timedelta:

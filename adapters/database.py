@@ -19,7 +19,7 @@ from guestledger.adapters.postgres.admin.embedded import (
     start_embedded,
     stop_embedded,
 )
-from guestledger.adapters.postgres.admin.migrate import check_current, upgrade, upgrade_through
+from guestledger.adapters.postgres.admin.revision import check_current
 from guestledger.adapters.postgres.admin.roles import runtime_login
 from guestledger.adapters.postgres.admin.vault_tables import create_vault
 from guestledger.adapters.postgres.codecs import check_codecs
@@ -34,6 +34,8 @@ async def upgrade_database(settings: Settings, *, engine: AsyncEngine | None = N
 
     Also creates the key vault of `settings.vault_url`. Raises `ServiceError`, `UnfitEngine`.
     """
+    from guestledger.adapters.postgres.admin.migrate import upgrade, upgrade_through  # noqa: PLC0415 - takes long to load
+
     if settings.vault_url is not None:
         await create_vault(settings.vault_url, settings.schema)
     if engine is not None:
@@ -90,6 +92,8 @@ async def locate_database(settings: Settings) -> str | URL:
     """The database's URL for the runtime. Starts and upgrades the embedded one if no other is named."""
     if settings.database_url is not None:
         return settings.database_url
+    from guestledger.adapters.postgres.admin.migrate import upgrade  # noqa: PLC0415 - takes long to load
+
     url = await _embedded_database(settings)
     await upgrade(url, settings.schema)
     return make_url(url).set(username=await runtime_login(url, settings.schema))

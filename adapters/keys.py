@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.crypto.wrapping import KeyEncryptionKey, KeyService, keys_of_file, keys_of_text, made_key_file
 from guestledger.adapters.database import data_dir, locate_database
-from guestledger.adapters.postgres.admin.migrate import check_current
+from guestledger.adapters.postgres.admin.revision import check_current
 from guestledger.adapters.postgres.errors import NotAllowed
 from guestledger.adapters.postgres.personal.key_ring import KeyRing
 from guestledger.adapters.postgres.personal.key_rotation import KeyRotation

@@ -1,26 +1,25 @@
 """The only module that imports every adapter: it puts a ledger together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from uuid import uuid4
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.absent import NoProvider, NoWebhook
 from guestledger.adapters.clock import DatabaseClock
-from guestledger.adapters.consent_terms import consent_terms, warn_if_open
-from guestledger.adapters.cxone.client import CXoneClient
+from guestledger.adapters.consent_terms import warn_if_open
 from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.database import data_dir, keep_embedded_started, locate_database
 from guestledger.adapters.erasure_journal import FileJournal, check_erasures
 from guestledger.adapters.keys import open_vault
+from guestledger.adapters.outbound import open_provider, open_webhook, policy_of, with_doubt
 from guestledger.adapters.postgres.access_keys import PostgresAccessKeys
-from guestledger.adapters.postgres.admin.migrate import check_current
 from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
 from guestledger.adapters.postgres.admin.privileges import check_privileges
+from guestledger.adapters.postgres.admin.revision import check_current
 from guestledger.adapters.postgres.codecs import check_codecs
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
@@ -34,20 +33,15 @@ from guestledger.adapters.postgres.projections.read_models import PostgresReadMo
 from guestledger.adapters.postgres.projections.session_finder import PostgresSessionFinder
 from guestledger.adapters.postgres.transactions import read_time
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
-from guestledger.adapters.settings import InvalidSettings, Settings, variable
+from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.telemetry.instruments import Instruments
-from guestledger.adapters.webhook import HttpWebhook
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
-from guestledger.engine.ports.provider import Provider
-from guestledger.engine.ports.rate_limiter import RateLimiter
 from guestledger.engine.ports.telemetry import Telemetry
-from guestledger.engine.ports.webhook import WebhookSender
 from guestledger.engine.worker.calls import CallLimit
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
@@ -55,7 +49,7 @@ from guestledger.engine.worker.outages import OutageReporter
 from guestledger.engine.worker.recorder import Recorder
 from guestledger.engine.worker.retention import RetentionPlanner
 from guestledger.engine.worker.scheduler import Scheduler
-from guestledger.engine.worker.step import Lane, Services
+from guestledger.engine.worker.step import Services
 from guestledger.engine.worker.steps import load_handlers
 
 LEASE_MS = 10_000
@@ -100,15 +94,15 @@ async def connect(
         if journal is not None:
             await check_erasures(journal, erasures)
         clock = await stack.enter_async_context(_clock(engine))
-        policy = _policy(policy, _with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
+        policy = policy_of(policy, with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         if scheduler:
             warn_if_open(policy.consent_terms)
         telemetry = Instruments(_place(engine, settings.schema))
         outages = OutageReporter(clock=clock, policy=policy)
         limiter = PostgresRateLimiter(engine, settings.schema, policy.limiter, changed=outages.limiter_changed)
         services = Services(
-            provider=await _provider(settings, profile, limiter, policy, clock, telemetry, stack),
-            webhook=await _webhook(settings, clock, telemetry, stack),
+            provider=await open_provider(settings, profile, limiter, policy, clock, telemetry, stack),
+            webhook=await open_webhook(settings, clock, telemetry, stack),
             limiter=limiter,
             holds=PostgresLegalHolds(engine, settings.schema),
             clock=clock,
@@ -248,80 +242,3 @@ async def _running(scheduler: Scheduler) -> AsyncIterator[None]:
     finally:
         scheduler.stop()
         await task
-
-
-def _policy(policy: Policy, profile: Profile, settings: Settings) -> Policy:
-    """The host's policy, overridden by the profile and the settings."""
-    limiter = replace(
-        policy.limiter,
-        calls=settings.calls or policy.limiter.calls,
-        calls_per_process=settings.calls_per_process or policy.limiter.calls_per_process,
-    )
-    return replace(
-        policy,
-        creation=replace(policy.creation, in_doubt=profile.in_doubt),
-        limiter=limiter,
-        consent_terms=consent_terms(settings.consent_terms, policy.consent_terms),
-        webhook_enabled=policy.webhook_enabled and settings.webhook_url is not None,
-        retention_days=policy.retention_days if settings.retention_days is None else settings.retention_days,
-    )
-
-
-def _with_doubt(profile: Profile, wanted: InDoubt | None) -> Profile:
-    if wanted is None:
-        return profile
-    honours = profile.honours_idempotency_key or wanted is InDoubt.RETRY_WITH_KEY
-    return replace(profile, in_doubt=wanted, honours_idempotency_key=honours)
-
-
-async def _provider(
-    settings: Settings,
-    profile: Profile,
-    limiter: RateLimiter,
-    policy: Policy,
-    clock: Clock,
-    telemetry: Telemetry,
-    stack: AsyncExitStack,
-) -> Provider:
-    if settings.cxone_url is None:
-        return NoProvider()
-    profile = replace(profile, throttle_scope=settings.throttle_scope or profile.throttle_scope)
-    with _invalid("cxone_url"):
-        client = CXoneClient(
-            url=settings.cxone_url,
-            client_id=settings.cxone_client_id,
-            client_secret=settings.cxone_client_secret,
-            rate_limiter=limiter,
-            profile=profile,
-            now=clock.now,
-            # One more for a token: a request that waits here in vain would count as failed.
-            connections=policy.limiter.calls_per_process + 1,
-            max_pause_ms=policy.limiter.max_pause_ms,
-            telemetry=telemetry,
-        )
-    await stack.enter_async_context(client)
-    return client
-
-
-async def _webhook(settings: Settings, clock: Clock, telemetry: Telemetry, stack: AsyncExitStack) -> WebhookSender:
-    if settings.webhook_url is None:
-        return NoWebhook()
-    with _invalid("webhook_url", "webhook_secret"):
-        webhook = HttpWebhook(
-            url=settings.webhook_url,
-            secret=settings.webhook_secret,
-            allow_private=settings.webhook_allow_private,
-            now=clock.now,
-            connections=Lane.WEBHOOK.max_in_flight,
-            telemetry=telemetry,
-        )
-    await stack.enter_async_context(webhook)
-    return webhook
-
-
-@contextmanager
-def _invalid(*fields: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise InvalidSettings(f"{' or '.join(map(variable, fields))} is invalid: {error}") from None

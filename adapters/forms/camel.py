@@ -19,10 +19,7 @@ def camel(value: msgspec.Struct) -> Any:
 
 @cache
 def camel_type(kind: Any) -> Any:
-    """Return the type that `camel` makes of this one.
-
-    All fields of a struct are required: JSON has each of them, except for a struct that leaves out fields with their defaults.
-    """
+    """Return the type that `camel` makes of this one. JSON has each field, unless the struct leaves its defaults out."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind if kind.__struct_config__.tag_field else _struct(kind)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -48,10 +45,7 @@ def _union(options: tuple[Any, ...]) -> Any:
 def _struct(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
     hints = get_type_hints(kind, include_extras=True)
     omits = kind.__struct_config__.omit_defaults
-    fields = [
-        (field.name, camel_type(hints[field.name]), *((field.default,) if omits and not field.required else ()))
-        for field in msgspec.structs.fields(kind)
-    ]
+    fields = [_field(field, camel_type(hints[field.name]), omits=omits) for field in msgspec.structs.fields(kind)]
     bases = (Guarded,) if issubclass(kind, Guarded) else ()
     made = msgspec.defstruct(
         kind.__name__,
@@ -65,6 +59,12 @@ def _struct(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
     )
     made.__doc__ = kind.__doc__
     return made
+
+
+def _field(field: msgspec.structs.FieldInfo, kind: Any, *, omits: bool) -> tuple[str, Any] | tuple[str, Any, Any]:
+    if omits and not field.required and field.default is not msgspec.NODEFAULT:
+        return field.name, kind, field.default
+    return field.name, kind
 
 
 def camel_fields(struct: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
+import pytest
+
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.wiring import connect
@@ -40,6 +42,7 @@ MOMENTS = [Moment(1, HONEST), Moment(500, HONEST), Moment(250, ROUGH)]
 REQUESTS = [guests.guest(number, idempotencyKey=f"guest-{number}") for number in range(1_000)]
 
 
+@pytest.mark.slow
 async def test_worker_finishes_what_a_killed_open_accepted(runtime_server: str, migrated_template: str, tmp_path: Path):
     file = guests.write_file(tmp_path, REQUESTS)
 

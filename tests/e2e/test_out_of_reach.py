@@ -145,6 +145,7 @@ def but_for_losses(result: Result) -> Result:
     return result._replace(err="".join(told))
 
 
+@pytest.mark.slow
 async def test_unrecorded_answer_is_logged_with_its_remote_session(
     postgres_server: str, database_url: str, tmp_path: Path
 ):

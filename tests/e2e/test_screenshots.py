@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from tests.e2e import guests
 from tests.e2e.command import environment, run
@@ -11,6 +13,7 @@ WHY = ("--reason", "request of 2026-11-29", "--by", "dpo")
 
 
 @needs_chromium
+@pytest.mark.slow
 async def test_pages_for_people_are_pictured(database_url: str, tmp_path: Path) -> None:
     export, replay = tmp_path / "export.html", tmp_path / "replay.html"
     async with Simulator(SimulatorConfig(throttle_share=1.0, retry_after_s=1)) as simulator:

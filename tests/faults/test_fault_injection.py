@@ -61,7 +61,11 @@ ROUGH = Life("a look-up and its creation", False, REFUSED | BROKEN, OPENED, ("Ch
 HANGS = Life("a creation that hangs", False, HANGING, OPENED, ("CreationFailed",))
 LIVES = [
     *(pytest.param(life, server, marks=pytest.mark.slow) for life in (ROUGH, HANGS) for server in SERVERS),
-    (Life("a webhook", True, {"webhook_status": 503}, "WebhookAbandoned", ("WebhookFailed",), webhook_url=None), KEYS),
+    pytest.param(
+        Life("a webhook", True, {"webhook_status": 503}, "WebhookAbandoned", ("WebhookFailed",), webhook_url=None),
+        KEYS,
+        marks=pytest.mark.slow,
+    ),
     (Life("an expiry", True, {"session_lifetime_s": 0.01}, "TokenPurged"), KEYS),
 ]
 
@@ -109,7 +113,9 @@ async def test_another_scheduler_finishes_work_that_was_cut_off_at_any_await(
         assert server is KEYS or max(map(len, simulator.sessions_by_key.values())) > 1, "the test showed nothing"
 
 
-@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
+@pytest.mark.parametrize(
+    "server", [pytest.param(KEYS, marks=pytest.mark.slow), NO_KEYS], ids=lambda server: server.name
+)
 async def test_an_open_session_cut_off_at_any_await_is_finished_later(
     database_url: str, server: Server, report_line: ReportLine
 ):

@@ -102,6 +102,7 @@ async def test_no_reader_skips_or_reorders_an_event_in_any_interleaving(
 
 
 @THE_SCHEDULES
+@pytest.mark.slow
 async def test_the_interleavings_expose_a_store_that_uses_a_sequence(
     schedules, stores: Stores, watch: asyncpg.Connection, slow_transaction: None
 ) -> None:

@@ -147,6 +147,7 @@ async def test_a_position_kept_with_its_mark_shows_that_the_log_was_set_back(led
             await anext(ledger.events.tail(after=kept.position, mark=kept.mark))
 
 
+@pytest.mark.slow
 async def test_a_new_incarnation_stops_every_consumer_until_it_is_set_back(ledger: Ledger) -> None:
     assert await ledger.events.incarnation() is None
     consuming = asyncio.create_task(ledger.events.consume("warehouse", _ignore, options=PACE))

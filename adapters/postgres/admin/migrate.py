@@ -4,17 +4,15 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, RUNTIME, TABLES, role_name
+from guestledger.adapters.postgres.admin.grants import FUNCTIONS, OWNER, TABLES, role_name
+from guestledger.adapters.postgres.admin.revision import MIGRATIONS, REVISIONS, refuse_encoding, revision
 from guestledger.adapters.postgres.errors import (
     Access,
     LedgerNotReady,
@@ -24,7 +22,6 @@ from guestledger.adapters.postgres.errors import (
 )
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.adapters.postgres.unusable import DATABASE_URL
 
 # Two processes that find no ledger both create one, and one of them fails: unique violation, duplicate schema, table, object.
@@ -32,13 +29,11 @@ _MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710")
 _LOCK_TIMEOUT = "30s"
 """How long an upgrade waits for others that use the ledger."""
 
-_SCRIPTS = Path(__file__).parents[3] / "migrations"
-
 
 def config(schema: str) -> Config:
     """Alembic's configuration for the ledger in `schema`, without a file."""
     made = Config(attributes={"schema": schema})
-    made.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    made.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     made.set_main_option("path_separator", "os")
     return made
 
@@ -71,28 +66,6 @@ async def upgrade_through(engine: AsyncEngine, schema: str, *, setting: str = DA
         raise NotAllowed(Access.CHANGE_TABLES, error.refusal, schema=schema, role=owner) from None
 
 
-async def check_current(engine: AsyncEngine, schema: str, *, setting: str = DATABASE_URL) -> None:
-    """Raise `LedgerNotReady` unless the ledger is at this release's revision. Raises `ServiceUnreachable`, `NotAllowed`.
-
-    `setting` names the URL's setting.
-    """
-    try:
-        with reported(setting):
-            async with pooled_connection(engine) as connection:
-                await connection.run_sync(_refuse_encoding)
-                found = await connection.run_sync(_revision, schema)
-    except NotAllowed as error:
-        raise NotAllowed(Access.OPEN, error.refusal, schema=schema, role=role_name(schema, RUNTIME)) from None
-    scripts = ScriptDirectory.from_config(config(schema))
-    wanted = scripts.get_current_head()
-    if found is None:
-        raise LedgerNotReady(LedgerProblem.MISSING, schema, wanted=wanted)
-    if found not in _known(scripts):
-        raise LedgerNotReady(LedgerProblem.TOO_NEW, schema, found=found, wanted=wanted)
-    if found != wanted:
-        raise LedgerNotReady(LedgerProblem.OUTDATED, schema, found=found, wanted=wanted)
-
-
 # Alembic keeps its context in module globals, so upgrades within a process take turns.
 _alembic = threading.Lock()
 
@@ -115,11 +88,11 @@ async def _upgrade_once(engine: AsyncEngine, schema: str) -> None:
 def _upgrade(connection: Connection, schema: str) -> None:
     connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
     _lock(connection, schema)
-    _refuse_encoding(connection)
+    refuse_encoding(connection)
     _refuse_foreign(connection, schema)
     alembic = config(schema)
-    found = _revision(connection, schema)
-    if found is not None and found not in _known(ScriptDirectory.from_config(alembic)):
+    found = revision(connection, schema)
+    if found is not None and found not in REVISIONS:
         raise LedgerNotReady(LedgerProblem.TOO_NEW, schema, found=found)
     alembic.attributes["connection"] = connection
     command.upgrade(alembic, "head")
@@ -155,18 +128,3 @@ def _refuse_foreign(connection: Connection, schema: str) -> None:
     }
     if found := connection.scalar(text(_FOREIGN), names):
         raise LedgerNotReady(LedgerProblem.FOREIGN, schema, found=found)
-
-
-def _known(scripts: ScriptDirectory) -> set[str]:
-    return {script.revision for script in scripts.walk_revisions()}
-
-
-def _refuse_encoding(connection: Connection) -> None:
-    encoding = str(connection.scalar(text("SHOW server_encoding")))
-    if encoding != "UTF8":
-        raise LedgerNotReady(LedgerProblem.ENCODING, found=encoding)
-
-
-def _revision(connection: Connection, schema: str) -> str | None:
-    context = MigrationContext.configure(connection, opts={"version_table_schema": schema})
-    return context.get_current_revision()

@@ -28,7 +28,7 @@ class FindFilter(Guarded, frozen=True, kw_only=True):
     within: timedelta = timedelta(minutes=10)
     """How far from `around`."""
     guest: GuestFilter = GuestFilter()
-    session: UUID | str | None = None
+    session: str | None = None
     """The engine's id or the provider's."""
     idempotency_key: Personal | None = None
     """The caller's key, as in the request."""

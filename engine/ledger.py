@@ -16,7 +16,7 @@ from guestledger.engine.domain.repeated import differing_fields
 from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.operations.access import Access
 from guestledger.engine.operations.consent_record import ConsentRecord, consent_record
 from guestledger.engine.operations.decisions import Decisions
@@ -152,7 +152,7 @@ class Ledger:
         self._withdrawals = Withdrawals(personal=personal, histories=histories, decisions=decisions)
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
         self._finder = Finder(sessions=sessions, read_models=read_models, personal=personal)
-        self._what_ifs = WhatIfs(store=store, histories=histories, clock=clock, policy=policy)
+        self._what_ifs = WhatIfs(store=store, histories=histories, clock=clock, policies=self.policies)
         self._explainer = Explainer(
             store=store, due_steps=due_steps, limiter=limiter, holds=holds, handlers=executor.handlers, policy=policy
         )
@@ -236,11 +236,11 @@ class Ledger:
     async def replay(self, session: UUID | str, *, reveal: Reveal | None = None) -> list[Frame]:
         """Return a frame for each event: the decision that made it, what it changed, and what the session waited for before.
 
-        Each decision is made again by today's code, under the recorded policies (`events.policies`). `reveal`: see `history`.
+        Each decision is made again by today's code, under the recorded policies (`policies`). `reveal`: see `history`.
         Raises `SessionNotFound`, `PartitionDetached`, and `UnknownPolicy` for a policy of a newer release.
         """
         history = await self.history(session, reveal=reveal)
-        return timeline(history, await self.events.policies() or [self._policy])
+        return timeline(history, await self.policies())
 
     async def what_if(self, session: UUID | str, *, policy: PolicyChange) -> WhatIf:
         """Run the session's history again under another policy, with the outcomes that it holds. Changes and sends nothing.
@@ -265,12 +265,12 @@ class Ledger:
         """
         return await self._what_ifs.over(policy, since=since, until=until, advanced=advanced)
 
-    async def policies(self) -> list[Policy]:
-        """Return the policies under which decisions may have been recorded, the likeliest first: at least one.
+    async def policies(self) -> list[RecordedPolicy]:
+        """Return the policies under which decisions were recorded, the latest first; this process's own if the log has none.
 
-        They are those in the log, the latest first; this process's own if the log has none.
+        Raises `UnknownPolicy` for a policy of a newer release.
         """
-        return await self._store.policies() or [self._policy]
+        return await self._store.policies() or [RecordedPolicy(policy=self._policy)]
 
     async def why(self, session: UUID | str) -> Explanation:
         """Return every condition on the way to each due step, met or not, and when the step moves.

@@ -2,23 +2,23 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from uuid import UUID
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.replay.decisions import decisions
 from guestledger.engine.replay.what_if import what_if
+from tests.unit.histories import in_force
 
 
 def assert_every_decision_is_reproduced(history: Sequence[RecordedEvent], policy: Policy) -> Session:
     """Check that every recorded decision is made again, when it was due. Returns the session at the end."""
-    assert_what_if_is_the_log(history, [policy])
-    return reproduce(history[0].stream_id, [recorded.event for recorded in history], policy)
+    assert_what_if_is_the_log(history, in_force(policy))
+    return reproduce(history, policy)
 
 
-def assert_what_if_is_the_log(history: Sequence[RecordedEvent], policies: Sequence[Policy]) -> None:
+def assert_what_if_is_the_log(history: Sequence[RecordedEvent], policies: Sequence[RecordedPolicy]) -> None:
     """Check the identity law: with the recorded policy, a what-if gives the recorded history, event by event."""
     found = what_if(history, policies)
     assert found.difference is None, (found.id, found.difference)
@@ -26,10 +26,10 @@ def assert_what_if_is_the_log(history: Sequence[RecordedEvent], policies: Sequen
     assert (found.recorded, found.assumed, found.unanswered, found.left_out) == (found.simulated, (), (), ())
 
 
-def reproduce(session_id: UUID, events: Sequence[e.Event], policy: Policy, *, due: bool = True) -> Session:
-    """Make every decision behind `events` again. `due`: check that each was due. Returns the session at the end."""
-    state = Session(id=session_id)
-    for decision in decisions(session_id, events, [policy]):
+def reproduce(history: Sequence[RecordedEvent], policy: Policy, *, due: bool = True) -> Session:
+    """Make every decision of a history again. `due`: check that each was due. Returns the session at the end."""
+    state = Session(id=history[0].stream_id)
+    for decision in decisions(history, in_force(policy)):
         assert decision.decided == decision.recorded
         assert decision.was_due or not due, (decision.command, decision.before)
         state = decision.after

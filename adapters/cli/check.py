@@ -159,13 +159,13 @@ async def _checked(part: Part, advanced: Callable[[int], None]) -> CheckReport:
         bundle = read_file(part.file)
         for session in bundle.sessions:
             if part.includes(began_at(session.id)):
-                report.check(session.id, [one.event for one in session.history], bundle.policies, session.due)
+                report.check(session.history, bundle.policies, session.due)
         await asyncio.sleep(0)  # here it can be interrupted
         return report
     async with opened() as ledger:
         policies = await ledger.policies()
         async for batch in ledger.events.read_sessions(since=part.since, until=part.until):
             for history in batch:
-                report.check(history[0].stream_id, [one.event for one in history], policies)
+                report.check(history, policies)
             advanced(report.sessions)
     return report

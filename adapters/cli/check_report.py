@@ -90,24 +90,12 @@ def _both(first: Divergence) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _flat_events(events: Sequence[Event]) -> dict[str, Any]:
-    from guestledger.engine.domain.personal import public
-    from guestledger.engine.log.codec import wire_name
+    from guestledger.adapters.forms.events import named_event
 
-    found = {}
-    for number, event in enumerate(events, 1):
-        prefix = f"{number}." if len(events) > 1 else ""
-        found[f"{prefix}event"] = wire_name(event)
-        found.update(_flat(public(event), prefix))
-    return found
-
-
-def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found.update(_flat(value, f"{prefix}{name}."))
-        else:
-            found[f"{prefix}{name}"] = value
+    for number, event in enumerate(map(named_event, events), 1):
+        prefix = f"{number}." if len(events) > 1 else ""
+        found |= {f"{prefix}event": event.event, **show.flat(event.data, prefix)}
     return found
 
 
@@ -117,7 +105,7 @@ def _command(command: Any) -> str:
     if command is None:
         return "unknown"
     return f"{type(command).__name__} " + ", ".join(
-        f"{path}={value}" for path, value in _flat(public(command), "").items()
+        f"{path}={value}" for path, value in show.flat(public(command)).items()
     )
 
 
@@ -151,26 +139,22 @@ def _json(report: CheckReport, allowed: Collection[str], seconds: float) -> dict
 
 
 def _divergence_json(found: Divergence) -> dict[str, Any]:
+    from guestledger.adapters.forms.events import named_event
     from guestledger.engine.domain.personal import public
 
     decision = found.decision
+    command = decision and decision.command
     return {
         "id": found.session_id,
         "version": found.version,
         "kind": found.kind,
-        "command": decision and {"name": type(decision.command).__name__, "arguments": public(decision.command)},
+        "command": command and type(command).__name__,
+        "arguments": public(command),
         "wasDue": decision and decision.was_due,
         "step": decision and decision.step and show.camel_json(decision.step),
-        "recorded": [_event_json(event) for event in decision.recorded] if decision else [],
-        "decided": [_event_json(event) for event in decision.decided] if decision else [],
+        "recorded": list(map(named_event, decision.recorded)) if decision else [],
+        "decided": list(map(named_event, decision.decided)) if decision else [],
         "recordedDue": found.due and found.due[0],
         "due": found.due and found.due[1],
         "error": found.error or None,
     }
-
-
-def _event_json(event: Event) -> dict[str, Any]:
-    from guestledger.engine.domain.personal import public
-    from guestledger.engine.log.codec import wire_name
-
-    return {"event": wire_name(event), "data": public(event)}

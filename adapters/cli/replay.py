@@ -14,7 +14,6 @@ from guestledger.adapters.cli import show
 from guestledger.adapters.cli.files import check_new, write_new
 from guestledger.adapters.cli.options import Json, Looker, Reason, RevealIt, Since, Until, chosen_reveal, moment
 from guestledger.adapters.cli.running import fail, run, say
-from guestledger.adapters.forms.frames import difference_data, replay_data
 
 commands = typer.Typer()
 
@@ -137,7 +136,9 @@ async def _show(
     frames: Sequence[guestledger.Frame], *, json: bool, step: bool, html: Path | None, revealed: bool
 ) -> None:
     if json:
-        show.write_json(replay_data(frames, revealed=revealed))
+        from guestledger.adapters.forms.frames import replay_form
+
+        show.write_json(replay_form(frames, revealed=revealed))
     elif html is not None:
         from guestledger.adapters.pages.timeline import timeline_page
 
@@ -157,13 +158,16 @@ async def _show(
 def _show_difference(
     frames: Sequence[guestledger.Frame], start: int | datetime, end: int | datetime, *, json: bool, revealed: bool
 ) -> None:
-    from guestledger.adapters.cli.stepping import difference_page
-    from guestledger.adapters.cli.timeline import console
     from guestledger.engine.replay.timeline import diff
 
     found = diff(frames, start, end)
     if json:
-        show.write_json(difference_data(found, revealed=revealed))
+        from guestledger.adapters.forms.frames import difference_form
+
+        show.write_json(difference_form(found, revealed=revealed))
     else:
+        from guestledger.adapters.cli.stepping import difference_page
+        from guestledger.adapters.cli.timeline import console
+
         out = console()
         out.print(difference_page(found, out))

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from guestledger.adapters.cli import streams
-from guestledger.adapters.forms.values import ago, is_unset, span, time, value
+from guestledger.adapters.forms.values import ago, flat, is_unset, span, time, value
 
 __all__ = [
     "MAX_IN_TABLE",
@@ -23,6 +23,7 @@ __all__ = [
     "camel_json",
     "console",
     "filled",
+    "flat",
     "is_unset",
     "progress",
     "span",

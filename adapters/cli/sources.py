@@ -22,8 +22,8 @@ SUFFIX = ".jsonl"
 
 async def history_of(
     target: str, reveal: guestledger.Reveal | None = None
-) -> tuple[History, Sequence[guestledger.Policy]]:
-    """Return a session's history, and the policies under which it may have been decided, the likeliest first.
+) -> tuple[History, Sequence[guestledger.RecordedPolicy]]:
+    """Return a session's history, and the policies under which it may have been decided, the latest first.
 
     `target` is the session's id, or `FILE` or `FILE#SESSION` for a session in a bundle, which needs no database.
     """

@@ -17,7 +17,8 @@ from guestledger.adapters.cli import show
 from guestledger.adapters.cli.lines import in_thread, read_chunk
 from guestledger.adapters.cli.streams import plain
 from guestledger.adapters.cli.timeline import arrow, longest, wait_line
-from guestledger.adapters.forms.frames import Data, frame_data
+from guestledger.adapters.forms.frames import DecisionForm, frame_form
+from guestledger.adapters.forms.values import seen
 
 _PROMPT = "Enter: next, p: previous, a version, q: quit > "
 _STDIN = 0
@@ -35,25 +36,24 @@ async def step_through(frames: Sequence[guestledger.Frame], out: Console) -> Non
 def event_page(frames: Sequence[guestledger.Frame], at: int, out: Console) -> Group:
     """Return everything about one event. What is not set is left out."""
     frame, scale = frames[at], longest(frames)
-    data, day = frame_data(frame, revealed=False), frame.recorded.recorded_at.date()
+    changes = seen(frame.changes)
+    form, day = frame_form(frame, revealed=False), frame.recorded.recorded_at.date()
     recorded = f"recorded {show.time(frame.recorded.recorded_at)} (UTC) by {plain(frame.recorded.actor)}"
     lines: list[RenderableType] = [
-        Text(
-            f"event {frame.recorded.version} of {frames[-1].recorded.version}: {data['event']}", style="bold underline"
-        ),
+        Text(f"event {frame.recorded.version} of {frames[-1].recorded.version}: {form.event}", style="bold underline"),
         Text(recorded),
         _title("time", "" if frame.waits else "none passed since the event before"),
         *(_in(wait_line(part, scale, out)) for part in frame.waits),
-        _title("state", "" if frame.changes else "no change"),
-        *_changes(frame.changes, day, out),
+        _title("state", "" if changes else "no change"),
+        *_changes(changes, day, out),
         _title("due steps", "" if frame.due_changes or frame.due else "none"),
         *_due_changes(frame.due_changes, day, out),
         *_staying(frame, day),
-        _title("decision", _decision_words(data["decision"])),
-        *_values(data["decision"]["arguments"] or {}, day),
-        *_decided_otherwise(frame, data["decision"], day),
+        _title("decision", _decision_words(form.decision)),
+        *_values(form.decision.arguments or {}, day),
+        *_decided_otherwise(frame, form.decision, day),
         _title("event", ""),
-        *_values(data["data"], day),
+        *_values(form.data, day),
         Text(),
     ]
     return Group(*lines)
@@ -65,10 +65,11 @@ def difference_page(found: guestledger.Difference, out: Console) -> Group:
         f"version {state.version} ({state.status})" if state.version else "before the first event"
         for state in (found.before, found.after)
     )
+    changes = seen(found.changes)
     return Group(
         Text(f"{found.after.id}, {before} {arrow(out)} {after}", style="italic"),
-        _title("state", "" if found.changes else "no change"),
-        *_changes(found.changes, None, out, in_full=True),
+        _title("state", "" if changes else "no change"),
+        *_changes(changes, None, out, in_full=True),
         _title("due steps", "" if found.due_changes else "no change"),
         *_due_changes(found.due_changes, None, out),
     )
@@ -91,26 +92,26 @@ async def _chosen(frames: Sequence[guestledger.Frame], at: int) -> int | None:
             return int(word) - frames[0].recorded.version
 
 
-def _decision_words(decision: Data) -> str:
-    words = decision["command"] or "no command leads to this event"
-    if len(decision["versions"]) > 1:
-        words += f", which made events {', '.join(map(str, decision['versions']))}"
-    if decision["step"] is not None:
-        words += f"; step {decision['step']['step']}"
-    return f"{words}; today's code decides {'the same' if decision['isReproduced'] else 'otherwise'}"
+def _decision_words(decision: DecisionForm) -> str:
+    words = decision.command or "no command leads to this event"
+    if len(decision.versions) > 1:
+        words += f", which made events {', '.join(map(str, decision.versions))}"
+    if decision.step is not None:
+        words += f"; step {decision.step.step}"
+    return f"{words}; today's code decides {'the same' if decision.is_reproduced else 'otherwise'}"
 
 
-def _decided_otherwise(frame: guestledger.Frame, decision: Data, day: date) -> Iterator[Padding]:
-    if frame.decision.is_reproduced:
+def _decided_otherwise(frame: guestledger.Frame, decision: DecisionForm, day: date) -> Iterator[Padding]:
+    if decision.is_reproduced:
         return
-    if not frame.decision.was_due:
+    if not decision.was_due:
         yield _in(Text("by today's code it was not due then", style="red"))
     if frame.decision.decided != frame.decision.recorded:
-        if not decision["decided"]:
+        if not decision.decided:
             yield _in(Text("today's code decides nothing", style="red"))
-        for event in decision["decided"]:
-            yield _in(Text(f"today's code decides {event['event']}", style="red"))
-            yield from _values(event["data"], day, 4)
+        for event in decision.decided:
+            yield _in(Text(f"today's code decides {event.event}", style="red"))
+            yield from _values(event.data, day, 4)
 
 
 def _changes(
@@ -147,7 +148,7 @@ def _staying(frame: guestledger.Frame, day: date) -> Iterator[Padding]:
             yield _in(Text(f"{step.step}  stays {show.time(step.due_at, day)}", style="dim"))
 
 
-def _values(data: Data, day: date | None, indent: int = 2) -> Iterator[Padding]:
+def _values(data: Mapping[str, Any], day: date | None, indent: int = 2) -> Iterator[Padding]:
     """One value a line; what is nested is indented. What is not set is left out."""
     given = {name: value for name, value in data.items() if not show.is_unset(value)}
     width = max((len(name) for name, value in given.items() if not isinstance(value, Mapping)), default=0)

@@ -13,6 +13,7 @@ import guestledger
 from guestledger.adapters.cli import show
 from guestledger.adapters.cli.streams import plain
 from guestledger.adapters.forms.messages import waited_sentence
+from guestledger.adapters.forms.values import seen
 
 STATUS_STYLES = {
     "active": "green",
@@ -134,7 +135,7 @@ def _indented(line: Text, widths: Sequence[int]) -> Padding:
 
 def _notes(frame: guestledger.Frame, day: date) -> Iterator[Text]:
     """What changed, and whether today's code decides otherwise."""
-    changed = [_change_text(change, day) for change in frame.changes if change.field not in _IN_THE_ROW]
+    changed = [_change_text(change, day) for change in seen(frame.changes) if change.field not in _IN_THE_ROW]
     if changed:
         yield Text(", ".join(changed), style="dim")
     if frame.is_first and not frame.decision.is_reproduced:

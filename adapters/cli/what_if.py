@@ -156,6 +156,8 @@ def _compared(rows: Iterator[Row]) -> Table:
 
 
 def _json(found: guestledger.WhatIf) -> dict[str, Any]:
+    from guestledger.adapters.forms.events import named_event
+
     difference = found.difference
     return {
         "id": found.id,
@@ -173,11 +175,12 @@ def _json(found: guestledger.WhatIf) -> dict[str, Any]:
         "unanswered": [show.camel_json(one) for one in found.unanswered],
         "leftOut": [show.camel_json(one) for one in found.left_out],
         "notReproduced": found.not_reproduced,
-        "events": [_event_json(event) for event in found.events],
+        "events": list(map(named_event, found.events)),
     }
 
 
 def _taken_json(taken: Taken | None) -> dict[str, Any] | None:
+    from guestledger.adapters.forms.events import named_event
     from guestledger.engine.domain.personal import public
 
     if taken is None:
@@ -187,12 +190,5 @@ def _taken_json(taken: Taken | None) -> dict[str, Any] | None:
         "version": taken.version,
         "command": taken.command and type(taken.command).__name__,
         "arguments": public(taken.command),
-        "events": [_event_json(event) for event in taken.events],
+        "events": list(map(named_event, taken.events)),
     }
-
-
-def _event_json(event: guestledger.Event) -> dict[str, Any]:
-    from guestledger.engine.domain.personal import public
-    from guestledger.engine.log.codec import wire_name
-
-    return {"event": wire_name(event), "data": public(event)}

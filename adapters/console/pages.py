@@ -98,7 +98,7 @@ def _environment() -> Environment:
     made = environment((__package__, "templates"))
     made.filters |= {
         "value": _value,
-        "flat": values.flat,
+        "given": values.given,
         "ago": values.ago,
         "about": values.about,
         "plain": values.plain,

@@ -1,4 +1,4 @@
-"""Events, and the steps of a replay, as JSON. Personal data is masked unless it is revealed."""
+"""Events as JSON. Personal data is masked unless it is revealed."""
 
 from datetime import datetime
 from typing import Any
@@ -6,10 +6,10 @@ from uuid import UUID
 
 import msgspec
 
+from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.personal import public
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import RecordedEvent
-from guestledger.engine.replay.timeline import Frame
 
 
 class EventForm(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -27,24 +27,11 @@ class EventForm(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     leaf_hash: str
 
 
-class DueForm(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A step that was due then, and the time before which it must not run (UTC)."""
+class NamedEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What an event says, without its place in the log. `data` has the names of the log."""
 
-    step: str
-    due_at: datetime
-
-
-class FrameForm(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One event, the session's state after it, and the steps that were due then."""
-
-    version: int
-    position: int
-    recorded_at: datetime
-    actor: str
     event: str
     data: dict[str, Any]
-    state: dict[str, Any]
-    due: tuple[DueForm, ...]
 
 
 def event_form(recorded: RecordedEvent, *, revealed: bool) -> EventForm:
@@ -63,15 +50,6 @@ def event_form(recorded: RecordedEvent, *, revealed: bool) -> EventForm:
     )
 
 
-def frame_form(frame: Frame, *, revealed: bool) -> FrameForm:
-    """Return a step of a replay as JSON has it."""
-    return FrameForm(
-        version=frame.recorded.version,
-        position=frame.recorded.position,
-        recorded_at=frame.recorded.recorded_at,
-        actor=frame.recorded.actor,
-        event=wire_name(frame.recorded.event),
-        data=public(frame.recorded.event, revealed=revealed),
-        state=public(frame.state, revealed=revealed),
-        due=tuple(DueForm(step=due.step, due_at=due.due_at) for due in frame.due),
-    )
+def named_event(event: Event, *, revealed: bool = False) -> NamedEvent:
+    """Return what an event says as JSON has it."""
+    return NamedEvent(event=wire_name(event), data=public(event, revealed=revealed))

@@ -1,12 +1,22 @@
 """Values as people read them: times, spans, and the fields of events and states."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from guestledger.adapters.forms.text import plain
 
-__all__ = ["about", "ago", "flat", "is_unset", "plain", "span", "time", "value"]
+__all__ = ["about", "ago", "flat", "given", "is_unset", "plain", "seen", "span", "time", "value"]
+
+
+class _Changed(Protocol):
+    @property
+    def before(self) -> Any: ...
+    @property
+    def after(self) -> Any: ...
+
+
+Change = TypeVar("Change", bound=_Changed)
 
 
 def ago(moment: datetime | None) -> str | None:
@@ -75,12 +85,19 @@ def is_unset(found: Any) -> bool:
     return found is None or found in ("", ())
 
 
-def flat(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return `data` with dotted paths in place of objects, without what is not set."""
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted paths."""
     found: dict[str, Any] = {}
-    for name, each in data.items():
-        if isinstance(each, dict):
-            found |= flat(each, f"{path}{name}.")
-        elif not is_unset(each):
-            found[path + name] = each
+    for name, value in values.items():
+        found |= flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {path + name: value}
     return found
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are set, by their paths."""
+    return {path: value for path, value in flat(values).items() if not is_unset(value)}
+
+
+def seen(changes: Iterable[Change]) -> list[Change]:
+    """Return the changes that can be seen: some fields have two values that both mean none."""
+    return [change for change in changes if not (is_unset(change.before) and is_unset(change.after))]

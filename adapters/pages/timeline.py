@@ -1,12 +1,12 @@
 """The page of one session's timeline, for a ticket."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
 from guestledger.adapters.forms import values
-from guestledger.adapters.forms.frames import Data, frame_data
+from guestledger.adapters.forms.frames import frame_form
 from guestledger.adapters.forms.messages import WAITED, session_reason, waited_sentence
 from guestledger.adapters.pages import environment, rendered
 from guestledger.engine.log.codec import wire_name
@@ -74,7 +74,7 @@ def timeline_page(frames: Frames, *, revealed: bool) -> str:
     """Return the page. Personal data is masked unless `revealed`."""
     day = frames[0].recorded.recorded_at.date()
     made = environment()
-    made.filters |= {"value": partial(values.value, day=day), "flat": values.flat}
+    made.filters |= {"value": partial(values.value, day=day), "given": values.given}
     last = frames[-1].state
     return rendered(
         made,
@@ -162,10 +162,13 @@ def rows(frames: Frames) -> list[Row]:
     ]
 
 
-def whole_event(frame: Frame, *, revealed: bool) -> Data:
-    """Return everything about one event: as `frame_data` has it, with the frame itself, and what is due next."""
+def whole_event(frame: Frame, *, revealed: bool) -> Mapping[str, Any]:
+    """Return everything about one event: the frame, its form, the changes that can be seen, and the due steps."""
     changed = {change.step for change in frame.due_changes}
-    return frame_data(frame, revealed=revealed) | {
+    form = frame_form(frame, revealed=revealed)
+    return {
+        "form": form,
+        "changes": values.seen(form.changes),
         "frame": frame,
         "next": min(frame.due, key=lambda step: step.due_at, default=None),
         "staying": [step for step in frame.due if step.step not in changed],

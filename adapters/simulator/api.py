@@ -172,7 +172,7 @@ class SimulatedApi:
     def _expiry(self) -> datetime:
         """Whole seconds as in the contract, unless the lifetime has a fraction."""
         lifetime_s = self.config.session_lifetime_s
-        expires_at = datetime.now(UTC) + timedelta(seconds=lifetime_s)
+        expires_at = datetime.now(UTC) + timedelta(seconds=self.config.clock_offset_s + lifetime_s)
         return expires_at.replace(microsecond=0) if lifetime_s == int(lifetime_s) else expires_at
 
     def _channel(self, channel_id: str) -> tuple[str | None, list[str]]:
@@ -194,7 +194,8 @@ class SimulatedApi:
         return None
 
     def _throttled(self) -> Reply:
-        form, now, wait_s = self.config.retry_after, int(time.time()), self.config.retry_after_s
+        form, wait_s = self.config.retry_after, self.config.retry_after_s
+        now = int(time.time() + self.config.clock_offset_s)
         forms = {
             "seconds": str(wait_s),
             "date": formatdate(now + wait_s, usegmt=True),

@@ -57,6 +57,8 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     honour_idempotency_key: bool = True
     session_lifetime_s: float = 3_600.0
+    clock_offset_s: float = 0.0
+    """How far its clock is ahead of this machine's. Negative: behind."""
 
     webhook_status: int = 200
     webhook_retry_after: str | None = None
@@ -67,7 +69,7 @@ class SimulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             value = getattr(self, name)
             if name.endswith("_share") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be from 0 to 1")
-            if name.endswith(("_s", "_ms", "_times", "_errors", "quota")) and value < 0:
+            if name.endswith(("_s", "_ms", "_times", "_errors", "quota")) and value < 0 and name != "clock_offset_s":
                 raise ValueError(f"{name} must not be negative")
 
     def meets(self, fault: str, share: float, key: str) -> bool:

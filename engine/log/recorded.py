@@ -10,6 +10,7 @@ import msgspec
 from guestledger.engine.domain.events import EVENT_TYPES, Event, SessionEvent
 from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.domain.personal import Guarded
+from guestledger.engine.domain.policy import Policy
 
 
 class RecordedEvent(Guarded, frozen=True, kw_only=True):
@@ -30,6 +31,14 @@ class RecordedEvent(Guarded, frozen=True, kw_only=True):
     leaf_hash: bytes
     schema_version: int = 1
     """Under which it is stored. `event` is of the newest one."""
+
+
+class RecordedPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy under which decisions were recorded."""
+
+    policy: Policy
+    after_position: int = -1
+    """Where the log ended when the policy was used first: no event up to there was decided under it."""
 
 
 def of_sessions(events: Iterable[RecordedEvent]) -> Iterator[RecordedEvent]:

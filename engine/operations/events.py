@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import NoReturn
 from uuid import UUID
 
-from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
 from guestledger.engine.log.verification import LogVerification
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions, Handler
@@ -57,10 +56,6 @@ class Events:
     async def ledger_id(self) -> UUID:
         """Return the identity of the ledger. A restored backup has it too."""
         return await self._store.ledger_id()
-
-    async def policies(self) -> list[Policy]:
-        """Return the policies under which decisions were recorded, the latest first. Raises `UnknownPolicy`."""
-        return await self._store.policies()
 
     async def head(self) -> int:
         """Return the position of the last event; -1 for an empty log."""

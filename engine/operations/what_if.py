@@ -1,10 +1,10 @@
 """`ledger.what_if`, `ledger.what_if_all`."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from guestledger.engine.domain.policy import Policy
+from guestledger.engine.log.recorded import RecordedPolicy
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.event_store import EventStore
@@ -12,15 +12,17 @@ from guestledger.engine.replay.findings import WhatIf
 from guestledger.engine.replay.what_if import PolicyChange, what_if
 from guestledger.engine.replay.what_if_summary import Tally, WhatIfSummary
 
+Policies = Callable[[], Awaitable[Sequence[RecordedPolicy]]]
+
 
 class WhatIfs:
     """Runs sessions again as they are recorded. Reads the log, and changes nothing."""
 
-    def __init__(self, *, store: EventStore, histories: Histories, clock: Clock, policy: Policy) -> None:
+    def __init__(self, *, store: EventStore, histories: Histories, clock: Clock, policies: Policies) -> None:
         self._store = store
         self._histories = histories
         self._clock = clock
-        self._policy = policy
+        self._policies = policies
 
     async def of(self, session: UUID | str, policy: PolicyChange) -> WhatIf:
         """See `Ledger.what_if`."""
@@ -37,7 +39,3 @@ class WhatIfs:
                 tally.add(what_if(history, policies, policy=policy, now=now))
             advanced(len(histories))
         return tally.summary()
-
-    async def _policies(self) -> list[Policy]:
-        """The recorded policies; this process's own for events that were appended without one."""
-        return await self._store.policies() or [self._policy]

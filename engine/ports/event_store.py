@@ -6,9 +6,8 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.appends import Append, Appended
-from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent, RecordedPolicy
 
 
 class EventStore(Protocol):
@@ -69,7 +68,7 @@ class EventStore(Protocol):
         """The identity of the ledger. A restored backup has it too."""
         ...
 
-    async def policies(self) -> list[Policy]:
+    async def policies(self) -> list[RecordedPolicy]:
         """The policies under which decisions were recorded, the latest first. Raises `UnknownPolicy`."""
         ...
 

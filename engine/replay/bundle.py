@@ -21,7 +21,7 @@ from guestledger.engine.domain.unreadable import BundleRefused, UnknownEvent
 from guestledger.engine.log.codec import decode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import as_sealed, personal_values, with_values
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.replay.check import RecordedDue, due_times
 from guestledger.engine.replay.decisions import decisions
 
@@ -45,13 +45,13 @@ class BundledSession(Guarded, frozen=True, kw_only=True):
 
 
 class Bundle(Guarded, frozen=True, kw_only=True):
-    """Sessions of one ledger, and the policies under which they may have been decided, the likeliest first."""
+    """Sessions of one ledger, and the policies under which they may have been decided, the latest first."""
 
     release: str
     """That wrote it."""
     ledger: UUID
     written_at: datetime
-    policies: tuple[Policy, ...]
+    policies: tuple[RecordedPolicy, ...]
     sessions: tuple[BundledSession, ...]
 
 
@@ -67,7 +67,7 @@ class _Header(Struct, frozen=True, kw_only=True):
     ledger: UUID
     written_at: datetime
     sessions: int
-    policies: tuple[Policy, ...]
+    policies: tuple[RecordedPolicy, ...]
 
 
 class _Due(Struct, frozen=True, kw_only=True):
@@ -105,19 +105,19 @@ _sessions = msgspec.json.Decoder(_Session)
 def write_bundle(
     histories: Sequence[Sequence[RecordedEvent]],
     *,
-    policies: Sequence[Policy],
+    policies: Sequence[RecordedPolicy],
     release: str,
     ledger: UUID,
     written_at: datetime,
 ) -> bytes:
-    """The bundle of these sessions. `policies`: those that may have been in force, the likeliest first; at least one."""
+    """The bundle of these sessions. `policies`: those that were in force, the latest first; at least one."""
     header = _Header(
         release=release, ledger=ledger, written_at=written_at, sessions=len(histories), policies=tuple(policies)
     )
     return _encoder.encode_lines([header, *(_written(history, policies) for history in histories)])
 
 
-def _written(history: Sequence[RecordedEvent], policies: Sequence[Policy]) -> _Session:
+def _written(history: Sequence[RecordedEvent], policies: Sequence[RecordedPolicy]) -> _Session:
     due: list[_Due | None] = list(_due(history, policies))
     due += [None] * (len(history) - len(due))
     return _Session(
@@ -126,11 +126,11 @@ def _written(history: Sequence[RecordedEvent], policies: Sequence[Policy]) -> _S
     )
 
 
-def _due(history: Sequence[RecordedEvent], policies: Sequence[Policy]) -> Iterator[_Due]:
+def _due(history: Sequence[RecordedEvent], policies: Sequence[RecordedPolicy]) -> Iterator[_Due]:
     # A session on which this release fails can still be handed on.
     with suppress(Exception):
-        for decision in decisions(history[0].stream_id, [recorded.event for recorded in history], policies):
-            number, state = policies.index(decision.policy), decision.before
+        for decision in decisions(history, policies):
+            number, state = [one.policy for one in policies].index(decision.policy), decision.before
             for event in decision.recorded:
                 state = evolve(state, event)
                 yield _Due(policy=number, steps=dict(due_times(state, decision.policy)))
@@ -254,7 +254,7 @@ def _revealed(recorded: RecordedEvent, values: dict[str, str]) -> RecordedEvent:
 def _policy(header: _Header, due: _Due, version: int) -> Policy:
     if not 0 <= due.policy < len(header.policies):
         raise _Misfit(f"event {version} names policy {due.policy}, which the header does not have: {_AGAIN}")
-    return header.policies[due.policy]
+    return header.policies[due.policy].policy
 
 
 def _place(error: Exception) -> str:

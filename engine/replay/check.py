@@ -3,9 +3,8 @@
 A kind is one readable line, the same for every session that diverges in the same way. A list of allowed kinds holds one a line.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -15,7 +14,9 @@ from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.codec import wire_name
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.replay.decisions import Decision, Lifecycle, decisions
+from guestledger.engine.replay.diff import changes
 
 DueTimes = Mapping[str, datetime]
 """When each step is due (UTC), by its name."""
@@ -70,18 +71,17 @@ class CheckReport(msgspec.Struct, kw_only=True):
 
     def check(
         self,
-        session_id: UUID,
-        events: Sequence[Event],
-        policies: Sequence[Policy],
+        history: Sequence[RecordedEvent],
+        policies: Sequence[RecordedPolicy],
         due: Sequence[RecordedDue] = (),
         lifecycle: Lifecycle = Lifecycle(),
     ) -> None:
-        """Check one session. `due`: what another release had due after each event, if that is known."""
+        """Check one session, with at least one event. `due`: what another release had due after each event, if that is known."""
         self.sessions += 1
-        self.events += len(events)
-        version = 0
+        self.events += len(history)
+        session_id, version = history[0].stream_id, 0
         try:
-            for decision in decisions(session_id, events, policies, lifecycle):
+            for decision in decisions(history, policies, lifecycle):
                 self.decisions += 1
                 divergence = _divergence(session_id, version, decision, due, lifecycle)
                 if divergence is not None:
@@ -89,7 +89,7 @@ class CheckReport(msgspec.Struct, kw_only=True):
                     return
                 version += len(decision.recorded)
         except Exception as error:  # noqa: BLE001 - code that fails on a history is what a check looks for
-            self._add(_failure(session_id, version, events, error), 1)
+            self._add(_failure(history[version], error), 1)
 
     def first(self, allowed: Collection[str] = ()) -> Divergence | None:
         """The divergence with the lowest session id, of those whose kind is not allowed."""
@@ -125,10 +125,12 @@ def _divergence(
     return None
 
 
-def _failure(session_id: UUID, version: int, events: Sequence[Event], error: Exception) -> Divergence:
-    kind = f"{wire_name(events[version])} fails: {type(error).__name__}"
+def _failure(recorded: RecordedEvent, error: Exception) -> Divergence:
+    kind = f"{wire_name(recorded.event)} fails: {type(error).__name__}"
     error_text = in_short(error, "guestledger")
-    return Divergence(session_id=session_id, version=version + 1, kind=kind, decision=None, error=error_text)
+    return Divergence(
+        session_id=recorded.stream_id, version=recorded.version, kind=kind, decision=None, error=error_text
+    )
 
 
 def due_times(state: Session, policy: Policy, lifecycle: Lifecycle = Lifecycle()) -> DueTimes:
@@ -166,12 +168,4 @@ def differing_paths(recorded: Sequence[Event], decided: Sequence[Event]) -> tupl
     if [type(event) for event in recorded] != [type(event) for event in decided]:
         return ()
     pairs = zip(recorded, decided, strict=True)
-    return tuple(sorted({path for one, other in pairs for path in _differing(one, other)}))
-
-
-def _differing(one: Any, other: Any, path: str = "") -> Iterable[str]:
-    if isinstance(one, msgspec.Struct) and type(one) is type(other):
-        for name in one.__struct_fields__:
-            yield from _differing(getattr(one, name), getattr(other, name), f"{path}.{name}" if path else name)
-    elif one != other:
-        yield path
+    return tuple(sorted({change.field for pair in pairs for change in changes(*pair)}))

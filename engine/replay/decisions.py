@@ -1,12 +1,11 @@
 """The decisions behind a history, made again by today's code.
 
 The log holds everything a decision was made from: the command's outcome and times in its events, the state in the events before, and the
-policies that were in force (`PolicyLog`).
+policies that were in force (`RecordedPolicy`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.log.personal_fields import personal_values, with_values
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.replay.commands import command_of
 
 
@@ -78,20 +78,25 @@ _FOLLOWING = (e.SessionAbandoned, e.SessionParked)
 
 
 def decisions(
-    session_id: UUID, events: Sequence[e.Event], policies: Sequence[Policy], lifecycle: Lifecycle = Lifecycle()
+    history: Sequence[RecordedEvent], policies: Sequence[RecordedPolicy], lifecycle: Lifecycle = Lifecycle()
 ) -> Iterator[Decision]:
-    """Each decision behind the events of a session, from the first on.
+    """Each decision behind a session's history, from the first on: at least one event.
 
-    `policies` are those that may have been in force, the likeliest first: at least one.
+    `policies` are those that were in force, the latest first: at least one.
     """
-    state, at, candidates = Session(id=session_id), 0, list(policies)
+    events = [recorded.event for recorded in history]
+    state, at = Session(id=history[0].stream_id), 0
     while at < len(events):
-        found = _likeliest(state, events[at : at + _LONGEST], candidates, lifecycle)
-        if found.policy is not candidates[0]:
-            candidates.remove(found.policy)
-            candidates.insert(0, found.policy)
+        in_force = _in_force(policies, history[at].position)
+        found = _likeliest(state, events[at : at + _LONGEST], in_force, lifecycle)
         yield found
         state, at = found.after, at + len(found.recorded)
+
+
+def _in_force(policies: Sequence[RecordedPolicy], position: int) -> list[Policy]:
+    """The policies under which the event at this position may have been decided, the likeliest first."""
+    known = [one.policy for one in policies if one.after_position < position]
+    return known or [one.policy for one in reversed(policies)]  # it is from before any policy was recorded
 
 
 def _likeliest(state: Session, left: Sequence[e.Event], policies: Sequence[Policy], lifecycle: Lifecycle) -> Decision:

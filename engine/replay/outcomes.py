@@ -1,6 +1,7 @@
 """What events say of the answers that led to them: outcomes, waits, and the share of jitter in a wait."""
 
 import json
+import math
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -10,6 +11,8 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import Channel, Created, Delivery, Failed, Throttled
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.limits.retry import RetryAfter, RetryPolicy, Wait, WaitBasis
+
+_MAX_JITTER = math.nextafter(1.0, 0.0)
 
 
 def request_of(event: e.ConsentRecorded | e.ConsentRefused) -> GuestRequest:
@@ -147,5 +150,5 @@ def jitter_of(wait: Wait | None, tries: int, policy: RetryPolicy) -> float:
 
 
 def share(part: int, whole: float) -> float:
-    """Which share of `whole`, rounded down to whole ms, is `part`: uniform in [0, 1)."""
-    return (part + 0.5) / whole if whole >= 1 else 0.0
+    """Which share of `whole`, rounded down to whole ms, is `part`: in [0, 1). No jitter gives a part of `whole` or more."""
+    return min((part + 0.5) / whole, _MAX_JITTER) if whole >= 1 else 0.0

@@ -7,9 +7,8 @@ import msgspec
 
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.evolve import evolve
-from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.replay.decisions import Decision, decisions
 from guestledger.engine.replay.diff import Change, changes
 from guestledger.engine.replay.waits import Waited, waits
@@ -58,14 +57,14 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     due_changes: tuple[DueChange, ...]
 
 
-def timeline(history: Sequence[RecordedEvent], policies: Sequence[Policy]) -> list[Frame]:
+def timeline(history: Sequence[RecordedEvent], policies: Sequence[RecordedPolicy]) -> list[Frame]:
     """A frame for each event of a session, from the first on: at least one event, and at least one policy.
 
-    `policies` are those that may have been in force, the likeliest first.
+    `policies` are those that were in force, the latest first.
     """
     frames: list[Frame] = []
     state = Session(id=history[0].stream_id)
-    for decision in decisions(state.id, [recorded.event for recorded in history], policies):
+    for decision in decisions(history, policies):
         for number in range(len(decision.recorded)):
             frames.append(_frame(history[: len(frames) + 1], state, decision, is_first=number == 0))
             state = frames[-1].state

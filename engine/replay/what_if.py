@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.replay.agenda import agenda
 from guestledger.engine.replay.contrast import contrasts
 from guestledger.engine.replay.decisions import Lifecycle, decisions
@@ -26,7 +25,7 @@ TODAY = Lifecycle()
 
 def what_if(
     history: Sequence[RecordedEvent],
-    policies: Sequence[Policy],
+    policies: Sequence[RecordedPolicy],
     *,
     policy: PolicyChange = None,
     lifecycle: Lifecycle = TODAY,
@@ -34,7 +33,7 @@ def what_if(
 ) -> WhatIf:
     """Run a session's history again with the outcomes that it holds: on a virtual clock, without I/O.
 
-    `policies`: those under which its decisions may have been recorded (`ledger.events.policies()`), at least one. `policy`: the
+    `policies`: those under which its decisions may have been recorded (`ledger.policies()`), at least one. `policy`: the
     one to use instead. `lifecycle`: the code to use instead of today's. `now` (UTC): the time up to which deadlines and
     retention run; by default the last event's. Under the recorded policy the result is the history, event by event.
 
@@ -42,26 +41,12 @@ def what_if(
     """
     if not history:
         raise ValueError("a history without events has no decisions")
-    events = [recorded.event for recorded in history]
-    return what_if_of(history[0].stream_id, events, policies, policy=policy, lifecycle=lifecycle, now=now)
-
-
-def what_if_of(
-    session_id: UUID,
-    events: Sequence[e.Event],
-    policies: Sequence[Policy],
-    *,
-    policy: PolicyChange = None,
-    lifecycle: Lifecycle = TODAY,
-    now: datetime | None = None,
-) -> WhatIf:
-    """See `what_if`."""
-    recorded = agenda(decisions(session_id, events, policies), TODAY)
+    recorded = agenda(decisions(history, policies), TODAY)
     reached_at = recorded.entries[-1].reached_at
     simulation = Simulation(
-        session_id,
+        history[0].stream_id,
         recorded,
-        {id(one): _used(one, policy) for one in policies},
+        {id(one.policy): _used(one.policy, policy) for one in policies},
         lifecycle,
         max(now or reached_at, reached_at),
     )
@@ -71,9 +56,9 @@ def what_if_of(
         fields = contrasts(simulation.recorded, simulation.simulated)
         difference = FirstDifference(recorded=simulation.recorded, simulated=simulation.simulated, fields=fields)
     return WhatIf(
-        id=session_id,
+        id=history[0].stream_id,
         difference=difference,
-        recorded=_course(recorded.entries[-1].decision.after, events),
+        recorded=_course(recorded.entries[-1].decision.after, [one.event for one in history]),
         simulated=_course(simulation.state, simulation.events),
         ending=_ending(simulation),
         events=tuple(simulation.events),

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from guestledger.engine.limits.policy import LimiterPolicy
     from guestledger.engine.limits.retry import InDoubt, RetryPolicy, Wait, WaitBasis
     from guestledger.engine.limits.state import LimiterState
-    from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent
+    from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent, RecordedPolicy
     from guestledger.engine.log.verification import LogVerification
     from guestledger.engine.operations.access import Access
     from guestledger.engine.operations.conditions import Condition, ConditionName
@@ -230,6 +230,7 @@ __all__ = [
     "PurposeRecord",
     "RebuildInterrupted",
     "RecordedEvent",
+    "RecordedPolicy",
     "RedeliveryRefusal",
     "RedeliveryRefused",
     "RequestDenied",
@@ -324,7 +325,7 @@ _NAMES = {
     "engine.limits.policy": "LimiterPolicy",
     "engine.limits.retry": "InDoubt RetryPolicy Wait WaitBasis",
     "engine.limits.state": "LimiterState",
-    "engine.log.recorded": "Batch EventFilter RecordedEvent",
+    "engine.log.recorded": "Batch EventFilter RecordedEvent RecordedPolicy",
     "engine.operations.access": "Access",
     "engine.operations.consent_record": "ConsentEvent ConsentRecord ConsentState PurposeRecord",
     "engine.log.verification": "LogVerification",

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from asyncio.subprocess import PIPE
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
@@ -150,6 +151,13 @@ async def test_fault_before_processing_leaves_no_session(post):
     async with Simulator(SimulatorConfig(server_error_share=1)) as simulator:
         assert (await post(simulator))[0] == 500
         assert not simulator.sessions_by_key
+
+
+async def test_a_clock_that_is_behind_dates_the_expiry(post):
+    async with Simulator(SimulatorConfig(clock_offset_s=-3_300)) as simulator:
+        _, answer = await post(simulator)
+    left = datetime.fromisoformat(answer["expiresAt"]) - datetime.now(UTC)
+    assert timedelta(minutes=4) < left < timedelta(minutes=5)
 
 
 async def test_kept_requests_are_limited(post):

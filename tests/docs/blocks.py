@@ -14,9 +14,10 @@ _FENCE = re.compile(r"```(\w+)?(?: file=(\S+))?")
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
-    """A fenced block. `file` comes from a fence such as ```` ```python file=app.py ````."""
+    """A fenced block. `file` comes from a fence such as ```` ```python file=app.py ````; `section` is the `##` above it."""
 
     page: str
+    section: str
     line: int
     language: str
     file: str | None
@@ -30,16 +31,20 @@ def blocks_of(page: Path) -> Iterator[Block]:
     """The blocks of a page, in order."""
     opened: tuple[int, str, str | None] | None = None
     lines: list[str] = []
+    section = ""
     for number, line in enumerate(page.read_text().splitlines(), 1):
         if not line.startswith("```"):
             lines.append(line)
+            if opened is None and line.startswith("## "):
+                section = line.removeprefix("## ")
         elif opened is None:
             fence = _FENCE.fullmatch(line)
             assert fence, f"{page.name}, line {number}: a fence is ```language or ```language file=NAME"
             opened, lines = (number, fence[1] or "", fence[2]), []
         else:
             start, language, file = opened
-            yield Block(page=page.name, line=start, language=language, file=file, text="\n".join(lines) + "\n")
+            text = "\n".join(lines) + "\n"
+            yield Block(page=page.name, section=section, line=start, language=language, file=file, text=text)
             opened = None
     assert opened is None, f"{page.name}: the block of line {opened} is not closed"
 

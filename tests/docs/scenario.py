@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,10 @@ class Scenario:
         self._programs = programs
         self.api: Api | None = None
         """Where the page's requests go."""
+        self.session: Session | None = None
+        """The one that the page's commands name, if it is always the same."""
+        self.replaced: dict[str, str] = {}
+        """What else stands for something of this scenario in the page's commands."""
         self._stack = AsyncExitStack()
         self._names: dict[str, Any] = {}
         self.active: Session | None = None
@@ -94,7 +98,7 @@ class Scenario:
 
     async def prepare(self, *, parked: int = 0, throttled: bool = False) -> None:
         """Make sessions: one active, one refused, one with a dead letter, and those that are asked for."""
-        usual = SimulatorConfig()
+        usual = SimulatorConfig(webhook_hang_s=0.01)  # a timeline shows a call only if it takes a millisecond
         async with connect(self.settings, scheduler=False) as ledger:
             self.active = await ledger.open_session(guest(1))
             await ledger.open_session(guest(2, consents=False))
@@ -125,7 +129,7 @@ class Scenario:
             await self._shell(block, block.text)
         elif block.language == "console":
             for command, shown in commands_of(block.text):
-                if command == "guestledger limits":
+                if command == "guestledger limits" and self.session is None:
                     await self._throttle()
                 run = self._first_line if command.startswith("python -m ") else self._shell
                 self._compare(block, shown, await run(block, command))
@@ -217,6 +221,10 @@ class Scenario:
             "asyncio": asyncio,
         }
 
+    def call_at_the_end(self, closing: Callable[[], Awaitable[object]]) -> None:
+        """Have `closing` called when the scenario ends."""
+        self._stack.push_async_callback(closing)
+
     async def close(self) -> None:
         """End what the blocks started."""
         tasks = [value for value in self._names.values() if isinstance(value, asyncio.Task)]
@@ -274,12 +282,14 @@ class Scenario:
         }
         if self.api is not None:
             addresses["http://127.0.0.1:8080"] = self.api.url
-        for shown, real in addresses.items():
+        for shown, real in {**addresses, **self.replaced}.items():
             filled = filled.replace(shown, real)
         return filled
 
     def _session_for(self, command: str) -> Session:
         """The session that a command is shown with."""
+        if self.session is not None:
+            return self.session
         if "resolve" in command:
             return self.parked.pop()
         found = self.dead_letter if "redeliver" in command else None
@@ -302,13 +312,22 @@ def _plain(url: str) -> str:
 
 @asynccontextmanager
 async def scenario(
-    url: str, directory: Path, programs: Path = BIN, login: str = "", privacy: str = "", **wanted: Any
+    url: str,
+    directory: Path,
+    programs: Path = BIN,
+    login: str = "",
+    privacy: str = "",
+    prepare: Callable[[Scenario], Awaitable[None]] | None = None,
+    **wanted: Any,
 ) -> AsyncIterator[Scenario]:
-    """A prepared ledger in the database of `url`, whose commands log in as `login` does, those for personal data as `privacy`."""
+    """A ledger in the database of `url`, whose commands log in as `login` does, those for personal data as `privacy`.
+
+    It is prepared by `prepare`, or with what is `wanted`.
+    """
     async with Simulator(port=0) as simulator:
         made = Scenario(url, directory, simulator, programs, login or url, privacy or login or url)
-        await made.prepare(**wanted)
         try:
+            await (made.prepare(**wanted) if prepare is None else prepare(made))
             yield made
         finally:
             await made.close()

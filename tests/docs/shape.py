@@ -15,7 +15,8 @@ _KINDS = (
     ("SESSION", re.compile(r"\bsess_\w+")),
     ("HOST", re.compile(r"\b[\w.-]+:\d+\b|\bapi\.example\.com\b")),
     ("BAR", re.compile("[▏▎▍▌▋▊▉█]+")),
-    ("LENGTH", re.compile(r"\b\d+(?:\.\d+)? m?s\b")),
+    ("AGO", re.compile(r"\b\d+ (?:s|min|h|days) ago\b")),
+    ("LENGTH", re.compile(r"\b(?:\d+ (?:min|h|d)(?: \d+(?:\.\d+)? (?:s|min|h))?|\d+(?:\.\d+)? m?s)\b")),
     ("N", re.compile(r"-?\b\d+(?:\.\d+)?\b")),
 )
 _REST = "…"

@@ -36,10 +36,10 @@ WANTED: dict[str, dict[str, Any]] = {
     "debugging.md": {"throttled": True},
     "operations.md": {"parked": 4},
 }
-# Its test runs it in one shell.
-RUN_APART = ("tutorial.md", "test_tutorial.py")
+# Pages with a test of their own, which runs all of their blocks.
+RUN_APART = {"tutorial.md": "test_tutorial.py", "stories.md": "test_stories.py"}
 PAGES_THAT_RUN = [
-    page for page in PAGES if page.name != RUN_APART[0] and any(block.language in RUN for block in blocks_of(page))
+    page for page in PAGES if page.name not in RUN_APART and any(block.language in RUN for block in blocks_of(page))
 ]
 
 

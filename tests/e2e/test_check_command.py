@@ -17,6 +17,7 @@ from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.replay.bundle import write_bundle
 from tests import lives, logs, postgres
 from tests.e2e.command import Result, assert_one_line, ended, environment, run, started
+from tests.unit.histories import in_force
 from tests.unit.samples import SESSION
 
 BEGAN = datetime(2026, 3, 10, tzinfo=UTC)
@@ -180,7 +181,7 @@ async def test_wrong_use_is_refused_in_one_line(arguments: tuple[str, ...], word
 
 async def test_an_interrupt_ends_all_processes_at_once(tmp_path: Path):
     life = lives.recorded_life(SESSION, 1)
-    data = write_bundle([life] * 2_000, policies=[lives.POLICY], release="1", ledger=SESSION, written_at=BEGAN)
+    data = write_bundle([life] * 2_000, policies=in_force(lives.POLICY), release="1", ledger=SESSION, written_at=BEGAN)
     (tmp_path / "0.jsonl").write_bytes(data)
     for number in range(1, 500):
         os.link(tmp_path / "0.jsonl", tmp_path / f"{number}.jsonl")

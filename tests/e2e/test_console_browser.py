@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from guestledger.adapters.forms.values import flat, value
+from guestledger.adapters.forms.values import given, value
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import Role
@@ -105,7 +105,7 @@ async def test_the_slider_shows_what_replay_prints(database_url: str) -> None:
             frame = printed.out[0]["frames"][-1]
             day = _typed(printed.out[0]["frames"][0]["recordedAt"]).date()
             assert frame["version"] == version
-            assert facts == {name: value(found, day) for name, found in flat(_values(frame["state"])).items()}
+            assert facts == {name: value(found, day) for name, found in given(_values(frame["state"])).items()}
 
 
 def _facts(driver: Chrome) -> dict[str, str]:

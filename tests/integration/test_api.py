@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from guestledger.adapters.forms.events import frame_form
+from guestledger.adapters.forms.frames import frame_form
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.events import PersonalDataRevealed
 from guestledger.engine.ledger import Ledger

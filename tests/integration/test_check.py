@@ -19,7 +19,7 @@ async def checked(ledger: Ledger, lifecycle: Lifecycle = Lifecycle()) -> CheckRe
     report, policies = CheckReport(), await ledger.policies()
     async for batch in ledger.events.read_sessions():
         for history in batch:
-            report.check(history[0].stream_id, [one.event for one in history], policies, lifecycle=lifecycle)
+            report.check(history, policies, lifecycle=lifecycle)
     return report
 
 
@@ -47,9 +47,8 @@ async def test_a_check_of_a_run_with_faults_finds_nothing(new_ledger: Any, simul
         assert [list(session.history) for session in bundle.sessions] == histories
         of_bundle = CheckReport()
         for session in bundle.sessions:
-            events = [one.event for one in session.history]
-            assert len(session.due) == len(events)
-            of_bundle.check(session.id, events, bundle.policies, session.due)
+            assert len(session.due) == len(session.history)
+            of_bundle.check(session.history, bundle.policies, session.due)
         assert of_bundle == report
 
         planted = await checked(ledger, Lifecycle(decide=longer_waits))

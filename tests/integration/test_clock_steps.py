@@ -32,7 +32,7 @@ PATIENT = Policy(creation=RetryPolicy(base_ms=60_000, cap_ms=60_000))
 async def clock(database_url: str) -> AsyncIterator[DatabaseClockShim]:
     async with contextlib.AsyncExitStack() as stack:
         shim = await database_clock.install(database_url)
-        stack.push_async_callback(shim._administrator.close)
+        stack.push_async_callback(shim.close)
         yield shim
 
 

@@ -14,8 +14,8 @@ from guestledger.adapters.api.serve import serving
 from guestledger.adapters.console.cookie import NAME, SECONDS, SignedIn
 from guestledger.adapters.console.routes import console_routes
 from guestledger.adapters.doors import application, asgi
-from guestledger.adapters.forms.frames import frame_data
-from guestledger.adapters.forms.values import flat, value
+from guestledger.adapters.forms.frames import frame_form
+from guestledger.adapters.forms.values import given, value
 from guestledger.adapters.simulator import Simulator
 from guestledger.engine.domain.events import PersonalDataRevealed
 from guestledger.engine.ledger import Ledger
@@ -328,7 +328,7 @@ async def test_each_version_shows_what_a_replay_has(ledger: Ledger, sessions: Se
     async with console_of(ledger, role=Role.AUDITOR) as browser:
         for frame in frames:
             page = (await browser.get(f"sessions/{sessions['retried']}?at={frame.recorded.version}")).page
-            state = flat(frame_data(frame, revealed=False)["state"])
+            state = given(frame_form(frame, revealed=False).state)
             assert page.facts("state") == {name: value(found, day) for name, found in state.items()}
             if frame.due:
                 assert page.facts("due") == {step.step: value(step.due_at, day) for step in frame.due}

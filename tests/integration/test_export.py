@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.recorded import EventFilter
 from guestledger.engine.operations.export import SENT_TO_PROVIDER, SENT_TO_WEBHOOK, PersonExport
 from tests.integration.conftest import AT_ONCE
+from tests.pages import Page
 from tests.unit.samples import consent, request
 
 ASKED = {"reason": "request of 2026-11-29", "by": "dpo"}
@@ -146,30 +146,12 @@ async def test_an_export_shows_nothing_unless_the_look_is_recorded(
 # The page
 
 
-class _Page(HTMLParser):
-    """The elements of a page, and the text that a reader sees."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._unseen = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._unseen = tag == "style"
-
-    def handle_data(self, data: str) -> None:
-        self.text += "" if self._unseen else data
-
-
 async def test_a_hostile_value_stays_text_on_the_page(ledger: Ledger) -> None:
     hostile = {"user_agent": HOSTILE, "source": HOSTILE, "campaign": HOSTILE, "subject_id": HOSTILE[:60]}
     plain = export_page((await _opened_and_exported(ledger, {}))[0])
     attacked = export_page((await _opened_and_exported(ledger, hostile))[0])
 
-    page, harmless = _Page(attacked), _Page(plain)
+    page, harmless = Page(attacked), Page(plain)
     assert page.text.count(HOSTILE) >= 6
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in harmless.elements}
     assert not {"script", "img", "iframe", "object", "link", "base", "form"} & {tag for tag, _ in page.elements}
@@ -185,7 +167,7 @@ async def _opened_and_exported(ledger: Ledger, given: dict[str, str]) -> tuple[P
 
 
 async def test_the_page_loads_nothing_and_allows_only_its_own_style(ledger: Ledger) -> None:
-    page = _Page(export_page((await _opened_and_exported(ledger, {}))[0]))
+    page = Page(export_page((await _opened_and_exported(ledger, {}))[0]))
     [policy] = [attrs["content"] for _, attrs in page.elements if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None
     assert re.fullmatch(
@@ -199,7 +181,7 @@ async def test_the_page_shows_all_that_the_json_holds(new_ledger: Any, simulator
         await ledger.open_session(request(subject_id="person-17", idempotency_key="order-1"))
         await ledger.scheduler.run_once()
         found, given = await exported(ledger)
-    shown = " ".join(_Page(export_page(found)).text.split())
+    shown = " ".join(Page(export_page(found)).text.split())
     for value in _texts(given["sessions"]):
         assert value.replace("_", " ") in shown.replace("_", " ") or _is_time(value), value
 

@@ -21,32 +21,36 @@ async def test_each_policy_under_which_something_was_decided_is_recorded_once(ne
         async with new_ledger(policy=policy) as ledger:
             await ledger.open_session(request())
             await ledger.open_session(request())
-            recorded = await ledger.events.policies()
+            recorded = await ledger.policies()
 
-    assert [policy.creation.deadline_ms for policy in recorded] == [60_000, AT_ONCE.creation.deadline_ms]
+    assert [one.policy.creation.deadline_ms for one in recorded] == [60_000, AT_ONCE.creation.deadline_ms]
+    assert [one.after_position for one in recorded] == [7, -1]
 
 
 async def test_a_recorded_policy_makes_the_decisions_again(new_ledger: Any) -> None:
     async with new_ledger(policy=SHORT) as ledger:
         session = await ledger.open_session(request())
-        [policy] = await ledger.events.policies()
-        assert_every_decision_is_reproduced(await ledger.history(session.id), policy)
+        [recorded] = await ledger.policies()
+        assert_every_decision_is_reproduced(await ledger.history(session.id), recorded.policy)
 
 
 async def test_a_replay_shows_what_was_due_under_the_policy_of_that_time(new_ledger: Any) -> None:
     async with new_ledger(policy=SHORT) as ledger:
         accepted = await ledger.accept(request())
-    async with new_ledger() as ledger:
+    async with new_ledger() as ledger:  # its policy would have led to the same event
+        await ledger.accept(request())
         frames = await ledger.replay(accepted.id)
 
     [deadline] = [due.due_at for due in frames[-1].due if due.step is StepName.ENFORCE_DEADLINE]
     assert deadline - accepted.accepted_at == timedelta(milliseconds=60_001)
 
 
-async def test_reading_records_no_policy(new_ledger: Any) -> None:
+async def test_reading_records_no_policy(new_ledger: Any, outsider: asyncpg.Connection) -> None:
     async with new_ledger() as ledger:
         assert [row async for row in ledger.sessions()] == []
-        assert await ledger.events.policies() == []
+        assert await outsider.fetch("SELECT FROM policies") == []
+        [own] = await ledger.policies()
+    assert (own.policy.creation.deadline_ms, own.after_position) == (AT_ONCE.creation.deadline_ms, -1)
 
 
 async def test_no_recorded_policy_can_be_changed(new_ledger: Any, outsider: asyncpg.Connection) -> None:

@@ -21,14 +21,15 @@ from tests.lives import recorded_life, sealed, stored
 from tests.property.invariants import SESSION
 from tests.property.moves import Move, histories
 from tests.property.strategies import patient_policies, policies
+from tests.unit.histories import in_force
 
 LEDGER = UUID("018f96c2-7a60-7000-8000-0000000000f1")
 WRITTEN_AT = datetime(2026, 11, 3, tzinfo=UTC)
 LIFE = recorded_life(SESSION, 3)
 
 
-def bundle_of(history: Sequence[RecordedEvent], *in_force: Policy) -> bytes:
-    return write_bundle([history], policies=in_force, release="1.2.3", ledger=LEDGER, written_at=WRITTEN_AT)
+def bundle_of(history: Sequence[RecordedEvent], *policies: Policy) -> bytes:
+    return write_bundle([history], policies=in_force(*policies), release="1.2.3", ledger=LEDGER, written_at=WRITTEN_AT)
 
 
 BUNDLE = bundle_of(LIFE, Policy())
@@ -48,7 +49,7 @@ def test_a_bundle_is_read_with_the_same_events_and_policies(policy: Policy, move
 
     bundle = read_bundle(bundle_of(history, policy, Policy()))
 
-    assert bundle.policies == (policy, Policy())
+    assert bundle.policies == tuple(in_force(policy, Policy()))
     [session] = bundle.sessions
     assert list(session.history) == history
     assert len(session.due) == len(history)

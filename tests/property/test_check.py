@@ -17,12 +17,13 @@ from tests.property.invariants import SESSION
 from tests.property.moves import Move, histories
 from tests.property.strategies import patient_policies, policies
 from tests.property.test_bundle import bundle_of
+from tests.unit.histories import in_force, recorded_all
 
 
 @given(policy=policies | patient_policies, seed=st.integers(0))
 def test_a_check_finds_nothing_in_lives_of_today(policy: Policy, seed: int) -> None:
     report = CheckReport()
-    report.check(SESSION, life(SESSION, seed, policy), [Policy(), policy])
+    report.check(recorded_all(life(SESSION, seed, policy)), in_force(Policy(), policy))
     assert report.groups == {}
 
 
@@ -31,7 +32,7 @@ def test_a_check_of_a_bundle_finds_its_due_steps_as_they_were(policy: Policy, se
     bundle = read_bundle(bundle_of(recorded_life(SESSION, seed, policy), policy, Policy()))
     report = CheckReport()
     for session in bundle.sessions:
-        report.check(session.id, [one.event for one in session.history], bundle.policies, session.due)
+        report.check(session.history, bundle.policies, session.due)
     assert report.groups == {}
 
 
@@ -43,5 +44,6 @@ def test_a_check_finds_only_decisions_taken_before_they_were_due(policy: Policy,
         state = evolve_all(state, decided)
         events += decided
     report = CheckReport()
-    report.check(SESSION, events, [policy])
+    if events:
+        report.check(recorded_all(events), in_force(policy))
     assert all(" not due: " in kind for kind in report.groups), report.groups

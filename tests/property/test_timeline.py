@@ -21,6 +21,7 @@ from guestledger.engine.replay.timeline import Frame, diff, timeline
 from tests.property.invariants import SESSION
 from tests.property.moves import histories
 from tests.property.strategies import START, patient_policies, policies
+from tests.unit.histories import in_force
 
 delays = st.sampled_from([0, 1, 999, 60_000_000]) | st.integers(0, 10_000_000)
 """From one append to the next, in microseconds."""
@@ -61,7 +62,7 @@ def _recorded(event: Event, position: int, at: datetime, append: UUID) -> Record
 
 
 def frames_of(policy: Policy, history: Sequence[RecordedEvent]) -> list[Frame]:
-    return timeline(history, [policy]) if history else []
+    return timeline(history, in_force(policy)) if history else []
 
 
 @given(given_history=recorded_histories())

@@ -18,7 +18,7 @@ from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.replay.findings import Ending
-from guestledger.engine.replay.what_if import what_if_of
+from guestledger.engine.replay.what_if import what_if
 from tests.property.invariants import SESSION
 from tests.property.moves import LIMITER, Move, command_of, erasures, histories, holds, moves
 from tests.property.strategies import (
@@ -34,6 +34,7 @@ from tests.property.strategies import (
     temporary_failures,
     throttles,
 )
+from tests.unit.histories import in_force, recorded_all
 
 LAG = timedelta(milliseconds=1)
 
@@ -119,7 +120,7 @@ def test_the_recorded_policy_gives_the_recorded_history(
     if not events:
         return
     for changed in (None, policy):
-        found = what_if_of(SESSION, events, [policy], policy=changed, now=now)
+        found = what_if(recorded_all(events), in_force(policy), policy=changed, now=now)
         assert (found.difference, found.events) == (None, tuple(events))
         assert found.recorded == found.simulated
         assert (found.assumed, found.unanswered, found.left_out) == ((), (), ())
@@ -131,7 +132,7 @@ def test_the_recorded_policy_gives_a_history_whose_steps_were_due(
     policy: Policy, life: Sequence[Turn], now: datetime | None
 ) -> None:
     events = run_in_turn(life, policy)
-    found = what_if_of(SESSION, events, [policy], now=now)
+    found = what_if(recorded_all(events), in_force(policy), now=now)
     assert (found.difference, found.events) == (None, tuple(events))
     assert (found.assumed, found.unanswered, found.left_out) == ((), (), ())
 
@@ -142,7 +143,7 @@ def test_another_policy_gives_a_history_that_folds_to_its_course(
     policy: Policy, other: Policy, life: Sequence[Turn], now: datetime | None
 ) -> None:
     events = run_in_turn(life, policy)
-    found = what_if_of(SESSION, events, [policy], policy=other, now=now)
+    found = what_if(recorded_all(events), in_force(policy), policy=other, now=now)
     after = fold(SESSION, found.events)
     assert (found.simulated.status, found.simulated.version) == (after.status, len(found.events))
     assert found.is_identical == (found.events == tuple(events) and found.difference is None)

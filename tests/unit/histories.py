@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from guestledger.engine.domain.commands import Command
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.evolve import evolve_all
@@ -11,7 +13,7 @@ from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from tests.unit import samples
 from tests.unit.samples import SESSION, at
 
@@ -30,6 +32,16 @@ def recorded(event: Event, version: int = 1, recorded_at: datetime | None = None
         data="",
         leaf_hash=b"",
     )
+
+
+def recorded_all(events: Sequence[Event], stream_id: UUID = SESSION) -> list[RecordedEvent]:
+    """The events of one session, each recorded at its own time."""
+    return [replace(recorded(event, version), stream_id=stream_id) for version, event in enumerate(events, 1)]
+
+
+def in_force(*policies: Policy) -> list[RecordedPolicy]:
+    """These policies, in force for the whole log."""
+    return [RecordedPolicy(policy=policy) for policy in policies]
 
 
 def history_of(*commands: Command, policy: Policy = Policy()) -> list[RecordedEvent]:

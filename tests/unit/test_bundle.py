@@ -17,7 +17,7 @@ from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.log import codec, upcasting
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import with_values
-from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
 from guestledger.engine.replay.bundle import VERSION, Bundle, read_bundle, write_bundle
 from tests.lives import POLICY, recorded_life
 from tests.unit.samples import CHANNEL, SESSION, START
@@ -26,7 +26,10 @@ LEDGER = UUID("018f96c2-7a60-7000-8000-0000000000f1")
 OTHER = UUID("018f96c2-7a60-7000-8000-0000000000a2")
 WRITTEN_AT = datetime(2026, 11, 3, tzinfo=UTC)
 HISTORIES = [recorded_life(SESSION, 3), recorded_life(OTHER, 4, first_position=10)]
-POLICIES = [replace(POLICY, creation=RetryPolicy(base_ms=1)), POLICY]
+POLICIES = [
+    RecordedPolicy(policy=replace(POLICY, creation=RetryPolicy(base_ms=1)), after_position=5),
+    RecordedPolicy(policy=POLICY),
+]
 
 
 def written(histories: list[list[RecordedEvent]] = HISTORIES, at: datetime = WRITTEN_AT) -> bytes:
@@ -73,8 +76,8 @@ def test_a_bundle_can_be_read_without_our_code() -> None:
 
 def test_each_event_names_the_policy_that_its_due_steps_follow() -> None:
     one, other = read_bundle(written()).sessions
-    assert one.due[0].policy == POLICIES[0]
-    assert other.due[0].policy in POLICIES
+    assert one.due[0].policy == POLICIES[1].policy, "the other was not in force yet"
+    assert other.due[0].policy == POLICIES[0].policy
 
 
 def test_revealed_values_are_beside_their_events_and_never_in_the_data() -> None:
@@ -106,7 +109,7 @@ def test_a_bundle_without_revealed_values_has_no_field_for_them() -> None:
         (changed(1, lambda header: header.update(version=VERSION + 1)), 1, "upgrade guestledger here"),
         (changed(1, lambda header: header.pop("ledger")), 1, "the header cannot be read"),
         (changed(1, lambda header: header.update(policies=[])), 1, "names no policy"),
-        (changed(1, lambda header: header["policies"][0].update(retention_days="x")), 1, "retention_days"),
+        (changed(1, lambda header: header["policies"][0]["policy"].update(retention_days="x")), 1, "retention_days"),
         (written()[: written().rindex(b"\n", 0, -1) + 1], 2, "has 2 sessions, but 1 are here"),
         (written()[:-40], 3, "cannot be read"),
         (changed(3, lambda session: session["events"].pop(2)), 3, "not versions 1, 2, 3"),

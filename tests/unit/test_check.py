@@ -19,6 +19,7 @@ from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.replay.check import CheckReport, RecordedDue, allowed_kinds, due_times
 from guestledger.engine.replay.decisions import Lifecycle, decisions
 from tests.lives import POLICY, life
+from tests.unit.histories import in_force, recorded_all
 
 SECOND = timedelta(seconds=1)
 NUMBERS = range(200)
@@ -39,7 +40,7 @@ THROTTLED = {
 def checked(lifecycle: Lifecycle = Lifecycle(), policies: tuple[Policy, ...] = (POLICY,)) -> CheckReport:
     report = CheckReport()
     for one, events in LIVES.items():
-        report.check(one, events, policies, lifecycle=lifecycle)
+        report.check(recorded_all(events, one), in_force(*policies), lifecycle=lifecycle)
     return report
 
 
@@ -123,9 +124,10 @@ def test_only_the_first_divergence_of_a_session_counts() -> None:
 )
 def test_due_steps_are_compared_with_those_of_another_release(changed: Any, kind: str) -> None:
     one, events = next(iter(LIVES.items()))
+    history = recorded_all(events, one)
     due = [
         RecordedDue(policy=POLICY, steps=due_times(decision.after, POLICY))
-        for decision in decisions(one, events, [POLICY])
+        for decision in decisions(history, in_force(POLICY))
     ]
 
     def todays(state: Session, policy: Policy) -> tuple[DueStep, ...]:
@@ -133,10 +135,10 @@ def test_due_steps_are_compared_with_those_of_another_release(changed: Any, kind
         return changed(steps) if state.version == 1 else steps
 
     report = CheckReport()
-    report.check(one, events, [POLICY], due)
+    report.check(history, in_force(POLICY), due)
     assert report.groups == {}
     # What is due after the first event is compared before it is seen that the look-up was not.
-    report.check(one, events, [POLICY], due, Lifecycle(due_steps=todays))
+    report.check(history, in_force(POLICY), due, Lifecycle(due_steps=todays))
     assert list(report.groups) == [kind]
     first = report.first()
     assert first is not None
@@ -147,7 +149,7 @@ def test_events_that_no_command_leads_to_are_a_kind_of_their_own() -> None:
     one, events = next(iter(LIVES.items()))
     parked = e.SessionParked(at=events[0].at, channel_id="ch_1", attempt=1, cause=Cause.ANSWER_TIMEOUT, detail="")
     report = CheckReport()
-    report.check(one, [events[0], parked, *events[1:]], [POLICY])
+    report.check(recorded_all([events[0], parked, *events[1:]], one), in_force(POLICY))
     assert list(report.groups) == ["no command: SessionParked"]
 
 
@@ -171,12 +173,21 @@ def test_each_decision_is_made_under_the_policy_in_force() -> None:
     assert checked(policies=(other,)).groups
 
 
+def test_a_shorter_backoff_is_found_where_the_recorded_wait_exceeds_it() -> None:
+    shorter = replace(POLICY.creation, base_ms=POLICY.creation.base_ms // 4)
+    report = checked(policies=(replace(POLICY, creation=shorter),))
+
+    fields = "retry_at, wait.extra_ms, wait.ms"
+    assert f"RecordAttempt: CreationThrottled -> CreationThrottled: {fields}" in report.groups
+    assert f"RecordAttempt: CreationFailed -> CreationFailed: {fields}" in report.groups
+
+
 def test_reports_of_parts_add_up_in_any_order() -> None:
     lifecycle = Lifecycle(decide=longer_waits)
     parts = []
     for one, events in LIVES.items():
         parts.append(CheckReport())
-        parts[-1].check(one, events, [POLICY], lifecycle=lifecycle)
+        parts[-1].check(recorded_all(events, one), in_force(POLICY), lifecycle=lifecycle)
     random.Random(1).shuffle(parts)
     total = CheckReport()
     for part in parts:

@@ -1,5 +1,6 @@
 """A timeline shows for each event its decision, what it changed, and which steps were due."""
 
+import pytest
 from msgspec.structs import replace
 
 from guestledger.engine.domain.due import StepName
@@ -8,15 +9,16 @@ from guestledger.engine.domain.personal import public
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
+from guestledger.engine.log.recorded import RecordedPolicy
 from guestledger.engine.replay.diff import Change, changes
 from guestledger.engine.replay.timeline import DueChange, Frame, diff, timeline, until
 from tests.unit import samples
-from tests.unit.histories import history_of, recorded, troubled
+from tests.unit.histories import history_of, in_force, recorded, troubled
 from tests.unit.samples import at
 
 
 def frames_of_troubled() -> list[Frame]:
-    return timeline(troubled(), [Policy()])
+    return timeline(troubled(), in_force(Policy()))
 
 
 def changed(found: tuple[Change, ...]) -> dict[str, tuple[object, object]]:
@@ -52,7 +54,7 @@ def test_events_of_one_decision_share_it() -> None:
     policy = Policy(creation=RetryPolicy(in_doubt=InDoubt.PARK))
     lost = samples.answer(samples.failed(FailureKind.IN_DOUBT), 1, at(1))
     opened = (samples.open_session(at(0)), samples.look_up(samples.channel(), at(0)), samples.begin(at(0)))
-    *_, failed, parked = timeline(history_of(*opened, lost, policy=policy), [policy])
+    *_, failed, parked = timeline(history_of(*opened, lost, policy=policy), in_force(policy))
     assert failed.decision is parked.decision
     assert (failed.is_first, parked.is_first) == (True, False)
 
@@ -61,10 +63,27 @@ def test_due_steps_follow_the_policy_of_each_decision() -> None:
     patient, strict = (Policy(creation=RetryPolicy(max_failures=number)) for number in (8, 1))
     failed = samples.answer(samples.failed(), 1, at(1))
     opened = (samples.open_session(at(0)), samples.look_up(samples.channel(), at(0)), samples.begin(at(0)))
-    last = timeline(history_of(*opened, failed, policy=strict), [patient, strict])[-1]
+    last = timeline(history_of(*opened, failed, policy=strict), in_force(patient, strict))[-1]
     assert last.decision.policy == strict
     assert last.decision.is_reproduced
     assert (last.state.status, last.due) == (Status.ABANDONED, ())
+
+
+@pytest.mark.parametrize("first_used_at", [1, 4, 12])
+def test_a_policy_is_not_taken_for_events_from_before_its_first_use(first_used_at: int) -> None:
+    history = troubled()
+    kept, erased = Policy(), Policy(retention_days=30)
+    later = RecordedPolicy(policy=erased, after_position=history[first_used_at - 1].position)
+
+    frames = timeline(history, [later, RecordedPolicy(policy=kept)])
+
+    assert all(frame.decision.is_reproduced for frame in frames)
+    assert [frame.decision.policy for frame in frames] == [kept] * first_used_at + [erased] * (12 - first_used_at)
+
+
+def test_events_from_before_any_recorded_policy_take_the_oldest() -> None:
+    policies = [RecordedPolicy(policy=Policy(retention_days=days), after_position=5_000 + days) for days in (9, 8)]
+    assert {frame.decision.policy for frame in timeline(troubled(), policies)} == {policies[1].policy}
 
 
 def test_a_decision_that_todays_code_does_not_take_is_shown() -> None:
@@ -72,7 +91,7 @@ def test_a_decision_that_todays_code_does_not_take_is_shown() -> None:
         samples.open_session(at(0)), samples.look_up(samples.channel(), at(0)), samples.begin(at(0))
     )
     skipped = replace(attempted, event=replace(attempted.event, attempt=7))
-    frame = timeline([*opened, skipped], [Policy()])[-1]
+    frame = timeline([*opened, skipped], in_force(Policy()))[-1]
     assert not frame.decision.is_reproduced
     assert frame.decision.decided == (attempted.event,)
 
@@ -95,13 +114,15 @@ def test_difference_is_between_any_two_versions_or_times() -> None:
 
 
 def test_nested_fields_have_dotted_paths() -> None:
-    active = timeline(history_of(samples.open_session(at(0), consent=samples.consent(marketing=True))), [Policy()])[0]
+    active = timeline(
+        history_of(samples.open_session(at(0), consent=samples.consent(marketing=True))), in_force(Policy())
+    )[0]
     withdrawn = replace(active.state, consent=replace(active.state.consent, marketing=False))
     assert changed(changes(active.state, withdrawn)) == {"consent.marketing": (True, False)}
 
 
 def test_personal_fields_are_masked_wherever_they_are() -> None:
-    opened, *_, created = timeline([recorded(event, 1 + n) for n, event in enumerate(_session())], [Policy()])
+    opened, *_, created = timeline([recorded(event, 1 + n) for n, event in enumerate(_session())], in_force(Policy()))
     shown = repr(opened) + repr(created) + str([public(change) for change in (*opened.changes, *created.changes)])
     assert "guest_token" in shown
     for value in (samples.TOKEN, samples.IP, samples.USER_AGENT, samples.FINGERPRINT):

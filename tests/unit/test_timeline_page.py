@@ -1,7 +1,6 @@
 """The page of a timeline: whole, safe to open, and to scale."""
 
 import re
-from html.parser import HTMLParser
 
 from msgspec.structs import replace
 
@@ -9,32 +8,15 @@ from guestledger.adapters.pages.timeline import timeline_page
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.replay.timeline import timeline
+from tests.pages import Page
 from tests.unit import samples
-from tests.unit.histories import history_of, troubled
+from tests.unit.histories import history_of, in_force, troubled
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}"
 
 
-class Page(HTMLParser):
-    """The elements of a page, and the text that a reader sees."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._unseen = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._unseen = tag == "style"
-
-    def handle_data(self, data: str) -> None:
-        self.text += "" if self._unseen else data
-
-
 def page_of(history: list[RecordedEvent], *, revealed: bool = False) -> Page:
-    return Page(timeline_page(timeline(history, [Policy()]), revealed=revealed))
+    return Page(timeline_page(timeline(history, in_force(Policy())), revealed=revealed))
 
 
 def test_page_shows_each_event_its_decision_and_its_waits() -> None:

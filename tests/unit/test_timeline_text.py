@@ -13,14 +13,14 @@ from guestledger.adapters.cli.timeline import timeline as drawn
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.replay.timeline import Frame, diff, timeline
 from tests.unit import samples
-from tests.unit.histories import recorded, troubled
+from tests.unit.histories import history_of, in_force, recorded, troubled
 
 WIDTHS = (40, 80, 120, 240)
 
 
 @pytest.fixture
 def frames() -> list[Frame]:
-    return timeline(troubled(), [Policy()])
+    return timeline(troubled(), in_force(Policy()))
 
 
 def console(width: int, encoding: str = "utf-8") -> Console:
@@ -65,7 +65,7 @@ def test_bars_are_to_scale_and_the_shortest_wait_can_be_seen(frames: list[Frame]
 
 def test_ascii_terminal_gets_ascii(frames: list[Frame]) -> None:
     out = console(80, "ascii")
-    opened = timeline(troubled()[:3], [Policy()])
+    opened = timeline(troubled()[:3], in_force(Policy()))
     shown = [drawn(opened, out), difference_page(diff(frames, 2, 7), out)]
     assert "\n".join(lines(out, *shown)).isascii()
 
@@ -82,7 +82,7 @@ def test_page_of_an_event_shows_decision_arguments_and_due_steps(frames: list[Fr
 
 def test_page_of_an_event_shows_what_todays_code_decides_otherwise(frames: list[Frame]) -> None:
     skipped = [*troubled()[:2], recorded(samples.was_attempted(7, at=samples.at(0.017)), 3)]
-    changed, out = timeline(skipped, [Policy()]), console(120)
+    changed, out = timeline(skipped, in_force(Policy())), console(120)
     assert any("today's code decides otherwise" in line for line in lines(out, drawn(changed, out)))
     found = lines(out, event_page(changed, 2, out))
     assert any("today's code decides CreationAttempted" in line for line in found)
@@ -96,11 +96,19 @@ def test_pages_hold_no_personal_data(frames: list[Frame]) -> None:
         assert value not in text
 
 
+def test_a_field_that_had_no_value_and_has_none_is_no_change() -> None:
+    lost = history_of(samples.open_session(), samples.look_up(samples.channel()), samples.begin(), samples.settle())
+    frames, out = timeline(lost, in_force(Policy())), console(240)
+    assert any((change.field, change.before, change.after) == ("detail", None, "") for change in frames[3].changes)
+    found = lines(out, drawn(frames, out), event_page(frames, 3, out), difference_page(diff(frames, 3, 4), out))
+    assert not [line for line in found if "detail" in line]
+
+
 def test_hostile_text_is_escaped() -> None:
     hostile = "x\x1b[31m\x9b2J"
     [first, *others] = troubled()
     bad = [replace(first, actor=hostile, event=replace(first.event, channel_id=hostile)), *others]
-    frames, out = timeline(bad, [Policy()]), console(240)
+    frames, out = timeline(bad, in_force(Policy())), console(240)
     text = "\n".join(lines(out, drawn(frames, out), event_page(frames, 0, out)))
     assert "\\u001b[31m\\u009b2J" in text
     assert not {"\x1b", "\x9b"} & set(text)

@@ -12,7 +12,7 @@ from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy, WaitBasis
 from guestledger.engine.replay.timeline import timeline
 from tests.unit import samples
-from tests.unit.histories import history_of
+from tests.unit.histories import history_of, in_force
 from tests.unit.samples import at
 
 OPENED = (samples.open_session(at(0)), samples.look_up(samples.channel(), at(0)), samples.begin(at(0)))
@@ -22,7 +22,7 @@ Part = tuple[str, float, str | None, WaitBasis | None]
 
 def parts(*commands: Command, policy: Policy = Policy(), at_event: int = -1) -> list[Part]:
     """What was waited for before an event: kind, seconds, step, and the reason of the wait."""
-    frame = timeline(history_of(*commands, policy=policy), [policy])[at_event]
+    frame = timeline(history_of(*commands, policy=policy), in_force(policy))[at_event]
     return [
         (part.waited_for, part.length.total_seconds(), part.step, part.wait and part.wait.basis) for part in frame.waits
     ]
@@ -120,6 +120,6 @@ def test_no_time_passes_while_recorded_times_stand_still() -> None:
     """A clock was set back: the store records no time before the last one."""
     history: list[Any] = history_of(*CREATED)
     stands_still = [replace(recorded, recorded_at=at(90)) for recorded in history]
-    for frame in timeline(stands_still, [Policy()]):
+    for frame in timeline(stands_still, in_force(Policy())):
         assert frame.waits == ()
         assert frame.passed == timedelta()

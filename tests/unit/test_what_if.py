@@ -25,8 +25,9 @@ from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from guestledger.engine.log.personal_fields import as_sealed
 from guestledger.engine.replay.decisions import Lifecycle
 from guestledger.engine.replay.findings import Assumption, Contrast, Ending, LeftOut, Unanswered, WhatIf
-from guestledger.engine.replay.what_if import what_if, what_if_of
+from guestledger.engine.replay.what_if import what_if
 from tests.unit import samples as s
+from tests.unit.histories import in_force, recorded_all
 from tests.unit.samples import SESSION, at
 
 POLICY = Policy(
@@ -69,7 +70,7 @@ def lived(*life: Command, policy: Policy = POLICY) -> list[e.Event]:
 
 
 def asked(life: Sequence[Command], policy: Any, *, recorded: Policy = POLICY, **given: Any) -> WhatIf:
-    return what_if_of(SESSION, lived(*life, policy=recorded), [recorded], policy=policy, **given)
+    return what_if(recorded_all(lived(*life, policy=recorded)), in_force(recorded), policy=policy, **given)
 
 
 def times(found: WhatIf, kind: type[e.Event]) -> list[datetime]:
@@ -84,7 +85,7 @@ def first_fields(found: WhatIf) -> dict[str, tuple[Any, Any]]:
 def test_the_recorded_policy_gives_the_recorded_history() -> None:
     events = lived(*CREATED_AT_2)
     for recorded in (events, [as_sealed(event) for event in events]):
-        found = what_if_of(SESSION, recorded, [POLICY], now=at(1e6))
+        found = what_if(recorded_all(recorded), in_force(POLICY), now=at(1e6))
         assert (found.difference, found.events, found.ending) == (None, tuple(recorded), Ending.DONE)
         assert found.recorded == found.simulated
 
@@ -251,7 +252,9 @@ def test_other_consent_terms_change_the_record_and_no_time() -> None:
 def test_each_decision_is_changed_under_its_own_policy() -> None:
     patient = replace(POLICY, creation=replace(POLICY.creation, max_failures=1_000))
     events = lived(*CREATED_AT_2, policy=patient)
-    found = what_if_of(SESSION, events, [replace(POLICY, retention_days=7), patient], policy={"webhook_enabled": True})
+    found = what_if(
+        recorded_all(events), in_force(replace(POLICY, retention_days=7), patient), policy={"webhook_enabled": True}
+    )
     assert found.is_identical
 
 
@@ -284,9 +287,9 @@ def test_a_step_that_other_code_does_not_plan_is_found_where_it_is_missing() -> 
 def test_what_older_code_decided_is_not_put_down_to_the_policy() -> None:
     events = lived(*CREATED_AT_2)
     events[3] = replace(events[3], detail="of an older release", retry_at=at(0.72))  # type: ignore[call-arg]
-    same = what_if_of(SESSION, events, [POLICY])
+    same = what_if(recorded_all(events), in_force(POLICY))
     assert (same.is_identical, same.not_reproduced) == (True, (4,))
-    found = what_if_of(SESSION, events, [POLICY], policy={"creation": {"max_failures": 2}})
+    found = what_if(recorded_all(events), in_force(POLICY), policy={"creation": {"max_failures": 2}})
     assert first_fields(found) == {"event 2": (None, "SessionAbandoned")}
 
 
@@ -314,4 +317,4 @@ def test_no_personal_value_is_shown_in_a_difference() -> None:
 
 def test_a_history_without_events_is_refused() -> None:
     with pytest.raises(ValueError, match="without events"):
-        what_if([], [POLICY])
+        what_if([], in_force(POLICY))

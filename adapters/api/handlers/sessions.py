@@ -21,7 +21,8 @@ from guestledger.adapters.api.route import (
     Route,
 )
 from guestledger.adapters.forms.camel import camel, camel_type
-from guestledger.adapters.forms.events import EventForm, FrameForm, event_form, frame_form
+from guestledger.adapters.forms.events import EventForm, event_form
+from guestledger.adapters.forms.frames import FrameForm, frame_form
 from guestledger.engine.domain.errors import InvalidRequest
 from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.domain.personal import Guarded, Personal, clear, public
@@ -154,7 +155,7 @@ async def get_history(asked: SessionPath, context: Context) -> Answer:
 
 
 async def get_state(asked: StateAt, context: Context) -> Answer:
-    """Return the state of a session after a version or at a time, and what was due then."""
+    """Return a session after a version or at a time: its state, what was due, and the latest event with its decision."""
     reveal = context.reveal()
     frames = await context.ledger.replay(asked.id, reveal=reveal)
     wanted = frames if asked.at is None else until(frames, asked.at)

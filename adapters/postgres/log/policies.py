@@ -13,6 +13,7 @@ from guestledger.engine.domain.events import SessionEvent
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.unreadable import UnknownPolicy
 from guestledger.engine.log.appends import Append
+from guestledger.engine.log.recorded import RecordedPolicy
 
 _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder(Policy)
@@ -41,12 +42,17 @@ class PolicyRecord:
 
 def select_policies(schema: str) -> str:
     """The statement that gives all policies, the latest first."""
-    return f"SELECT digest, policy::text FROM {quoted(schema)}.policies ORDER BY after_position DESC, recorded_at DESC"
+    return f"""
+        SELECT digest, policy::text, after_position FROM {quoted(schema)}.policies
+         ORDER BY after_position DESC, recorded_at DESC"""
 
 
-def policies_in(rows: Sequence[Any]) -> list[Policy]:
+def policies_in(rows: Sequence[Any]) -> list[RecordedPolicy]:
     """The policies in these rows. Raises `UnknownPolicy`."""
-    return [_policy(row["digest"], row["policy"]) for row in rows]
+    return [
+        RecordedPolicy(policy=_policy(row["digest"], row["policy"]), after_position=row["after_position"])
+        for row in rows
+    ]
 
 
 def _policy(digest: bytes, text: str) -> Policy:

@@ -19,12 +19,11 @@ from guestledger.adapters.postgres.transactions import Driver, reading, short_tr
 from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
 from guestledger.engine.domain.errors import LogSetBack
 from guestledger.engine.domain.events import EVENT_TYPES, AccessEvent
-from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.codec import decode
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import as_sealed
-from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent, first_stream_id
+from guestledger.engine.log.recorded import Batch, EventFilter, RecordedEvent, RecordedPolicy, first_stream_id
 
 COLUMNS = (
     "position, stream_id, version, event_type, schema_version, recorded_at, "
@@ -168,7 +167,7 @@ class LogReader:
         """See `EventStore.ledger_id`."""
         return UUID(bytes=await self._personal.ledger_id())
 
-    async def policies(self) -> list[Policy]:
+    async def policies(self) -> list[RecordedPolicy]:
         """See `EventStore.policies`."""
         return policies_in(await self._fetch(self._select_policies))
 

@@ -1,6 +1,5 @@
 """Opening and reading sessions."""
 
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -23,9 +22,10 @@ from guestledger.adapters.api.route import (
 from guestledger.adapters.forms.camel import camel, camel_type
 from guestledger.adapters.forms.events import EventForm, event_form
 from guestledger.adapters.forms.frames import FrameForm, frame_form
+from guestledger.adapters.forms.opened import OpenedForm, opened_form
 from guestledger.engine.domain.errors import InvalidRequest
 from guestledger.engine.domain.guest_filter import GuestFilter
-from guestledger.engine.domain.personal import Guarded, Personal, clear, public
+from guestledger.engine.domain.personal import public
 from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.operations.explain import Explanation
@@ -41,24 +41,6 @@ class OpenSession(Params, frozen=True, kw_only=True):
     """Go as far as possible at once; else only accept, and leave the rest to a worker."""
     token: bool = False
     """Answer with the guest's token, a secret."""
-
-
-class OpenedForm(Guarded, frozen=True, kw_only=True, rename="camel"):
-    """A session that was opened or accepted. Times are UTC. `cause` and `detail` say why it is not active."""
-
-    id: UUID
-    status: Status
-    channel_id: str
-    session_id: str | None
-    """The provider's."""
-    expires_at: datetime | None
-    latency_ms: int | None
-    retry_at: datetime | None
-    """When a worker continues, if it is not settled."""
-    cause: str | None
-    detail: str | None
-    token: Personal | None
-    """The guest's token, if it was asked for."""
 
 
 class SessionPath(Params, frozen=True, kw_only=True):
@@ -126,7 +108,7 @@ async def open_session(asked: OpenSession, context: Context) -> Answer:
     guest, ledger = _with_key(asked.body, context.idempotency_key()), context.ledger
     session = await (ledger.open_session if asked.wait else ledger.accept)(guest)
     return Answer(
-        body=_opened(session, token=asked.token),
+        body=opened_form(session, token=asked.token),
         status=201 if session.status.is_settled else 202,
         version=session.version,
         headers={"location": f"{context.request.base}/v1/sessions/{session.id}"},
@@ -142,7 +124,7 @@ async def get_session(asked: SessionPath, context: Context) -> Answer:
 
 async def get_token(asked: SessionPath, context: Context) -> OpenedForm:
     """Return a session with its guest's token, to answer that guest. It is no look at personal data, and not recorded."""
-    return _opened(await context.ledger.session(asked.id, token=True), token=True)
+    return opened_form(await context.ledger.session(asked.id, token=True), token=True)
 
 
 async def get_history(asked: SessionPath, context: Context) -> Answer:
@@ -212,21 +194,6 @@ def _with_key(guest: GuestRequest, key: str | None) -> GuestRequest:
     if guest.idempotency_key not in (None, key):
         raise InvalidRequest("Idempotency-Key", "differs from the idempotencyKey in the body: send one of them")
     return replace(guest, idempotency_key=key)
-
-
-def _opened(session: Session, *, token: bool) -> OpenedForm:
-    return OpenedForm(
-        id=session.id,
-        status=session.status,
-        channel_id=session.channel_id,
-        session_id=session.session_id,
-        expires_at=session.expires_at,
-        latency_ms=session.latency_ms,
-        retry_at=None if session.status.is_settled else session.retry_at,
-        cause=session.cause,
-        detail=session.detail,
-        token=clear(session.guest_token) if token else None,
-    )
 
 
 def _shown(session: Session, *, revealed: bool) -> Any:

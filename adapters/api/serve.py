@@ -28,13 +28,34 @@ _logger = logging.getLogger("guestledger.http")
 _logger.addFilter(_without_data)
 
 
+class _Connection(web.RequestHandler):
+    """Answers what is not HTTP without its text, which aiohttp would repeat."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        known = message is None or status >= 500
+        return super().handle_error(request, status, exc, message if known else "This is not a request of HTTP/1.1.\n")
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
 @asynccontextmanager
 async def serving(app: App, host: str, port: int, *, drain_seconds: float) -> AsyncIterator[str]:
     """Serve until the block ends, and yield the URL. Requests in flight then may finish within `drain_seconds`.
 
     Raises `OSError` if it cannot listen there.
     """
-    server = web.Server(
+    server = _Server(
         _handler(app),
         access_log=None,
         logger=_logger,

@@ -6,7 +6,7 @@ from guestledger.adapters.api.access import Authenticate, BearerKeys
 from guestledger.adapters.api.admission import ApiLimits
 from guestledger.adapters.api.app import App
 from guestledger.adapters.api.asgi import AsgiApp
-from guestledger.adapters.api.route import Route
+from guestledger.adapters.api.route import API_DOOR, Door, Route
 from guestledger.adapters.api.routes import ROUTES
 from guestledger.adapters.settings import Settings
 from guestledger.engine.ledger import Ledger
@@ -17,7 +17,17 @@ def application(
 ) -> App:
     """Return the application. `authenticate` replaces access keys, also in the console: then nobody signs in there."""
     check = authenticate or BearerKeys()
-    return App(ledger, routes=(*ROUTES, *_console(check)), authenticate=check, limits=limits)
+    routes = (*ROUTES, *_console(check))
+    return App(ledger, routes=routes, authenticate=check, limits=limits, pages=_pages())
+
+
+def _pages() -> Door:
+    """How a browser is refused where there is no page."""
+    if find_spec("jinja2") is None:
+        return API_DOOR
+    from guestledger.adapters.console.pages import refusal_page  # noqa: PLC0415
+
+    return Door(refused=refusal_page)
 
 
 def _console(authenticate: Authenticate) -> tuple[Route, ...]:

@@ -40,18 +40,19 @@ class _Seen(msgspec.Struct):
     route: Route | None = None
     caller: Caller = NOBODY
     headers: dict[str, str] = {}
+    unmatched: Door = API_DOOR
 
     @property
     def door(self) -> Door:
         """How a refusal goes out."""
-        return API_DOOR if self.route is None else self.route.door
+        return self.unmatched if self.route is None else self.route.door
 
 
 class App:
     """Answers requests with one ledger.
 
-    `routes`: the table; other doors add theirs. `authenticate` names the caller of a route that is not public. The ledger
-    can be set later, with `use`.
+    `routes`: the table; other doors add theirs. `authenticate` names the caller of a route that is not public. `pages`: how a
+    browser is refused at a path outside the API that has no route. The ledger can be set later, with `use`.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class App:
         routes: Sequence[Route] = ROUTES,
         authenticate: Authenticate | None = None,
         limits: ApiLimits = ApiLimits(),
+        pages: Door = API_DOOR,
     ) -> None:
         self.limits = limits
+        self._pages = pages
         self._ledger = ledger
         self._routes = Routes(routes)
         self._authenticate = authenticate or BearerKeys()
@@ -83,7 +86,7 @@ class App:
 
     async def respond(self, request: Request) -> Response:
         """Answer a request. Raises nothing of its own."""
-        began, seen = time.monotonic(), _Seen()
+        began, seen = time.monotonic(), _Seen(unmatched=self._unmatched(request))
         try:
             async with asyncio.timeout(self.limits.seconds):
                 response = await self._response(request, seen)
@@ -122,6 +125,10 @@ class App:
             body = await self._body(request, route)
             asked = decoded(route.request, found.path, request.query, body, form=route.door.form)
             return await _begun(_encoded(await route.handler(asked, context), route, request), request)
+
+    def _unmatched(self, request: Request) -> Door:
+        wants_page = "text/html" in request.headers.get("accept", "").lower()
+        return self._pages if wants_page and not request.path.startswith("/v1/") else API_DOOR
 
     def _check_size(self, request: Request) -> None:
         if len(request.path) + len(request.query) > self.limits.url_chars:

@@ -14,6 +14,7 @@ from guestledger.adapters.api.route import OPERATOR_OR_PRIVACY, Context, Params
 from guestledger.adapters.console import pages
 from guestledger.adapters.forms import times
 from guestledger.adapters.forms.messages import decision_words
+from guestledger.adapters.forms.values import time
 from guestledger.engine.domain.errors import InvalidRequest
 from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.domain.personal import Guarded, Personal
@@ -99,8 +100,7 @@ async def _answer(form: AuditForm, context: Context) -> Response:
         filters=_filters(form),
         entries=entries,
         next=next_,
-        decision=decision_words,
-        latency=_latency,
+        remarks=_remarks,
         states=tuple(WebhookState),
         compliance=tuple(ComplianceStatus),
     )
@@ -150,6 +150,8 @@ def _text(value: Any) -> str:
     return "true" if value is True else str(value)
 
 
-def _latency(entry: AuditEntry) -> str:
+def _remarks(entry: AuditEntry) -> list[str]:
     latency = entry.initialization_latency_ms
-    return "" if latency is None else f"opened in {latency} ms"
+    opened = None if latency is None else f"opened in {latency} ms"
+    erased = None if entry.erased_at is None else f"erased {time(entry.erased_at)}"
+    return [remark for remark in (decision_words(entry), opened, erased) if remark]

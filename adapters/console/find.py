@@ -1,7 +1,7 @@
 """Find: from a complaint to the session. It is sent by POST, so that nothing personal is in a URL."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from guestledger.adapters.api.exchange import Response
@@ -74,7 +74,7 @@ async def find(asked: Find, context: Context) -> Response:
         found=found,
         more=len(findings.found) > ROWS,
         earlier=findings.earlier,
-        nothing=None if found else nothing_sentence(wanted, findings.earlier),
+        nothing=None if found else nothing_sentence(wanted, findings.earlier, within="time in Within"),
         between=None if wanted.around is None else between_words(wanted),
     )
 
@@ -100,6 +100,7 @@ def _parsed(parse: Callable[[str], Parsed], text: str | None) -> Parsed | None:
 def _page(context: Context, form: FindForm, *, status: int = 200, **values: Any) -> Response:
     nothing_yet = {"wanted": None, "found": (), "more": False, "earlier": None, "nothing": None, "between": None}
     shared = {"form": form, "statuses": STATUSES, "reason": session_reason, "distance": _distance, "error": None}
+    shared["now"] = datetime.now(UTC)
     return page(context, "find.html", status=status, **{**nothing_yet, **shared, **values})
 
 

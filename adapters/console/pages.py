@@ -1,11 +1,13 @@
 """Pages: templates, the values that all of them need, and their headers."""
 
+import re
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, pass_context
 from jinja2.runtime import Context as Template
+from markupsafe import Markup, escape
 
 from guestledger.adapters.api.access import NOBODY, Caller
 from guestledger.adapters.api.exchange import HTML, Request, Response
@@ -102,9 +104,15 @@ def _environment() -> Environment:
         "ago": values.ago,
         "about": values.about,
         "plain": values.plain,
+        "breakable": _breakable,
         "time": partial(values.time, between=" "),
     }
     return made
+
+
+def _breakable(name: str) -> Markup:
+    """A dotted name that may go on in the next line after a dot or an underscore."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))  # noqa: S704 - it is escaped
 
 
 @pass_context

@@ -51,6 +51,7 @@ async def session_page(context: Context, id_: str, at: int | None, reveal: Revea
         session=last,
         reason=session_reason(last),
         opening=frames[0].recorded,
+        latest=frames[-1].recorded,
         total=span(frames[-1].recorded.recorded_at - frames[0].recorded.recorded_at),
         axes=axes(frames),
         shares=shares(frames),

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from guestledger.engine.ports.session_finder import FindFilter, FoundSession
 
 
-def nothing_sentence(wanted: FindFilter, earlier: FoundSession | None) -> str:
-    """Say that nothing was found, and what was looked at."""
+def nothing_sentence(wanted: FindFilter, earlier: FoundSession | None, within: str = "--within") -> str:
+    """Say that nothing was found, and what was looked at. `within` names the field that makes the time longer."""
     names = {
         "of this guest": wanted.guest,
         "with this id": wanted.session,
@@ -26,7 +26,7 @@ def nothing_sentence(wanted: FindFilter, earlier: FoundSession | None) -> str:
         return f"there is no session{which}: what was erased, or is of another ledger, cannot be found"
     text = f"no session{which} had an event {between_words(wanted)}"
     if earlier is None:
-        return f"{text}: try a longer --within"
+        return f"{text}: try a longer {within}"
     return f"{text}; nearest earlier one: {earlier.session.id}, {earlier.event} at {time(earlier.recorded_at)}"
 
 

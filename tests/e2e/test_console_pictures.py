@@ -2,6 +2,7 @@
 
 import asyncio
 
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -28,7 +29,7 @@ async def test_each_page_is_pictured(database_url: str) -> None:
                 for dark in (False, True):
                     suffix = f"{name}-dark" if dark else name
                     await asyncio.to_thread(_picture_all, url, keys, sessions, width, dark, suffix)
-    assert len(list(BUILT.glob("console-*.png"))) >= 4 * 8
+    assert len(list(BUILT.glob("console-*.png"))) >= 4 * 12
 
 
 def _picture_all(url: str, keys: dict[Role, str], sessions: Sessions, width: int, dark: bool, suffix: str) -> None:
@@ -42,20 +43,35 @@ def _picture_all(url: str, keys: dict[Role, str], sessions: Sessions, width: int
             "session-throttled": f"sessions/{sessions['throttled']}",
             "audit": "audit",
             "what-if": f"sessions/{sessions['throttled']}/what-if?deadlineMs=1",
+            "audit-one": f"audit?session={sessions['refused']}",
         }
         for name, path in pages.items():
             driver.get(f"{url}/{path}")
+            _wait(driver, "main h1")
             if suffix == "desk" and name in CHOSEN:
                 keep(f"console-{name}", driver.get_screenshot_as_png(), chosen=True)
             _write(driver, f"console-{name}-{suffix}")
+        for name, channel in (("found", "ch_main"), ("nothing-found", "ch_nowhere")):
+            driver.get(f"{url}/find")
+            driver.find_element(By.ID, "around").send_keys("1 minute ago")
+            driver.find_element(By.ID, "channel").send_keys(channel)
+            driver.find_element(By.CSS_SELECTOR, "main form button").click()
+            _wait(driver, "#found")
+            _write(driver, f"console-{name}-{suffix}")
+        driver.get(f"{url}/no/such/page")
+        _wait(driver, ".alert")
+        driver.get_log("browser")  # a 404 is one of its errors
+        _write(driver, f"console-no-page-{suffix}")
+        driver.find_element(By.CSS_SELECTOR, "main a").click()
+        _wait(driver, "#live")
         driver.find_element(By.CSS_SELECTOR, ".who button").click()
-        WebDriverWait(driver, 30).until(lambda page: page.find_elements(By.ID, "key"))
+        _wait(driver, "#key")
         _write(driver, f"console-sign-in-{suffix}")
         sign_in(driver, url, keys[Role.PRIVACY])
         driver.get(f"{url}/sessions/{sessions['active']}")
         driver.find_element(By.ID, "why-look").send_keys("access request 12")
         driver.find_element(By.CSS_SELECTOR, "form[action$=reveal] button").click()
-        WebDriverWait(driver, 30).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".alert"))
+        _wait(driver, ".alert")
         _write(driver, f"console-reveal-{suffix}")
 
 
@@ -64,7 +80,16 @@ def sign_in(driver: Chrome, url: str, key: str) -> None:
     driver.get(f"{url}/sign-in")
     driver.find_element(By.ID, "key").send_keys(key)
     driver.find_element(By.CSS_SELECTOR, "main button").click()
-    WebDriverWait(driver, 30).until(lambda page: page.current_url == f"{url}/")
+    _wait(driver, "#live")
+
+
+def _wait(driver: Chrome, element: str) -> None:
+    """Wait for the page with this element, until it is loaded: before, it has no styles, and may be wider than the screen."""
+    ready = "return document.readyState === 'complete' && document.querySelector(arguments[0]) !== null"
+    waiting = WebDriverWait(
+        driver, 30, ignored_exceptions=[WebDriverException]
+    )  # between two pages there is none to ask
+    waiting.until(lambda page: page.execute_script(ready, element))
 
 
 def _write(driver: Chrome, name: str) -> None:
@@ -72,8 +97,9 @@ def _write(driver: Chrome, name: str) -> None:
     size = driver.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert size[0] <= size[1], (name, size)
     height = driver.execute_script("return document.documentElement.scrollHeight")
-    screen = {"width": size[1], "height": min(height, 6_000), "deviceScaleFactor": 1, "mobile": size[1] < 500}
+    screen = {"width": size[1], "height": min(height, 8_000), "deviceScaleFactor": 1, "mobile": size[1] < 500}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     keep(name, driver.get_screenshot_as_png())
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**screen, "height": HEIGHT})
     errors = [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]

@@ -51,7 +51,8 @@ async def crawl(browser: Browser) -> dict[str, Page]:
     while waiting:
         url = waiting.pop()
         place = urlsplit(url)
-        if url in seen or len(seen) > 150:
+        versions = sum("?at=" in one for one in seen)
+        if url in seen or ("?at=" in url and versions > 30):
             continue
         reply = await browser.get(f"{place.path}?{place.query}" if place.query else place.path)
         assert reply.status == 200, (url, reply.status, reply.text)
@@ -319,7 +320,7 @@ async def test_a_guest_is_found_by_address(ledger: Ledger, sessions: Sessions) -
         by_id = await browser.post("find", {"session": str(sessions["parked"])})
         assert by_id.location == f"{browser.url}/sessions/{sessions['parked']}"
         nothing = (await browser.post("find", {"session": "nobody"})).page.text
-        assert "there is no session with this id" in nothing
+        assert "There is no session with this id" in nothing
 
 
 async def test_each_version_shows_what_a_replay_has(ledger: Ledger, sessions: Sessions) -> None:
@@ -451,6 +452,26 @@ async def test_a_refused_form_leads_back_to_its_session(ledger: Ledger, sessions
         assert f"../../sessions/{session}" in links_of(reply.page)
     async with console_of(ledger) as browser:
         assert (await browser.post(f"sessions/{session}/resolve", form)).location == f"{browser.url}/sign-in"
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+async def test_a_wrong_url_is_a_page_for_browsers_only(ledger: Ledger, sessions: Sessions, adapter: str) -> None:
+    html = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    session = f"sessions/{sessions['active']}"
+    async with console_of(ledger, adapter) as browser:
+        for path, status, root in (
+            ("no/such/page", 404, "../../"),
+            ("Audit", 404, "./"),
+            (f"{session}/reveal", 405, "../../"),
+        ):
+            reply = await browser.get(path, html)
+            assert (reply.status, reply.headers["Content-Type"]) == (status, "text/html; charset=utf-8"), path
+            assert reply.headers["Content-Security-Policy"] == POLICY
+            assert {root, f"{root}find", f"{root}audit"} <= links_of(reply.page), path
+            assert_well_made(reply.page, path)
+        assert f"../../{session}" in links_of((await browser.get(f"{session}/reveal", html)).page)
+        for path, headers in (("no/such/page", {}), ("v1/nothing", html)):
+            assert (await browser.get(path, headers)).headers["Content-Type"] == "application/problem+json", path
 
 
 def test_each_page_needs_a_role_except_the_door() -> None:

@@ -22,7 +22,7 @@ from tests.pages import Page
 from tests.unit.samples import consent, request
 
 ASKED = {"reason": "request of 2026-11-29", "by": "dpo"}
-HOSTILE = '</style><script>alert(1)</script><img src=x onerror="alert(2)">\'"&{{7*7}}'
+HOSTILE = '</style><script>alert(1)</script><img src=x onerror="alert(2)">\'"&{{731*977}}'
 
 
 async def exported(ledger: Ledger, subject_id: str = "person-17") -> tuple[PersonExport, Any]:
@@ -156,7 +156,7 @@ async def test_a_hostile_value_stays_text_on_the_page(ledger: Ledger) -> None:
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in harmless.elements}
     assert not {"script", "img", "iframe", "object", "link", "base", "form"} & {tag for tag, _ in page.elements}
     assert not [attrs for _, attrs in page.elements if any(name.startswith("on") for name in attrs)]
-    assert "49" not in re.sub(r"[\d:.-]{3,}", "", page.text)
+    assert "714187" not in page.text
 
 
 async def _opened_and_exported(ledger: Ledger, given: dict[str, str]) -> tuple[PersonExport, Any]:

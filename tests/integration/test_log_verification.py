@@ -16,8 +16,8 @@ OWNERS = "SET session_replication_role = replica"
 
 
 @pytest.fixture
-async def whole(ledger: Ledger, ledger_url: str, sql: Sql) -> Callable[[str], Awaitable[None]]:
-    """A log of `EVENTS` events, and `await whole(statement)`: change it as only an owner could."""
+async def whole(database_url: str, ledger: Ledger, ledger_url: str, sql: Sql) -> Callable[[str], Awaitable[None]]:
+    """A log of `EVENTS` events in a database of its own, and `await whole(statement)`: change it as only an owner could."""
     await logs.write(ledger_url, EVENTS)
 
     async def change(statement: str) -> None:

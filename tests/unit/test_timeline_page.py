@@ -12,7 +12,7 @@ from tests.pages import Page
 from tests.unit import samples
 from tests.unit.histories import history_of, in_force, troubled
 
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7*7 }}"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 731*977 }}"
 
 
 def page_of(history: list[RecordedEvent], *, revealed: bool = False) -> Page:

@@ -166,6 +166,7 @@ async def test_a_long_outage_is_one_of_the_vault_and_shows_in_the_health(
             assert health.key_vault is not None
             assert health.key_vault.startswith("the key vault cannot be used: ")
             assert health.database is None
+        monkeypatch.undo()
         await ledger.accept(request())
         assert (await ledger.health()).key_vault is None
 

@@ -66,7 +66,7 @@ drawings: $(READY) ## Draw the diagrams of docs/ again after a change (needs npm
 
 .PHONY: screenshots
 screenshots: $(READY) ## Take the pictures in docs/images again (needs Chromium)
-	@UPDATE_SCREENSHOTS=1 .venv/bin/python -m pytest --quiet tests/e2e/test_screenshots.py tests/e2e/test_console_pictures.py
+	@UPDATE_SCREENSHOTS=1 .venv/bin/python -m pytest --quiet -m "" tests/e2e/test_screenshots.py tests/e2e/test_console_pictures.py
 
 .PHONY: requirements
 requirements: ## Pin the newest versions that pyproject.toml allows (needs uv)

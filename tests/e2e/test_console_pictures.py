@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -19,6 +20,7 @@ CHOSEN = ("overview", "session", "audit")
 HEIGHT = 760
 
 
+@pytest.mark.slow
 @needs_chromium
 async def test_each_page_is_pictured(database_url: str) -> None:
     async with Simulator() as simulator:

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import tomllib
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -45,6 +46,8 @@ PAGES_THAT_RUN = [
 
 @pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.name)
 async def test_every_snippet_of_the_page_runs(page: Path, database_url: str, programs: Path, tmp_path: Path) -> None:
+    if page.name == "http-api.md" and shutil.which("curl") is None:
+        pytest.skip("no curl here: apt-get install curl")
     async with AsyncExitStack() as stack:
         login = privacy = ""
         if page.name == "auditing.md":

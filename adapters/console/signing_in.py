@@ -73,5 +73,7 @@ class SigningIn:
         return True
 
 
-UNKNOWN = "The key is unknown or was revoked. Whoever runs the server makes one with `guestledger keys access create`."
+UNKNOWN = (
+    "The key is unknown or was revoked. Ask the operator of the server for a new one: `guestledger keys access create`."
+)
 NOT_KEPT = "The browser did not keep the sign-in. Open the console by HTTPS, and allow its cookie."

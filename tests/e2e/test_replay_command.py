@@ -15,7 +15,7 @@ from tests.e2e.command import Result, assert_one_line, ended, environment, run, 
 from tests.unit.histories import troubled
 
 
-class Told(NamedTuple):
+class Replayed(NamedTuple):
     """A ledger with one session."""
 
     env: dict[str, str]
@@ -26,21 +26,21 @@ class Told(NamedTuple):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def told(runtime_server: str, migrated_template: str) -> AsyncIterator[Told]:
+async def replayed(runtime_server: str, migrated_template: str) -> AsyncIterator[Replayed]:
     async with postgres.new_database(runtime_server, migrated_template) as url:
         id_ = await logs.write_events(url, [recorded.event for recorded in troubled()], after=-1)
-        yield Told(environment(url) | {"NO_COLOR": "1"}, str(id_))
+        yield Replayed(environment(url) | {"NO_COLOR": "1"}, str(id_))
 
 
-async def test_timeline_names_the_waits(told: Told) -> None:
-    shown = await told.run()
+async def test_timeline_names_the_waits(replayed: Replayed) -> None:
+    shown = await replayed.run()
     assert (shown.code, shown.err) == (0, "")
-    assert told.id in shown.text
+    assert replayed.id in shown.text
     assert "CreationThrottled" in shown.text
 
 
-async def test_json_has_changes_decision_and_waits_of_each_frame(told: Told) -> None:
-    [whole] = (await told.run("--json")).out
+async def test_json_has_changes_decision_and_waits_of_each_frame(replayed: Replayed) -> None:
+    [whole] = (await replayed.run("--json")).out
     frame = whole["frames"][3]
     assert frame["event"] == "CreationThrottled"
     assert {"field": "throttles", "before": 0, "after": 1} in frame["changes"]
@@ -57,11 +57,11 @@ async def test_json_has_changes_decision_and_waits_of_each_frame(told: Told) -> 
         assert one["passedMs"] == sum(part["ms"] for part in one["waits"])
 
 
-async def test_difference_is_between_two_versions_or_times(told: Told) -> None:
+async def test_difference_is_between_two_versions_or_times(replayed: Replayed) -> None:
     versions, times, printed = await asyncio.gather(
-        told.run("--diff", "2", "8", "--json"),
-        told.run("--diff", "2001-01-01", "2100-01-01", "--json"),
-        told.run("--diff", "2", "8"),
+        replayed.run("--diff", "2", "8", "--json"),
+        replayed.run("--diff", "2001-01-01", "2100-01-01", "--json"),
+        replayed.run("--diff", "2", "8"),
     )
     [found] = versions.out
     assert (found["before"], found["after"]) == (
@@ -73,17 +73,17 @@ async def test_difference_is_between_two_versions_or_times(told: Told) -> None:
     assert "attempts      0 → 3" in printed.text
 
 
-async def test_step_without_a_terminal_shows_all_events(told: Told) -> None:
-    whole, part = await asyncio.gather(told.run("--step"), told.run("--step", "--at", "2"))
+async def test_step_without_a_terminal_shows_all_events(replayed: Replayed) -> None:
+    whole, part = await asyncio.gather(replayed.run("--step"), replayed.run("--step", "--at", "2"))
     assert (whole.code, whole.err) == (0, "")
     assert [f"event {number} of 12: " in whole.text for number in range(1, 13)] == [True] * 12
     assert part.text.count(" of 2: ") == 2
 
 
-async def test_step_on_a_terminal_goes_where_the_keys_say(told: Told) -> None:
+async def test_step_on_a_terminal_goes_where_the_keys_say(replayed: Replayed) -> None:
     ours, theirs = pty.openpty()
     os.write(ours, b"\n5\np\nnonsense\nq\n")
-    async with started("replay", told.id, "--step", env=told.env, stdin=theirs, stdout=theirs) as process:
+    async with started("replay", replayed.id, "--step", env=replayed.env, stdin=theirs, stdout=theirs) as process:
         os.close(theirs)
         text = await asyncio.to_thread(_read_to_the_end, ours)
         result = await ended(process)
@@ -104,19 +104,19 @@ def _read_to_the_end(descriptor: int) -> str:
     return found.decode()
 
 
-async def test_page_is_written_once_for_its_owner_alone(told: Told, tmp_path: Path) -> None:
+async def test_page_is_written_once_for_its_owner_alone(replayed: Replayed, tmp_path: Path) -> None:
     page = tmp_path / "session.html"
 
     written, again, nowhere = (
-        await told.run("--html", str(page)),
-        await told.run("--html", str(page)),
-        await told.run("--html", str(tmp_path / "none" / "session.html")),
+        await replayed.run("--html", str(page)),
+        await replayed.run("--html", str(page)),
+        await replayed.run("--html", str(tmp_path / "none" / "session.html")),
     )
 
     assert (written.code, written.text) == (0, "")
     assert "12 events written" in written.err
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
-    assert told.id in page.read_text()
+    assert replayed.id in page.read_text()
     assert_one_line(again, str(page), "exists already")
     assert_one_line(nowhere, "cannot be written")
     assert await asyncio.to_thread(os.listdir, tmp_path) == ["session.html"]

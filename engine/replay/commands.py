@@ -3,29 +3,9 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from guestledger.engine.domain import commands as c
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.commands import (
-    BeginAttempt,
-    Command,
-    DeferCreation,
-    EnforceDeadline,
-    EraseContact,
-    EraseGuest,
-    ExpireToken,
-    NoteClockSetBack,
-    OpenSession,
-    PlaceHold,
-    PurgeToken,
-    RecordAttempt,
-    RecordDelivery,
-    RecordLookup,
-    ReleaseHold,
-    RequestRedelivery,
-    Resolve,
-    SettleAttempt,
-    WithdrawConsent,
-)
 from guestledger.engine.domain.outcomes import Adoption, CreationOutcome, Failed, FailureKind, LookupOutcome, Verdict
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
@@ -49,16 +29,16 @@ _INSERTED = (Cause.OVERTAKEN, Cause.CONSENT_WITHDRAWN)
 """Why the current attempt is in doubt although nobody lost its answer: the event after it is the decision."""
 
 
-def command_of(events: Sequence[e.Event], state: Session, policy: Policy) -> Command:
+def command_of(events: Sequence[e.Event], state: Session, policy: Policy) -> c.Command:
     """The command that made the first of `events` in `state`, under `policy`. Raises `ValueError` if none can have."""
     event = _telling(events)
     match event:
         case e.ConsentRecorded() | e.ConsentRefused():
-            return OpenSession(request=request_of(event), now=event.at)
+            return c.OpenSession(request=request_of(event), now=event.at)
         case e.ChannelValidated() | e.ChannelRejected() | e.ChannelLookupFailed():
             return _lookup(event, policy.creation)
         case e.CreationAttempted():
-            return BeginAttempt(request_sha256=event.request_sha256, now=event.at)
+            return c.BeginAttempt(request_sha256=event.request_sha256, now=event.at)
         case e.CreationDeferred():
             return _deferral(event, state, policy.creation)
         case e.CreationThrottled() | e.CreationFailed() | e.SessionCreated():
@@ -84,29 +64,31 @@ def _telling(events: Sequence[e.Event]) -> e.Event:
     return first
 
 
-def _lookup(event: e.ChannelValidated | e.ChannelRejected | e.ChannelLookupFailed, policy: RetryPolicy) -> RecordLookup:
+def _lookup(
+    event: e.ChannelValidated | e.ChannelRejected | e.ChannelLookupFailed, policy: RetryPolicy
+) -> c.RecordLookup:
     if not isinstance(event, e.ChannelLookupFailed):
-        return RecordLookup(outcome=channel_of(event), now=event.at, jitter=0.0)
+        return c.RecordLookup(outcome=channel_of(event), now=event.at, jitter=0.0)
     outcome: LookupOutcome
     if event.kind is not None:
         outcome = failed(event)
     else:
         assert event.wait is not None, "a throttled look-up waits"
         outcome = throttled(event.status, event.wait)
-    return RecordLookup(outcome=outcome, now=event.at, jitter=jitter_of(event.wait, event.lookup, policy))
+    return c.RecordLookup(outcome=outcome, now=event.at, jitter=jitter_of(event.wait, event.lookup, policy))
 
 
-def _deferral(event: e.CreationDeferred, state: Session, policy: RetryPolicy) -> DeferCreation:
+def _deferral(event: e.CreationDeferred, state: Session, policy: RetryPolicy) -> c.DeferCreation:
     spread_ms = event.wait.extra_ms
     until = event.retry_at - timedelta(milliseconds=spread_ms)
     denied = Denied(by=event.denied_by, until=until, closed_by=event.closed_by)
     jitter = share(spread_ms, max_spread_ms(state, denied, policy))
-    return DeferCreation(limiter=event.limiter, denied=denied, now=event.at, jitter=jitter)
+    return c.DeferCreation(limiter=event.limiter, denied=denied, now=event.at, jitter=jitter)
 
 
 def _answer(
     event: e.CreationThrottled | e.CreationFailed | e.SessionCreated, state: Session, policy: RetryPolicy
-) -> Command:
+) -> c.Command:
     outcome: CreationOutcome
     jitter = 0.0
     match event:
@@ -117,11 +99,11 @@ def _answer(
         case e.CreationFailed():
             outcome, jitter = failed(event), jitter_of(event.wait, state.attempts - state.throttles, policy)
             if event.cause is Cause.PROCESS_ENDED:
-                return SettleAttempt(attempt=event.attempt, now=event.at, jitter=jitter)
-    return RecordAttempt(attempt=event.attempt, outcome=outcome, now=event.at, jitter=jitter)
+                return c.SettleAttempt(attempt=event.attempt, now=event.at, jitter=jitter)
+    return c.RecordAttempt(attempt=event.attempt, outcome=outcome, now=event.at, jitter=jitter)
 
 
-def _late_answer(event: e.DuplicateCreated | e.GuestTokenFound | e.DoubtLifted, state: Session) -> RecordAttempt:
+def _late_answer(event: e.DuplicateCreated | e.GuestTokenFound | e.DoubtLifted, state: Session) -> c.RecordAttempt:
     outcome: CreationOutcome
     match event:
         case e.DuplicateCreated() if state.status.is_settled:
@@ -133,17 +115,17 @@ def _late_answer(event: e.DuplicateCreated | e.GuestTokenFound | e.DoubtLifted, 
             outcome = created(state.session_id or "", event.guest_token)
         case e.DoubtLifted():
             outcome = lifted_by(event)
-    return RecordAttempt(attempt=event.attempt, outcome=outcome, now=event.at, jitter=0.0)
+    return c.RecordAttempt(attempt=event.attempt, outcome=outcome, now=event.at, jitter=0.0)
 
 
-def _delivery(event: e.WebhookSynced | e.WebhookFailed | e.WebhookAbandoned, policy: Policy) -> RecordDelivery:
+def _delivery(event: e.WebhookSynced | e.WebhookFailed | e.WebhookAbandoned, policy: Policy) -> c.RecordDelivery:
     jitter = 0.0
     if isinstance(event, e.WebhookFailed):
         jitter = share(event.wait.extra_ms, event.wait.basis_ms * policy.webhook.jitter_percent / 100)
-    return RecordDelivery(notice=event.notice, outcome=delivery_of(event), now=event.at, jitter=jitter)
+    return c.RecordDelivery(notice=event.notice, outcome=delivery_of(event), now=event.at, jitter=jitter)
 
 
-def _resolution(event: e.RetryDecided | e.AbandonmentDecided | e.SessionAdopted) -> Resolve:
+def _resolution(event: e.RetryDecided | e.AbandonmentDecided | e.SessionAdopted) -> c.Resolve:
     match event:
         case e.RetryDecided():
             resolution: Verdict | Adoption = Verdict.RETRY
@@ -153,33 +135,33 @@ def _resolution(event: e.RetryDecided | e.AbandonmentDecided | e.SessionAdopted)
             resolution = Adoption(
                 session_id=event.session_id, expires_at=event.expires_at, guest_token=event.guest_token
             )
-    return Resolve(resolution=resolution, decided_by=event.decided_by, reason=event.reason, now=event.at)
+    return c.Resolve(resolution=resolution, decided_by=event.decided_by, reason=event.reason, now=event.at)
 
 
-def _request_or_passing_of_time(event: e.Event, state: Session) -> Command:
+def _request_or_passing_of_time(event: e.Event, state: Session) -> c.Command:
     now = event.at
     match event:
         case e.SessionAbandoned():
-            return EnforceDeadline(now=now)
+            return c.EnforceDeadline(now=now)
         case e.TokenExpired():
-            return ExpireToken(now=now)
+            return c.ExpireToken(now=now)
         case e.TokenPurged() if state.status is Status.EXPIRED:
-            return PurgeToken(now=now)
+            return c.PurgeToken(now=now)
         case e.TokenPurged() | e.ContactErased():
-            return EraseContact(now=now)
+            return c.EraseContact(now=now)
         case e.ClockSetBack():
-            return NoteClockSetBack(back_ms=event.back_ms, now=now)
+            return c.NoteClockSetBack(back_ms=event.back_ms, now=now)
         case e.GuestErased():
-            return EraseGuest(erased_by=event.erased_by, reason=event.reason, erasure=event.erasure, now=now)
+            return c.EraseGuest(erased_by=event.erased_by, reason=event.reason, erasure=event.erasure, now=now)
         case e.LegalHoldPlaced():
-            return PlaceHold(placed_by=event.placed_by, reason=event.reason, now=now)
+            return c.PlaceHold(placed_by=event.placed_by, reason=event.reason, now=now)
         case e.LegalHoldReleased():
-            return ReleaseHold(released_by=event.released_by, reason=event.reason, now=now)
+            return c.ReleaseHold(released_by=event.released_by, reason=event.reason, now=now)
         case e.WebhookRedeliveryRequested():
-            return RequestRedelivery(requested_by=event.requested_by, reason=event.reason, now=now)
+            return c.RequestRedelivery(requested_by=event.requested_by, reason=event.reason, now=now)
         case e.ConsentWithdrawn() | e.MarketingWithdrawn():
             marketing_only = isinstance(event, e.MarketingWithdrawn)
-            return WithdrawConsent(
+            return c.WithdrawConsent(
                 marketing_only=marketing_only, requested_by=event.requested_by, reason=event.reason, now=now
             )
         case _:

@@ -39,6 +39,7 @@ from guestledger.adapters.telemetry.instruments import Instruments
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.appends import Lease
+from guestledger.engine.ports.adapters import Adapters
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.erasures import ErasureJournal, ErasureStore
 from guestledger.engine.ports.telemetry import Telemetry
@@ -157,7 +158,7 @@ def _ledger(
         clock=clock,
         drain_seconds=settings.drain_seconds,
     )
-    return Ledger(
+    adapters = Adapters(
         store=store,
         verifier=LogVerifier(engine, schema),
         due_steps=due_steps,
@@ -166,21 +167,17 @@ def _ledger(
         journal=journal,
         partitions=partitions,
         read_models=read_models,
-        sessions=PostgresSessionFinder(engine, schema),
+        finder=PostgresSessionFinder(engine, schema),
         personal=personal,
         provider=services.provider,
         limiter=limiter,
         vault=personal.vault,
         holds=services.holds,
         access_keys=PostgresAccessKeys(engine, schema),
-        executor=executor,
-        scheduler=scheduler,
-        leases=leases,
-        lease=lease,
         clock=clock,
-        policy=policy,
         telemetry=telemetry,
     )
+    return Ledger(adapters, executor=executor, scheduler=scheduler, leases=leases, lease=lease, policy=policy)
 
 
 def _place(engine: AsyncEngine, schema: str) -> dict[str, str | int]:

@@ -37,4 +37,4 @@ def personal_data(engine: AsyncEngine, schema: str = "guestledger") -> PersonalD
 
 async def revealed(ledger: Ledger, session_id: UUID) -> Session:
     """The session with its personal values, as a worker sees it."""
-    return session_of(await ledger._store.read_stream(session_id, reveal=True))
+    return session_of(await ledger._adapters.store.read_stream(session_id, reveal=True))

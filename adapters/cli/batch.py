@@ -60,7 +60,7 @@ class OpeningBatch:
         self._reading: asyncio.Task[None] | None = None
         self._in_flight: set[asyncio.Timeout] = set()
         self._stop_at: float | None = None
-        self._outage = Outage(ledger.check_databases)
+        self._outage = Outage(ledger.checks.databases)
         self._seen: guestledger.GuestledgerError | None = None  # the scheduler keeps an error until its next success
         settled = (status for status in guestledger.Status if status.is_settled)
         self._done = frozenset((*settled, guestledger.Status.PARKED))  # a parked session waits for a person

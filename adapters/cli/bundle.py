@@ -109,7 +109,7 @@ async def _encoder(ledger: guestledger.Ledger) -> partial[bytes]:
 
     return partial(
         write_bundle,
-        policies=await ledger.policies(),
+        policies=await ledger.replay.policies(),
         release=guestledger.__version__,
         ledger=await ledger.events.ledger_id(),
         written_at=datetime.now(UTC),

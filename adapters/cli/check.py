@@ -163,7 +163,7 @@ async def _checked(part: Part, advanced: Callable[[int], None]) -> CheckReport:
         await asyncio.sleep(0)  # here it can be interrupted
         return report
     async with opened() as ledger:
-        policies = await ledger.policies()
+        policies = await ledger.replay.policies()
         async for batch in ledger.events.read_sessions(since=part.since, until=part.until):
             for history in batch:
                 report.check(history, policies)

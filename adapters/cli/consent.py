@@ -81,7 +81,7 @@ async def _check(*, json: bool) -> int:
 
 async def _show(session: str, *, json: bool) -> None:
     async with opened() as ledger:
-        record = await ledger.consent(session)
+        record = await ledger.consents.record(session)
     if json:
         show.write_json(stated(record))
         return
@@ -117,7 +117,9 @@ async def _withdrawals(
         yield await ledger.withdraw(session, requested_by=by, reason=reason, marketing_only=marketing_only)
         return
     assert subject is not None
-    async for found in ledger.withdraw_all(subject, requested_by=by, reason=reason, marketing_only=marketing_only):
+    async for found in ledger.consents.withdraw_all(
+        subject, requested_by=by, reason=reason, marketing_only=marketing_only
+    ):
         yield found
 
 

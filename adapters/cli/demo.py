@@ -118,4 +118,4 @@ async def _show(console: Console, ledger: guestledger.Ledger, channel: str, answ
     console.print("\nOne audit entry", style="bold")
     console.print_json(msgspec.json.encode(guestledger.contract_form(entry)).decode())
     console.print("\nReplay of that session", style="bold")
-    console.print(timeline(await ledger.replay(entry.id), console))
+    console.print(timeline(await ledger.replay.timeline(entry.id), console))

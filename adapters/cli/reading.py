@@ -101,7 +101,7 @@ def metrics(
         wanted = guestledger.MetricsFilter(channel_id=channel, since=since, until=until)
         async with reading() as ledger:
             if by_day:
-                _show_days(await ledger.metrics_by_day(wanted), form)
+                _show_days(await ledger.projections.metrics_by_day(wanted), form)
                 return
             found = await ledger.metrics(wanted)
         if json:

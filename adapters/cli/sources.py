@@ -34,7 +34,7 @@ async def history_of(
         bundle = read_file(Path(file))
         return _chosen(bundle, file, session).history, bundle.policies
     async with reading() as ledger:
-        return await ledger.history(target, reveal=reveal), await ledger.policies()
+        return await ledger.history(target, reveal=reveal), await ledger.replay.policies()
 
 
 def read_file(path: Path) -> Bundle:

@@ -81,7 +81,7 @@ async def _changes(file: Path) -> Mapping[str, Any]:
 
 
 async def _ask_one(ledger: guestledger.Ledger, session: str, changes: Mapping[str, Any], *, json: bool) -> None:
-    found = await ledger.what_if(session, policy=changes)
+    found = await ledger.replay.what_if(session, policy=changes)
     if json:
         show.write_json(_json(found))
         return
@@ -99,7 +99,7 @@ async def _ask_all(
     json: bool,
 ) -> None:
     with show.progress(None, "sessions") as bar:
-        found = await ledger.what_if_all(
+        found = await ledger.replay.what_if_all(
             policy=changes, since=since, until=until, advanced=lambda number: bar.advance(bar.task_ids[0], number)
         )
     if json:

@@ -70,11 +70,11 @@ async def _work_until_stopped(settings: guestledger.Settings, *, until_idle: boo
         if metrics is not None:
             await _serve_metrics(ledger, metrics, stack)
         try:
-            await ledger.check()
+            await ledger.checks.provider()
         except guestledger.ServiceUnreachable as error:  # expiries and webhooks need no provider
             logger.warning("the worker starts although %s", error_line(error))
         # Fails at once for a user who may not read due work, or without a key; the scheduler would only retry.
-        await ledger.check_databases()
+        await ledger.checks.databases()
         total = await ledger.scheduler.unfinished()
         stopping.then(ledger.scheduler.stop)
         if not until_idle:

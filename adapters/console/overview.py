@@ -45,7 +45,7 @@ async def show_overview(asked: ShowOverview, context: Context) -> Response:
         "overview.html",
         span=asked.span,
         height=HEIGHT,
-        chart=chart(await ledger.outcomes_by_hour(wanted), asked.span, now),
+        chart=chart(await ledger.projections.outcomes_by_hour(wanted), asked.span, now),
         now=now,
         metrics=await ledger.metrics(wanted),
         health=await ledger.health(),

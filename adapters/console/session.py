@@ -41,7 +41,7 @@ async def show_session(asked: ShowSession, context: Context) -> Response:
 
 async def session_page(context: Context, id_: str, at: int | None, reveal: Reveal | None = None) -> Response:
     """Return the page of a session. With `reveal`, personal data is in clear, and the look is recorded before."""
-    frames = await context.ledger.replay(id_, reveal=reveal)
+    frames = await context.ledger.replay.timeline(id_, reveal=reveal)
     last = frames[-1].state
     consent = consent_record([frame.recorded for frame in frames])
     return page(
@@ -76,7 +76,7 @@ async def download_bundle(asked: SessionPath, context: Context) -> Response:
     ledger, history = context.ledger, await context.ledger.history(asked.id)
     body = write_bundle(
         [history],
-        policies=await ledger.policies(),
+        policies=await ledger.replay.policies(),
         release=version("guestledger"),
         ledger=await ledger.events.ledger_id(),
         written_at=datetime.now(UTC),

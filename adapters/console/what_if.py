@@ -50,12 +50,12 @@ FIELDS: Mapping[str, tuple[str, str]] = {
 async def ask_what_if(asked: PolicyForm, context: Context) -> Response:
     """Show the first difference and where it leads, or only the form."""
     ledger = context.ledger
-    recorded = (await ledger.replay(asked.id))[-1]
+    recorded = (await ledger.replay.timeline(asked.id))[-1]
     policy, error, found = recorded.decision.policy, None, None
     try:
         changes = _changes(asked, policy)
         if changes:
-            found = await ledger.what_if(recorded.state.id, policy=changes)
+            found = await ledger.replay.what_if(recorded.state.id, policy=changes)
     except (InvalidPolicy, msgspec.DecodeError) as problem:
         changes, error = {}, problem.reason if isinstance(problem, InvalidPolicy) else f"not JSON: {problem}"
     return page(

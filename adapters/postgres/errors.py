@@ -8,8 +8,7 @@ from enum import StrEnum
 from socket import gaierror
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeout
 
 from guestledger.adapters.postgres.unusable import (
     DATABASE_URL,

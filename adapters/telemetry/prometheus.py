@@ -63,7 +63,7 @@ class _Look:
 async def _read(ledger: Ledger) -> Gauges | None:
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
-            return await ledger.gauges()
+            return await ledger.checks.gauges()
     except (ServiceError, TimeoutError):
         return None
 

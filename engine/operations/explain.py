@@ -20,10 +20,9 @@ from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.conditions import Condition, ConditionName, unmet
 from guestledger.engine.operations.limiter_conditions import LimiterPath
-from guestledger.engine.ports.due_steps import DueRow, DueSteps, WorkStatus
-from guestledger.engine.ports.event_store import EventStore
-from guestledger.engine.ports.legal_holds import LegalHold, LegalHolds
-from guestledger.engine.ports.rate_limiter import RateLimiter
+from guestledger.engine.ports.adapters import Adapters
+from guestledger.engine.ports.due_steps import DueRow, WorkStatus
+from guestledger.engine.ports.legal_holds import LegalHold
 from guestledger.engine.worker.session_work import session_of
 from guestledger.engine.worker.steps import Handlers
 
@@ -79,20 +78,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 class Explainer:
     """Explains why sessions wait, by the settings of this process."""
 
-    def __init__(
-        self,
-        *,
-        store: EventStore,
-        due_steps: DueSteps,
-        limiter: RateLimiter,
-        holds: LegalHolds,
-        handlers: Handlers,
-        policy: Policy,
-    ) -> None:
-        self._store = store
-        self._due_steps = due_steps
-        self._limiter = limiter
-        self._holds = holds
+    def __init__(self, adapters: Adapters, *, handlers: Handlers, policy: Policy) -> None:
+        self._adapters = adapters
         self._handlers = handlers
         self._policy = policy
 
@@ -100,8 +87,8 @@ class Explainer:
         """Explain the session with this history. Locks nothing. Raises `ServiceError`."""
         stream_id = history[0].stream_id
         # If the session moves on meanwhile, its steps and its history would contradict each other.
-        while (work := await self._due_steps.status(stream_id)).version > history[-1].version:
-            history = await self._store.read_stream(stream_id)
+        while (work := await self._adapters.due_steps.status(stream_id)).version > history[-1].version:
+            history = await self._adapters.store.read_stream(stream_id)
         erases = any(row.step is StepName.ERASE_CONTACT for row in work.rows)
         case = Case(
             session_of(history),
@@ -109,8 +96,8 @@ class Explainer:
             work,
             events=[recorded.event for recorded in history],
             limiters={step: handler.limiter for step, handler in self._handlers.items() if handler.enabled},
-            states=await self._limiter.states(),
-            hold=await self._holds.over(stream_id) if erases else None,
+            states=await self._adapters.limiter.states(),
+            hold=await self._adapters.holds.over(stream_id) if erases else None,
         )
         return explain(case)
 

@@ -7,10 +7,9 @@ import msgspec
 
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.state import LimiterState
-from guestledger.engine.ports.consumers import ConsumerCheckpoints, ConsumerRow
-from guestledger.engine.ports.due_steps import DueSteps, StepCount
-from guestledger.engine.ports.rate_limiter import RateLimiter
-from guestledger.engine.ports.read_models import ReadModels
+from guestledger.engine.ports.adapters import Adapters
+from guestledger.engine.ports.consumers import ConsumerRow
+from guestledger.engine.ports.due_steps import StepCount
 from guestledger.engine.projections.status import ProjectionStatus
 
 
@@ -32,20 +31,18 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     consumers: Sequence[ConsumerRow]
 
 
-async def gauges(
-    *, due_steps: DueSteps, limiter: RateLimiter, read_models: ReadModels, consumers: ConsumerCheckpoints
-) -> Gauges:
+async def gauges(adapters: Adapters) -> Gauges:
     """Read them. Raises `ServiceError`."""
-    backlog = await due_steps.backlog()
+    backlog = await adapters.due_steps.backlog()
     oldest = backlog.oldest_accepted_at
     return Gauges(
         now=backlog.now,
-        steps=await due_steps.counts(),
+        steps=await adapters.due_steps.counts(),
         backlog=backlog.waiting,
         backlog_seconds=0.0 if oldest is None else max(0.0, (backlog.now - oldest).total_seconds()),
         owed_webhooks=backlog.owed_webhooks,
-        doubtful=await read_models.doubtful(),
-        limiters=await limiter.states(),
-        projections=await read_models.status(),
-        consumers=await consumers.all(),
+        doubtful=await adapters.read_models.doubtful(),
+        limiters=await adapters.limiter.states(),
+        projections=await adapters.read_models.status(),
+        consumers=await adapters.consumers.all(),
     )

@@ -11,11 +11,8 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import DueStep
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.limits.admission import Denied
-from guestledger.engine.ports.due_steps import DueSteps
-from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.adapters import Adapters
 from guestledger.engine.ports.key_vault import KeyVault
-from guestledger.engine.ports.rate_limiter import RateLimiter
-from guestledger.engine.ports.read_models import ReadModels
 
 _ANSWER_SECONDS = 2.0
 
@@ -50,27 +47,18 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Projections that stopped at a poison event."""
 
 
-async def health(
-    store: EventStore,
-    due_steps: DueSteps,
-    limiter: RateLimiter,
-    read_models: ReadModels,
-    vault: KeyVault,
-    *,
-    scheduler_runs: bool,
-    trouble: ServiceError | None,
-) -> Health:
+async def health(adapters: Adapters, *, scheduler_runs: bool, trouble: ServiceError | None) -> Health:
     """Return the health, within seconds. Does not raise."""
     known = Health(
         database=None,
-        key_vault=await _vault_trouble(vault),
+        key_vault=await _vault_trouble(adapters.vault),
         scheduler_runs=scheduler_runs,
         scheduler=None if trouble is None else str(trouble),
     )
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
-            await store.check()
-            return replace(known, **await _projected(read_models), **await _waiting(due_steps, limiter))
+            await adapters.store.check()
+            return replace(known, **await _projected(adapters), **await _waiting(adapters))
     except TimeoutError:
         return replace(known, database=f"the database has not answered for {_ANSWER_SECONDS:g} s")
     except ServiceError as error:
@@ -88,17 +76,17 @@ async def _vault_trouble(vault: KeyVault) -> str | None:
     return None
 
 
-async def _projected(read_models: ReadModels) -> dict[str, Any]:
-    projections = await read_models.status()
+async def _projected(adapters: Adapters) -> dict[str, Any]:
+    projections = await adapters.read_models.status()
     return {
         "projection_lag_seconds": max((status.lag_seconds for status in projections), default=0.0),
         "stopped_projections": tuple(status.name for status in projections if status.error is not None),
     }
 
 
-async def _waiting(due_steps: DueSteps, limiter: RateLimiter) -> dict[str, Any]:
+async def _waiting(adapters: Adapters) -> dict[str, Any]:
     try:
-        backlog, states = await due_steps.backlog(), await limiter.states()
+        backlog, states = await adapters.due_steps.backlog(), await adapters.limiter.states()
     except ServiceError as error:
         if error.cause is Cause.FORBIDDEN:  # an auditor reads the log and what is derived from it
             return {}

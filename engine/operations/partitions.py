@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from guestledger.engine.ports.partitions import Partition
-from guestledger.engine.ports.partitions import Partitions as PartitionsPort
+from guestledger.engine.ports.partitions import Partition, Partitions as PartitionsPort
 
 
 class Partitions:

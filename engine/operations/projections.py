@@ -8,6 +8,7 @@ from guestledger.engine.domain.errors import ProjectionStopped
 from guestledger.engine.operations.expiring import expiring_in, expiry_warnings
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.read_models import ReadModels
+from guestledger.engine.projections.metrics import DailyMetrics, HourlyOutcomes, MetricsFilter
 from guestledger.engine.projections.sessions import SessionRow
 from guestledger.engine.projections.status import ProjectionStatus, Verification
 
@@ -66,6 +67,16 @@ class Projections:
         Raises as `rebuild` does, and `RebuildInterrupted` while a rebuild is unfinished.
         """
         return await self._read_models.verify(name, advanced)
+
+    async def metrics_by_day(self, wanted: MetricsFilter = MetricsFilter()) -> list[DailyMetrics]:
+        """Return the metrics of each day (UTC) and channel that has any, oldest first, as `Ledger.metrics` does."""
+        await self._read_models.catch_up()
+        return await self._read_models.metrics_by_day(wanted)
+
+    async def outcomes_by_hour(self, wanted: MetricsFilter = MetricsFilter()) -> list[HourlyOutcomes]:
+        """Return the counts of each hour (UTC) that has any, over all channels, oldest first, as `Ledger.metrics` does."""
+        await self._read_models.catch_up()
+        return await self._read_models.outcomes_by_hour(wanted)
 
     async def expiring_in(self, span: timedelta) -> list[SessionRow]:
         """Return the active sessions whose token expires within `span`, the earliest first.

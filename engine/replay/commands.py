@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from guestledger.engine.domain import commands as c
-from guestledger.engine.domain import events as e
+from guestledger.engine.domain import commands as c, events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import Adoption, CreationOutcome, Failed, FailureKind, LookupOutcome, Verdict
 from guestledger.engine.domain.policy import Policy

@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from guestledger.engine.domain import commands as c
-from guestledger.engine.domain import events as e
+from guestledger.engine.domain import commands as c, events as e
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.lifecycle import decide

@@ -7,8 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from guestledger.engine.domain import commands as c
-from guestledger.engine.domain import events as e
+from guestledger.engine.domain import commands as c, events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.session import Status

@@ -8,8 +8,7 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from guestledger.engine.domain import commands as c
-from guestledger.engine.domain import events as e
+from guestledger.engine.domain import commands as c, events as e
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.outcomes import Created
 from guestledger.engine.domain.policy import Policy

@@ -33,7 +33,7 @@ def what_if(
 ) -> WhatIf:
     """Run a session's history again with the outcomes that it holds: on a virtual clock, without I/O.
 
-    `policies`: those under which its decisions may have been recorded (`ledger.policies()`), at least one. `policy`: the
+    `policies`: those under which its decisions may have been recorded (`ledger.replay.policies()`), at least one. `policy`: the
     one to use instead. `lifecycle`: the code to use instead of today's. `now` (UTC): the time up to which deadlines and
     retention run; by default the last event's. Under the recorded policy the result is the history, event by event.
 

@@ -103,13 +103,13 @@ def questions(ledger: Ledger, sessions: Mapping[str, Sequence[UUID]]) -> dict[st
 
 async def fill(url: str, ledger: Ledger) -> dict[str, list[UUID]]:
     """Add what appends would have written beside the events. Returns the sessions by status."""
-    hashes = [await ledger._personal.hashed_address(_address(number)) for number in range(ADDRESSES)]  # type: ignore[attr-defined]
+    hashes = [await ledger._adapters.personal.hashed_address(_address(number)) for number in range(ADDRESSES)]  # type: ignore[attr-defined]
     connection = await logs.connect(url)
     await connection.execute(_BATCHES, timeout=600)
     await connection.execute(_GUESTS, hashes, timeout=600)
     await connection.execute(_DUE, timeout=600)
     await connection.execute(_APART, timeout=600)
-    await connection.execute(_CLOSED, ledger._provider.creation_limiter)  # type: ignore[attr-defined]
+    await connection.execute(_CLOSED, ledger._adapters.provider.creation_limiter)  # type: ignore[attr-defined]
     await connection.execute("VACUUM ANALYZE", timeout=600)
     rows = await connection.fetch("SELECT status, array_agg(id) FROM guestledger.sessions GROUP BY status")
     await connection.close()

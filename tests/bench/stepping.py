@@ -116,10 +116,10 @@ async def _step(ledger: Ledger) -> tuple[float, ...]:
     began = time.perf_counter()
     (claim,) = (await ledger.scheduler._due_steps.claim(lease, {StepName.EXPIRE_TOKEN: None}, 1)).claims
     claimed = time.perf_counter()
-    histories = await ledger._store.read_streams([claim.stream_id])
+    histories = await ledger._adapters.store.read_streams([claim.stream_id])
     read = time.perf_counter()
     work = SessionWork.of(histories[claim.stream_id], actor="bench", lease=lease, claim=claim)
-    await ledger._executor.run(work, None, claim.step)
+    await ledger._opener._executor.run(work, None, claim.step)
     assert work.counts == {"TokenExpired": 1}
     return began, claimed, read, time.perf_counter()
 

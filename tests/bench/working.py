@@ -153,7 +153,7 @@ def history(*, delivered: bool, expires_at: datetime) -> Append:
 
 async def prepare(ledger: Ledger, sessions: int, *, delivered: bool, expires_in: timedelta = AN_HOUR) -> None:
     """Record so many sessions whose next step is due, their projections included."""
-    store = ledger._store
+    store = ledger._adapters.store
 
     async def one(_appends: list[float]) -> None:
         await store.append(history(delivered=delivered, expires_at=_clock.now() + expires_in))
@@ -201,7 +201,7 @@ class Work:
 
     async def unprojected(self, wanted: int) -> list[float]:
         """As `accepted`, with nothing projected within the round."""
-        read_models = self._ledger._read_models
+        read_models = self._ledger._adapters.read_models
         read_models.catch_up = _nothing
         try:
             return await self.accepted(wanted)

@@ -118,7 +118,7 @@ class Scenario:
         """Open a session that the simulator throttles. Its limiter stays closed."""
         self.simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=LONG_WAIT_S)
         async with connect(self.settings, scheduler=False) as ledger:
-            ledger._clock.jitter = lambda: 0.9  # type: ignore[method-assign]  # the wait outlasts the pause, as most do
+            ledger._adapters.clock.jitter = lambda: 0.9  # type: ignore[method-assign]  # the wait outlasts the pause, as most do
             self.throttled = await ledger.open_session(guest(4))
 
     async def run(self, block: Block) -> None:

@@ -61,7 +61,7 @@ class Night:
         """Open the ledger as a process does, without a worker."""
         self._scenario.settings = replace(self._scenario.settings, **changed)
         async with connect(self._scenario.settings, scheduler=False) as ledger:
-            ledger._clock.jitter = lambda: 0.9  # type: ignore[method-assign]  # a backoff that can be seen, as most can
+            ledger._adapters.clock.jitter = lambda: 0.9  # type: ignore[method-assign]  # a backoff that can be seen, as most can
             yield ledger
 
 
@@ -126,7 +126,7 @@ async def _duplicated(scenario: Scenario) -> None:
         async with asyncio.timeout(LIMIT_S):
             await answered.wait()
         await night.at("02:14:02")
-        await other._clock.set()  # type: ignore[attr-defined]
+        await other._adapters.clock.set()  # type: ignore[attr-defined]
         await other.scheduler.run_until_idle()
         await night.at("02:14:09")
         await stalled._clock.set()  # type: ignore[attr-defined]
@@ -137,7 +137,7 @@ async def _duplicated(scenario: Scenario) -> None:
 
 def _stalls(ledger: Ledger) -> tuple[asyncio.Event, asyncio.Event]:
     """Let this process stall after the provider's answer. Returns when it is there, and what lets the process go on."""
-    answered, goes_on, create = asyncio.Event(), asyncio.Event(), ledger._provider.create
+    answered, goes_on, create = asyncio.Event(), asyncio.Event(), ledger._adapters.provider.create
 
     async def stalling(*given: Any, **also: Any) -> CreationOutcome:
         outcome = await create(*given, **also)
@@ -145,7 +145,7 @@ def _stalls(ledger: Ledger) -> tuple[asyncio.Event, asyncio.Event]:
         await goes_on.wait()
         return outcome
 
-    ledger._provider.create = stalling  # type: ignore[method-assign]
+    ledger._adapters.provider.create = stalling  # type: ignore[method-assign]
     return answered, goes_on
 
 

@@ -157,13 +157,13 @@ async def test_a_line_logged_during_a_step_names_session_step_and_trace(
     async with Simulator() as simulator:
         settings = Settings.from_env(environment(database_url, simulator) | {"PATH": ""})
         async with connect(settings, scheduler=False) as ledger:
-            create = ledger._provider.create
+            create = ledger._adapters.provider.create
 
             async def noted(*given: Any) -> Any:
                 logger.warning("noted")
                 return await create(*given)
 
-            monkeypatch.setattr(ledger._provider, "create", noted)
+            monkeypatch.setattr(ledger._adapters.provider, "create", noted)
             logger.addHandler(handler)
             session = await ledger.open_session(canaries.guest(1))
             logger.removeHandler(handler)

@@ -51,7 +51,7 @@ async def settings(data_dir: Path) -> AsyncIterator[Settings]:
 
 async def open_while_it_crashes(ledger: Ledger, data_dir: Path, outcome: CreationOutcome | None = None) -> None:
     """Open a session, and crash the database before the answer is recorded. `outcome` replaces the simulator's answer."""
-    whole = ledger._provider.create
+    whole = ledger._adapters.provider.create
 
     async def create(*given: Any) -> CreationOutcome:
         answer = await whole(*given)
@@ -59,8 +59,8 @@ async def open_while_it_crashes(ledger: Ledger, data_dir: Path, outcome: Creatio
         return outcome or answer
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ledger._provider, "create", create)
-        patched.setattr(ledger._store, "_patience", 0.2)
+        patched.setattr(ledger._adapters.provider, "create", create)
+        patched.setattr(ledger._adapters.store, "_patience", 0.2)
         with pytest.raises(ServiceUnreachable):
             await ledger.open_session(request())
 
@@ -80,7 +80,7 @@ async def test_an_answer_received_during_a_database_outage_is_recorded_afterward
     async with connect(settings, scheduler=False) as ledger, asyncio.timeout(LONG):
         await open_while_it_crashes(ledger, data_dir, outcome)
         await start_embedded(data_dir)
-        while ledger._executor.recorder._unrecorded:
+        while ledger._opener._executor.recorder._unrecorded:
             await asyncio.sleep(0.05)
         counts = await raw_log.counts(settings.database_url)
         assert counts == {"ConsentRecorded": 1, "ChannelValidated": 1, "CreationAttempted": 1, recorded: 1}
@@ -168,7 +168,7 @@ async def test_run_until_idle_raises_when_the_database_stays_away(
     monkeypatch.setattr(scheduler, "_PATIENCE", timedelta(seconds=2))
     async with connect(settings, scheduler=False) as ledger, asyncio.timeout(LONG):
         crash(data_dir)
-        began = ledger._clock.now()
+        began = ledger._adapters.clock.now()
         with pytest.raises(ServiceUnreachable):
             await ledger.scheduler.run_until_idle()
-        assert ledger._clock.now() - began > scheduler._PATIENCE
+        assert ledger._adapters.clock.now() - began > scheduler._PATIENCE

@@ -219,7 +219,7 @@ async def test_an_answer_recorded_later_and_cut_off_at_any_await_is_accounted_fo
                             await ledger.open_session(request(awaits))
                         except ServiceUnreachable:
                             failed.append(awaits)
-                        await ledger._executor.recorder.close()
+                        await ledger._opener._executor.recorder.close()
 
             await cut.run(open_while_the_database_fails)
             # On a slow machine the lease can lapse before the answer: nothing is recorded then, and it is no run to the end.
@@ -260,7 +260,7 @@ def note_handed(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
 
 def fail_first_answer(ledger: Ledger, *, recorded: bool) -> None:
     """Let the database fail at the first append of a created session; `recorded`: only its confirmation is lost."""
-    store = ledger._store
+    store = ledger._adapters.store
     assert isinstance(store, PostgresEventStore)
     append_at_once, failures = store.append, iter([ServiceUnreachable("database", Cause.CONNECTION_LOST)])
 

@@ -253,7 +253,7 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
 
 def webhook_of(ledger: Ledger) -> Any:
     """What sends the ledger's notices."""
-    return ledger._executor.handlers[StepName.DELIVER_WEBHOOK]._webhook  # type: ignore[attr-defined]
+    return ledger._opener._executor.handlers[StepName.DELIVER_WEBHOOK]._webhook  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ async def test_an_unchanged_session_is_not_sent_again(api: Api) -> None:
 
 async def test_history_and_state_are_what_the_ledger_replays(api: Api, ledger: Ledger) -> None:
     session = await opened(api)
-    frames = await ledger.replay(session)
+    frames = await ledger.replay.timeline(session)
     history = (await api.get(f"/v1/sessions/{session}/history")).json
     assert [event["event"] for event in history["events"]] == [type(f.recorded.event).__name__ for f in frames]
     for frame in frames:

@@ -16,7 +16,7 @@ from tests.unit.test_check import longer_waits
 
 
 async def checked(ledger: Ledger, lifecycle: Lifecycle = Lifecycle()) -> CheckReport:
-    report, policies = CheckReport(), await ledger.policies()
+    report, policies = CheckReport(), await ledger.replay.policies()
     async for batch in ledger.events.read_sessions():
         for history in batch:
             report.check(history, policies, lifecycle=lifecycle)
@@ -38,7 +38,7 @@ async def test_a_check_of_a_run_with_faults_finds_nothing(new_ledger: Any, simul
         histories = [history async for batch in ledger.events.read_sessions() for history in batch]
         written = write_bundle(
             histories,
-            policies=await ledger.policies(),
+            policies=await ledger.replay.policies(),
             release="1.2.3",
             ledger=await ledger.events.ledger_id(),
             written_at=START,
@@ -61,5 +61,5 @@ async def test_a_check_uses_every_policy_that_was_in_force(new_ledger: Any, simu
         async with new_ledger(policy=policy, webhook_url=simulator.webhook_url) as ledger:
             await ledger.open_session(request())
     async with new_ledger() as ledger:  # its own policy is another, and no decision was made under it
-        assert len(await ledger.policies()) == 3
+        assert len(await ledger.replay.policies()) == 3
         assert (await checked(ledger)).groups == {}

@@ -315,7 +315,7 @@ async def test_a_step_of_the_clock_is_logged_with_its_length(
 ) -> None:
     async with new_ledger() as ledger:
         await clock.step(by)
-        await ledger._clock.set()
-        await ledger._clock.set()
+        await ledger._adapters.clock.set()
+        await ledger._adapters.clock.set()
     assert [message for message in caplog.messages if "clock" in message] == [caplog.messages[0]]
     assert words in caplog.messages[0]

@@ -324,7 +324,7 @@ async def test_a_guest_is_found_by_address(ledger: Ledger, sessions: Sessions) -
 
 
 async def test_each_version_shows_what_a_replay_has(ledger: Ledger, sessions: Sessions) -> None:
-    frames = await ledger.replay(sessions["retried"])
+    frames = await ledger.replay.timeline(sessions["retried"])
     day = frames[0].recorded.recorded_at.date()
     async with console_of(ledger, role=Role.AUDITOR) as browser:
         for frame in frames:
@@ -437,7 +437,7 @@ async def test_a_process_has_so_many_live_pages_and_no_more(ledger: Ledger, monk
 
 
 async def test_hours_add_up_to_the_metrics(ledger: Ledger, sessions: Sessions) -> None:
-    hours = await ledger.outcomes_by_hour()
+    hours = await ledger.projections.outcomes_by_hour()
     counts = (await ledger.metrics()).counts
     assert {name: sum(hour.counts[name] for hour in hours) for name in counts} == counts
     assert [hour.hour.minute for hour in hours] == [0] * len(hours)

@@ -80,7 +80,7 @@ def hostile(value: Any) -> Any:
 
 @pytest.fixture
 async def sessions(ledger: Ledger) -> list[str]:
-    store: Any = ledger._store  # type: ignore[attr-defined]
+    store: Any = ledger._adapters.store  # type: ignore[attr-defined]
     ids = []
     for events in HISTORIES.values():
         append = an_append(events=[hostile(event) for event in events], actor=HOSTILE, correlation_id=HOSTILE)

@@ -31,7 +31,7 @@ async def cut_off(ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch, num
 
     sessions = [await ledger.accept(request()) for _ in range(number)]
     with monkeypatch.context() as patched:
-        patched.setattr(ledger._provider, "create", hang)
+        patched.setattr(ledger._adapters.provider, "create", hang)
         working = asyncio.create_task(ledger.scheduler.run_once())
         for _ in range(number):
             await in_flight.acquire()
@@ -43,7 +43,7 @@ async def cut_off(ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch, num
 
 async def observe(ledger: Ledger, sql: Any, observation: Observation, closed_ms: int | None = None) -> None:
     [(now,)] = await sql("SELECT clock_timestamp()")
-    limiter = ledger._provider.creation_limiter
+    limiter = ledger._adapters.provider.creation_limiter
     await ledger.limits._limiter.observe(
         Feedback(limiter=limiter, observation=observation, began_at=now, closed_ms=closed_ms)
     )

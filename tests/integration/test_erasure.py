@@ -40,7 +40,7 @@ async def open_for(ledger: Ledger, subject: str | None = "anna", times: int = 1)
 
 
 async def revealed(ledger: Ledger, session: UUID) -> list[e.Event]:
-    return [recorded.event for recorded in await ledger._store.read_stream(session, reveal=True)]
+    return [recorded.event for recorded in await ledger._adapters.store.read_stream(session, reveal=True)]
 
 
 async def is_readable(ledger: Ledger, session: UUID) -> bool:
@@ -285,7 +285,7 @@ async def test_every_reading_of_an_erased_session_works_and_says_so(ledger: Ledg
     erased_at = (await ledger.session(session.id)).erased_at
     assert erased_at is not None
     assert (await ledger.why(session.id)).erased_at == erased_at
-    assert (await ledger.replay(session.id))[-1].state.erased_at == erased_at
+    assert (await ledger.replay.timeline(session.id))[-1].state.erased_at == erased_at
     assert [row.contact_erased_at async for row in ledger.sessions()] == [erased_at]
     assert [entry.erased_at async for entry in ledger.audit(AuditFilter(id=session.id))] == [erased_at]
 

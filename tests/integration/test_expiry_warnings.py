@@ -160,7 +160,7 @@ async def test_each_session_is_warned_of_once_despite_database_outages(
 ) -> None:
     first, _far = await opened(ledger, simulator, 500), await opened(ledger, simulator, 5_000)
     monkeypatch.setattr(asyncio, "sleep", lambda _seconds, whole=asyncio.sleep: whole(0))
-    whole, reads = ledger._read_models.catch_up, 0
+    whole, reads = ledger._adapters.read_models.catch_up, 0
 
     async def catch_up() -> int:
         nonlocal reads
@@ -169,7 +169,7 @@ async def test_each_session_is_warned_of_once_despite_database_outages(
             raise ServiceUnreachable("database", Cause.CONNECTION_REFUSED)
         return await whole()
 
-    monkeypatch.setattr(ledger._read_models, "catch_up", catch_up)
+    monkeypatch.setattr(ledger._adapters.read_models, "catch_up", catch_up)
     warnings = ledger.projections.expiry_warnings(timedelta(seconds=1_000))
 
     async with asyncio.timeout(LONG):
@@ -193,7 +193,7 @@ async def test_expiry_warnings_poll_more_often_than_the_warning_span(
         raise LookedAgain(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    monkeypatch.setattr(ledger._clock, "jitter", lambda: 1.0)
+    monkeypatch.setattr(ledger._adapters.clock, "jitter", lambda: 1.0)
 
     with pytest.raises(LookedAgain) as paused:
         await anext(ledger.projections.expiry_warnings(timedelta(seconds=ahead_s)))

@@ -136,8 +136,8 @@ async def test_an_export_shows_nothing_unless_the_look_is_recorded(
     async def opens(*_: object) -> None:
         opened.append(1)
 
-    monkeypatch.setattr(ledger._store, "append", fails)
-    monkeypatch.setattr(ledger._personal, "opened", opens)
+    monkeypatch.setattr(ledger._adapters.store, "append", fails)
+    monkeypatch.setattr(ledger._adapters.personal, "opened", opens)
     with pytest.raises(ServiceUnreachable):
         await exported(ledger)
     assert opened == []

@@ -131,8 +131,8 @@ async def test_a_key_that_was_destroyed_stays_destroyed(ledger_settings: Setting
     async with connect(ledger_settings) as ledger:
         await ledger.accept(guest(1))
         kept = await ledger.accept(guest(2))
-        subject = await ledger._store._personal.subject_of("guest 1")
-        await ledger._vault.destroy(await ledger._vault.ids(subject))
+        subject = await ledger._adapters.personal.subject_of("guest 1")
+        await ledger._adapters.vault.destroy(await ledger._adapters.vault.ids(subject))
 
     await rotated(replace(ledger_settings, encryption_key=BOTH))
 

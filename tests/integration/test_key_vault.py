@@ -66,7 +66,7 @@ async def rows(url: str, statement: str) -> list[Any]:
 
 
 async def revealed(ledger: Ledger, session: Any) -> Any:
-    return (await ledger._store.read_stream(session.id, reveal=True))[0].event
+    return (await ledger._adapters.store.read_stream(session.id, reveal=True))[0].event
 
 
 async def test_a_process_with_another_key_is_refused_when_it_opens_the_ledger(database_url: str) -> None:
@@ -156,7 +156,7 @@ async def test_a_long_outage_is_one_of_the_vault_and_shows_in_the_health(
 ) -> None:
     async with opened(apart) as ledger:
         assert (await ledger.health()).key_vault is None
-        monkeypatch.setattr(ledger._store, "_patience", 0.2)
+        monkeypatch.setattr(ledger._adapters.store, "_patience", 0.2)
         async with outage_of(apart.vault_url):
             with pytest.raises(ServiceUnreachable, match=r"^the key vault cannot be used: ") as raised:
                 await ledger.accept(request())

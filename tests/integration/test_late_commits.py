@@ -18,7 +18,7 @@ async def test_an_outcome_is_recorded_in_silence_whichever_try_is_committed(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, committed: int
 ) -> None:
     """Three tries fail here; one of them is committed all the same, and only after the others have failed."""
-    append = ledger._store.append
+    append = ledger._adapters.store.append
     tries: list[Append] = []
 
     async def unsure(asked: Append) -> Appended:
@@ -31,11 +31,11 @@ async def test_an_outcome_is_recorded_in_silence_whichever_try_is_committed(
             return await append(asked)
         raise ServiceUnreachable("database", Cause.SERVICE_UNAVAILABLE, "the connection was lost")
 
-    monkeypatch.setattr(ledger._store, "append", unsure)
+    monkeypatch.setattr(ledger._adapters.store, "append", unsure)
     with pytest.raises(ServiceUnreachable):
         await ledger.open_session(request())
     async with asyncio.timeout(30):
-        while ledger._executor.recorder._unrecorded:
+        while ledger._opener._executor.recorder._unrecorded:
             await asyncio.sleep(0.01)
 
     [row] = [row async for row in ledger.sessions()]
@@ -46,8 +46,8 @@ async def test_an_outcome_is_recorded_in_silence_whichever_try_is_committed(
 async def test_an_outcome_that_two_tasks_record_is_recorded_once_and_in_silence(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorder = ledger._executor.recorder
-    append = ledger._store.append
+    recorder = ledger._opener._executor.recorder
+    append = ledger._adapters.store.append
     failed = False
 
     async def once_away(asked: Append) -> Appended:
@@ -59,7 +59,7 @@ async def test_an_outcome_that_two_tasks_record_is_recorded_once_and_in_silence(
 
     record_once_back = recorder.record_once_back
     monkeypatch.setattr(recorder, "record_once_back", lambda *given: [record_once_back(*given) for _ in range(2)])
-    monkeypatch.setattr(ledger._store, "append", once_away)
+    monkeypatch.setattr(ledger._adapters.store, "append", once_away)
     with pytest.raises(ServiceUnreachable):
         await ledger.open_session(request())
     async with asyncio.timeout(30):

@@ -88,14 +88,14 @@ async def test_an_attempt_is_committed_before_its_request_is_sent(
     ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    whole = ledger._provider.create
+    whole = ledger._adapters.provider.create
 
     async def create(prepared: Any, key: str, check: Any) -> Any:
         rows = await sql("SELECT event_type FROM events ORDER BY version")
         seen.append([row["event_type"] for row in rows])
         return await whole(prepared, key, check)
 
-    monkeypatch.setattr(ledger._provider, "create", create)
+    monkeypatch.setattr(ledger._adapters.provider, "create", create)
 
     await ledger.open_session(request())
 
@@ -346,13 +346,13 @@ async def test_a_session_accepted_without_the_provider_stays_pending_and_continu
         assert (await ledger.session(accepted)).status is Status.PENDING
         assert await kinds(ledger, accepted) == ["ConsentRecorded"], "no attempt is used up"
         with pytest.raises(ServiceUnreachable):
-            await ledger.check()
+            await ledger.checks.provider()
     (due,) = await sql("SELECT owner, due_at > now() AS rests FROM due_steps WHERE step = 'validate_channel'")
     assert tuple(due) == (None, True)
 
     await sql("UPDATE due_steps SET due_at = now() WHERE step = 'validate_channel'")
     async with new_ledger() as ledger:
-        await ledger.check()
+        await ledger.checks.provider()
         await ledger.scheduler.run_once()
         assert (await ledger.session(accepted)).status is Status.ACTIVE
 
@@ -364,7 +364,7 @@ async def test_refused_credentials_raise_and_the_session_stays_pending(new_ledge
         assert "hush-hush" not in str(raised.value)
         assert (await ledger.session(raised.value.accepted)).status is Status.PENDING
         with pytest.raises(CredentialsRefused):
-            await ledger.check()
+            await ledger.checks.provider()
 
 
 async def test_each_of_many_failed_sessions_gets_its_own_id_in_the_error(new_ledger: Any, closed_port: str) -> None:
@@ -382,7 +382,7 @@ async def test_each_of_many_failed_sessions_gets_its_own_id_in_the_error(new_led
 async def test_a_request_that_is_not_recorded_is_not_accepted(
     ledger: Ledger, held_log: Any, outsider: asyncpg.Connection, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger._store, "_patience", 0.3)
+    monkeypatch.setattr(ledger._adapters.store, "_patience", 0.3)
     async with held_log:
         opening = asyncio.create_task(ledger.open_session(request(idempotency_key="order-1")))
         await outsider.execute("SELECT pg_terminate_backend($1)", await held_log.waiting())
@@ -407,13 +407,13 @@ async def test_a_session_is_found_by_its_own_id_and_by_the_providers_id(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = await ledger.open_session(request())
-    whole = ledger._provider.create
+    whole = ledger._adapters.provider.create
 
     async def create_with_a_uuid(prepared: Any, key: str, check: Any) -> Any:
         return replace(await whole(prepared, key, check), session_id=str(alike))
 
     alike = new_id()
-    monkeypatch.setattr(ledger._provider, "create", create_with_a_uuid)
+    monkeypatch.setattr(ledger._adapters.provider, "create", create_with_a_uuid)
     like_ours = await ledger.open_session(request())
     assert like_ours.session_id == str(alike)
 

@@ -335,7 +335,7 @@ async def test_a_shared_lookup_that_fails_counts_as_one_failure(
 ) -> None:
     simulator.config = SimulatorConfig(channel_errors=1)
     async with new_ledger(policy=policy(LimiterPolicy(failures_in_a_row=3), base_ms=600_000)) as ledger:
-        provider, all_wait = ledger._provider, asyncio.Barrier(21)
+        provider, all_wait = ledger._adapters.provider, asyncio.Barrier(21)
         ask, answer = provider.look_up_channel, provider._look_up
 
         async def look_up_channel(channel_id: str, again: Any) -> Any:
@@ -363,8 +363,8 @@ async def test_a_shared_lookup_result_is_observed_even_if_one_caller_is_cancelle
 ) -> None:
     simulator.config = SimulatorConfig(channel_throttle_times=1, retry_after_s=600)
     async with new_ledger(policy=policy()) as ledger:
-        await ledger.check()  # the token request has a limiter of its own
-        provider, all_ask, observed = ledger._provider, asyncio.Barrier(4), []
+        await ledger.checks.provider()  # the token request has a limiter of its own
+        provider, all_ask, observed = ledger._adapters.provider, asyncio.Barrier(4), []
         ask, answer, observe = provider.look_up_channel, provider._look_up, ledger.limits._limiter.observe
 
         async def look_up_channel(channel_id: str, again: Any) -> Any:
@@ -400,8 +400,8 @@ async def test_a_caller_that_joins_a_shared_lookup_returns_its_probe(
 ) -> None:
     patient = LimiterPolicy(failures_in_a_row=1, break_ms=1, max_break_ms=1, probe_ms=86_400_000)
     async with new_ledger(policy=policy(patient)) as ledger:
-        await ledger.check()
-        provider, asked, continues = ledger._provider, asyncio.Event(), asyncio.Event()
+        await ledger.checks.provider()
+        provider, asked, continues = ledger._adapters.provider, asyncio.Event(), asyncio.Event()
         answer, admit, joined = provider._look_up, ledger.limits._limiter.admit, asyncio.Event()
 
         async def look_up(channel_id: str, again: Any) -> Any:
@@ -462,7 +462,7 @@ async def test_a_creation_that_fails_for_lack_of_a_token_is_no_failure_of_the_ap
         await ledger.open_session(request())
         simulator.revoke_tokens()
         simulator.config = SimulatorConfig(token_errors=3)
-        tokens, append = ledger._provider._tokens, ledger._store.append
+        tokens, append = ledger._adapters.provider._tokens, ledger._adapters.store.append
 
         async def append_while_another_invalidates_the_token(given: Any) -> Any:
             appended = await append(given)
@@ -470,7 +470,7 @@ async def test_a_creation_that_fails_for_lack_of_a_token_is_no_failure_of_the_ap
                 tokens.invalidate(tokens._token)
             return appended
 
-        monkeypatch.setattr(ledger._store, "append", append_while_another_invalidates_the_token)
+        monkeypatch.setattr(ledger._adapters.store, "append", append_while_another_invalidates_the_token)
         session = await ledger.open_session(request())
 
         assert simulator.counts["session 401"] == (refused_to == "itself")
@@ -489,7 +489,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger, calls: tuple[str,
     in_flight, seen = 0, []
 
     def count(ledger: Ledger, name: str) -> None:
-        whole = getattr(ledger._provider, name)
+        whole = getattr(ledger._adapters.provider, name)
 
         async def call(*given: Any) -> Any:
             nonlocal in_flight
@@ -500,7 +500,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, *ledgers: Ledger, calls: tuple[str,
             finally:
                 in_flight -= 1
 
-        monkeypatch.setattr(ledger._provider, name, call)
+        monkeypatch.setattr(ledger._adapters.provider, name, call)
 
     for ledger in ledgers:
         for name in calls:
@@ -584,7 +584,7 @@ async def test_every_allowed_call_and_the_token_request_have_a_connection(
     new_ledger: Any, simulator: Simulator, given: dict[str, Any]
 ) -> None:
     async with new_ledger(**given) as ledger, asyncio.timeout(LONG):
-        provider = ledger._provider
+        provider = ledger._adapters.provider
         prepared = provider.prepare(await ledger.accept(request()))
         await provider.ready()
         simulator.config = SimulatorConfig(slow_ms=LONG * 1_000)
@@ -616,11 +616,11 @@ async def test_a_lookup_is_admitted_only_when_the_process_has_capacity(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=policy(LimiterPolicy(calls_per_process=1))) as ledger, asyncio.timeout(LONG):
-        await ledger.check()
+        await ledger.checks.provider()
         admit, admitted, places = (
             ledger.limits._limiter.admit,
             [],
-            ledger._executor.handlers[StepName.VALIDATE_CHANNEL]._services.calls._places,
+            ledger._opener._executor.handlers[StepName.VALIDATE_CHANNEL]._services.calls._places,
         )
 
         async def admit_and_note(admission: AdmissionRequest, *rest: Any) -> Any:
@@ -642,14 +642,14 @@ class Hanging:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, ledger: Ledger, name: str = "create") -> None:
         self.begun, self.go = 0, asyncio.Event()
-        whole = getattr(ledger._provider, name)
+        whole = getattr(ledger._adapters.provider, name)
 
         async def call(*given: Any) -> Any:
             self.begun += 1
             await self.go.wait()
             return await whole(*given)
 
-        monkeypatch.setattr(ledger._provider, name, call)
+        monkeypatch.setattr(ledger._adapters.provider, name, call)
 
     async def until(self, number: int) -> None:
         while self.begun < number:

@@ -23,7 +23,7 @@ PACED = """
 
 
 async def test_a_reset_limiter_admits_due_steps_again(ledger: Ledger, sql: Any) -> None:
-    limiter = ledger._provider.lookup_limiter
+    limiter = ledger._adapters.provider.lookup_limiter
     await sql(CLOSED, limiter)
     session = await ledger.accept(request())
     assert await ledger.scheduler.run_once() == {}

@@ -63,7 +63,7 @@ async def test_a_lease_is_valid_for_its_duration_from_the_time_of_the_request(cl
 async def test_a_worker_stalled_before_its_request_sends_nothing_and_another_continues(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    whole = ledger._store.append
+    whole = ledger._adapters.store.append
 
     async def append(given: Append) -> Appended:
         appended = await whole(given)
@@ -71,7 +71,7 @@ async def test_a_worker_stalled_before_its_request_sends_nothing_and_another_con
             clock.ahead = SPAN
         return appended
 
-    monkeypatch.setattr(ledger._store, "append", append)
+    monkeypatch.setattr(ledger._adapters.store, "append", append)
 
     left = await ledger.open_session(request())
 
@@ -87,7 +87,7 @@ async def test_a_worker_stalled_before_its_request_sends_nothing_and_another_con
 async def test_an_unsent_attempt_lifts_the_doubt_that_another_worker_recorded(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    whole = ledger._store.append
+    whole = ledger._adapters.store.append
 
     async def append(given: Append) -> Appended:
         appended = await whole(given)
@@ -98,7 +98,7 @@ async def test_an_unsent_attempt_lifts_the_doubt_that_another_worker_recorded(
                 await other.scheduler.run_until_idle()
         return appended
 
-    monkeypatch.setattr(ledger._store, "append", append)
+    monkeypatch.setattr(ledger._adapters.store, "append", append)
 
     session = await ledger.open_session(request())
 
@@ -114,7 +114,7 @@ async def test_a_worker_stalled_after_a_401_does_not_send_the_attempt_again(
 ) -> None:
     await ledger.open_session(request())
     simulator.revoke_tokens()
-    whole = ledger._provider._tokens.token
+    whole = ledger._adapters.provider._tokens.token
 
     async def token() -> str:
         given = await whole()
@@ -122,7 +122,7 @@ async def test_a_worker_stalled_after_a_401_does_not_send_the_attempt_again(
             clock.ahead = SPAN
         return given
 
-    monkeypatch.setattr(ledger._provider._tokens, "token", token)
+    monkeypatch.setattr(ledger._adapters.provider._tokens, "token", token)
 
     left = await ledger.open_session(request())
 
@@ -143,7 +143,7 @@ async def test_an_unsent_probe_is_returned_after_a_lost_lease(
     async with new_ledger(policy=Policy(creation=RetryPolicy(base_ms=600_000), limiter=patient)) as ledger:
         await ledger.open_session(request())
         await sql("UPDATE limits SET broken_until = now()")
-        whole = ledger._store.append
+        whole = ledger._adapters.store.append
 
         async def append(given: Append) -> Appended:
             appended = await whole(given)
@@ -153,7 +153,7 @@ async def test_an_unsent_probe_is_returned_after_a_lost_lease(
                 assert limiter["probes"]
             return appended
 
-        monkeypatch.setattr(ledger._store, "append", append)
+        monkeypatch.setattr(ledger._adapters.store, "append", append)
         await ledger.open_session(request())
 
         [limiter] = await sql("SELECT broken_at, probe_until FROM limits")
@@ -190,13 +190,13 @@ async def test_a_worker_stalled_after_claiming_a_webhook_does_not_send_it(
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
-        whole = ledger._store.read_streams
+        whole = ledger._adapters.store.read_streams
 
         async def read_streams(stream_ids: Any, **given: Any) -> Any:
             clock.ahead += SPAN
             return await whole(stream_ids, **given)
 
-        monkeypatch.setattr(ledger._store, "read_streams", read_streams)
+        monkeypatch.setattr(ledger._adapters.store, "read_streams", read_streams)
         assert await ledger.scheduler.run_once() == {}
 
         assert not simulator.webhooks

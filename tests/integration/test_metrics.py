@@ -156,7 +156,7 @@ async def test_without_the_database_what_was_counted_is_still_shown(ledger: Ledg
     async def away() -> None:
         raise ServiceUnreachable("database", Cause.SERVICE_UNAVAILABLE, "away")
 
-    monkeypatch.setattr(ledger, "gauges", away)
+    monkeypatch.setattr(ledger.checks, "gauges", away)
     found = await values(ledger)
 
     assert found["guestledger_up"] == 0
@@ -166,20 +166,20 @@ async def test_without_the_database_what_was_counted_is_still_shown(ledger: Ledg
 
 async def test_a_database_that_hangs_ends_no_scrape(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(prometheus, "_LIMIT_SECONDS", 0.01)
-    monkeypatch.setattr(ledger, "gauges", asyncio.Event().wait)
+    monkeypatch.setattr(ledger.checks, "gauges", asyncio.Event().wait)
 
     assert (await values(ledger))["guestledger_up"] == 0
 
 
 async def test_scrapes_within_two_seconds_share_one_look(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(prometheus, "_FRESH_SECONDS", 600.0)
-    looks, read = [], ledger.gauges
+    looks, read = [], ledger.checks.gauges
 
     async def counted() -> object:
         looks.append(1)
         return await read()
 
-    monkeypatch.setattr(ledger, "gauges", counted)
+    monkeypatch.setattr(ledger.checks, "gauges", counted)
     await asyncio.gather(*(metrics_text(ledger) for _ in range(5)))
 
     assert len(looks) == 1
@@ -194,6 +194,6 @@ async def test_readiness_names_what_is_wrong(ledger: Ledger, monkeypatch: pytest
     async def away() -> None:
         raise ServiceUnreachable("database", Cause.SERVICE_UNAVAILABLE, "away")
 
-    monkeypatch.setattr(ledger._store, "check", away)
+    monkeypatch.setattr(ledger._adapters.store, "check", away)
     answer = await readyz(ledger)
     assert (answer.status, b"away" in answer.body) == (503, True)

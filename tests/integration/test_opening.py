@@ -30,7 +30,7 @@ async def test_an_unreadable_session_of_a_key_fails_only_its_own_line(
     database_url: str, ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [PERSON | {"idempotencyKey": key} for key in ("detached", "newer", "fresh")]
-    monkeypatch.setattr(ledger._clock, "new_id", lambda: logs.new_stream(datetime(2024, 3, 31, tzinfo=UTC)))
+    monkeypatch.setattr(ledger._adapters.clock, "new_id", lambda: logs.new_stream(datetime(2024, 3, 31, tzinfo=UTC)))
     old = await opened(ledger, requests[0])
     monkeypatch.undo()
     newer = await opened(ledger, requests[1])

@@ -58,7 +58,7 @@ async def test_a_parked_session_has_no_due_step_and_appears_in_every_read_model(
         assert entry.compliance_status == "pending"
         metrics = await ledger.metrics()
         assert (metrics.pending, metrics.tracked) == (1, 0)
-        frame = (await ledger.replay(session.id))[-1]
+        frame = (await ledger.replay.timeline(session.id))[-1]
         assert (frame.state.status, frame.due) == (Status.PARKED, ())
         for name in ("sessions", "session_metrics", "audit_log"):
             assert (await ledger.projections.verify(name)).is_same

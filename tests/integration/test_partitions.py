@@ -544,7 +544,7 @@ async def test_a_session_of_a_detached_partition_is_listed_and_reported(
     ledger: Ledger, archive: Archive, by_owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = samples.request(idempotency_key="the same")
-    monkeypatch.setattr(ledger._clock, "new_id", lambda: logs.new_stream(IN_MARCH))
+    monkeypatch.setattr(ledger._adapters.clock, "new_id", lambda: logs.new_stream(IN_MARCH))
     old = await ledger.open_session(request)
     monkeypatch.undo()
     await ledger.open_session(samples.request())

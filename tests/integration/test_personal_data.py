@@ -76,7 +76,7 @@ async def test_readers_see_commitments_and_workers_see_the_values(ledger: Ledger
 
     history = await ledger.history(session.id)
     sealed = [value for recorded in history for value in personal_values(recorded.event).values()]
-    opened = await ledger._store.read_stream(session.id, reveal=True)
+    opened = await ledger._adapters.store.read_stream(session.id, reveal=True)
 
     assert len(sealed) > 4
     assert all(isinstance(value, Sealed) for value in sealed)
@@ -96,21 +96,21 @@ async def test_a_sealed_value_that_was_changed_or_moved_does_not_open(ledger: Le
         other.id,
     )
     with pytest.raises(SealedEventBroken, match=str(one.id)):
-        await ledger._store.read_stream(one.id, reveal=True)
+        await ledger._adapters.store.read_stream(one.id, reveal=True)
     assert (await ledger.session(one.id)).status == "active"
 
     await sql(
         "UPDATE personal SET sealed = set_byte(sealed, 60, get_byte(sealed, 60) # 1) WHERE stream_id = $1", other.id
     )
     with pytest.raises(SealedEventBroken, match="the personal data of event"):
-        await ledger._store.read_stream(other.id, reveal=True)
+        await ledger._adapters.store.read_stream(other.id, reveal=True)
 
 
 async def test_deleted_personal_data_stays_sealed_and_the_history_readable(ledger: Ledger, sql: Any) -> None:
     session = await ledger.open_session(canary())
     await sql("DELETE FROM personal WHERE stream_id = $1", session.id)
 
-    opened = await ledger._store.read_stream(session.id, reveal=True)
+    opened = await ledger._adapters.store.read_stream(session.id, reveal=True)
     assert all(isinstance(v, Sealed) for recorded in opened for v in personal_values(recorded.event).values())
     assert (await ledger.session(session.id)).status == "active"
 

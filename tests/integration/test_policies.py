@@ -21,7 +21,7 @@ async def test_each_policy_under_which_something_was_decided_is_recorded_once(ne
         async with new_ledger(policy=policy) as ledger:
             await ledger.open_session(request())
             await ledger.open_session(request())
-            recorded = await ledger.policies()
+            recorded = await ledger.replay.policies()
 
     assert [one.policy.creation.deadline_ms for one in recorded] == [60_000, AT_ONCE.creation.deadline_ms]
     assert [one.after_position for one in recorded] == [7, -1]
@@ -30,7 +30,7 @@ async def test_each_policy_under_which_something_was_decided_is_recorded_once(ne
 async def test_a_recorded_policy_makes_the_decisions_again(new_ledger: Any) -> None:
     async with new_ledger(policy=SHORT) as ledger:
         session = await ledger.open_session(request())
-        [recorded] = await ledger.policies()
+        [recorded] = await ledger.replay.policies()
         assert_every_decision_is_reproduced(await ledger.history(session.id), recorded.policy)
 
 
@@ -39,7 +39,7 @@ async def test_a_replay_shows_what_was_due_under_the_policy_of_that_time(new_led
         accepted = await ledger.accept(request())
     async with new_ledger() as ledger:  # its policy would have led to the same event
         await ledger.accept(request())
-        frames = await ledger.replay(accepted.id)
+        frames = await ledger.replay.timeline(accepted.id)
 
     [deadline] = [due.due_at for due in frames[-1].due if due.step is StepName.ENFORCE_DEADLINE]
     assert deadline - accepted.accepted_at == timedelta(milliseconds=60_001)
@@ -49,7 +49,7 @@ async def test_reading_records_no_policy(new_ledger: Any, outsider: asyncpg.Conn
     async with new_ledger() as ledger:
         assert [row async for row in ledger.sessions()] == []
         assert await outsider.fetch("SELECT FROM policies") == []
-        [own] = await ledger.policies()
+        [own] = await ledger.replay.policies()
     assert (own.policy.creation.deadline_ms, own.after_position) == (AT_ONCE.creation.deadline_ms, -1)
 
 

@@ -67,7 +67,9 @@ async def test_looks_at_personal_data_are_left_out(new_ledger: Any) -> None:
 
         # Batches of one: none of them ends at a look.
         found = [
-            history async for batch in ledger._store.read_sessions(since=None, until=None, batch=1) for history in batch
+            history
+            async for batch in ledger._adapters.store.read_sessions(since=None, until=None, batch=1)
+            for history in batch
         ]
 
         assert [history[0].stream_id for history in found] == [session.id for session in opened]

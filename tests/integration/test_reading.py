@@ -12,8 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_embedded
-from guestledger.adapters.postgres.log import notifier as arrivals
-from guestledger.adapters.postgres.log import reader as log_reader
+from guestledger.adapters.postgres.log import notifier as arrivals, reader as log_reader
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.log.codec import wire_name

@@ -89,7 +89,7 @@ async def test_every_session_of_a_run_with_faults_can_be_replayed(
         happened: Counter[str] = Counter()
         causes: set[Cause] = set()
         for stream_id, row in rows.items():
-            frames = await ledger.replay(stream_id, reveal=SEEN)
+            frames = await ledger.replay.timeline(stream_id, reveal=SEEN)
             history = [frame.recorded for frame in frames]
             last = frames[-1].state
             happened.update(type(recorded.event).__name__ for recorded in history)
@@ -143,7 +143,7 @@ async def test_due_steps_can_be_rebuilt_from_the_log(
 
     expected = {}
     async for row in ledger.sessions():
-        for due in (await ledger.replay(row.id))[-1].due:
+        for due in (await ledger.replay.timeline(row.id))[-1].due:
             expected[row.id, due.step] = due.due_at
     assert rows == expected
     assert {step for _, step in rows} == {

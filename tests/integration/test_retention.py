@@ -57,7 +57,7 @@ async def kinds(ledger: Ledger, session: Session) -> list[str]:
 
 async def readable(ledger: Ledger, session: Session) -> Guest | None:
     """The guest's contact data, if it can still be read."""
-    [opened, *_] = await ledger._store.read_stream(session.id, reveal=True)
+    [opened, *_] = await ledger._adapters.store.read_stream(session.id, reveal=True)
     guest: Guest = opened.event.guest  # type: ignore[attr-defined]
     sealed = {isinstance(getattr(guest, name), Sealed) for name in personal_fields(Guest)} - {None}
     return None if isinstance(guest.ip_address, Sealed) and sealed else guest
@@ -94,7 +94,7 @@ async def test_a_named_subject_keeps_its_keys_for_its_other_sessions(ledger: Led
 
     again = await ledger.open_session(request(subject_id="person-17"))
 
-    opened = await ledger._store.read_stream(again.id, reveal=True)
+    opened = await ledger._adapters.store.read_stream(again.id, reveal=True)
     assert again.guest_token in [one.event.guest_token for one in opened if isinstance(one.event, SessionCreated)]
 
 
@@ -187,7 +187,7 @@ async def test_a_row_planned_for_an_erased_session_is_refused(new_ledger: NewLed
         session = await ledger.open_session(request(consent=consent(data_processing=False)))
         await ledger.scheduler.run_until_idle()
         row = (await ledger.session(session.id)).ended_at
-        assert await ledger._due_steps.plan("erase_contact", {session.id: row}) == 0  # type: ignore[arg-type, dict-item]
+        assert await ledger._adapters.due_steps.plan("erase_contact", {session.id: row}) == 0  # type: ignore[arg-type, dict-item]
     assert not await sql("SELECT FROM due_steps")
 
 
@@ -274,7 +274,7 @@ async def test_a_hold_that_was_interrupted_is_finished_by_another_call(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions = [await ledger.open_session(request(subject_id="person-17")) for _ in range(3)]
-    read, reads = ledger._store.read_stream, 0
+    read, reads = ledger._adapters.store.read_stream, 0
 
     async def interrupted(*given: Any, **more: Any) -> Any:
         nonlocal reads
@@ -283,7 +283,7 @@ async def test_a_hold_that_was_interrupted_is_finished_by_another_call(
             raise asyncio.CancelledError
         return await read(*given, **more)
 
-    monkeypatch.setattr(ledger._store, "read_stream", interrupted)
+    monkeypatch.setattr(ledger._adapters.store, "read_stream", interrupted)
     with pytest.raises(asyncio.CancelledError):
         await ledger.retention.hold(subject_id="person-17", **MATTER)
     done = await ledger.retention.hold(subject_id="person-17", **MATTER)
@@ -312,7 +312,7 @@ async def test_a_hold_and_an_erasure_of_one_subject_exclude_each_other(ledger: L
     for subject in ("person-17", "person-18"):
         await ledger.open_session(request(subject_id=subject))
     erasures = ledger.erasures._erasures
-    first, second = [await ledger._personal.subject_of(subject) for subject in ("person-17", "person-18")]
+    first, second = [await ledger._adapters.personal.subject_of(subject) for subject in ("person-17", "person-18")]
 
     def target(subject: bytes) -> ErasureTarget:
         return ErasureTarget(id=uuid4(), subject=subject, requested_by="dpo", reason="a request")

@@ -34,7 +34,7 @@ async def test_without_a_reveal_every_reading_shows_commitments(ledger: Ledger) 
     session = await ledger.open_session(request(subject_id="crm-1"))
 
     seen = await ledger.session(session.id)
-    frames = await ledger.replay(session.id)
+    frames = await ledger.replay.timeline(session.id)
     [entry] = [entry async for entry in ledger.audit()]
 
     assert seen.guest is not None
@@ -142,8 +142,8 @@ async def test_nothing_is_shown_if_the_look_cannot_be_recorded(ledger: Ledger, m
     async def opens(*_: object) -> None:
         opened.append(1)
 
-    monkeypatch.setattr(ledger._store, "append", fails)
-    monkeypatch.setattr(ledger._personal, "opened", opens)
+    monkeypatch.setattr(ledger._adapters.store, "append", fails)
+    monkeypatch.setattr(ledger._adapters.personal, "opened", opens)
     with pytest.raises(ServiceUnreachable):
         await ledger.session(session.id, reveal=REVEAL)
     assert opened == []

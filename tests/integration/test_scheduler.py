@@ -51,7 +51,7 @@ class DelayedAnswers:
         self.released = asyncio.Event()
         self.outcome: Any = None
         """Replaces the answer; `None`: the answer stays."""
-        self._whole = ledger._provider.create
+        self._whole = ledger._adapters.provider.create
         self._ledger = ledger
 
     async def create(self, prepared: Any, key: str, check: Any) -> Any:
@@ -62,7 +62,7 @@ class DelayedAnswers:
 
     async def lose_the_lease(self, sql: Any) -> None:
         """Stop renewing leases, as if the machine stood still, and let them lapse."""
-        await self._ledger._leases.close()
+        await self._ledger._opener._leases.close()
         await sql("UPDATE due_steps SET lease_until = now() WHERE lease_until IS NOT NULL")
 
 
@@ -72,7 +72,7 @@ async def hanging(
 ) -> AsyncIterator[tuple[DelayedAnswers, asyncio.Task[Session]]]:
     """A session that `ledger` is opening: the answer is delayed."""
     delayed = DelayedAnswers(ledger)
-    monkeypatch.setattr(ledger._provider, "create", delayed.create)
+    monkeypatch.setattr(ledger._adapters.provider, "create", delayed.create)
     async with asyncio.timeout(60):
         opening = asyncio.create_task(ledger.open_session(request()))
         await delayed.answered.wait()
@@ -212,16 +212,16 @@ async def test_a_released_session_is_not_continued_even_if_it_falls_due(
 ) -> None:
     """Without its lease, a further step could run at the same time elsewhere."""
     simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=1)
-    whole = ledger._store.append
+    whole = ledger._adapters.store.append
 
     async def append(given: Append) -> Appended:
         appended = await whole(given)
         last = given.events[-1]
         if isinstance(last, e.CreationThrottled):
-            monkeypatch.setattr(ledger._clock, "now", lambda: last.retry_at)
+            monkeypatch.setattr(ledger._adapters.clock, "now", lambda: last.retry_at)
         return appended
 
-    monkeypatch.setattr(ledger._store, "append", append)
+    monkeypatch.setattr(ledger._adapters.store, "append", append)
 
     session = await ledger.open_session(request())
 
@@ -301,7 +301,7 @@ async def test_a_late_answer_to_an_attempt_in_doubt_activates_the_session(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_ledger(policy=PATIENT) as slow, new_ledger(policy=PATIENT) as other:
-        monkeypatch.setattr(other._clock, "jitter", lambda: 0.5)
+        monkeypatch.setattr(other._adapters.clock, "jitter", lambda: 0.5)
         async with hanging(slow, monkeypatch) as (delayed, opening):
             await delayed.lose_the_lease(sql)
             assert await other.scheduler.run_once() == {"CreationFailed": 1}
@@ -323,14 +323,14 @@ async def test_a_late_run_does_not_touch_the_lease_of_a_newer_run(
 ) -> None:
     session = await ledger.accept(request())
     older = DelayedAnswers(ledger)
-    monkeypatch.setattr(ledger._provider, "create", older.create)
+    monkeypatch.setattr(ledger._adapters.provider, "create", older.create)
     older.outcome = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
     newer = DelayedAnswers(ledger)
     newer._whole = older._whole
     async with asyncio.timeout(30):
         running = asyncio.create_task(ledger.scheduler.run_once())
         await older.answered.wait()
-        monkeypatch.setattr(ledger._provider, "create", newer.create)
+        monkeypatch.setattr(ledger._adapters.provider, "create", newer.create)
         await older.lose_the_lease(sql)
         await newer.answered.wait()  # the same scheduler has claimed it again
     (before,) = await sql("SELECT owner, lease_until FROM due_steps")
@@ -380,7 +380,7 @@ async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
         result = StepResult(commands=(command,), feedback=feedback)
 
         with pytest.raises(WrongExpectedVersion):
-            await ledger._executor._record(late, StepName.DELIVER_WEBHOOK, result, Lane.WEBHOOK)
+            await ledger._opener._executor._record(late, StepName.DELIVER_WEBHOOK, result, Lane.WEBHOOK)
 
         assert await ledger.history(session.id) == settled
         assert f"session {session.id}: the webhook's answer ({described}) is late and changes nothing" in caplog.text
@@ -406,7 +406,7 @@ async def test_a_late_rejection_lifts_the_doubt_and_a_redundant_answer_is_logged
         late = SessionWork.of(history, actor="late", lease=Lease(owner=row.id, ms=1), claim=None)
         command = RecordAttempt(attempt=1, outcome=refused, now=late.state.due_since, jitter=0)
         with pytest.raises(WrongExpectedVersion):
-            await ledger._executor._record(
+            await ledger._opener._executor._record(
                 late, StepName.CREATE_SESSION, StepResult(commands=(command,)), Lane.CREATION
             )
         lifted = await event(ledger, row.id, e.DoubtLifted)
@@ -445,14 +445,14 @@ async def test_a_worker_with_a_stale_version_releases_its_claim_at_once(
     session = await ledger.open_session(request())
     await sql("UPDATE due_steps SET due_at = now()")
     await sql("DELETE FROM limits")
-    whole = ledger._store.read_streams
+    whole = ledger._adapters.store.read_streams
 
     async def overtaken(stream_ids: Any, **given: Any) -> Any:
         found = await whole(stream_ids, **given)
         await sql("UPDATE due_steps SET due_at = now()")
         return {stream_id: history[:-1] for stream_id, history in found.items()}
 
-    monkeypatch.setattr(ledger._store, "read_streams", overtaken)
+    monkeypatch.setattr(ledger._adapters.store, "read_streams", overtaken)
     [task], _ = await ledger.scheduler._lanes._start(Lane.CREATION, 1)
     await task
     assert await sql("SELECT * FROM due_steps WHERE owner IS NOT NULL OR lease_until IS NOT NULL") == []
@@ -466,7 +466,7 @@ async def test_a_late_answer_keeps_the_lease_of_the_current_worker(
         delayed.outcome = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
         await delayed.lose_the_lease(sql)
         delayed_too = DelayedAnswers(other)
-        monkeypatch.setattr(other._provider, "create", delayed_too.create)
+        monkeypatch.setattr(other._adapters.provider, "create", delayed_too.create)
         running = asyncio.create_task(other.scheduler.run_once())
         await delayed_too.answered.wait()
         (before,) = await sql("SELECT * FROM due_steps")
@@ -491,7 +491,7 @@ async def test_a_late_answer_ends_the_lease_on_a_later_attempt(
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (delayed, opening):
         await delayed.lose_the_lease(sql)
         delayed_too = DelayedAnswers(other)
-        monkeypatch.setattr(other._provider, "create", delayed_too.create)
+        monkeypatch.setattr(other._adapters.provider, "create", delayed_too.create)
         running = asyncio.create_task(other.scheduler.run_once())
         await delayed_too.answered.wait()
         delayed.released.set()
@@ -514,7 +514,7 @@ async def test_answers_to_an_abandoned_session_are_recorded_as_duplicates(
     async with new_ledger() as second, new_ledger() as third, hanging(ledger, monkeypatch) as (delayed, opening):
         await delayed.lose_the_lease(sql)
         delayed_too = DelayedAnswers(second)
-        monkeypatch.setattr(second._provider, "create", delayed_too.create)
+        monkeypatch.setattr(second._adapters.provider, "create", delayed_too.create)
         running = asyncio.create_task(second.scheduler.run_once())
         await delayed_too.answered.wait()
         await claims_no_more(second, monkeypatch)
@@ -539,7 +539,7 @@ async def test_a_short_database_outage_loses_no_attempt_in_flight(
     """Otherwise its answer would be lost, and the attempt in doubt."""
     session = await ledger.accept(request())
     delayed = DelayedAnswers(ledger)
-    monkeypatch.setattr(ledger._provider, "create", delayed.create)
+    monkeypatch.setattr(ledger._adapters.provider, "create", delayed.create)
     running = asyncio.create_task(ledger.scheduler.run_once())
     async with asyncio.timeout(30):
         await delayed.answered.wait()
@@ -639,7 +639,7 @@ async def test_a_webhook_retry_time_in_the_log_overrides_an_earlier_due_time(
     simulator.config = SimulatorConfig(webhook_status=500)
     policy = Policy(webhook=DeliveryPolicy(waits_ms=(600_000,)))
     async with new_ledger(webhook_url=simulator.webhook_url, policy=policy) as ledger:
-        monkeypatch.setattr(ledger._clock, "jitter", lambda: 0.5)
+        monkeypatch.setattr(ledger._adapters.clock, "jitter", lambda: 0.5)
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_once() == {"WebhookFailed": 1}
         await sql("UPDATE due_steps SET due_at = now()")

@@ -32,7 +32,7 @@ def asked_for_tokens(simulator: Simulator) -> list[float]:
 
 
 def forget_token(ledger: Ledger) -> None:
-    tokens = ledger._provider._tokens  # type: ignore[attr-defined]
+    tokens = ledger._adapters.provider._tokens  # type: ignore[attr-defined]
     tokens.invalidate(tokens._token)
 
 
@@ -78,7 +78,7 @@ async def test_a_throttled_token_request_blocks_running_and_new_processes(
                 until,
             )
         with pytest.raises(RequestDenied) as denial:
-            await later.check()
+            await later.checks.provider()
         assert (denial.value.limiter, denial.value.denied.until) == (name, until)
         assert list(await later.limits.states()) == [name]
 
@@ -210,13 +210,13 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(new_ledger, policy(base_ms=1_000)) as (one, other):
-        monkeypatch.setattr(one._clock, "jitter", lambda: 0.5)  # its own backoff is not what it waits for
+        monkeypatch.setattr(one._adapters.clock, "jitter", lambda: 0.5)  # its own backoff is not what it waits for
         await asyncio.gather(one.open_session(request()), other.open_session(request()))
         simulator.revoke_tokens()
         forget_token(other)
-        await other.check()
+        await other.checks.provider()
         continues = asyncio.Event()
-        tokens = one._provider._tokens  # type: ignore[attr-defined]
+        tokens = one._adapters.provider._tokens  # type: ignore[attr-defined]
         whole = tokens._fetch
 
         async def slow() -> str:
@@ -254,7 +254,7 @@ async def test_a_401_with_an_exhausted_quota_closes_the_limiter_and_is_not_resen
     async with two(new_ledger, policy()) as (one, other):
         if refused:
             await one.open_session(request())  # so that it has the channel cached
-        await asyncio.gather(one.check(), other.check())
+        await asyncio.gather(one.checks.provider(), other.checks.provider())
         api = simulator._api
         whole = api._refusal
         monkeypatch.setattr(api, "_refusal", lambda *_: exhausted)
@@ -275,9 +275,9 @@ async def test_a_lookup_refused_with_401_is_not_resent_after_the_limiter_closes(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(new_ledger, policy()) as (one, other):
-        await one.check()
+        await one.checks.provider()
         simulator.revoke_tokens()
-        limiter, whole = one._provider.lookup_limiter, one._provider._tokens._fetch  # type: ignore[attr-defined]
+        limiter, whole = one._adapters.provider.lookup_limiter, one._adapters.provider._tokens._fetch  # type: ignore[attr-defined]
 
         async def fetch() -> str:
             token = str(await whole())
@@ -288,7 +288,7 @@ async def test_a_lookup_refused_with_401_is_not_resent_after_the_limiter_closes(
             await other.limits._limiter.observe(throttled)
             return token
 
-        monkeypatch.setattr(one._provider._tokens, "_fetch", fetch)  # type: ignore[attr-defined]
+        monkeypatch.setattr(one._adapters.provider._tokens, "_fetch", fetch)  # type: ignore[attr-defined]
 
         session = await one.open_session(request())
 

@@ -153,7 +153,7 @@ async def test_an_expiry_that_failed_to_record_and_the_webhook_answer_are_record
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=1.5)
     async with hooked() as ledger, asyncio.timeout(LONG):
-        hanging, refused, whole = Hanging(monkeypatch, ledger), [], ledger._store.append
+        hanging, refused, whole = Hanging(monkeypatch, ledger), [], ledger._adapters.store.append
 
         async def append(given: Append) -> Appended:
             if isinstance(given.events[-1], e.TokenExpired) and not refused:
@@ -162,7 +162,7 @@ async def test_an_expiry_that_failed_to_record_and_the_webhook_answer_are_record
                 raise error
             return await whole(given)
 
-        monkeypatch.setattr(ledger._store, "append", append)
+        monkeypatch.setattr(ledger._adapters.store, "append", append)
         session = await ledger.open_session(request())
         running = asyncio.create_task(ledger.scheduler.run_once())
         await hanging.released.wait()
@@ -178,7 +178,7 @@ async def test_a_concurrent_expiry_does_not_lose_the_webhook_answer(
 ) -> None:
     simulator.config = SimulatorConfig(session_lifetime_s=1.5)
     async with hooked() as ledger, asyncio.timeout(LONG):
-        hanging, whole = Hanging(monkeypatch, ledger), ledger._store.append
+        hanging, whole = Hanging(monkeypatch, ledger), ledger._adapters.store.append
 
         async def append(given: Append) -> Appended:
             if isinstance(given.events[-1], e.TokenExpired):
@@ -186,7 +186,7 @@ async def test_a_concurrent_expiry_does_not_lose_the_webhook_answer(
                 hanging.released.set()
             return await whole(given)
 
-        monkeypatch.setattr(ledger._store, "append", append)
+        monkeypatch.setattr(ledger._adapters.store, "append", append)
         session = await ledger.open_session(request())
         assert await ledger.scheduler.run_once() == {"TokenPurged": 1, "WebhookSynced": 1}
         counts = await counts_of(ledger, session.id)
@@ -202,8 +202,8 @@ async def test_a_slow_worker_clock_does_not_delay_an_expiry_behind_a_closed_limi
         session = await ledger.open_session(request())
         await throttled(ledger, HOUR_MS)
         await asyncio.sleep(0.3)
-        clock = ledger._clock.now
-        monkeypatch.setattr(ledger._clock, "now", lambda: clock() - timedelta(hours=1))
+        clock = ledger._adapters.clock.now
+        monkeypatch.setattr(ledger._adapters.clock, "now", lambda: clock() - timedelta(hours=1))
         async with asyncio.timeout(LONG):
             assert await ledger.scheduler.run_once() == {"TokenExpired": 1, "TokenPurged": 1}
             assert await ledger.scheduler.run_once() == {}
@@ -281,14 +281,14 @@ async def test_a_webhook_waits_if_its_limiter_closes_between_claim_and_call(
 async def closes_once_claimed(ledger: Ledger, other: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Let `other` close the limiter once `ledger` has claimed for the first time. The list then has the end of the pause."""
     until: list[Any] = []
-    whole = ledger._store.read_streams
+    whole = ledger._adapters.store.read_streams
 
     async def read_streams(stream_ids: Any, **given: Any) -> Any:
         if not until:
             until.append(await throttled(other, 1_500))
         return await whole(stream_ids, **given)
 
-    monkeypatch.setattr(ledger._store, "read_streams", read_streams)
+    monkeypatch.setattr(ledger._adapters.store, "read_streams", read_streams)
     return until
 
 
@@ -298,7 +298,7 @@ async def test_feedback_of_a_webhook_is_dated_at_its_admission(
     async with hooked() as ledger, asyncio.timeout(LONG):
         await throttled(ledger)
         await ledger.open_session(request())
-        admit, append, at, began_at = ledger.limits._limiter.admit, ledger._store.append, [], []
+        admit, append, at, began_at = ledger.limits._limiter.admit, ledger._adapters.store.append, [], []
 
         async def admit_and_note(request: Any) -> Any:
             assert request.reserved
@@ -311,7 +311,7 @@ async def test_feedback_of_a_webhook_is_dated_at_its_admission(
             return await append(given)
 
         monkeypatch.setattr(ledger.limits._limiter, "admit", admit_and_note)
-        monkeypatch.setattr(ledger._store, "append", append_and_note)
+        monkeypatch.setattr(ledger._adapters.store, "append", append_and_note)
         await ledger.scheduler.run_until_idle()
     assert len(simulator.webhooks) == len(at) == 1
     assert began_at == at

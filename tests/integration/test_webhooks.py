@@ -274,21 +274,21 @@ async def test_the_start_of_a_webhook_call_is_dated_by_the_database_clock(
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
         session = await ledger.open_session(request())
-        clock, append, observed = ledger._clock.now, ledger._store.append, []
+        clock, append, observed = ledger._adapters.clock.now, ledger._adapters.store.append, []
 
         async def append_and_note(given: Append) -> Appended:
             observed.extend([given.feedback] if given.feedback else [])
             return await append(given)
 
-        monkeypatch.setattr(ledger._clock, "now", lambda: clock() + wrong)
-        monkeypatch.setattr(ledger._store, "append", append_and_note)
+        monkeypatch.setattr(ledger._adapters.clock, "now", lambda: clock() + wrong)
+        monkeypatch.setattr(ledger._adapters.store, "append", append_and_note)
         [(now,)] = await sql("SELECT clock_timestamp()")
         claim = Claim(stream_id=session.id, step=StepName.DELIVER_WEBHOOK, due_at=now, claimed_at=now)
         lease = Lease(owner=session.id, ms=60_000)
-        history = await ledger._store.read_stream(session.id, reveal=True)
+        history = await ledger._adapters.store.read_stream(session.id, reveal=True)
         work = SessionWork.of(history, actor="worker", lease=lease, claim=claim)
-        with ledger._leases.hold(lease, session.id, Leases.now()) as work.held:
-            await ledger._executor.run(work, Lane.WEBHOOK, StepName.DELIVER_WEBHOOK)
+        with ledger._opener._leases.hold(lease, session.id, Leases.now()) as work.held:
+            await ledger._opener._executor.run(work, Lane.WEBHOOK, StepName.DELIVER_WEBHOOK)
 
     assert len(simulator.webhooks) == 1
     [feedback] = observed
@@ -300,15 +300,15 @@ async def test_the_start_of_a_handed_over_webhook_call_is_dated_by_the_database_
 ) -> None:
     given = {"webhook_url": simulator.webhook_url, "scheduler": True}
     async with new_ledger(**given) as ledger, asyncio.timeout(10):
-        clock, append, observed = ledger._clock.now, ledger._store.append, []
+        clock, append, observed = ledger._adapters.clock.now, ledger._adapters.store.append, []
 
         async def append_and_note(given: Append) -> Appended:
             appended = await append(given)
             observed.append((given.feedback, appended.at))
             return appended
 
-        monkeypatch.setattr(ledger._clock, "now", lambda: clock() + timedelta(hours=1))
-        monkeypatch.setattr(ledger._store, "append", append_and_note)
+        monkeypatch.setattr(ledger._adapters.clock, "now", lambda: clock() + timedelta(hours=1))
+        monkeypatch.setattr(ledger._adapters.store, "append", append_and_note)
         await ledger.open_session(request())
         while not simulator.webhooks or len(observed) < 4:
             await asyncio.sleep(0.01)
@@ -323,7 +323,7 @@ async def test_a_webhook_answer_committed_without_confirmation_is_recorded_once(
 ) -> None:
     async with new_ledger(webhook_url=simulator.webhook_url) as ledger, asyncio.timeout(60):
         session = await ledger.open_session(request())
-        whole = ledger._store.append
+        whole = ledger._adapters.store.append
 
         async def append(given: Append) -> Appended:
             await whole(given)
@@ -331,9 +331,9 @@ async def test_a_webhook_answer_committed_without_confirmation_is_recorded_once(
 
         simulator.config = SimulatorConfig(webhook_status=500)
         with monkeypatch.context() as patched:
-            patched.setattr(ledger._store, "append", append)
+            patched.setattr(ledger._adapters.store, "append", append)
             await ledger.scheduler.run_once()
-        while ledger._executor.recorder._unrecorded:
+        while ledger._opener._executor.recorder._unrecorded:
             await asyncio.sleep(0.01)
         events = [recorded.event for recorded in await ledger.history(session.id)]
     assert [type(event) for event in events].count(e.WebhookFailed) == 1

@@ -64,13 +64,13 @@ async def by(ledger: Ledger, session: Session) -> list[str]:
 
 async def claimed(ledger: Ledger, limit: int = 100) -> list[UUID]:
     """The sessions that a worker claims now. They stay claimed."""
-    found = await ledger._explainer._due_steps.claim(a_lease(), ledger.scheduler._lanes.wanted(), limit)
+    found = await ledger._adapters.due_steps.claim(a_lease(), ledger.scheduler._lanes.wanted(), limit)
     return [claim.stream_id for claim in found.claims]
 
 
 async def failing(ledger: Ledger, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, number: int) -> list[Session]:
     """Sessions whose first attempt failed and whose next one is due now, longest due first."""
-    monkeypatch.setattr(ledger._clock, "jitter", lambda: 0.9)
+    monkeypatch.setattr(ledger._adapters.clock, "jitter", lambda: 0.9)
     simulator.config = DOWN
     sessions = [await ledger.open_session(request()) for _ in range(number)]
     assert {session.attempts for session in sessions} == {1}
@@ -120,7 +120,7 @@ async def test_a_leased_session_is_blocked_and_cannot_be_claimed(ledger: Ledger,
 
     await sql("UPDATE due_steps SET lease_until = now()")
     assert await by(ledger, session) == []
-    await ledger._explainer._due_steps.free_lapsed()
+    await ledger._adapters.due_steps.free_lapsed()
     assert await claimed(ledger) == [session.id]
 
 
@@ -317,7 +317,7 @@ async def test_sessions_ahead_are_counted_up_to_a_limit_and_for_limited_steps_on
              FROM generate_series(1, $1::int), unnest(ARRAY['validate_channel', 'enforce_deadline']) AS step""",
         MAX_AHEAD + 1,
     )
-    ahead = {row.step: row.ahead for row in (await ledger._explainer._due_steps.status(session.id)).rows}
+    ahead = {row.step: row.ahead for row in (await ledger._adapters.due_steps.status(session.id)).rows}
     assert ahead == {StepName.VALIDATE_CHANNEL: MAX_AHEAD, StepName.ENFORCE_DEADLINE: 0}
 
 

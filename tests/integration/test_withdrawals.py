@@ -19,7 +19,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.consent_record import ConsentState
-from guestledger.engine.operations.withdraw import Withdrawal
+from guestledger.engine.operations.consents import Withdrawal
 from guestledger.engine.projections.audit import AuditFilter
 from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration.conftest import AT_ONCE
@@ -43,7 +43,7 @@ async def kinds(ledger: Ledger, session: Any) -> list[str]:
 
 
 async def revealed(ledger: Ledger, session: Any) -> list[RecordedEvent]:
-    return await ledger._store.read_stream(session, reveal=True)
+    return await ledger._adapters.store.read_stream(session, reveal=True)
 
 
 async def until_attempted(sql: Any) -> Any:
@@ -229,7 +229,7 @@ async def test_a_withdrawal_replaces_the_dead_letter_of_the_start(hooked: Any, s
 
 
 async def withdraw_all(ledger: Ledger, subject_id: str, **asked: Any) -> list[Withdrawal]:
-    return [found async for found in ledger.withdraw_all(subject_id, **{**ASKED, **asked})]
+    return [found async for found in ledger.consents.withdraw_all(subject_id, **{**ASKED, **asked})]
 
 
 async def test_all_sessions_of_a_person_are_withdrawn_and_no_others(hooked: Any) -> None:
@@ -255,14 +255,14 @@ async def test_a_detached_session_is_named_after_the_others_are_withdrawn(
 ) -> None:
     async with hooked() as ledger:
         first, second = [await ledger.open_session(request(subject_id="person-1")) for _ in range(2)]
-        whole = ledger._withdrawals._histories.of_stream
+        whole = ledger.consents._histories.of_stream
 
         async def of_stream(stream_id: Any) -> Any:
             if stream_id == first.id:
                 raise PartitionDetached(stream_id, first.accepted_at.date())
             return await whole(stream_id)
 
-        monkeypatch.setattr(ledger._withdrawals._histories, "of_stream", of_stream)
+        monkeypatch.setattr(ledger.consents._histories, "of_stream", of_stream)
         with pytest.raises(PartitionDetached, match=str(first.id)):
             await withdraw_all(ledger, "person-1")
         monkeypatch.undo()
@@ -273,7 +273,7 @@ async def test_a_withdrawal_of_all_sessions_that_was_cut_off_is_finished_later(h
     async with hooked() as ledger:
         for _ in range(3):
             await ledger.open_session(request(subject_id="person-1"))
-        withdrawals = ledger.withdraw_all("person-1", **ASKED)
+        withdrawals = ledger.consents.withdraw_all("person-1", **ASKED)
         await anext(withdrawals)
         await withdrawals.aclose()
         assert [found.recorded for found in await withdraw_all(ledger, "person-1")] == [False, True, True]
@@ -303,7 +303,7 @@ async def test_marketing_withdrawn_before_the_creation_is_sent_as_false(hooked: 
         await asyncio.sleep(1.1)
         await ledger.scheduler.run_until_idle()
         assert (await ledger.session(session.id)).status is Status.ACTIVE
-        record = await ledger.consent(session.id)
+        record = await ledger.consents.record(session.id)
     first, second = [json.loads(sent.body) for sent in simulator.requests if sent.path.endswith("/sessions")]
     assert [sent["guest"]["consent"]["marketing"] for sent in (first, second)] == [True, False]
     assert record.state is ConsentState.GIVEN
@@ -314,8 +314,8 @@ async def test_the_record_holds_the_terms_of_its_time_whatever_they_are_later(ho
     async with hooked(policy=replace(AT_ONCE, consent_terms=TERMS)) as ledger:
         session = await ledger.open_session(request(subject_id="person-1", consent=consent(notice="privacy-1")))
     async with hooked(policy=replace(AT_ONCE, consent_terms=replace(TERMS, version="2031-01"))) as ledger:
-        record = await ledger.consent(session.id)
-        by_remote_id = await ledger.consent(str(session.session_id))
+        record = await ledger.consents.record(session.id)
+        by_remote_id = await ledger.consents.record(str(session.session_id))
     assert record == by_remote_id
     assert (record.terms_version, record.state) == ("2024-05", ConsentState.GIVEN)
     assert record.not_stated == ("notice.language", "notice.sha256")

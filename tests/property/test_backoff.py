@@ -3,8 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from guestledger.adapters.http.retry_after import read_retry_after
 from guestledger.engine.domain.commands import RecordAttempt, RecordDelivery

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import rfc8785
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from guestledger.engine.domain.events import EVENT_TYPES, Event
 from guestledger.engine.domain.evolve import evolve, fold

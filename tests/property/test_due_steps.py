@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 from itertools import cycle
 from uuid import UUID
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.commands import Command, DeferCreation, OpenSession, RecordAttempt

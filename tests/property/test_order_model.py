@@ -9,8 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from hypothesis import Phase, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from guestledger.engine.domain.errors import WrongExpectedVersion

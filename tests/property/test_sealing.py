@@ -5,8 +5,7 @@ from hashlib import sha256
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from guestledger.adapters.crypto.hashing import KeyedHash
 from guestledger.adapters.crypto.sealing import KEY_BYTES, Aes256Key, commitment

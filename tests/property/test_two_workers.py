@@ -1,7 +1,6 @@
 """Two workers on one session, delayed and interleaved in any way, never lose a session of the provider."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.commands import (

@@ -2,8 +2,7 @@
 
 from ipaddress import IPv4Address, IPv6Address
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from guestledger.adapters.webhook.addresses import why_refused
 

@@ -2,8 +2,7 @@
 
 from datetime import timedelta
 
-from hypothesis import given as drawn
-from hypothesis import strategies as st
+from hypothesis import given as drawn, strategies as st
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.engine.domain.commands import NoteClockSetBack

@@ -10,8 +10,7 @@ import pytest
 import guestledger
 from guestledger.adapters.cli import error_lines, log_lines
 from guestledger.adapters.forms import condition_lines, messages
-from guestledger.adapters.postgres import errors as database
-from guestledger.adapters.postgres import unusable
+from guestledger.adapters.postgres import errors as database, unusable
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import (
     CredentialsRefused,

@@ -3,8 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from guestledger.adapters.http.rate_limit import MAX_FIELD, read_exhausted_quota
 from guestledger.engine.limits.quota import ExhaustedQuota

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from guestledger.engine.domain import commands as c
-from guestledger.engine.domain import events as e
+from guestledger.engine.domain import commands as c, events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import Command
 from guestledger.engine.domain.due import StepName, due_steps

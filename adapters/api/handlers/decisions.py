@@ -13,7 +13,7 @@ from guestledger.adapters.api.route import IF_MATCH, OPERATOR, OPERATOR_OR_PRIVA
 from guestledger.engine.domain.outcomes import Adoption, Resolution, Verdict
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.domain.session import Session, Status
-from guestledger.engine.operations.withdraw import Withdrawal
+from guestledger.engine.operations.consents import Withdrawal
 
 
 class _Decision(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -145,7 +145,7 @@ async def withdraw(asked: Withdraw, context: Context) -> WithdrawalForm:
 
 async def withdraw_all(asked: WithdrawAll, context: Context) -> WithdrawalsForm:
     """Withdraw a person's consent in each of their sessions. Repeated, it records nothing."""
-    found = context.ledger.withdraw_all(
+    found = context.ledger.consents.withdraw_all(
         asked.body.subject_id,
         requested_by=context.caller.name,
         reason=asked.body.reason,

@@ -58,7 +58,7 @@ async def get_metrics(asked: ReadMetrics, context: Context) -> MetricsForm:
 
 async def get_days(asked: ReadMetrics, context: Context) -> DaysForm:
     """Return the metrics by day (UTC) and channel."""
-    return DaysForm(items=[day_form(row) for row in await context.ledger.metrics_by_day(_filter(asked))])
+    return DaysForm(items=[day_form(row) for row in await context.ledger.projections.metrics_by_day(_filter(asked))])
 
 
 async def list_limits(_asked: Params, context: Context) -> LimitersForm:

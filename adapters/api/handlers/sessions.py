@@ -139,7 +139,7 @@ async def get_history(asked: SessionPath, context: Context) -> Answer:
 async def get_state(asked: StateAt, context: Context) -> Answer:
     """Return a session after a version or at a time: its state, what was due, and the latest event with its decision."""
     reveal = context.reveal()
-    frames = await context.ledger.replay(asked.id, reveal=reveal)
+    frames = await context.ledger.replay.timeline(asked.id, reveal=reveal)
     wanted = frames if asked.at is None else until(frames, asked.at)
     if not wanted:
         raise InvalidRequest("at", "is before the session's first event")

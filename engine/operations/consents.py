@@ -1,4 +1,4 @@
-"""Withdrawals of consent: of one session, or of all sessions of a person."""
+"""`ledger.consents`: consent records, and withdrawals from one session or from all sessions of a person."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -12,6 +12,7 @@ from guestledger.engine.domain.request import checked_text
 from guestledger.engine.domain.session import Session
 from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.recorded import RecordedEvent
+from guestledger.engine.operations.consent_record import ConsentRecord, consent_record
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.ports.personal_data import PersonalData
@@ -32,25 +33,33 @@ class _NothingToWithdraw(GuestledgerError):
         self.session = session
 
 
-class Withdrawals:
-    """Records withdrawals. Workers send the notices about them."""
+class Consents:
+    """What guests agreed to. Workers send the notices about withdrawals."""
 
     def __init__(self, *, personal: PersonalData, histories: Histories, decisions: Decisions) -> None:
         self._personal = personal
         self._histories = histories
         self._decisions = decisions
 
+    async def record(self, session: UUID | str) -> ConsentRecord:
+        """Return the session's consent record as of now (ISO/IEC TS 27560). Raises `SessionNotFound`."""
+        return consent_record(await self._histories.find(session))
+
     async def withdraw(
-        self, session: UUID | str, *, requested_by: str, reason: str | None, marketing_only: bool
+        self, session: UUID | str, *, requested_by: str, reason: str | None = None, marketing_only: bool = False
     ) -> Withdrawal:
         """See `Ledger.withdraw`."""
         request = _Request(requested_by, reason, marketing_only=marketing_only)
         return await self._record(await self._histories.find(session), request)
 
     async def withdraw_all(
-        self, subject_id: str, *, requested_by: str, reason: str | None, marketing_only: bool
+        self, subject_id: str, *, requested_by: str, reason: str | None = None, marketing_only: bool = False
     ) -> AsyncIterator[Withdrawal]:
-        """See `Ledger.withdraw_all`."""
+        """Withdraw as `Ledger.withdraw` does in each session of a person, oldest first, and yield what came of it.
+
+        If it is cut off, the next call does the rest. A session that cannot be read is left out; at the end, the
+        `PartitionDetached` or `UnknownEvent` is raised.
+        """
         request = _Request(requested_by, reason, marketing_only=marketing_only)
         left_out: GuestledgerError | None = None
         for stream_id in await self._personal.streams_of(await self._personal.subject_of(subject_id)):

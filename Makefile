@@ -3,8 +3,8 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 READY = .venv/ready
-# Two processes, each with a PostgreSQL server of its own.
-PARALLEL = --numprocesses 2 --dist loadfile
+# Each process has a PostgreSQL server of its own. Three, since tests also wait. In the order of collection: the longest come first.
+PARALLEL = --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## List these targets

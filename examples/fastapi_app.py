@@ -35,8 +35,9 @@ app.mount("/ledger", api)
 
 @app.post("/orders/{order}/chat")
 async def chat(order: str, request: Request) -> dict[str, str | None]:
-    consent = await request.json()
-    guest = {"channelId": "ch_8f3a9b2c", "ipAddress": request.client.host, "idempotencyKey": order, **consent}
+    given = await request.json()
+    guest = {name: given.get(name) for name in ("timestamp", "consent")}  # the rest is not the browser's to say
+    guest |= {"channelId": "ch_8f3a9b2c", "ipAddress": request.client.host, "idempotencyKey": order}
     guest["userAgent"] = request.headers.get("user-agent", "")
     try:
         session = await request.state.ledger.open_session(parse_request(json.dumps(guest).encode()))

@@ -1,12 +1,13 @@
 """The HTTP API: `guestledger serve` as a process, read and written by 64 connections.
 
-Creation through the API is compared with `ledger.open_session` in this process. The sides take turns, round by round, at the same
-simulator; for both, a session counts once it is created.
+Creation through the API is compared with `guestledger open`, also a process of its own, and with `ledger.open_session` in this
+process. The sides take turns, round by round, at the same simulator; for each, a session counts once it is created.
 """
 
 import asyncio
 import sys
 import time
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
         async with connect(settings, scheduler=False) as ledger:
             key = await new_key(ledger, Role.OPERATOR)
             session = await ledger.open_session(REQUEST)
-            async with _serve(settings) as url, _client(url, key) as request:
+            async with _serve(settings) as url, _client(url, key) as request, _open(settings) as open_all:
 
                 async def read() -> None:
                     assert await request("GET", f"/v1/sessions/{session.id}") == 200
@@ -51,20 +52,20 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
                     await _rate(warm, SESSIONS // 5, [])
                 waits: list[float] = []
                 reads = [await _rate(read, READS, waits) for _ in range(ROUNDS)]
-                pairs = [(await _rate(create, SESSIONS, []), await _rate(call, SESSIONS, [])) for _ in range(ROUNDS)]
+                await open_all(SESSIONS // 5)
+                rates = [
+                    (await _rate(create, SESSIONS, []), await open_all(SESSIONS), await _rate(call, SESSIONS, []))
+                    for _ in range(ROUNDS)
+                ]
     waits.sort()
     yield Figure(name=f"GET a session, {CONCURRENCY} connections", value=median(reads), unit="reads/s")
     yield Figure(name="GET a session, p50", value=waits[len(waits) // 2] * 1_000, unit="ms")
     yield Figure(name="GET a session, p99", value=waits[len(waits) * 99 // 100] * 1_000, unit="ms")
-    against = "ledger.open_session"
-    yield Figure(
-        name="POST a session",
-        value=median(api for api, _ in pairs),
-        unit="sessions/s",
-        against=against,
-        ratio=median(api / library for api, library in pairs),
-    )
-    yield Figure(name=against, value=median(library for _, library in pairs), unit="sessions/s")
+    posts, opens, calls = zip(*rates, strict=True)
+    for against, others in ("guestledger open", opens), ("ledger.open_session", calls):
+        ratio = median(post / other for post, other in zip(posts, others, strict=True))
+        yield Figure(name="POST a session", value=median(posts), unit="sessions/s", against=against, ratio=ratio)
+        yield Figure(name=against, value=median(others), unit="sessions/s")
 
 
 _BODY = msgspec.json.encode(REQUEST)
@@ -102,24 +103,33 @@ async def _rate(one: Callable[[], Awaitable[None]], times: int, waits: list[floa
 
 
 @asynccontextmanager
+async def _open(settings: Settings) -> AsyncIterator[Callable[[int], Awaitable[float]]]:
+    """Opens so many sessions through one `guestledger open`, which goes on reading; gives how many a second."""
+    process = await _started(settings, "open", "-", "--concurrency", str(CONCURRENCY), stdin=PIPE, stdout=PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    written, read = process.stdin, process.stdout
+
+    async def open_all(sessions: int) -> float:
+        began = time.perf_counter()
+        written.write((_BODY + b"\n") * sessions)
+        for _ in range(sessions):
+            assert b'"status":"active"' in await read.readline()
+        return sessions / (time.perf_counter() - began)
+
+    draining = asyncio.create_task(_drain(process.stderr))
+    try:
+        yield open_all
+    finally:
+        written.close()
+        await process.wait()
+        await draining
+
+
+@asynccontextmanager
 async def _serve(settings: Settings) -> AsyncIterator[str]:
     """The URL of a server in a process of its own."""
-    given = {variable(name): str(value) for name, value in asdict(settings).items() if value not in (None, False, "")}
-    process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "guestledger.adapters.cli.main",
-            "serve",
-            "--port",
-            "0",
-            "--no-worker",
-            "--rate",
-            "1000000",
-        ),
-        env=given,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await _started(settings, "serve", "--port", "0", "--no-worker", "--rate", "1000000")
     assert process.stderr is not None
     draining = None
     try:
@@ -135,6 +145,12 @@ async def _serve(settings: Settings) -> AsyncIterator[str]:
             await draining
 
 
-async def _drain(stream: asyncio.StreamReader) -> None:
-    while await stream.read(1 << 16):
+async def _started(settings: Settings, *arguments: str, **streams: int) -> Process:
+    given = {variable(name): str(value) for name, value in asdict(settings).items() if value not in (None, False, "")}
+    command = (sys.executable, "-m", "guestledger.adapters.cli.main", *arguments)
+    return await asyncio.create_subprocess_exec(*command, env=given, stderr=PIPE, **streams)
+
+
+async def _drain(stream: asyncio.StreamReader | None) -> None:
+    while stream is not None and await stream.read(1 << 16):
         pass

@@ -129,7 +129,7 @@ async def _duplicated(scenario: Scenario) -> None:
         await other._adapters.clock.set()  # type: ignore[attr-defined]
         await other.scheduler.run_until_idle()
         await night.at("02:14:09")
-        await stalled._clock.set()  # type: ignore[attr-defined]
+        await stalled._adapters.clock.set()  # type: ignore[attr-defined]
         goes_on.set()
         scenario.session = await opening
     await night.at("02:20:31")

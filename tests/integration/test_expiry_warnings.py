@@ -71,11 +71,11 @@ async def test_the_lease_of_a_dead_worker_does_not_delay_an_expiry(
     async with new_ledger(**hooked) as dead, asyncio.timeout(LONG):
         session_id = await opened(dead, simulator, 1)
         await asyncio.sleep(0 if leased is StepName.DELIVER_WEBHOOK else 1.2)
-        monkeypatch.setattr(dead._executor, "run", lambda *_: asyncio.sleep(LONG))
-        started, _ = await dead.scheduler._lanes._start(dead._executor.handlers[leased].lane, 1)
+        monkeypatch.setattr(dead._opener._executor, "run", lambda *_: asyncio.sleep(LONG))
+        started, _ = await dead.scheduler._lanes._start(dead._opener._executor.handlers[leased].lane, 1)
         assert len(started) == 1
         await asyncio.sleep(0)
-        await dead._leases.close()
+        await dead._opener._leases.close()
         [[lapses_at]] = await sql("SELECT lease_until FROM due_steps WHERE step = $1 AND owner IS NOT NULL", leased)
         async with new_ledger(**hooked, scheduler=True) as ledger:
             while (await ledger.session(session_id)).status != "expired":
@@ -96,7 +96,7 @@ async def test_an_expiry_recorded_by_another_worker_loses_no_webhook_answer(
     hooked = {"webhook_url": simulator.webhook_url}
     async with new_ledger(**hooked) as holder, new_ledger(**hooked) as other, asyncio.timeout(LONG):
         session = await holder.open_session(request())
-        recorder = holder._executor.recorder
+        recorder = holder._opener._executor.recorder
         whole = recorder.append
 
         async def append(work: SessionWork, *given: Any, **more: Any) -> Any:
@@ -105,7 +105,7 @@ async def test_an_expiry_recorded_by_another_worker_loses_no_webhook_answer(
             return await whole(work, *given, **more)
 
         monkeypatch.setattr(recorder, "append", append)
-        webhook = holder._executor.handlers[StepName.DELIVER_WEBHOOK]._webhook
+        webhook = holder._opener._executor.handlers[StepName.DELIVER_WEBHOOK]._webhook
         send, called, expired = webhook.send, asyncio.Event(), asyncio.Event()
 
         async def answer_after_the_expiry(session: Session) -> Delivery:

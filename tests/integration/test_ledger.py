@@ -464,14 +464,14 @@ async def test_closing_a_ledger_finishes_calls_in_flight(
 
     async def close_while_in_flight() -> None:
         async with new_ledger(scheduler=True) as closing:
-            whole = closing._provider.create
+            whole = closing._adapters.provider.create
 
             async def create(prepared: Any, key: str, check: Any) -> Any:
                 sent.set()
                 await answered.wait()
                 return await whole(prepared, key, check)
 
-            monkeypatch.setattr(closing._provider, "create", create)
+            monkeypatch.setattr(closing._adapters.provider, "create", create)
             await sent.wait()
 
     session = await ledger.accept(request())

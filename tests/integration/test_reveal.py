@@ -86,7 +86,7 @@ async def test_the_guests_token_alone_is_opened_to_answer_that_guest(ledger: Led
 async def test_a_long_audit_is_recorded_page_by_page_in_one_stream(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guestledger.engine.ledger.PAGE", 2)
+    monkeypatch.setattr("guestledger.engine.operations.lists.PAGE", 2)
     sessions = [await ledger.open_session(request()) for _ in range(5)]
     entries = ledger.audit(AuditFilter(newest_first=True), reveal=REVEAL)
 

@@ -520,7 +520,7 @@ async def test_answers_to_an_abandoned_session_are_recorded_as_duplicates(
         await claims_no_more(second, monkeypatch)
         await delayed_too.lose_the_lease(sql)
         down = Failed(kind=e.FailureKind.UNAVAILABLE, cause=Cause.SERVER_ERROR, status=503)
-        monkeypatch.setattr(third._provider, "create", lambda *_: asyncio.sleep(0, down))
+        monkeypatch.setattr(third._adapters.provider, "create", lambda *_: asyncio.sleep(0, down))
         assert (await third.scheduler.run_once())["SessionAbandoned"] == 1
         delayed_too.released.set()
         delayed.released.set()

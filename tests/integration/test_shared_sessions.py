@@ -53,7 +53,7 @@ async def test_a_late_answer_with_a_session_recorded_meanwhile_is_no_shared_one(
         new_ledger(cxone_in_doubt=InDoubt.RETRY_WITH_KEY, **peer.settings) as slow,
         new_ledger(cxone_in_doubt=InDoubt.RETRY_WITH_KEY, **peer.settings) as quick,
     ):
-        whole = slow._store.append
+        whole = slow._adapters.store.append
 
         async def append(given: Append) -> Appended:
             if any(isinstance(event, e.SessionCreated) for event in given.events):
@@ -63,7 +63,7 @@ async def test_a_late_answer_with_a_session_recorded_meanwhile_is_no_shared_one(
             appended: Appended = await whole(given)
             return appended
 
-        monkeypatch.setattr(slow._store, "append", append)
+        monkeypatch.setattr(slow._adapters.store, "append", append)
         session = await slow.open_session(request())
 
         assert (session.status, session.attempts, session.shared_with) == (Status.ACTIVE, 2, None)

@@ -20,7 +20,6 @@ from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 ROWS = 5
 """Shown of each kind."""
 LONG_DOUBT = timedelta(minutes=10)
-_RECENT = timedelta(days=30)
 
 
 class ShowOverview(Params, frozen=True, kw_only=True):
@@ -58,14 +57,13 @@ async def show_overview(asked: ShowOverview, context: Context) -> Response:
 
 
 async def _needed(ledger: Ledger, now: datetime) -> dict[str, Any]:
-    """What needs a person, and what ended without a session lately. Each kind is found by an index, or within some weeks."""
-    recent = now - _RECENT
-    parked = SessionFilter(statuses=(Status.PARKED,), since=recent, limit=ROWS + 1)
+    """What needs a person, however old, and what ended without a session lately. Each kind is found by an index."""
+    parked = SessionFilter(statuses=(Status.PARKED,), in_doubt=True, limit=ROWS + 1)  # whatever is parked is in doubt
     doubted = SessionFilter(in_doubt=True, until=now - LONG_DOUBT, limit=10 * ROWS)
     ended = SessionFilter(
         statuses=(Status.REJECTED, Status.ABANDONED), since=now - timedelta(days=1), newest_first=True, limit=ROWS + 1
     )
-    letters = AuditFilter(webhook=(WebhookState.FAILED,), opened_since=recent, newest_first=True, limit=ROWS + 1)
+    letters = AuditFilter(webhook=(WebhookState.FAILED,), newest_first=True, limit=ROWS + 1)
     return {
         "parked": await _rows(ledger.sessions(parked)),
         "letters": await _rows(ledger.audit(letters)),

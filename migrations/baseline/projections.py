@@ -119,6 +119,8 @@ def _create_audit_log(schema: str) -> None:
     op.create_index("audit_log_opened_at", "audit_log", ["opened_at", "id"], schema=schema)
     for column in ("timestamp", "session_id"):
         op.create_index(f"audit_log_{column}", "audit_log", [column], schema=schema)
+    given_up = sa.text("webhook = 'failed'")
+    op.create_index("audit_log_given_up", "audit_log", ["opened_at", "id"], schema=schema, postgresql_where=given_up)
     _complete_projection(schema, "audit_log", {"audit_log": "id"})
 
 

@@ -22,7 +22,7 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import Role
 from tests.api import ADAPTERS, new_key, served, uvicorn_of
 from tests.console import Browser, Page, browser_of, console_of
-from tests.integration.conftest import NewLedger
+from tests.integration.conftest import NewLedger, Sql
 from tests.lived_in import ADDRESS, AGENT, GUEST, IN_A_HURRY, SUBJECT, Sessions, live
 
 CANARIES = (ADDRESS, AGENT, SUBJECT)
@@ -441,6 +441,16 @@ async def test_hours_add_up_to_the_metrics(ledger: Ledger, sessions: Sessions) -
     counts = (await ledger.metrics()).counts
     assert {name: sum(hour.counts[name] for hour in hours) for name in counts} == counts
     assert [hour.hour.minute for hour in hours] == [0] * len(hours)
+
+
+async def test_what_needs_a_person_is_shown_however_old_it_is(ledger: Ledger, sessions: Sessions, sql: Sql) -> None:
+    needed = {f"./sessions/{sessions[which]}" for which in ("parked", "dead letter")}
+    await ledger.projections.catch_up()
+    for table in ("sessions", "audit_log"):
+        await sql(f"UPDATE {table} SET opened_at = opened_at - interval '2 years'")
+    async with console_of(ledger, role=Role.AUDITOR) as browser:
+        page = (await browser.get("")).page
+    assert needed <= links_of(page)
 
 
 async def test_a_refused_form_leads_back_to_its_session(ledger: Ledger, sessions: Sessions) -> None:

@@ -90,6 +90,7 @@ AUDIT_LOG = Table(
     Index("audit_log_opened_at", "opened_at", "id"),
     Index("audit_log_timestamp", "timestamp"),
     Index("audit_log_session_id", "session_id"),
+    Index("audit_log_given_up", "opened_at", "id", postgresql_where=text("webhook = 'failed'")),
 )
 
 Apply = Callable[[RowChanges, list[RecordedEvent]], Awaitable[None]]

@@ -1,8 +1,12 @@
 """What all tests share: a PostgreSQL server, new databases on it, the check for leaks, and Hypothesis' settings."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hypothesis
 import pytest
@@ -107,3 +111,24 @@ def data_dir() -> Iterator[Path]:
     """A data directory for an embedded server of the test's own."""
     with postgres.data_directory() as directory:
         yield directory
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Path]:
+    """A directory for PATH with a `guestledger` that starts fast: see `tests/zygote.py`."""
+    zygote = Path(__file__).with_name("zygote.py")
+    with TemporaryDirectory(prefix="programs-") as name:
+        directory = Path(name)
+        path = directory / "socket"
+        program = directory / "guestledger"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {zygote} {path} "$@"\n')
+        program.chmod(0o755)
+        with subprocess.Popen(
+            [sys.executable, zygote, "serve", path], cwd=zygote.parents[1], stdin=subprocess.PIPE
+        ) as process:
+            while not path.exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            yield directory
+            assert process.stdin
+            process.stdin.close()

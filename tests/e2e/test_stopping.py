@@ -44,7 +44,7 @@ async def test_worker_stopped_during_its_start_exits_with_0(module: str):
         asyncio.timeout(LIMIT_S),
         Simulator() as simulator,
         silent_server() as (database_url, come),
-        started("worker", env=environment(database_url, simulator), module=module) as process,
+        started("worker", env=environment(database_url, simulator), program=(sys.executable, "-m", module)) as process,
     ):
         await come.wait()
         process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@ import asyncio
 import os
 import random
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from itertools import count
@@ -17,7 +18,7 @@ from tests.e2e import guests, raw_log
 from tests.e2e.command import ended, killed, started
 from tests.faults.servers import SERVERS, Server, assert_none_silent, environment_at
 
-SHORT_LEASES = "tests.faults.short_leases"
+SHORT_LEASES = (sys.executable, "-m", "tests.faults.short_leases")
 AT_ONCE = 2
 """So many workers live at a time, at each server."""
 SESSIONS_PER_SECOND = 30
@@ -56,7 +57,7 @@ async def test_workers_killed_at_random_moments_lose_no_session(
         ):
             env = environment_at(server, simulator, database_url)
             await work_and_kill(env, simulator, moments)
-            async with started("worker", "--until-idle", env=env, module=SHORT_LEASES) as last:
+            async with started("worker", "--until-idle", env=env, program=SHORT_LEASES) as last:
                 worked = await ended(last)
 
             assert worked.code == 0, worked.err
@@ -95,7 +96,7 @@ async def start_and_kill(
         async with AsyncExitStack() as stack:
             async with starting:
                 tokens = simulator.counts["token 200"]
-                worker = await stack.enter_async_context(started("worker", env=env, module=SHORT_LEASES))
+                worker = await stack.enter_async_context(started("worker", env=env, program=SHORT_LEASES))
                 while simulator.counts["token 200"] == tokens:  # each worker fetches one first
                     assert worker.returncode is None, (await ended(worker)).err
                     await asyncio.sleep(0.01)

@@ -8,6 +8,7 @@ environment, directory and standard streams on, and exits with the same code.
 
 import json
 import os
+import random
 import socket
 import sys
 
@@ -54,6 +55,7 @@ def _run(connection: socket.socket) -> None:
         os.environ.update(asked["environment"])
         os.chdir(asked["directory"])
         sys.argv = asked["arguments"]
+        random.seed()  # or all commands would draw the same
         from guestledger.adapters.cli.entry import main
 
         main()

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from uuid import uuid4
 
-from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.clock import DatabaseClock
@@ -34,7 +33,6 @@ from guestledger.adapters.postgres.projections.session_finder import PostgresSes
 from guestledger.adapters.postgres.transactions import read_time
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
-from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.telemetry.instruments import Instruments
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.ledger import Ledger
@@ -191,20 +189,6 @@ def _place(engine: AsyncEngine, schema: str) -> dict[str, str | int]:
         "server.port": url.port,
     }
     return {name: value for name, value in place.items() if isinstance(value, str | int)}
-
-
-@asynccontextmanager
-async def simulated(settings: Settings, config: SimulatorConfig) -> AsyncIterator[Settings]:
-    """These settings with a simulated CXone and webhook receiver, which run until the block ends."""
-    async with Simulator(config) as simulator:
-        yield replace(
-            settings,
-            cxone_url=simulator.url,
-            cxone_client_id=simulator.client_id,
-            cxone_client_secret=simulator.client_secret,
-            webhook_url=simulator.webhook_url,
-            webhook_allow_private=True,
-        )
 
 
 async def _engine(settings: Settings, lent: AsyncEngine | None, stack: AsyncExitStack) -> AsyncEngine:

@@ -1,5 +1,6 @@
 """The console script. Signals are handled before the slow imports begin."""
 
+import gc
 import sys
 
 from guestledger.adapters.cli import streams
@@ -12,6 +13,7 @@ def main() -> None:
     """Run the command line."""
     stopping.install()
     streams.install()
+    gc.disable()  # until `collect_garbage_rarely`: what imports make stays, and visiting it takes an eighth of their time
     try:
         from guestledger.adapters.cli.main import main as run_command
     except ModuleNotFoundError as error:

@@ -47,6 +47,7 @@ def collect_garbage_rarely() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 async def _cancellable(work: Coroutine[Any, Any, Result]) -> Result:

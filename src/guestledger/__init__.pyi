@@ -13,11 +13,12 @@ from guestledger.adapters.postgres.errors import (
     UnfitEngine as UnfitEngine,
 )
 from guestledger.adapters.settings import InvalidSettings as InvalidSettings, Settings as Settings
+from guestledger.adapters.simulated import simulated as simulated
 from guestledger.adapters.simulator.config import SimulatorConfig as SimulatorConfig
 from guestledger.adapters.simulator.server import Simulator as Simulator
 from guestledger.adapters.telemetry.log_context import JsonLines as JsonLines, LogContext as LogContext
 from guestledger.adapters.telemetry.prometheus import metrics_text as metrics_text
-from guestledger.adapters.wiring import connect as connect, simulated as simulated
+from guestledger.adapters.wiring import connect as connect
 from guestledger.engine.domain.causes import Cause as Cause
 from guestledger.engine.domain.consent import Consent as Consent, Evidence as Evidence, Guest as Guest
 from guestledger.engine.domain.consent_terms import (

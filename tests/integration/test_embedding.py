@@ -21,8 +21,9 @@ from guestledger.adapters.postgres.pool import lent_engine
 from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.adapters.postgres.work.due_steps import PostgresDueSteps
 from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulated import simulated
 from guestledger.adapters.simulator import SimulatorConfig
-from guestledger.adapters.wiring import connect, simulated
+from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.policy import LimiterPolicy

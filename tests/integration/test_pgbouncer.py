@@ -15,8 +15,9 @@ from guestledger.adapters.postgres.admin import migrate
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulated import simulated
 from guestledger.adapters.simulator import SimulatorConfig
-from guestledger.adapters.wiring import connect, simulated
+from guestledger.adapters.wiring import connect
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions
 from guestledger.engine.operations.tail import tail
 from tests import logs

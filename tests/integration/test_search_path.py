@@ -17,8 +17,9 @@ from guestledger.adapters.postgres.errors import LedgerNotReady, LedgerProblem
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
 from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulated import simulated
 from guestledger.adapters.simulator import SimulatorConfig
-from guestledger.adapters.wiring import connect, simulated
+from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.session_finder import FindFilter

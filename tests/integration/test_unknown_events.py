@@ -12,8 +12,9 @@ from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.settings import Settings
+from guestledger.adapters.simulated import simulated
 from guestledger.adapters.simulator import SimulatorConfig
-from guestledger.adapters.wiring import connect, simulated
+from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.events import ChannelValidated
 from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.ledger import Ledger

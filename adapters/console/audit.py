@@ -6,9 +6,9 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.adapters.api.exchange import CSV, JSON_LINES, Response
-from guestledger.adapters.api.handlers.audit import download
+from guestledger.adapters.api.handlers.audit import AuditChoice, download
 from guestledger.adapters.api.handlers.fields import Id, Text
-from guestledger.adapters.api.handlers.paging import Cursor, after, page
+from guestledger.adapters.api.handlers.paging import page
 from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.api.route import OPERATOR_OR_PRIVACY, Context, Params
 from guestledger.adapters.console import pages
@@ -17,34 +17,24 @@ from guestledger.adapters.forms.messages import decision_words
 from guestledger.adapters.forms.values import time
 from guestledger.engine.domain.errors import InvalidRequest
 from guestledger.engine.domain.guest_filter import GuestFilter
-from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.personal import Personal
 from guestledger.engine.projections.audit import AuditEntry, AuditFilter, ComplianceStatus, WebhookState
 
 ROWS = 50
 
 
-class AuditForm(Guarded, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Which entries."""
+class AuditForm(AuditChoice, frozen=True, kw_only=True):
+    """Which entries. Times are as a person writes them."""
 
     channel: Text | None = None
-    status: ComplianceStatus | None = None
     opened_since: Text | None = None
     opened_until: Text | None = None
     since: Text | None = None
     """By when the outcome was recorded."""
     until: Text | None = None
-    session: Id | None = None
-    consented: bool = False
-    notice: Text | None = None
-    refused_flag: Text | None = None
-    webhook: tuple[WebhookState, ...] = ()
-    in_doubt: bool = False
-    parked: bool = False
-    decided_by: Text | None = None
     subject: Personal | None = None
     ip: Personal | None = None
     fingerprint: Personal | None = None
-    cursor: Cursor | None = None
     format: Literal["csv", "json"] | None = None
     """Download all of it."""
 
@@ -107,23 +97,13 @@ async def _answer(form: AuditForm, context: Context) -> Response:
 
 
 def _wanted(form: AuditForm) -> AuditFilter:
-    return AuditFilter(
+    return form.chosen(
         channel_id=form.channel,
-        status=form.status,
         opened_since=_moment(form, "opened_since"),
         opened_until=_moment(form, "opened_until"),
         since=_moment(form, "since"),
         until=_moment(form, "until"),
         guest=form.guest,
-        consent_recorded=form.consented or None,
-        notice=form.notice,
-        refused_flag=form.refused_flag,
-        webhook=form.webhook,
-        doubted=form.in_doubt,
-        parked=form.parked,
-        decided_by=form.decided_by,
-        after=after(form.cursor),
-        newest_first=True,
     )
 
 

@@ -28,16 +28,10 @@ _LINES_AT_ONCE = 500
 _JSON_LINES, _CSV = f"{JSON_LINES}; charset=utf-8", f"{CSV}; charset=utf-8; header=present"
 
 
-class ListAudit(Params, frozen=True, kw_only=True):
-    """Which entries."""
+class AuditChoice(Params, frozen=True, kw_only=True):
+    """Which entries, but for channel, times and guest."""
 
-    channel_id: Text | None = None
     status: ComplianceStatus | None = None
-    opened_since: Moment | None = None
-    opened_until: Moment | None = None
-    since: Moment | None = None
-    """By when the outcome was recorded."""
-    until: Moment | None = None
     session: Id | None = None
     consented: bool = False
     """Only those whose consent was sufficient."""
@@ -47,8 +41,35 @@ class ListAudit(Params, frozen=True, kw_only=True):
     in_doubt: bool = False
     parked: bool = False
     decided_by: Text | None = None
-    limit: Limit | None = None
     cursor: Cursor | None = None
+
+    def chosen(self, **more: Any) -> AuditFilter:
+        """The filter, newest first, with these fields too. The session is not in it: its id may be the provider's."""
+        return AuditFilter(
+            status=self.status,
+            consent_recorded=self.consented or None,
+            notice=self.notice,
+            refused_flag=self.refused_flag,
+            webhook=self.webhook,
+            doubted=self.in_doubt,
+            parked=self.parked,
+            decided_by=self.decided_by,
+            after=after(self.cursor),
+            newest_first=True,
+            **more,
+        )
+
+
+class ListAudit(AuditChoice, frozen=True, kw_only=True):
+    """Which entries."""
+
+    channel_id: Text | None = None
+    opened_since: Moment | None = None
+    opened_until: Moment | None = None
+    since: Moment | None = None
+    """By when the outcome was recorded."""
+    until: Moment | None = None
+    limit: Limit | None = None
 
 
 class FindAudit(ListAudit, frozen=True, kw_only=True):
@@ -84,7 +105,16 @@ async def search_audit(asked: SearchAudit, context: Context) -> AuditPage | Resp
 
 
 async def _answered(asked: ListAudit, guest: GuestFilter, context: Context) -> AuditPage | Response:
-    reveal, wanted = context.reveal(), _filter(asked, guest)
+    reveal = context.reveal()
+    wanted = asked.chosen(
+        channel_id=asked.channel_id,
+        opened_since=asked.opened_since,
+        opened_until=asked.opened_until,
+        since=asked.since,
+        until=asked.until,
+        guest=guest,
+        limit=asked.limit,
+    )
     if asked.session is not None:
         wanted = replace(wanted, id=(await context.ledger.session(asked.session)).id)
     if context.media == JSON:
@@ -130,28 +160,6 @@ async def _parts(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             part = []
     if part:
         yield b"".join(part)
-
-
-def _filter(asked: ListAudit, guest: GuestFilter) -> AuditFilter:
-    return AuditFilter(
-        channel_id=asked.channel_id,
-        status=asked.status,
-        opened_since=asked.opened_since,
-        opened_until=asked.opened_until,
-        since=asked.since,
-        until=asked.until,
-        guest=guest,
-        consent_recorded=asked.consented or None,
-        notice=asked.notice,
-        refused_flag=asked.refused_flag,
-        webhook=asked.webhook,
-        doubted=asked.in_doubt,
-        parked=asked.parked,
-        decided_by=asked.decided_by,
-        after=after(asked.cursor),
-        newest_first=True,
-        limit=asked.limit,
-    )
 
 
 _PRODUCED = (JSON, JSON_LINES, CSV)

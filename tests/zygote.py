@@ -44,6 +44,9 @@ def serve(path: str) -> None:
 
 
 def _run(connection: socket.socket) -> None:
+    import signal
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a command has children of its own, and waits for them
     code = 1
     try:
         text, streams, _, _ = socket.recv_fds(connection, _MAX_REQUEST, 3)

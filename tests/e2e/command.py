@@ -92,11 +92,13 @@ async def ended(process: Process, stdin: bytes | None = None) -> Result:
     return Result(process.returncode, (out or b"").decode(), err.decode())
 
 
-async def run(*arguments: str, env: Mapping[str, str], stdin: bytes | None = None) -> Result:
-    """Run a command to its end."""
+async def run(
+    *arguments: str, env: Mapping[str, str], stdin: bytes | None = None, program: Sequence[str] | None = None
+) -> Result:
+    """Run a command to its end: by `program`, else forked where that is the same."""
     # What else an environment may hold, such as a locale, an interpreter reads when it starts.
     plain = all(name.startswith("GUESTLEDGER_") for name in env.keys() - {"PATH"})
-    program = forked if forked is not None and plain else PROGRAM
+    program = program or (forked if forked is not None and plain else PROGRAM)
     async with started(*arguments, env=env, stdin=DEVNULL if stdin is None else PIPE, program=program) as process:
         return await ended(process, stdin)
 

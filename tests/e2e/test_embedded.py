@@ -13,7 +13,7 @@ import pytest
 
 from guestledger.adapters.simulator import Simulator
 from tests.e2e import guests
-from tests.e2e.command import ROOT, Result, assert_one_line, ended, environment, run, started
+from tests.e2e.command import PROGRAM, ROOT, Result, assert_one_line, ended, environment, run, started
 
 HAS_PROC = Path("/proc/self").exists()
 
@@ -38,7 +38,7 @@ async def test_closing_words_of_the_demo_lead_to_its_database(data_dir: Path):
     # Quotes and a dollar, and a database that is set: none of these changes where the words lead.
     place = data_dir / "it's $HOME"
     env = environment("postgresql://127.0.0.1:1/other", data_dir=str(place))
-    demo = await run("demo", "--sessions", "3", env=env)
+    demo = await run("demo", "--sessions", "3", env=env, program=PROGRAM)  # its last words name it
     assert demo.code == 0, demo.err
     look, stop = demo.text.splitlines()[-2:]
 

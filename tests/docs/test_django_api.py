@@ -14,8 +14,8 @@ import typer
 
 from guestledger.adapters.cli.main import app
 from tests.docs.blocks import blocks_of, the_file
-from tests.docs.ports import free_port, is_open
 from tests.docs.scenario import BIN, LIMIT_S, ROOT, Scenario, scenario
+from tests.ports import free_port, is_open
 
 PAGE = ROOT / "docs" / "howto-django.md"
 PROGRAM = """

@@ -14,9 +14,9 @@ from typing import Self
 import pytest
 
 from tests.docs.blocks import ROOT, blocks_of
-from tests.docs.ports import free_port
 from tests.docs.scenario import BIN, LIMIT_S, commands_of
 from tests.docs.shape import difference
+from tests.ports import free_port
 
 PAGE = ROOT / "docs" / "tutorial.md"
 # The test has an environment of its own, in which all is installed.

@@ -29,6 +29,7 @@ from tests.e2e.backlog import accept
 from tests.e2e.command import LIMIT_S, ended, environment, run, started
 from tests.keys import KEY
 from tests.limits import BRISK
+from tests.ports import free_port
 from tests.tracing import traced
 
 ROUGH = SimulatorConfig(throttle_share=0.3, retry_after_s=0, server_error_share=0.3, drop_share=0.3, token_errors=1)
@@ -220,9 +221,7 @@ async def _prometheus(target: str, directory: Path) -> AsyncIterator[str]:
             }
         )
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     process = await asyncio.create_subprocess_exec(
         *("prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}"),
         f"--web.listen-address={address}",

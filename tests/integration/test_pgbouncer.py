@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tests import logs
 from tests.event_stores import open_store
 from tests.keys import KEY
 from tests.pacing import proposed
+from tests.ports import free_port
 from tests.postgres import as_administrator
 from tests.unit.samples import request
 
@@ -39,9 +39,7 @@ async def pooled_url(database_url: str, tmp_path_factory: pytest.TempPathFactory
     assert PGBOUNCER is not None
     plain = make_url(as_administrator(database_url))  # who can also create a ledger
     host, port = plain.query.get("host", plain.host), plain.query.get("port", plain.port or 5432)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        own_port = free.getsockname()[1]
+    own_port = free_port()
     password = f" password={plain.password}" if plain.password else ""
     directory = Path("/tmp") if os.geteuid() == 0 else tmp_path_factory.mktemp("pgbouncer")
     config = directory / f"pgbouncer-{own_port}.ini"

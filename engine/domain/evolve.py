@@ -1,7 +1,7 @@
 """Events to state: `evolve` folds one event into a session."""
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
@@ -12,6 +12,8 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import DenialReason
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 def fold(session_id: UUID, events: Iterable[e.Event]) -> Session:
@@ -62,7 +64,7 @@ def _apply(state: Session, event: e.Event) -> Session:
         case e.TokenPurged() | e.ContactErased() | e.LegalHoldPlaced() | e.LegalHoldReleased():
             return _kept(state, event)
         case e.ClockSetBack():
-            return _set_back(state, timedelta(milliseconds=event.back_ms))
+            return _set_back(state, event.back_ms)
         case e.SessionAbandoned():
             return replace(state, status=Status.ABANDONED, cause=event.cause, detail=None, retry_at=None)
         case e.GuestErased():
@@ -255,11 +257,19 @@ def _kept(state: Session, event: e.TokenPurged | e.ContactErased | e.LegalHoldPl
             assert_never(event)
 
 
-def _set_back(state: Session, back: timedelta) -> Session:
+def _set_back(state: Session, back_ms: int) -> Session:
     if state.created_at is not None:
-        return replace(state, webhook_retry_at=(state.webhook_retry_at or state.created_at) - back)
+        return replace(state, webhook_retry_at=_earlier(state.webhook_retry_at or state.created_at, back_ms))
     names = ("accepted_at", "deadline_from", "retry_at")
-    return replace(state, **{name: time - back for name in names if (time := getattr(state, name)) is not None})
+    times = {name: time for name in names if (time := getattr(state, name)) is not None}
+    return replace(state, **{name: _earlier(time, back_ms) for name, time in times.items()})
+
+
+def _earlier(time: datetime, ms: int) -> datetime:
+    try:
+        return time - timedelta(milliseconds=ms)
+    except OverflowError:  # no clock goes so far back, but history is never refused
+        return _BEGINNING
 
 
 def _without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:

@@ -164,7 +164,10 @@ async def test_worker_suspended_past_its_leases_records_late_answers(
         assert all(map(logged, result.err.splitlines())), result.err
         assert "Traceback" not in result.err
         assert (await raw_log.counts(database_url))["DuplicateCreated"] > 0
-        await assert_nothing_lost(database_url, simulator)
+        # On a busy machine it may have stood still for longer than it waits for an answer: that attempt is in doubt.
+        assert await raw_log.silent_sessions(database_url, raw_log.sessions_by_key(simulator)) == {}
+        assert not await raw_log.open_ended(database_url)
+        assert not await raw_log.sent_unrecorded(database_url, simulator)
 
 
 async def test_stopped_worker_gives_back_what_it_cannot_finish_in_time(

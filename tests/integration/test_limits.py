@@ -282,8 +282,8 @@ async def test_an_admission_does_not_overwrite_concurrent_feedback(
 async def test_a_failing_server_gets_only_single_probes_until_it_recovers(
     new_ledger: Any, simulator: Simulator
 ) -> None:
-    rests_ms = (100, 200, 400, 400)
-    limiter = LimiterPolicy(failures_in_a_row=5, break_ms=100, max_break_ms=400, retries_per_second=1_000.0)
+    rests_ms = (500, 1_000, 1_000, 1_000)
+    limiter = LimiterPolicy(failures_in_a_row=5, break_ms=500, max_break_ms=1_000, retries_per_second=1_000.0)
     async with two(new_ledger, policy(limiter)) as (one, other):
         await other.open_session(request())  # so that it has a token and the channel
         simulator.config = FAILING

@@ -60,6 +60,12 @@ def test_a_look_up_after_a_clock_set_back_leaves_nothing_ahead() -> None:
     assert moved.due_since == at(0) - HOURS
 
 
+def test_a_clock_set_back_beyond_the_beginning_of_time_is_no_fault() -> None:
+    for history in (OPEN, ACTIVE):
+        moved = given(*history, clock_set_back(back_ms=2**53)).state
+        assert (moved.webhook_retry_at or moved.due_since).year == 1
+
+
 def throttled(seconds: float, closed_ms: int) -> LimiterState:
     feedback = Feedback(
         limiter="cxone", observation=Observation.THROTTLED, began_at=at(seconds - 1), closed_ms=closed_ms

@@ -145,6 +145,7 @@ class LogNotifier:
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await lost.wait()
+            if lost.is_set():  # perhaps just as the second ended: what flooded it must be counted still
                 return
             self._flooded &= self._hints > 0
             self._hints = 0

@@ -167,10 +167,15 @@ def _problems(route: Route, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _portable(schema: Any) -> Any:
-    """The schema with patterns that ECMAScript understands: Python's end of text, and surrogates, are its own."""
+    """The schema with patterns that ECMAScript understands, and with texts that no version of Python indents."""
     if isinstance(schema, dict):
-        return {
-            name: value.replace(r"\Z", "$").replace(r"\ud800-\udfff", "") if name == "pattern" else _portable(value)
-            for name, value in schema.items()
-        }
+        return {name: _portable_text(name, value) for name, value in schema.items()}
     return [_portable(each) for each in schema] if isinstance(schema, list | tuple) else schema
+
+
+def _portable_text(name: str, value: Any) -> Any:
+    if name == "pattern":  # Python's end of text, and surrogates, are its own
+        return value.replace(r"\Z", "$").replace(r"\ud800-\udfff", "")
+    if name == "description" and isinstance(value, str):  # a docstring
+        return inspect.cleandoc(value)
+    return _portable(value)

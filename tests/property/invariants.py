@@ -55,6 +55,7 @@ class Life:
         before, after = self.state, evolve(self.state, event)
         assert is_legal(before.status, after.status), (before.status, after.status)
         assert after.version == before.version + 1
+        assert after.in_doubt or after.status is not Status.PARKED, "what is parked is found among what is in doubt"
         self._check_creation(before, event, after)
         self._check_doubt(before, event)
         self._check_webhook(before, event)

@@ -20,8 +20,9 @@ class SingleFlight(Generic[Result]):
             task = asyncio.create_task(work())
             self._running[key] = task
             task.add_done_callback(lambda ended: self._forget(key, ended))
-        # A cancelled caller must not cancel the work of the others.
-        return await asyncio.shield(task)
+        # A cancelled caller must not cancel the work of the others. With `shield`, Python 3.14 would also log what it fails by.
+        await asyncio.wait((task,))
+        return task.result()
 
     async def close(self) -> None:
         """Cancel every run in progress."""

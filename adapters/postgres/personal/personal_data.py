@@ -168,7 +168,9 @@ class PersonalData:
         if self._reading is None:
             self._reading = asyncio.gather(self._facts.id(), self.vault.index_key())
             self._reading.add_done_callback(self._have_read)
-        ledger_id, hashed = await asyncio.shield(self._reading)
+        reading = self._reading
+        await asyncio.wait((reading,))
+        ledger_id, hashed = reading.result()
         return ledger_id, hashed
 
     def _have_read(self, reading: asyncio.Future[tuple[bytes, Hashing]]) -> None:

@@ -91,7 +91,8 @@ class PostgresKeyVault:
             waiting = self._wanted[owner] = asyncio.get_running_loop().create_future()
         if self._fetching is None:
             self._fetching = asyncio.create_task(self._fetch_wanted())
-        return await asyncio.shield(waiting)
+        await asyncio.wait((waiting,))
+        return waiting.result()
 
     def cached(self, subject: bytes, purpose: Purpose) -> Aes256Key | None:
         """See `KeyVault.cached`."""

@@ -96,6 +96,23 @@ class Window:
         return ceil((window + 1) * self._seconds - now)
 
 
+class Sliding:
+    """So many in any second; those that it throttles do not count."""
+
+    answers_s = (0.003, 0.01)
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._accepted: list[float] = []
+
+    def ask(self, now: float, chance: random.Random) -> float | None:
+        self._accepted = [at for at in self._accepted if at > now - 1]
+        if len(self._accepted) >= self._number:
+            return 1.0
+        self._accepted.append(now)
+        return None
+
+
 class Nodes:
     """A balancer before nodes that count each for itself."""
 
@@ -161,6 +178,8 @@ class Row(NamedTuple):
     server: Callable[[], Server]
     best: float
     least: float
+    late_s: float = 0.0
+    """How late its clients send what was admitted, at most."""
 
     @property
     def has_quota(self) -> bool:
@@ -179,6 +198,7 @@ ROWS = (
     Row("window 50 a second", lambda: Window(50, 1), 50, 0.9),
     Row("window 3,000 a minute", lambda: Window(3_000, 60), 50, 0.9),
     Row("window 300 a minute", lambda: Window(300, 60), 5, 0.9),
+    Row("50 in any second, by late clients", lambda: Sliding(50), 50, 0.9, late_s=0.03),
     Row("4 nodes of 25/s", lambda: Nodes(4, 25), 100, 0.9),
     Row("100/s, shared", lambda: Shared(100), 60, 0.75),
     Row("10 at once, 50 ms each", lambda: Cap(10), 200, 0.8),
@@ -190,7 +210,7 @@ ROWS = (
 
 
 class Seen(NamedTuple):
-    """A request: when it was sent, whether it was accepted, and whether it came before a Retry-After had passed."""
+    """A request: when it was sent, whether it was accepted, and whether it was admitted before a Retry-After had passed."""
 
     at: float
     accepted: bool
@@ -198,33 +218,54 @@ class Seen(NamedTuple):
 
 
 def simulate(
-    server: Server, seed: int, span_s: float = SPAN_S, scope: ThrottleScope = ThrottleScope.QUOTA
+    server: Server,
+    seed: int,
+    span_s: float = SPAN_S,
+    scope: ThrottleScope = ThrottleScope.QUOTA,
+    *,
+    late_s: float = 0.0,
 ) -> list[Seen]:
-    """Send as many requests as the limiter admits, for so many seconds."""
+    """Send as many requests as the limiter admits, for so many seconds; each up to `late_s` after it was admitted."""
     chance = random.Random(seed)
     limiter, policy = LimiterState(), LimiterPolicy()
     seen: list[Seen] = []
-    answers: list[tuple[float, int, float, float | None]] = []
+    in_flight: list[_InFlight] = []
     now, closed_until = 0.0, 0.0
     while now < span_s:
-        while answers and answers[0][0] <= now:
-            answered_at, _, sent_at, asked_s = heapq.heappop(answers)
-            limiter = _observed(limiter, sent_at, answered_at, asked_s, policy, scope)
-            if asked_s is not None:
-                closed_until = max(closed_until, answered_at + asked_s)
-        next_answer = answers[0][0] if answers else span_s
-        if len(answers) >= SLOTS:
-            now = next_answer
+        while in_flight and in_flight[0].next_at <= now:
+            one = heapq.heappop(in_flight)
+            if not one.is_sent:
+                asked_s = server.ask(one.next_at, chance)
+                seen.append(Seen(one.next_at, asked_s is None, one.is_early))
+                answered_at = one.next_at + chance.uniform(*server.answers_s)
+                heapq.heappush(in_flight, one._replace(next_at=answered_at, is_sent=True, asked_s=asked_s))
+                continue
+            limiter = _observed(limiter, one.admitted_at, one.next_at, one.asked_s, policy, scope)
+            if one.asked_s is not None:
+                closed_until = max(closed_until, one.next_at + one.asked_s)
+        next_at = in_flight[0].next_at if in_flight else span_s
+        if len(in_flight) >= SLOTS:
+            now = next_at
             continue
         limiter, denied = admit(limiter, _REQUEST, _time(now), policy)
         if denied is not None:
-            now = min(max((denied.until - _START).total_seconds(), now + 1e-6), max(next_answer, now + 1e-6))
+            now = min(max((denied.until - _START).total_seconds(), now + 1e-6), max(next_at, now + 1e-6))
             continue
-        asked_s = server.ask(now, chance)
-        seen.append(Seen(now, asked_s is None, now < closed_until - 1e-5))
-        heapq.heappush(answers, (now + chance.uniform(*server.answers_s), len(seen), now, asked_s))
+        sends_at = now + (chance.uniform(0, late_s) if late_s else 0.0)
+        heapq.heappush(in_flight, _InFlight(sends_at, now, now < closed_until - 1e-5))
         now += 1 / FULL_RATE
     return seen
+
+
+class _InFlight(NamedTuple):
+    """An admitted request, until it is answered."""
+
+    next_at: float
+    """When it is sent, and then when it is answered."""
+    admitted_at: float
+    is_early: bool
+    is_sent: bool = False
+    asked_s: float | None = None
 
 
 def _observed(

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.engine.limits import curve as c
+from guestledger.engine.limits.accepted import Accepted
 from guestledger.engine.limits.trial import Trial
 
 MAX_RATE = 5_000.0
@@ -22,7 +23,7 @@ MIN_SHARE = 0.01
 # Evidence fades by half in so many seconds, or so many pauses if that is longer: what was dear to learn is kept.
 _HALF_LIFE_S = 40.0
 # The share of the time that may be lost to trying a higher rate.
-_BUDGET = 0.03
+_BUDGET = 0.027
 # So many throttles more than by chance show a limit (the difference of two logarithms of likelihoods).
 _SIGNIFICANT = 3.0
 # How many requests' time a throttle costs beside its pause: of two rates with the same goodput the lower one is better.
@@ -35,10 +36,14 @@ _LOST = 1.06
 _TRIED, _KNOWN = 4.0, 2.0
 # But for at most as long as this many pauses.
 _TRIED_PAUSES = 10.0
-# A throttle lowers the rate to no less than this share.
+# A throttle lowers the rate to no less than this share,
 _CUT = 0.36
+# and to no more than this share of what was accepted in the second before, if that were so many or more.
+_PROVEN, _TELLING = 0.96, 5
 # Surprise: so many throttles in a row (each counts half the one after it) of which only so many were expected.
-_SURPRISING, _EXPECTED, _KEPT = 1.7, 0.15, 0.02
+_SURPRISING, _EXPECTED, _KEPT = 1.55, 0.15, 0.02
+# Throttles are less and less in a row: by half in so many seconds, or so many pauses if that is longer.
+_CALM_S = 10.0
 # Surprise needs so many answers to be surprised by.
 _EXPERIENCED = 100.0
 # Throttles that cost less than this share of the time need no name.
@@ -51,7 +56,9 @@ _SEEN, _BLAMED = 0.05, 0.3
 _SETTLED_S = 2.0
 # Seconds of answers before the rate rises, and by what share: up to a known rate, and beyond it; the most at once beyond it.
 _FAST_S, _CAREFUL_S = 0.2, 1.0
-_FAST, _CAREFUL, _MOST = 0.12, 0.05, 0.3
+_FAST, _CAREFUL, _MOST = 0.12, 0.03, 0.3
+# A rate that was throttled is approached by half the way to it, so many times sooner, while it is still so far above.
+_SOONER, _APART = 5.0, 1.03
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +83,10 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How many more answers it stays at this rate, to learn about it."""
     climb: int = 0
     """How many steps it has climbed beyond what is known."""
+    climbed_from: float = 0.0
+    """The rate before the last one of them."""
+    accepted: Accepted | None = None
+    """The last requests that were accepted."""
     throttles: float = 0.0
     """The last throttles, each half as important as the one after it."""
     expected: float = 0.0
@@ -119,7 +130,8 @@ def with_quota(pace: Pace, per_second: float) -> Pace:
 
 def answered(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
     """The pace after an answer that was no throttle, to a request sent since `opened_at`."""
-    pace = replace(pace, answers=pace.answers + 1, hold=max(0.0, pace.hold - 1))
+    accepted = _accepted(pace, opened_at).and_one(now)
+    pace = replace(pace, answers=pace.answers + 1, hold=max(0.0, pace.hold - 1), accepted=accepted)
     if pace.answers < max(1.0, (_CAREFUL_S if pace.climb else _FAST_S) * pace.rate):
         return pace
     used = _used_rate(pace, now, opened_at)
@@ -153,9 +165,9 @@ def throttled(pace: Pace, pause_s: float, now: datetime, opened_at: datetime) ->
     """The pace after a throttle that stops all for `pause_s`."""
     pace = replace(pace, pause_s=pause_s if not pace.curve else pace.pause_s + 0.3 * (pause_s - pace.pause_s))
     used = _used_rate(pace, now, opened_at)
-    pace = _forgetful(pace, used)
-    learned = replace(_learned(pace, now, used, 1), throttled_at=used, climb=0, by_chance=False, trial=None)
-    return _chosen(learned)
+    known = _forgetful(pace, used)
+    learned = replace(_learned(known, now, used, 1), throttled_at=used, climb=0, by_chance=False, trial=None)
+    return _stepped_back(pace, _proven(_chosen(learned), _accepted(pace, opened_at).within_a_second(now)))
 
 
 def _judged(pace: Pace, trial: Trial) -> Pace:
@@ -179,11 +191,17 @@ def _used_rate(pace: Pace, now: datetime, opened_at: datetime) -> float:
     return pace.rate if used >= pace.rate / 2 else _bounded(pace, used)
 
 
+def _accepted(pace: Pace, opened_at: datetime) -> Accepted:
+    known = pace.accepted
+    return known if known is not None and known.opened_at == opened_at else Accepted(opened_at=opened_at)
+
+
 def _learned(pace: Pace, now: datetime, rate: float, throttles: int) -> Pace:
     half_life = max(_HALF_LIFE_S, _HALF_LIFE_S * pace.pause_s)
     seconds = max(0.0, (now - pace.learned_at).total_seconds())
     curve = c.added(c.faded(pace.curve, 0.5 ** (seconds / half_life)), rate, pace.answers + throttles, throttles)
-    return replace(pace, curve=curve, learned_at=max(now, pace.learned_at), answers=0)
+    calm = 0.5 ** (seconds / max(_CALM_S, _CALM_S * pace.pause_s))
+    return replace(pace, curve=curve, learned_at=max(now, pace.learned_at), answers=0, throttles=pace.throttles * calm)
 
 
 def _forgetful(pace: Pace, rate: float) -> Pace:
@@ -240,6 +258,23 @@ def _chosen(pace: Pace) -> Pace:
     return replace(pace, rate=_bounded(pace, max(rate, least)), hold=0.0)
 
 
+def _proven(pace: Pace, accepted: float | None) -> Pace:
+    """No faster than the API has just shown to bear: a rate that rises fast is far beyond that when it is throttled."""
+    if accepted is None or accepted < _TELLING:
+        return pace
+    return replace(pace, rate=_bounded(pace, min(pace.rate, _PROVEN * accepted)))
+
+
+def _stepped_back(before: Pace, pace: Pace) -> Pace:
+    """A climb that is throttled ends at the step before, unless that was throttled as well."""
+    step = before.climbed_from
+    if before.climb < 2 or pace.rate >= step:
+        return pace
+    if any(point.throttled > _SEEN and abs(point.rate - step) < 0.015 * step for point in pace.curve):
+        return pace
+    return replace(pace, rate=step, hold=0.0)
+
+
 def _raised(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
     """The pace after answers without a throttle."""
     rate, share, limited = _target(pace)
@@ -253,7 +288,11 @@ def _raised(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
         return replace(pace, rate=_bounded(pace, pace.rate * (1 + _FAST + lost)), climb=0)
     # Where chance throttles, part of the time is lost anyway.
     budget = _BUDGET if limited else _BUDGET + lost
+    rate = pace.rate * (1 + min(_MOST, _CAREFUL * (1 + pace.climb / 2)))
+    above = min((rate for rate in throttled if rate > pace.rate), default=0.0)
+    if limited and above > _APART * pace.rate:
+        rate = min(rate, sqrt(pace.rate * above))
+        budget *= _SOONER
     if now - opened_at < timedelta(seconds=max(0.0, pace.pause_s / budget - pace.pause_s)):
         return replace(pace, climb=0)
-    step = min(_MOST, _CAREFUL * (1 + pace.climb / 2))
-    return replace(pace, rate=_bounded(pace, pace.rate * (1 + step)), climb=pace.climb + 1)
+    return replace(pace, rate=_bounded(pace, rate), climbed_from=pace.rate, climb=pace.climb + 1)

@@ -25,7 +25,7 @@ async def run(_data_dir: Path) -> AsyncIterator[Figure]:
 
 
 def _figures(row: Row) -> Iterator[Figure]:
-    runs = [simulate(row.server(), seed) for seed in SEEDS]
+    runs = [simulate(row.server(), seed, late_s=row.late_s) for seed in SEEDS]
     rates = [goodput(seen, WARM_S, SPAN_S) for seen in runs]
     yield Figure(
         name=row.name,

@@ -1,0 +1,74 @@
+"""What a throttle does to the learned rate, and when a higher one is tried."""
+
+import pytest
+
+from guestledger.engine.limits import pace as p
+from guestledger.engine.limits.accepted import Accepted
+from guestledger.engine.limits.curve import Curve, added
+from tests.unit.samples import at
+
+GOOD = added((), rate=100, answers=5_000, throttled=0)
+RATE = GOOD[0].rate
+
+
+def with_throttles(rate: float) -> Curve:
+    return added(GOOD, rate=rate, answers=100, throttled=10)
+
+
+def paced(curve: Curve, **changes: object) -> p.Pace:
+    given: dict[str, object] = {"rate": RATE, "floor": 0.1, "learned_at": at(0), "pause_s": 1.0, "curve": curve}
+    return p.Pace(**(given | changes))  # type: ignore[arg-type]
+
+
+def accepted(pace: p.Pace, number: int, since: float) -> p.Pace:
+    for n in range(number):
+        pace = p.answered(pace, at(since + (n + 1) / number), at(0))
+    return pace
+
+
+def test_a_throttle_lowers_the_rate_to_what_the_second_before_has_shown() -> None:
+    rising = accepted(p.begun(100.0, at(0)), 40, since=1)
+    assert rising.rate > 100
+    assert p.throttled(rising, 1.0, at(2), at(0)).rate == pytest.approx(0.96 * 40, rel=0.03)
+
+
+def test_an_api_that_was_hardly_used_has_shown_nothing() -> None:
+    rising = accepted(p.begun(100.0, at(0)), 4, since=1)
+    assert p.throttled(rising, 1.0, at(2), at(0)).rate > 4
+
+
+def test_the_last_second_counts_by_its_share_of_each_of_two() -> None:
+    counts = Accepted(opened_at=at(0))
+    assert counts.within_a_second(at(0.9)) is None
+    for second in (1.0, 1.5, 2.0, 2.5):
+        counts = counts.and_one(at(second))
+    assert counts.within_a_second(at(2.5)) == pytest.approx(2 + 2 * 0.5)
+    assert counts.within_a_second(at(3.5)) == pytest.approx(2 * 0.5)
+    assert counts.within_a_second(at(4)) == 0
+
+
+def test_a_climb_that_is_throttled_ends_at_the_step_before() -> None:
+    climbing = paced(GOOD, rate=108.0, climb=2, climbed_from=103.0)
+    assert p.throttled(climbing, 1.0, at(1), at(0)).rate == 103
+    assert p.throttled(paced(GOOD, rate=108.0, climb=1, climbed_from=103.0), 1.0, at(1), at(0)).rate < 103
+
+
+def test_no_climb_ends_at_a_step_that_was_throttled_before() -> None:
+    climbing = paced(with_throttles(103), rate=108.0, climb=2, climbed_from=103.0)
+    assert p.throttled(climbing, 1.0, at(1), at(0)).rate < 103
+
+
+@pytest.mark.parametrize(("throttled_at", "sooner"), [(115, True), (102.5, False)], ids=["far above", "near"])
+def test_half_the_way_to_a_throttled_rate_is_tried_sooner(throttled_at: float, *, sooner: bool) -> None:
+    pace = paced(with_throttles(throttled_at), answers=799)
+    risen = p.answered(pace, at(8), at(0)).rate
+    assert (RATE < risen < throttled_at) if sooner else risen == RATE
+    assert p.answered(paced(with_throttles(throttled_at), answers=3_999), at(40), at(0)).rate > RATE
+
+
+def test_a_throttle_long_after_others_is_no_surprise() -> None:
+    kept = {}
+    for seconds in (0.5, 10):
+        shaken = p.answered(paced(GOOD, throttles=1.75, answers=999), at(seconds), at(0))
+        kept[seconds] = sum(point.answers for point in p.throttled(shaken, 1.0, at(seconds), at(0)).curve)
+    assert kept[0.5] < 0.1 * kept[10]

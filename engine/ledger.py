@@ -77,38 +77,10 @@ class Ledger:
         self.checks = Checks(adapters)
         self.replay = Replay(store=store, histories=histories, look=self.look, clock=clock, policy=policy)
         self.consents = Consents(personal=personal, histories=histories, decisions=decisions)
-        self.retention = Retention(
-            store=store,
-            read_models=read_models,
-            histories=histories,
-            decisions=decisions,
-            holds=adapters.holds,
-            personal=personal,
-            clock=clock,
-            policy=policy,
-        )
-        self.erasures = Erasures(
-            erasures=adapters.erasures,
-            journal=adapters.journal,
-            store=store,
-            histories=histories,
-            decisions=decisions,
-            retention=self.retention,
-            personal=personal,
-            clock=clock,
-        )
-        self._opener = Opener(
-            executor=executor,
-            leases=leases,
-            lease=lease,
-            histories=histories,
-            clock=clock,
-            policy=policy,
-            telemetry=adapters.telemetry,
-        )
-        self._exporter = Exporter(
-            store=store, histories=histories, personal=personal, clock=clock, retention_days=policy.retention_days
-        )
+        self.retention = Retention(adapters, histories=histories, decisions=decisions, days=policy.retention_days)
+        self.erasures = Erasures(adapters, histories=histories, decisions=decisions, retention=self.retention)
+        self._opener = Opener(adapters, executor=executor, leases=leases, lease=lease, histories=histories)
+        self._exporter = Exporter(adapters, histories=histories, retention_days=policy.retention_days)
         self._resolver = Resolver(decisions=decisions, read_models=read_models)
         self._finder = Finder(sessions=adapters.finder, read_models=read_models, personal=personal)
         self._lists = Lists(read_models=read_models, personal=personal)

@@ -15,17 +15,13 @@ from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.operations.retention import Retention
-from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.adapters import Adapters
 from guestledger.engine.ports.erasures import (
     ErasedEvent,
     Erasure,
-    ErasureJournal,
-    ErasureStore,
     ErasureTarget,
     JournalEntry,
 )
-from guestledger.engine.ports.event_store import EventStore
-from guestledger.engine.ports.personal_data import PersonalData
 
 _STREAMS_AT_ONCE = 1_000
 
@@ -54,26 +50,15 @@ class ErasureCertificate(msgspec.Struct, frozen=True, kw_only=True):
 class Erasures:
     """Erases personal data. Each step can be repeated: what was interrupted is finished by running it again."""
 
-    def __init__(
-        self,
-        *,
-        erasures: ErasureStore,
-        journal: ErasureJournal | None,
-        store: EventStore,
-        histories: Histories,
-        decisions: Decisions,
-        retention: Retention,
-        personal: PersonalData,
-        clock: Clock,
-    ) -> None:
-        self._personal = personal
-        self._erasures = erasures
+    def __init__(self, adapters: Adapters, *, histories: Histories, decisions: Decisions, retention: Retention) -> None:
+        self._personal = adapters.personal
+        self._erasures = adapters.erasures
+        self._journal = adapters.journal
+        self._store = adapters.store
+        self._clock = adapters.clock
         self._retention = retention
-        self._journal = journal
-        self._store = store
         self._histories = histories
         self._decisions = decisions
-        self._clock = clock
 
     async def erase(
         self, *, subject_id: str | None, session: UUID | str | None, reason: str, requested_by: str

@@ -17,9 +17,7 @@ from guestledger.engine.domain.session import Status, WebhookNotice
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.histories import Histories
-from guestledger.engine.ports.clock import Clock
-from guestledger.engine.ports.event_store import EventStore
-from guestledger.engine.ports.personal_data import PersonalData
+from guestledger.engine.ports.adapters import Adapters
 from guestledger.engine.worker.session_work import session_of
 
 FORMAT = "guestledger-export/1"
@@ -106,19 +104,11 @@ class PersonExport(Guarded, frozen=True, kw_only=True, rename="camel"):
 class Exporter:
     """Collects what is held on a person."""
 
-    def __init__(
-        self,
-        *,
-        store: EventStore,
-        histories: Histories,
-        personal: PersonalData,
-        clock: Clock,
-        retention_days: int | None,
-    ) -> None:
-        self._store = store
+    def __init__(self, adapters: Adapters, *, histories: Histories, retention_days: int | None) -> None:
+        self._store = adapters.store
+        self._personal = adapters.personal
+        self._clock = adapters.clock
         self._histories = histories
-        self._personal = personal
-        self._clock = clock
         self._days = retention_days
 
     async def export(

@@ -6,14 +6,12 @@ from guestledger.engine.domain.commands import OpenSession
 from guestledger.engine.domain.errors import IdempotencyConflict, ServiceError
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
 from guestledger.engine.domain.lifecycle import decide
-from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.repeated import differing_fields
 from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.appends import KeyTaken, Lease
 from guestledger.engine.operations.histories import Histories
-from guestledger.engine.ports.clock import Clock
-from guestledger.engine.ports.telemetry import Telemetry
+from guestledger.engine.ports.adapters import Adapters
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
 from guestledger.engine.worker.session_work import SessionWork, session_of
@@ -24,24 +22,15 @@ class Opener:
     """Opens sessions."""
 
     def __init__(
-        self,
-        *,
-        executor: Executor,
-        leases: Leases,
-        lease: Lease,
-        histories: Histories,
-        clock: Clock,
-        policy: Policy,
-        telemetry: Telemetry,
+        self, adapters: Adapters, *, executor: Executor, leases: Leases, lease: Lease, histories: Histories
     ) -> None:
+        self._clock = adapters.clock
+        self._telemetry = adapters.telemetry
         self._executor = executor
         self._leases = leases
         self._lease = lease
         self._actor = f"open_session {lease.owner}"
         self._histories = histories
-        self._clock = clock
-        self._policy = policy
-        self._telemetry = telemetry
 
     async def open(self, request: GuestRequest, lane: Lane | None, correlation_id: str | None) -> Session:
         """See `Ledger.open_session`. Without a `lane`, the request is recorded, and no step runs."""
@@ -62,7 +51,7 @@ class Opener:
             idempotency_key=request.idempotency_key,
         )
         opened = OpenSession(request=checked(request), now=self._clock.now())
-        work.propose(decide(session, opened, self._policy))
+        work.propose(decide(session, opened, self._executor.policy))
         try:
             with self._leases.hold(work.lease, session.id) as work.held:
                 return await self._executor.run(work, lane)

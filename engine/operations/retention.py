@@ -8,17 +8,13 @@ import msgspec
 
 from guestledger.engine.domain.commands import PlaceHold, ReleaseHold
 from guestledger.engine.domain.errors import HoldRefused, UnderLegalHold
-from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import checked_text
 from guestledger.engine.domain.session import Session
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
-from guestledger.engine.ports.clock import Clock
-from guestledger.engine.ports.event_store import EventStore
-from guestledger.engine.ports.legal_holds import LegalHold, LegalHolds
-from guestledger.engine.ports.personal_data import PersonalData
-from guestledger.engine.ports.read_models import ReadModels
+from guestledger.engine.ports.adapters import Adapters
+from guestledger.engine.ports.legal_holds import LegalHold
 from guestledger.engine.projections.retention import RetentionStatus
 from guestledger.engine.projections.sessions import SessionFilter
 
@@ -37,26 +33,15 @@ class HoldReport(msgspec.Struct, frozen=True, kw_only=True):
 class Retention:
     """Shows the retention, and places and releases legal holds. Workers erase."""
 
-    def __init__(
-        self,
-        *,
-        store: EventStore,
-        read_models: ReadModels,
-        histories: Histories,
-        decisions: Decisions,
-        holds: LegalHolds,
-        personal: PersonalData,
-        clock: Clock,
-        policy: Policy,
-    ) -> None:
-        self._store = store
-        self._read_models = read_models
+    def __init__(self, adapters: Adapters, *, histories: Histories, decisions: Decisions, days: int | None) -> None:
+        self._store = adapters.store
+        self._read_models = adapters.read_models
+        self._holds = adapters.holds
+        self._personal = adapters.personal
+        self._clock = adapters.clock
         self._histories = histories
         self._decisions = decisions
-        self._holds = holds
-        self._personal = personal
-        self._clock = clock
-        self._days = policy.retention_days
+        self._days = days
 
     async def status(self) -> RetentionStatus:
         """Return how much contact data is kept, including everything committed before the call."""

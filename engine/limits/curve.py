@@ -15,6 +15,8 @@ _STEP = log(1.02)
 _TRACE = 0.05
 # No API throttles all for ever.
 _MOST = 0.999
+# So many throttles more than by chance show a limit (the difference of two logarithms of likelihoods).
+_SIGNIFICANT = 3.0
 # Explanations whose likelihood is smaller by more than this (its logarithm) do not count.
 _IMPLAUSIBLE = 4.0
 
@@ -55,6 +57,11 @@ def added(curve: Curve, rate: float, answers: float, throttled: float) -> Curve:
     before = points.get(rate, Point(rate, 0, 0))
     points[rate] = Point(rate, before.answers + answers, before.throttled + throttled)
     return tuple(points[rate] for rate in sorted(points))
+
+
+def beside(curve: Curve, rate: float) -> Curve:
+    """The evidence at this rate, within a step of the scale."""
+    return tuple(point for point in curve if abs(log(point.rate / rate)) < _STEP)
 
 
 def faded(curve: Curve, share: float) -> Curve:
@@ -103,6 +110,11 @@ def _with_limit(
 def best(found: Sequence[Explanation]) -> Explanation:
     """The likeliest explanation."""
     return max(found, key=lambda one: one.likelihood)
+
+
+def shows_limit(found: Sequence[Explanation]) -> bool:
+    """Whether a limit explains the throttles far better than chance."""
+    return best(found).likelihood - found[0].likelihood > _SIGNIFICANT
 
 
 def goodput(rate: float, share: float, pause_s: float, penalty: float) -> float:

@@ -12,7 +12,7 @@ from math import floor
 
 from msgspec.structs import replace
 
-from guestledger.engine.limits import pace as p
+from guestledger.engine.limits import learning, pace as p
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation, ThrottleScope
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -166,8 +166,8 @@ def _count_answer(state: LimiterState, feedback: Feedback, now: datetime, *, lat
     if state.pace is None or state.closed_until is None:
         return state
     if late:
-        return _opened(state, p.late(state.pace, feedback.began_at, throttled=False), now)
-    return replace(state, pace=p.answered(state.pace, now, state.closed_until))
+        return _opened(state, learning.late(state.pace, feedback.began_at, throttled=False), now)
+    return replace(state, pace=learning.answered(state.pace, now, state.closed_until))
 
 
 def _is_auto(feedback: Feedback) -> bool:
@@ -217,11 +217,11 @@ def _paced(
         # No trial lifts this pause.
         known = replace(known, trial=None)
         if feedback.observation is Observation.THROTTLED and late:
-            known = p.late(known, feedback.began_at, throttled=True)
+            known = learning.late(known, feedback.began_at, throttled=True)
         elif feedback.observation is Observation.THROTTLED:
-            known = p.throttled(known, pause_s, now, state.closed_until)
+            known = learning.throttled(known, pause_s, now, state.closed_until)
     # An outage says nothing about the rate.
-    return known if feedback.quota is None else p.with_quota(known, feedback.quota)
+    return known if feedback.quota is None else learning.with_quota(known, feedback.quota)
 
 
 def _paced_by_evidence(
@@ -230,17 +230,17 @@ def _paced_by_evidence(
     """The pace after a 429 of the scope `auto`; `by_chance`: it stops only its own session."""
     known, sent_at = state.remembered(now), feedback.began_at
     if known is None or state.closed_until is None:
-        return p.tried(p.begun(policy.initial_rate, now), sent_at)
+        return learning.tried(p.begun(policy.initial_rate, now), sent_at)
     if late:
-        return p.late(known, sent_at, throttled=True)
+        return learning.late(known, sent_at, throttled=True)
     if known.by_chance:
-        return p.throttled_by_chance(known, pause_s, now, state.closed_until, sent_at)
+        return learning.throttled_by_chance(known, pause_s, now, state.closed_until, sent_at)
     if known.trial is not None and known.is_unlimited and not known.curve:
-        return p.tried(known, sent_at)
-    pace = p.throttled(known, pause_s, now, state.closed_until)
+        return learning.tried(known, sent_at)
+    pace = learning.throttled(known, pause_s, now, state.closed_until)
     if pace.by_chance:
         return replace(pace, rate=p.MAX_RATE)
-    return p.tried(pace, sent_at) if known.is_unlimited else pace
+    return learning.tried(pace, sent_at) if known.is_unlimited else pace
 
 
 def _count_failure(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:

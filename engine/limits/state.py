@@ -99,7 +99,7 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         if ahead < MIN_STEP:
             return self
         moved = {name: time - ahead for name in _TIMES if (time := getattr(self, name)) is not None}
-        pace = self.pace and replace(self.pace, learned_at=self.pace.learned_at - ahead)
+        pace = self.pace and self.pace.set_back(ahead)
         return replace(self, **moved, pace=pace)
 
     def outage(self, now: datetime) -> Denied | None:

@@ -1,10 +1,14 @@
 """What a throttle does to the learned rate, and when a higher one is tried."""
 
-import pytest
+from datetime import timedelta
 
-from guestledger.engine.limits import pace as p
+import pytest
+from msgspec.structs import replace
+
 from guestledger.engine.limits.accepted import Accepted
 from guestledger.engine.limits.curve import Curve, added
+from guestledger.engine.limits.learning import answered, throttled
+from guestledger.engine.limits.pace import Pace, begun
 from tests.unit.samples import at
 
 GOOD = added((), rate=100, answers=5_000, throttled=0)
@@ -15,26 +19,26 @@ def with_throttles(rate: float) -> Curve:
     return added(GOOD, rate=rate, answers=100, throttled=10)
 
 
-def paced(curve: Curve, **changes: object) -> p.Pace:
+def paced(curve: Curve, **changes: object) -> Pace:
     given: dict[str, object] = {"rate": RATE, "floor": 0.1, "learned_at": at(0), "pause_s": 1.0, "curve": curve}
-    return p.Pace(**(given | changes))  # type: ignore[arg-type]
+    return Pace(**(given | changes))  # type: ignore[arg-type]
 
 
-def accepted(pace: p.Pace, number: int, since: float) -> p.Pace:
+def accepted(pace: Pace, number: int, since: float) -> Pace:
     for n in range(number):
-        pace = p.answered(pace, at(since + (n + 1) / number), at(0))
+        pace = answered(pace, at(since + (n + 1) / number), at(0))
     return pace
 
 
 def test_a_throttle_lowers_the_rate_to_what_the_second_before_has_shown() -> None:
-    rising = accepted(p.begun(100.0, at(0)), 40, since=1)
-    assert rising.rate > 100
-    assert p.throttled(rising, 1.0, at(2), at(0)).rate == pytest.approx(0.96 * 40, rel=0.03)
+    rising = accepted(begun(100.0, at(0)), 80, since=1)
+    assert 100 < rising.rate < 160
+    assert throttled(rising, 1.0, at(2), at(0)).rate == pytest.approx(0.96 * 80, rel=0.03)
 
 
-def test_an_api_that_was_hardly_used_has_shown_nothing() -> None:
-    rising = accepted(p.begun(100.0, at(0)), 4, since=1)
-    assert p.throttled(rising, 1.0, at(2), at(0)).rate > 4
+@pytest.mark.parametrize("number", [4, 40])
+def test_an_api_that_was_hardly_used_has_shown_nothing(number: int) -> None:
+    assert throttled(accepted(paced(GOOD), number, since=1), 1.0, at(2), at(0)).rate > 40
 
 
 def test_the_last_second_counts_by_its_share_of_each_of_two() -> None:
@@ -48,27 +52,46 @@ def test_the_last_second_counts_by_its_share_of_each_of_two() -> None:
 
 
 def test_a_climb_that_is_throttled_ends_at_the_step_before() -> None:
-    climbing = paced(GOOD, rate=108.0, climb=2, climbed_from=103.0)
-    assert p.throttled(climbing, 1.0, at(1), at(0)).rate == 103
-    assert p.throttled(paced(GOOD, rate=108.0, climb=1, climbed_from=103.0), 1.0, at(1), at(0)).rate < 103
+    climbing = accepted(paced(GOOD, rate=108.0, climb=2, climbed_from=103.0), 100, since=1)
+    assert throttled(climbing, 1.0, at(2), at(0)).rate == 103
 
 
 def test_no_climb_ends_at_a_step_that_was_throttled_before() -> None:
-    climbing = paced(with_throttles(103), rate=108.0, climb=2, climbed_from=103.0)
-    assert p.throttled(climbing, 1.0, at(1), at(0)).rate < 103
+    climbing = accepted(paced(with_throttles(103), rate=108.0, climb=2, climbed_from=103.0), 100, since=1)
+    assert throttled(climbing, 1.0, at(2), at(0)).rate < 103
 
 
 @pytest.mark.parametrize(("throttled_at", "sooner"), [(115, True), (102.5, False)], ids=["far above", "near"])
 def test_half_the_way_to_a_throttled_rate_is_tried_sooner(throttled_at: float, *, sooner: bool) -> None:
     pace = paced(with_throttles(throttled_at), answers=799)
-    risen = p.answered(pace, at(8), at(0)).rate
+    risen = answered(pace, at(8), at(0)).rate
     assert (RATE < risen < throttled_at) if sooner else risen == RATE
-    assert p.answered(paced(with_throttles(throttled_at), answers=3_999), at(40), at(0)).rate > RATE
+    assert answered(paced(with_throttles(throttled_at), answers=3_999), at(40), at(0)).rate > RATE
 
 
-def test_a_throttle_long_after_others_is_no_surprise() -> None:
+@pytest.mark.parametrize("used", [True, False])
+def test_a_throttle_long_after_others_is_no_surprise(*, used: bool) -> None:
     kept = {}
     for seconds in (0.5, 10):
-        shaken = p.answered(paced(GOOD, throttles=1.75, answers=999), at(seconds), at(0))
-        kept[seconds] = sum(point.answers for point in p.throttled(shaken, 1.0, at(seconds), at(0)).curve)
-    assert kept[0.5] < 0.1 * kept[10]
+        shaken = paced(GOOD, throttles=1.75, answers=999)
+        if used:
+            shaken = answered(shaken, at(seconds), at(0))
+        kept[seconds] = sum(point.answers for point in throttled(shaken, 1.0, at(seconds), at(0)).curve)
+    assert kept[0.5] < 0.4 * kept[10]
+
+
+def test_a_surprise_ends_a_climb_below_the_step_before() -> None:
+    climbing = accepted(paced(GOOD, rate=108.0, climb=2, climbed_from=103.0), 100, since=1)
+    shaken = replace(climbing, throttles=10.0)
+    assert throttled(shaken, 1.0, at(2), at(0)).rate < 103
+
+
+def test_a_climb_that_few_requests_used_has_shown_nothing() -> None:
+    climbing = accepted(paced(GOOD, rate=108.0, climb=2, climbed_from=103.0), 40, since=1)
+    assert throttled(climbing, 1.0, at(2), at(0)).rate < 103
+
+
+def test_a_clock_set_back_leaves_what_was_counted() -> None:
+    before = accepted(paced(GOOD), 80, since=1)
+    after = before.set_back(timedelta(seconds=9))
+    assert after.accepted_since(at(-9)).within_a_second(at(-7)) == before.accepted_since(at(0)).within_a_second(at(2))

@@ -1,0 +1,124 @@
+"""Which rate a limiter goes at next. Pure.
+
+The one with the best goodput under what the curve shows. After a throttle it may be a lower one, to learn whether that helps. A
+higher one is tried once that costs little. The numbers were found by the rows of `ONLY=throttling make bench`.
+"""
+
+from datetime import datetime, timedelta
+from math import sqrt
+
+from msgspec.structs import replace
+
+from guestledger.engine.limits import curve as c
+from guestledger.engine.limits.pace import Pace
+
+MOST_BY_CHANCE = 0.25
+"""No larger share of requests is throttled by chance."""
+
+# The share of the time that may be lost to trying a higher rate.
+_BUDGET = 0.027
+# How many requests' time a throttle costs beside its pause: of two rates with the same goodput the lower one is better.
+_PENALTY = 10.0
+# The lowest rate with this share of the best goodput is taken.
+_NEAR = 0.995
+# A lower rate is tried if this much of the rate is lost to pauses.
+_LOST = 1.06
+# It is tried until so many throttles would have been expected there, unless it has seen so many already.
+_TRIED, _KNOWN = 4.0, 2.0
+# But for at most as long as this many pauses.
+_TRIED_PAUSES = 10.0
+# No lower rate than this share of the last one is chosen for what the curve shows.
+_CUT = 0.36
+# A throttle lowers the rate to this share of what was accepted in the second before, unless the rate was hardly used:
+# fewer were accepted than these, or than this share of it.
+_PROVEN, _MIN_ACCEPTED, _MIN_USED = 0.96, 5, 0.5
+# The step before in a climb has shown nothing if a smaller share of it was accepted in the second before.
+_BACKED = 0.8
+# Throttles that cost a smaller share of the time than these are not worth a higher rate; are not said to come by chance.
+_NOTABLE, _LOST_BY_CHANCE = 0.05, 0.1
+# So many throttles come by chance if they show no limit.
+_SHOWING_CHANCE, _NO_GAIN = 8.0, 1.0
+# So many throttles at a rate, old ones counting less: it was throttled once; it is blamed.
+_SEEN, _BLAMED = 0.05, 0.3
+# By what share the rate rises: up to a known rate, and beyond it; the most at once beyond it.
+_FAST, _CAREFUL, _MOST = 0.12, 0.03, 0.3
+# A rate that was throttled is approached by half the way to it, so many times sooner, while it is so far above.
+_SOONER, _MIN_GAP = 5.0, 1.03
+
+
+def after_throttle(pace: Pace) -> Pace:
+    """The pace after a throttle."""
+    rate, share, limited = _target(pace)
+    good = c.goodput(rate, share, pace.pause_s, _PENALTY)
+    blamed = (point.rate for point in pace.curve if point.throttled > _BLAMED and point.rate <= rate)
+    lowest = min(blamed, default=rate)
+    least = _CUT * pace.rate
+    if lowest > _LOST * good:
+        # Between these two the goodput may be better. If not, chance explains the throttles, and the rate may rise.
+        lower = sqrt(lowest * good)
+        seen = c.around(pace.curve, lower, lowest / 1.02) * share
+        if seen < _KNOWN:
+            rate = pace.bounded(max(lower, least))
+            return replace(pace, rate=rate, hold=min((_TRIED - seen) / share, _TRIED_PAUSES * pace.pause_s * rate))
+    if not limited:
+        # The more is lost to pauses anyway, the less a higher rate costs.
+        lost = 1 - good / rate
+        rate *= 1 + lost if lost > _NOTABLE else 1
+        pace = replace(pace, by_chance=lost > _LOST_BY_CHANCE and _shows_chance(pace))
+    return replace(pace, rate=pace.bounded(max(rate, least)), hold=0.0)
+
+
+def seen_to_work(before: Pace, pace: Pace, accepted: float | None) -> Pace:
+    """The pace after a throttle, by what went well just before it. `accepted`: within the last second."""
+    if accepted is not None and accepted >= max(_MIN_ACCEPTED, _MIN_USED * before.rate):
+        # A rate that rises fast is far too high when it is throttled.
+        pace = replace(pace, rate=pace.bounded(min(pace.rate, _PROVEN * accepted)))
+    # A climb ends at the step before. The first step is one from a rate that the curve knows better.
+    step = before.climbed_from
+    if before.climb < 2 or pace.rate >= step or (accepted is not None and accepted < _BACKED * step):
+        return pace
+    if any(point.throttled > _SEEN for point in c.beside(pace.curve, step)):
+        return pace
+    return replace(pace, rate=step, hold=0.0)
+
+
+def after_answers(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
+    """The pace after answers without a throttle."""
+    target, _, limited = _target(pace)
+    if limited and pace.rate < target / 1.001:
+        return replace(pace, rate=pace.bounded(min(target, pace.rate * (1 + _FAST))), climb=0)
+    share = c.best(c.explanations(pace.curve)).share(pace.rate)
+    lost = max(0.0, 1 - c.goodput(pace.rate, share, pace.pause_s, _PENALTY) / pace.rate)
+    throttled = [point.rate for point in pace.curve if point.throttled > _SEEN]
+    near = bool(throttled) and lost < 2 * _NOTABLE and pace.rate >= min(throttled) / 1.1
+    if not limited and not near:
+        return replace(pace, rate=pace.bounded(pace.rate * (1 + _FAST + lost)), climb=0)
+    # Where chance throttles, part of the time is lost anyway.
+    budget = _BUDGET if limited else _BUDGET + lost
+    rate = pace.rate * (1 + min(_MOST, _CAREFUL * (1 + pace.climb / 2)))
+    above = min((known for known in throttled if known > pace.rate), default=0.0)
+    if limited and above > _MIN_GAP * pace.rate:
+        rate = min(rate, sqrt(pace.rate * above))
+        budget *= _SOONER
+    if now - opened_at < timedelta(seconds=max(0.0, pace.pause_s / budget - pace.pause_s)):
+        return replace(pace, climb=0)
+    return replace(pace, rate=pace.bounded(rate), climbed_from=pace.rate, climb=pace.climb + 1)
+
+
+def _target(pace: Pace) -> tuple[float, float, bool]:
+    """The rate to go at, the share that is throttled there, and whether there is a limit."""
+    found = c.explanations(pace.curve)
+    if c.shows_limit(found):
+        goodputs = c.expected(found, (point.rate for point in pace.curve), pace.pause_s, _PENALTY)
+        enough = _NEAR * max(goodputs.values())
+        rate = min(rate for rate, goodput in goodputs.items() if goodput >= enough)
+        return rate, max(1e-6, c.expected_share(found, rate)), True
+    blamed = (point.rate for point in pace.curve if point.throttled > _BLAMED)
+    return max(blamed, default=pace.rate), found[0].chance, False
+
+
+def _shows_chance(pace: Pace) -> bool:
+    found = c.explanations(pace.curve)
+    gain = c.best(found).likelihood - found[0].likelihood
+    enough = sum(point.throttled for point in pace.curve) >= _SHOWING_CHANCE
+    return enough and gain < _NO_GAIN and found[0].chance <= MOST_BY_CHANCE

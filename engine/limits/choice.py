@@ -16,7 +16,7 @@ MOST_BY_CHANCE = 0.25
 """No larger share of requests is throttled by chance."""
 
 # The share of the time that may be lost to trying a higher rate.
-_BUDGET = 0.027
+_BUDGET = 0.022
 # How many requests' time a throttle costs beside its pause: of two rates with the same goodput the lower one is better.
 _PENALTY = 10.0
 # The lowest rate with this share of the best goodput is taken.
@@ -31,7 +31,7 @@ _TRIED_PAUSES = 10.0
 _CUT = 0.36
 # A throttle lowers the rate to this share of what was accepted in the second before, unless the rate was hardly used:
 # fewer were accepted than these, or than this share of it.
-_PROVEN, _MIN_ACCEPTED, _MIN_USED = 0.96, 5, 0.5
+_PROVEN, _MIN_ACCEPTED, _MIN_USED = 0.96, 5, 0.25
 # The step before in a climb has shown nothing if a smaller share of it was accepted in the second before.
 _BACKED = 0.8
 # Throttles that cost a smaller share of the time than these are not worth a higher rate; are not said to come by chance.
@@ -42,8 +42,8 @@ _SHOWING_CHANCE, _NO_GAIN = 8.0, 1.0
 _SEEN, _BLAMED = 0.05, 0.3
 # By what share the rate rises: up to a known rate, and beyond it; the most at once beyond it.
 _FAST, _CAREFUL, _MOST = 0.12, 0.03, 0.3
-# A rate that was throttled is approached by half the way to it, so many times sooner, while it is so far above.
-_SOONER, _MIN_GAP = 5.0, 1.03
+# A rate that is blamed is approached by half the way to it, so many times sooner, while it is so far above.
+_SOONER, _MIN_GAP = 4.0, 1.03
 
 
 def after_throttle(pace: Pace) -> Pace:
@@ -96,7 +96,7 @@ def after_answers(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
     # Where chance throttles, part of the time is lost anyway.
     budget = _BUDGET if limited else _BUDGET + lost
     rate = pace.rate * (1 + min(_MOST, _CAREFUL * (1 + pace.climb / 2)))
-    above = min((known for known in throttled if known > pace.rate), default=0.0)
+    above = min((point.rate for point in pace.curve if point.throttled > _BLAMED and point.rate > pace.rate), default=0)
     if limited and above > _MIN_GAP * pace.rate:
         rate = min(rate, sqrt(pace.rate * above))
         budget *= _SOONER

@@ -43,7 +43,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     climbed_from: float = 0.0
     """The rate before the last one of them."""
     accepted: Accepted | None = None
-    """The last requests that were accepted."""
+    """How many requests were accepted within the last second."""
     throttles: float = 0.0
     """The last throttles, each half as important as the one after it."""
     expected: float = 0.0

@@ -20,7 +20,8 @@ class SingleFlight(Generic[Result]):
             task = asyncio.create_task(work())
             self._running[key] = task
             task.add_done_callback(lambda ended: self._forget(key, ended))
-        # A cancelled caller must not cancel the work of the others. With `shield`, Python 3.14 would also log what it fails by.
+        # A cancelled caller must not cancel the work of the others. No `shield`: with it, Python 3.14 logs the exception of
+        # work whose callers have gone, with a traceback.
         await asyncio.wait((task,))
         return task.result()
 

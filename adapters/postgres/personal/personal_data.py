@@ -169,7 +169,7 @@ class PersonalData:
             self._reading = asyncio.gather(self._facts.id(), self.vault.index_key())
             self._reading.add_done_callback(self._have_read)
         reading = self._reading
-        await asyncio.wait((reading,))
+        await asyncio.wait((reading,))  # no `shield`: see `SingleFlight`
         ledger_id, hashed = reading.result()
         return ledger_id, hashed
 

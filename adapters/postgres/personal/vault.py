@@ -91,7 +91,7 @@ class PostgresKeyVault:
             waiting = self._wanted[owner] = asyncio.get_running_loop().create_future()
         if self._fetching is None:
             self._fetching = asyncio.create_task(self._fetch_wanted())
-        await asyncio.wait((waiting,))
+        await asyncio.wait((waiting,))  # no `shield`: see `SingleFlight`
         return waiting.result()
 
     def cached(self, subject: bytes, purpose: Purpose) -> Aes256Key | None:

@@ -30,7 +30,7 @@ _DEFAULT_S = DEFAULT_RETRY_AFTER_MS / 1_000
 class Server(Protocol):
     """Answers a request that comes at second `now`."""
 
-    answers_s: tuple[float, float]
+    answers_s: tuple[float, float] = (0.003, 0.01)
     """The shortest and the longest time until the answer."""
 
     def ask(self, now: float, chance: random.Random) -> float | None:
@@ -38,13 +38,13 @@ class Server(Protocol):
         ...
 
 
-class Bucket:
+class Bucket(Server):
     """So many a second, and so many saved up. `retry_after`: seconds; `None`: in whole seconds, until there is one again."""
 
-    answers_s = (0.003, 0.01)
-
-    def __init__(self, rate: float, burst: float, retry_after: float | None = None) -> None:
+    def __init__(self, rate: float, burst: float, retry_after: float | None = None, *, slow: bool = False) -> None:
         self.rate = rate
+        if slow:
+            self.answers_s = (0.5, 1.5)
         self._burst = burst
         self._retry_after = retry_after
         self._saved, self._at = burst, 0.0
@@ -76,10 +76,8 @@ class Changing(Bucket):
             self.rate = full
 
 
-class Window:
+class Window(Server):
     """So many in each window; then it asks for the rest of the window, in whole seconds."""
-
-    answers_s = (0.003, 0.01)
 
     def __init__(self, number: int, seconds: float) -> None:
         self._number = number
@@ -96,10 +94,8 @@ class Window:
         return ceil((window + 1) * self._seconds - now)
 
 
-class Sliding:
+class Sliding(Server):
     """So many in any second; those that it throttles do not count."""
-
-    answers_s = (0.003, 0.01)
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -113,10 +109,8 @@ class Sliding:
         return None
 
 
-class Nodes:
+class Nodes(Server):
     """A balancer before nodes that count each for itself."""
-
-    answers_s = (0.003, 0.01)
 
     def __init__(self, number: int, rate: float) -> None:
         self._nodes = [Bucket(rate, rate) for _ in range(number)]
@@ -125,10 +119,8 @@ class Nodes:
         return chance.choice(self._nodes).ask(now, chance)
 
 
-class Shared:
+class Shared(Server):
     """A bucket of which somebody else takes 0 to 80 %, in a wave of 20 s."""
-
-    answers_s = (0.003, 0.01)
 
     def __init__(self, rate: float) -> None:
         self._bucket = Bucket(rate, rate)
@@ -142,7 +134,7 @@ class Shared:
         return self._bucket.ask(now, chance)
 
 
-class Cap:
+class Cap(Server):
     """So many at once, each for 50 ms."""
 
     answers_s = (0.05, 0.06)
@@ -159,10 +151,8 @@ class Cap:
         return None
 
 
-class Noise:
+class Noise(Server):
     """Throttles by chance, whatever the rate."""
-
-    answers_s = (0.003, 0.01)
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -195,6 +185,8 @@ ROWS = (
     Row("bucket 50/s, Retry-After 0", lambda: Bucket(50, 50, 0), 50, 0.9),
     Row("bucket 50/s, no Retry-After", lambda: Bucket(50, 50, _DEFAULT_S), 50, 0.9),
     Row("bucket 50/s, Retry-After 30", lambda: Bucket(50, 50, 30), 50, 0.6),
+    Row("bucket 50/s, slow answers", lambda: Bucket(50, 50, slow=True), 50, 0.9),
+    Row("bucket 50/s, burst 1, slow answers", lambda: Bucket(50, 1, slow=True), 50, 0.8),
     Row("window 50 a second", lambda: Window(50, 1), 50, 0.9),
     Row("window 3,000 a minute", lambda: Window(3_000, 60), 50, 0.9),
     Row("window 300 a minute", lambda: Window(300, 60), 5, 0.9),

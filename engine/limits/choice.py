@@ -29,10 +29,10 @@ _TRIED, _KNOWN = 4.0, 2.0
 _TRIED_PAUSES = 10.0
 # No lower rate than this share of the last one is chosen for what the curve shows.
 _CUT = 0.36
-# A throttle lowers the rate to this share of what was accepted in the second before, unless the rate was hardly used:
-# fewer were accepted than these, or than this share of it.
-_PROVEN, _MIN_ACCEPTED, _MIN_USED = 0.96, 5, 0.25
-# The step before in a climb has shown nothing if a smaller share of it was accepted in the second before.
+# A throttle lowers the rate to this share of what was sent in the second before, unless the rate was hardly used:
+# fewer were sent than these, or than this share of it.
+_PROVEN, _MIN_SENT, _MIN_USED = 0.96, 5, 0.25
+# The step before in a climb has shown nothing if a smaller share of it was sent in the second before.
 _BACKED = 0.8
 # Throttles that cost a smaller share of the time than these are not worth a higher rate; are not said to come by chance.
 _NOTABLE, _LOST_BY_CHANCE = 0.05, 0.1
@@ -42,6 +42,8 @@ _SHOWING_CHANCE, _NO_GAIN = 8.0, 1.0
 _SEEN, _BLAMED = 0.05, 0.3
 # By what share the rate rises: up to a known rate, and beyond it; the most at once beyond it.
 _FAST, _CAREFUL, _MOST = 0.12, 0.03, 0.3
+# It rises the first so much for each so many seconds until the answers come; at most by this factor at once.
+FAST_S, _MOST_FAST = 0.2, 1.5
 # A rate that is blamed is approached by half the way to it, so many times sooner, while it is so far above.
 _SOONER, _MIN_GAP = 4.0, 1.03
 
@@ -68,31 +70,36 @@ def after_throttle(pace: Pace) -> Pace:
     return replace(pace, rate=pace.bounded(max(rate, least)), hold=0.0)
 
 
-def seen_to_work(before: Pace, pace: Pace, accepted: float | None) -> Pace:
-    """The pace after a throttle, by what went well just before it. `accepted`: within the last second."""
-    if accepted is not None and accepted >= max(_MIN_ACCEPTED, _MIN_USED * before.rate):
+def seen_to_work(before: Pace, pace: Pace, sent_at: datetime) -> Pace:
+    """The pace after a throttle of a request sent at `sent_at`, by what went well just before it."""
+    sent = None if before.recent is None else before.recent.within_a_second(sent_at)
+    if sent is not None and sent >= max(_MIN_SENT, _MIN_USED * before.rate):
         # A rate that rises fast is far too high when it is throttled.
-        pace = replace(pace, rate=pace.bounded(min(pace.rate, _PROVEN * accepted)))
+        pace = replace(pace, rate=pace.bounded(min(pace.rate, _PROVEN * sent)))
     # A climb ends at the step before. The first step is one from a rate that the curve knows better.
-    step = before.climbed_from
-    if before.climb < 2 or pace.rate >= step or (accepted is not None and accepted < _BACKED * step):
+    *_, step, tried = (0.0, *before.rates(sent_at))
+    if (
+        before.climb < (2 if tried == before.rate else 3)
+        or pace.rate >= step
+        or (sent is not None and sent < _BACKED * step)
+    ):
         return pace
     if any(point.throttled > _SEEN for point in c.beside(pace.curve, step)):
         return pace
     return replace(pace, rate=step, hold=0.0)
 
 
-def after_answers(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
-    """The pace after answers without a throttle."""
+def after_answers(pace: Pace, now: datetime, opened_at: datetime, late: timedelta) -> Pace:
+    """The pace after answers without a throttle, which came so late."""
     target, _, limited = _target(pace)
     if limited and pace.rate < target / 1.001:
-        return replace(pace, rate=pace.bounded(min(target, pace.rate * (1 + _FAST))), climb=0)
+        return replace(pace, rate=pace.bounded(min(target, pace.rate * _growth(late))), climb=0)
     share = c.best(c.explanations(pace.curve)).share(pace.rate)
     lost = max(0.0, 1 - c.goodput(pace.rate, share, pace.pause_s, _PENALTY) / pace.rate)
     throttled = [point.rate for point in pace.curve if point.throttled > _SEEN]
     near = bool(throttled) and lost < 2 * _NOTABLE and pace.rate >= min(throttled) / 1.1
     if not limited and not near:
-        return replace(pace, rate=pace.bounded(pace.rate * (1 + _FAST + lost)), climb=0)
+        return replace(pace, rate=pace.bounded(pace.rate * (lost + _growth(late))), climb=0)
     # Where chance throttles, part of the time is lost anyway.
     budget = _BUDGET if limited else _BUDGET + lost
     rate = pace.rate * (1 + min(_MOST, _CAREFUL * (1 + pace.climb / 2)))
@@ -102,7 +109,12 @@ def after_answers(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
         budget *= _SOONER
     if now - opened_at < timedelta(seconds=max(0.0, pace.pause_s / budget - pace.pause_s)):
         return replace(pace, climb=0)
-    return replace(pace, rate=pace.bounded(rate), climbed_from=pace.rate, climb=pace.climb + 1)
+    return replace(pace, rate=pace.bounded(rate), climb=pace.climb + 1)
+
+
+def _growth(late: timedelta) -> float:
+    """By what factor the rate rises up to a known one: by more if the answers come late."""
+    return float(min(_MOST_FAST, (1 + _FAST) ** (1 + late.total_seconds() / FAST_S)))
 
 
 def _target(pace: Pace) -> tuple[float, float, bool]:

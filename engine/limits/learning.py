@@ -21,8 +21,8 @@ _CALM_S = 10.0
 _EXPERIENCED = 100.0
 # Within so many seconds, answers that are still to come make the rate look unused.
 _SETTLED_S = 2.0
-# Seconds of answers before the rate rises: up to a known rate, and beyond it.
-_FAST_S, _CAREFUL_S = 0.2, 1.0
+# Seconds of answers before the rate rises beyond a known one.
+_CAREFUL_S = 1.0
 
 
 def tried(pace: Pace, sent_at: datetime) -> Pace:
@@ -36,48 +36,49 @@ def with_quota(pace: Pace, per_second: float) -> Pace:
     return replace(pace, rate=pace.bounded(0.95 * rate), answers=0, hold=60 * rate, climb=0)
 
 
-def answered(pace: Pace, now: datetime, opened_at: datetime) -> Pace:
+def answered(pace: Pace, now: datetime, opened_at: datetime, sent_at: datetime) -> Pace:
     """The pace after an answer that was no throttle, to a request sent since `opened_at`."""
-    accepted = pace.accepted_since(opened_at).and_one(now)
-    pace = replace(pace, answers=pace.answers + 1, hold=max(0.0, pace.hold - 1), accepted=accepted)
-    if pace.answers < max(1.0, (_CAREFUL_S if pace.climb else _FAST_S) * pace.rate):
+    if pace.began_at is not None and sent_at < pace.began_at:
+        return _with_earlier(pace, sent_at, throttled=False)
+    pace = replace(pace, answers=pace.answers + 1, hold=max(0.0, pace.hold - 1))
+    if pace.answers < max(1.0, (_CAREFUL_S if pace.climb else choice.FAST_S) * pace.rate):
         return pace
-    used = _used_rate(pace, now, opened_at)
+    used = _used_rate(pace, now, opened_at, sent_at)
     share = c.best(c.explanations(pace.curve)).share(used)
     learned = replace(_learned(_calmed(pace, now), now, used, 0), expected=pace.expected + pace.answers * share)
     if pace.hold > 0:
         return learned
-    return choice.after_answers(learned, now, opened_at) if used == pace.rate else replace(learned, climb=0)
+    return (
+        choice.after_answers(learned, now, opened_at, now - sent_at) if used == pace.rate else replace(learned, climb=0)
+    )
 
 
 def late(pace: Pace, sent_at: datetime, *, throttled: bool) -> Pace:
     """The pace after an answer to a request from before the last throttle."""
-    if pace.throttled_at is not None:
-        pace = replace(pace, curve=c.added(pace.curve, pace.throttled_at, 1, throttled))
+    if pace.earlier:
+        pace = _with_earlier(pace, sent_at, throttled=throttled)
     return pace if pace.trial is None else _judged(pace, pace.trial.answered(sent_at, throttled=throttled))
 
 
 def throttled_by_chance(pace: Pace, pause_s: float, now: datetime, opened_at: datetime, sent_at: datetime) -> Pace:
     """The pace after a throttle that stops only its own request, unless more came than chance explains."""
-    pace, used = _calmed(pace, now), _used_rate(pace, now, opened_at)
+    pace, used = _calmed(pace, now), _used_rate(pace, now, opened_at, sent_at)
     share = c.best(c.explanations(pace.curve)).share(used)
     throttles, expected = 0.5 * pace.throttles + 1, pace.expected + (pace.answers + 1) * share
     learned = _learned(pace, now, used, 1)
     bearable = c.best(c.explanations(learned.curve)).share(used) <= choice.MOST_BY_CHANCE
     if bearable and (throttles < _SURPRISING or expected >= _EXPECTED):
         return replace(learned, rate=MAX_RATE, throttles=throttles, expected=0.5 * expected)
-    return tried(replace(throttled(pace, pause_s, now, opened_at), by_chance=False), sent_at)
+    return tried(replace(throttled(pace, pause_s, now, opened_at, sent_at), by_chance=False), sent_at)
 
 
-def throttled(pace: Pace, pause_s: float, now: datetime, opened_at: datetime) -> Pace:
+def throttled(pace: Pace, pause_s: float, now: datetime, opened_at: datetime, sent_at: datetime) -> Pace:
     """The pace after a throttle that stops all for `pause_s`."""
     pace = replace(pace, pause_s=pause_s if not pace.curve else pace.pause_s + 0.3 * (pause_s - pace.pause_s))
-    used = _used_rate(pace, now, opened_at)
+    used = _used_rate(pace, now, opened_at, sent_at)
     known = _forgetful(_calmed(pace, now), used)
-    learned = replace(_learned(known, now, used, 1), throttled_at=used, climb=0, by_chance=False, trial=None)
-    return choice.seen_to_work(
-        known, choice.after_throttle(learned), pace.accepted_since(opened_at).within_a_second(now)
-    )
+    learned = replace(_learned(known, now, used, 1), climb=0, by_chance=False, trial=None)
+    return choice.seen_to_work(known, choice.after_throttle(learned), sent_at)
 
 
 def _judged(pace: Pace, trial: Trial) -> Pace:
@@ -90,9 +91,19 @@ def _judged(pace: Pace, trial: Trial) -> Pace:
     return replace(pace, rate=pace.floor / MIN_SHARE if trial.shows_limit else MAX_RATE, trial=trial)
 
 
-def _used_rate(pace: Pace, now: datetime, opened_at: datetime) -> float:
+def _with_earlier(pace: Pace, sent_at: datetime, *, throttled: bool) -> Pace:
+    """What the answer to a request shows that was admitted at an earlier rate."""
+    rate = pace.rates(sent_at)[-1]
+    return replace(pace, curve=c.added(pace.curve, rate, 1, throttled))
+
+
+def _used_rate(pace: Pace, now: datetime, opened_at: datetime, sent_at: datetime) -> float:
     """The rate that the last answers speak of: a lower one if there were too few requests to use it."""
-    seconds = (now - max(pace.learned_at, opened_at)).total_seconds()
+    began_at = pace.began_at
+    if began_at is not None and sent_at < began_at:
+        return pace.rates(sent_at)[-1]
+    # Answers that come late are counted late.
+    seconds = min(now - pace.learned_at, sent_at - max(opened_at, began_at or opened_at)).total_seconds()
     used = pace.answers / seconds if seconds > _SETTLED_S else pace.rate
     return pace.rate if used >= pace.rate / 2 else pace.bounded(used)
 

@@ -95,6 +95,8 @@ def _pass_rate(
         if now < earliest:
             return state, _rate_denial(earliest, rate)
         state = replace(state, next_admission=due + timedelta(seconds=1 / rate))
+    if state.pace is not None and state.closed_until is not None:
+        state = replace(state, pace=state.pace.admitted(now, state.closed_until))
     return _spend_budget(state, request, now, policy)
 
 
@@ -122,6 +124,11 @@ def _rate_denial(until: datetime, rate: float) -> Denied:
 
 def observe(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:
     """The state after what a request showed."""
+    after = _observe(state, feedback, now, policy)
+    return after if after.pace is None else replace(after, pace=after.pace.after(state.pace, now))
+
+
+def _observe(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:
     late = state.closed_at is not None and feedback.began_at <= state.closed_at
     closed_ms = feedback.closed_ms
     match feedback.observation:
@@ -167,7 +174,7 @@ def _count_answer(state: LimiterState, feedback: Feedback, now: datetime, *, lat
         return state
     if late:
         return _opened(state, learning.late(state.pace, feedback.began_at, throttled=False), now)
-    return replace(state, pace=learning.answered(state.pace, now, state.closed_until))
+    return replace(state, pace=learning.answered(state.pace, now, state.closed_until, feedback.began_at))
 
 
 def _is_auto(feedback: Feedback) -> bool:
@@ -219,7 +226,7 @@ def _paced(
         if feedback.observation is Observation.THROTTLED and late:
             known = learning.late(known, feedback.began_at, throttled=True)
         elif feedback.observation is Observation.THROTTLED:
-            known = learning.throttled(known, pause_s, now, state.closed_until)
+            known = learning.throttled(known, pause_s, now, state.closed_until, feedback.began_at)
     # An outage says nothing about the rate.
     return known if feedback.quota is None else learning.with_quota(known, feedback.quota)
 
@@ -237,7 +244,7 @@ def _paced_by_evidence(
         return learning.throttled_by_chance(known, pause_s, now, state.closed_until, sent_at)
     if known.trial is not None and known.is_unlimited and not known.curve:
         return learning.tried(known, sent_at)
-    pace = learning.throttled(known, pause_s, now, state.closed_until)
+    pace = learning.throttled(known, pause_s, now, state.closed_until, sent_at)
     if pace.by_chance:
         return replace(pace, rate=p.MAX_RATE)
     return learning.tried(pace, sent_at) if known.is_unlimited else pace

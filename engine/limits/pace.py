@@ -9,13 +9,24 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.engine.limits import curve as c
-from guestledger.engine.limits.accepted import Accepted
+from guestledger.engine.limits.recent import Recent
 from guestledger.engine.limits.trial import Trial
 
 MAX_RATE = 5_000.0
 """A rate this high is no limit any more, per second."""
 MIN_SHARE = 0.01
 """The lowest rate, as a share of the policy's `initial_rate`."""
+
+
+# So many earlier rates are known: enough for the requests whose answers are still to come.
+_EARLIER = 4
+
+
+class Earlier(msgspec.Struct, frozen=True, array_like=True):
+    """A rate that was admitted before, and until when."""
+
+    rate: float
+    until: datetime
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,20 +41,18 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     curve: c.Curve = ()
     pause_s: float = 0.0
     """How long a throttle stops all, on average."""
-    throttled_at: float | None = None
-    """The rate at the last throttle."""
+    earlier: tuple[Earlier, ...] = ()
+    """The rates before this one, the last at the end."""
     by_chance: bool = False
     """Whether the throttles were seen not to depend on the rate."""
     answers: int = 0
-    """Answers that are not in the curve yet."""
+    """Answers at this rate that are not in the curve yet."""
     hold: float = 0.0
     """How many more answers it stays at this rate, to learn about it."""
     climb: int = 0
     """How many steps it has climbed beyond what is known."""
-    climbed_from: float = 0.0
-    """The rate before the last one of them."""
-    accepted: Accepted | None = None
-    """How many requests were accepted within the last second."""
+    recent: Recent | None = None
+    """How many requests were admitted in the last seconds."""
     throttles: float = 0.0
     """The last throttles, each half as important as the one after it."""
     expected: float = 0.0
@@ -53,8 +62,29 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     def set_back(self, ahead: timedelta) -> "Pace":
         """The pace by a clock that was set back by `ahead`."""
-        accepted = self.accepted and replace(self.accepted, opened_at=self.accepted.opened_at - ahead)
-        return replace(self, learned_at=self.learned_at - ahead, accepted=accepted)
+        return replace(
+            self,
+            learned_at=self.learned_at - ahead,
+            earlier=tuple(replace(one, until=one.until - ahead) for one in self.earlier),
+            recent=self.recent and self.recent.set_back(ahead),
+        )
+
+    def rates(self, sent_at: datetime) -> tuple[float, ...]:
+        """The rate at which a request was admitted at this time, after those before it."""
+        earlier = (one.rate for one in self.earlier if one.until <= sent_at)
+        at_the_time = next((one.rate for one in self.earlier if sent_at < one.until), self.rate)
+        return (*earlier, at_the_time)
+
+    @property
+    def began_at(self) -> datetime | None:
+        """Since when this rate is admitted; `None`: it is the first."""
+        return self.earlier[-1].until if self.earlier else None
+
+    def after(self, before: "Pace | None", now: datetime) -> "Pace":
+        """The pace that follows another one from now on."""
+        if before is None or before.rate == self.rate:
+            return self
+        return replace(self, earlier=(*self.earlier[1 - _EARLIER :], Earlier(before.rate, now)))
 
     @property
     def is_unlimited(self) -> bool:
@@ -77,10 +107,12 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         """`rate`, within what can be admitted."""
         return max(self.floor, min(MAX_RATE, rate))
 
-    def accepted_since(self, opened_at: datetime) -> Accepted:
-        """The counts since the limiter opened."""
-        known = self.accepted
-        return known if known is not None and known.opened_at == opened_at else Accepted(opened_at=opened_at)
+    def admitted(self, now: datetime, opened_at: datetime) -> "Pace":
+        """The pace after a request was admitted."""
+        known = self.recent
+        if known is None or known.opened_at != opened_at:
+            known = Recent(opened_at=opened_at, last_at=opened_at)
+        return replace(self, recent=known.and_one(now))
 
 
 def begun(initial_rate: float, opens_at: datetime) -> Pace:

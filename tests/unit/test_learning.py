@@ -23,12 +23,12 @@ def test_the_limiter_finds_the_rate_that_an_api_bears(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_scope_auto_is_as_good_at_a_quota_and_far_better_by_chance(row: Row) -> None:
-    seen = simulate(row.server(), seed=2, span_s=120, scope=ThrottleScope.AUTO, late_s=row.late_s)
-    found = goodput(seen, WARM_S, 120)
+    seen = simulate(row.server(), seed=2, scope=ThrottleScope.AUTO, late_s=row.late_s)
+    found = goodput(seen, WARM_S, SPAN_S)
     if row.has_quota:
-        by_quota = simulate(row.server(), seed=2, span_s=120, late_s=row.late_s)
-        assert found >= goodput(by_quota, WARM_S, 120) - 0.03 * row.best
-        assert throttled_share(seen, WARM_S, 120) < 0.015
+        by_quota = simulate(row.server(), seed=2, late_s=row.late_s)
+        assert found >= goodput(by_quota, WARM_S, SPAN_S) - 0.03 * row.best
+        assert throttled_share(seen, WARM_S, SPAN_S) < 0.015
     else:
         assert found > 0.6 * FULL_RATE
 

@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from guestledger.engine.limits.accepted import Accepted
 from guestledger.engine.limits.curve import Curve, added
 from guestledger.engine.limits.learning import answered, throttled
-from guestledger.engine.limits.pace import Pace, begun
+from guestledger.engine.limits.pace import Earlier, Pace, begun
+from guestledger.engine.limits.recent import Recent
 from tests.unit.samples import at
 
 GOOD = added((), rate=100, answers=5_000, throttled=0)
@@ -26,47 +26,111 @@ def paced(curve: Curve, **changes: object) -> Pace:
 
 def accepted(pace: Pace, number: int, since: float) -> Pace:
     for n in range(number):
-        pace = answered(pace, at(since + (n + 1) / number), at(0))
+        now = at(since + (n + 1) / number)
+        risen = answered(pace.admitted(now, at(0)), now, at(0), now)
+        pace = risen.after(pace, now)
     return pace
+
+
+def throttle(pace: Pace, seconds: float = 2, sent: float | None = None) -> Pace:
+    return throttled(pace, 1.0, at(seconds), at(0), at(seconds if sent is None else sent))
+
+
+def climbing(curve: Curve, number: int = 100) -> Pace:
+    return accepted(paced(curve, rate=108.0, climb=2, earlier=(Earlier(103.0, at(0)),)), number, since=1)
 
 
 def test_a_throttle_lowers_the_rate_to_what_the_second_before_has_shown() -> None:
     rising = accepted(begun(100.0, at(0)), 80, since=1)
     assert 100 < rising.rate < 160
-    assert throttled(rising, 1.0, at(2), at(0)).rate == pytest.approx(0.96 * 80, rel=0.03)
+    assert throttle(rising).rate == pytest.approx(0.96 * 80, rel=0.03)
 
 
 @pytest.mark.parametrize("number", [4, 20])
 def test_an_api_that_was_hardly_used_has_shown_nothing(number: int) -> None:
-    assert throttled(accepted(paced(GOOD), number, since=1), 1.0, at(2), at(0)).rate > 40
+    assert throttle(accepted(paced(GOOD), number, since=1)).rate > 40
 
 
 def test_the_last_second_counts_by_its_share_of_each_of_two() -> None:
-    counts = Accepted(opened_at=at(0))
-    assert counts.within_a_second(at(0.9)) is None
-    for second in (1.0, 1.5, 2.0, 2.5):
-        counts = counts.and_one(at(second))
+    counts = recent(0.2, 1.0, 1.5, 2.0, 2.5)
     assert counts.within_a_second(at(2.5)) == pytest.approx(2 + 2 * 0.5)
-    assert counts.within_a_second(at(3.5)) == pytest.approx(2 * 0.5)
-    assert counts.within_a_second(at(4)) == 0
+    assert counts.within_a_second(at(2.25)) == pytest.approx(2 * 0.5 + 2 * 0.75)
+    assert counts.within_a_second(at(1.5)) == pytest.approx(2 * 0.5 + 1 * 0.5)
+
+
+@pytest.mark.parametrize("seconds", [0.9, 2.6], ids=["before the limiter opened", "later than the last"])
+def test_a_second_that_was_not_counted_is_not_known(seconds: float) -> None:
+    assert recent(0.2, 1.0, 1.5, 2.0, 2.5).within_a_second(at(seconds)) is None
+
+
+def test_seconds_long_ago_are_forgotten() -> None:
+    counts = recent(*range(1, 100))
+    assert (len(counts.counts), counts.within_a_second(at(96))) == (5, 1)
+    assert counts.within_a_second(at(50)) is None
+    assert recent(1, 90, 90.5).within_a_second(at(90.5)) == 2
+
+
+def recent(*times: float) -> Recent:
+    counts = Recent(opened_at=at(0), last_at=at(0))
+    for seconds in times:
+        counts = counts.and_one(at(seconds))
+    return counts
 
 
 def test_a_climb_that_is_throttled_ends_at_the_step_before() -> None:
-    climbing = accepted(paced(GOOD, rate=108.0, climb=2, climbed_from=103.0), 100, since=1)
-    assert throttled(climbing, 1.0, at(2), at(0)).rate == 103
+    assert throttle(climbing(GOOD)).rate == 103
 
 
 def test_no_climb_ends_at_a_step_that_was_throttled_before() -> None:
-    climbing = accepted(paced(with_throttles(103), rate=108.0, climb=2, climbed_from=103.0), 100, since=1)
-    assert throttled(climbing, 1.0, at(2), at(0)).rate < 103
+    assert throttle(climbing(with_throttles(103))).rate < 103
+
+
+def test_an_answer_counts_for_the_rate_at_which_it_was_sent() -> None:
+    pace = paced(GOOD, rate=50.0, earlier=(Earlier(10.0, at(1)), Earlier(20.0, at(2))))
+    for sent, rate in ((0.5, 10), (1.5, 20)):
+        late = answered(pace, at(3), at(0), at(sent))
+        assert (late.answers, late.rate) == (0, 50)
+        assert [point.answers for point in late.curve if point.rate == pytest.approx(rate, rel=0.02)] == [1]
+    assert answered(pace, at(3), at(0), at(2.5)).answers == 1
+
+
+def test_a_throttle_counts_for_the_rate_at_which_it_was_sent() -> None:
+    pace = paced(GOOD, rate=50.0, earlier=(Earlier(20.0, at(2)),))
+    for sent, rate in ((1.5, 20), (2.5, 50)):
+        [blamed] = [point.rate for point in throttle(pace, 3, sent).curve if point.throttled]
+        assert blamed == pytest.approx(rate, rel=0.02)
+
+
+def test_a_throttled_request_of_the_step_before_ends_the_climb_two_steps_before() -> None:
+    earlier = (Earlier(104.0, at(1)), Earlier(112.0, at(2)))
+    pace = accepted(paced(GOOD, rate=123.0, climb=3, earlier=earlier), 110, since=1)
+    assert throttle(pace, 3, sent=1.99).rate == 104
+    assert throttle(pace, 3, sent=2.0).rate == 112
+    # It was the first step, and the curve knows better.
+    assert throttle(replace(pace, climb=2), 3, sent=1.99).rate < 104
+
+
+def test_rates_long_ago_are_forgotten() -> None:
+    pace = paced(GOOD)
+    for n in range(9):
+        pace = replace(pace, rate=10.0 + n).after(pace, at(n))
+    assert [one.rate for one in pace.earlier] == [14, 15, 16, 17]
+
+
+@pytest.mark.parametrize(("late", "growth"), [(0.02, 1.12**1.1), (0.4, 1.12**3), (3, 1.5)])
+def test_the_rate_rises_as_fast_whenever_the_answers_come(late: float, growth: float) -> None:
+    pace = begun(50.0, at(0))
+    for n in range(10):
+        pace = answered(pace, at(0.02 * n + late), at(0), at(0.02 * n))
+    assert pace.rate == pytest.approx(50 * growth, rel=1e-3)
 
 
 @pytest.mark.parametrize(("throttled_at", "sooner"), [(115, True), (102.5, False)], ids=["far above", "near"])
 def test_half_the_way_to_a_throttled_rate_is_tried_sooner(throttled_at: float, *, sooner: bool) -> None:
     pace = paced(with_throttles(throttled_at), answers=1_199)
-    risen = answered(pace, at(12), at(0)).rate
+    risen = answered(pace, at(12), at(0), at(12)).rate
     assert (RATE < risen < throttled_at) if sooner else risen == RATE
-    assert answered(paced(with_throttles(throttled_at), answers=4_999), at(50), at(0)).rate > RATE
+    assert answered(paced(with_throttles(throttled_at), answers=4_999), at(50), at(0), at(50)).rate > RATE
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -75,23 +139,23 @@ def test_a_throttle_long_after_others_is_no_surprise(*, used: bool) -> None:
     for seconds in (0.5, 10):
         shaken = paced(GOOD, throttles=1.75, answers=999)
         if used:
-            shaken = answered(shaken, at(seconds), at(0))
-        kept[seconds] = sum(point.answers for point in throttled(shaken, 1.0, at(seconds), at(0)).curve)
+            shaken = answered(shaken, at(seconds), at(0), at(seconds))
+        kept[seconds] = sum(point.answers for point in throttle(shaken, seconds).curve)
     assert kept[0.5] < 0.4 * kept[10]
 
 
 def test_a_surprise_ends_a_climb_below_the_step_before() -> None:
-    climbing = accepted(paced(GOOD, rate=108.0, climb=2, climbed_from=103.0), 100, since=1)
-    shaken = replace(climbing, throttles=10.0)
-    assert throttled(shaken, 1.0, at(2), at(0)).rate < 103
+    assert throttle(replace(climbing(GOOD), throttles=10.0)).rate < 103
 
 
 def test_a_climb_that_few_requests_used_has_shown_nothing() -> None:
-    climbing = accepted(paced(GOOD, rate=108.0, climb=2, climbed_from=103.0), 40, since=1)
-    assert throttled(climbing, 1.0, at(2), at(0)).rate < 103
+    assert throttle(climbing(GOOD, 40)).rate < 103
 
 
 def test_a_clock_set_back_leaves_what_was_counted() -> None:
-    before = accepted(paced(GOOD), 80, since=1)
+    before = climbing(GOOD, 80)
     after = before.set_back(timedelta(seconds=9))
-    assert after.accepted_since(at(-9)).within_a_second(at(-7)) == before.accepted_since(at(0)).within_a_second(at(2))
+    assert before.recent is not None
+    assert after.recent is not None
+    assert after.recent.within_a_second(at(-7)) == before.recent.within_a_second(at(2))
+    assert after.rates(at(-9.5)) == before.rates(at(-0.5))

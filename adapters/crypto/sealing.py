@@ -38,12 +38,13 @@ _decoder = msgspec.msgpack.Decoder(_Fields)
 class Aes256Key:
     """See `DataKey`."""
 
-    __slots__ = ("_cipher", "_header", "id", "secret")
+    __slots__ = ("_cipher", "_header", "id", "secret", "subject")
 
-    def __init__(self, key_id: UUID, secret: bytes) -> None:
+    def __init__(self, key_id: UUID, secret: bytes, subject: bytes) -> None:
         derived = HKDFExpand(SHA512(), KEY_BYTES + _COMMITMENT_BYTES, b"guestledger personal data").derive(secret)
         self.id = key_id
         self.secret = secret
+        self.subject = subject
         self._cipher = AESGCM(derived[:KEY_BYTES])
         self._header = _FORMAT + derived[KEY_BYTES:]
 

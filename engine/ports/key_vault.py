@@ -22,6 +22,11 @@ class DataKey(Protocol):
         """Stored beside what it seals."""
         ...
 
+    @property
+    def subject(self) -> bytes:
+        """Whose data it seals."""
+        ...
+
     def seal(self, values: Mapping[str, str], place: bytes) -> tuple[bytes, dict[str, str]]:
         """The box with `values`, and the commitment to each. `place` is authenticated: the box opens there only."""
         ...
@@ -46,8 +51,8 @@ class KeyVault(Protocol):
         """Make the next proposals as the vault wants them now: its key-encryption key was rotated."""
         ...
 
-    async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
-        """These keys, without those that were destroyed."""
+    async def keys(self, ids: Collection[UUID], *, siblings: bool = False) -> Mapping[UUID, DataKey]:
+        """These keys, without those that were destroyed; with `siblings`, all keys of their subjects may come with them."""
         ...
 
     @property

@@ -17,9 +17,15 @@ class PersonalData(Protocol):
         ...
 
     async def opened(
-        self, recorded: Sequence[RecordedEvent], purposes: Collection[Purpose] = tuple(Purpose)
+        self,
+        recorded: Sequence[RecordedEvent],
+        purposes: Collection[Purpose] = tuple(Purpose),
+        *,
+        to_append: bool = False,
     ) -> list[RecordedEvent]:
         """These events with their personal values of `purposes` in clear. What was erased stays `Sealed`.
+
+        With `to_append`, what sealing more events of these sessions needs is kept in memory.
 
         Raises `ServiceError`, `SealedEventBroken`.
         """

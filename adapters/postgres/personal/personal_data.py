@@ -114,13 +114,21 @@ class PersonalData:
         await self.vault.index_key()
 
     async def opened(
-        self, recorded: Sequence[RecordedEvent], purposes: Collection[Purpose] = tuple(Purpose)
+        self,
+        recorded: Sequence[RecordedEvent],
+        purposes: Collection[Purpose] = tuple(Purpose),
+        *,
+        to_append: bool = False,
     ) -> list[RecordedEvent]:
         """See `PersonalData.opened`."""
         places = [(one.stream_id, one.version, one.event.purpose) for one in recorded if one.event.purpose in purposes]
         columns = [list(column) for column in zip(*places, strict=True)]
         boxes = {tuple(row)[:3]: row for row in await self._fetch(self._read_rows, *columns)} if places else {}
-        keys = await self.vault.keys({row["key_id"] for row in boxes.values()})
+        keys = await self.vault.keys({row["key_id"] for row in boxes.values()}, siblings=to_append)
+        if to_append:
+            for row in boxes.values():
+                if (key := keys.get(row["key_id"])) is not None:
+                    self._subjects.keep(row["stream_id"], key.subject)
         ledger_id = await self._facts.id() if keys else b""
         return [opened_event(one, boxes, keys, ledger_id) for one in recorded]
 

@@ -118,12 +118,15 @@ class PostgresKeyVault:
             assert self.hashing is not None
         return self.hashing
 
-    async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, Aes256Key]:
+    async def keys(self, ids: Collection[UUID], *, siblings: bool = False) -> Mapping[UUID, Aes256Key]:
         """See `KeyVault.keys`."""
         found = {key_id: self._cached[key_id] for key_id in ids if key_id in self._cached}
         if missing := [key_id for key_id in ids if key_id not in found]:
-            for row in await self._database.fetch(self._statements.read, missing):
-                found[row["key_id"]] = await self._unwrapped(row)
+            statement = self._statements.read_siblings if siblings else self._statements.read
+            for row in await self._database.fetch(statement, missing):
+                key = found[row["key_id"]] = await self._unwrapped(row)
+                if siblings:
+                    self._keep((row["subject"], row["purpose"]), key)
         return found
 
     async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
@@ -198,7 +201,7 @@ class PostgresKeyVault:
     def _proposed(self, owner: _Owner, current: KeyEncryptionKey) -> KeyRow:
         key = self._owned.get(owner)
         if key is None:
-            key = self._keep(owner, Aes256Key(uuid7(), os.urandom(KEY_BYTES)))
+            key = self._keep(owner, Aes256Key(uuid7(), os.urandom(KEY_BYTES), owner[0]))
         bound_to = place(self._ledger_id, key.id, *owner)
         return KeyRow(key.id, *owner, current.wrap(key.secret, bound_to), current.id)
 
@@ -211,7 +214,7 @@ class PostgresKeyVault:
             return known
         kek = await self._ring.get(row["kek"])
         bound_to = place(await self._facts.id(), key_id, row["subject"], row["purpose"])
-        return self._cached.keep(key_id, Aes256Key(key_id, unwrapped(kek, row, bound_to)))
+        return self._cached.keep(key_id, Aes256Key(key_id, unwrapped(kek, row, bound_to), row["subject"]))
 
 
 def _new_row(owner: _Owner, kek: KeyEncryptionKey, ledger_id: bytes) -> KeyRow:

@@ -134,7 +134,7 @@ class _NoVault:
     async def refresh(self) -> None:
         raise self._missing()
 
-    async def keys(self, ids: Collection[UUID], *, siblings: bool = False) -> Mapping[UUID, DataKey]:
+    async def keys(self, ids: Collection[UUID], *, siblings: bool = False) -> Mapping[UUID, DataKey]:  # noqa: ARG002
         if ids:
             raise self._missing()
         return {}

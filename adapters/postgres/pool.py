@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from guestledger.adapters.postgres.errors import LedgerClosed, UnfitEngine, no_connection, unreachable
 from guestledger.adapters.postgres.lent_pool import CLOSE_SECONDS, OPTION, LentPool
-from guestledger.adapters.postgres.transactions import SEARCH_PATH, SET_SEARCH_PATH, Driver, fixed
+from guestledger.adapters.postgres.transactions import ISOLATION, SEARCH_PATH, SET_SEARCH_PATH, Driver, fixed
 from guestledger.adapters.postgres.unusable import DATABASE_URL
 from guestledger.adapters.postgres.url import connect_arguments, database_url, keeps_statements
 from guestledger.engine.domain.causes import Cause
@@ -44,7 +44,7 @@ class _Connections:
         self.drivers.add(adapted.driver_connection)
 
     async def connect(self, *, host: str | None = None, **_of_dialect: object) -> Driver:
-        """Connect with the ledger's search path for the whole session.
+        """Connect with the ledger's search path and isolation for the whole session.
 
         A pooler may refuse or ignore it: single statements then need a transaction each. `host` is the URL's, or where
         the embedded server is now. The URL has the dialect's other arguments.
@@ -52,7 +52,8 @@ class _Connections:
         arguments = {**self._arguments, **({"host": host} if host else {})}
         if self._search_path_refused:
             return await _connect(arguments, self._setting)
-        settings = {**arguments["server_settings"], "search_path": SEARCH_PATH}
+        fixes = {"search_path": SEARCH_PATH, "default_transaction_isolation": ISOLATION}
+        settings = {**arguments["server_settings"], **fixes}
         try:
             driver = await _connect({**arguments, "server_settings": settings}, self._setting)
         except asyncpg.ProtocolViolationError:
@@ -60,7 +61,8 @@ class _Connections:
             self._search_path_refused = True
             return driver
         try:
-            if await driver.fetchval("SHOW search_path") == SEARCH_PATH:
+            shown = "current_setting('search_path'), current_setting('default_transaction_isolation')"
+            if tuple(await driver.fetchrow(f"SELECT {shown}")) == (SEARCH_PATH, ISOLATION):
                 fixed.add(driver)
         except BaseException:
             driver.terminate()

@@ -22,8 +22,14 @@ run with our rights.
 SET_SEARCH_PATH = f"SET LOCAL search_path = {SEARCH_PATH}"
 """For one transaction: a host's connection keeps its own, and a pooler may change the server between two transactions."""
 
+RELAXED = "set_config('synchronous_commit', 'off', true)"
+"""In the output of a statement that commits by itself: its commit does not wait for the disk."""
+
+ISOLATION = "read committed"
+"""At a stricter level, waiting for a lock could fail."""
+
 fixed: WeakSet[Driver] = WeakSet()
-"""The connections that have `SEARCH_PATH` outside transactions too."""
+"""The connections that have `SEARCH_PATH` and `ISOLATION` outside transactions too."""
 
 _IDLE_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 # transaction_timeout exists since PostgreSQL 17; the server behind a URL may change.
@@ -64,7 +70,10 @@ async def _usable(connection: AsyncConnection) -> AsyncIterator[Driver]:
 
 @asynccontextmanager
 async def reading(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    """A connection of the pool for single statements. Each has the ledger's search path, at one round trip if possible."""
+    """A connection of the pool for single statements, which commit by themselves.
+
+    Each has the ledger's search path, at one round trip if possible.
+    """
     async with driver_connection(engine) as driver:
         if driver in fixed:
             yield driver
@@ -83,9 +92,9 @@ async def read_time(engine: AsyncEngine) -> datetime:
 
 @asynccontextmanager
 async def transaction(
-    driver: Driver, *, unhurried: bool = False, durable: bool = True, isolation: str = "READ COMMITTED"
+    driver: Driver, *, unhurried: bool = False, durable: bool = True, isolation: str = ISOLATION
 ) -> AsyncIterator[None]:
-    """A transaction, by default at READ COMMITTED: at a stricter level, waiting for a lock could fail.
+    """A transaction, by default at `ISOLATION`.
 
     `unhurried` lets a statement take as long as it needs. Without `durable`, the commit does not wait for the disk.
     """

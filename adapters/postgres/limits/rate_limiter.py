@@ -100,7 +100,11 @@ class PostgresRateLimiter:
         # As text: a host's connections may have codecs of their own for json.
         read = columns.replace("pace", "pace::text AS pace")
         self._read_all = f"SELECT name, {read}, clock_timestamp() AS now FROM {s}.limits ORDER BY name"
-        self._lock = f"SELECT name, {read} FROM {s}.limits WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE"
+        # The clock once the locks are held. At least one row.
+        self._lock = f"""
+            WITH locked AS MATERIALIZED (
+                SELECT name, {read} FROM {s}.limits WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE)
+            SELECT locked.*, clock_timestamp() AS now FROM (VALUES (1)) AS one LEFT JOIN locked ON true ORDER BY name"""
         self._lock_head = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
         self._in_flight = f"""
             SELECT count(*) FROM {s}.due_steps
@@ -178,8 +182,11 @@ class PostgresRateLimiter:
 
         `now` is the database's time, by default read once the locks are held. `asking`: see `RateLimiter`.
         """
-        found = {} if clean else dict(map(_state, await driver.fetch(self._lock, list(names))))
-        now = now or await driver.fetchval("SELECT clock_timestamp()")
+        found: dict[str, LimiterState] = {}
+        if now is None or not clean:
+            rows = await driver.fetch(self._lock, list(names))
+            found = dict(_state(row) for row in rows if row["name"] is not None)
+            now = now or rows[-1]["now"]
         if asking is None or self.policy.calls is None:
             return LimiterTransaction(found, now, replace(self.policy, calls=None))
         return LimiterTransaction(

@@ -1,6 +1,7 @@
 """The SQL of the key vault."""
 
 from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import RELAXED
 
 INDEX = "index"
 """The purpose of the key that subjects and addresses are hashed under. It belongs to no subject."""
@@ -13,7 +14,7 @@ class VaultStatements:
 
     def __init__(self, schema: str, *, durable: bool) -> None:
         s = quoted(schema)
-        relaxed = "" if durable else ", set_config('synchronous_commit', 'off', true)"
+        relaxed = "" if durable else f", {RELAXED}"
         self.read_index = f"SELECT {_COLUMNS} FROM {s}.data_keys WHERE {IS_INDEX}"
         self.make_index = f"""
             WITH made AS (

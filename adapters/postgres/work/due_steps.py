@@ -74,7 +74,7 @@ class PostgresDueSteps:
         rows = await self._execute(
             self._sql.claim, lease.owner, lease.ms, limit, list(wanted), list(wanted.values()), self._counted
         )
-        claims = [_claim(row[1:]) for row in rows if row[1] is not None]
+        claims = [_claim(row[1:5]) for row in rows if row[1] is not None]
         return {StepName(step) for step in rows[0][0]}, claims
 
     async def _claim_limited(self, lease: Lease, step: StepName, limiter: str, limit: int) -> Claimed:
@@ -200,7 +200,7 @@ class PostgresDueSteps:
 
     async def _execute(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
         with reported():
-            async with short_transaction(self._engine, durable=False) as driver:
+            async with reading(self._engine) as driver:
                 rows: Sequence[Sequence[Any]] = await driver.fetch(statement, *values)
                 return rows
 

@@ -2,6 +2,7 @@
 
 from guestledger.adapters.postgres.limits.rate_limiter import COUNTED
 from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.transactions import RELAXED
 from guestledger.adapters.postgres.work.clock_steps import set_back
 from guestledger.engine.ports.due_steps import MAX_AHEAD, MAX_COUNTED
 
@@ -36,9 +37,12 @@ class DueStepStatements:
             ), unlimited AS (
                 SELECT step FROM unnest($4::text[]) AS wanted(step) WHERE step NOT IN (SELECT step FROM limited)
             ), {claim.format(steps="unlimited AS wanted")}
-            SELECT ARRAY(SELECT step FROM limited) AS limited, claimed.*
+            SELECT ARRAY(SELECT step FROM limited) AS limited, claimed.*, {RELAXED}
               FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
-        """Claims the steps whose limiter knows nothing; at least one row, which names the other steps."""
+        """Claims the steps whose limiter knows nothing; at least one row, which names the other steps.
+
+        This one and the other changes below commit by themselves, without waiting for the disk.
+        """
 
         self.claim_limited = f"""
             WITH {claim.format(steps="(VALUES ($4::text)) AS wanted(step)")} SELECT * FROM claimed ORDER BY due_at"""
@@ -58,19 +62,21 @@ class DueStepStatements:
         self.free_lapsed = f"""
             UPDATE {s}.due_steps SET owner = NULL, lease_until = NULL
              WHERE (stream_id, step) IN (SELECT stream_id, step FROM {s}.due_steps
-                                          WHERE {lapsed} FOR UPDATE SKIP LOCKED)"""
+                                          WHERE {lapsed} FOR UPDATE SKIP LOCKED)
+            RETURNING {RELAXED}"""
 
         self.heartbeat = f"""
             UPDATE {s}.due_steps SET lease_until = now() + $2::int * interval '1 ms'
              WHERE (stream_id, step) IN (SELECT stream_id, step FROM {s}.due_steps
                                           WHERE owner = $1::uuid AND stream_id = ANY($3::uuid[]) FOR UPDATE SKIP LOCKED)
-            RETURNING stream_id"""
+            RETURNING stream_id, {RELAXED}"""
 
         self.release = f"""
             UPDATE {s}.due_steps
                SET owner = NULL, lease_until = NULL, due_at = greatest(due_at, now() + $3::bigint * interval '1 ms'),
                    set_at = greatest(set_at, now())
-             WHERE stream_id = $2::uuid AND owner = $1::uuid"""
+             WHERE stream_id = $2::uuid AND owner = $1::uuid
+            RETURNING {RELAXED}"""
 
         # Once at the end of a process, so it may look at all rows. Locked rows are skipped, as in a heartbeat.
         self.release_all = f"""
@@ -79,7 +85,7 @@ class DueStepStatements:
                  WHERE (stream_id, step) IN (SELECT stream_id, step FROM {s}.due_steps
                                               WHERE owner = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED)
                 RETURNING stream_id)
-            SELECT pg_notify($2::text, '') WHERE EXISTS (SELECT FROM freed)"""
+            SELECT pg_notify($2::text, ''), {RELAXED} WHERE EXISTS (SELECT FROM freed)"""
 
         # A receiver that is down, or asked for a pause, is called again over days: nobody waits for that.
         counted = ", ".join(f"'{step}'" for step in COUNTED)

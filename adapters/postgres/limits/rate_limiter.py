@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
+from guestledger.adapters.postgres.limits.rows import locked_limits, row_columns, states_of, written_limits
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.engine.domain.due import PROVIDER_STEPS, StepName
@@ -83,6 +84,10 @@ class LimiterTransaction:
         """The limiters whose rows can be deleted."""
         return [name for name in self._found if self._states[name].is_clean(self.now, self._policy)]
 
+    def columns(self) -> tuple[str, list[str]]:
+        """The values for `written_limits`."""
+        return row_columns(self.kept(), self.dropped())
+
     def _state(self, name: str) -> LimiterState:
         return self._states.get(name, LimiterState())
 
@@ -100,21 +105,13 @@ class PostgresRateLimiter:
         # As text: a host's connections may have codecs of their own for json.
         read = columns.replace("pace", "pace::text AS pace")
         self._read_all = f"SELECT name, {read}, clock_timestamp() AS now FROM {s}.limits ORDER BY name"
-        # The clock once the locks are held. At least one row.
-        self._lock = f"""
-            WITH locked AS MATERIALIZED (
-                SELECT name, {read} FROM {s}.limits WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE)
-            SELECT locked.*, clock_timestamp() AS now FROM (VALUES (1)) AS one LEFT JOIN locked ON true ORDER BY name"""
+        # The clock once the locks are held.
+        self._lock = f"SELECT states, clock_timestamp() FROM {locked_limits(schema, '$1')}"
         self._lock_head = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
         self._in_flight = f"""
             SELECT count(*) FROM {s}.due_steps
              WHERE step = ANY($1::text[]) AND owner IS NOT NULL AND lease_until > now() AND stream_id <> ALL($2::uuid[])"""
-        values = ", ".join(
-            f"${number}::text::json" if field == "pace" else f"${number}" for number, field in enumerate(_FIELDS, 2)
-        )
-        renewed = ", ".join(f"{field} = excluded.{field}" for field in _FIELDS)
-        self._write = f"""
-            INSERT INTO {s}.limits (name, {columns}) VALUES ($1, {values}) ON CONFLICT (name) DO UPDATE SET {renewed}"""
+        self._write = f"WITH {written_limits(schema, '$1', '$2')} SELECT"
         self._drop = f"DELETE FROM {s}.limits WHERE name = ANY($1::text[])"
 
     async def admit(self, request: AdmissionRequest, asking: Collection[UUID] | None = None) -> Admitted | Denied:
@@ -170,23 +167,21 @@ class PostgresRateLimiter:
         await driver.execute(self._lock_head)
 
     async def open(
+        self, driver: Driver, names: Collection[str], *, asking: Collection[UUID] | None = None
+    ) -> LimiterTransaction:
+        """The limiters of these names, locked until the transaction ends. `asking`: see `RateLimiter`."""
+        states, now = await driver.fetchrow(self._lock, list(names))
+        return await self.opened(driver, states_of(states), now, asking=asking)
+
+    async def opened(
         self,
         driver: Driver,
-        names: Collection[str],
+        found: Mapping[str, LimiterState],
+        now: datetime,
         *,
-        now: datetime | None = None,
-        clean: bool = False,
         asking: Collection[UUID] | None = None,
     ) -> LimiterTransaction:
-        """The limiters of these names, locked until the transaction ends. `clean`: none of them has a row.
-
-        `now` is the database's time, by default read once the locks are held. `asking`: see `RateLimiter`.
-        """
-        found: dict[str, LimiterState] = {}
-        if now is None or not clean:
-            rows = await driver.fetch(self._lock, list(names))
-            found = dict(_state(row) for row in rows if row["name"] is not None)
-            now = now or rows[-1]["now"]
+        """As `open`, with what was found under the lock at `now`, the database's time."""
         if asking is None or self.policy.calls is None:
             return LimiterTransaction(found, now, replace(self.policy, calls=None))
         return LimiterTransaction(
@@ -195,17 +190,16 @@ class PostgresRateLimiter:
 
     async def write(self, driver: Driver, limiters: LimiterTransaction) -> None:
         """Write what has changed."""
+        if limiters.kept() or limiters.dropped():
+            await driver.execute(self._write, *limiters.columns())
+            self.note_written(limiters)
+
+    def note_written(self, limiters: LimiterTransaction) -> None:
+        """Tell who asked for it what was written."""
         for name, state in limiters.kept().items():
-            await driver.execute(self._write, name, *map(_stored, msgspec.structs.astuple(state)))
             self._changed(name, state, limiters.now)
-        if dropped := limiters.dropped():
-            await driver.execute(self._drop, dropped)
-            for name in dropped:
-                self._changed(name, LimiterState(), limiters.now)
-
-
-def _stored(value: Any) -> Any:
-    return msgspec.json.encode(value).decode() if isinstance(value, Pace) else value
+        for name in limiters.dropped():
+            self._changed(name, LimiterState(), limiters.now)
 
 
 def _state(row: Any) -> tuple[str, LimiterState]:

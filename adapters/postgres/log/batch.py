@@ -1,6 +1,6 @@
 """What one batch of appends writes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -12,6 +12,7 @@ from guestledger.engine.domain.due import DueStep, StepName
 from guestledger.engine.domain.errors import SubjectErased, WrongExpectedVersion
 from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.limits.clock_step import MIN_STEP
+from guestledger.engine.limits.state import LimiterState
 from guestledger.engine.log.appends import Append, AppendDenied, Appended, KeyTaken
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.merkle import leaf_hash
@@ -50,6 +51,8 @@ class LogEnd(NamedTuple):
     """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
     """The limiters with a row."""
+    states: Mapping[str, LimiterState]
+    """Those of them that these appends ask or feed back to, under their locks."""
 
 
 class _Leased(NamedTuple):
@@ -123,6 +126,7 @@ class BatchRows:
             leased_back,
             moved_back,
             *_arrays(self._data_keys, 5),
+            *self._limiters.columns(),
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:

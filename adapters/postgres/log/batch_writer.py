@@ -5,6 +5,7 @@ from operator import attrgetter
 from uuid import UUID
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction, PostgresRateLimiter
+from guestledger.adapters.postgres.limits.rows import states_of
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
 from guestledger.adapters.postgres.log.policies import PolicyRecord
 from guestledger.adapters.postgres.log.statements import AppendStatements
@@ -24,20 +25,19 @@ class BatchWriter:
 
     async def write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
         """Write a batch in one transaction. Returns the outcome of each append, in order."""
-        # Four round trips, which all appends of the batch wait for; more only if a limiter knows something. The lock first,
-        # reading in a *later* statement: only its snapshot is sure to see the last commit. A row lock without a change
-        # leaves no dead row.
+        # Four round trips, which all appends of the batch wait for. The lock first, reading in a *later* statement: only its
+        # snapshot is sure to see the last commit. A row lock without a change leaves no dead row.
         await driver.execute(self.statements.begin)
         log = await self.read_log(driver, batch)
         limiters = await self.open_limiters(driver, batch, log)
         rows = BatchRows(log, limiters)
         outcomes = [rows.take(proposal) for proposal in batch]
         await driver.fetch(self.statements.append, *rows.columns())
-        await self._limiter.write(driver, limiters)
         if records_policy := self._policy.wanted([proposal.append for proposal in batch]):
             await self._policy.write(driver, log.position, log.now)
         await driver.execute("COMMIT")
         self._policy.done = self._policy.done or records_policy
+        self._limiter.note_written(limiters)
         return outcomes
 
     async def read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:
@@ -48,8 +48,8 @@ class BatchWriter:
         keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
         data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
         subjects = list({proposal.sealing.subject for proposal in batch if proposal.sealing.subject is not None})
-        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects)
-        now, limiters, position, last_at, found, taken, destroyed, fenced, kek = found_now
+        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects, _limiters(appends))
+        now, limiters, states, position, last_at, found, taken, destroyed, fenced, kek = found_now
         stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
             position=-1 if position is None else position,
@@ -62,24 +62,20 @@ class BatchWriter:
             fenced=frozenset(fenced),
             known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),
+            states=states_of(states),
         )
 
     async def open_limiters(self, driver: Driver, batch: list[Proposal], log: LogEnd) -> LimiterTransaction:
-        """Read the limiters that these appends ask or feed back to."""
+        """The limiters that these appends ask or feed back to."""
         # A request is admitted under the ledger's lock, together with its attempt, and a limiter closes together with its
         # 429: between a 429 and its `Retry-After` the log holds no attempt.
         appends = [proposal.append for proposal in batch]
-        names = {
-            asked.limiter for append in appends for asked in (append.admission, append.feedback) if asked is not None
-        }
-        if not names:
+        if not _limiters(appends):
             return LimiterTransaction({}, log.now, LimiterPolicy())
         asking = [
             append.stream_id for append in appends if append.admission is not None and not append.admission.reserved
         ]
-        return await self._limiter.open(
-            driver, names, now=log.now, clean=not names & log.limiters, asking=asking or None
-        )
+        return await self._limiter.opened(driver, log.states, log.now, asking=asking or None)
 
     async def _read_known(
         self, driver: Driver, stale: list[Append], limiters: frozenset[str], now: datetime
@@ -99,6 +95,11 @@ class BatchWriter:
                 limiters=limiters,
             )
         return known
+
+
+def _limiters(appends: list[Append]) -> list[str]:
+    asked = (asked for append in appends for asked in (append.admission, append.feedback))
+    return sorted({one.limiter for one in asked if one is not None})
 
 
 _number = attrgetter("int")

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from guestledger.adapters.postgres.limits.rows import locked_limits, written_limits
 from guestledger.adapters.postgres.personal.vault_statements import IS_INDEX
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import TRANSACTION_LIMITS
@@ -25,7 +26,7 @@ class AppendStatements:
         """
 
         self._read_log = f"""
-            SELECT clock_timestamp(), ARRAY(SELECT name FROM {s}.limits), last.position, last.recorded_at, ARRAY(
+            SELECT clock_timestamp(), ARRAY(SELECT name FROM {s}.limits), locked.states, last.position, last.recorded_at, ARRAY(
                        SELECT coalesce((SELECT version FROM {s}.events AS e
                                          WHERE e.stream_id = wanted.stream_id {{partition}} ORDER BY version DESC LIMIT 1), 0)
                          FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number),
@@ -34,7 +35,7 @@ class AppendStatements:
                    ARRAY(SELECT subject FROM {s}.erasures
                           WHERE subject = ANY($4::bytea[]) AND whole AND completed_at IS NULL),
                    (SELECT kek FROM {s}.data_keys WHERE {IS_INDEX})
-              FROM (VALUES (1)) AS one
+              FROM {locked_limits(schema, "$5")}
               LEFT JOIN (SELECT position, recorded_at FROM {s}.batches ORDER BY position DESC LIMIT 1) AS last ON true"""
 
         self.read_known = f"""
@@ -108,14 +109,14 @@ class AppendStatements:
                 INSERT INTO {s}.data_keys (key_id, subject, purpose, wrapped, kek)
                 SELECT * FROM unnest($37::uuid[], $38::bytea[], $39::text[], $40::bytea[], $41::text[])
                 RETURNING key_id
-            )
+            ), {written_limits(schema, "$42", "$43")}
             SELECT count(*) FROM new_events"""
         """A plan may be kept while tables grow: all look-ups are by arrays, which use indexes.
 
         With the data that it erases go the keys of a session that is its own subject. Other keys are shared."""
 
     def read_log(self, low: UUID, high: UUID) -> str:
-        """One row: the clock, the limiters that know something, the log's last position and time, the versions of
+        """One row: the clock, the limiters that know something, the states of limiters $5 under their locks, the log's last position and time, the versions of
         streams $1, the taken ones of keys $2 with their streams, the destroyed ones of data keys $3, those of subjects $4
         that are being erased, and the key-encryption key of new data keys.
 

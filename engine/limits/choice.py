@@ -72,7 +72,7 @@ def after_throttle(pace: Pace) -> Pace:
 
 def seen_to_work(before: Pace, pace: Pace, sent_at: datetime) -> Pace:
     """The pace after a throttle of a request sent at `sent_at`, by what went well just before it."""
-    sent = None if before.recent is None else before.recent.within_a_second(sent_at)
+    sent = None if before.last_seconds is None else before.last_seconds.within_a_second(sent_at)
     if sent is not None and sent >= max(_MIN_SENT, _MIN_USED * before.rate):
         # A rate that rises fast is far too high when it is throttled.
         pace = replace(pace, rate=pace.bounded(min(pace.rate, _PROVEN * sent)))

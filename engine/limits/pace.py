@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.engine.limits import curve as c
-from guestledger.engine.limits.recent import Recent
+from guestledger.engine.limits.last_seconds import LastSeconds
 from guestledger.engine.limits.trial import Trial
 
 MAX_RATE = 5_000.0
@@ -51,7 +51,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How many more answers it stays at this rate, to learn about it."""
     climb: int = 0
     """How many steps it has climbed beyond what is known."""
-    recent: Recent | None = None
+    last_seconds: LastSeconds | None = None
     """How many requests were admitted in the last seconds."""
     throttles: float = 0.0
     """The last throttles, each half as important as the one after it."""
@@ -66,7 +66,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
             self,
             learned_at=self.learned_at - ahead,
             earlier=tuple(replace(one, until=one.until - ahead) for one in self.earlier),
-            recent=self.recent and self.recent.set_back(ahead),
+            last_seconds=self.last_seconds and self.last_seconds.set_back(ahead),
         )
 
     def rates(self, sent_at: datetime) -> tuple[float, ...]:
@@ -109,10 +109,10 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     def admitted(self, now: datetime, opened_at: datetime) -> "Pace":
         """The pace after a request was admitted."""
-        known = self.recent
+        known = self.last_seconds
         if known is None or known.opened_at != opened_at:
-            known = Recent(opened_at=opened_at, last_at=opened_at)
-        return replace(self, recent=known.and_one(now))
+            known = LastSeconds(opened_at=opened_at, last_at=opened_at)
+        return replace(self, last_seconds=known.and_one(now))
 
 
 def begun(initial_rate: float, opens_at: datetime) -> Pace:

@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from guestledger.engine.limits.curve import Curve, added
+from guestledger.engine.limits.last_seconds import LastSeconds
 from guestledger.engine.limits.learning import answered, throttled
 from guestledger.engine.limits.pace import Earlier, Pace, begun
-from guestledger.engine.limits.recent import Recent
 from tests.unit.samples import at
 
 GOOD = added((), rate=100, answers=5_000, throttled=0)
@@ -52,7 +52,7 @@ def test_an_api_that_was_hardly_used_has_shown_nothing(number: int) -> None:
 
 
 def test_the_last_second_counts_by_its_share_of_each_of_two() -> None:
-    counts = recent(0.2, 1.0, 1.5, 2.0, 2.5)
+    counts = counted(0.2, 1.0, 1.5, 2.0, 2.5)
     assert counts.within_a_second(at(2.5)) == pytest.approx(2 + 2 * 0.5)
     assert counts.within_a_second(at(2.25)) == pytest.approx(2 * 0.5 + 2 * 0.75)
     assert counts.within_a_second(at(1.5)) == pytest.approx(2 * 0.5 + 1 * 0.5)
@@ -60,18 +60,18 @@ def test_the_last_second_counts_by_its_share_of_each_of_two() -> None:
 
 @pytest.mark.parametrize("seconds", [0.9, 2.6], ids=["before the limiter opened", "later than the last"])
 def test_a_second_that_was_not_counted_is_not_known(seconds: float) -> None:
-    assert recent(0.2, 1.0, 1.5, 2.0, 2.5).within_a_second(at(seconds)) is None
+    assert counted(0.2, 1.0, 1.5, 2.0, 2.5).within_a_second(at(seconds)) is None
 
 
 def test_seconds_long_ago_are_forgotten() -> None:
-    counts = recent(*range(1, 100))
+    counts = counted(*range(1, 100))
     assert (len(counts.counts), counts.within_a_second(at(96))) == (5, 1)
     assert counts.within_a_second(at(50)) is None
-    assert recent(1, 90, 90.5).within_a_second(at(90.5)) == 2
+    assert counted(1, 90, 90.5).within_a_second(at(90.5)) == 2
 
 
-def recent(*times: float) -> Recent:
-    counts = Recent(opened_at=at(0), last_at=at(0))
+def counted(*times: float) -> LastSeconds:
+    counts = LastSeconds(opened_at=at(0), last_at=at(0))
     for seconds in times:
         counts = counts.and_one(at(seconds))
     return counts
@@ -155,7 +155,7 @@ def test_a_climb_that_few_requests_used_has_shown_nothing() -> None:
 def test_a_clock_set_back_leaves_what_was_counted() -> None:
     before = climbing(GOOD, 80)
     after = before.set_back(timedelta(seconds=9))
-    assert before.recent is not None
-    assert after.recent is not None
-    assert after.recent.within_a_second(at(-7)) == before.recent.within_a_second(at(2))
+    assert before.last_seconds is not None
+    assert after.last_seconds is not None
+    assert after.last_seconds.within_a_second(at(-7)) == before.last_seconds.within_a_second(at(2))
     assert after.rates(at(-9.5)) == before.rates(at(-0.5))

@@ -10,7 +10,7 @@ _SECOND = timedelta(seconds=1)
 _KNOWN = 5
 
 
-class Recent(msgspec.Struct, frozen=True, kw_only=True):
+class LastSeconds(msgspec.Struct, frozen=True, kw_only=True):
     """The requests of the last seconds. They are counted since the limiter opened."""
 
     opened_at: datetime
@@ -19,7 +19,7 @@ class Recent(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[int, ...] = (0,)
     """How many in each second, up to the last one."""
 
-    def and_one(self, now: datetime) -> "Recent":
+    def and_one(self, now: datetime) -> "LastSeconds":
         """The counts with one more."""
         now = max(now, self.last_at)
         passed = (now - self.opened_at) // _SECOND - (self.last_at - self.opened_at) // _SECOND
@@ -37,6 +37,6 @@ class Recent(msgspec.Struct, frozen=True, kw_only=True):
         whole = counted if ago == 0 else _SECOND
         return current * (part / whole if whole else 1.0) + previous * (1 - part / _SECOND)
 
-    def set_back(self, ahead: timedelta) -> "Recent":
+    def set_back(self, ahead: timedelta) -> "LastSeconds":
         """The counts by a clock that was set back by `ahead`."""
         return replace(self, opened_at=self.opened_at - ahead, last_at=self.last_at - ahead)

@@ -134,10 +134,13 @@ class _NoVault:
     async def refresh(self) -> None:
         raise self._missing()
 
-    async def keys(self, ids: Collection[UUID], *, siblings: bool = False) -> Mapping[UUID, DataKey]:  # noqa: ARG002
+    async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
         if ids:
             raise self._missing()
         return {}
+
+    async def keys_to_seal(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
+        return await self.keys(ids)
 
     def cached(self, _subject: bytes, _purpose: Purpose) -> DataKey | None:
         return None

@@ -38,13 +38,14 @@ _decoder = msgspec.msgpack.Decoder(_Fields)
 class Aes256Key:
     """See `DataKey`."""
 
-    __slots__ = ("_cipher", "_header", "id", "secret", "subject")
+    __slots__ = ("_cipher", "_header", "id", "purpose", "secret", "subject")
 
-    def __init__(self, key_id: UUID, secret: bytes, subject: bytes) -> None:
+    def __init__(self, key_id: UUID, secret: bytes, subject: bytes, purpose: str) -> None:
         derived = HKDFExpand(SHA512(), KEY_BYTES + _COMMITMENT_BYTES, b"guestledger personal data").derive(secret)
         self.id = key_id
         self.secret = secret
         self.subject = subject
+        self.purpose = purpose
         self._cipher = AESGCM(derived[:KEY_BYTES])
         self._header = _FORMAT + derived[KEY_BYTES:]
 

@@ -31,7 +31,10 @@ class _Connections:
         self._setting = setting
         self.drivers: WeakSet[Driver] = WeakSet()
         self.closed = False
-        self._search_path_refused = False
+        self._fixes = [
+            {"search_path": SEARCH_PATH, "default_transaction_isolation": ISOLATION},
+            {"search_path": SEARCH_PATH},
+        ]
 
     def refuse_if_closed(self, *_: object) -> None:
         if self.closed:
@@ -46,28 +49,31 @@ class _Connections:
     async def connect(self, *, host: str | None = None, **_of_dialect: object) -> Driver:
         """Connect with the ledger's search path and isolation for the whole session.
 
-        A pooler may refuse or ignore it: single statements then need a transaction each. `host` is the URL's, or where
+        A pooler may refuse or ignore a setting: single statements then need a transaction each. `host` is the URL's, or where
         the embedded server is now. The URL has the dialect's other arguments.
         """
         arguments = {**self._arguments, **({"host": host} if host else {})}
-        if self._search_path_refused:
-            return await _connect(arguments, self._setting)
-        fixes = {"search_path": SEARCH_PATH, "default_transaction_isolation": ISOLATION}
-        settings = {**arguments["server_settings"], **fixes}
-        try:
-            driver = await _connect({**arguments, "server_settings": settings}, self._setting)
-        except asyncpg.ProtocolViolationError:
-            driver = await _connect(arguments, self._setting)
-            self._search_path_refused = True
-            return driver
-        try:
-            shown = "current_setting('search_path'), current_setting('default_transaction_isolation')"
-            if tuple(await driver.fetchrow(f"SELECT {shown}")) == (SEARCH_PATH, ISOLATION):
-                fixed.add(driver)
-        except BaseException:
-            driver.terminate()
-            raise
-        return driver
+        while self._fixes:
+            settings = {**arguments["server_settings"], **self._fixes[0]}
+            try:
+                driver = await _connect({**arguments, "server_settings": settings}, self._setting)
+            except asyncpg.ProtocolViolationError:
+                del self._fixes[:1]
+            else:
+                return await _checked(driver)
+        return await _connect(arguments, self._setting)
+
+
+async def _checked(driver: Driver) -> Driver:
+    """The connection, noted in `fixed` if the settings have an effect."""
+    try:
+        shown = "current_setting('search_path'), current_setting('default_transaction_isolation')"
+        if tuple(await driver.fetchrow(f"SELECT {shown}")) == (SEARCH_PATH, ISOLATION):
+            fixed.add(driver)
+    except BaseException:
+        driver.terminate()
+        raise
+    return driver
 
 
 async def _connect(arguments: dict[str, Any], setting: str) -> Driver:

@@ -42,8 +42,8 @@ _SHOWING_CHANCE, _NO_GAIN = 8.0, 1.0
 _SEEN, _BLAMED = 0.05, 0.3
 # By what share the rate rises: up to a known rate, and beyond it; the most at once beyond it.
 _FAST, _CAREFUL, _MOST = 0.12, 0.03, 0.3
-# It rises the first so much for each so many seconds until the answers come; at most by this factor at once.
-FAST_S, _MOST_FAST = 0.2, 1.5
+# The first of these shares applies once, and once more for each so many seconds that the answers take, up to a maximum.
+FAST_S, _MAX_LATENCY_S = 0.2, 0.5
 # A rate that is blamed is approached by half the way to it, so many times sooner, while it is so far above.
 _SOONER, _MIN_GAP = 4.0, 1.03
 
@@ -71,35 +71,33 @@ def after_throttle(pace: Pace) -> Pace:
 
 
 def seen_to_work(before: Pace, pace: Pace, sent_at: datetime) -> Pace:
-    """The pace after a throttle of a request sent at `sent_at`, by what went well just before it."""
+    """The pace after a throttle of a request sent at `sent_at`, by what was sent in the second before and by the last climb."""
     sent = None if before.last_seconds is None else before.last_seconds.within_a_second(sent_at)
     if sent is not None and sent >= max(_MIN_SENT, _MIN_USED * before.rate):
         # A rate that rises fast is far too high when it is throttled.
         pace = replace(pace, rate=pace.bounded(min(pace.rate, _PROVEN * sent)))
     # A climb ends at the step before. The first step is one from a rate that the curve knows better.
-    *_, step, tried = (0.0, *before.rates(sent_at))
-    if (
-        before.climb < (2 if tried == before.rate else 3)
-        or pace.rate >= step
-        or (sent is not None and sent < _BACKED * step)
-    ):
+    rates = before.rates(sent_at)
+    climb = before.climb - (len(before.earlier) + 1 - len(rates))
+    *_, step, _ = (0.0, 0.0, *rates)
+    if climb < 2 or pace.rate >= step or (sent is not None and sent < _BACKED * step):
         return pace
     if any(point.throttled > _SEEN for point in c.beside(pace.curve, step)):
         return pace
     return replace(pace, rate=step, hold=0.0)
 
 
-def after_answers(pace: Pace, now: datetime, opened_at: datetime, late: timedelta) -> Pace:
-    """The pace after answers without a throttle, which came so late."""
+def after_answers(pace: Pace, now: datetime, opened_at: datetime, latency_s: float) -> Pace:
+    """The pace after answers without a throttle, which took `latency_s`."""
     target, _, limited = _target(pace)
     if limited and pace.rate < target / 1.001:
-        return replace(pace, rate=pace.bounded(min(target, pace.rate * _growth(late))), climb=0)
+        return replace(pace, rate=pace.bounded(min(target, pace.rate * _growth(latency_s))), climb=0)
     share = c.best(c.explanations(pace.curve)).share(pace.rate)
     lost = max(0.0, 1 - c.goodput(pace.rate, share, pace.pause_s, _PENALTY) / pace.rate)
     throttled = [point.rate for point in pace.curve if point.throttled > _SEEN]
     near = bool(throttled) and lost < 2 * _NOTABLE and pace.rate >= min(throttled) / 1.1
     if not limited and not near:
-        return replace(pace, rate=pace.bounded(pace.rate * (lost + _growth(late))), climb=0)
+        return replace(pace, rate=pace.bounded(pace.rate * (lost + _growth(latency_s))), climb=0)
     # Where chance throttles, part of the time is lost anyway.
     budget = _BUDGET if limited else _BUDGET + lost
     rate = pace.rate * (1 + min(_MOST, _CAREFUL * (1 + pace.climb / 2)))
@@ -112,9 +110,10 @@ def after_answers(pace: Pace, now: datetime, opened_at: datetime, late: timedelt
     return replace(pace, rate=pace.bounded(rate), climb=pace.climb + 1)
 
 
-def _growth(late: timedelta) -> float:
+def _growth(latency_s: float) -> float:
     """By what factor the rate rises up to a known one: by more if the answers come late."""
-    return float(min(_MOST_FAST, (1 + _FAST) ** (1 + late.total_seconds() / FAST_S)))
+    # A clock that was set back meanwhile gives a negative latency, a suspended machine a very long one.
+    return float((1 + _FAST) ** (1 + min(max(0.0, latency_s), _MAX_LATENCY_S) / FAST_S))
 
 
 def _target(pace: Pace) -> tuple[float, float, bool]:

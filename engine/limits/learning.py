@@ -38,7 +38,7 @@ def with_quota(pace: Pace, per_second: float) -> Pace:
 
 def answered(pace: Pace, now: datetime, opened_at: datetime, sent_at: datetime) -> Pace:
     """The pace after an answer that was no throttle, to a request sent since `opened_at`."""
-    if pace.began_at is not None and sent_at < pace.began_at:
+    if not pace.is_present(sent_at):
         return _with_earlier(pace, sent_at, throttled=False)
     pace = replace(pace, answers=pace.answers + 1, hold=max(0.0, pace.hold - 1))
     if pace.answers < max(1.0, (_CAREFUL_S if pace.climb else choice.FAST_S) * pace.rate):
@@ -49,20 +49,23 @@ def answered(pace: Pace, now: datetime, opened_at: datetime, sent_at: datetime) 
     if pace.hold > 0:
         return learned
     return (
-        choice.after_answers(learned, now, opened_at, now - sent_at) if used == pace.rate else replace(learned, climb=0)
+        choice.after_answers(learned, now, opened_at, (now - sent_at).total_seconds())
+        if used == pace.rate
+        else replace(learned, climb=0)
     )
 
 
 def late(pace: Pace, sent_at: datetime, *, throttled: bool) -> Pace:
     """The pace after an answer to a request from before the last throttle."""
-    if pace.earlier:
+    if pace.curve or pace.trial is None:  # the trial alone decides as long as nothing else is known
         pace = _with_earlier(pace, sent_at, throttled=throttled)
     return pace if pace.trial is None else _judged(pace, pace.trial.answered(sent_at, throttled=throttled))
 
 
 def throttled_by_chance(pace: Pace, pause_s: float, now: datetime, opened_at: datetime, sent_at: datetime) -> Pace:
     """The pace after a throttle that stops only its own request, unless more came than chance explains."""
-    pace, used = _calmed(pace, now), _used_rate(pace, now, opened_at, sent_at)
+    pace = _calmed(_settled(pace, sent_at), now)
+    used = _used_rate(pace, now, opened_at, sent_at)
     share = c.best(c.explanations(pace.curve)).share(used)
     throttles, expected = 0.5 * pace.throttles + 1, pace.expected + (pace.answers + 1) * share
     learned = _learned(pace, now, used, 1)
@@ -75,10 +78,12 @@ def throttled_by_chance(pace: Pace, pause_s: float, now: datetime, opened_at: da
 def throttled(pace: Pace, pause_s: float, now: datetime, opened_at: datetime, sent_at: datetime) -> Pace:
     """The pace after a throttle that stops all for `pause_s`."""
     pace = replace(pace, pause_s=pause_s if not pace.curve else pace.pause_s + 0.3 * (pause_s - pace.pause_s))
+    pace = _settled(pace, sent_at)
     used = _used_rate(pace, now, opened_at, sent_at)
     known = _forgetful(_calmed(pace, now), used)
     learned = replace(_learned(known, now, used, 1), climb=0, by_chance=False, trial=None)
-    return choice.seen_to_work(known, choice.after_throttle(learned), sent_at)
+    next_pace = choice.seen_to_work(known, choice.after_throttle(learned), sent_at)
+    return next_pace.ending(pace, used if pace.is_present(sent_at) else pace.rate, now)
 
 
 def _judged(pace: Pace, trial: Trial) -> Pace:
@@ -92,18 +97,25 @@ def _judged(pace: Pace, trial: Trial) -> Pace:
 
 
 def _with_earlier(pace: Pace, sent_at: datetime, *, throttled: bool) -> Pace:
-    """What the answer to a request shows that was admitted at an earlier rate."""
-    rate = pace.rates(sent_at)[-1]
-    return replace(pace, curve=c.added(pace.curve, rate, 1, throttled))
+    """The pace with the answer to a request that was admitted at an earlier rate. It shows nothing if that is not known."""
+    rates = pace.rates(sent_at)
+    return replace(pace, curve=c.added(pace.curve, rates[-1], 1, throttled)) if rates else pace
+
+
+def _settled(pace: Pace, sent_at: datetime) -> Pace:
+    """The pace before a throttle: the answers at the present rate say nothing about a request from before it."""
+    if pace.is_present(sent_at) or not pace.answers:
+        return pace
+    return replace(pace, curve=c.added(pace.curve, pace.rate, pace.answers, 0), answers=0)
 
 
 def _used_rate(pace: Pace, now: datetime, opened_at: datetime, sent_at: datetime) -> float:
     """The rate that the last answers speak of: a lower one if there were too few requests to use it."""
-    began_at = pace.began_at
-    if began_at is not None and sent_at < began_at:
-        return pace.rates(sent_at)[-1]
-    # Answers that come late are counted late.
-    seconds = min(now - pace.learned_at, sent_at - max(opened_at, began_at or opened_at)).total_seconds()
+    if not pace.is_present(sent_at):
+        return (pace.earlier[0].rate, *pace.rates(sent_at))[-1]
+    # Requests sent after the last answered one have no answer yet.
+    since = max(opened_at, pace.began_at or opened_at)
+    seconds = min(now - pace.learned_at, sent_at - since).total_seconds()
     used = pace.answers / seconds if seconds > _SETTLED_S else pace.rate
     return pace.rate if used >= pace.rate / 2 else pace.bounded(used)
 

@@ -94,9 +94,10 @@ def _pass_rate(
         earliest = due - _burst(rate)
         if now < earliest:
             return state, _rate_denial(earliest, rate)
-        state = replace(state, next_admission=due + timedelta(seconds=1 / rate))
-    if state.pace is not None and state.closed_until is not None:
-        state = replace(state, pace=state.pace.admitted(now, state.closed_until))
+        assert state.pace is not None
+        assert state.closed_until is not None
+        pace = state.pace.admitted(now, state.closed_until)
+        state = replace(state, next_admission=due + timedelta(seconds=1 / rate), pace=pace)
     return _spend_budget(state, request, now, policy)
 
 
@@ -125,7 +126,7 @@ def _rate_denial(until: datetime, rate: float) -> Denied:
 def observe(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:
     """The state after what a request showed."""
     after = _observe(state, feedback, now, policy)
-    return after if after.pace is None else replace(after, pace=after.pace.after(state.pace, now))
+    return after if after.pace is None else replace(after, pace=after.pace.after(state.remembered(now), now))
 
 
 def _observe(state: LimiterState, feedback: Feedback, now: datetime, policy: LimiterPolicy) -> LimiterState:
@@ -170,7 +171,7 @@ def _release_probe(state: LimiterState, feedback: Feedback, policy: LimiterPolic
 
 
 def _count_answer(state: LimiterState, feedback: Feedback, now: datetime, *, late: bool) -> LimiterState:
-    if state.pace is None or state.closed_until is None:
+    if state.pace is None or state.closed_until is None or state.remembered(now) is None:
         return state
     if late:
         return _opened(state, learning.late(state.pace, feedback.began_at, throttled=False), now)

@@ -16,17 +16,15 @@ MAX_RATE = 5_000.0
 """A rate this high is no limit any more, per second."""
 MIN_SHARE = 0.01
 """The lowest rate, as a share of the policy's `initial_rate`."""
-
-
 # So many earlier rates are known: enough for the requests whose answers are still to come.
 _EARLIER = 4
 
 
-class Earlier(msgspec.Struct, frozen=True, array_like=True):
-    """A rate that was admitted before, and until when."""
+class EarlierRate(msgspec.Struct, frozen=True, array_like=True):
+    """A rate that was admitted before, and from when on. If it was hardly used, the rate of the requests."""
 
     rate: float
-    until: datetime
+    began_at: datetime | None
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +39,9 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     curve: c.Curve = ()
     pause_s: float = 0.0
     """How long a throttle stops all, on average."""
-    earlier: tuple[Earlier, ...] = ()
+    began_at: datetime | None = None
+    """Since when it admits this rate; `None`: since long ago."""
+    earlier: tuple[EarlierRate, ...] = ()
     """The rates before this one, the last at the end."""
     by_chance: bool = False
     """Whether the throttles were seen not to depend on the rate."""
@@ -60,31 +60,40 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     trial: Trial | None = None
     """Whether the last throttle came by chance, as long as it is open."""
 
+    @property
+    def times(self) -> tuple[datetime | None, ...]:
+        """When its parts were written."""
+        last_at = None if self.last_seconds is None else self.last_seconds.last_at
+        return self.learned_at, self.began_at, last_at
+
     def set_back(self, ahead: timedelta) -> "Pace":
         """The pace by a clock that was set back by `ahead`."""
         return replace(
             self,
             learned_at=self.learned_at - ahead,
-            earlier=tuple(replace(one, until=one.until - ahead) for one in self.earlier),
+            began_at=self.began_at and self.began_at - ahead,
+            earlier=tuple(replace(one, began_at=one.began_at and one.began_at - ahead) for one in self.earlier),
             last_seconds=self.last_seconds and self.last_seconds.set_back(ahead),
         )
 
     def rates(self, sent_at: datetime) -> tuple[float, ...]:
-        """The rate at which a request was admitted at this time, after those before it."""
-        earlier = (one.rate for one in self.earlier if one.until <= sent_at)
-        at_the_time = next((one.rate for one in self.earlier if sent_at < one.until), self.rate)
-        return (*earlier, at_the_time)
+        """The known rates up to `sent_at`: the last one admitted a request sent then. Empty: nothing is known of that time."""
+        known = (*self.earlier, EarlierRate(self.rate, self.began_at))
+        return tuple(one.rate for one in known if one.began_at is None or one.began_at <= sent_at)
 
-    @property
-    def began_at(self) -> datetime | None:
-        """Since when this rate is admitted; `None`: it is the first."""
-        return self.earlier[-1].until if self.earlier else None
+    def is_present(self, sent_at: datetime) -> bool:
+        """Whether a request sent then was admitted at the present rate."""
+        return self.began_at is None or self.began_at <= sent_at
 
     def after(self, before: "Pace | None", now: datetime) -> "Pace":
         """The pace that follows another one from now on."""
-        if before is None or before.rate == self.rate:
-            return self
-        return replace(self, earlier=(*self.earlier[1 - _EARLIER :], Earlier(before.rate, now)))
+        is_known = before is None or before.rate == self.rate or before.began_at != self.began_at
+        return self if before is None or is_known else self.ending(before, before.rate, now)
+
+    def ending(self, before: "Pace", used: float, now: datetime) -> "Pace":
+        """The pace that follows another one, whose rate was `used`."""
+        earlier = (*before.earlier[1 - _EARLIER :], EarlierRate(used, before.began_at))
+        return replace(self, earlier=earlier, began_at=now)
 
     @property
     def is_unlimited(self) -> bool:
@@ -117,4 +126,4 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 def begun(initial_rate: float, opens_at: datetime) -> Pace:
     """The pace after a first pause."""
-    return Pace(rate=initial_rate, floor=initial_rate * MIN_SHARE, learned_at=opens_at)
+    return Pace(rate=initial_rate, floor=initial_rate * MIN_SHARE, learned_at=opens_at, began_at=opens_at)

@@ -93,8 +93,8 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
 
     def following(self, now: datetime) -> "LimiterState":
         """The state by a clock that was set back: what was written at a time that has not come yet was written now."""
-        learned_at = None if self.pace is None else self.pace.learned_at
-        written = (self.closed_at, self.broken_at, self.retry_budget_at, learned_at)
+        of_pace = () if self.pace is None else self.pace.times
+        written = (self.closed_at, self.broken_at, self.retry_budget_at, *of_pace)
         ahead = max((time - now for time in written if time is not None), default=timedelta(0))
         if ahead < MIN_STEP:
             return self

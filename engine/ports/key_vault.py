@@ -51,8 +51,12 @@ class KeyVault(Protocol):
         """Make the next proposals as the vault wants them now: its key-encryption key was rotated."""
         ...
 
-    async def keys(self, ids: Collection[UUID], *, siblings: bool = False) -> Mapping[UUID, DataKey]:
-        """These keys, without those that were destroyed; with `siblings`, all keys of their subjects may come with them."""
+    async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
+        """These keys, without those that were destroyed."""
+        ...
+
+    async def keys_to_seal(self, ids: Collection[UUID]) -> Mapping[UUID, DataKey]:
+        """As `keys`, perhaps with others of the same subjects. All of them are then `cached`."""
         ...
 
     @property

@@ -474,3 +474,33 @@ async def test_concurrent_appends_and_heartbeats_do_not_deadlock(store: Any, due
     appending = False
     assert await beating > 1
     assert await store.head() == 8 * len(ids) - 1
+
+
+async def test_claims_and_leases_do_not_wait_for_the_disk(due_steps: PostgresDueSteps, put: Put, sql: Any) -> None:
+    for _ in range(3):
+        await put()
+    await put(owner=uuid4(), leased_for=-1)
+    # A commit that waits for the disk waits for this standby too.
+    await sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    try:
+        await sql("SELECT pg_reload_conf()")
+        async with asyncio.timeout(LONG):
+            while not await _hangs(sql("SELECT pg_logical_emit_message(true, 'test', '')")):
+                await asyncio.sleep(0.05)
+            lease = a_lease()
+            claims = await claimed(due_steps, CREATE, lease=lease, limit=2)
+            assert len(await due_steps.heartbeat(lease, claims)) == 2
+            await due_steps.free_lapsed()
+            await due_steps.release(lease.owner, claims[0])
+            await due_steps.release_all([lease.owner])
+    finally:
+        await sql("ALTER SYSTEM RESET synchronous_standby_names")
+        await sql("SELECT pg_reload_conf()")
+
+
+async def _hangs(statement: Awaitable[Any]) -> bool:
+    try:
+        await asyncio.wait_for(statement, 0.5)
+    except TimeoutError:
+        return True
+    return False

@@ -210,6 +210,14 @@ async def test_a_ledger_on_the_hosts_pool_tolerates_a_stricter_database_isolatio
     await engine.dispose()
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_pool_of_our_own_tolerates_a_stricter_database_isolation(
+    ledger_url: str, new_engine: Any, sql: Any, level: str
+) -> None:
+    await sql(f"ALTER DATABASE {make_url(ledger_url).database} SET default_transaction_isolation = '{level}'")
+    await _contend(new_engine())
+
+
 async def _contend(engine: AsyncEngine) -> None:
     """Claim, renew and release the same rows in many workers. At a stricter level most statements would fail."""
     limiter = PostgresRateLimiter(engine, "guestledger", LimiterPolicy())

@@ -18,14 +18,15 @@ from guestledger.adapters.postgres.personal.key_ring import WrongKey
 from guestledger.adapters.postgres.personal.vault import VaultEmpty
 from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.wiring import connect
-from guestledger.engine.domain.errors import ServiceUnreachable
+from guestledger.engine.domain.errors import ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.ledger import Ledger
 from tests import postgres
+from tests.integration.appends import an_append
 from tests.integration.conftest import Sql
 from tests.integration.plain_sql import connect_plainly
 from tests.keys import KEY, NEW_KEY
-from tests.unit.samples import IP, request
+from tests.unit.samples import IP, request, was_attempted, was_created
 
 
 @pytest.fixture
@@ -212,6 +213,30 @@ async def test_a_key_that_was_destroyed_elsewhere_is_made_anew_for_the_next_sess
         )
         session = await ledger.accept(guest)
         assert (await revealed(ledger, session)).guest.ip_address == IP
+
+
+async def test_a_process_that_has_read_a_session_seals_for_it_without_a_query(apart: Settings) -> None:
+    settings = replace(apart, vault_url=None)
+    async with opened(settings) as ledger:
+        session = await ledger.accept(request())
+    attempt = an_append(session.id, 1, [was_attempted(), was_created()])
+    async with connect(settings) as other:
+        personal: Any = other._adapters.personal
+        assert personal.seal_now(attempt) is None
+        await revealed(other, session)
+        assert {row.purpose for row in personal.seal_now(attempt).rows} == {"contact", "access"}
+
+
+async def test_nothing_is_sealed_for_a_session_that_is_read_again_once_it_was_erased(apart: Settings) -> None:
+    settings = replace(apart, vault_url=None)
+    async with opened(settings) as ledger, connect(settings) as other:
+        session = await ledger.accept(request())
+        await revealed(other, session)
+        await ledger.erase(session=session.id, reason="asked for", requested_by="ops")
+        await revealed(other, session)
+        version = len(await ledger.history(session.id))
+        with pytest.raises(SubjectErased):
+            await other._adapters.store.append(an_append(session.id, version, [was_attempted()]))
 
 
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:

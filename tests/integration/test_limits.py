@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
+from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
@@ -750,3 +751,22 @@ async def test_an_old_throttled_session_is_claimed_before_a_new_one(
         [claim] = (await due_steps.claim(a_lease(), wanted, 1)).claims
 
         assert claim.stream_id == old.id
+
+
+async def test_the_clock_of_a_limiter_is_read_once_its_lock_is_held(new_engine: Any, sql: Any, outsider: Any) -> None:
+    engine = new_engine()
+    limiter = PostgresRateLimiter(engine, SCHEMA, QUICK)
+    [[now]] = await sql("SELECT clock_timestamp()")
+    name = "api sessions"
+    await limiter.observe(Feedback(limiter=name, observation=Observation.THROTTLED, began_at=now, closed_ms=60_000))
+
+    async def read() -> Any:
+        async with short_transaction(engine) as driver:
+            return (await limiter.open(driver, [name])).now
+
+    async with outsider.transaction():
+        await sql("SELECT FROM limits FOR UPDATE")
+        reading = asyncio.create_task(read())
+        await asyncio.wait((reading,), timeout=0.5)
+        [[freed_at]] = await sql("SELECT clock_timestamp()")
+    assert await reading >= freed_at

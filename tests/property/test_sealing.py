@@ -15,7 +15,7 @@ from guestledger.adapters.postgres.personal.vault import place
 from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.ports.key_vault import SealBroken
 
-KEY = Aes256Key(UUID(int=1), bytes(range(KEY_BYTES)), b"subject")
+KEY = Aes256Key(UUID(int=1), bytes(range(KEY_BYTES)), b"subject", "contact")
 PLACE = b"here"
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 values = st.dictionaries(texts, texts, min_size=1, max_size=5)
@@ -61,7 +61,7 @@ def test_a_cut_box_is_refused(given_values: dict[str, str], data: st.DataObject)
 @given(values, secrets)
 def test_a_box_opens_with_its_own_key_only(given_values: dict[str, str], secret: bytes) -> None:
     box, commitments = KEY.seal(given_values, PLACE)
-    other = Aes256Key(KEY.id, secret, KEY.subject)
+    other = Aes256Key(KEY.id, secret, KEY.subject, KEY.purpose)
 
     if secret != KEY.secret:
         with pytest.raises(SealBroken):

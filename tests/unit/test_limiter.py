@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -114,3 +115,20 @@ def test_a_limiter_is_clean_when_it_restricts_nothing() -> None:
     assert not new().broken().state.is_clean(at(10_000), POLICY)
     assert not new().admitted(0, RETRY).state.is_clean(at(0.1), POLICY)
     assert new().admitted(0, RETRY).state.is_clean(at(0.2), POLICY)
+
+
+def test_a_forgotten_rate_has_no_part_in_what_is_learned_next() -> None:
+    learned = new().throttled(0, 1).admitted(1).succeeded(1.5).state
+    assert learned.pace is not None
+    long_ago = new(replace(learned, failures=1, pace=replace(learned.pace, rate=300.0)))
+    assert long_ago.succeeded(1_000).state.pace == long_ago.state.pace
+    pace = long_ago.throttled(1_000, 1, began=999.0).state.pace
+    assert pace is not None
+    assert (pace.rate, pace.earlier, pace.curve) == (10, (), ())
+
+
+def test_requests_admitted_before_the_clock_was_set_back_delay_no_others() -> None:
+    limiter = new().throttled(0, 1)
+    for second in range(1, 70):
+        limiter.admitted(second)
+    new(limiter.state.following(at(10))).admitted(10.5)

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from guestledger.engine.limits.curve import Curve, added
 from guestledger.engine.limits.last_seconds import LastSeconds
-from guestledger.engine.limits.learning import answered, throttled
-from guestledger.engine.limits.pace import Earlier, Pace, begun
+from guestledger.engine.limits.learning import answered, late, throttled
+from guestledger.engine.limits.pace import EarlierRate, Pace, begun
+from guestledger.engine.limits.trial import Trial
 from tests.unit.samples import at
 
 GOOD = added((), rate=100, answers=5_000, throttled=0)
@@ -37,7 +38,8 @@ def throttle(pace: Pace, seconds: float = 2, sent: float | None = None) -> Pace:
 
 
 def climbing(curve: Curve, number: int = 100) -> Pace:
-    return accepted(paced(curve, rate=108.0, climb=2, earlier=(Earlier(103.0, at(0)),)), number, since=1)
+    earlier = (EarlierRate(103.0, at(-9)),)
+    return accepted(paced(curve, rate=108.0, climb=2, began_at=at(0), earlier=earlier), number, since=1)
 
 
 def test_a_throttle_lowers_the_rate_to_what_the_second_before_has_shown() -> None:
@@ -86,7 +88,8 @@ def test_no_climb_ends_at_a_step_that_was_throttled_before() -> None:
 
 
 def test_an_answer_counts_for_the_rate_at_which_it_was_sent() -> None:
-    pace = paced(GOOD, rate=50.0, earlier=(Earlier(10.0, at(1)), Earlier(20.0, at(2))))
+    earlier = (EarlierRate(10.0, at(0)), EarlierRate(20.0, at(1)))
+    pace = paced(GOOD, rate=50.0, began_at=at(2), earlier=earlier)
     for sent, rate in ((0.5, 10), (1.5, 20)):
         late = answered(pace, at(3), at(0), at(sent))
         assert (late.answers, late.rate) == (0, 50)
@@ -95,15 +98,38 @@ def test_an_answer_counts_for_the_rate_at_which_it_was_sent() -> None:
 
 
 def test_a_throttle_counts_for_the_rate_at_which_it_was_sent() -> None:
-    pace = paced(GOOD, rate=50.0, earlier=(Earlier(20.0, at(2)),))
-    for sent, rate in ((1.5, 20), (2.5, 50)):
-        [blamed] = [point.rate for point in throttle(pace, 3, sent).curve if point.throttled]
-        assert blamed == pytest.approx(rate, rel=0.02)
+    pace = paced(GOOD, rate=50.0, began_at=at(2), earlier=(EarlierRate(20.0, at(0)),), answers=9)
+    for sent, rate, answers in ((1.5, 20, 1), (2.5, 50, 10)):
+        [blamed] = [point for point in throttle(pace, 3, sent).curve if point.throttled]
+        assert (blamed.rate, blamed.answers) == (pytest.approx(rate, rel=0.02), answers)
+
+
+def test_an_answer_to_a_request_from_before_the_first_known_rate_shows_nothing() -> None:
+    pace = replace(begun(10.0, at(1)), rate=20.0).after(begun(10.0, at(1)), at(2))
+    assert late(pace, at(0.5), throttled=True).curve == ()
+    assert len(late(pace, at(1.5), throttled=True).curve) == 1
+
+
+def test_late_answers_count_for_the_rate_at_which_the_requests_were_sent() -> None:
+    pace = paced(GOOD, began_at=at(0), learned_at=at(0), answers=15)
+    throttled_pace = throttle(pace, 5)
+    more = late(throttled_pace, at(4), throttled=True)
+    [blamed] = [point for point in more.curve if point.throttled]
+    assert (blamed.rate, blamed.throttled) == (pytest.approx(3, rel=0.02), 2)
+
+
+def test_a_trial_alone_decides_while_nothing_else_is_known() -> None:
+    trial = replace(begun(10.0, at(0)), trial=Trial(sent_at=at(-1), balance=-7), rate=5_000.0)
+    shown = late(trial, at(-0.5), throttled=True).after(trial, at(1))
+    assert shown.rate == 10
+    for _ in range(30):
+        shown = late(shown, at(0.5), throttled=False)
+    assert shown.by_chance
 
 
 def test_a_throttled_request_of_the_step_before_ends_the_climb_two_steps_before() -> None:
-    earlier = (Earlier(104.0, at(1)), Earlier(112.0, at(2)))
-    pace = accepted(paced(GOOD, rate=123.0, climb=3, earlier=earlier), 110, since=1)
+    earlier = (EarlierRate(104.0, at(0)), EarlierRate(112.0, at(1)))
+    pace = accepted(paced(GOOD, rate=123.0, climb=3, began_at=at(2), earlier=earlier), 110, since=1)
     assert throttle(pace, 3, sent=1.99).rate == 104
     assert throttle(pace, 3, sent=2.0).rate == 112
     # It was the first step, and the curve knows better.
@@ -117,11 +143,13 @@ def test_rates_long_ago_are_forgotten() -> None:
     assert [one.rate for one in pace.earlier] == [14, 15, 16, 17]
 
 
-@pytest.mark.parametrize(("late", "growth"), [(0.02, 1.12**1.1), (0.4, 1.12**3), (3, 1.5)])
-def test_the_rate_rises_as_fast_whenever_the_answers_come(late: float, growth: float) -> None:
+@pytest.mark.parametrize(
+    ("latency", "growth"), [(-30, 1.12), (0.02, 1.12**1.1), (0.4, 1.12**3), (0.5, 1.12**3.5), (3_600, 1.12**3.5)]
+)
+def test_the_rate_rises_as_fast_whenever_the_answers_come(latency: float, growth: float) -> None:
     pace = begun(50.0, at(0))
     for n in range(10):
-        pace = answered(pace, at(0.02 * n + late), at(0), at(0.02 * n))
+        pace = answered(pace, at(0.02 * n + latency), at(0), at(0.02 * n))
     assert pace.rate == pytest.approx(50 * growth, rel=1e-3)
 
 

@@ -103,7 +103,7 @@ class LogReader:
         """See `EventStore.read_streams`."""
         found = [recorded(row) for row in await self._fetch(self._select_streams, list(stream_ids))]
         streams: dict[UUID, list[RecordedEvent]] = {}
-        # Only who goes on with a session reads it in clear.
+        # Most of those who read a session in clear append to it next.
         for one in await self._personal.opened(found, to_append=True) if reveal else found:
             streams.setdefault(one.stream_id, []).append(one)
         return streams

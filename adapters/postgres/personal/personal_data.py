@@ -1,7 +1,7 @@
 """Seals the personal fields of events on their way into the log, and opens them on their way out."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -32,7 +32,7 @@ from guestledger.engine.domain.guest_filter import GuestFilter, GuestHashes
 from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.log.appends import Append, KeyTaken, is_remote_key
 from guestledger.engine.log.recorded import RecordedEvent
-from guestledger.engine.ports.key_vault import Hashing, KeyVault
+from guestledger.engine.ports.key_vault import DataKey, Hashing, KeyVault
 
 
 class PersonalData:
@@ -124,13 +124,22 @@ class PersonalData:
         places = [(one.stream_id, one.version, one.event.purpose) for one in recorded if one.event.purpose in purposes]
         columns = [list(column) for column in zip(*places, strict=True)]
         boxes = {tuple(row)[:3]: row for row in await self._fetch(self._read_rows, *columns)} if places else {}
-        keys = await self.vault.keys({row["key_id"] for row in boxes.values()}, siblings=to_append)
+        fetch = self.vault.keys_to_seal if to_append else self.vault.keys
+        keys = await fetch({row["key_id"] for row in boxes.values()})
         if to_append:
-            for row in boxes.values():
-                if (key := keys.get(row["key_id"])) is not None:
-                    self._subjects.keep(row["stream_id"], key.subject)
+            self._note_subjects(recorded, boxes.values(), keys)
         ledger_id = await self._facts.id() if keys else b""
         return [opened_event(one, boxes, keys, ledger_id) for one in recorded]
+
+    def _note_subjects(
+        self, recorded: Sequence[RecordedEvent], boxes: Iterable[Any], keys: Mapping[UUID, DataKey]
+    ) -> None:
+        found = {row["stream_id"]: key.subject for row in boxes if (key := keys.get(row["key_id"])) is not None}
+        for stream_id in {one.stream_id for one in recorded}:
+            if stream_id in found:
+                self._subjects.keep(stream_id, found[stream_id])
+            else:  # it may have been erased
+                self._subjects.pop(stream_id, None)
 
     async def ledger_id(self) -> bytes:
         """The identity of the ledger. Raises `ServiceError`."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -118,15 +119,24 @@ class PostgresKeyVault:
             assert self.hashing is not None
         return self.hashing
 
-    async def keys(self, ids: Collection[UUID], *, siblings: bool = False) -> Mapping[UUID, Aes256Key]:
+    async def keys(self, ids: Collection[UUID]) -> Mapping[UUID, Aes256Key]:
         """See `KeyVault.keys`."""
         found = {key_id: self._cached[key_id] for key_id in ids if key_id in self._cached}
         if missing := [key_id for key_id in ids if key_id not in found]:
-            statement = self._statements.read_siblings if siblings else self._statements.read
-            for row in await self._database.fetch(statement, missing):
-                key = found[row["key_id"]] = await self._unwrapped(row)
-                if siblings:
-                    self._keep((row["subject"], row["purpose"]), key)
+            for row in await self._database.fetch(self._statements.read, missing):
+                found[row["key_id"]] = await self._unwrapped(row)
+        return found
+
+    async def keys_to_seal(self, ids: Collection[UUID]) -> Mapping[UUID, Aes256Key]:
+        """See `KeyVault.keys_to_seal`."""
+        found = {key_id: key for key_id in ids if (key := self._cached.get(key_id)) is not None}
+        if missing := [key_id for key_id in ids if key_id not in found]:
+            for row in await self._database.fetch(self._statements.read_with_others, missing):
+                # One that was not asked for must not keep the others from being read.
+                with suppress(WrongKey) if row["key_id"] not in ids else nullcontext():
+                    found[row["key_id"]] = await self._unwrapped(row)
+        for key in found.values():
+            self._owned.keep((key.subject, key.purpose), key)
         return found
 
     async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
@@ -201,7 +211,7 @@ class PostgresKeyVault:
     def _proposed(self, owner: _Owner, current: KeyEncryptionKey) -> KeyRow:
         key = self._owned.get(owner)
         if key is None:
-            key = self._keep(owner, Aes256Key(uuid7(), os.urandom(KEY_BYTES), owner[0]))
+            key = self._keep(owner, Aes256Key(uuid7(), os.urandom(KEY_BYTES), *owner))
         bound_to = place(self._ledger_id, key.id, *owner)
         return KeyRow(key.id, *owner, current.wrap(key.secret, bound_to), current.id)
 
@@ -214,7 +224,9 @@ class PostgresKeyVault:
             return known
         kek = await self._ring.get(row["kek"])
         bound_to = place(await self._facts.id(), key_id, row["subject"], row["purpose"])
-        return self._cached.keep(key_id, Aes256Key(key_id, unwrapped(kek, row, bound_to), row["subject"]))
+        return self._cached.keep(
+            key_id, Aes256Key(key_id, unwrapped(kek, row, bound_to), row["subject"], row["purpose"])
+        )
 
 
 def _new_row(owner: _Owner, kek: KeyEncryptionKey, ledger_id: bytes) -> KeyRow:

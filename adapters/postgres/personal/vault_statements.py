@@ -42,10 +42,10 @@ class VaultStatements:
             SELECT k.key_id, subject, purpose, k.wrapped, k.kek{relaxed}
               FROM {s}.data_keys AS k JOIN wanted USING (subject, purpose)"""
         self.read = f"SELECT {_COLUMNS} FROM {s}.data_keys WHERE key_id = ANY($1::uuid[])"
-        self.read_siblings = f"""
+        self.read_with_others = f"""
             SELECT {_COLUMNS} FROM {s}.data_keys
              WHERE subject = ANY(ARRAY(SELECT subject FROM {s}.data_keys WHERE key_id = ANY($1::uuid[])))"""
-        """As `read`, with all keys of the same subjects."""
+        """As `read`, with the other keys of the same subjects."""
         self.read_ids = f"""
             SELECT key_id FROM {s}.data_keys
              WHERE subject = $1::bytea AND purpose = coalesce($2::text, purpose) AND NOT ({IS_INDEX})"""

@@ -41,7 +41,7 @@ class DueStepStatements:
               FROM (VALUES (1)) AS one LEFT JOIN claimed ON true ORDER BY due_at"""
         """Claims the steps whose limiter knows nothing; at least one row, which names the other steps.
 
-        This one and the other changes below commit by themselves, without waiting for the disk.
+        This one and those that free, prolong or release leases commit by themselves, without waiting for the disk.
         """
 
         self.claim_limited = f"""

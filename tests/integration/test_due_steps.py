@@ -266,7 +266,7 @@ async def test_a_heartbeat_skips_locked_rows_and_cannot_deadlock(
 
 
 async def test_leases_are_renewed_only_until_they_are_released(due_steps: PostgresDueSteps, put: Put, sql: Any) -> None:
-    lease = a_lease(ms=60)
+    lease = a_lease(ms=1_500)
     released, held = [await put(owner=lease.owner, leased_for=60) for _ in range(2)]
     beats: asyncio.Queue[list[UUID]] = asyncio.Queue()
 

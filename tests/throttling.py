@@ -186,7 +186,6 @@ ROWS = (
     Row("bucket 50/s, no Retry-After", lambda: Bucket(50, 50, _DEFAULT_S), 50, 0.9),
     Row("bucket 50/s, Retry-After 30", lambda: Bucket(50, 50, 30), 50, 0.6),
     Row("bucket 50/s, slow answers", lambda: Bucket(50, 50, slow=True), 50, 0.9),
-    Row("bucket 50/s, burst 1, slow answers", lambda: Bucket(50, 1, slow=True), 50, 0.8),
     Row("window 50 a second", lambda: Window(50, 1), 50, 0.9),
     Row("window 3,000 a minute", lambda: Window(3_000, 60), 50, 0.9),
     Row("window 300 a minute", lambda: Window(300, 60), 5, 0.9),

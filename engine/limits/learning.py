@@ -21,6 +21,8 @@ _CALM_S = 10.0
 _EXPERIENCED = 100.0
 # Within so many seconds, answers that are still to come make the rate look unused.
 _SETTLED_S = 2.0
+# Others follow a throttled request until its answer comes: that time counts as part of the pause, up to so many seconds.
+_MAX_LATENCY_S = 5.0
 # Seconds of answers before the rate rises beyond a known one.
 _CAREFUL_S = 1.0
 
@@ -77,6 +79,7 @@ def throttled_by_chance(pace: Pace, pause_s: float, now: datetime, opened_at: da
 
 def throttled(pace: Pace, pause_s: float, now: datetime, opened_at: datetime, sent_at: datetime) -> Pace:
     """The pace after a throttle that stops all for `pause_s`."""
+    pause_s += min(max(0.0, (now - sent_at).total_seconds()), _MAX_LATENCY_S)
     pace = replace(pace, pause_s=pause_s if not pace.curve else pace.pause_s + 0.3 * (pause_s - pace.pause_s))
     pace = _settled(pace, sent_at)
     used = _used_rate(pace, now, opened_at, sent_at)

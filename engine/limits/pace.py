@@ -38,7 +38,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """When the curve was last changed."""
     curve: c.Curve = ()
     pause_s: float = 0.0
-    """How long a throttle stops all, on average."""
+    """How long a throttle stops all, on average, with the time until its answer."""
     began_at: datetime | None = None
     """Since when it admits this rate; `None`: since long ago."""
     earlier: tuple[EarlierRate, ...] = ()

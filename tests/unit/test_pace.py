@@ -136,6 +136,11 @@ def test_a_throttled_request_of_the_step_before_ends_the_climb_two_steps_before(
     assert throttle(replace(pace, climb=2), 3, sent=1.99).rate < 104
 
 
+def test_a_throttle_costs_its_pause_and_the_time_until_it_is_seen() -> None:
+    costs = [throttle(paced(()), 100, sent).pause_s for sent in (101, 100, 99, 50)]
+    assert costs == [1, 1, 2, 6]
+
+
 def test_rates_long_ago_are_forgotten() -> None:
     pace = paced(GOOD)
     for n in range(9):

@@ -28,7 +28,7 @@ class NoProvider:
 
     def prepare(self, _session: Session) -> PreparedCreation:
         """See `Provider.prepare`."""
-        return PreparedCreation(body=b"", request_sha256="")
+        return PreparedCreation(body=b"", request_hmac="")
 
     async def create(
         self, _prepared: PreparedCreation, _idempotency_key: str, _before_send: BeforeSend

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,10 @@ class SystemClock:
     def new_id(self) -> UUID:
         """A new UUIDv7: later ids sort later."""
         return uuid7()
+
+    def new_key(self) -> str:
+        """32 random bytes that nobody can guess (hex)."""
+        return secrets.token_hex(32)
 
 
 class DatabaseClock(SystemClock):

@@ -42,7 +42,9 @@ _DIGEST = "ab" * 32
 def life(session_id: UUID, seed: int, policy: Policy = POLICY) -> list[Event]:
     """The events of one session, as they are in the log: a commitment in place of each personal value."""
     chance, now, state = random.Random(seed), START, Session(id=session_id)
-    command: Command = OpenSession(request=samples.request(channel_id=f"ch_{seed % 20:02}"), now=now)
+    command: Command = OpenSession(
+        hmac_key=samples.HMAC_KEY, request=samples.request(channel_id=f"ch_{seed % 20:02}"), now=now
+    )
     events: list[Event] = []
     while True:
         decided = decide(state, command, policy)
@@ -61,7 +63,7 @@ def _command(step: StepName, state: Session, now: datetime, chance: random.Rando
         case StepName.VALIDATE_CHANNEL:
             return RecordLookup(outcome=samples.channel(id=state.channel_id, looked_up_at=now), now=now, jitter=jitter)
         case StepName.CREATE_SESSION:
-            return BeginAttempt(request_sha256=_DIGEST, now=now)
+            return BeginAttempt(request_hmac=_DIGEST, now=now)
         case StepName.SETTLE_ATTEMPT if chance.random() < 0.02:
             return SettleAttempt(attempt=state.attempts, now=now, jitter=jitter)
         case StepName.SETTLE_ATTEMPT:

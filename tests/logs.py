@@ -103,6 +103,7 @@ def lifecycle(number: int) -> tuple[e.Event, ...]:
         timestamp="2024-05-20T14:21:59Z",
         subject_id=None,
         idempotency_key=None,
+        hmac_key=samples.HMAC_KEY,
     )
     common: dict[str, Any] = {"at": at, "channel_id": channel}
     return (
@@ -119,7 +120,7 @@ def lifecycle(number: int) -> tuple[e.Event, ...]:
             ),
         ),
         e.ChannelValidated(**common, status="active", protocols=("web_chat",), looked_up_at=at, cached=True),
-        e.CreationAttempted(**common, attempt=1, idempotency_key=f"{number}-1", request_sha256="0" * 64),
+        e.CreationAttempted(**common, attempt=1, idempotency_key=f"{number}-1", request_hmac="0" * 64),
         e.SessionCreated(
             **common,
             attempt=1,

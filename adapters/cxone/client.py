@@ -28,7 +28,7 @@ from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.http.failures import WIRE_ERRORS
 from guestledger.adapters.http.single_flight import SingleFlight
 from guestledger.adapters.http.token_source import TokenLimiter, TokenSource
-from guestledger.adapters.http.transport import Answer, Transport, request_sha256
+from guestledger.adapters.http.transport import Answer, Transport, request_hmac
 from guestledger.adapters.http.urls import api_root, under
 from guestledger.engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome
 from guestledger.engine.domain.personal import Secret, SecretBytes
@@ -152,7 +152,9 @@ class CXoneClient:
     def prepare(self, session: Session) -> PreparedCreation:
         """See `Provider.prepare`."""
         body = SecretBytes(creation_body(session))
-        return PreparedCreation(body=body, request_sha256=request_sha256("POST", self._sessions_url, body))
+        assert session.guest is not None
+        digest = request_hmac(session.guest.hmac_key, "POST", self._sessions_url, body)
+        return PreparedCreation(body=body, request_hmac=digest)
 
     async def create(
         self, prepared: PreparedCreation, idempotency_key: str, before_send: BeforeSend

@@ -1,12 +1,12 @@
 """One pool of connections, and one request with its answer."""
 
 import asyncio
+import hmac
 import logging
 import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from io import BytesIO
 from math import inf
 from typing import Any
@@ -174,9 +174,9 @@ class Transport:
         await self._http.close()
 
 
-def request_sha256(method: str, url: URL, body: bytes) -> str:
-    """SHA-256 (hex) of `METHOD URL`, a line feed and the body."""
-    return sha256(SecretBytes(f"{method} {url}\n".encode() + body)).hexdigest()
+def request_hmac(key: str, method: str, url: URL, body: bytes) -> str:
+    """HMAC-SHA-256 (hex) of `METHOD URL`, a line feed and the body, under a key (hex)."""
+    return hmac.digest(bytes.fromhex(key), SecretBytes(f"{method} {url}\n".encode() + body), "sha256").hex()
 
 
 def _list_field(response: aiohttp.ClientResponse, name: str) -> str | None:

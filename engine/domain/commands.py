@@ -12,10 +12,12 @@ from guestledger.engine.domain.session import WebhookNotice
 from guestledger.engine.limits.admission import Denied
 
 
-class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
+class OpenSession(Guarded, frozen=True, kw_only=True):
     """A guest wants a session."""
 
     request: GuestRequest
+    hmac_key: Personal
+    """See `Guest`."""
     now: datetime
 
 
@@ -27,10 +29,10 @@ class RecordLookup(msgspec.Struct, frozen=True, kw_only=True):
     jitter: float
 
 
-class BeginAttempt(Guarded, frozen=True, kw_only=True):
+class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """A creation request with this digest is about to be sent."""
 
-    request_sha256: Personal
+    request_hmac: str
     now: datetime
 
 

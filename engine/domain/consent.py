@@ -56,6 +56,8 @@ class Guest(Guarded, frozen=True, kw_only=True):
     timestamp: str
     subject_id: Personal | None
     idempotency_key: Personal | None
+    hmac_key: Personal
+    """Random (hex), and for the digests of the requests with this guest's data. Without it nobody can test a guess at them."""
 
 
 def evidence(asked: GuestConsent, terms: ConsentTerms) -> Evidence:

@@ -25,7 +25,7 @@ def begin_attempt(state: Session, command: BeginAttempt, policy: RetryPolicy) ->
             channel_id=state.channel_id,
             attempt=state.attempts + 1,
             idempotency_key=str(state.id),
-            request_sha256=command.request_sha256,
+            request_hmac=command.request_hmac,
         )
     ]
 

@@ -92,6 +92,7 @@ def _open(command: OpenSession, policy: Policy) -> e.Event:
         timestamp=request.timestamp,
         subject_id=request.subject_id,
         idempotency_key=request.idempotency_key,
+        hmac_key=command.hmac_key,
     )
     asked = request.consent
     asked_how = evidence(asked, policy.consent_terms)

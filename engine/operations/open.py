@@ -50,7 +50,7 @@ class Opener:
             correlation_id=str(session.id) if correlation_id is None else checked_correlation_id(correlation_id),
             idempotency_key=request.idempotency_key,
         )
-        opened = OpenSession(request=checked(request), now=self._clock.now())
+        opened = OpenSession(request=checked(request), hmac_key=self._clock.new_key(), now=self._clock.now())
         work.propose(decide(session, opened, self._executor.policy))
         try:
             with self._leases.hold(work.lease, session.id) as work.held:

@@ -19,3 +19,7 @@ class Clock(Protocol):
     def new_id(self) -> UUID:
         """A fresh UUIDv7: later ids sort later."""
         ...
+
+    def new_key(self) -> str:
+        """32 random bytes that nobody can guess (hex)."""
+        ...

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from guestledger.engine.domain.outcomes import Channel, CreationOutcome, LookupOutcome
-from guestledger.engine.domain.personal import Guarded, Personal, PersonalBytes
+from guestledger.engine.domain.personal import Guarded, PersonalBytes
 from guestledger.engine.domain.session import Session
 
 BeforeSend = Callable[[], Awaitable[None]]
@@ -15,8 +15,8 @@ class PreparedCreation(Guarded, frozen=True, kw_only=True):
     """A creation request, ready to be sent."""
 
     body: PersonalBytes
-    request_sha256: Personal
-    """Over method, URL and body (hex)."""
+    request_hmac: str
+    """HMAC-SHA-256 (hex) over method, URL and body, under the guest's `hmac_key`."""
 
 
 class Provider(Protocol):

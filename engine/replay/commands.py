@@ -33,11 +33,11 @@ def command_of(events: Sequence[e.Event], state: Session, policy: Policy) -> c.C
     event = _telling(events)
     match event:
         case e.ConsentRecorded() | e.ConsentRefused():
-            return c.OpenSession(request=request_of(event), now=event.at)
+            return c.OpenSession(request=request_of(event), hmac_key=event.guest.hmac_key, now=event.at)
         case e.ChannelValidated() | e.ChannelRejected() | e.ChannelLookupFailed():
             return _lookup(event, policy.creation)
         case e.CreationAttempted():
-            return c.BeginAttempt(request_sha256=event.request_sha256, now=event.at)
+            return c.BeginAttempt(request_hmac=event.request_hmac, now=event.at)
         case e.CreationDeferred():
             return _deferral(event, state, policy.creation)
         case e.CreationThrottled() | e.CreationFailed() | e.SessionCreated():

@@ -25,7 +25,7 @@ def append_of(stream_id: UUID, version: int) -> Append:
     """The append of one event to a stream at this version."""
     now = _clock.now()
     event = CreationAttempted(
-        at=now, channel_id="ch_1", attempt=version + 1, idempotency_key="k" * 36, request_sha256="0" * 64
+        at=now, channel_id="ch_1", attempt=version + 1, idempotency_key="k" * 36, request_hmac="0" * 64
     )
     return Append(
         stream_id=stream_id,

@@ -41,7 +41,7 @@ def rows(lifecycles: int) -> Iterator[tuple[Any, ...]]:
         for version in range(1, 6):
             now = _clock.now()
             event = CreationAttempted(
-                at=now, channel_id="ch_1", attempt=version, idempotency_key="k" * 36, request_sha256="0" * 64
+                at=now, channel_id="ch_1", attempt=version, idempotency_key="k" * 36, request_hmac="0" * 64
             )
             row = {
                 "stream_id": stream_id,

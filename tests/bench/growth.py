@@ -48,7 +48,7 @@ _FILL = """
                            timestamptz '2024-05-20 14:22:00.000001Z' + number * interval '5 ms' AS at) AS made,
            LATERAL (SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS written) AS clock,
            LATERAL (SELECT format('{{"at":"%s","attempt":%s,"channel_id":"ch_1","idempotency_key":"%s",'
-                                  '"request_sha256":"%s"}}', written, version, stream_id, repeat('0', 64)) AS data) AS event"""
+                                  '"request_hmac":"%s"}}', written, version, stream_id, repeat('0', 64)) AS data) AS event"""
 
 
 class Log:

@@ -29,6 +29,7 @@ from guestledger.engine.ports.provider import PreparedCreation
 from guestledger.engine.worker.session_work import step_changes
 from tests.bench.peers.rounds import answer, at_once
 from tests.keys import KEY
+from tests.unit.samples import HMAC_KEY
 
 AN_HOUR = timedelta(hours=1)
 PATIENCE = 120
@@ -41,7 +42,7 @@ REQUEST = GuestRequest(
     timestamp="2024-05-20T14:21:59Z",
     consent=GuestConsent(data_processing=True, gdpr_compliant=True),
 )
-PREPARED = PreparedCreation(body=b"{}", request_sha256="0" * 64)
+PREPARED = PreparedCreation(body=b"{}", request_hmac="0" * 64)
 TAKEN = Delivery(accepted=True, status=200, latency_ms=0)
 
 _clock = SystemClock()
@@ -128,9 +129,9 @@ def history(*, delivered: bool, expires_at: datetime) -> Append:
     """The append of a session that was created, whose next step is then due: its webhook, or its expiry once `delivered`."""
     policy, now, state = Policy(), _clock.now(), Session(id=_clock.new_id())
     commands: list[Any] = [
-        OpenSession(request=REQUEST, now=now),
+        OpenSession(hmac_key=HMAC_KEY, request=REQUEST, now=now),
         RecordLookup(outcome=channel(), now=now, jitter=0),
-        BeginAttempt(request_sha256=PREPARED.request_sha256, now=now),
+        BeginAttempt(request_hmac=PREPARED.request_hmac, now=now),
         RecordAttempt(attempt=1, outcome=created(str(state.id), expires_at), now=now, jitter=0),
     ]
     if delivered:

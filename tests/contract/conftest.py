@@ -19,6 +19,7 @@ from guestledger.engine.domain.consent import Consent, Evidence, Guest
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback
+from tests.unit.samples import HMAC_KEY
 
 FINGERPRINT = "5d41402abc4b2a76b9719d911017c592ae1f0b1d5d41402abc4b2a76b9719d91"
 QUICK = Profile(connect_ms=150, total_ms=250, token_backoff_ms=1)
@@ -36,6 +37,7 @@ def pending_session(**changes) -> Session:
         timestamp="2024-05-20T14:21:59Z",
         subject_id=None,
         idempotency_key=None,
+        hmac_key=HMAC_KEY,
     )
     consent = Consent(
         data_processing=True,

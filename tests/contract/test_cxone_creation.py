@@ -1,6 +1,7 @@
 """Creating a session (contract, "Session creation" and "Answers that are not success")."""
 
 import asyncio
+import hmac
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
@@ -17,6 +18,7 @@ from guestledger.engine.domain.outcomes import Created, Failed, FailureKind, Thr
 from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.limits.feedback import Observation
 from guestledger.engine.limits.retry import WaitBasis
+from tests.unit.samples import HMAC_KEY
 
 KEY = "018f9661-6b8e-7c3a-9d4e-8f1a2b3c4d5e"
 CREATED = (
@@ -61,7 +63,7 @@ async def test_body_is_the_contracts_byte_for_byte(client_of, nobody, make_sessi
 async def test_request_hash_covers_method_url_and_body(client_of, nobody, session):
     prepared = client_of(nobody).prepare(session)
     request = f"POST {nobody.url}/api/v1/chat/sessions\n".encode() + prepared.body
-    assert prepared.request_sha256 == sha256(request).hexdigest()
+    assert prepared.request_hmac == hmac.digest(bytes.fromhex(HMAC_KEY), request, "sha256").hex()
 
 
 async def test_fingerprint_uses_the_guests_own_values(client_of, nobody, make_session):

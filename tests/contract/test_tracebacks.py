@@ -13,6 +13,7 @@ from guestledger.adapters.http import transport
 from guestledger.adapters.webhook import HttpWebhook
 from guestledger.engine.domain.session import Status
 from tests.contract.conftest import FINGERPRINT
+from tests.unit.samples import HMAC_KEY
 
 KEY = "018f9661-6b8e-7c3a-9d4e-8f1a2b3c4d5e"
 CLIENT_SECRET = "correct-horse-battery-staple"
@@ -55,7 +56,7 @@ async def test_fault_of_a_creation_shows_no_secret_or_personal_data(
         with pytest.raises((RuntimeError, TypeError)) as caught:
             await client.create(prepared, KEY, lambda: None)
     text = shown(caught.value)
-    assert [secret for secret in (token, FINGERPRINT, prepared.request_sha256) if secret in text] == []
+    assert [secret for secret in (token, FINGERPRINT, HMAC_KEY) if secret in text] == []
     assert not re.search(r"gt_[0-9a-f]{8,}", text)
 
 

@@ -1,8 +1,9 @@
 """The log as PostgreSQL has it, read by SQL (what is sealed: by the engine); and what must hold between it and the simulator."""
 
+import hmac
 from collections import Counter
 from collections.abc import Mapping
-from hashlib import sha256
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ import asyncpg
 from guestledger.adapters.postgres.pool import close_engine, open_engine
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.simulator.server import SentRequest
-from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.domain.events import ConsentRecorded
 from tests.event_stores import open_store
 from tests.postgres import as_administrator
 from tests.replaying import assert_what_if_is_the_log
@@ -96,12 +97,25 @@ SILENT = """
 
 async def sent_unrecorded(database_url: str, simulator: Simulator) -> Counter[tuple[str | None, str]]:
     """The creation requests that came in at the simulator though no attempt with that key and digest was recorded."""
-    return sent_creations(simulator) - Counter((await attempts(database_url)).values())
+    keys = await hmac_keys(database_url)
+    sent = Counter(told_by(simulator, request, keys) for request in sent_creations(simulator))
+    return sent - Counter((await attempts(database_url)).values())
 
 
 async def attempts(database_url: str) -> dict[tuple[UUID, int], tuple[str, str]]:
-    """The recorded attempts, by stream and number: each with its key and the digest of its request, which is sealed."""
-    statement = "SELECT DISTINCT stream_id FROM events WHERE event_type = 'CreationAttempted'"
+    """The recorded attempts, by stream and number: each with its key and the digest of its request."""
+    rows = await query(
+        database_url,
+        """
+        SELECT stream_id, (data->>'attempt')::int, data->>'request_hmac' FROM events
+         WHERE event_type = 'CreationAttempted'""",
+    )
+    return {(stream_id, number): (str(stream_id), digest) for stream_id, number, digest in rows}
+
+
+async def hmac_keys(database_url: str) -> dict[str, str]:
+    """The keys of the requests' digests, by session. They are sealed."""
+    statement = "SELECT DISTINCT stream_id FROM events WHERE event_type = 'ConsentRecorded'"
     streams = [stream_id for (stream_id,) in await query(database_url, statement)]
     engine = open_engine(as_administrator(database_url), "guestledger", pool_size=2)
     try:
@@ -109,10 +123,9 @@ async def attempts(database_url: str) -> dict[tuple[UUID, int], tuple[str, str]]
     finally:
         await close_engine(engine)
     return {
-        (stream_id, recorded.event.attempt): (str(stream_id), recorded.event.request_sha256)
+        str(stream_id): history[0].event.guest.hmac_key
         for stream_id, history in histories.items()
-        for recorded in history
-        if isinstance(recorded.event, CreationAttempted)
+        if isinstance(history[0].event, ConsentRecorded)
     }
 
 
@@ -129,16 +142,17 @@ async def assert_every_what_if_is_the_log(database_url: str) -> None:
         await close_engine(engine)
 
 
-def sent_creations(simulator: Simulator) -> Counter[tuple[str | None, str]]:
-    """The creation requests that arrived at the simulator, by key and digest."""
-    return Counter(
-        (request.key, digest_of(simulator, request)) for request in simulator.requests if request.path == SESSIONS_PATH
-    )
+def sent_creations(simulator: Simulator) -> list[SentRequest]:
+    """The creation requests that arrived at the simulator, in order."""
+    sent = (request for request in simulator.requests if request.path == SESSIONS_PATH)
+    return sorted(sent, key=lambda request: request.time)
 
 
-def digest_of(simulator: Simulator, request: SentRequest) -> str:
-    """The digest that `CreationAttempted` records of a creation request: over method, URL and body."""
-    return sha256(f"{request.method} {simulator.url}{request.path}\n".encode() + request.body).hexdigest()
+def told_by(simulator: Simulator, request: SentRequest, keys: Mapping[str, str]) -> tuple[str | None, str]:
+    """What `CreationAttempted` records of a creation request: its key, and a digest over method, URL and body."""
+    text = f"{request.method} {simulator.url}{request.path}\n".encode() + request.body
+    key = keys.get(request.key or "")
+    return request.key, "" if key is None else hmac.digest(bytes.fromhex(key), text, "sha256").hex()
 
 
 async def lapse_leases(database_url: str) -> None:
@@ -161,13 +175,14 @@ async def sent_too_early(database_url: str, simulator: Simulator, retry_after_s:
     known = await attempts(database_url)
     announced = {known[stream_id, number]: at.timestamp() for stream_id, number, at, _ in rows}
     learned = {known[stream_id, number]: at.timestamp() for stream_id, number, _, at in rows if at is not None}
-    sent = sorted((r for r in simulator.requests if r.path == SESSIONS_PATH), key=lambda request: request.time)
+    keys = await hmac_keys(database_url)
     early: list[SentRequest] = []
     until = since = 0.0
-    for request in sent:
-        told_of = (request.key, digest_of(simulator, request))
+    for request in sent_creations(simulator):
+        told_of = told_by(simulator, request, keys)
         if request.time < until and announced[told_of] > since:
             early.append(request)
         if request.status == 429:
-            until, since = request.time + retry_after_s, learned[told_of]
+            # A process that is killed leaves some unrecorded.
+            until, since = request.time + retry_after_s, learned.get(told_of, inf)
     return early

@@ -15,6 +15,7 @@ from guestledger.engine.domain.request import GuestRequest
 from guestledger.engine.domain.session import Session
 from tests.property.moves import Move, expiries, fixed, late_answers, moves_in_turn, settlements
 from tests.property.strategies import CONSENTING, START, USABLE, policies, requests
+from tests.unit.samples import HMAC_KEY
 
 CHANNELS = ("ch_1", "ch_2")
 
@@ -28,7 +29,7 @@ moves: SearchStrategy[Move] = st.one_of(*[moves_in_turn] * 4, settlements, late_
 def live(request: GuestRequest, channel: str, usable: bool, drawn: list[Move], policy: Policy) -> Life:
     life: Life = []
     state = Session(id=UUID(int=0))
-    first = [fixed(OpenSession(request=replace(request, channel_id=channel), now=START))]
+    first = [fixed(OpenSession(hmac_key=HMAC_KEY, request=replace(request, channel_id=channel), now=START))]
     if usable:
         first.append(fixed(RecordLookup(outcome=USABLE, jitter=0.5, now=START)))
     for move in (*first, *drawn):

@@ -22,7 +22,7 @@ from tests.unit.samples import request
 def an_append() -> Append:
     stream_id = uuid7()
     event = CreationAttempted(
-        at=datetime.now(UTC), channel_id="ch_1", attempt=1, idempotency_key="key", request_sha256="0" * 64
+        at=datetime.now(UTC), channel_id="ch_1", attempt=1, idempotency_key="key", request_hmac="0" * 64
     )
     return Append(
         stream_id=stream_id,

@@ -43,6 +43,7 @@ from tests.property.strategies import (
     resolutions,
     throttles,
 )
+from tests.unit.samples import HMAC_KEY
 
 LIMITER = "api.example.com sessions"
 DIGEST = "ab" * 32
@@ -69,7 +70,7 @@ def command_of(
         case StepName.VALIDATE_CHANNEL:
             return RecordLookup(outcome=lookup, now=now, jitter=jitter)
         case StepName.CREATE_SESSION:
-            return BeginAttempt(request_sha256=DIGEST, now=now)
+            return BeginAttempt(request_hmac=DIGEST, now=now)
         case StepName.SETTLE_ATTEMPT:
             return SettleAttempt(attempt=state.attempts, now=now, jitter=jitter)
         case StepName.ENFORCE_DEADLINE:
@@ -91,11 +92,11 @@ def in_turn(lookup: LookupOutcome, creation: CreationOutcome, delivery: Delivery
     def command(state: Session) -> Command:
         match state.status:
             case Status.NEW:
-                return OpenSession(request=CONSENTING, now=now)
+                return OpenSession(hmac_key=HMAC_KEY, request=CONSENTING, now=now)
             case Status.PENDING if not state.channel_validated:
                 return RecordLookup(outcome=lookup, now=now, jitter=jitter)
             case Status.PENDING | Status.THROTTLED | Status.IN_DOUBT:
-                return BeginAttempt(request_sha256=DIGEST, now=now)
+                return BeginAttempt(request_hmac=DIGEST, now=now)
             case Status.ATTEMPTING:
                 return RecordAttempt(attempt=state.attempts, outcome=creation, now=now, jitter=jitter)
             case Status.ACTIVE if not state.webhook_owed:

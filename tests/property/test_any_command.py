@@ -48,6 +48,7 @@ from tests.property.strategies import (
     requests,
     resolutions,
 )
+from tests.unit.samples import HMAC_KEY
 
 WITH_MARKETING = replace(CONSENTING, consent=replace(CONSENTING.consent, marketing=True))
 
@@ -65,11 +66,11 @@ class AnyCommand(RuleBasedStateMachine):
     def start_somewhere(self, policy: Policy, number: int, outcome: CreationOutcome | None) -> None:
         self.life = Life(policy)
         first: list[Command] = [
-            OpenSession(request=WITH_MARKETING, now=self.now),
+            OpenSession(hmac_key=HMAC_KEY, request=WITH_MARKETING, now=self.now),
             RecordLookup(outcome=USABLE, now=self.now, jitter=0.5),
         ]
         for attempt in range(1, 4):
-            first.append(BeginAttempt(request_sha256=DIGEST, now=self.now))
+            first.append(BeginAttempt(request_hmac=DIGEST, now=self.now))
             first.append(SettleAttempt(attempt=attempt, now=self.now, jitter=0.5))
         for command in first[:number]:
             self.life.take(command)
@@ -82,7 +83,7 @@ class AnyCommand(RuleBasedStateMachine):
 
     @rule(request=requests)
     def open(self, request: GuestRequest) -> None:
-        self.life.take(OpenSession(request=request, now=self.now))
+        self.life.take(OpenSession(hmac_key=HMAC_KEY, request=request, now=self.now))
 
     @rule(outcome=lookup_outcomes, jitter=jitters)
     def look_up(self, outcome: LookupOutcome, jitter: float) -> None:
@@ -90,7 +91,7 @@ class AnyCommand(RuleBasedStateMachine):
 
     @rule()
     def begin(self) -> None:
-        self.life.take(BeginAttempt(request_sha256=DIGEST, now=self.now))
+        self.life.take(BeginAttempt(request_hmac=DIGEST, now=self.now))
 
     @rule(denied=denials, jitter=jitters)
     def defer(self, denied: Denied, jitter: float) -> None:

@@ -38,6 +38,7 @@ from tests.property.strategies import (
     usable_channels,
 )
 from tests.property.table import Table
+from tests.unit.samples import HMAC_KEY
 
 TURN = timedelta(seconds=1)
 MS = timedelta(milliseconds=1)
@@ -156,7 +157,7 @@ class Worker:
         self.life = Life(policy)
         self.jitter = jitter
         self.now = START
-        self._take(OpenSession(request=request, now=self.now))
+        self._take(OpenSession(hmac_key=HMAC_KEY, request=request, now=self.now))
 
     def next_step(self, pick: int) -> DueStep | None:
         """One of the steps that are due next; time passes until then."""

@@ -15,6 +15,7 @@ from guestledger.engine.domain.session import Session
 from guestledger.engine.log.codec import decode, encode, wire_name
 from tests.property.invariants import SESSION
 from tests.property.strategies import START, flags, json_values, moments, requests
+from tests.unit.samples import HMAC_KEY
 
 any_text = st.text()  # includes lone surrogates
 timestamps = moments.map(lambda moment: moment.isoformat()) | any_text
@@ -38,7 +39,7 @@ SECRET = "q7-secret-q7"
 
 def check_storable(request: GuestRequest) -> None:
     """A valid request can be opened, stored and read back."""
-    (event,) = decide(Session(id=SESSION), OpenSession(request=request, now=START), Policy())
+    (event,) = decide(Session(id=SESSION), OpenSession(hmac_key=HMAC_KEY, request=request, now=START), Policy())
     assert decode(wire_name(event), event.schema_version, encode(event)) == event
     asked = request.consent
     consents = asked.data_processing is True and asked.gdpr_compliant is True

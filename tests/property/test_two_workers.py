@@ -25,6 +25,7 @@ from tests.property.strategies import (
     patient_policies,
     policies,
 )
+from tests.unit.samples import HMAC_KEY
 
 
 class Worker:
@@ -41,7 +42,7 @@ class Worker:
     def send(self) -> None:
         """Begin an attempt, recorded before it is sent; rejected if the session has changed since it was read."""
         if self.sent is None:
-            for event in self._append(BeginAttempt(request_sha256=DIGEST, now=START)):
+            for event in self._append(BeginAttempt(request_hmac=DIGEST, now=START)):
                 self.sent = event.attempt if isinstance(event, e.CreationAttempted) else self.sent
 
     def settle(self) -> None:
@@ -86,7 +87,7 @@ def test_two_interleaved_workers_never_lose_a_session_of_the_provider(
 ) -> None:
     life = Life(policy)
     first: list[Command] = [
-        OpenSession(request=CONSENTING, now=START),
+        OpenSession(hmac_key=HMAC_KEY, request=CONSENTING, now=START),
         RecordLookup(outcome=USABLE, now=START, jitter=0.5),
     ]
     for command in first:

@@ -34,6 +34,7 @@ from tests.property.strategies import (
     throttles,
 )
 from tests.unit.histories import in_force, recorded_all
+from tests.unit.samples import HMAC_KEY
 
 LAG = timedelta(milliseconds=1)
 
@@ -56,7 +57,7 @@ class Turn(NamedTuple):
 def run_in_turn(turns: Sequence[Turn], policy: Policy) -> list[Event]:
     """The events of a session that runs its due steps late, and is interrupted."""
     state, now = Session(id=SESSION), START
-    events: list[Event] = decide(state, OpenSession(request=CONSENTING, now=now), policy)
+    events: list[Event] = decide(state, OpenSession(hmac_key=HMAC_KEY, request=CONSENTING, now=now), policy)
     state = evolve_all(state, events)
     for turn in turns:
         due = due_steps(state, policy)

@@ -19,6 +19,7 @@ from guestledger.engine.domain.session import Status, WebhookNotice
 from tests.property.invariants import Life
 from tests.property.moves import DIGEST, Move, histories
 from tests.property.strategies import CONSENTING, START, USABLE, creations, deliveries, patient_policies
+from tests.unit.samples import HMAC_KEY
 
 WITHDRAW = WithdrawConsent(marketing_only=False, requested_by="guest", reason=None, now=START)
 
@@ -50,9 +51,9 @@ def test_only_calls_of_the_withdrawal_settle_its_notice(
     policy: Policy, created: Created, before: Sequence[Delivery], after: Sequence[tuple[WebhookNotice, Delivery]]
 ) -> None:
     life = Life(policy)
-    life.take(OpenSession(request=CONSENTING, now=START))
+    life.take(OpenSession(hmac_key=HMAC_KEY, request=CONSENTING, now=START))
     life.take(RecordLookup(outcome=USABLE, now=START, jitter=0))
-    life.take(BeginAttempt(request_sha256=DIGEST, now=START))
+    life.take(BeginAttempt(request_hmac=DIGEST, now=START))
     life.take(RecordAttempt(attempt=1, outcome=created, now=START, jitter=0))
     for outcome in before:
         life.take(RecordDelivery(notice=WebhookNotice.SESSION_STARTED, outcome=outcome, now=START, jitter=0))

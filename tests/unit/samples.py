@@ -54,6 +54,7 @@ CHANNEL = "ch_8f3a9b2c"
 IP = "203.0.113.7"
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64)"
 TOKEN = "gt_7x2k9m4p8q1w"
+HMAC_KEY = "5a" * 32
 FINGERPRINT = "9962424f026411c0bfe008ca69ea4980f20b5086dc83fac2318703b7127c8d00"
 START = datetime(2024, 5, 20, 14, 22, tzinfo=UTC)
 EXPIRY = START + timedelta(hours=1)
@@ -154,7 +155,7 @@ def delivered(status: int | None = 200, retry_after_ms: int | None = None) -> De
 
 
 def open_session(now: datetime = START, **given: Any) -> OpenSession:
-    return OpenSession(request=request(**given), now=now)
+    return OpenSession(hmac_key=HMAC_KEY, request=request(**given), now=now)
 
 
 def look_up(outcome: LookupOutcome, now: datetime = START, jitter: float = 0.5) -> RecordLookup:
@@ -162,7 +163,7 @@ def look_up(outcome: LookupOutcome, now: datetime = START, jitter: float = 0.5) 
 
 
 def begin(now: datetime = START) -> BeginAttempt:
-    return BeginAttempt(request_sha256="ab" * 32, now=now)
+    return BeginAttempt(request_hmac="ab" * 32, now=now)
 
 
 def settle(attempt: int = 1, now: datetime = START, jitter: float = 0.5) -> SettleAttempt:
@@ -245,6 +246,7 @@ GUEST = Guest(
     timestamp="2024-05-20T14:21:59Z",
     subject_id="person-17",
     idempotency_key="order-4711",
+    hmac_key=HMAC_KEY,
 )
 
 
@@ -363,7 +365,7 @@ def lookup_failed(kind: FailureKind | None = FailureKind.UNAVAILABLE, **given: A
 
 
 def was_attempted(attempt: int = 1, **given: Any) -> e.CreationAttempted:
-    plain = {"attempt": attempt, "idempotency_key": str(SESSION), "request_sha256": "ab" * 32}
+    plain = {"attempt": attempt, "idempotency_key": str(SESSION), "request_hmac": "ab" * 32}
     return _event(e.CreationAttempted, plain, given)
 
 

@@ -48,7 +48,7 @@ RETRIED = [kind for kind in FailureKind if kind is not FailureKind.FINAL]
 
 def test_an_attempt_is_recorded_with_the_session_id_as_its_key() -> None:
     then = given(*VALIDATED).when(begin(now=at(1)))
-    then.then(was_attempted(1, at=at(1), idempotency_key=str(SESSION), request_sha256="ab" * 32))
+    then.then(was_attempted(1, at=at(1), idempotency_key=str(SESSION), request_hmac="ab" * 32))
     assert then.state.status is Status.ATTEMPTING
 
 

@@ -22,7 +22,6 @@ from guestledger.adapters.settings import Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.webhook.sender import _notice
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.commands import BeginAttempt
 from guestledger.engine.domain.consent import Guest
 from guestledger.engine.domain.outcomes import Adoption, Created
 from guestledger.engine.domain.personal import MASK, Guarded, Personal, Secret, SecretBytes, masked, personal_fields
@@ -82,9 +81,8 @@ HOLDERS: dict[str, Any] = {
     "a command with an outcome": answer(created()),
     "a list of events": [was_recorded(), was_created()],
     "a dict of sessions": {"one": given(*ACTIVE).state},
-    "a command to attempt": BeginAttempt(request_sha256=FINGERPRINT, now=START),
     "an adoption": Adoption(session_id="s", expires_at=START, guest_token=TOKEN),
-    "a creation request": PreparedCreation(body=creation_body(given(*ACTIVE).state), request_sha256=FINGERPRINT),
+    "a creation request": PreparedCreation(body=creation_body(given(*ACTIVE).state), request_hmac="ab" * 32),
     "its fields": payload._Attributes(FINGERPRINT, 0, 1),
     "an answer": Answer(status=201, body=TOKEN.encode()),
     "a notice": _notice(given(*ACTIVE).state),
@@ -148,8 +146,7 @@ def test_nested_values_are_masked() -> None:
     ("kind", "fields"),
     [
         (GuestRequest, {"ip_address", "user_agent", "subject_id", "idempotency_key"}),
-        (Guest, {"fingerprint", "ip_address", "user_agent", "subject_id", "idempotency_key"}),
-        (e.CreationAttempted, {"request_sha256"}),
+        (Guest, {"fingerprint", "ip_address", "user_agent", "subject_id", "idempotency_key", "hmac_key"}),
         (e.SessionCreated, {"guest_token"}),
         (e.GuestTokenFound, {"guest_token"}),
         (Created, {"guest_token"}),
@@ -183,7 +180,7 @@ REVEALING = {
         "encryption_key",
         "body",
         "answer",
-        "request_sha256",
+        "hmac_key",
         "sha256",
         "database_url",
         "migration_url",

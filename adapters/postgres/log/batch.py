@@ -126,7 +126,6 @@ class BatchRows:
             leased_back,
             moved_back,
             *_arrays(self._data_keys, 5),
-            *self._limiters.columns(),
         ]
 
     def take(self, proposal: Proposal) -> Appended | Exception:

@@ -32,7 +32,10 @@ class BatchWriter:
         limiters = await self.open_limiters(driver, batch, log)
         rows = BatchRows(log, limiters)
         outcomes = [rows.take(proposal) for proposal in batch]
-        await driver.fetch(self.statements.append, *rows.columns())
+        if _limiters(batch):
+            await driver.fetch(self.statements.append_limited, *rows.columns(), *limiters.columns())
+        else:
+            await driver.fetch(self.statements.append, *rows.columns())
         if records_policy := self._policy.wanted([proposal.append for proposal in batch]):
             await self._policy.write(driver, log.position, log.now)
         await driver.execute("COMMIT")
@@ -44,11 +47,13 @@ class BatchWriter:
         """Read the log's end, and what decides about these appends. Call it under the lock."""
         appends = [proposal.append for proposal in batch]
         stream_ids = [append.stream_id for append in appends]
-        statement = self.statements.read_log(min(stream_ids, key=_number), max(stream_ids, key=_number))
+        names = _limiters(batch)
+        low, high = min(stream_ids, key=_number), max(stream_ids, key=_number)
+        statement = self.statements.read_log(low, high, limited=bool(names))
         keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
         data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
         subjects = list({proposal.sealing.subject for proposal in batch if proposal.sealing.subject is not None})
-        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects, _limiters(appends))
+        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects, *([names] if names else []))
         now, limiters, states, position, last_at, found, taken, destroyed, fenced, kek = found_now
         stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
@@ -70,7 +75,7 @@ class BatchWriter:
         # A request is admitted under the ledger's lock, together with its attempt, and a limiter closes together with its
         # 429: between a 429 and its `Retry-After` the log holds no attempt.
         appends = [proposal.append for proposal in batch]
-        if not _limiters(appends):
+        if not _limiters(batch):
             return LimiterTransaction({}, log.now, LimiterPolicy())
         asking = [
             append.stream_id for append in appends if append.admission is not None and not append.admission.reserved
@@ -97,8 +102,9 @@ class BatchWriter:
         return known
 
 
-def _limiters(appends: list[Append]) -> list[str]:
-    asked = (asked for append in appends for asked in (append.admission, append.feedback))
+def _limiters(batch: list[Proposal]) -> list[str]:
+    """The limiters that these appends ask or feed back to."""
+    asked = (asked for proposal in batch for asked in (proposal.append.admission, proposal.append.feedback))
     return sorted({one.limiter for one in asked if one is not None})
 
 

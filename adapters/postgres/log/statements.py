@@ -26,7 +26,7 @@ class AppendStatements:
         """
 
         self._read_log = f"""
-            SELECT clock_timestamp(), ARRAY(SELECT name FROM {s}.limits), locked.states, last.position, last.recorded_at, ARRAY(
+            SELECT clock_timestamp(), ARRAY(SELECT name FROM {s}.limits), states, last.position, last.recorded_at, ARRAY(
                        SELECT coalesce((SELECT version FROM {s}.events AS e
                                          WHERE e.stream_id = wanted.stream_id {{partition}} ORDER BY version DESC LIMIT 1), 0)
                          FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted(stream_id, number) ORDER BY number),
@@ -35,7 +35,7 @@ class AppendStatements:
                    ARRAY(SELECT subject FROM {s}.erasures
                           WHERE subject = ANY($4::bytea[]) AND whole AND completed_at IS NULL),
                    (SELECT kek FROM {s}.data_keys WHERE {IS_INDEX})
-              FROM {locked_limits(schema, "$5")}
+              FROM {{locked}}
               LEFT JOIN (SELECT position, recorded_at FROM {s}.batches ORDER BY position DESC LIMIT 1) AS last ON true"""
 
         self.read_known = f"""
@@ -45,7 +45,7 @@ class AppendStatements:
                                   AND e.causation_id = wanted.causation_id"""
         """The place of the first event of each of these appends, if it is in the log."""
 
-        self.append = f"""
+        append = f"""
             WITH new_events AS (
                 INSERT INTO {s}.events (stream_id, version, position, event_type, schema_version, recorded_at,
                                         correlation_id, causation_id, actor, data, leaf_hash)
@@ -109,19 +109,24 @@ class AppendStatements:
                 INSERT INTO {s}.data_keys (key_id, subject, purpose, wrapped, kek)
                 SELECT * FROM unnest($37::uuid[], $38::bytea[], $39::text[], $40::bytea[], $41::text[])
                 RETURNING key_id
-            ), {written_limits(schema, "$42", "$43")}
+            ){{limits}}
             SELECT count(*) FROM new_events"""
-        """A plan may be kept while tables grow: all look-ups are by arrays, which use indexes.
+        # A plan may be kept while tables grow: all look-ups are by arrays, which use indexes.
+        self.append = append.format(limits="")
+        """With the data that it erases go the keys of a session that is its own subject. Other keys are shared."""
+        self.append_limited = append.format(limits=f", {written_limits(schema, '$42', '$43')}")
+        """As `append`; also writes limiters. A database user that only reveals and erases may not."""
+        self._locked = locked_limits(schema, "$5")
 
-        With the data that it erases go the keys of a session that is its own subject. Other keys are shared."""
-
-    def read_log(self, low: UUID, high: UUID) -> str:
-        """One row: the clock, the limiters that know something, the states of limiters $5 under their locks, the log's last position and time, the versions of
-        streams $1, the taken ones of keys $2 with their streams, the destroyed ones of data keys $3, those of subjects $4
-        that are being erased, and the key-encryption key of new data keys.
+    def read_log(self, low: UUID, high: UUID, *, limited: bool) -> str:
+        """One row: the clock, the limiters that know something, the states of those of $5 (if `limited`) under their locks,
+        the log's last position and time, the versions of streams $1, the taken ones of keys $2 with their streams, the
+        destroyed ones of data keys $3, those of subjects $4 that are being erased, and the key-encryption key of new data
+        keys.
 
         All streams lie from `low` to `high`: otherwise an append would cost more with every partition.
         """
         first, end = month_bounds(month_of(low))
         bounds = f"AND e.stream_id >= '{first}' AND e.stream_id < '{end}'" if first <= low and high < end else ""
-        return self._read_log.format(partition=bounds)
+        locked = self._locked if limited else "(VALUES (NULL::text)) AS none(states)"
+        return self._read_log.format(partition=bounds, locked=locked)

@@ -55,7 +55,7 @@ class Step:
             return await self._send(prepared, _Sending(self._services, context, request, appended.at))
 
     def _begin(self, prepared: PreparedCreation, context: StepContext) -> BeginAttempt:
-        return BeginAttempt(request_sha256=prepared.request_sha256, now=context.now())
+        return BeginAttempt(request_hmac=prepared.request_hmac, now=context.now())
 
     async def _send(self, prepared: PreparedCreation, sending: "_Sending") -> StepResult:
         context, state = sending.context, sending.context.state

@@ -30,7 +30,7 @@ class CreationAttempted(DomainEvent):
     channel_id: str
     attempt: int
     idempotency_key: str
-    request_sha256: str
+    request_hmac: str
 
 
 engine = create_async_engine(
@@ -49,7 +49,7 @@ async def lifecycle(appends: list[float]) -> None:
             channel_id="ch_1",
             attempt=version + 1,
             idempotency_key="k" * 36,
-            request_sha256="0" * 64,
+            request_hmac="0" * 64,
         )
         began = time.perf_counter()
         await store.append(stream, [event], ExpectedVersion.exact(version))

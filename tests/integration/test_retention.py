@@ -78,7 +78,7 @@ async def test_the_sealed_token_and_its_own_key_are_deleted_after_the_expiry(led
 
     assert await ledger.scheduler.run_until_idle() == {"TokenExpired": 1, "TokenPurged": 1}
 
-    assert await rows_of(sql, session) == {"contact": 2}
+    assert await rows_of(sql, session) == {"contact": 1}
     assert await sql("SELECT purpose FROM data_keys WHERE subject = $1", session.id.bytes) == [("contact",)]
     now = await ledger.session(session.id)
     assert (now.status, now.guest_token) == (Status.EXPIRED, None)

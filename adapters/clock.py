@@ -37,7 +37,7 @@ class SystemClock:
         return uuid7()
 
     def new_key(self) -> str:
-        """32 random bytes that nobody can guess (hex)."""
+        """A random key of 32 bytes (hex), which nobody can guess."""
         return secrets.token_hex(32)
 
 

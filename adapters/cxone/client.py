@@ -153,7 +153,8 @@ class CXoneClient:
         """See `Provider.prepare`."""
         body = SecretBytes(creation_body(session))
         assert session.guest is not None
-        digest = request_hmac(session.guest.hmac_key, "POST", self._sessions_url, body)
+        key = SecretBytes(bytes.fromhex(session.guest.hmac_key))
+        digest = request_hmac(key, "POST", self._sessions_url, body)
         return PreparedCreation(body=body, request_hmac=digest)
 
     async def create(

@@ -30,6 +30,7 @@ logger = logging.getLogger("guestledger")
 BODY_LIMIT = 1024 * 1024
 HEADER_LIMIT = 64 * 1024
 _MAX_SHOWN = 100
+_HMAC_KEY_BYTES = 32
 _DOUBTFUL = {
     WaitBasis.RETRY_AFTER_EPOCH: "a Unix time in place of seconds",
     WaitBasis.RETRY_AFTER_CAPPED: "longer than LimiterPolicy.max_pause_ms",
@@ -174,9 +175,11 @@ class Transport:
         await self._http.close()
 
 
-def request_hmac(key: str, method: str, url: URL, body: bytes) -> str:
-    """HMAC-SHA-256 (hex) of `METHOD URL`, a line feed and the body, under a key (hex)."""
-    return hmac.digest(bytes.fromhex(key), SecretBytes(f"{method} {url}\n".encode() + body), "sha256").hex()
+def request_hmac(key: SecretBytes, method: str, url: URL, body: bytes) -> str:
+    """HMAC-SHA-256 (hex) of `METHOD URL`, a line feed and the body. Raises `ValueError` unless the key has 32 bytes."""
+    if len(key) != _HMAC_KEY_BYTES:
+        raise ValueError(f"the key of a request's digest must have {_HMAC_KEY_BYTES} bytes")
+    return hmac.digest(key, SecretBytes(f"{method} {url}\n".encode() + body), "sha256").hex()
 
 
 def _list_field(response: aiohttp.ClientResponse, name: str) -> str | None:

@@ -57,7 +57,7 @@ class Guest(Guarded, frozen=True, kw_only=True):
     subject_id: Personal | None
     idempotency_key: Personal | None
     hmac_key: Personal
-    """Random (hex), and for the digests of the requests with this guest's data. Without it nobody can test a guess at them."""
+    """A random key (hex) for the digests of this guest's requests. Without it nobody can test a guess at them."""
 
 
 def evidence(asked: GuestConsent, terms: ConsentTerms) -> Evidence:

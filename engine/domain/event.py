@@ -15,6 +15,8 @@ class Event(Guarded, frozen=True, kw_only=True):
     schema_version: ClassVar[int] = 1
     purpose: ClassVar[Purpose | None] = None
     """Why its personal fields are kept; `None`: it has none."""
+    uses: ClassVar[Purpose | None] = None
+    """Personal data of this purpose is about to be used: it is not recorded once the erasure of that has begun."""
     erases: ClassVar[frozenset[Purpose]] = frozenset()
     """The purposes of which its append deletes all personal data of the stream."""
 

@@ -105,10 +105,12 @@ class CreationDeferred(SessionEvent, frozen=True, kw_only=True):
 class CreationAttempted(SessionEvent, frozen=True, kw_only=True):
     """A creation request is about to be sent. Committed before it is."""
 
+    uses = Purpose.CONTACT
+
     attempt: int
     idempotency_key: str
     request_hmac: str
-    """HMAC-SHA-256 (RFC 2104, hex) of the request under the guest's `hmac_key`, which is sealed: it can be checked until then."""
+    """HMAC-SHA-256 (RFC 2104, hex) of the request, under the `hmac_key` that is sealed with the guest."""
 
 
 class CreationThrottled(SessionEvent, frozen=True, kw_only=True):

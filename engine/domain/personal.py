@@ -17,7 +17,7 @@ class Purpose(StrEnum):
     """Why personal data is kept. A subject has one data key for each purpose, so that each can be erased alone."""
 
     CONTACT = "contact"
-    """Who asked and from where: address, browser, fingerprint, subject id, idempotency key."""
+    """Who asked and from where: address, browser, fingerprint, subject id, idempotency key; and the key of requests' digests."""
     ACCESS = "access"
     """The guest token."""
 

@@ -21,5 +21,5 @@ class Clock(Protocol):
         ...
 
     def new_key(self) -> str:
-        """32 random bytes that nobody can guess (hex)."""
+        """A random key of 32 bytes (hex)."""
         ...

@@ -66,6 +66,13 @@ async def test_request_hash_covers_method_url_and_body(client_of, nobody, sessio
     assert prepared.request_hmac == hmac.digest(bytes.fromhex(HMAC_KEY), request, "sha256").hex()
 
 
+@pytest.mark.parametrize("key", ["", "5a" * 31])
+async def test_no_request_is_hashed_under_a_key_that_can_be_guessed(client_of, nobody, session, key):
+    weak = replace(session, guest=replace(session.guest, hmac_key=key))
+    with pytest.raises(ValueError, match="32 bytes"):
+        client_of(nobody).prepare(weak)
+
+
 async def test_fingerprint_uses_the_guests_own_values(client_of, nobody, make_session):
     request = GuestRequest(
         channel_id="ch_1", ip_address="203.0.113.7", user_agent="Mozilla/5.0 …", timestamp="2024-05-20T14:21:59+00:00"

@@ -236,7 +236,7 @@ async def test_nothing_is_sealed_for_a_session_that_is_read_again_once_it_was_er
         await revealed(other, session)
         version = len(await ledger.history(session.id))
         with pytest.raises(SubjectErased):
-            await other._adapters.store.append(an_append(session.id, version, [was_created()]))
+            await other._adapters.store.append(an_append(session.id, version, [was_attempted()]))
 
 
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:

@@ -143,6 +143,27 @@ async def test_personal_data_of_a_destroyed_key_is_refused(ledger: Ledger, sql: 
     assert len(await sql("SELECT DISTINCT stream_id FROM events")) == 1
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        """
+        INSERT INTO erasures
+        SELECT stream_id, subject, NULL, ARRAY[stream_id], true, 0, ARRAY[]::uuid[], 'ops', 'asked for', now(), NULL
+          FROM personal_index""",
+        "INSERT INTO destroyed_keys SELECT key_id, now() FROM personal WHERE purpose = 'contact'",
+    ],
+    ids=["fenced", "keys destroyed"],
+)
+async def test_nothing_is_sent_for_a_guest_whose_erasure_has_begun(
+    ledger: Ledger, simulator: Simulator, sql: Any, begun: str
+) -> None:
+    await ledger.accept(canary())
+    await sql(begun)
+    await ledger.scheduler.run_once()
+    assert not simulator.sessions_by_key
+    assert not await sql("SELECT FROM events WHERE event_type = 'CreationAttempted'")
+
+
 async def test_nothing_is_sent_for_a_guest_whose_key_is_missing(
     new_ledger: Any, ledger: Ledger, simulator: Simulator, sql: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -142,7 +142,7 @@ class BatchRows:
             return SubjectErased(append.stream_id)
         if any(row.kek != log.kek for row in proposal.sealing.data_keys):
             return KeysRotated()
-        if log.destroyed and (gone := [row.key_id for row in proposal.sealing.rows if row.key_id in log.destroyed]):
+        if log.destroyed and (gone := proposal.sealing.key_ids & log.destroyed):
             return KeyDestroyed(append.stream_id, gone)
         if append.admission is not None and (denied := self._limiters.admit(append.admission)):
             return AppendDenied(denied)

@@ -25,7 +25,7 @@ class BatchWriter:
 
     async def write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
         """Write a batch in one transaction. Returns the outcome of each append, in order."""
-        # Four round trips, which all appends of the batch wait for. The lock first, reading in a *later* statement: only its
+        # Four round trips, seldom more, which all appends of the batch wait for. The lock first, reading in a *later* statement: only its
         # snapshot is sure to see the last commit. A row lock without a change leaves no dead row.
         await driver.execute(self.statements.begin)
         log = await self.read_log(driver, batch)
@@ -51,7 +51,7 @@ class BatchWriter:
         low, high = min(stream_ids, key=_number), max(stream_ids, key=_number)
         statement = self.statements.read_log(low, high, limited=bool(names))
         keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
-        data_keys = list({row.key_id for proposal in batch for row in proposal.sealing.rows})
+        data_keys = list({key_id for proposal in batch for key_id in proposal.sealing.key_ids})
         subjects = list({proposal.sealing.subject for proposal in batch if proposal.sealing.subject is not None})
         [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects, *([names] if names else []))
         now, limiters, states, position, last_at, found, taken, destroyed, fenced, kek = found_now

@@ -59,7 +59,8 @@ class PersonalData:
     def seal_now(self, append: Append) -> Sealing | None:
         """The append without its personal values, and the rows that hold them; `None`: something has to be fetched first."""
         found = found_values(append)
-        if not any(found) and (append.idempotency_key is None or is_remote_key(append.idempotency_key)):
+        has_key = append.idempotency_key is not None and not is_remote_key(append.idempotency_key)
+        if not purposes_of(append, found) and not has_key:
             return Sealing(append.events, key=append.idempotency_key)
         needed = self._known(append, found)
         return None if needed is None else sealed(append, found, needed)
@@ -73,7 +74,7 @@ class PersonalData:
         """Clean up after an append that was refused: nothing will need the keys that were made for it."""
         opened = sealing.index_row
         if sealing.data_keys or isinstance(refused, SubjectErased):
-            self.vault.forget({row.key_id for row in sealing.data_keys} | {row.key_id for row in sealing.rows})
+            self.vault.forget({row.key_id for row in sealing.data_keys} | sealing.key_ids)
         elif opened is not None and opened.subject == opened.stream_id.bytes:
             with suppress(ServiceError):  # a key that is left opens nothing
                 await self.vault.destroy(await self.vault.ids(opened.subject))

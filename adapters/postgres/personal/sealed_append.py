@@ -53,7 +53,9 @@ class Sealing(NamedTuple):
     refused: bool = False
     """The stream's personal data has been erased: no more is recorded."""
     subject: bytes | None = None
-    """The subject of the rows."""
+    """Whose personal data it holds or uses."""
+    key_ids: frozenset[UUID] = frozenset()
+    """The data keys of that."""
     data_keys: Sequence[KeyRow] = ()
     """New keys, which are stored with it."""
 
@@ -70,8 +72,9 @@ class Needed(NamedTuple):
 
 
 def purposes_of(append: Append, found: Found) -> set[Purpose]:
-    """What the personal values in `found` are kept for."""
-    return {event.purpose for event, values in zip(append.events, found, strict=True) if event.purpose and values}
+    """What the personal values in `found` are kept for, and what else of the kind it uses."""
+    held = {event.purpose for event, values in zip(append.events, found, strict=True) if event.purpose and values}
+    return held | {event.uses for event in append.events if event.uses}
 
 
 def purposes_of_session(opened: Event) -> tuple[Purpose, ...]:
@@ -89,8 +92,10 @@ def sealed(append: Append, found: Found, needed: Needed) -> Sealing:
     key = append.idempotency_key
     if key is not None and not is_remote_key(key):
         key = hash_value(needed.hashed, "key", key).hex()
+    key_ids = frozenset(data_key.id for data_key in needed.keys.values())
     if needed.subject is None or not any(found):
-        return Sealing(append.events, key=key, refused=needed.subject is None)
+        refused = needed.subject is None
+        return Sealing(append.events, key=key, refused=refused, subject=needed.subject, key_ids=key_ids)
     stream_place = needed.ledger_id + append.stream_id.bytes
     events = list(append.events)
     rows: list[SealedRow] = []
@@ -102,7 +107,15 @@ def sealed(append: Append, found: Found, needed: Needed) -> Sealing:
         box, commitments = data_key.seal(values, _place(stream_place, version, purpose))
         rows.append(SealedRow(append.stream_id, version, purpose, data_key.id, box))
         events[number] = with_values(events[number], commitments)
-    return Sealing(events, rows, _index(append, needed), key, subject=needed.subject, data_keys=needed.data_keys)
+    return Sealing(
+        events,
+        rows,
+        _index(append, needed),
+        key,
+        subject=needed.subject,
+        key_ids=key_ids,
+        data_keys=needed.data_keys,
+    )
 
 
 def _index(append: Append, needed: Needed) -> IndexRow | None:

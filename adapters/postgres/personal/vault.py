@@ -133,7 +133,7 @@ class PostgresKeyVault:
         if missing := [key_id for key_id in ids if key_id not in found]:
             for row in await self._database.fetch(self._statements.read_with_others, missing):
                 # One that was not asked for must not keep the others from being read.
-                with suppress(WrongKey) if row["key_id"] not in ids else nullcontext():
+                with suppress(ServiceError) if row["key_id"] not in ids else nullcontext():
                     found[row["key_id"]] = await self._unwrapped(row)
         for key in found.values():
             self._owned.keep((key.subject, key.purpose), key)

@@ -31,7 +31,7 @@ async def test_a_subject_and_a_session_are_erased_and_their_certificates_printed
 
     assert (of_subject.code, of_session.code, again.code, shown.code) == (0, 0, 0, 0)
     [certificate] = of_subject.out
-    assert (certificate["sessions"], certificate["rows"], certificate["keys"]) == (2, 6, 2)
+    assert (certificate["sessions"], certificate["rows"], certificate["keys"]) == (2, 4, 2)
     assert [sorted(event) for event in certificate["events"]] == [["leafHash", "position", "session"]] * 2
     assert (certificate["reason"], certificate["requestedBy"]) == ("asked by mail", "ops-jane")
     assert of_subject.err == "guestledger: erasures: 1, sessions: 2, sealed rows: 6, keys: 2\n"

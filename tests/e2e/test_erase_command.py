@@ -34,7 +34,7 @@ async def test_a_subject_and_a_session_are_erased_and_their_certificates_printed
     assert (certificate["sessions"], certificate["rows"], certificate["keys"]) == (2, 4, 2)
     assert [sorted(event) for event in certificate["events"]] == [["leafHash", "position", "session"]] * 2
     assert (certificate["reason"], certificate["requestedBy"]) == ("asked by mail", "ops-jane")
-    assert of_subject.err == "guestledger: erasures: 1, sessions: 2, sealed rows: 6, keys: 2\n"
+    assert of_subject.err == "guestledger: erasures: 1, sessions: 2, sealed rows: 4, keys: 2\n"
     assert of_session.out[0]["session"] == opened.out[2]["id"]
     assert again.out == shown.out == of_subject.out
     assert (nobody.code, nobody.text, nobody.err.count("\n"), "bert" in nobody.err) == (1, "", 1, False)

@@ -64,6 +64,7 @@ async def test_stopped_command_prints_one_line_and_exits_as_shells_expect(number
         process.send_signal(number)
         result = await ended(process)
     assert result.code == code
+    assert len(result.err.splitlines()) == 1, result.err
     [line] = result.err.splitlines()
     assert "interrupted" in line
 
@@ -84,6 +85,7 @@ async def test_stopped_open_finishes_work_in_flight_and_answers_every_line(
             result = await ended(process)
 
         assert result.code == code
+        assert len(result.err.splitlines()) == 1, result.err
         [line] = result.err.splitlines()
         assert "guestledger worker" in line
         active = [answer for answer in result.out if answer.get("status") == "active"]

@@ -54,7 +54,17 @@ async def _cancellable(work: Coroutine[Any, Any, Result]) -> Result:
     task = asyncio.current_task()
     assert task is not None
     stopping.then(task.cancel)
-    return await work
+    try:
+        return await work
+    except asyncio.CancelledError:
+        asyncio.get_running_loop().set_exception_handler(_report_unless_lost)
+        raise
+
+
+def _report_unless_lost(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # asyncpg leaves the error of a connection that is cut off while it is made to nobody.
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
 
 
 def opened() -> AbstractAsyncContextManager[guestledger.Ledger]:

@@ -50,11 +50,9 @@ def answered(pace: Pace, now: datetime, opened_at: datetime, sent_at: datetime) 
     learned = replace(_learned(_calmed(pace, now), now, used, 0), expected=pace.expected + pace.answers * share)
     if pace.hold > 0:
         return learned
-    return (
-        choice.after_answers(learned, now, opened_at, (now - sent_at).total_seconds())
-        if used == pace.rate
-        else replace(learned, climb=0)
-    )
+    if used != pace.rate:
+        return replace(learned, climb=0)
+    return choice.after_answers(learned, now, opened_at, (now - sent_at).total_seconds())
 
 
 def late(pace: Pace, sent_at: datetime, *, throttled: bool) -> Pace:
@@ -115,7 +113,8 @@ def _settled(pace: Pace, sent_at: datetime) -> Pace:
 def _used_rate(pace: Pace, now: datetime, opened_at: datetime, sent_at: datetime) -> float:
     """The rate that the last answers speak of: a lower one if there were too few requests to use it."""
     if not pace.is_present(sent_at):
-        return (pace.earlier[0].rate, *pace.rates(sent_at))[-1]
+        # The oldest known rate, if there is none of that time.
+        return (pace.rate, *(one.rate for one in pace.earlier[:1]), *pace.rates(sent_at))[-1]
     # Requests sent after the last answered one have no answer yet.
     since = max(opened_at, pace.began_at or opened_at)
     seconds = min(now - pace.learned_at, sent_at - since).total_seconds()

@@ -110,6 +110,11 @@ def test_an_answer_to_a_request_from_before_the_first_known_rate_shows_nothing()
     assert len(late(pace, at(1.5), throttled=True).curve) == 1
 
 
+def test_a_throttle_from_before_the_first_known_rate_is_learned_from() -> None:
+    pace = throttle(begun(10.0, at(2)), 3, sent=1)
+    assert [(point.rate, point.throttled) for point in pace.curve] == [(pytest.approx(10, rel=0.02), 1)]
+
+
 def test_late_answers_count_for_the_rate_at_which_the_requests_were_sent() -> None:
     pace = paced(GOOD, began_at=at(0), learned_at=at(0), answers=15)
     throttled_pace = throttle(pace, 5)

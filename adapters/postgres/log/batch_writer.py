@@ -25,8 +25,8 @@ class BatchWriter:
 
     async def write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
         """Write a batch in one transaction. Returns the outcome of each append, in order."""
-        # Four round trips, seldom more, which all appends of the batch wait for. The lock first, reading in a *later* statement: only its
-        # snapshot is sure to see the last commit. A row lock without a change leaves no dead row.
+        # Four round trips, seldom more, which all appends of the batch wait for. The lock first, reading in a *later*
+        # statement: only its snapshot is sure to see the last commit. A row lock without a change leaves no dead row.
         await driver.execute(self.statements.begin)
         log = await self.read_log(driver, batch)
         limiters = await self.open_limiters(driver, batch, log)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from guestledger.adapters.settings import Settings
@@ -146,13 +147,15 @@ async def test_worker_suspended_past_its_leases_records_late_answers(
     database_url: str,
 ):
     # This server makes a second session for whoever takes over, and only the suspended worker can tell of the first.
-    async with Simulator(SimulatorConfig(slow_ms=400, honour_idempotency_key=False)) as simulator:
+    quick = SimulatorConfig(honour_idempotency_key=False)
+    async with Simulator(msgspec.structs.replace(quick, slow_ms=2_000)) as simulator:
         env = environment(database_url, simulator)
         await accept(database_url, REQUESTS[:30])
         async with started("worker", env=env) as process:
             await made(simulator, 20, process)
             await suspended(process, database_url)
             await raw_log.lapse_leases(database_url)
+            simulator.config = quick  # the suspended worker's requests must not reach their timeout meanwhile
             async with connect(Settings.from_env(env), scheduler=False) as ledger:
                 await ledger.scheduler.run_until_idle()
             process.send_signal(signal.SIGCONT)

@@ -22,11 +22,13 @@ from guestledger.engine.limits.state import LimiterState
 # How long a claim reserves the probe, and the wait after a lost one.
 _PROBE_RESERVED = timedelta(seconds=1)
 # How far ahead a worker reserves.
-_AHEAD_S = 0.1
+_AHEAD_S = 0.25
 # The share of reservations beyond the rate: some are not used in time.
-_SPARE = 0.15
-# So many requests may pass together, or as many as the rate gives in this time: attempts are recorded in batches.
+_SPARE = 0.1
+# So many requests may leave together, or as many as the rate gives in this time.
 _BURST, _BURST_S = 2, 0.04
+# How early a request may be admitted: attempts are recorded in batches, at times that nobody sets. It leaves at its own time.
+_EARLY_S = 0.15
 
 
 def reserve(state: LimiterState, wanted: int, now: datetime) -> tuple[LimiterState, list[datetime], Denied | None]:
@@ -45,7 +47,8 @@ def reserve(state: LimiterState, wanted: int, now: datetime) -> tuple[LimiterSta
     if admitted is None:
         return state, [now] * wanted, None
     rate = admitted * (1 + _SPARE)
-    first = max(state.next_reservation or now, now)
+    # A new one not before those that are admitted have left.
+    first = max(state.next_reservation or now, now, now + lead(state, now))
     ahead = (now - first).total_seconds() + _AHEAD_S
     number = min(wanted, floor(ahead * rate) + 1 if ahead >= 0 else 0)
     times = [first + timedelta(seconds=n / rate) for n in range(number + 1)]
@@ -91,7 +94,7 @@ def _pass_rate(
     rate = state.rate(now)
     if rate is not None:
         due = max(state.next_admission or now, now)
-        earliest = due - _burst(rate)
+        earliest = due - _burst(rate) - timedelta(seconds=_EARLY_S)
         if now < earliest:
             return state, _rate_denial(earliest, rate)
         assert state.pace is not None
@@ -99,6 +102,14 @@ def _pass_rate(
         pace = state.pace.admitted(now, state.closed_until)
         state = replace(state, next_admission=due + timedelta(seconds=1 / rate), pace=pace)
     return _spend_budget(state, request, now, policy)
+
+
+def lead(state: LimiterState, now: datetime) -> timedelta:
+    """How long a request that is admitted at `now` waits before it is sent, so that requests leave evenly."""
+    rate = state.rate(now)
+    if rate is None or state.next_admission is None:
+        return timedelta(0)
+    return max(timedelta(0), state.next_admission - _burst(rate) - now)
 
 
 def _burst(rate: float) -> timedelta:

@@ -1,7 +1,7 @@
 """Appends: events for one stream, and changes to its due steps."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -64,6 +64,8 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The database's clock as it is: for leases and limiters."""
     limiters: frozenset[str] = frozenset()
     """The limiters with a state at that moment."""
+    wait: timedelta = timedelta(0)
+    """How long the request that it admits waits before it is sent."""
 
 
 _REMOTE = "remote\x1f"

@@ -46,8 +46,8 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """The steps with a due and free row."""
     next_due_ms: int | None
     """`None`: nothing is due later."""
-    unprojected: bool
-    """Whether projections are behind the log."""
+    unprojected_ms: int | None
+    """The age of the first event that a projection lacks; below 0 if the clock was set back. `None`: none lacks any."""
 
 
 class DueRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,10 @@ from guestledger.engine.ports.due_steps import DueSteps, Outlook, Wanted
 from guestledger.engine.ports.event_store import EventStore
 
 POLL_MS = 1_000
+# How old the first event is that projections take in, half to one and a half of it: one catch-up serves all since then.
+_PROJECTED_MS = 200
 # One look serves all hints of this time.
-_SPACING_SECONDS = 0.05
+_SPACING_SECONDS = 0.1
 
 
 async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> None:
@@ -48,26 +50,32 @@ class WakeupPoller:
         hint, outlook = await self._look()
         for step in outlook.claimable & self.due.keys():
             self.due[step].set()
-        if outlook.unprojected:
+        # Not all workers at once: the first one projects for all.
+        projected_ms = round(_PROJECTED_MS * (0.5 + self._clock.jitter()))
+        if outlook.unprojected_ms is None:
+            await self._wait(stopping, hint, outlook.next_due_ms)
+        elif 0 <= outlook.unprojected_ms < projected_ms:
+            await self._wait(stopping, hint, outlook.next_due_ms, projected_ms - outlook.unprojected_ms)
+        else:
             self.behind.set()
-        await self._wait(stopping, hint, outlook)
+            await self._wait(stopping, hint, outlook.next_due_ms)
 
     async def finds_work(self, stopping: asyncio.Event) -> bool:
         """Whether a step is due now. If not, wait as `look` does before returning. Raises `ServiceError`."""
         hint, outlook = await self._look()
         if not outlook.claimable:
-            await self._wait(stopping, hint, outlook)
+            await self._wait(stopping, hint, outlook.next_due_ms)
         return bool(outlook.claimable)
 
     async def _look(self) -> tuple[asyncio.Event, Outlook]:
         hint = self._store.arrival()  # before the look: what comes during it must not be waited for
         return hint, await self._due_steps.outlook(self._wanted)
 
-    async def _wait(self, stopping: asyncio.Event, hint: asyncio.Event, outlook: Outlook) -> None:
+    async def _wait(self, stopping: asyncio.Event, hint: asyncio.Event, *due_ms: int | None) -> None:
         # Never sooner than the interval, and not all workers at once.
         poll_ms = self._poll_ms * (1 + self._clock.jitter())
-        due_ms = poll_ms if outlook.next_due_ms is None else outlook.next_due_ms
+        wait_ms = min([poll_ms, *(ms for ms in due_ms if ms is not None)])
         with suppress(TimeoutError):
             async with asyncio.timeout(_SPACING_SECONDS):
                 await stopping.wait()
-        await wait_for_any(stopping, hint, seconds=max(0.0, min(poll_ms, due_ms) / 1_000 - _SPACING_SECONDS))
+        await wait_for_any(stopping, hint, seconds=max(0.0, wait_ms / 1_000 - _SPACING_SECONDS))

@@ -36,7 +36,7 @@ async def test_concurrent_schedulers_record_each_expiry_once(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, hints: str
 ) -> None:
     if hints == "lost":
-        monkeypatch.setattr(LogNotifier, "announce", lambda _self: None)
+        monkeypatch.setattr(LogNotifier, "announce", lambda _self, **_urgent: None)
     simulator.config = SimulatorConfig(session_lifetime_s=1)
     async with AsyncExitStack() as stack:
         for _ in range(3):

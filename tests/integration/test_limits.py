@@ -5,10 +5,12 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.transactions import short_transaction
@@ -26,6 +28,7 @@ from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy, WaitBasis
 from guestledger.engine.worker.step import Lane
+from guestledger.engine.worker.steps import create_session
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog
 from tests.integration.plain_sql import SCHEMA
@@ -275,6 +278,27 @@ async def test_an_admission_does_not_overwrite_concurrent_feedback(
     await admitted
     # Not by `states`: the budget is full again after 0.2 s, and restricts nothing then.
     assert [row["retry_budget"] for row in await sql("SELECT retry_budget FROM limits WHERE name = 'a'")] == [99]
+
+
+async def test_attempts_that_are_recorded_together_are_sent_one_by_one(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(create_session, "asyncio", SimpleNamespace(sleep=noted))
+    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0)
+    async with new_ledger(policy=policy(replace(QUICK, initial_rate=100.0))) as ledger:
+        await ledger.open_session(request())
+        simulator.config = SimulatorConfig(slow_ms=200)
+        await asyncio.gather(*(ledger.accept(request()) for _ in range(60)))
+        await ledger.scheduler.run_until_idle()
+
+    together = [wait for wait in waits if wait]
+    assert together, "some were recorded before their turn"
+    assert max(together) <= 0.15
 
 
 # The circuit breaker

@@ -15,12 +15,15 @@ from guestledger.adapters.postgres.admin.embedded import start_embedded, stop_em
 from guestledger.adapters.postgres.log import notifier as arrivals, reader as log_reader
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
+from guestledger.engine.log.appends import StepChanges
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.log.recorded import Batch, EventFilter
 from guestledger.engine.operations.tail import tail
 from tests import logs
 from tests.event_stores import open_store
+from tests.integration.appends import a_lease, an_append, due
 from tests.pacing import proposed
+from tests.unit.samples import START
 
 NEVER_MS = 3_600_000
 PATIENCE = 60.0  # seconds until a test that hangs fails
@@ -193,6 +196,32 @@ async def test_many_appends_send_few_notifications(opened: Opened, monkeypatch: 
     for _ in range(50):
         await store.append(proposed())
     assert sent == 1
+
+
+async def test_only_appends_that_leave_work_for_others_notify_at_once(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = asyncio.Semaphore(0)
+    send = arrivals.driver_connection
+
+    def counting(engine: AsyncEngine) -> object:
+        sent.release()
+        return send(engine)
+
+    monkeypatch.setattr(arrivals, "driver_connection", counting)
+    monkeypatch.setattr(arrivals, "_REST_SECONDS", PATIENCE)
+    store = opened()
+    later = START + timedelta(days=36_500)
+    async with asyncio.timeout(PATIENCE / 2):
+        await store.append(an_append())
+        await sent.acquire()
+        for leaving_none in (StepChanges(), due(later), due(lease=a_lease())):
+            await store.append(an_append(steps=leaving_none))
+            await asyncio.sleep(2 * arrivals._COALESCE_SECONDS)
+        assert sent.locked(), "they wait for the next hint"
+        await store.append(an_append(steps=due()))
+        await sent.acquire()
+        assert sent.locked(), "one for all of them"
 
 
 async def test_listening_uses_no_place_of_the_pool(ledger_url: str) -> None:

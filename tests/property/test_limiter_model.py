@@ -13,7 +13,17 @@ from hypothesis.strategies import SearchStrategy
 from guestledger.engine.domain.outcomes import Throttled, feedback_of
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation, ThrottleScope
-from guestledger.engine.limits.limiter import _AHEAD_S, _SPARE, admit, observe, reserve
+from guestledger.engine.limits.limiter import (
+    _AHEAD_S,
+    _BURST,
+    _BURST_S,
+    _EARLY_S,
+    _SPARE,
+    admit,
+    lead,
+    observe,
+    reserve,
+)
 from guestledger.engine.limits.pace import MAX_RATE, Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS, QUOTA_BASES, RetryAfter, WaitBasis
@@ -295,3 +305,25 @@ def test_a_constant_rate_is_not_exceeded_in_any_second(rate: float, moves: list[
     for first in admitted:
         reserved = ceil(rate * (1 + _SPARE)) + 1
         assert sum(first <= time < first + seconds(1) - GRAIN for time in admitted) <= reserved
+
+
+@given(
+    rate=st.floats(0.1, 500),
+    batches=st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 50)), min_size=2, max_size=30),
+)
+def test_reserved_requests_leave_at_the_rate_however_they_ask(rate: float, batches: list[tuple[float, int]]) -> None:
+    policy, now = LimiterPolicy(), datetime(2024, 5, 20, tzinfo=UTC)
+    limiter = LimiterState(closed_until=now, pace=Pace(rate=rate, floor=0.01, learned_at=now))
+    leaving: list[datetime] = []
+    for span, number in batches:
+        now += seconds(span)
+        for _ in range(number):
+            wait = lead(limiter, now)
+            limiter, denied = admit(limiter, a_request(retry=False, reserved=True), now, policy)
+            if denied is None:
+                assert wait <= seconds(_EARLY_S) + GRAIN
+                leaving.append(now + wait)
+    for first in range(len(leaving)):
+        for last in range(first, len(leaving)):
+            least = seconds((last - first) / rate - max(_BURST / rate, _BURST_S))
+            assert leaving[last] - leaving[first] >= least - GRAIN * len(leaving)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation
-from guestledger.engine.limits.limiter import admit, observe, reserve
+from guestledger.engine.limits.limiter import admit, lead, observe, reserve
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
@@ -75,6 +75,10 @@ class Limiter:
     def reserve(self, now: float, wanted: int = 1_000) -> list[datetime]:
         self.state, taken, _ = reserve(self.state, wanted, at(now))
         return taken
+
+    def lead(self, now: float) -> float:
+        """How long a request that is admitted now waits, in seconds."""
+        return lead(self.state, at(now)).total_seconds()
 
     def rate(self, now: float) -> float | None:
         return self.state.rate(at(now))

@@ -61,8 +61,18 @@ def test_a_throttle_without_a_wait_closes_the_limiter_for_the_minimum() -> None:
 
 def test_a_limiter_reopens_at_a_pace() -> None:
     limiter = new(initial_rate=10).throttled(0, 5)
-    assert limiter.reserve(5) == [at(5), at(5 + 1 / 11.5)], "15 % more than the rate, some are not used in time"
+    due = [at(5), at(5 + 1 / 11), at(5 + 2 / 11)]
+    assert limiter.reserve(5) == due, "10 % more than the rate, some are not used in time"
     assert limiter.denied_by(DenialReason.RATE, 5).rate == 10
+
+
+def test_reserved_requests_that_ask_together_leave_one_by_one() -> None:
+    limiter, leads = known(100), [0.0]
+    while limiter.ask(1, RESERVED) is None:
+        leads.append(limiter.lead(1))
+    burst, early = [0.0] * 5, [n / 100 for n in range(1, 17)]
+    assert leads == pytest.approx([*burst, *early]), "the last one was denied: its turn is more than 150 ms ahead"
+    assert limiter.reserve(1)[0] == at(1.16), "no new one before those have left"
 
 
 def test_an_exhausted_quota_in_a_success_closes_the_limiter() -> None:

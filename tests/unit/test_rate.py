@@ -9,6 +9,8 @@ from guestledger.engine.limits.admission import DenialReason
 from tests.unit.limiters import RESERVED, Limiter, known, new
 from tests.unit.samples import at
 
+MICROSECOND = timedelta(microseconds=1)
+
 
 def rate_of(limiter: Limiter, now: float) -> float:
     rate = limiter.rate(now)
@@ -52,17 +54,18 @@ def test_a_rate_is_dropped_after_a_long_time_without_a_throttle() -> None:
     assert limiter.state.is_clean(at(930.001), limiter.policy)
 
 
-def test_a_late_reservation_beyond_the_burst_is_denied() -> None:
-    limiter = known(10).admitted(1, RESERVED, times=3)
-    assert limiter.denied_by(DenialReason.RATE, 1, RESERVED).until == at(1.1)
-    limiter.admitted(1.1, RESERVED).denied_by(DenialReason.RATE, 1.1, RESERVED)
-    limiter.admitted(2, RESERVED, times=3).denied_by(DenialReason.RATE, 2, RESERVED)
+def test_a_reserved_request_too_far_before_its_turn_is_denied() -> None:
+    limiter = known(10).admitted(1, RESERVED, times=4)
+    assert limiter.denied_by(DenialReason.RATE, 1, RESERVED).until == at(1.05)
+    limiter.admitted(1.05, RESERVED).denied_by(DenialReason.RATE, 1.05, RESERVED)
+    limiter.admitted(2, RESERVED, times=4).denied_by(DenialReason.RATE, 2, RESERVED)
 
 
 def test_requests_come_one_by_one_after_a_pause() -> None:
     limiter = known(10).throttled(0, 1).admitted(1)
     rate = rate_of(limiter, 1)
-    assert limiter.denied_by(DenialReason.RATE, 1.001, RESERVED).until == at(1 + 1 / rate)
+    until = at(1 + 1 / rate - 0.15)
+    assert limiter.denied_by(DenialReason.RATE, 1.001, RESERVED).until == pytest.approx(until, abs=MICROSECOND)
 
 
 def test_throttles_of_requests_in_flight_together_cut_the_rate_once() -> None:
@@ -98,17 +101,17 @@ def test_the_rate_never_falls_below_the_minimum() -> None:
 
 def test_reservations_are_distinct_paced_and_limited_in_advance() -> None:
     limiter = known(10)
-    step = 1 / 11.5
+    step = 1 / 11
     assert limiter.reserve(0, 1) == [at(0)]
-    assert limiter.reserve(0, 2) == [at(step)]
-    assert limiter.reserve(0, 2) == []
-    assert limiter.denied_by(DenialReason.RATE, 0).until == pytest.approx(at(2 * step), abs=timedelta(microseconds=1))
-    assert len(limiter.reserve(2 * step - 0.05, 5)) == 1
+    assert limiter.reserve(0, 5) == [at(step), at(2 * step)]
+    assert limiter.reserve(0, 5) == []
+    assert limiter.denied_by(DenialReason.RATE, 0).until == pytest.approx(at(3 * step), abs=MICROSECOND)
+    assert len(limiter.reserve(3 * step - 0.2, 5)) == 1
     assert limiter.reserve(5, 2) == [at(5), at(5 + step)], "unused reservations are not saved"
 
 
 def test_reserved_requests_do_not_delay_unreserved_ones() -> None:
     limiter = known(10).admitted(0)
-    assert limiter.denied_by(DenialReason.RATE, 0.05).until == at(1 / 11.5)
+    assert limiter.denied_by(DenialReason.RATE, 0.05).until == at(1 / 11)
     limiter.admitted(0.05, RESERVED)
     limiter.admitted(0.1)

@@ -1,7 +1,8 @@
 """One row for each limiter that knows something, locked while it is used."""
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from guestledger.engine.domain.due import PROVIDER_STEPS, StepName
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity
 from guestledger.engine.limits.feedback import Feedback
-from guestledger.engine.limits.limiter import admit, observe, reserve
+from guestledger.engine.limits.limiter import admit, lead, observe, reserve
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.state import LimiterState
@@ -50,6 +51,10 @@ class LimiterTransaction:
         self._states[request.limiter], denied = admit(state, request, self.now, self._policy)
         self._in_flight += denied is None and not request.reserved
         return denied
+
+    def lead(self, name: str) -> timedelta:
+        """How long the next request waits before it is sent, if it is admitted: see `lead`."""
+        return lead(self._state(name), self.now)
 
     def probes(self, name: str) -> bool:
         """Whether an admitted request is a probe."""
@@ -120,9 +125,13 @@ class PostgresRateLimiter:
             async with short_transaction(self._engine, durable=False) as driver:
                 await self.lock_head(driver)
                 limiters = await self.open(driver, [request.limiter], asking=asking)
+                wait = limiters.lead(request.limiter)
                 denied = limiters.admit(request)
                 await self.write(driver, limiters)
-                return denied or Admitted(at=limiters.now, probes=limiters.probes(request.limiter))
+        if denied is not None:
+            return denied
+        await asyncio.sleep(wait.total_seconds())
+        return Admitted(at=limiters.now, probes=limiters.probes(request.limiter))
 
     async def observe(self, feedback: Feedback) -> None:
         """See `RateLimiter.observe`."""

@@ -128,6 +128,14 @@ class BatchRows:
             *_arrays(self._data_keys, 5),
         ]
 
+    @property
+    def free_work(self) -> bool:
+        """Whether a step is due now without a lease, as far as these rows show."""
+        free = (
+            row for row in self._steps.values() if row is not None and (isinstance(row, _Moved) or row.owner is None)
+        )
+        return any(row.due_at <= self._log.now for row in free)
+
     def take(self, proposal: Proposal) -> Appended | Exception:
         """Take the append, or reject it. Returns what its caller gets after the commit."""
         append, log = proposal.append, self._log
@@ -144,8 +152,11 @@ class BatchRows:
             return KeysRotated()
         if log.destroyed and (gone := proposal.sealing.key_ids & log.destroyed):
             return KeyDestroyed(append.stream_id, gone)
-        if append.admission is not None and (denied := self._limiters.admit(append.admission)):
-            return AppendDenied(denied)
+        wait = timedelta(0)
+        if append.admission is not None:
+            wait = self._limiters.lead(append.admission.limiter)
+            if denied := self._limiters.admit(append.admission):
+                return AppendDenied(denied)
         if append.feedback is not None:
             self._limiters.observe(append.feedback)
         if key is not None:
@@ -161,6 +172,7 @@ class BatchRows:
             recorded_at=log.recorded_at,
             at=log.now,
             limiters=log.limiters,
+            wait=wait,
         )
 
     def _take_events(self, proposal: Proposal) -> None:

@@ -23,8 +23,11 @@ class BatchWriter:
         self._limiter = limiter
         self._policy = PolicyRecord(schema, policy)
 
-    async def write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
-        """Write a batch in one transaction. Returns the outcome of each append, in order."""
+    async def write(self, driver: Driver, batch: list[Proposal]) -> tuple[list[Appended | Exception], bool]:
+        """Write a batch in one transaction.
+
+        Returns the outcome of each append, in order, and whether a step is due now that any process may claim.
+        """
         # Four round trips, seldom more, which all appends of the batch wait for. The lock first, reading in a *later*
         # statement: only its snapshot is sure to see the last commit. A row lock without a change leaves no dead row.
         await driver.execute(self.statements.begin)
@@ -41,7 +44,7 @@ class BatchWriter:
         await driver.execute("COMMIT")
         self._policy.done = self._policy.done or records_policy
         self._limiter.note_written(limiters)
-        return outcomes
+        return outcomes, rows.free_work
 
     async def read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:
         """Read the log's end, and what decides about these appends. Call it under the lock."""

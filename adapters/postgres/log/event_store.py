@@ -250,8 +250,8 @@ class PostgresEventStore(LogReader):
                     return await self._write(driver, batch)
 
     async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
-        outcomes = await self._writer.write(driver, batch)
-        self._notifier.announce()
+        outcomes, frees_work = await self._writer.write(driver, batch)
+        self._notifier.announce(urgent=frees_work)
         return outcomes
 
 

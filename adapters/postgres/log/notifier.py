@@ -23,6 +23,8 @@ MAX_CHANNEL = 63
 """Bytes, PostgreSQL's limit. Ledgers with the same cut name share their hints."""
 
 _COALESCE_SECONDS = 0.01
+# A hint wakes all processes, and most appends leave no work for them.
+_REST_SECONDS = 0.25
 # Any login of the database may notify. Readers wake at most this often, and from this many hints a second on they poll.
 _SPACING_SECONDS = 0.02
 _MAX_PER_SECOND = 1_000
@@ -48,6 +50,7 @@ class LogNotifier:
         self._waking: asyncio.TimerHandle | None = None
         self._flooded = False
         self._grown = False
+        self._urgent = asyncio.Event()
         self._closed = False
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -58,16 +61,19 @@ class LogNotifier:
             self._listening = asyncio.create_task(_listen_forever.copy()(self._listen))
         return self._next
 
-    def announce(self) -> None:
-        """Signal that the log has grown, in the background."""
+    def announce(self, *, urgent: bool) -> None:
+        """Signal that the log has grown, in the background. `urgent`: it holds work for other processes."""
         self._wake()
         self._grown = True
+        if urgent:
+            self._urgent.set()
         if self._sending is None and not self._closed:  # an append can outlive its ledger
             self._sending = asyncio.create_task(self._send())
 
     async def close(self) -> None:
         """Send the last hint if that takes no longer than a second, and stop listening."""
         self._closed = True
+        self._urgent.set()
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=_FAREWELL_SECONDS)
         if self._waking is not None:
@@ -99,12 +105,21 @@ class LogNotifier:
         try:
             while self._grown:
                 self._grown = False
+                self._urgent.clear()
                 with suppress(GuestledgerError), reported():
                     async with driver_connection(self._engine) as driver:
                         await driver.execute(notify)
                 await asyncio.sleep(_COALESCE_SECONDS)
+                if not self._closed:
+                    await self._rest()
         finally:
             self._sending = None
+
+    async def _rest(self) -> None:
+        """Wait until there is something urgent, at most until the next hint may be sent anyway."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REST_SECONDS):
+                await self._urgent.wait()
 
     async def _listen(self) -> None:
         try:

@@ -87,7 +87,7 @@ class PostgresDueSteps:
                     await self._limiter.lock_head(driver)
                 limiters = await self._limiter.open(driver, [limiter], asking=() if counted else None)
                 free, denied = limiters.capacity(limiter, limit)
-                rows = await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step)
+                rows = free and await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step)
                 times = limiters.reserve(limiter, len(rows))
                 await self._limiter.write(driver, limiters)
         claims = [_claim(row, reserved_ms=whole_ms(time - limiters.now)) for row, time in zip(rows, times, strict=True)]
@@ -140,7 +140,7 @@ class PostgresDueSteps:
         """See `DueSteps.outlook`. Looks without a transaction."""
         with reported():
             async with reading(self._engine) as driver:
-                claimable, next_due_ms, unprojected, lapsed, set_back = await driver.fetchrow(
+                claimable, next_due_ms, unprojected_ms, lapsed, set_back = await driver.fetchrow(
                     self._sql.outlook, list(PROJECTIONS), list(wanted), list(wanted.values()), self._frees_now()
                 )
         follows = set_back and time.monotonic() - self._followed_at >= FOLLOWING_SECONDS
@@ -151,7 +151,7 @@ class PostgresDueSteps:
         if follows or lapsed:
             return await self.outlook(wanted)
         steps = frozenset(map(StepName, claimable))
-        return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected=unprojected)
+        return Outlook(claimable=steps, next_due_ms=next_due_ms, unprojected_ms=unprojected_ms)
 
     async def backlog(self) -> Backlog:
         """See `DueSteps.backlog`."""

@@ -114,9 +114,9 @@ class DueStepStatements:
                         WHERE closed_until IS NULL OR closed_until <= now()),
                    (SELECT least(ceil(extract(epoch FROM min(due_at) - now()) * 1000), {_MAX_MS})::bigint
                       FROM next HAVING min(due_at) IS NOT NULL),
-                   EXISTS (SELECT FROM {s}.checkpoints
-                            WHERE projection = ANY($1::text[])
-                              AND position < (SELECT position FROM {s}.batches ORDER BY position DESC LIMIT 1)),
+                   (SELECT floor(extract(epoch FROM now() - recorded_at) * 1000)::bigint FROM {s}.batches
+                     WHERE position > (SELECT min(position) FROM {s}.checkpoints WHERE projection = ANY($1::text[]))
+                     ORDER BY position LIMIT 1),
                    CASE WHEN $4::bool THEN EXISTS (SELECT FROM {s}.due_steps WHERE {lapsed}) ELSE false END,
                    {set_back(schema)}"""
 

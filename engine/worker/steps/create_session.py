@@ -1,6 +1,6 @@
 """Ask the provider for the session. The attempt is committed before it is sent."""
 
-from datetime import datetime
+import asyncio
 
 from msgspec.structs import replace
 
@@ -12,7 +12,7 @@ from guestledger.engine.domain.outcomes import CreationOutcome, Failed, FailureK
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import AdmissionRequest, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation, not_sent
-from guestledger.engine.log.appends import AppendDenied
+from guestledger.engine.log.appends import AppendDenied, Appended
 from guestledger.engine.ports.provider import PreparedCreation
 from guestledger.engine.worker.deferring import deferral, deferred
 from guestledger.engine.worker.leases import LeaseLost
@@ -52,7 +52,7 @@ class Step:
             except AppendDenied as denial:
                 return deferred(context, self._services.clock, self.limiter, denial.denied)
             assert appended is not None
-            return await self._send(prepared, _Sending(self._services, context, request, appended.at))
+            return await self._send(prepared, _Sending(self._services, context, request, appended))
 
     def _begin(self, prepared: PreparedCreation, context: StepContext) -> BeginAttempt:
         return BeginAttempt(request_hmac=prepared.request_hmac, now=context.now())
@@ -91,21 +91,24 @@ def _announces(context: StepContext, begin: BeginAttempt) -> bool:
 class _Sending:
     """One attempt on its way. The limiter admitted it when it was recorded."""
 
-    def __init__(self, services: Services, context: StepContext, request: AdmissionRequest, began_at: datetime) -> None:
+    def __init__(self, services: Services, context: StepContext, request: AdmissionRequest, appended: Appended) -> None:
         self.context = context
-        self.began_at = began_at
+        self.began_at = appended.at
+        self._wait_s = appended.wait.total_seconds()
         self._limiter = services.limiter
         # It has its place and its reservation already, and a refused token is no failure that a retry follows.
         self._request = replace(request, retry=False, reserved=True)
         self._sent = False
 
     async def before_send(self) -> None:
-        """Check the lease, and ask the limiter before a second sending. Raises `LeaseLost`, `RequestDenied`."""
+        """Wait for its turn and check the lease; ask the limiter before a second sending. Raises `LeaseLost`, `RequestDenied`."""
         if self._sent:
             admitted = await self._limiter.admit(self._request)
             if isinstance(admitted, Denied):
                 raise RequestDenied("provider", self._request.limiter, admitted)
             self.began_at = admitted.at
+        else:
+            await asyncio.sleep(self._wait_s)
         self.context.check_lease()
         self._sent = True
 

@@ -1,7 +1,7 @@
 """The limiter against its promises: requests, reservations, answers and time in any order."""
 
 from datetime import UTC, datetime, timedelta
-from math import ceil, inf
+from math import ceil, inf, nextafter
 from typing import NamedTuple
 
 import hypothesis.strategies as st
@@ -257,7 +257,8 @@ class LimiterModel(RuleBasedStateMachine):
         rate = self.limiter.rate(self.now)
         assert rate is None or rate > 0
         if (pace := self.limiter.pace) is not None:
-            assert pace.floor <= pace.rate <= max(MAX_RATE, self.policy.initial_rate)
+            most = max(MAX_RATE, self.policy.initial_rate)
+            assert pace.floor <= pace.rate <= nextafter(most, inf), "the first rate is computed from the floor"
             numbers = (
                 pace.pause_s,
                 pace.hold,

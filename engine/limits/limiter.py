@@ -48,7 +48,7 @@ def reserve(state: LimiterState, wanted: int, now: datetime) -> tuple[LimiterSta
         return state, [now] * wanted, None
     rate = admitted * (1 + _SPARE)
     # A new one not before those that are admitted have left.
-    first = max(state.next_reservation or now, now, now + lead(state, now))
+    first = max(state.next_reservation or now, now, now + sending_wait(state, now))
     ahead = (now - first).total_seconds() + _AHEAD_S
     number = min(wanted, floor(ahead * rate) + 1 if ahead >= 0 else 0)
     times = [first + timedelta(seconds=n / rate) for n in range(number + 1)]
@@ -104,7 +104,7 @@ def _pass_rate(
     return _spend_budget(state, request, now, policy)
 
 
-def lead(state: LimiterState, now: datetime) -> timedelta:
+def sending_wait(state: LimiterState, now: datetime) -> timedelta:
     """How long a request that is admitted at `now` waits before it is sent, so that requests leave evenly."""
     rate = state.rate(now)
     if rate is None or state.next_admission is None:

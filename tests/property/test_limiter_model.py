@@ -20,9 +20,9 @@ from guestledger.engine.limits.limiter import (
     _EARLY_S,
     _SPARE,
     admit,
-    lead,
     observe,
     reserve,
+    sending_wait,
 )
 from guestledger.engine.limits.pace import MAX_RATE, Pace
 from guestledger.engine.limits.policy import LimiterPolicy
@@ -319,7 +319,7 @@ def test_reserved_requests_leave_at_the_rate_however_they_ask(rate: float, batch
     for span, number in batches:
         now += seconds(span)
         for _ in range(number):
-            wait = lead(limiter, now)
+            wait = sending_wait(limiter, now)
             limiter, denied = admit(limiter, a_request(retry=False, reserved=True), now, policy)
             if denied is None:
                 assert wait <= seconds(_EARLY_S) + GRAIN

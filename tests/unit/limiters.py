@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason, Denied
 from guestledger.engine.limits.feedback import Feedback, Observation
-from guestledger.engine.limits.limiter import admit, lead, observe, reserve
+from guestledger.engine.limits.limiter import admit, observe, reserve, sending_wait
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
@@ -76,9 +76,9 @@ class Limiter:
         self.state, taken, _ = reserve(self.state, wanted, at(now))
         return taken
 
-    def lead(self, now: float) -> float:
+    def sending_wait(self, now: float) -> float:
         """How long a request that is admitted now waits, in seconds."""
-        return lead(self.state, at(now)).total_seconds()
+        return sending_wait(self.state, at(now)).total_seconds()
 
     def rate(self, now: float) -> float | None:
         return self.state.rate(at(now))

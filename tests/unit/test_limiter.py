@@ -67,11 +67,11 @@ def test_a_limiter_reopens_at_a_pace() -> None:
 
 
 def test_reserved_requests_that_ask_together_leave_one_by_one() -> None:
-    limiter, leads = known(100), [0.0]
+    limiter, waits = known(100), [0.0]
     while limiter.ask(1, RESERVED) is None:
-        leads.append(limiter.lead(1))
+        waits.append(limiter.sending_wait(1))
     burst, early = [0.0] * 5, [n / 100 for n in range(1, 17)]
-    assert leads == pytest.approx([*burst, *early]), "the last one was denied: its turn is more than 150 ms ahead"
+    assert waits == pytest.approx([*burst, *early]), "the last one was denied: its turn is more than 150 ms ahead"
     assert limiter.reserve(1)[0] == at(1.16), "no new one before those have left"
 
 

@@ -18,7 +18,7 @@ from guestledger.engine.domain.due import PROVIDER_STEPS, StepName
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
 from guestledger.engine.limits.capacity import at_limit, capacity
 from guestledger.engine.limits.feedback import Feedback
-from guestledger.engine.limits.limiter import admit, lead, observe, reserve
+from guestledger.engine.limits.limiter import admit, observe, reserve, sending_wait
 from guestledger.engine.limits.pace import Pace
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.state import LimiterState
@@ -52,9 +52,9 @@ class LimiterTransaction:
         self._in_flight += denied is None and not request.reserved
         return denied
 
-    def lead(self, name: str) -> timedelta:
-        """How long the next request waits before it is sent, if it is admitted: see `lead`."""
-        return lead(self._state(name), self.now)
+    def sending_wait(self, name: str) -> timedelta:
+        """How long the next request waits before it is sent, if it is admitted."""
+        return sending_wait(self._state(name), self.now)
 
     def probes(self, name: str) -> bool:
         """Whether an admitted request is a probe."""
@@ -125,7 +125,7 @@ class PostgresRateLimiter:
             async with short_transaction(self._engine, durable=False) as driver:
                 await self.lock_head(driver)
                 limiters = await self.open(driver, [request.limiter], asking=asking)
-                wait = limiters.lead(request.limiter)
+                wait = limiters.sending_wait(request.limiter)
                 denied = limiters.admit(request)
                 await self.write(driver, limiters)
         if denied is not None:

@@ -154,7 +154,7 @@ class BatchRows:
             return KeyDestroyed(append.stream_id, gone)
         wait = timedelta(0)
         if append.admission is not None:
-            wait = self._limiters.lead(append.admission.limiter)
+            wait = self._limiters.sending_wait(append.admission.limiter)
             if denied := self._limiters.admit(append.admission):
                 return AppendDenied(denied)
         if append.feedback is not None:

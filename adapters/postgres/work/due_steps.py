@@ -87,7 +87,8 @@ class PostgresDueSteps:
                     await self._limiter.lock_head(driver)
                 limiters = await self._limiter.open(driver, [limiter], asking=() if counted else None)
                 free, denied = limiters.capacity(limiter, limit)
-                rows = free and await driver.fetch(self._sql.claim_limited, lease.owner, lease.ms, len(free), step)
+                claim = self._sql.claim_limited, lease.owner, lease.ms, len(free), step
+                rows = await driver.fetch(*claim) if free else []
                 times = limiters.reserve(limiter, len(rows))
                 await self._limiter.write(driver, limiters)
         claims = [_claim(row, reserved_ms=whole_ms(time - limiters.now)) for row, time in zip(rows, times, strict=True)]

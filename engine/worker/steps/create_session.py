@@ -107,7 +107,7 @@ class _Sending:
             if isinstance(admitted, Denied):
                 raise RequestDenied("provider", self._request.limiter, admitted)
             self.began_at = admitted.at
-        else:
+        elif self._wait_s:
             await asyncio.sleep(self._wait_s)
         self.context.check_lease()
         self._sent = True

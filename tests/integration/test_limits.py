@@ -13,6 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.transactions import short_transaction
 from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
@@ -27,12 +29,15 @@ from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy, WaitBasis
+from guestledger.engine.log.appends import Append, AppendDenied, Appended
 from guestledger.engine.worker.step import Lane
 from guestledger.engine.worker.steps import create_session
+from tests.event_stores import open_store
 from tests.integration.appends import HOUR_MS, a_lease, new_id
 from tests.integration.conftest import HeldLog
 from tests.integration.plain_sql import SCHEMA
-from tests.unit.samples import request
+from tests.pacing import proposed
+from tests.unit.samples import START, request
 
 LONG = 60
 """Seconds; nothing takes this long unless it hangs."""
@@ -280,25 +285,42 @@ async def test_an_admission_does_not_overwrite_concurrent_feedback(
     assert [row["retry_budget"] for row in await sql("SELECT retry_budget FROM limits WHERE name = 'a'")] == [99]
 
 
-async def test_attempts_that_are_recorded_together_are_sent_one_by_one(
+async def test_attempts_that_are_recorded_together_get_turns_one_by_one(ledger_url: str) -> None:
+    engine = open_engine(ledger_url, SCHEMA)
+    store = open_store(engine)
+    throttled = Feedback(limiter="a", observation=Observation.THROTTLED, began_at=START, closed_ms=0)
+    await store.append(proposed(feedback=throttled))
+    await asyncio.sleep(1)  # the shortest pause, and the slow start after it
+    together = [proposed(admission=AdmissionRequest(limiter="a", retry=False, reserved=True)) for _ in range(8)]
+    outcomes = await asyncio.gather(*map(store.append, together), return_exceptions=True)
+    await store.close()
+    await engine.dispose()
+
+    waits = [outcome.wait.total_seconds() for outcome in outcomes if isinstance(outcome, Appended)]
+    assert waits == [0, 0, 0, 0.1], "ten a second, after a burst of two"
+    denied = [outcome.denied.by for outcome in outcomes if isinstance(outcome, AppendDenied)]
+    assert denied == [DenialReason.RATE] * 4
+
+
+async def test_an_attempt_is_sent_when_its_turn_has_come(
     new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[float] = []
+    append, waits = PostgresEventStore.append, []
+
+    async def appended(self: PostgresEventStore, given: Append) -> Appended:
+        found = await append(self, given)
+        return found if given.admission is None else replace(found, wait=timedelta(seconds=0.07))
 
     async def noted(seconds: float) -> None:
+        assert not asked(simulator)
         waits.append(seconds)
 
+    monkeypatch.setattr(PostgresEventStore, "append", appended)
     monkeypatch.setattr(create_session, "asyncio", SimpleNamespace(sleep=noted))
-    simulator.config = SimulatorConfig(throttle_share=1.0, retry_after_s=0)
-    async with new_ledger(policy=policy(replace(QUICK, initial_rate=100.0))) as ledger:
+    async with new_ledger() as ledger:
         await ledger.open_session(request())
-        simulator.config = SimulatorConfig(slow_ms=200)
-        await asyncio.gather(*(ledger.accept(request()) for _ in range(60)))
-        await ledger.scheduler.run_until_idle()
-
-    together = [wait for wait in waits if wait]
-    assert together, "some were recorded before their turn"
-    assert max(together) <= 0.15
+    assert waits == [0.07]
+    assert len(asked(simulator)) == 1
 
 
 # The circuit breaker

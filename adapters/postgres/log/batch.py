@@ -51,8 +51,10 @@ class LogEnd(NamedTuple):
     """Recorded appends whose answer was lost, by stream, expected version and causation."""
     limiters: frozenset[str]
     """The limiters with a row."""
+    asked: Sequence[str]
+    """The limiters that these appends ask or feed back to."""
     states: Mapping[str, LimiterState]
-    """Those of them that these appends ask or feed back to, under their locks."""
+    """The states of those of them that have a row, under their locks."""
 
 
 class _Leased(NamedTuple):

@@ -11,7 +11,6 @@ from guestledger.adapters.postgres.log.policies import PolicyRecord
 from guestledger.adapters.postgres.log.statements import AppendStatements
 from guestledger.adapters.postgres.transactions import Driver
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log.appends import Append, Appended
 
 
@@ -35,7 +34,7 @@ class BatchWriter:
         limiters = await self.open_limiters(driver, batch, log)
         rows = BatchRows(log, limiters)
         outcomes = [rows.take(proposal) for proposal in batch]
-        if _limiters(batch):
+        if log.asked:
             await driver.fetch(self.statements.append_limited, *rows.columns(), *limiters.columns())
         else:
             await driver.fetch(self.statements.append, *rows.columns())
@@ -50,13 +49,13 @@ class BatchWriter:
         """Read the log's end, and what decides about these appends. Call it under the lock."""
         appends = [proposal.append for proposal in batch]
         stream_ids = [append.stream_id for append in appends]
-        names = _limiters(batch)
+        asked = _limiters(appends)
         low, high = min(stream_ids, key=_number), max(stream_ids, key=_number)
-        statement = self.statements.read_log(low, high, limited=bool(names))
+        statement = self.statements.read_log(low, high, limited=bool(asked))
         keys = [proposal.sealing.key for proposal in batch if proposal.sealing.key is not None]
         data_keys = list({key_id for proposal in batch for key_id in proposal.sealing.key_ids})
         subjects = list({proposal.sealing.subject for proposal in batch if proposal.sealing.subject is not None})
-        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects, *([names] if names else []))
+        [found_now] = await driver.fetch(statement, stream_ids, keys, data_keys, subjects, *([asked] if asked else []))
         now, limiters, states, position, last_at, found, taken, destroyed, fenced, kek = found_now
         stale = [append for append, version in zip(appends, found, strict=True) if version > append.expected_version]
         return LogEnd(
@@ -70,6 +69,7 @@ class BatchWriter:
             fenced=frozenset(fenced),
             known=await self._read_known(driver, stale, frozenset(limiters), now) if stale else {},
             limiters=frozenset(limiters),
+            asked=asked,
             states=states_of(states),
         )
 
@@ -77,12 +77,8 @@ class BatchWriter:
         """The limiters that these appends ask or feed back to."""
         # A request is admitted under the ledger's lock, together with its attempt, and a limiter closes together with its
         # 429: between a 429 and its `Retry-After` the log holds no attempt.
-        appends = [proposal.append for proposal in batch]
-        if not _limiters(batch):
-            return LimiterTransaction({}, log.now, LimiterPolicy())
-        asking = [
-            append.stream_id for append in appends if append.admission is not None and not append.admission.reserved
-        ]
+        admissions = ((proposal.append.stream_id, proposal.append.admission) for proposal in batch)
+        asking = [stream_id for stream_id, asks in admissions if asks is not None and not asks.reserved]
         return await self._limiter.opened(driver, log.states, log.now, asking=asking or None)
 
     async def _read_known(
@@ -105,9 +101,8 @@ class BatchWriter:
         return known
 
 
-def _limiters(batch: list[Proposal]) -> list[str]:
-    """The limiters that these appends ask or feed back to."""
-    asked = (asked for proposal in batch for asked in (proposal.append.admission, proposal.append.feedback))
+def _limiters(appends: list[Append]) -> list[str]:
+    asked = (asked for append in appends for asked in (append.admission, append.feedback))
     return sorted({one.limiter for one in asked if one is not None})
 
 

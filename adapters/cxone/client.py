@@ -161,7 +161,13 @@ class CXoneClient:
         self, prepared: PreparedCreation, idempotency_key: str, before_send: BeforeSend
     ) -> CreationOutcome:
         """See `Provider.create`."""
-        began = time.perf_counter()
+        began = 0.0
+
+        async def begin() -> None:
+            nonlocal began
+            await before_send()
+            began = time.perf_counter()  # the wait for its turn is no latency of the API
+
         headers = {"Content-Type": "application/json", self.profile.idempotency_header: idempotency_key}
         answer, token = await self._answer(
             self._creation,
@@ -169,7 +175,7 @@ class CXoneClient:
             self._sessions_url,
             headers,
             prepared.body,
-            before_send=before_send,
+            before_send=begin,
             before_resend=before_send,
         )
         if isinstance(answer, Failed):

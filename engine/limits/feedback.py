@@ -1,6 +1,6 @@
 """What a request shows about the API it went to."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import msgspec
@@ -39,6 +39,8 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     observation: Observation
     began_at: datetime
     """Its admission, by the database's clock."""
+    wait: timedelta = timedelta(0)
+    """How long it waited then, before it was sent."""
     closed_ms: int | None = None
     """The pause the server asked for."""
     closed_by: WaitBasis | None = None

@@ -55,9 +55,11 @@ def answered(pace: Pace, now: datetime, opened_at: datetime, sent_at: datetime) 
     return choice.after_answers(learned, now, opened_at, (now - sent_at).total_seconds())
 
 
-def late(pace: Pace, sent_at: datetime, *, throttled: bool) -> Pace:
-    """The pace after an answer to a request from before the last throttle."""
-    if pace.curve or pace.trial is None:  # the trial alone decides as long as nothing else is known
+def late(pace: Pace, sent_at: datetime, *, throttled: bool, into_pause: bool = False) -> Pace:
+    """The pace after an answer to a request from before the last throttle; `into_pause`: it was sent after that throttle."""
+    decided = pace.curve or pace.trial is None  # as long as nothing else is known, the trial alone decides
+    # A server throttles whatever is sent into its pause: that shows nothing about the rate.
+    if decided and not into_pause:
         pace = _with_earlier(pace, sent_at, throttled=throttled)
     return pace if pace.trial is None else _judged(pace, pace.trial.answered(sent_at, throttled=throttled))
 

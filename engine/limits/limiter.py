@@ -25,6 +25,8 @@ _PROBE_RESERVED = timedelta(seconds=1)
 _AHEAD_S = 0.25
 # The share of reservations beyond the rate: some are not used in time.
 _SPARE = 0.1
+# But none is spare while the admitted ones wait for longer than this.
+_QUEUE_S = 0.03
 # So many requests may leave together, or as many as the rate gives in this time.
 _BURST, _BURST_S = 2, 0.04
 # How early a request may be admitted: attempts are recorded in batches, at times that nobody sets. It leaves at its own time.
@@ -32,7 +34,7 @@ _EARLY_S = 0.15
 
 
 def reserve(state: LimiterState, wanted: int, now: datetime) -> tuple[LimiterState, list[datetime], Denied | None]:
-    """Reserve up to `wanted` requests; each may be sent from its time on.
+    """Reserve up to `wanted` requests; each may ask from its time on.
 
     Returns the new state, the times, and if they are fewer than `wanted`, what denies the next one.
     """
@@ -46,9 +48,10 @@ def reserve(state: LimiterState, wanted: int, now: datetime) -> tuple[LimiterSta
     admitted = state.rate(now)
     if admitted is None:
         return state, [now] * wanted, None
-    rate = admitted * (1 + _SPARE)
-    # A new one not before those that are admitted have left.
-    first = max(state.next_reservation or now, now, now + sending_wait(state, now))
+    # New requests come after those that are admitted and still wait; while these are many, none is spare.
+    wait = sending_wait(state, now)
+    rate = admitted * (1 if wait.total_seconds() > _QUEUE_S else 1 + _SPARE)
+    first = max(state.next_reservation or now, now + wait)
     ahead = (now - first).total_seconds() + _AHEAD_S
     number = min(wanted, floor(ahead * rate) + 1 if ahead >= 0 else 0)
     times = [first + timedelta(seconds=n / rate) for n in range(number + 1)]
@@ -107,7 +110,7 @@ def _pass_rate(
 def sending_wait(state: LimiterState, now: datetime) -> timedelta:
     """How long a request that is admitted at `now` waits before it is sent, so that requests leave evenly."""
     rate = state.rate(now)
-    if rate is None or state.next_admission is None:
+    if rate is None or state.next_admission is None or state.broken_at is not None:  # probes are sent alone
         return timedelta(0)
     return max(timedelta(0), state.next_admission - _burst(rate) - now)
 
@@ -185,8 +188,14 @@ def _count_answer(state: LimiterState, feedback: Feedback, now: datetime, *, lat
     if state.pace is None or state.closed_until is None or state.remembered(now) is None:
         return state
     if late:
-        return _opened(state, learning.late(state.pace, feedback.began_at, throttled=False), now)
+        into_pause = _was_sent_into_pause(state, feedback)
+        return _opened(state, learning.late(state.pace, feedback.began_at, throttled=False, into_pause=into_pause), now)
     return replace(state, pace=learning.answered(state.pace, now, state.closed_until, feedback.began_at))
+
+
+def _was_sent_into_pause(state: LimiterState, feedback: Feedback) -> bool:
+    """Whether the limiter closed between its admission and its sending."""
+    return state.closed_at is not None and feedback.began_at <= state.closed_at < feedback.began_at + feedback.wait
 
 
 def _is_auto(feedback: Feedback) -> bool:
@@ -236,7 +245,8 @@ def _paced(
         # No trial lifts this pause.
         known = replace(known, trial=None)
         if feedback.observation is Observation.THROTTLED and late:
-            known = learning.late(known, feedback.began_at, throttled=True)
+            into_pause = _was_sent_into_pause(state, feedback)
+            known = learning.late(known, feedback.began_at, throttled=True, into_pause=into_pause)
         elif feedback.observation is Observation.THROTTLED:
             known = learning.throttled(known, pause_s, now, state.closed_until, feedback.began_at)
     # An outage says nothing about the rate.
@@ -251,7 +261,7 @@ def _paced_by_evidence(
     if known is None or state.closed_until is None:
         return learning.tried(p.begun(policy.initial_rate, now), sent_at)
     if late:
-        return learning.late(known, sent_at, throttled=True)
+        return learning.late(known, sent_at, throttled=True, into_pause=_was_sent_into_pause(state, feedback))
     if known.by_chance:
         return learning.throttled_by_chance(known, pause_s, now, state.closed_until, sent_at)
     if known.trial is not None and known.is_unlimited and not known.curve:

@@ -33,7 +33,7 @@ waiting = logging.getLogger("guestledger.waiting")
 
 # How long `run_until_idle` waits for a service.
 _PATIENCE = timedelta(seconds=15)
-# How soon work in flight is looked at again.
+# How soon work in flight is looked at again, and how long projections rest after a catch-up.
 _SOON_MS = 200
 # Partitions are made months ahead, so this may fail for weeks without harm.
 _PARTITIONS_MS = 600_000
@@ -216,7 +216,8 @@ class Scheduler:
                 due = asyncio.Event()
                 self._poller.due |= dict.fromkeys(self._lanes.wanted(lane), due)
                 tasks.create_task(self._tick(partial(self._lanes.drain, lane, Counter()), partial(self._woken, due)))
-            behind = partial(self._woken, self._poller.behind)
+            # A projection that has stopped is always behind: without a rest, each look would retry it.
+            behind = partial(self._woken, self._poller.behind, _SOON_MS)
             tasks.create_task(self._tick(self._read_models.catch_up, behind))
             tasks.create_task(self._tick(self._partitions.ensure_partitions, partial(self._pause, _PARTITIONS_MS)))
             tasks.create_task(self._tick(partial(self._poller.look, self._stopping)))
@@ -278,7 +279,9 @@ class Scheduler:
     def _rest_ms(self, failures: int) -> int:
         return _SOON_MS + (backoff_ms(failures, _BACKOFF, self._clock.jitter()) if failures else 0)
 
-    async def _woken(self, event: asyncio.Event) -> None:
+    async def _woken(self, event: asyncio.Event, rest_ms: int = 0) -> None:
+        if rest_ms:
+            await self._pause(rest_ms)
         await wait_for_any(event, self._stopping)
         event.clear()
 

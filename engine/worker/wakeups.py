@@ -12,7 +12,7 @@ from guestledger.engine.ports.due_steps import DueSteps, Outlook, Wanted
 from guestledger.engine.ports.event_store import EventStore
 
 POLL_MS = 1_000
-# How old the first event is that projections take in, half to one and a half of it: one catch-up serves all since then.
+# A catch-up begins once the first event that projections lack is this old (half to one and a half of it).
 _PROJECTED_MS = 200
 # One look serves all hints of this time.
 _SPACING_SECONDS = 0.1
@@ -31,7 +31,7 @@ async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> 
 class WakeupPoller:
     """Watches one ledger with at most one statement every `poll_ms` while nothing happens.
 
-    Sets the event in `due` of each claimable step, and `behind` when projections are behind the log.
+    Sets the event in `due` of each claimable step, and `behind` once the first event that projections lack is old enough.
     """
 
     def __init__(
@@ -44,21 +44,18 @@ class WakeupPoller:
         self._poll_ms = poll_ms
         self.due: dict[StepName, asyncio.Event] = {}
         self.behind = asyncio.Event()
+        self._projected_ms = self._next_projected_ms()
 
     async def look(self, stopping: asyncio.Event) -> None:
         """Look once, then wait until it is time to look again or `stopping` is set. Raises `ServiceError`."""
         hint, outlook = await self._look()
         for step in outlook.claimable & self.due.keys():
             self.due[step].set()
-        # Not all workers at once: the first one projects for all.
-        projected_ms = round(_PROJECTED_MS * (0.5 + self._clock.jitter()))
-        if outlook.unprojected_ms is None:
-            await self._wait(stopping, hint, outlook.next_due_ms)
-        elif 0 <= outlook.unprojected_ms < projected_ms:
-            await self._wait(stopping, hint, outlook.next_due_ms, projected_ms - outlook.unprojected_ms)
-        else:
+        left_ms = None if outlook.unprojected_ms is None else self._projected_ms - outlook.unprojected_ms
+        if left_ms is not None and not 0 < left_ms <= self._projected_ms:  # old enough, or dated before a step back
             self.behind.set()
-            await self._wait(stopping, hint, outlook.next_due_ms)
+            left_ms, self._projected_ms = None, self._next_projected_ms()
+        await self._wait(stopping, hint, outlook.next_due_ms, left_ms)
 
     async def finds_work(self, stopping: asyncio.Event) -> bool:
         """Whether a step is due now. If not, wait as `look` does before returning. Raises `ServiceError`."""
@@ -66,6 +63,10 @@ class WakeupPoller:
         if not outlook.claimable:
             await self._wait(stopping, hint, outlook.next_due_ms)
         return bool(outlook.claimable)
+
+    def _next_projected_ms(self) -> int:
+        # Not all workers at once: the first one mostly projects for all.
+        return round(_PROJECTED_MS * (0.5 + self._clock.jitter()))
 
     async def _look(self) -> tuple[asyncio.Event, Outlook]:
         hint = self._store.arrival()  # before the look: what comes during it must not be waited for

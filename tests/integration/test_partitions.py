@@ -25,7 +25,6 @@ from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.recorded import month_of
 from guestledger.engine.projections.audit import AuditFilter
 from tests import logs
-from tests.event_stores import open_store
 from tests.integration.appends import an_append, leaf_of
 from tests.integration.plain_sql import SCHEMA, connect_plainly
 from tests.postgres import as_administrator, new_login
@@ -123,7 +122,9 @@ async def test_a_stream_is_in_the_partition_of_its_month(
     assert [name for (name,) in found] == [f"events_{month}"]
 
 
-async def test_coming_partitions_are_created_once(new_engine: Any, by_owner: asyncpg.Connection) -> None:
+async def test_coming_partitions_are_created_once(
+    new_engine: Any, store: PostgresEventStore, by_owner: asyncpg.Connection
+) -> None:
     coming = [name for (name,) in await by_owner.fetch("SELECT tablename FROM pg_tables WHERE tablename ~ '^events_2'")]
     assert len(coming) == AHEAD
     for name in coming:
@@ -136,7 +137,7 @@ async def test_coming_partitions_are_created_once(new_engine: Any, by_owner: asy
         (name,) for name in coming
     }
     assert len(await everybody[0].all()) == AHEAD + 1
-    await open_store(new_engine(), SCHEMA).append(an_append())
+    await store.append(an_append())
     assert await by_owner.fetchval("SELECT count(*) FROM events_default") == 0
 
 

@@ -221,6 +221,7 @@ async def test_only_appends_that_leave_work_for_others_notify_at_once(
         assert sent.locked(), "they wait for the next hint"
         await store.append(an_append(steps=due()))
         await sent.acquire()
+        await asyncio.sleep(2 * arrivals._COALESCE_SECONDS)
         assert sent.locked(), "one for all of them"
 
 

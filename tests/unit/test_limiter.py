@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
+from guestledger.engine.limits.feedback import ThrottleScope
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 from tests.unit.limiters import CLEAN, FIRST, POLICY, RESERVED, RETRY, known, new
@@ -73,6 +74,28 @@ def test_reserved_requests_that_ask_together_leave_one_by_one() -> None:
     burst, early = [0.0] * 5, [n / 100 for n in range(1, 17)]
     assert waits == pytest.approx([*burst, *early]), "the last one was denied: its turn is more than 150 ms ahead"
     assert limiter.reserve(1)[0] == at(1.16), "no new one before those have left"
+
+
+def test_a_probe_does_not_wait_for_the_rate() -> None:
+    limiter = known(0.1).admitted(1, RESERVED, times=3)
+    assert limiter.sending_wait(1) == 10
+    assert limiter.broken(1).sending_wait(1) == 0
+
+
+def test_no_reservation_is_spare_while_admitted_requests_wait() -> None:
+    limiter = known(100).admitted(1, RESERVED, times=15)
+    assert limiter.reserve(1, 3) == [at(1.11), at(1.12), at(1.13)]
+
+
+def test_what_was_sent_into_a_pause_teaches_nothing_about_the_rate() -> None:
+    limiter = known(100).throttled(10, 5)
+    learned = limiter.state.pace
+    for scope in (ThrottleScope.QUOTA, ThrottleScope.REQUEST):
+        limiter.throttled(10.2, 5, began=9.9, wait=timedelta(seconds=0.15), scope=scope)
+    limiter.succeeded(10.2, began=9.9, wait=timedelta(seconds=0.15))
+    assert limiter.state.pace == learned
+    assert limiter.denied_by(DenialReason.CLOSED, 15.1).until == at(15.2), "but its pause counts"
+    assert limiter.succeeded(10.2, began=9.9, wait=timedelta(seconds=0.05)).state.pace != learned, "sent before it"
 
 
 def test_an_exhausted_quota_in_a_success_closes_the_limiter() -> None:

@@ -1,6 +1,7 @@
 """Ask the provider for the session. The attempt is committed before it is sent."""
 
 import asyncio
+from datetime import timedelta
 
 from msgspec.structs import replace
 
@@ -63,7 +64,7 @@ class Step:
         lease_lost = False
         try:
             outcome = await self._services.provider.create(prepared, str(state.id), sending.before_send)
-            feedback = feedback_of(self.limiter, outcome, sending.began_at)
+            feedback = replace(feedback_of(self.limiter, outcome, sending.began_at), wait=sending.wait)
         except LeaseLost:
             # Only this worker knows that nothing was sent: unrecorded, the attempt would be in doubt.
             outcome, feedback = sending.not_sent(Cause.LEASE_LOST, "")
@@ -94,7 +95,7 @@ class _Sending:
     def __init__(self, services: Services, context: StepContext, request: AdmissionRequest, appended: Appended) -> None:
         self.context = context
         self.began_at = appended.at
-        self._wait_s = appended.wait.total_seconds()
+        self.wait = appended.wait
         self._limiter = services.limiter
         # It has its place and its reservation already, and a refused token is no failure that a retry follows.
         self._request = replace(request, retry=False, reserved=True)
@@ -106,9 +107,9 @@ class _Sending:
             admitted = await self._limiter.admit(self._request)
             if isinstance(admitted, Denied):
                 raise RequestDenied("provider", self._request.limiter, admitted)
-            self.began_at = admitted.at
-        elif self._wait_s:
-            await asyncio.sleep(self._wait_s)
+            self.began_at, self.wait = admitted.at, timedelta(0)
+        elif self.wait:
+            await asyncio.sleep(self.wait.total_seconds())
         self.context.check_lease()
         self._sent = True
 

@@ -231,16 +231,16 @@ def simulate(
                 answered_at = one.next_at + chance.uniform(*server.answers_s)
                 heapq.heappush(in_flight, one._replace(next_at=answered_at, is_sent=True, asked_s=asked_s))
                 continue
-            limiter = _observed(limiter, one.admitted_at, one.next_at, one.asked_s, policy, scope)
+            limiter = observed(limiter, one.admitted_at, one.next_at, one.asked_s, policy, scope)
             if one.asked_s is not None:
                 closed_until = max(closed_until, one.next_at + one.asked_s)
         next_at = in_flight[0].next_at if in_flight else span_s
         if len(in_flight) >= SLOTS:
             now = next_at
             continue
-        limiter, denied = admit(limiter, _REQUEST, _time(now), policy)
+        limiter, denied = admit(limiter, _REQUEST, moment(now), policy)
         if denied is not None:
-            now = min(max((denied.until - _START).total_seconds(), now + 1e-6), max(next_at, now + 1e-6))
+            now = min(max(second(denied.until), now + 1e-6), max(next_at, now + 1e-6))
             continue
         sends_at = now + (chance.uniform(0, late_s) if late_s else 0.0)
         heapq.heappush(in_flight, _InFlight(sends_at, now, now < closed_until - 1e-5))
@@ -259,24 +259,34 @@ class _InFlight(NamedTuple):
     asked_s: float | None = None
 
 
-def _observed(
+def observed(
     limiter: LimiterState,
-    sent_at: float,
+    admitted_at: float,
     now: float,
     asked_s: float | None,
     policy: LimiterPolicy,
-    scope: ThrottleScope,
+    scope: ThrottleScope = ThrottleScope.QUOTA,
+    *,
+    waited_s: float = 0.0,
 ) -> LimiterState:
+    """The limiter after an answer at second `now`; `asked_s` as a `Server` returns it."""
     observation = Observation.SUCCESS if asked_s is None else Observation.THROTTLED
     asked = None
     if asked_s is not None:
         asked = RetryAfter(given=None, ms=round(asked_s * 1_000), basis=WaitBasis.RETRY_AFTER)
-    seen = replace(feedback("api", observation, _time(sent_at), asked=asked), scope=scope)
-    return observe(limiter, seen, _time(now), policy)
+    answer = feedback("api", observation, moment(admitted_at), asked=asked)
+    seen = replace(answer, scope=scope, wait=timedelta(seconds=waited_s))
+    return observe(limiter, seen, moment(now), policy)
 
 
-def _time(seconds: float) -> datetime:
+def moment(seconds: float) -> datetime:
+    """The time of the simulation's second."""
     return _START + timedelta(seconds=seconds)
+
+
+def second(time: datetime) -> float:
+    """The simulation's second of a time."""
+    return (time - _START).total_seconds()
 
 
 def goodput(seen: list[Seen], since: float, until: float) -> float:

@@ -1,7 +1,8 @@
 """The goodput that the limiter finds at servers that throttle, over the best that is possible there. In virtual time.
 
 The best is the quota, or for noise what the promise allows that nobody sends before a Retry-After has passed. A queue without
-end, 64 requests in flight, at most 700 a second; 180 s, of which the first 60 do not count.
+end, 64 requests in flight, at most 700 a second; 180 s, of which the first 60 do not count. Eight workers claim with
+reservations, and record their attempts late and in lumps, as under the lock of a busy ledger.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.figures import Figure
+from tests.reserving import WORKED_ROWS, work
 from tests.throttling import ROWS, SPAN_S, WARM_S, Changing, Row, Seen, goodput, simulate, throttled_share
 
 SEEDS = (1, 2, 3)
@@ -17,24 +19,28 @@ SEEDS = (1, 2, 3)
 async def run(_data_dir: Path) -> AsyncIterator[Figure]:
     """Two or three figures a row."""
     for row in ROWS:
-        for figure in _figures(row):
+        runs = [simulate(row.server(), seed, late_s=row.late_s) for seed in SEEDS]
+        for figure in _figures(row.name, runs, row, row.least, 1):
+            yield figure
+    for row, least in WORKED_ROWS:
+        runs = [work(row.server(), seed) for seed in SEEDS]
+        for figure in _figures(f"eight workers, {row.name}", runs, row, least, 2):
             yield figure
     for burst in (1, 50):
         for figure in _changes(burst):
             yield figure
 
 
-def _figures(row: Row) -> Iterator[Figure]:
-    runs = [simulate(row.server(), seed, late_s=row.late_s) for seed in SEEDS]
+def _figures(name: str, runs: list[list[Seen]], row: Row, least: float, most: int) -> Iterator[Figure]:
     rates = [goodput(seen, WARM_S, SPAN_S) for seen in runs]
     yield Figure(
-        name=row.name,
+        name=name,
         value=median(rates),
         unit="requests/s",
-        against=f"the best, at least {row.least}; worst run {min(rates) / row.best:.2f}",
+        against=f"the best, at least {least}; worst run {min(rates) / row.best:.2f}",
         ratio=median(rates) / row.best,
     )
-    yield _share(runs, WARM_S, SPAN_S, "throttled (limit 1)" if row.has_quota else "throttled")
+    yield _share(runs, WARM_S, SPAN_S, f"throttled (limit {most})" if row.has_quota else "throttled")
     early = sum(one.early for seen in runs for one in seen)
     if early:
         yield Figure(name="  sent before Retry-After had passed (limit 0)", value=early, unit="requests")

@@ -7,6 +7,7 @@ from guestledger.engine.limits.admission import DenialReason
 from guestledger.engine.limits.curve import added
 from guestledger.engine.limits.feedback import ThrottleScope
 from guestledger.engine.limits.pace import Pace
+from tests.reserving import WORKED_ROWS, WorkedRow, work
 from tests.throttling import FULL_RATE, ROWS, SPAN_S, WARM_S, Changing, Row, goodput, simulate, throttled_share
 from tests.unit.limiters import CLEAN, new
 from tests.unit.samples import at
@@ -19,6 +20,14 @@ def test_the_limiter_finds_the_rate_that_an_api_bears(row: Row) -> None:
     assert goodput(seen, WARM_S, SPAN_S) >= 0.98 * row.least * row.best
     assert not row.has_quota or throttled_share(seen, WARM_S, SPAN_S) < 0.01
     assert not any(one.early for one in seen), "no request is sent before a Retry-After has passed"
+
+
+@pytest.mark.parametrize("worked", WORKED_ROWS, ids=lambda worked: worked.row.name)
+def test_eight_workers_that_record_late_and_in_lumps_find_the_rate(worked: WorkedRow) -> None:
+    seen = work(worked.row.server(), seed=1)
+    assert goodput(seen, WARM_S, SPAN_S) >= 0.98 * worked.least * worked.row.best
+    assert not worked.row.has_quota or throttled_share(seen, WARM_S, SPAN_S) < 0.02
+    assert not any(one.early for one in seen), "nothing is recorded before a Retry-After has passed"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

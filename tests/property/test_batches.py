@@ -87,6 +87,7 @@ def test_a_batch_merges_step_changes_as_if_applied_one_by_one(
         kek=None,
         known={},
         limiters=frozenset(),
+        asked=(),
         states={},
     )
     batch = BatchRows(log, LimiterTransaction({}, NOW, LimiterPolicy()))

@@ -18,7 +18,7 @@ WORKERS = 8
 LUMP_S = 0.08
 """Attempts are recorded together, once in this time."""
 
-_REQUEST = AdmissionRequest(limiter="api", retry=False, reserved=True)
+_REQUEST = AdmissionRequest(limiter="api", retry=False, reserved=True, early=True)
 # As a lane of a worker claims: how often, and how long it waits for reservations.
 _CLAIM_S, _RESERVED_S = 0.05, 0.2
 _LATE_S = 0.03

@@ -47,6 +47,8 @@ class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it uses the retry budget."""
     reserved: bool
     """Whether its claim reserved a place."""
+    early: bool = False
+    """Whether it may be admitted before its turn: whoever asks waits for that before sending it."""
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,7 +97,7 @@ def _pass_rate(
     rate = state.rate(now)
     if rate is not None:
         due = max(state.next_admission or now, now)
-        earliest = due - _burst(rate) - timedelta(seconds=_EARLY_S)
+        earliest = due - _burst(rate) - timedelta(seconds=_EARLY_S if request.early else 0)
         if now < earliest:
             return state, _rate_denial(earliest, rate)
         assert state.pace is not None
@@ -188,14 +188,16 @@ def _count_answer(state: LimiterState, feedback: Feedback, now: datetime, *, lat
     if state.pace is None or state.closed_until is None or state.remembered(now) is None:
         return state
     if late:
-        into_pause = _was_sent_into_pause(state, feedback)
-        return _opened(state, learning.late(state.pace, feedback.began_at, throttled=False, into_pause=into_pause), now)
+        return _opened(state, _learned_late(state, state.pace, feedback), now)
     return replace(state, pace=learning.answered(state.pace, now, state.closed_until, feedback.began_at))
 
 
-def _was_sent_into_pause(state: LimiterState, feedback: Feedback) -> bool:
-    """Whether the limiter closed between its admission and its sending."""
-    return state.closed_at is not None and feedback.began_at <= state.closed_at < feedback.began_at + feedback.wait
+def _learned_late(state: LimiterState, pace: p.Pace, feedback: Feedback) -> p.Pace:
+    """The pace after an answer to a request that was admitted before the last throttle."""
+    assert state.closed_at is not None
+    into_pause = state.closed_at < feedback.began_at + feedback.wait
+    throttled = feedback.observation is Observation.THROTTLED
+    return learning.late(pace, feedback.began_at, throttled=throttled, into_pause=into_pause)
 
 
 def _is_auto(feedback: Feedback) -> bool:
@@ -245,8 +247,7 @@ def _paced(
         # No trial lifts this pause.
         known = replace(known, trial=None)
         if feedback.observation is Observation.THROTTLED and late:
-            into_pause = _was_sent_into_pause(state, feedback)
-            known = learning.late(known, feedback.began_at, throttled=True, into_pause=into_pause)
+            known = _learned_late(state, known, feedback)
         elif feedback.observation is Observation.THROTTLED:
             known = learning.throttled(known, pause_s, now, state.closed_until, feedback.began_at)
     # An outage says nothing about the rate.
@@ -261,7 +262,7 @@ def _paced_by_evidence(
     if known is None or state.closed_until is None:
         return learning.tried(p.begun(policy.initial_rate, now), sent_at)
     if late:
-        return learning.late(known, sent_at, throttled=True, into_pause=_was_sent_into_pause(state, feedback))
+        return _learned_late(state, known, feedback)
     if known.by_chance:
         return learning.throttled_by_chance(known, pause_s, now, state.closed_until, sent_at)
     if known.trial is not None and known.is_unlimited and not known.curve:

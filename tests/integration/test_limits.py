@@ -291,7 +291,8 @@ async def test_attempts_that_are_recorded_together_get_turns_one_by_one(ledger_u
     throttled = Feedback(limiter="a", observation=Observation.THROTTLED, began_at=START, closed_ms=0)
     await store.append(proposed(feedback=throttled))
     await asyncio.sleep(1)  # the shortest pause, and the slow start after it
-    together = [proposed(admission=AdmissionRequest(limiter="a", retry=False, reserved=True)) for _ in range(8)]
+    early = AdmissionRequest(limiter="a", retry=False, reserved=True, early=True)
+    together = [proposed(admission=early) for _ in range(8)]
     outcomes = await asyncio.gather(*map(store.append, together), return_exceptions=True)
     await store.close()
     await engine.dispose()

@@ -313,7 +313,7 @@ def test_a_constant_rate_is_not_exceeded_in_any_second(rate: float, moves: list[
     rate=st.floats(0.1, 500),
     batches=st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 50)), min_size=2, max_size=30),
 )
-def test_reserved_requests_leave_at_the_rate_however_they_ask(rate: float, batches: list[tuple[float, int]]) -> None:
+def test_early_requests_leave_at_the_rate_however_they_ask(rate: float, batches: list[tuple[float, int]]) -> None:
     policy, now = LimiterPolicy(), datetime(2024, 5, 20, tzinfo=UTC)
     limiter = LimiterState(closed_until=now, pace=Pace(rate=rate, floor=0.01, learned_at=now))
     leaving: list[datetime] = []
@@ -321,7 +321,8 @@ def test_reserved_requests_leave_at_the_rate_however_they_ask(rate: float, batch
         now += seconds(span)
         for _ in range(number):
             wait = sending_wait(limiter, now)
-            limiter, denied = admit(limiter, a_request(retry=False, reserved=True), now, policy)
+            request = AdmissionRequest(limiter=NAME, retry=False, reserved=True, early=True)
+            limiter, denied = admit(limiter, request, now, policy)
             if denied is None:
                 assert wait <= seconds(_EARLY_S) + GRAIN
                 leaving.append(now + wait)

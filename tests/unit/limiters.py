@@ -20,6 +20,7 @@ CLEAN = LimiterState()
 FIRST = AdmissionRequest(limiter=NAME, retry=False, reserved=False)
 RETRY = replace(FIRST, retry=True)
 RESERVED = replace(FIRST, reserved=True)
+EARLY = replace(RESERVED, early=True)
 
 
 def seen(observation: Observation, began: float, **given: Any) -> Feedback:

@@ -9,7 +9,7 @@ from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import ThrottleScope
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
-from tests.unit.limiters import CLEAN, FIRST, POLICY, RESERVED, RETRY, known, new
+from tests.unit.limiters import CLEAN, EARLY, FIRST, POLICY, RESERVED, RETRY, known, new
 from tests.unit.samples import at
 
 
@@ -67,9 +67,9 @@ def test_a_limiter_reopens_at_a_pace() -> None:
     assert limiter.denied_by(DenialReason.RATE, 5).rate == 10
 
 
-def test_reserved_requests_that_ask_together_leave_one_by_one() -> None:
+def test_early_requests_that_ask_together_leave_one_by_one() -> None:
     limiter, waits = known(100), [0.0]
-    while limiter.ask(1, RESERVED) is None:
+    while limiter.ask(1, EARLY) is None:
         waits.append(limiter.sending_wait(1))
     burst, early = [0.0] * 5, [n / 100 for n in range(1, 17)]
     assert waits == pytest.approx([*burst, *early]), "the last one was denied: its turn is more than 150 ms ahead"
@@ -77,13 +77,13 @@ def test_reserved_requests_that_ask_together_leave_one_by_one() -> None:
 
 
 def test_a_probe_does_not_wait_for_the_rate() -> None:
-    limiter = known(0.1).admitted(1, RESERVED, times=3)
+    limiter = known(0.1).admitted(1, EARLY, times=3)
     assert limiter.sending_wait(1) == 10
     assert limiter.broken(1).sending_wait(1) == 0
 
 
 def test_no_reservation_is_spare_while_admitted_requests_wait() -> None:
-    limiter = known(100).admitted(1, RESERVED, times=15)
+    limiter = known(100).admitted(1, EARLY, times=15)
     assert limiter.reserve(1, 3) == [at(1.11), at(1.12), at(1.13)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from guestledger.engine.limits.admission import DenialReason
-from tests.unit.limiters import RESERVED, Limiter, known, new
+from tests.unit.limiters import EARLY, RESERVED, Limiter, known, new
 from tests.unit.samples import at
 
 MICROSECOND = timedelta(microseconds=1)
@@ -54,18 +54,26 @@ def test_a_rate_is_dropped_after_a_long_time_without_a_throttle() -> None:
     assert limiter.state.is_clean(at(930.001), limiter.policy)
 
 
-def test_a_reserved_request_too_far_before_its_turn_is_denied() -> None:
-    limiter = known(10).admitted(1, RESERVED, times=4)
-    assert limiter.denied_by(DenialReason.RATE, 1, RESERVED).until == at(1.05)
-    limiter.admitted(1.05, RESERVED).denied_by(DenialReason.RATE, 1.05, RESERVED)
-    limiter.admitted(2, RESERVED, times=4).denied_by(DenialReason.RATE, 2, RESERVED)
+def test_a_late_reservation_beyond_the_burst_is_denied() -> None:
+    limiter = known(10).admitted(1, RESERVED, times=3)
+    assert limiter.denied_by(DenialReason.RATE, 1, RESERVED).until == at(1.1)
+    limiter.admitted(1.1, RESERVED).denied_by(DenialReason.RATE, 1.1, RESERVED)
+    limiter.admitted(2, RESERVED, times=3).denied_by(DenialReason.RATE, 2, RESERVED)
+
+
+def test_an_early_request_too_far_before_its_turn_is_denied() -> None:
+    limiter = known(10).admitted(1, EARLY, times=4)
+    assert limiter.denied_by(DenialReason.RATE, 1, EARLY).until == at(1.05)
+    limiter.admitted(1.05, EARLY).denied_by(DenialReason.RATE, 1.05, EARLY)
+    limiter.admitted(2, EARLY, times=4).denied_by(DenialReason.RATE, 2, EARLY)
 
 
 def test_requests_come_one_by_one_after_a_pause() -> None:
     limiter = known(10).throttled(0, 1).admitted(1)
     rate = rate_of(limiter, 1)
-    until = at(1 + 1 / rate - 0.15)
-    assert limiter.denied_by(DenialReason.RATE, 1.001, RESERVED).until == pytest.approx(until, abs=MICROSECOND)
+    assert limiter.denied_by(DenialReason.RATE, 1.001, RESERVED).until == at(1 + 1 / rate)
+    early = at(1 + 1 / rate - 0.15)
+    assert limiter.denied_by(DenialReason.RATE, 1.001, EARLY).until == pytest.approx(early, abs=MICROSECOND)
 
 
 def test_throttles_of_requests_in_flight_together_cut_the_rate_once() -> None:

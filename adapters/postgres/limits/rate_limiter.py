@@ -1,6 +1,5 @@
 """One row for each limiter that knows something, locked while it is used."""
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,6 +42,10 @@ class LimiterTransaction:
         self._in_flight = in_flight
         self._states = {name: state.following(now) for name, state in found.items()}
 
+    def sending_wait(self, name: str) -> timedelta:
+        """How long the next request that is admitted early waits before it is sent."""
+        return sending_wait(self._state(name), self.now)
+
     def admit(self, request: AdmissionRequest) -> Denied | None:
         """Admit a request, or say what denies it."""
         if not request.reserved and (denied := at_limit(self._in_flight, self.now, self._policy)):
@@ -51,10 +54,6 @@ class LimiterTransaction:
         self._states[request.limiter], denied = admit(state, request, self.now, self._policy)
         self._in_flight += denied is None and not request.reserved
         return denied
-
-    def sending_wait(self, name: str) -> timedelta:
-        """How long the next request waits before it is sent, if it is admitted."""
-        return sending_wait(self._state(name), self.now)
 
     def probes(self, name: str) -> bool:
         """Whether an admitted request is a probe."""
@@ -125,13 +124,9 @@ class PostgresRateLimiter:
             async with short_transaction(self._engine, durable=False) as driver:
                 await self.lock_head(driver)
                 limiters = await self.open(driver, [request.limiter], asking=asking)
-                wait = limiters.sending_wait(request.limiter)
                 denied = limiters.admit(request)
                 await self.write(driver, limiters)
-        if denied is not None:
-            return denied
-        await asyncio.sleep(wait.total_seconds())
-        return Admitted(at=limiters.now, probes=limiters.probes(request.limiter))
+                return denied or Admitted(at=limiters.now, probes=limiters.probes(request.limiter))
 
     async def observe(self, feedback: Feedback) -> None:
         """See `RateLimiter.observe`."""

@@ -131,7 +131,7 @@ class BatchRows:
         ]
 
     @property
-    def free_work(self) -> bool:
+    def frees_work(self) -> bool:
         """Whether a step is due now without a lease, as far as these rows show."""
         free = (
             row for row in self._steps.values() if row is not None and (isinstance(row, _Moved) or row.owner is None)
@@ -156,7 +156,7 @@ class BatchRows:
             return KeyDestroyed(append.stream_id, gone)
         wait = timedelta(0)
         if append.admission is not None:
-            wait = self._limiters.sending_wait(append.admission.limiter)
+            wait = self._limiters.sending_wait(append.admission.limiter)  # of this request: its admission changes it
             if denied := self._limiters.admit(append.admission):
                 return AppendDenied(denied)
         if append.feedback is not None:

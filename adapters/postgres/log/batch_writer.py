@@ -43,7 +43,7 @@ class BatchWriter:
         await driver.execute("COMMIT")
         self._policy.done = self._policy.done or records_policy
         self._limiter.note_written(limiters)
-        return outcomes, rows.free_work
+        return outcomes, rows.frees_work
 
     async def read_log(self, driver: Driver, batch: list[Proposal]) -> LogEnd:
         """Read the log's end, and what decides about these appends. Call it under the lock."""

@@ -47,7 +47,7 @@ class Step:
                 begin = self._begin(prepared, context)
             if not _announces(context, begin):
                 return StepResult(commands=(begin,))
-            request = context.admission(self.limiter)
+            request = replace(context.admission(self.limiter), early=True)
             try:
                 appended = await context.commit(begin, request)
             except AppendDenied as denial:
@@ -98,7 +98,7 @@ class _Sending:
         self.wait = appended.wait
         self._limiter = services.limiter
         # It has its place and its reservation already, and a refused token is no failure that a retry follows.
-        self._request = replace(request, retry=False, reserved=True)
+        self._request = replace(request, retry=False, reserved=True, early=False)
         self._sent = False
 
     async def before_send(self) -> None:

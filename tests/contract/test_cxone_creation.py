@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import itertools
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
@@ -129,6 +130,19 @@ async def test_answer_becomes_a_created_session(raw, client_of, session, status)
     assert (made.session_id, made.guest_token, made.status) == ("sess_9d4e8f1a", "gt_7x2k9m4p8q1w", "active")
     assert made.expires_at == datetime(2024, 5, 20, 15, 22, tzinfo=UTC)
     assert made.latency_ms >= 0
+
+
+async def test_wait_before_the_sending_is_no_latency(client_of, simulator, session, monkeypatch):
+    clock = itertools.count()  # a second passes at each look
+    monkeypatch.setattr("guestledger.adapters.cxone.client.time.perf_counter", lambda: next(clock))
+
+    async def before_send():
+        for _ in range(1_000):
+            next(clock)
+
+    async with client_of(simulator) as client:
+        made = await create(client, session, before_send=before_send)
+    assert made.latency_ms < 1_000_000
 
 
 async def test_expiry_with_an_offset_is_converted_to_utc(raw, client_of, session):

@@ -14,8 +14,8 @@ MAKE_SEQUENCE = """
     ALTER TABLE guestledger.events DISABLE TRIGGER check_batch"""
 """Also removes the guard that would refuse such positions."""
 
-_NEXT = "$1::bigint + number"
-_NEXT_OF_SEQUENCE = "nextval('guestledger.positions') + 0 * $1::bigint"
+_NEXT = "SELECT stream_id, version, position,"
+_NEXT_OF_SEQUENCE = "SELECT stream_id, version, nextval('guestledger.positions'),"
 
 
 class SequenceStore(PostgresEventStore):
@@ -27,6 +27,6 @@ class SequenceStore(PostgresEventStore):
         rows = BatchRows(log, await self._writer.open_limiters(driver, batch, log))
         outcomes = [rows.take(proposal) for proposal in batch]
         assert _NEXT in self._writer.statements.append
-        await driver.fetch(self._writer.statements.append.replace(_NEXT, _NEXT_OF_SEQUENCE), *rows.columns())
+        await driver.fetch(self._writer.statements.append.replace(_NEXT, _NEXT_OF_SEQUENCE), *rows.parameters())
         await driver.execute("COMMIT")
         return outcomes

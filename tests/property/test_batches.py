@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from hypothesis import given, strategies as st
+from msgspec import json
 
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
 from guestledger.adapters.postgres.log.batch import BatchRows, LogEnd, Proposal
+from guestledger.adapters.postgres.log.rows import EventRow, Leased, Moved, RequestKeyRow
 from guestledger.adapters.postgres.personal.sealed_append import Sealing
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import WrongExpectedVersion
@@ -53,18 +55,20 @@ planned = st.builds(
 )
 
 
-def written(table: Table, columns: Sequence[Any]) -> Table:
+def written(table: Table, parameters: Sequence[Any]) -> Table:
     """The table after the append statement, whose parts all see it as it was before."""
     after = Table()
     after.rows = dict(table.rows)
-    leased, moved, done = (list(zip(*columns[first:end], strict=True)) for first, end in ((13, 18), (18, 21), (21, 23)))
-    for stream_id, step, *row in leased:
-        after.rows[stream_id, step] = Row(*row)
-    for stream_id, step, due_at in moved:
-        after.rows[stream_id, step] = table.rows.get((stream_id, step), Row(due_at))._replace(due_at=due_at)
+    leased, moved = json.decode(parameters[3], type=list[Leased]), json.decode(parameters[4], type=list[Moved])
+    done = list(zip(*parameters[5:7], strict=True))
+    for row in leased:
+        after.rows[row.stream_id, row.step] = Row(row.due_at, owner=row.owner, lease_until=row.lease_until)
+    for row in moved:
+        key = row.stream_id, row.step
+        after.rows[key] = table.rows.get(key, Row(row.due_at))._replace(due_at=row.due_at)
     for key in done:
         after.rows.pop(key, None)
-    touched = [row[:2] for row in (*leased, *moved, *done)]
+    touched = [*((row.stream_id, row.step) for row in (*leased, *moved)), *done]
     assert len(set(touched)) == len(touched), "one statement cannot change a row twice"
     return after
 
@@ -112,12 +116,14 @@ def test_a_batch_merges_step_changes_as_if_applied_one_by_one(
                 key_owner[plan.key] = plan.stream_id
             assert isinstance(outcome, Appended)
             assert outcome.version == versions[plan.stream_id]
-    columns = batch.columns()
-    assert written(before, columns).rows == expected.rows
-    assert list(zip(columns[2], columns[3], columns[7], strict=True)) == [
+    parameters = batch.parameters()
+    assert written(before, parameters).rows == expected.rows
+    events = json.decode(parameters[1], type=list[EventRow])
+    assert [(event.stream_id, event.version, event.causation_id) for event in events] == [
         (append.stream_id, append.expected_version + number, append.causation_id)
         for append in accepted
         for number in range(1, len(append.events) + 1)
     ]
-    assert columns[0] == 9, "the events' positions follow the log's last one"
-    assert dict(zip(*columns[11:13], strict=True)) == key_owner
+    assert [event.position for event in events] == list(range(10, 10 + len(events))), "they follow the log's last one"
+    keys = json.decode(parameters[2], type=list[RequestKeyRow])
+    assert {row.idempotency_key: row.stream_id for row in keys} == key_owner

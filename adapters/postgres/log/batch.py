@@ -5,7 +5,12 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from msgspec import Raw
+from msgspec.structs import replace
+
+from guestledger.adapters.postgres.json_rows import json_text
 from guestledger.adapters.postgres.limits.rate_limiter import LimiterTransaction
+from guestledger.adapters.postgres.log.rows import EventRow, Leased, Moved, RequestKeyRow
 from guestledger.adapters.postgres.personal.sealed_append import IndexRow, SealedRow, Sealing
 from guestledger.adapters.postgres.personal.vault import KeyRow
 from guestledger.engine.domain.due import DueStep, StepName
@@ -57,22 +62,6 @@ class LogEnd(NamedTuple):
     """The states of those of them that have a row, under their locks."""
 
 
-class _Leased(NamedTuple):
-    """Set due time and lease."""
-
-    due_at: datetime
-    owner: UUID | None
-    lease_until: datetime | None
-    back_ms: int | None
-
-
-class _Moved(NamedTuple):
-    """Set the due time only."""
-
-    due_at: datetime
-    back_ms: int | None
-
-
 _Key = tuple[UUID, StepName]
 
 
@@ -91,51 +80,35 @@ class BatchRows:
         self._log = log
         self._limiters = limiters
         self._position = log.position
-        self._events: list[tuple[Any, ...]] = []
-        self._keys: list[tuple[str, UUID]] = []
+        self._events: list[EventRow] = []
+        self._keys: list[RequestKeyRow] = []
         self._sealed: list[SealedRow] = []
         self._index: list[IndexRow] = []
         self._data_keys: list[KeyRow] = []
-        self._steps: dict[_Key, _Leased | _Moved | None] = {}
+        self._steps: dict[_Key, Moved | None] = {}
         """`None`: done."""
         self._erased: list[tuple[UUID, str]] = []
 
-    def columns(self) -> list[Any]:
+    def parameters(self) -> list[Any]:
         """The values for the append statement, in its order."""
-        events = _arrays(self._events, 9)
-        leased, moved, done = [], [], []
-        for key, row in self._steps.items():
-            match row:
-                case _Leased():
-                    leased.append(key + row)
-                case _Moved():
-                    moved.append(key + row)
-                case None:
-                    done.append(key)
-        *leased_columns, leased_back = _arrays(leased, 6)
-        *moved_columns, moved_back = _arrays(moved, 4)
+        rows = self._steps.values()
         return [
-            self._log.position,
             self._log.recorded_at,
-            *events,
-            *_arrays(self._keys, 2),
-            *leased_columns,
-            *moved_columns,
-            *_arrays(done, 2),
-            *_arrays(self._sealed, 5),
-            *_arrays(self._index, 4),
+            json_text(self._events),
+            json_text(self._keys),
+            json_text([row for row in rows if isinstance(row, Leased)]),
+            json_text([row for row in rows if type(row) is Moved]),
+            *_arrays([key for key, row in self._steps.items() if row is None], 2),
+            json_text(self._sealed),
+            json_text(self._index),
             *_arrays(self._erased, 2),
-            leased_back,
-            moved_back,
-            *_arrays(self._data_keys, 5),
+            json_text(self._data_keys),
         ]
 
     @property
     def frees_work(self) -> bool:
         """Whether a step is due now without a lease, as far as these rows show."""
-        free = (
-            row for row in self._steps.values() if row is not None and (isinstance(row, _Moved) or row.owner is None)
-        )
+        free = (row for row in self._steps.values() if row and not (isinstance(row, Leased) and row.owner))
         return any(row.due_at <= self._log.now for row in free)
 
     def take(self, proposal: Proposal) -> Appended | Exception:
@@ -163,7 +136,7 @@ class BatchRows:
             self._limiters.observe(append.feedback)
         if key is not None:
             log.keys[key] = append.stream_id
-            self._keys.append((key, append.stream_id))
+            self._keys.append(RequestKeyRow(key, append.stream_id))
         self._take_events(proposal)
         self._take_personal(proposal)
         self._take_steps(append)
@@ -196,15 +169,16 @@ class BatchRows:
                 data=data,
             )
             self._events.append(
-                (
+                EventRow(
                     append.stream_id,
                     version,
+                    self._position,
                     event_type,
                     schema_version,
                     append.correlation_id,
                     append.causation_id,
                     append.actor,
-                    data,
+                    Raw(data),
                     leaf,
                 )
             )
@@ -230,13 +204,13 @@ class BatchRows:
             key, (due_at, back_ms) = (append.stream_id, due.step), _due(due, lead)
             earlier = self._steps.get(key)  # by an append before this one in the batch
             if due.step in changes.mine:
-                self._steps[key] = _Leased(due_at, owner, until, back_ms)
-            elif isinstance(earlier, _Leased):
-                self._steps[key] = earlier._replace(due_at=due_at, back_ms=back_ms)
+                self._steps[key] = Leased(*key, due_at, back_ms, owner, until)
+            elif isinstance(earlier, Leased):
+                self._steps[key] = replace(earlier, due_at=due_at, back_ms=back_ms)
             elif earlier is None and key in self._steps:
-                self._steps[key] = _Leased(due_at, None, None, back_ms)  # its row is deleted no more
+                self._steps[key] = Leased(*key, due_at, back_ms, None, None)  # its row is deleted no more
             else:
-                self._steps[key] = _Moved(due_at, back_ms)
+                self._steps[key] = Moved(*key, due_at, back_ms)
         for step in changes.done:
             self._steps[append.stream_id, step] = None
 

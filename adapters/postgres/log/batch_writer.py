@@ -35,9 +35,9 @@ class BatchWriter:
         rows = BatchRows(log, limiters)
         outcomes = [rows.take(proposal) for proposal in batch]
         if log.asked:
-            await driver.fetch(self.statements.append_limited, *rows.columns(), *limiters.columns())
+            await driver.fetch(self.statements.append_limited, *rows.parameters(), *limiters.columns())
         else:
-            await driver.fetch(self.statements.append, *rows.columns())
+            await driver.fetch(self.statements.append, *rows.parameters())
         if records_policy := self._policy.wanted([proposal.append for proposal in batch]):
             await self._policy.write(driver, log.position, log.now)
         await driver.execute("COMMIT")

@@ -1,13 +1,26 @@
-"""The SQL of appends, for the ledger in one schema. A batch goes in as one array per column."""
+"""The SQL of appends, for the ledger in one schema."""
 
 from uuid import UUID
 
+from guestledger.adapters.postgres.json_rows import rows_in
 from guestledger.adapters.postgres.limits.rows import locked_limits, written_limits
+from guestledger.adapters.postgres.log.rows import EventRow, Leased, Moved, RequestKeyRow
+from guestledger.adapters.postgres.personal.sealed_append import IndexRow, SealedRow
+from guestledger.adapters.postgres.personal.vault import KeyRow
 from guestledger.adapters.postgres.personal.vault_statements import IS_INDEX
 from guestledger.adapters.postgres.sql import quoted
+from guestledger.adapters.postgres.tables import data_keys, due_steps, events, personal, personal_index, request_keys
 from guestledger.adapters.postgres.transactions import TRANSACTION_LIMITS
 from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.log.recorded import month_bounds, month_of
+
+_EVENT = EventRow.__struct_fields__
+_KEY = RequestKeyRow.__struct_fields__
+_MOVED = Moved.__struct_fields__
+_LEASED = Leased.__struct_fields__
+_SEALED = SealedRow.__struct_fields__
+_INDEX = IndexRow.__struct_fields__
+_DATA_KEY = KeyRow.__struct_fields__
 
 
 class AppendStatements:
@@ -47,74 +60,63 @@ class AppendStatements:
 
         append = f"""
             WITH new_events AS (
-                INSERT INTO {s}.events (stream_id, version, position, event_type, schema_version, recorded_at,
-                                        correlation_id, causation_id, actor, data, leaf_hash)
-                SELECT stream_id, version, $1::bigint + number, event_type, schema_version, $2::timestamptz,
-                       correlation_id, causation_id, actor, data::json, leaf_hash
-                  FROM unnest($3::uuid[], $4::int[], $5::text[], $6::smallint[],
-                              $7::text[], $8::uuid[], $9::text[], $10::text[], $11::bytea[]) WITH ORDINALITY
-                    AS new(stream_id, version, event_type, schema_version,
-                           correlation_id, causation_id, actor, data, leaf_hash, number)
+                INSERT INTO {s}.events ({", ".join(_EVENT)}, recorded_at)
+                SELECT *, $1::timestamptz FROM ({rows_in("$2", events, _EVENT)}) AS new
                 RETURNING position, recorded_at
             ), new_batch AS (
                 INSERT INTO {s}.batches (position, recorded_at)
                 SELECT position, recorded_at FROM new_events ORDER BY position DESC LIMIT 1
                 RETURNING position
             ), new_keys AS (
-                INSERT INTO {s}.request_keys (idempotency_key, stream_id)
-                SELECT * FROM unnest($12::text[], $13::uuid[])
+                INSERT INTO {s}.request_keys ({", ".join(_KEY)}) {rows_in("$3", request_keys, _KEY)}
                 RETURNING stream_id
             ), leased AS (
-                INSERT INTO {s}.due_steps (stream_id, step, due_at, owner, lease_until, back_ms, set_at)
-                SELECT *, now() FROM unnest($14::uuid[], $15::text[], $16::timestamptz[], $17::uuid[], $18::timestamptz[],
-                                            $35::bigint[])
+                INSERT INTO {s}.due_steps ({", ".join(_LEASED)}, set_at)
+                SELECT *, now() FROM ({rows_in("$4", due_steps, _LEASED)}) AS new
                 ON CONFLICT (stream_id, step) DO UPDATE
                    SET due_at = excluded.due_at, owner = excluded.owner, lease_until = excluded.lease_until,
                        back_ms = excluded.back_ms, set_at = excluded.set_at
                 RETURNING stream_id
             ), moved AS (
-                INSERT INTO {s}.due_steps (stream_id, step, due_at, back_ms, set_at)
-                SELECT *, now() FROM unnest($19::uuid[], $20::text[], $21::timestamptz[], $36::bigint[])
+                INSERT INTO {s}.due_steps ({", ".join(_MOVED)}, set_at)
+                SELECT *, now() FROM ({rows_in("$5", due_steps, _MOVED)}) AS new
                 ON CONFLICT (stream_id, step) DO UPDATE
                    SET due_at = excluded.due_at, back_ms = excluded.back_ms, set_at = excluded.set_at
                 RETURNING stream_id
             ), done AS (
                 DELETE FROM {s}.due_steps
-                 WHERE stream_id = ANY($22::uuid[]) AND (stream_id, step) IN (SELECT * FROM unnest($22::uuid[], $23::text[]))
+                 WHERE stream_id = ANY($6::uuid[]) AND (stream_id, step) IN (SELECT * FROM unnest($6::uuid[], $7::text[]))
             ), sealed AS (
-                INSERT INTO {s}.personal (stream_id, version, purpose, key_id, sealed)
-                SELECT * FROM unnest($24::uuid[], $25::int[], $26::text[], $27::uuid[], $28::bytea[])
+                INSERT INTO {s}.personal ({", ".join(_SEALED)}) {rows_in("$8", personal, _SEALED)}
                 RETURNING stream_id
             ), indexed AS (
-                INSERT INTO {s}.personal_index (stream_id, subject, ip_address, fingerprint)
-                SELECT * FROM unnest($29::uuid[], $30::bytea[], $31::bytea[], $32::bytea[])
+                INSERT INTO {s}.personal_index ({", ".join(_INDEX)}) {rows_in("$9", personal_index, _INDEX)}
                 RETURNING stream_id
             ), erased AS (
                 DELETE FROM {s}.personal
-                 WHERE stream_id = ANY($33::uuid[]) AND (stream_id, purpose) IN (SELECT * FROM unnest($33::uuid[], $34::text[]))
+                 WHERE stream_id = ANY($10::uuid[]) AND (stream_id, purpose) IN (SELECT * FROM unnest($10::uuid[], $11::text[]))
                 RETURNING stream_id, key_id
             ), fenced AS (
                 INSERT INTO {s}.destroyed_keys (key_id, destroyed_at)
-                SELECT DISTINCT key_id, $2::timestamptz FROM erased JOIN {s}.personal_index AS i USING (stream_id)
-                 WHERE stream_id = ANY($33::uuid[]) AND i.subject = uuid_send(stream_id)
+                SELECT DISTINCT key_id, $1::timestamptz FROM erased JOIN {s}.personal_index AS i USING (stream_id)
+                 WHERE stream_id = ANY($10::uuid[]) AND i.subject = uuid_send(stream_id)
                 ON CONFLICT (key_id) DO NOTHING
                 RETURNING key_id
             ), shredded AS (
                 DELETE FROM {s}.data_keys WHERE key_id = ANY(ARRAY(SELECT key_id FROM fenced))
             ), unindexed AS (
                 DELETE FROM {s}.personal_index
-                 WHERE stream_id = ANY(ARRAY(SELECT stream_id FROM unnest($33::uuid[], $34::text[]) AS e(stream_id, purpose)
+                 WHERE stream_id = ANY(ARRAY(SELECT stream_id FROM unnest($10::uuid[], $11::text[]) AS e(stream_id, purpose)
                                               WHERE purpose = '{Purpose.CONTACT}'))
             ), new_data_keys AS (
-                INSERT INTO {s}.data_keys (key_id, subject, purpose, wrapped, kek)
-                SELECT * FROM unnest($37::uuid[], $38::bytea[], $39::text[], $40::bytea[], $41::text[])
+                INSERT INTO {s}.data_keys ({", ".join(_DATA_KEY)}) {rows_in("$12", data_keys, _DATA_KEY)}
                 RETURNING key_id
             ){{limits}}
             SELECT count(*) FROM new_events"""
         # A plan may be kept while tables grow: all look-ups are by arrays, which use indexes.
         self.append = append.format(limits="")
         """With the data that it erases go the keys of a session that is its own subject. Other keys are shared."""
-        self.append_limited = append.format(limits=f", {written_limits(schema, '$42', '$43')}")
+        self.append_limited = append.format(limits=f", {written_limits(schema, '$13', '$14')}")
         """As `append`; also writes limiters. A database user that only reveals and erases may not."""
         self._locked = locked_limits(schema, "$5")
 

@@ -59,16 +59,19 @@ class PersonalData:
     def seal_now(self, append: Append) -> Sealing | None:
         """The append without its personal values, and the rows that hold them; `None`: something has to be fetched first."""
         found = found_values(append)
+        purposes = purposes_of(append, found)
         has_key = append.idempotency_key is not None and not is_remote_key(append.idempotency_key)
-        if not purposes_of(append, found) and not has_key:
+        if not purposes and not has_key:
             return Sealing(append.events, key=append.idempotency_key)
-        needed = self._known(append, found)
+        needed = self._known(append, found, purposes)
         return None if needed is None else sealed(append, found, needed)
 
     async def seal(self, append: Append) -> Sealing:
         """As `seal_now`. Raises `ServiceError`."""
         found = found_values(append)
-        return self.seal_now(append) or sealed(append, found, await self._fetched(append, found))
+        return self.seal_now(append) or sealed(
+            append, found, await self._fetched(append, found, purposes_of(append, found))
+        )
 
     async def discard(self, sealing: Sealing, refused: KeyTaken | SubjectErased) -> None:
         """Clean up after an append that was refused: nothing will need the keys that were made for it."""
@@ -79,7 +82,7 @@ class PersonalData:
             with suppress(ServiceError):  # a key that is left opens nothing
                 await self.vault.destroy(await self.vault.ids(opened.subject))
 
-    def _known(self, append: Append, found: Found) -> Needed | None:
+    def _known(self, append: Append, found: Found, purposes: Collection[Purpose]) -> Needed | None:
         ledger_id, hashed = self._facts.known_id, self.vault.hashing
         subject = self._subjects.get(append.stream_id) or self._new_subject(append, hashed)
         if ledger_id is None or hashed is None or subject is None:
@@ -88,21 +91,21 @@ class PersonalData:
         is_new = append.expected_version == 0 and subject == append.stream_id.bytes and any(found)
         data_keys = self.vault.propose(subject, purposes_of_session(append.events[0])) if is_new else ()
         keys = {}
-        for purpose in purposes_of(append, found):
+        for purpose in purposes:
             key = self.vault.cached(subject, purpose)
             if key is None:
                 return None
             keys[purpose] = key
         return Needed(ledger_id, hashed, subject, keys, data_keys)
 
-    async def _fetched(self, append: Append, found: Found) -> Needed:
+    async def _fetched(self, append: Append, found: Found, purposes: Collection[Purpose]) -> Needed:
         ledger_id, hashed = await self._basics()
-        if (known := self._known(append, found)) is not None:
+        if (known := self._known(append, found, purposes)) is not None:
             return known
         subject = await self._subject(append, hashed)
         keys = {}
         if subject is not None:
-            for purpose in purposes_of(append, found):
+            for purpose in purposes:
                 keys[purpose] = await self.vault.key_of(subject, purpose)
         return Needed(ledger_id, hashed, subject, keys)
 

@@ -5,6 +5,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from guestledger.adapters.postgres.personal.vault import KeyRow
@@ -22,7 +23,7 @@ Found = Sequence[Mapping[str, str]]
 """The personal values of each event, by path."""
 
 
-class SealedRow(NamedTuple):
+class SealedRow(Struct, frozen=True, gc=False):
     """A row of `personal`."""
 
     stream_id: UUID
@@ -32,7 +33,7 @@ class SealedRow(NamedTuple):
     sealed: bytes
 
 
-class IndexRow(NamedTuple):
+class IndexRow(Struct, frozen=True, gc=False):
     """A row of `personal_index`: keyed hashes, for look-ups."""
 
     stream_id: UUID

@@ -4,9 +4,11 @@ import asyncio
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
+from msgspec.structs import astuple
 from uuid_utils.compat import uuid7
 
 from guestledger.adapters.crypto.hashing import KeyedHash
@@ -24,7 +26,7 @@ from guestledger.engine.domain.personal import Purpose
 _Owner = tuple[bytes, str]
 
 
-class KeyRow(NamedTuple):
+class KeyRow(Struct, frozen=True, gc=False):
     """A row of `data_keys`."""
 
     key_id: UUID
@@ -178,7 +180,7 @@ class PostgresKeyVault:
         newest = await self._ring.newest()
         row = _new_row((b"", INDEX), newest.key, await self._facts.id())
         source = self._ring.source if newest.wrapped else None
-        await self._database.fetch(self._statements.make_index, *row, source, newest.wrapped or None)
+        await self._database.fetch(self._statements.make_index, *astuple(row), source, newest.wrapped or None)
 
     async def _fetch_wanted(self) -> None:
         try:
@@ -193,7 +195,7 @@ class PostgresKeyVault:
             current = self._current or await self._load_index()
             # In one order, or two processes could wait for each other.
             rows = [_new_row(owner, current, self._ledger_id) for owner in sorted(wanted)]
-            columns = [list(column) for column in zip(*rows, strict=True)]
+            columns = [list(column) for column in zip(*map(astuple, rows), strict=True)]
             found = await self._database.fetch(self._statements.get_or_make, *columns)
             keys = {(row["subject"], row["purpose"]): await self._unwrapped(row) for row in found}
         except Exception as error:  # noqa: BLE001 - whatever it is, its callers have to get it

@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ARRAY, Column, Table
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Table
 
+from guestledger.adapters.postgres.json_rows import json_text, rows_in
 from guestledger.adapters.postgres.projections.shadow import shadow_name
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver
 from guestledger.engine.log.recorded import RecordedEvent
-
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 
@@ -39,16 +37,13 @@ class RowChanges:
     def replace(self, table: Table, rows: Sequence[msgspec.Struct]) -> None:
         """Insert these rows, or replace those with the same key."""
         if rows:
-            values = zip(*map(msgspec.structs.astuple, rows), strict=True)
-            columns = dict(zip(rows[0].__struct_fields__, values, strict=True))
-            kept = {name: column for name, column in columns.items() if name in table.c}
-            self._upsert(table, kept, "{column} = excluded.{column}")
+            names = [name for name in rows[0].__struct_fields__ if name in table.c]
+            self._upsert(table, names, rows, "{column} = excluded.{column}")
 
     def add(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert these rows, or add their numbers to those with the same key."""
         if rows:
-            values = {name: [row[name] for row in rows] for name in rows[0]}
-            self._upsert(table, values, "{column} = old.{column} + excluded.{column}")
+            self._upsert(table, list(rows[0]), rows, "{column} = old.{column} + excluded.{column}")
 
     async def write(self, checkpoints: Sequence[str], position: int) -> None:
         """Write all changes, and set these checkpoints to `position`."""
@@ -61,34 +56,15 @@ class RowChanges:
             f"WITH {changes} {move}" if changes else move, *self._values, list(checkpoints), position
         )
 
-    def _upsert(self, table: Table, values: Mapping[str, Sequence[Any]], change: str) -> None:
-        first = len(self._values) + 1
-        # unnest would flatten arrays in an array, so they go in as text.
-        nested = {name for name in values if isinstance(table.c[name].type, ARRAY)}
-        types = {name: "text" if name in nested else _type(table.c[name]) for name in values}
-        arrays = ", ".join(f"${number}::{types[name]}[]" for number, name in enumerate(values, first))
-        given = ", ".join(f"{name}::{_type(table.c[name])}" if name in nested else name for name in values)
+    def _upsert(self, table: Table, names: Sequence[str], rows: Sequence[Any], change: str) -> None:
         key = ", ".join(column.name for column in table.primary_key)
-        changes = ", ".join(change.format(column=name) for name in values if not table.c[name].primary_key)
+        changes = ", ".join(change.format(column=name) for name in names if not table.c[name].primary_key)
+        self._values.append(json_text(rows))
         self._statements.append(
-            f"INSERT INTO {self._name(table)} AS old ({', '.join(values)}) "
-            f"SELECT {given} FROM unnest({arrays}) AS given ({', '.join(values)}) "
+            f"INSERT INTO {self._name(table)} AS old ({', '.join(names)}) "
+            f"{rows_in(f'${len(self._values)}', table, names)} "
             f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
         )
-        self._values += [_literals(column) if name in nested else column for name, column in values.items()]
 
     def _name(self, table: Table) -> str:
         return f"{self._schema}.{shadow_name(table) if self._shadow else table.name}"
-
-
-def _literals(arrays: Sequence[Sequence[object]]) -> list[str]:
-    return ["{" + ",".join(map(_element, array)) + "}" for array in arrays]
-
-
-def _element(value: object) -> str:
-    text = str(value).replace("\\", r"\\").replace('"', r"\"")
-    return f'"{text}"'
-
-
-def _type(column: Column[Any]) -> str:
-    return str(column.type.compile(_DIALECT))

@@ -61,10 +61,10 @@ class Paced:
     paused: asyncio.Future[None] | None = None
     statement = ""
 
-    async def _write(self, driver: Any, batch: Any) -> Any:
+    async def _write(self, driver: Any, batch: Any, **options: Any) -> Any:
         self.pid = driver.get_server_pid()
         try:
-            return await super()._write(_Stepwise(driver, self), batch)  # type: ignore[misc]
+            return await super()._write(_Stepwise(driver, self), batch, **options)  # type: ignore[misc]
         finally:
             self.pid = None
 

@@ -21,11 +21,12 @@ _NEXT_OF_SEQUENCE = "SELECT stream_id, version, nextval('guestledger.positions')
 class SequenceStore(PostgresEventStore):
     """Needs `MAKE_SEQUENCE` in the ledger's schema."""
 
-    async def _write(self, driver: Any, batch: Any) -> Any:
+    async def _write(self, driver: Any, batch: Any, **_: Any) -> Any:
+        proposals = [proposal for _caller, proposal in batch]
         await driver.execute("BEGIN")
-        log = await self._writer.read_log(driver, batch)
-        rows = BatchRows(log, await self._writer.open_limiters(driver, batch, log))
-        outcomes = [rows.take(proposal) for proposal in batch]
+        log = await self._writer.read_log(driver, proposals)
+        rows = BatchRows(log, await self._writer.open_limiters(driver, proposals, log))
+        outcomes = [rows.take(proposal) for proposal in proposals]
         assert _NEXT in self._writer.statements.append
         await driver.fetch(self._writer.statements.append.replace(_NEXT, _NEXT_OF_SEQUENCE), *rows.parameters())
         await driver.execute("COMMIT")

@@ -181,19 +181,19 @@ async def test_positions_are_dense_and_readers_miss_no_event_under_concurrent_ap
     assert len({done.position for done in appended}) == len(appended) == streams * rounds
 
 
-async def test_appends_that_arrive_during_a_commit_share_the_next_batch(
-    store: PostgresEventStore, held_log: Any
-) -> None:
+async def test_appends_share_a_batch_until_it_has_the_ledgers_lock(store: PostgresEventStore, held_log: Any) -> None:
     async with held_log:
         first = asyncio.create_task(store.append(an_append()))
         await held_log.waiting()
         rest = [asyncio.create_task(store.append(an_append())) for _ in range(20)]
         await asyncio.sleep(0)
+        withdrawn = rest.pop(7)
+        withdrawn.cancel()
+        await asyncio.wait((withdrawn,))
 
     one, others = await first, await asyncio.gather(*rest)
-    assert len({done.recorded_at for done in others}) == 1
-    assert others[0].recorded_at > one.recorded_at
-    assert [done.position for done in others] == list(range(1, 21))
+    assert {done.recorded_at for done in others} == {one.recorded_at}
+    assert [done.position for done in (one, *others)] == list(range(20))
 
 
 async def test_appends_beyond_the_batch_size_are_stored_in_arrival_order(store: PostgresEventStore) -> None:

@@ -58,8 +58,8 @@ class CutStore(PostgresEventStore):
     after: bool
     cut = False
 
-    async def _write(self, driver: Any, batch: Any) -> Any:
-        return await super()._write(driver if self.cut else _Cut(driver, self), batch)
+    async def _write(self, driver: Any, batch: Any, **options: Any) -> Any:
+        return await super()._write(driver if self.cut else _Cut(driver, self), batch, **options)
 
 
 class _Cut:
@@ -202,9 +202,9 @@ class CountingStore(PostgresEventStore):
         super().__init__(*args, **options)
         self.tried: list[int] = []
 
-    async def _write_once(self, batch: Any) -> Any:
+    async def _write_once(self, batch: Any, **options: Any) -> Any:
         self.tried.append(id(batch))
-        return await super()._write_once(batch)
+        return await super()._write_once(batch, **options)
 
 
 async def test_waiting_appends_fail_together_when_the_server_is_gone(data_dir: Path) -> None:
@@ -243,8 +243,8 @@ async def test_a_stalled_writer_loses_the_log_lock_after_ten_seconds(stores: Sto
     seen: list[str] = []
 
     class Looking(PostgresEventStore):
-        async def _write(self, driver: Any, batch: Any) -> Any:
-            return await super()._write(_Looking(driver), batch)
+        async def _write(self, driver: Any, batch: Any, **options: Any) -> Any:
+            return await super()._write(_Looking(driver), batch, **options)
 
     class _Looking:
         """Looks after the transaction has begun."""

@@ -22,14 +22,18 @@ class BatchWriter:
         self._limiter = limiter
         self._policy = PolicyRecord(schema, policy)
 
+    async def lock(self, driver: Driver) -> None:
+        """Open the transaction of a batch, and wait for the ledger's lock."""
+        # The lock first, reading in a *later* statement: only its snapshot is sure to see the last commit. A row lock without
+        # a change leaves no dead row.
+        await driver.execute(self.statements.begin)
+
     async def write(self, driver: Driver, batch: list[Proposal]) -> tuple[list[Appended | Exception], bool]:
-        """Write a batch in one transaction.
+        """Write a batch under the lock, and commit it.
 
         Returns the outcome of each append, in order, and whether a step is due now that any process may claim.
         """
-        # Four round trips, seldom more, which all appends of the batch wait for. The lock first, reading in a *later*
-        # statement: only its snapshot is sure to see the last commit. A row lock without a change leaves no dead row.
-        await driver.execute(self.statements.begin)
+        # Three round trips, seldom more, which every process's appends wait for.
         log = await self.read_log(driver, batch)
         limiters = await self.open_limiters(driver, batch, log)
         rows = BatchRows(log, limiters)

@@ -1,9 +1,10 @@
 """The event log in PostgreSQL: group commit under the ledger's lock, dense positions in commit order."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
-from itertools import islice
+from functools import partial
+from itertools import islice, takewhile
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -50,7 +51,7 @@ _Batch = list[tuple[_Caller, Proposal]]
 
 
 class PostgresEventStore(LogReader):
-    """Appends from many coroutines gather while one batch commits, and are committed together with the next.
+    """Appends from many coroutines gather until the ledger's lock is free, and are committed together.
 
     Durability is the server's: with `synchronous_commit` on, an append that returned survives a crash. While the database
     or the key vault is away, appends wait for it: at most `patience` seconds per try, and about as long over all tries.
@@ -165,6 +166,10 @@ class PostgresEventStore(LogReader):
             await asyncio.wait(tasks, timeout=_SEALING_SECONDS)
             if len(tasks) == len(taken):
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return self._sealed_of(taken)
+
+    def _sealed_of(self, taken: Iterable[tuple[_Caller, _Sealing]]) -> _Batch:
+        """Those that can be written now; they wait no more."""
         batch: _Batch = []
         for caller, sealing in taken:
             if isinstance(sealing, asyncio.Task) and not sealing.done():
@@ -193,11 +198,13 @@ class PostgresEventStore(LogReader):
     async def _seal(self, append: Append) -> Proposal:
         return _proposed(append, await self._until_answered(self._personal.seal, append))
 
-    async def _commit(self, batch: _Batch) -> None:
+    async def _commit(self, batch: _Batch, *, gathers: bool = True) -> None:
+        """Write a batch, with what arrives before it has the lock if it `gathers`."""
+        write_once = partial(self._write_once, gathers=gathers)
         try:
             # Also after a COMMIT whose fate is unknown: the lost transaction holds the ledger's lock to its end, and under that
             # lock a recorded append is recognised by its causation.
-            outcomes = await self._until_answered(self._write_once, [proposal for _caller, proposal in batch])
+            outcomes = await self._until_answered(write_once, batch)
             self._failed = None
         except ServiceUnreachable as error:
             self._note_failure(error)
@@ -211,8 +218,8 @@ class PostgresEventStore(LogReader):
             if len(batch) > 1 and not isinstance(error, ServiceError):
                 # One append cannot be stored: halve the batch until it is rejected alone.
                 middle = len(batch) // 2
-                await self._commit(batch[:middle])
-                await self._commit(batch[middle:])
+                await self._commit(batch[:middle], gathers=False)
+                await self._commit(batch[middle:], gathers=False)
                 return
             outcomes = [error] * len(batch)
         for (caller, _proposal), outcome in zip(batch, outcomes, strict=True):
@@ -243,14 +250,20 @@ class PostgresEventStore(LogReader):
         answer: _Answer = await retrying(once, given)
         return answer
 
-    async def _write_once(self, batch: list[Proposal]) -> list[Appended | Exception]:
+    async def _write_once(self, batch: _Batch, *, gathers: bool) -> list[Appended | Exception]:
         with reported():
             async with asyncio.timeout(self._patience), self._connection.use() as driver:
-                with self._telemetry.committing([proposal.append for proposal in batch]):
-                    return await self._write(driver, batch)
+                return await self._write(driver, batch, gathers=gathers)
 
-    async def _write(self, driver: Driver, batch: list[Proposal]) -> list[Appended | Exception]:
-        outcomes, frees_work = await self._writer.write(driver, batch)
+    async def _write(self, driver: Driver, batch: _Batch, *, gathers: bool) -> list[Appended | Exception]:
+        await self._writer.lock(driver)
+        if gathers:
+            # While other processes had the lock, more has arrived: it need not wait for the next turn.
+            arrived = islice(self._waiting.items(), MAX_IN_BATCH - len(batch))
+            batch += self._sealed_of([*takewhile(lambda item: isinstance(item[1], Proposal), arrived)])
+        proposals = [proposal for _caller, proposal in batch]
+        with self._telemetry.committing([proposal.append for proposal in proposals]):
+            outcomes, frees_work = await self._writer.write(driver, proposals)
         self._notifier.announce(urgent=frees_work)
         return outcomes
 

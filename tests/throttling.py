@@ -66,10 +66,14 @@ class Bucket(Server):
 
 
 class Changing(Bucket):
-    """Its rate halves after 90 s, and doubles again after 180 s."""
+    """Its rate halves after 90 s, and doubles again at `doubled_at` s."""
+
+    def __init__(self, rate: float, burst: float, retry_after: float, *, doubled_at: float = 180) -> None:
+        super().__init__(rate, burst, retry_after)
+        self._doubled_at = doubled_at
 
     def ask(self, now: float, chance: random.Random) -> float | None:
-        full, self.rate = self.rate, self.rate / 2 if 90 <= now < 180 else self.rate
+        full, self.rate = self.rate, self.rate / 2 if 90 <= now < self._doubled_at else self.rate
         try:
             return super().ask(now, chance)
         finally:

@@ -97,7 +97,7 @@ class Reader:
             # The answer is whole, so the next one would be the same.
             missing = self._channel.protocols if status else self._channel.status
             return _unreadable(answer, FailureKind.FINAL, f"{missing}: {shown_field(fields, missing)}")
-        protocols = tuple(one for one in listed if isinstance(one, str) and re.fullmatch(NO_CONTROLS, one[:256]))
+        protocols = tuple(one for one in listed if isinstance(one, str) and re.fullmatch(NO_CONTROLS, one))
         problem, detail = None, ""
         if status != "active":
             problem, detail = Cause.CHANNEL_INACTIVE, status

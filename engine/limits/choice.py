@@ -16,7 +16,7 @@ MOST_BY_CHANCE = 0.25
 """No larger share of requests is throttled by chance."""
 
 # The share of the time that may be lost to trying a higher rate.
-_BUDGET = 0.016
+_BUDGET = 0.022
 # How many requests' time a throttle costs beside its pause: of two rates with the same goodput the lower one is better.
 _PENALTY = 10.0
 # The lowest rate with this share of the best goodput is taken.

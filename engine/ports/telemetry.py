@@ -89,7 +89,7 @@ class Telemetry(Protocol):
         ...
 
     def committing(self, appends: Sequence[Append]) -> AbstractContextManager[object]:
-        """A batch of appends is committed."""
+        """A batch of appends, which has the ledger's lock, is committed."""
         ...
 
 

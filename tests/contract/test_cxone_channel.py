@@ -252,7 +252,8 @@ async def test_channel_answer_of_another_shape_is_final(raw, client_of, body, de
 
 
 async def test_unreadable_protocols_are_skipped(raw, client_of):
-    body = b'{"status":"active","supportedProtocols":[null,7,"",{"a":1},"web_chat"]}'
+    long = b'"%s\\u0000"' % (b"x" * 300)
+    body = b'{"status":"active","supportedProtocols":[null,7,"",{"a":1},"a\\u0000",%s,"web_chat"]}' % long
     async with raw.server(raw.token, raw.http(200, body)) as server, client_of(server) as client:
         found = await client.look_up_channel("ch_1")
     assert (found.problem, found.protocols) == (None, ("web_chat",))

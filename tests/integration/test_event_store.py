@@ -75,7 +75,7 @@ async def test_appended_events_are_read_back_unchanged(store: PostgresEventStore
 
 
 async def test_a_row_stores_the_canonical_text_of_its_event(store: PostgresEventStore, sql: Any) -> None:
-    events = (*ONE_OF_EACH, lookup_failed(detail=AWKWARD), was_validated(protocols=(AWKWARD, "")))
+    events = (*ONE_OF_EACH, lookup_failed(detail=AWKWARD), was_validated(protocols=(AWKWARD, "", "a NUL: \0")))
     await store.append(an_append(events=events))
 
     rows = await sql("SELECT event_type, schema_version, data::text FROM events ORDER BY position")
@@ -194,6 +194,31 @@ async def test_appends_share_a_batch_until_it_has_the_ledgers_lock(store: Postgr
     one, others = await first, await asyncio.gather(*rest)
     assert {done.recorded_at for done in others} == {one.recorded_at}
     assert [done.position for done in (one, *others)] == list(range(20))
+
+
+async def test_a_batch_gathers_no_more_than_its_size(store: PostgresEventStore, held_log: Any) -> None:
+    async with held_log:
+        first = asyncio.create_task(store.append(an_append()))
+        await held_log.waiting()
+        rest = [asyncio.create_task(store.append(an_append())) for _ in range(MAX_IN_BATCH + 1)]
+        await asyncio.sleep(0)
+
+    done = await asyncio.gather(first, *rest)
+    assert [one.position for one in done] == list(range(MAX_IN_BATCH + 2)), "in the order of arrival"
+    assert [one.recorded_at == done[0].recorded_at for one in done] == [True] * MAX_IN_BATCH + [False] * 2
+
+
+async def test_a_gathered_append_that_postgresql_refuses_fails_alone(store: PostgresEventStore, held_log: Any) -> None:
+    async with held_log:
+        first = asyncio.create_task(store.append(an_append()))
+        await held_log.waiting()
+        appends = [an_append(), an_append(correlation_id="a NUL: \0"), an_append()]
+        rest = [asyncio.create_task(store.append(append)) for append in appends]
+        await asyncio.sleep(0)
+
+    done = await outcomes(first, *rest)
+    assert [type(one) for one in done] == [Appended, Appended, DatabaseFault, Appended]
+    assert [one.position for one in done if isinstance(one, Appended)] == [0, 1, 2]
 
 
 async def test_appends_beyond_the_batch_size_are_stored_in_arrival_order(store: PostgresEventStore) -> None:

@@ -102,6 +102,23 @@ async def test_a_batch_is_stored_once_if_its_backend_dies_at_any_round_trip(
     await assert_each_is_stored_once(watch, appends, answers)
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+@pytest.mark.parametrize("word", ROUND_TRIPS[1:])
+async def test_a_batch_that_gathered_is_stored_once_if_its_backend_dies(
+    stores: Stores, watch: asyncpg.Connection, word: str, after: bool
+) -> None:
+    store = stores.open(CutStore, patience=30)
+    store.word, store.after = word, after
+    appends = [proposed() for _ in range(20)]
+    first = asyncio.create_task(store.append(appends[0]))
+    while not store._connection._driver:  # the batch is taken, and has no lock yet
+        await asyncio.sleep(0)
+    answers = await asyncio.gather(first, *map(store.append, appends[1:]))
+    assert store.cut
+    assert len({answer.recorded_at for answer in answers}) == 1, "it was one batch"
+    await assert_each_is_stored_once(watch, appends, answers)
+
+
 @asynccontextmanager
 async def cutting_proxy(url: str, directory: Path, *, cuts: int, wait_for_answer: bool) -> AsyncIterator[str]:
     """A proxy that breaks `cuts` connections at their COMMIT: once it is forwarded, or once the server has answered."""

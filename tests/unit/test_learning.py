@@ -88,8 +88,8 @@ def test_a_limit_that_looked_like_chance_closes_for_all_again() -> None:
     limiter.denied_by(DenialReason.CLOSED, 61)
 
 
-@pytest.mark.parametrize("burst", [1, 50])
-def test_a_quota_that_halves_and_doubles_is_followed(burst: int) -> None:
-    seen = simulate(Changing(50, burst, 1.0), seed=1, span_s=270)
+@pytest.mark.parametrize(("burst", "later"), [(1, 0), (1, 20), (1, 40), (50, 0)])
+def test_a_quota_that_halves_and_doubles_is_followed(burst: int, later: int) -> None:
+    seen = simulate(Changing(50, burst, 1.0, doubled_at=180 + later), seed=1, span_s=270 + later)
     assert throttled_share(seen, 100, 110) < 0.05, "within 10 s"
-    assert goodput(seen, 240, 270) >= 0.8 * 50, "within 60 s"
+    assert goodput(seen, 240 + later, 270 + later) >= 0.8 * 50, "within 60 s, whenever the last try was"

@@ -1,13 +1,11 @@
-"""The rows of limiters, as parts of other statements: a batch of appends reads and writes them without a round trip of its own.
-
-They pass as the text of JSON: a host's connections may have codecs of their own for json.
-"""
+"""The rows of limiters, as parts of other statements: a batch of appends reads and writes them without a round trip of its own."""
 
 from collections.abc import Collection, Mapping
 
 import msgspec
 from msgspec.structs import asdict
 
+from guestledger.adapters.postgres.json_rows import json_text
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.engine.limits.state import LimiterState
 
@@ -43,4 +41,4 @@ def states_of(text: str | None) -> dict[str, LimiterState]:
 def row_columns(kept: Mapping[str, LimiterState], dropped: Collection[str]) -> tuple[str, list[str]]:
     """The values for `written_limits`."""
     rows = [{"name": name, **asdict(state)} for name, state in kept.items()]
-    return msgspec.json.encode(rows).decode(), list(dropped)
+    return json_text(rows), list(dropped)

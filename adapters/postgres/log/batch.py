@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from msgspec import Raw
 from msgspec.structs import replace
 
 from guestledger.adapters.postgres.json_rows import json_text
@@ -85,7 +84,7 @@ class BatchRows:
         self._sealed: list[SealedRow] = []
         self._index: list[IndexRow] = []
         self._data_keys: list[KeyRow] = []
-        self._steps: dict[_Key, Moved | None] = {}
+        self._steps: dict[_Key, Moved | Leased | None] = {}
         """`None`: done."""
         self._erased: list[tuple[UUID, str]] = []
 
@@ -97,7 +96,7 @@ class BatchRows:
             json_text(self._events),
             json_text(self._keys),
             json_text([row for row in rows if isinstance(row, Leased)]),
-            json_text([row for row in rows if type(row) is Moved]),
+            json_text([row for row in rows if isinstance(row, Moved)]),
             *_arrays([key for key, row in self._steps.items() if row is None], 2),
             json_text(self._sealed),
             json_text(self._index),
@@ -178,7 +177,7 @@ class BatchRows:
                     append.correlation_id,
                     append.causation_id,
                     append.actor,
-                    Raw(data),
+                    data,
                     leaf,
                 )
             )

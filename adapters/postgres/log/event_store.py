@@ -199,7 +199,7 @@ class PostgresEventStore(LogReader):
         return _proposed(append, await self._until_answered(self._personal.seal, append))
 
     async def _commit(self, batch: _Batch, *, gathers: bool = True) -> None:
-        """Write a batch, with what arrives before it has the lock if it `gathers`."""
+        """Write a batch. If it `gathers`, it grows in place by what arrives before it has the lock."""
         write_once = partial(self._write_once, gathers=gathers)
         try:
             # Also after a COMMIT whose fate is unknown: the lost transaction holds the ledger's lock to its end, and under that
@@ -258,9 +258,10 @@ class PostgresEventStore(LogReader):
     async def _write(self, driver: Driver, batch: _Batch, *, gathers: bool) -> list[Appended | Exception]:
         await self._writer.lock(driver)
         if gathers:
-            # While other processes had the lock, more has arrived: it need not wait for the next turn.
+            # While other processes had the lock, more has arrived: it need not wait for the next turn. In the order of arrival,
+            # so up to the first one that waits for its keys.
             arrived = islice(self._waiting.items(), MAX_IN_BATCH - len(batch))
-            batch += self._sealed_of([*takewhile(lambda item: isinstance(item[1], Proposal), arrived)])
+            batch += self._sealed_of([*takewhile(_is_sealed, arrived)])
         proposals = [proposal for _caller, proposal in batch]
         with self._telemetry.committing([proposal.append for proposal in proposals]):
             outcomes, frees_work = await self._writer.write(driver, proposals)
@@ -270,6 +271,11 @@ class PostgresEventStore(LogReader):
 
 def _proposed(append: Append, sealing: Sealing) -> Proposal:
     return Proposal(append, [_text(event) for event in sealing.events], sealing)
+
+
+def _is_sealed(waiting: tuple[_Caller, _Sealing]) -> bool:
+    _caller, sealing = waiting
+    return isinstance(sealing, Proposal) or sealing.done()
 
 
 def _proposal(sealing: _Sealing) -> Proposal:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from guestledger.engine.domain.due import StepName
 
@@ -19,7 +19,7 @@ class EventRow(Struct, frozen=True, gc=False):
     correlation_id: str
     causation_id: UUID
     actor: str
-    data: Raw
+    data: str
     leaf_hash: bytes
 
 
@@ -39,8 +39,12 @@ class Moved(Struct, frozen=True, gc=False):
     back_ms: int | None
 
 
-class Leased(Moved, frozen=True, gc=False):
+class Leased(Struct, frozen=True, gc=False):
     """A row of `due_steps` with its lease, or without one."""
 
+    stream_id: UUID
+    step: StepName
+    due_at: datetime
+    back_ms: int | None
     owner: UUID | None
     lease_until: datetime | None

@@ -38,12 +38,14 @@ class RowChanges:
         """Insert these rows, or replace those with the same key."""
         if rows:
             names = [name for name in rows[0].__struct_fields__ if name in table.c]
-            self._upsert(table, names, rows, "{column} = excluded.{column}")
+            # Nothing else goes to the database.
+            kept = [{name: getattr(row, name) for name in names} for row in rows]
+            self._upsert(table, kept, "{column} = excluded.{column}")
 
     def add(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert these rows, or add their numbers to those with the same key."""
         if rows:
-            self._upsert(table, list(rows[0]), rows, "{column} = old.{column} + excluded.{column}")
+            self._upsert(table, rows, "{column} = old.{column} + excluded.{column}")
 
     async def write(self, checkpoints: Sequence[str], position: int) -> None:
         """Write all changes, and set these checkpoints to `position`."""
@@ -56,7 +58,8 @@ class RowChanges:
             f"WITH {changes} {move}" if changes else move, *self._values, list(checkpoints), position
         )
 
-    def _upsert(self, table: Table, names: Sequence[str], rows: Sequence[Any], change: str) -> None:
+    def _upsert(self, table: Table, rows: Sequence[Mapping[str, Any]], change: str) -> None:
+        names = list(rows[0])
         key = ", ".join(column.name for column in table.primary_key)
         changes = ", ".join(change.format(column=name) for name in names if not table.c[name].primary_key)
         self._values.append(json_text(rows))

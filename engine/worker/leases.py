@@ -131,7 +131,7 @@ class Leases:
                 # The next beat may succeed. If the loop ended here, none ever would.
                 if isinstance(failure, ServiceError | TimeoutError):
                     waiting.warning(
-                        "leases not renewed; other workers may take the sessions: %s", failure or "no answer"
+                        "leases not renewed; other workers may take the sessions: %s", str(failure) or "no answer"
                     )
                 else:
                     logger.error("leases not renewed; other workers may take the sessions", exc_info=failure)

@@ -234,3 +234,21 @@ async def test_closing_releases_no_lease_of_an_owner_with_work_in_flight(due_ste
 
     [row] = await sql("SELECT owner FROM due_steps")
     assert row["owner"] == lease.owner
+
+
+async def test_a_renewal_without_an_answer_says_so(
+    due_steps: PostgresDueSteps, sql: Any, connect_by_sql: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease, stream_id, holder = a_lease(ms=300), new_id(), await connect_by_sql()
+    await sql("INSERT INTO due_steps VALUES ($1, 'deliver_webhook', now(), $2, 'infinity')", stream_id, lease.owner)
+    leases = Leases(due_steps, lease.ms)
+
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE due_steps")
+        async with asyncio.timeout(30):
+            with leases.hold(lease, stream_id):
+                while not caplog.messages:
+                    await asyncio.sleep(0.01)
+    await leases.close()
+
+    assert caplog.messages[0] == "leases not renewed; other workers may take the sessions: no answer"

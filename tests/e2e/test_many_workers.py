@@ -33,10 +33,10 @@ async def test_concurrent_workers_take_each_step_once(database_url: str):
             _, err = await process.communicate()
             assert (process.returncode, err) == (0, b"")
         assert {key: len(made) for key, made in simulator.sessions_by_key.items()} == dict.fromkeys(map(str, ids), 1)
-        notices = Counter(msgspec.json.decode(webhook.body)["sessionId"] for webhook in simulator.webhooks)
-        assert notices == dict.fromkeys((session_id for _, session_id in raw_log.remote_sessions(simulator)), 1)
         steps = ("ConsentRecorded", "ChannelValidated", "CreationAttempted", "SessionCreated", "WebhookSynced")
         assert await raw_log.counts(database_url) == dict.fromkeys((*steps, "TokenExpired", "TokenPurged"), len(ids))
+        notices = Counter(msgspec.json.decode(webhook.body)["sessionId"] for webhook in simulator.webhooks)
+        assert notices == dict.fromkeys((session_id for _, session_id in raw_log.remote_sessions(simulator)), 1)
         assert await workers_that_created(database_url) > 1, "the work was to be shared"
 
 

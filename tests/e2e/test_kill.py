@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import Process
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -205,7 +206,9 @@ async def test_second_signal_ends_a_draining_worker_at_once(database_url: str):
             await attempted(database_url, 5, process)
             async with asyncio.timeout(LIMIT_S):
                 while process.returncode is None:
-                    os.kill(process.pid, signal.SIGTERM)  # Popen.send_signal would reap the process before asyncio does
+                    # Popen.send_signal would reap the process before asyncio does. It may have ended a moment ago.
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGTERM)
                     await asyncio.sleep(0.05)
         assert process.returncode == 128 + signal.SIGTERM
         await raw_log.lapse_leases(database_url)

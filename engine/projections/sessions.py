@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from operator import attrgetter
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -71,6 +73,7 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _SHARED = [name for name in SessionRow.__struct_fields__ if name in Session.__struct_fields__]
+_values_of = attrgetter(*_SHARED)
 
 
 def project(known: Mapping[UUID, SessionRow], events: Iterable[RecordedEvent]) -> list[SessionRow]:
@@ -90,12 +93,16 @@ def project(known: Mapping[UUID, SessionRow], events: Iterable[RecordedEvent]) -
 
 
 def _state(row: SessionRow) -> Session:
-    return Session(**{name: getattr(row, name) for name in _SHARED})
+    return Session(**_shared(row))
 
 
 def _row(state: Session, known: SessionRow | None, first: RecordedEvent, last: RecordedEvent) -> SessionRow:
     return SessionRow(
-        **{name: getattr(state, name) for name in _SHARED},
+        **_shared(state),
         opened_at=known.opened_at if known else first.recorded_at,
         updated_at=last.recorded_at,
     )
+
+
+def _shared(of: Session | SessionRow) -> dict[str, Any]:
+    return dict(zip(_SHARED, _values_of(of), strict=True))

@@ -22,6 +22,7 @@ from tests.postgres import data_directory
 BENCHMARKS = (
     "opening",
     "projections",
+    "sealing",
     "revealing",
     "serving",
     "store",

@@ -6,13 +6,15 @@ python -m tests.bench.appending URL CONCURRENCY
 import asyncio
 import sys
 import time
+from datetime import datetime
 from uuid import UUID
 
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.due import DueStep, StepName
-from guestledger.engine.domain.events import CreationAttempted
+from guestledger.engine.domain.events import CreationThrottled
+from guestledger.engine.limits.retry import Wait, WaitBasis
 from guestledger.engine.log.appends import Append, StepChanges
 from tests.bench.peers.rounds import answer, at_once
 from tests.event_stores import open_store
@@ -21,16 +23,19 @@ _clock = SystemClock()
 _STEPS_DONE = StepChanges(done=frozenset({StepName.CREATE_SESSION}))
 
 
+def event_of(at: datetime, attempt: int) -> CreationThrottled:
+    """An event without personal data: the peers seal none. What sealing costs is measured by `sealing`."""
+    wait = Wait(ms=1_250, basis=WaitBasis.RETRY_AFTER, basis_ms=1_000, extra_ms=250, given="1")
+    return CreationThrottled(at=at, channel_id="ch_1", attempt=attempt, status=429, wait=wait, retry_at=at)
+
+
 def append_of(stream_id: UUID, version: int) -> Append:
     """The append of one event to a stream at this version."""
     now = _clock.now()
-    event = CreationAttempted(
-        at=now, channel_id="ch_1", attempt=version + 1, idempotency_key="k" * 36, request_hmac="0" * 64
-    )
     return Append(
         stream_id=stream_id,
         expected_version=version,
-        events=(event,),
+        events=(event_of(now, version + 1),),
         steps=_STEPS_DONE if version == 4 else StepChanges(due=(DueStep(StepName.CREATE_SESSION, now),)),
         actor="bench",
         causation_id=_clock.new_id(),

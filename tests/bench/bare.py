@@ -14,9 +14,9 @@ from itertools import count, islice
 from typing import Any
 
 from guestledger.adapters.clock import SystemClock
-from guestledger.engine.domain.events import CreationAttempted
 from guestledger.engine.log.codec import encode
 from guestledger.engine.log.merkle import leaf_hash
+from tests.bench.appending import event_of
 from tests.bench.peers.rounds import answer
 from tests.logs import connect
 
@@ -40,19 +40,16 @@ def rows(lifecycles: int) -> Iterator[tuple[Any, ...]]:
         stream_id = _clock.new_id()
         for version in range(1, 6):
             now = _clock.now()
-            event = CreationAttempted(
-                at=now, channel_id="ch_1", attempt=version, idempotency_key="k" * 36, request_hmac="0" * 64
-            )
             row = {
                 "stream_id": stream_id,
                 "version": version,
-                "event_type": "CreationAttempted",
+                "event_type": "CreationThrottled",
                 "schema_version": 1,
                 "recorded_at": now,
                 "correlation_id": str(stream_id),
                 "causation_id": _clock.new_id(),
                 "actor": "bench",
-                "data": encode(event),
+                "data": encode(event_of(now, version)),
             }
             leaf = leaf_hash(**row)
             yield (*list(row.values())[:2], next(_positions), *list(row.values())[2:], leaf)

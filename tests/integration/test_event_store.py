@@ -13,7 +13,8 @@ import rfc8785
 from sqlalchemy import make_url
 
 from guestledger.adapters.postgres.errors import DatabaseFault
-from guestledger.adapters.postgres.log.event_store import MAX_IN_BATCH, PostgresEventStore
+from guestledger.adapters.postgres.log.append_queue import MAX_IN_BATCH
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.postgres.pool import open_engine
 from guestledger.engine.domain.errors import ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.log.appends import Appended, KeyTaken

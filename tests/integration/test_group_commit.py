@@ -9,7 +9,8 @@ from msgspec import structs
 from msgspec.structs import replace
 
 from guestledger.adapters.postgres.errors import DatabaseFault, LedgerNotReady
-from guestledger.adapters.postgres.log.event_store import MAX_BYTES, MAX_IN_BATCH, PostgresEventStore
+from guestledger.adapters.postgres.log.append_queue import MAX_BYTES, MAX_IN_BATCH
+from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import EventTooLarge, ServiceUnreachable, WrongExpectedVersion
 from guestledger.engine.domain.events import CreationFailed
@@ -162,7 +163,7 @@ async def begun(store: PausedStore, number: int) -> list[asyncio.Task[Appended]]
 async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(stores: Stores, watch: asyncpg.Connection) -> None:
     store = stores.open(PausedStore, max_waiting=300)
     tasks = await begun(store, 300)
-    assert len(store._waiting) == 300 - MAX_IN_BATCH
+    assert len(store._queue) == 300 - MAX_IN_BATCH
     tasks += [asyncio.create_task(store.append(proposed())) for _ in range(MAX_IN_BATCH)]
     await asyncio.sleep(0)
     with pytest.raises(ServiceUnreachable, match="300 appends wait already: slow down and retry"):

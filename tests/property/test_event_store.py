@@ -218,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
     async def _with_one_cancelled(self, store: PostgresEventStore, appends: list[Append], gone: int) -> list[Any]:
         running = [asyncio.create_task(store.append(append)) for append in appends]
         await asyncio.sleep(0)
-        while store._waiting:  # a caller that is cancelled before its batch is taken withdraws its append
+        while store._queue:  # a caller that is cancelled before its batch is taken withdraws its append
             await asyncio.sleep(0)
         running[gone].cancel()
         outcomes = await asyncio.gather(*running, return_exceptions=True)

@@ -215,7 +215,8 @@ class BatchRows:
 
     def _lead(self, append: Append) -> timedelta:
         """How far the clock that dated the events is ahead of the database's: not at all, or by a step back."""
-        lead = max((event.at - self._log.now for event in append.events), default=timedelta(0))
+        now = self._log.now
+        lead = max((event.at - now for event in append.events if event.at > now), default=timedelta(0))
         return lead if lead >= MIN_STEP else timedelta(0)
 
 

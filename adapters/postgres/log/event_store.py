@@ -1,10 +1,9 @@
 """The event log in PostgreSQL: group commit under the ledger's lock, dense positions in commit order."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
-from itertools import islice, takewhile
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,36 +17,25 @@ from tenacity import (
 
 from guestledger.adapters.postgres.errors import PoolUsedUp, reported
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
-from guestledger.adapters.postgres.log.batch import KeyDestroyed, KeysRotated, Proposal
+from guestledger.adapters.postgres.log.append_queue import MAX_IN_BATCH, AppendQueue, Waiting
+from guestledger.adapters.postgres.log.batch import KeyDestroyed, KeysRotated
 from guestledger.adapters.postgres.log.batch_writer import BatchWriter
 from guestledger.adapters.postgres.log.reader import LogReader
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.personal.sealed_append import Sealing
 from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.errors import EventTooLarge, ServiceError, ServiceUnreachable, SubjectErased
-from guestledger.engine.domain.events import Event
+from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.appends import Append, Appended, KeyTaken
-from guestledger.engine.log.codec import encode, wire_name
 from guestledger.engine.ports.telemetry import NoTelemetry, Telemetry
 
-MAX_IN_BATCH = 200
 MAX_IN_A_ROW = 20
 """Batches over one connection before it goes back to the pool: with a small pool, others wait for it."""
-MAX_BYTES = 256 * 1024
-"""Of one event, as canonical JSON."""
-
 _FAILED_SECONDS = 60.0
-_SEALING_SECONDS = 2.0
-"""How long a batch waits for appends whose keys are being fetched."""
 
 _Given = TypeVar("_Given")
 _Answer = TypeVar("_Answer")
-
-_Sealing = Proposal | asyncio.Task[Proposal]
-_Caller = asyncio.Future[Appended]
-_Batch = list[tuple[_Caller, Proposal]]
 
 
 class PostgresEventStore(LogReader):
@@ -74,7 +62,7 @@ class PostgresEventStore(LogReader):
         self._telemetry = telemetry
         self._patience = patience
         self._max_waiting = max_waiting
-        self._waiting: dict[_Caller, _Sealing] = {}
+        self._queue = AppendQueue(personal, self._seal)
         self._connection = HeldConnection(engine)
         self._committing: asyncio.Task[None] | None = None
         self._failed: tuple[float, ServiceUnreachable] | None = None
@@ -85,7 +73,7 @@ class PostgresEventStore(LogReader):
         Also raises `DatabaseFault` if PostgreSQL refuses this append, and `ServiceUnreachable` when `max_waiting`
         appends already wait. Cancelling withdraws the append only while it waits for its batch.
         """
-        if len(self._waiting) >= self._max_waiting:
+        if len(self._queue) >= self._max_waiting:
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )
@@ -95,9 +83,9 @@ class PostgresEventStore(LogReader):
     async def _append(self, append: Append) -> Appended:
         forgotten = False
         while True:
-            sealing = self._sealed_now(append) or asyncio.create_task(self._seal(append))
+            waiting = self._queue.add(append)
             try:
-                return await self._add(sealing)
+                return await self._outcome(waiting)
             except KeysRotated:
                 await self._personal.vault.refresh()
             except KeyDestroyed as refused:
@@ -107,21 +95,16 @@ class PostgresEventStore(LogReader):
                     raise
                 forgotten = True
             except (KeyTaken, SubjectErased) as refused:
-                await self._personal.discard(_proposal(sealing).sealing, refused)
+                await self._personal.discard(waiting.proposal.sealing, refused)
                 raise
 
-    async def _add(self, sealing: _Sealing) -> Appended:
-        outcome: _Caller = asyncio.get_running_loop().create_future()
-        # Sealed while the batch before is committed, and stored in the order of arrival.
-        self._waiting[outcome] = sealing
+    async def _outcome(self, waiting: Waiting) -> Appended:
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_all(), context=Context())  # of no caller
         try:
-            return await outcome
+            return await waiting.outcome
         finally:
-            self._waiting.pop(outcome, None)
-            if isinstance(sealing, asyncio.Task):
-                sealing.cancel()
+            self._queue.remove(waiting)
 
     async def check(self) -> None:
         """See `EventStore.check`. An append that failed counts for a minute, unless one has succeeded since."""
@@ -140,65 +123,37 @@ class PostgresEventStore(LogReader):
         await self._notifier.close()
 
     async def _commit_all(self) -> None:
-        batch: _Batch = []
+        batch: list[Waiting] = []
         try:
-            while self._waiting:
+            while self._queue:
                 try:
                     for _ in range(MAX_IN_A_ROW):
-                        batch = await self._next_batch()
+                        batch = await self._queue.next_batch()
                         if batch:
                             await self._commit(batch)
                         await asyncio.sleep(0)  # callers that have their answer may append more
-                        if not self._waiting:
+                        if not self._queue:
                             break
                 finally:
                     await self._connection.give_back()
         finally:
             self._committing = None
-            for caller in (*(caller for caller, _ in batch), *self._waiting):
-                caller.cancel()  # only if this task itself was ended
-            self._waiting.clear()
-
-    async def _next_batch(self) -> _Batch:
-        """Take the next appends. One that cannot be sealed is rejected alone; one that waits for the key vault holds up no other."""
-        taken = list(islice(self._waiting.items(), MAX_IN_BATCH))
-        if tasks := [sealing for _, sealing in taken if isinstance(sealing, asyncio.Task)]:
-            await asyncio.wait(tasks, timeout=_SEALING_SECONDS)
-            if len(tasks) == len(taken):
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return self._sealed_of(taken)
-
-    def _sealed_of(self, taken: Iterable[tuple[_Caller, _Sealing]]) -> _Batch:
-        """Those that can be written now; they wait no more."""
-        batch: _Batch = []
-        for caller, sealing in taken:
-            if isinstance(sealing, asyncio.Task) and not sealing.done():
-                continue
-            if self._waiting.pop(caller, None) is None or caller.done():
-                continue  # it was cancelled
-            if isinstance(sealing, Proposal):
-                batch.append((caller, sealing))
-            elif (error := sealing.exception()) is None:
-                batch.append((caller, sealing.result()))
-            else:
-                self._note_failure(error)
-                caller.set_exception(error)
-        return batch
+            for waiting in (*batch, *self._queue.take_all()):
+                waiting.outcome.cancel()  # only if this task itself was ended
 
     def _note_failure(self, error: BaseException) -> None:
         # An outage of a key vault apart is not one of the log.
         if isinstance(error, ServiceUnreachable) and error.service == "database":
             self._failed = (asyncio.get_running_loop().time(), error)
 
-    def _sealed_now(self, append: Append) -> Proposal | None:
-        """The sealed append; `None`: something has to be fetched for it."""
-        sealing = self._personal.seal_now(append)
-        return None if sealing is None else _proposed(append, sealing)
+    async def _seal(self, append: Append) -> Sealing:
+        try:
+            return await self._until_answered(self._personal.seal, append)
+        except Exception as error:
+            self._note_failure(error)
+            raise
 
-    async def _seal(self, append: Append) -> Proposal:
-        return _proposed(append, await self._until_answered(self._personal.seal, append))
-
-    async def _commit(self, batch: _Batch, *, gathers: bool = True) -> None:
+    async def _commit(self, batch: list[Waiting], *, gathers: bool = True) -> None:
         """Write a batch. If it `gathers`, it grows in place by what arrives before it has the lock."""
         write_once = partial(self._write_once, gathers=gathers)
         try:
@@ -209,10 +164,8 @@ class PostgresEventStore(LogReader):
         except ServiceUnreachable as error:
             self._note_failure(error)
             # Those that wait by now would wait as long for the same answer.
-            for caller in self._waiting:
-                if not caller.done():
-                    caller.set_exception(error)
-            self._waiting.clear()
+            for waiting in self._queue.take_all():
+                waiting.reject(error)
             outcomes = [error] * len(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, its caller has to get it
             if len(batch) > 1 and not isinstance(error, ServiceError):
@@ -222,13 +175,11 @@ class PostgresEventStore(LogReader):
                 await self._commit(batch[middle:], gathers=False)
                 return
             outcomes = [error] * len(batch)
-        for (caller, _proposal), outcome in zip(batch, outcomes, strict=True):
-            if caller.done():
-                continue  # it was cancelled
+        for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                caller.set_exception(outcome)
-            else:
-                caller.set_result(outcome)
+                waiting.reject(outcome)
+            elif not waiting.outcome.done():  # it may have been cancelled
+                waiting.outcome.set_result(outcome)
 
     async def _until_answered(self, once: Callable[[_Given], Awaitable[_Answer]], given: _Given) -> _Answer:
         """The answer of `once`, which is repeated while the database is away: see `patience`."""
@@ -250,40 +201,18 @@ class PostgresEventStore(LogReader):
         answer: _Answer = await retrying(once, given)
         return answer
 
-    async def _write_once(self, batch: _Batch, *, gathers: bool) -> list[Appended | Exception]:
+    async def _write_once(self, batch: list[Waiting], *, gathers: bool) -> list[Appended | Exception]:
         with reported():
             async with asyncio.timeout(self._patience), self._connection.use() as driver:
                 return await self._write(driver, batch, gathers=gathers)
 
-    async def _write(self, driver: Driver, batch: _Batch, *, gathers: bool) -> list[Appended | Exception]:
+    async def _write(self, driver: Driver, batch: list[Waiting], *, gathers: bool) -> list[Appended | Exception]:
         await self._writer.lock(driver)
         if gathers:
-            # While other processes had the lock, more has arrived: it need not wait for the next turn. In the order of arrival,
-            # so up to the first one that waits for its keys.
-            arrived = islice(self._waiting.items(), MAX_IN_BATCH - len(batch))
-            batch += self._sealed_of([*takewhile(_is_sealed, arrived)])
-        proposals = [proposal for _caller, proposal in batch]
+            # While other processes had the lock, more has arrived: it need not wait for the next turn.
+            batch += self._queue.take_more(MAX_IN_BATCH - len(batch))
+        proposals = [waiting.proposal for waiting in batch]
         with self._telemetry.committing([proposal.append for proposal in proposals]):
             outcomes, frees_work = await self._writer.write(driver, proposals)
         self._notifier.announce(urgent=frees_work)
         return outcomes
-
-
-def _proposed(append: Append, sealing: Sealing) -> Proposal:
-    return Proposal(append, [_text(event) for event in sealing.events], sealing)
-
-
-def _is_sealed(waiting: tuple[_Caller, _Sealing]) -> bool:
-    _caller, sealing = waiting
-    return isinstance(sealing, Proposal) or sealing.done()
-
-
-def _proposal(sealing: _Sealing) -> Proposal:
-    return sealing if isinstance(sealing, Proposal) else sealing.result()
-
-
-def _text(event: Event) -> str:
-    text = encode(event)
-    if (size := len(text) if text.isascii() else len(text.encode())) > MAX_BYTES:
-        raise EventTooLarge(wire_name(event), size, MAX_BYTES)
-    return text

@@ -1,6 +1,7 @@
 """Row changes of one batch: one statement writes them all, with the checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -38,8 +39,8 @@ class RowChanges:
         """Insert these rows, or replace those with the same key."""
         if rows:
             names = [name for name in rows[0].__struct_fields__ if name in table.c]
-            # Nothing else goes to the database.
-            kept = [{name: getattr(row, name) for name in names} for row in rows]
+            values = attrgetter(*names)  # nothing else goes to the database
+            kept = [dict(zip(names, values(row), strict=True)) for row in rows]
             self._upsert(table, kept, "{column} = excluded.{column}")
 
     def add(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

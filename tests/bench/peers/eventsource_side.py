@@ -23,14 +23,15 @@ host, port, user, database, concurrency, pool = sys.argv[1:]
 
 
 @register_event
-class CreationAttempted(DomainEvent):
-    event_type: str = "CreationAttempted"
+class CreationThrottled(DomainEvent):
+    event_type: str = "CreationThrottled"
     aggregate_type: str = "Session"
     at: datetime
     channel_id: str
     attempt: int
-    idempotency_key: str
-    request_hmac: str
+    status: int
+    wait: dict[str, int | str]
+    retry_at: datetime
 
 
 engine = create_async_engine(
@@ -42,14 +43,16 @@ store = PostgreSQLEventStore(engine, create_schema=True)
 async def lifecycle(appends: list[float]) -> None:
     stream = StreamId(uuid4(), "Session")
     for version in range(5):
-        event = CreationAttempted(
+        now = datetime.now(UTC)
+        event = CreationThrottled(
             aggregate_id=stream.aggregate_id,
             aggregate_version=version + 1,
-            at=datetime.now(UTC),
+            at=now,
             channel_id="ch_1",
             attempt=version + 1,
-            idempotency_key="k" * 36,
-            request_hmac="0" * 64,
+            status=429,
+            wait={"ms": 1_250, "basis": "retry_after", "basis_ms": 1_000, "extra_ms": 250, "given": "1"},
+            retry_at=now,
         )
         began = time.perf_counter()
         await store.append(stream, [event], ExpectedVersion.exact(version))

@@ -22,7 +22,7 @@ from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastor
 from rounds import answer
 
 host, port, user, database, concurrency, pool, functions = sys.argv[1:]
-STATE = b"x" * 190
+STATE = b"x" * 206
 
 datastore = PostgresDatastore(
     dbname=database,
@@ -43,7 +43,7 @@ def lifecycle(_number: int) -> list[float]:
     stream_id, appends = uuid4(), []
     for version in range(1, 6):
         began = time.perf_counter()
-        recorder.insert_events([StoredEvent(stream_id, version, "guestledger:CreationAttempted", STATE)])
+        recorder.insert_events([StoredEvent(stream_id, version, "guestledger:CreationThrottled", STATE)])
         appends.append(time.perf_counter() - began)
     return appends
 

@@ -26,7 +26,7 @@ from tests.integration.appends import an_append
 from tests.integration.conftest import Sql
 from tests.integration.plain_sql import connect_plainly
 from tests.keys import KEY, NEW_KEY
-from tests.unit.samples import IP, request, was_attempted, was_created
+from tests.unit.samples import IP, request, was_attempted, was_created, was_throttled
 
 
 @pytest.fixture
@@ -150,6 +150,17 @@ async def test_an_append_rides_out_a_short_outage_of_the_vault(apart: Settings) 
             assert not accepting.done()
         session = await accepting
         assert (await revealed(ledger, session)).guest.ip_address == IP
+
+
+async def test_an_outage_of_the_vault_holds_up_no_append_that_needs_no_key(apart: Settings) -> None:
+    async with opened(apart) as ledger:
+        await ledger.accept(request())
+        async with outage_of(apart.vault_url):
+            accepting = asyncio.create_task(ledger.accept(request()))
+            await asyncio.sleep(0.1)
+            await ledger._adapters.store.append(an_append(events=(was_throttled(),)))
+            assert not accepting.done()
+        await accepting
 
 
 async def test_a_long_outage_is_one_of_the_vault_and_shows_in_the_health(

@@ -170,17 +170,23 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(store=st.sampled_from(STORES), batch=batches)
     def a_batch_is_taken_append_by_append(self, store: int, batch: list[Proposal]) -> None:
-        # Each append builds on those before it: the store takes them in this order.
-        appends, expected = [], []
-        for proposal in batch:
-            appends.append(self.model.append_for(proposal))
-            expected.append(self.model.take(appends[-1]))
+        appends, expected = self._expected(store, batch)
 
         outcomes = self.run(self._concurrently([(store, append) for append in appends]))
 
         assert [comparable(outcome) for outcome in outcomes] == expected
         times = {outcome.recorded_at for outcome in outcomes if isinstance(outcome, Appended)}
         assert len(times) <= 1, "it was one batch"
+
+    def _expected(self, store: int, batch: list[Proposal]) -> tuple[list[Append], list[tuple[Any, ...]]]:
+        """Appends of which each builds on those before it, and their outcomes if the store takes them in this order."""
+        appends, expected = [], []
+        for proposal in batch:
+            appends.append(self.model.append_for(proposal))
+            expected.append(self.model.take(appends[-1]))
+            # So that none has to wait for its keys: the others would overtake it.
+            self.run(self.stores[store]._personal.seal(appends[-1]))
+        return appends, expected
 
     @rule(stream=st.sampled_from(STREAMS), numbers=st.lists(st.integers(1, 3), min_size=2, max_size=3))
     def one_of_racing_writers_gets_a_version(self, stream: int, numbers: list[int]) -> None:
@@ -199,10 +205,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(store=st.sampled_from(STORES), batch=batches, which=st.integers(0, 5))
     def a_cancelled_caller_affects_no_other(self, store: int, batch: list[Proposal], which: int) -> None:
-        appends, expected = [], []
-        for proposal in batch:
-            appends.append(self.model.append_for(proposal))
-            expected.append(self.model.take(appends[-1]))
+        appends, expected = self._expected(store, batch)
         gone = which % len(batch)
 
         outcomes = self.run(self._with_one_cancelled(self.stores[store], appends, gone))

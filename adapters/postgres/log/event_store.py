@@ -141,7 +141,7 @@ class PostgresEventStore(LogReader):
             for waiting in (*batch, *self._queue.take_all()):
                 waiting.outcome.cancel()  # only if this task itself was ended
 
-    def _note_failure(self, error: BaseException) -> None:
+    def _note_failure(self, error: Exception) -> None:
         # An outage of a key vault apart is not one of the log.
         if isinstance(error, ServiceUnreachable) and error.service == "database":
             self._failed = (asyncio.get_running_loop().time(), error)
@@ -210,7 +210,7 @@ class PostgresEventStore(LogReader):
         await self._writer.lock(driver)
         if gathers:
             # While other processes had the lock, more has arrived: it need not wait for the next turn.
-            batch += self._queue.take_more(MAX_IN_BATCH - len(batch))
+            batch += self._queue.take(MAX_IN_BATCH - len(batch))
         proposals = [waiting.proposal for waiting in batch]
         with self._telemetry.committing([proposal.append for proposal in proposals]):
             outcomes, frees_work = await self._writer.write(driver, proposals)

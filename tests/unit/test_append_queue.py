@@ -75,6 +75,19 @@ async def test_an_append_that_waits_for_its_keys_holds_up_no_other(queue: Append
         queue.remove(waiting)
 
 
+async def test_appends_to_one_stream_keep_their_order(queue: AppendQueue, keys: Keys) -> None:
+    first = add_slow(queue, keys)
+    await asyncio.sleep(0)  # its keys are being fetched
+    keys_of_first = keys.fetched.pop(first.append.stream_id)
+    second = queue.add(an_append(first.append.stream_id, 1))
+    other = queue.add(an_append())
+
+    assert queue.take(MAX_IN_BATCH) == [other]
+    assert queue.take(MAX_IN_BATCH) == []
+    keys_of_first.set_result(None)
+    assert await queue.next_batch() == [first, second]
+
+
 async def test_what_arrives_under_the_lock_passes_an_append_without_keys(queue: AppendQueue, keys: Keys) -> None:
     slow, ready = add_slow(queue, keys), queue.add(an_append())
 
@@ -106,6 +119,17 @@ async def test_a_batch_is_waited_for_no_more_once_every_caller_is_gone(queue: Ap
     queue.remove(slow)
 
     assert await next_batch == []
+    assert keys.fetched[slow.append.stream_id].cancelled()
+
+
+async def test_all_are_taken_at_once_and_fetch_no_more_once_removed(queue: AppendQueue, keys: Keys) -> None:
+    slow, ready = add_slow(queue, keys), queue.add(an_append())
+    await asyncio.sleep(0)
+
+    assert queue.take_all() == [slow, ready]
+    assert not len(queue)
+    queue.remove(slow)
+    await asyncio.sleep(0)
     assert keys.fetched[slow.append.stream_id].cancelled()
 
 

@@ -1,8 +1,9 @@
 """The appends that wait for their batch. They are sealed while the batch before is committed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
+from uuid import UUID
 
 from guestledger.adapters.postgres.log.batch import Proposal
 from guestledger.adapters.postgres.personal.personal_data import PersonalData
@@ -39,7 +40,7 @@ class Waiting:
 
 
 class AppendQueue:
-    """Appends in the order of arrival. One that waits for the key vault holds up no other.
+    """Appends in the order of arrival. One that waits for the key vault holds up no other stream.
 
     `fetch` seals an append whose keys this process does not know.
     """
@@ -73,16 +74,15 @@ class AppendQueue:
 
     async def next_batch(self) -> list[Waiting]:
         """Take the next appends that can be written. Waits for one; empty: all were removed, or could not be sealed."""
-        while self._waiting and all(waiting.fetching for waiting in self._waiting):
+        while not (taken := self.take(MAX_IN_BATCH)) and self._waiting:
             self._changed.clear()
             await self._changed.wait()
-        return self.take(MAX_IN_BATCH)
+        return taken
 
     def take(self, number: int) -> list[Waiting]:
         """Take at most so many of those that can be written. What could not be sealed is rejected."""
-        ready = [*islice((waiting for waiting in self._waiting if waiting.fetching is None), number)]
         taken = []
-        for waiting in ready:
+        for waiting in list(islice(self._writable(), number)):
             del self._waiting[waiting]
             if waiting.failure is not None:
                 waiting.reject(waiting.failure)
@@ -95,6 +95,15 @@ class AppendQueue:
         taken = list(self._waiting)
         self._waiting.clear()
         return taken
+
+    def _writable(self) -> Iterator[Waiting]:
+        held_up: set[UUID] = set()
+        for waiting in self._waiting:
+            stream_id = waiting.append.stream_id
+            if waiting.fetching is not None or (held_up and stream_id in held_up):
+                held_up.add(stream_id)  # a later append to the stream builds on this one
+            else:
+                yield waiting
 
     async def _seal(self, waiting: Waiting) -> None:
         try:

@@ -30,7 +30,7 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
     await upgrade(url)
     engine = open_engine(url, "guestledger")
     store = open_store(engine)
-    command = (sys.executable, "-m", "tests.bench.tailing", url)
+    command = (sys.executable, "-m", "tests.bench.tailing", url, str(EVENTS))
     reader = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert reader.stdout
     await reader.stdout.readline()
@@ -49,7 +49,7 @@ async def run(data_dir: Path) -> AsyncIterator[Figure]:
     yield Figure(name=f"{name}, p99", value=late[len(late) * 99 // 100] * 1_000, unit="ms")
 
 
-async def _read(url: str) -> None:
+async def _read(url: str, events: int) -> None:
     engine = open_engine(url, "guestledger")
     store = open_store(engine)
     seen: list[tuple[int, float]] = []
@@ -60,7 +60,7 @@ async def _read(url: str) -> None:
     async for batch in batches:
         now = time.monotonic()
         seen += [(event.position, now) for event in batch.events]
-        if len(seen) >= EVENTS:
+        if len(seen) >= events:
             break
     print(json.dumps(seen), flush=True)
     await batches.aclose()
@@ -69,4 +69,4 @@ async def _read(url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_read(sys.argv[1]))
+    asyncio.run(_read(sys.argv[1], int(sys.argv[2])))

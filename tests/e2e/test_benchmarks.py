@@ -1,4 +1,4 @@
-"""Benchmarks still run, on a small amount of work. Those with peers or with processes of their own are not among these."""
+"""Benchmarks still run, on a small amount of work. Those with peers, and those that cannot be made small, are not here."""
 
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "revealing": {"ENTRIES": 20, "ROUNDS": 1},
     "growth": {"SMALL": 1_000, "LARGE": 2_000, "TIMES": 5},
     "snapshot": {"SESSIONS": 100, "ROUND": 20, "LAST": 2},
+    "serving": {"SESSIONS": 10, "READS": 10, "ROUNDS": 1},
+    "tailing": {"EVENTS": 10},
+    "waking": {"HINTED": 2, "UNHINTED": 1},
     "erasing": {"EVENTS": 1_000, "SESSIONS": 5, "ROUNDS": 1},
     "asking": {"EVENTS": 1_000, "WAITING": 50, "ADDRESSES": 50, "TIMES": 3},
     "checking": {"FEW": 20, "SESSIONS": 40, "TEMPLATES": 10},

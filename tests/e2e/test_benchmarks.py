@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.bench.figures import Figure
-
 SMALL: dict[str, dict[str, Any]] = {
     "opening": {"SESSIONS": 20, "ROUNDS": 1},
     "sealing": {"SESSIONS": 20, "ROUNDS": 2},
@@ -31,7 +29,4 @@ async def test_a_benchmark_runs_on_a_small_amount_of_work(
     for constant, value in SMALL[name].items():
         monkeypatch.setattr(module, constant, value)
 
-    figures: list[Figure] = [figure async for figure in module.run(data_dir)]
-
-    assert figures
-    assert all(str(figure) for figure in figures)
+    assert [figure async for figure in module.run(data_dir)]

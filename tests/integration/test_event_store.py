@@ -22,7 +22,7 @@ from guestledger.engine.log.codec import EVENT_TYPES, decode, encode, wire_name
 from guestledger.engine.log.personal_fields import personal_values, with_values
 from tests.event_stores import open_store
 from tests.integration.appends import an_append, due, leaf_of, new_id, some_events
-from tests.unit.samples import ONE_OF_EACH, lookup_failed, was_recorded, was_validated
+from tests.unit.samples import ONE_OF_EACH, lookup_failed, was_recorded, was_throttled, was_validated
 
 # Characters that JSON escapes, or might: quotes, backslash, line separators, an emoji, a letter of two code points.
 AWKWARD = 'say "cheese" \\ / <b>&\u2028\u2029 \U0001f980 e\u0301 \x85'
@@ -195,6 +195,20 @@ async def test_appends_share_a_batch_until_it_has_the_ledgers_lock(store: Postgr
     one, others = await first, await asyncio.gather(*rest)
     assert {done.recorded_at for done in others} == {one.recorded_at}
     assert [done.position for done in (one, *others)] == list(range(20))
+
+
+async def test_a_store_that_waits_for_keys_keeps_no_connection(new_engine: Any, held_log: Any) -> None:
+    """With one connection, fetching the keys would wait for the store, and the store for the keys."""
+    store = open_store(new_engine(pool_size=1))
+    async with held_log:
+        first = asyncio.create_task(store.append(an_append(events=(was_throttled(),))))
+        await held_log.waiting()
+        second = asyncio.create_task(store.append(an_append()))  # no key is known yet
+        await asyncio.sleep(0)
+
+    done = await asyncio.gather(first, second)
+    assert [one.position for one in done] == [0, 1]
+    await store.close()
 
 
 async def test_a_batch_gathers_no_more_than_its_size(store: PostgresEventStore, held_log: Any) -> None:

@@ -27,6 +27,12 @@ class Keys:
         return Sealing(append.events)
 
 
+async def next_batch(queue: AppendQueue) -> list[Waiting]:
+    """What the store commits next."""
+    await queue.until_writable()
+    return queue.take()
+
+
 @pytest.fixture
 def keys() -> Keys:
     return Keys()
@@ -52,7 +58,7 @@ def arrive(keys: Keys, waiting: Waiting) -> None:
 async def test_appends_go_in_the_order_of_arrival_a_batch_at_a_time(queue: AppendQueue) -> None:
     added = [queue.add(an_append()) for _ in range(MAX_IN_BATCH + 3)]
 
-    assert await queue.next_batch() == added[:MAX_IN_BATCH]
+    assert await next_batch(queue) == added[:MAX_IN_BATCH]
     assert queue.take(2) == added[MAX_IN_BATCH : MAX_IN_BATCH + 2]
     assert len(queue) == 1
 
@@ -61,16 +67,16 @@ async def test_an_append_that_waits_for_its_keys_holds_up_no_other(queue: Append
     slow = [add_slow(queue, keys) for _ in range(MAX_IN_BATCH + 1)]
     ready = queue.add(an_append())
 
-    assert await queue.next_batch() == [ready]
+    assert await next_batch(queue) == [ready]
 
-    next_batch = asyncio.create_task(queue.next_batch())
+    batch = asyncio.create_task(next_batch(queue))
     await asyncio.sleep(0)
     later = queue.add(an_append())
-    assert await next_batch == [later]
+    assert await batch == [later]
 
-    next_batch = asyncio.create_task(queue.next_batch())
+    batch = asyncio.create_task(next_batch(queue))
     arrive(keys, slow[1])
-    assert await next_batch == [slow[1]]
+    assert await batch == [slow[1]]
     for waiting in slow:
         queue.remove(waiting)
 
@@ -82,20 +88,20 @@ async def test_appends_to_one_stream_keep_their_order(queue: AppendQueue, keys: 
     second = queue.add(an_append(first.append.stream_id, 1))
     other = queue.add(an_append())
 
-    assert queue.take(MAX_IN_BATCH) == [other]
-    assert queue.take(MAX_IN_BATCH) == []
+    assert queue.take() == [other]
+    assert queue.take() == []
     keys_of_first.set_result(None)
-    assert await queue.next_batch() == [first, second]
+    assert await next_batch(queue) == [first, second]
 
 
 async def test_what_arrives_under_the_lock_passes_an_append_without_keys(queue: AppendQueue, keys: Keys) -> None:
     slow, ready = add_slow(queue, keys), queue.add(an_append())
 
-    assert queue.take(MAX_IN_BATCH) == [ready]
+    assert queue.take() == [ready]
     arrive(keys, slow)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert queue.take(MAX_IN_BATCH) == [slow]
+    assert queue.take() == [slow]
 
 
 async def test_keys_that_cannot_be_fetched_reject_their_append_alone(queue: AppendQueue, keys: Keys) -> None:
@@ -105,7 +111,7 @@ async def test_keys_that_cannot_be_fetched_reject_their_append_alone(queue: Appe
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
-    assert await queue.next_batch() == [ready]
+    assert await next_batch(queue) == [ready]
     assert slow.outcome.exception() is error
     assert not ready.outcome.done()
     assert not len(queue)
@@ -113,12 +119,12 @@ async def test_keys_that_cannot_be_fetched_reject_their_append_alone(queue: Appe
 
 async def test_a_batch_is_waited_for_no_more_once_every_caller_is_gone(queue: AppendQueue, keys: Keys) -> None:
     slow = add_slow(queue, keys)
-    next_batch = asyncio.create_task(queue.next_batch())
+    batch = asyncio.create_task(next_batch(queue))
     await asyncio.sleep(0)
     slow.outcome.cancel()
     queue.remove(slow)
 
-    assert await next_batch == []
+    assert await batch == []
     assert keys.fetched[slow.append.stream_id].cancelled()
 
 
@@ -137,7 +143,7 @@ async def test_an_append_whose_caller_is_gone_is_not_taken(queue: AppendQueue) -
     gone, ready = queue.add(an_append()), queue.add(an_append())
     gone.outcome.cancel()
 
-    assert await queue.next_batch() == [ready]
+    assert await next_batch(queue) == [ready]
     assert not len(queue)
 
 
@@ -147,5 +153,5 @@ async def test_a_fetch_that_is_ended_cancels_its_caller(queue: AppendQueue, keys
     assert slow.fetching is not None
     slow.fetching.cancel()
 
-    assert await queue.next_batch() == []
+    assert await next_batch(queue) == []
     assert slow.outcome.cancelled()

@@ -31,7 +31,7 @@ class Waiting:
         self.failure: Exception | None = None
         """Why it cannot be sealed, if its keys had to be fetched."""
         self.fetching: asyncio.Task[None] | None = None
-        """The task that fetches its keys and seals it; `None`: none is needed any more."""
+        """The task that fetches its keys and seals it, while it runs."""
 
     def reject(self, error: Exception) -> None:
         """Its caller gets this error, unless it has its outcome or was cancelled."""
@@ -72,14 +72,13 @@ class AppendQueue:
             waiting.fetching.cancel()
         self._changed.set()
 
-    async def next_batch(self) -> list[Waiting]:
-        """Take the next appends that can be written. Waits for one; empty: all were removed, or could not be sealed."""
-        while not (taken := self.take(MAX_IN_BATCH)) and self._waiting:
+    async def until_writable(self) -> None:
+        """Return once an append can be taken, or none waits any more."""
+        while self._waiting and not any(True for _ in self._writable()):
             self._changed.clear()
             await self._changed.wait()
-        return taken
 
-    def take(self, number: int) -> list[Waiting]:
+    def take(self, number: int = MAX_IN_BATCH) -> list[Waiting]:
         """Take at most so many of those that can be written. What could not be sealed is rejected."""
         taken = []
         for waiting in list(islice(self._writable(), number)):
@@ -100,7 +99,7 @@ class AppendQueue:
         held_up: set[UUID] = set()
         for waiting in self._waiting:
             stream_id = waiting.append.stream_id
-            if waiting.fetching is not None or (held_up and stream_id in held_up):
+            if waiting.fetching is not None or stream_id in held_up:
                 held_up.add(stream_id)  # a later append to the stream builds on this one
             else:
                 yield waiting

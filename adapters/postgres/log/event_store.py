@@ -126,14 +126,13 @@ class PostgresEventStore(LogReader):
         batch: list[Waiting] = []
         try:
             while self._queue:
+                await self._queue.until_writable()  # keeps no connection: the keys may need it
                 try:
                     for _ in range(MAX_IN_A_ROW):
-                        batch = await self._queue.next_batch()
-                        if batch:
-                            await self._commit(batch)
-                        await asyncio.sleep(0)  # callers that have their answer may append more
-                        if not self._queue:
+                        if not (batch := self._queue.take()):
                             break
+                        await self._commit(batch)
+                        await asyncio.sleep(0)  # callers that have their answer may append more
                 finally:
                     await self._connection.give_back()
         finally:

@@ -53,14 +53,18 @@ async def open_while_it_crashes(ledger: Ledger, data_dir: Path, outcome: Creatio
     """Open a session, and crash the database before the answer is recorded. `outcome` replaces the simulator's answer."""
     whole = ledger._adapters.provider.create
 
-    async def create(*given: Any) -> CreationOutcome:
-        answer = await whole(*given)
-        crash(data_dir)
-        return outcome or answer
-
     with pytest.MonkeyPatch.context() as patched:
+
+        async def create(*given: Any) -> CreationOutcome:
+            answer = await whole(*given)
+            crash(data_dir)
+            while (data_dir / "postgres" / "postmaster.pid").exists():  # until then, an append may still be committed
+                await asyncio.sleep(0.01)
+            # Not before: on a busy machine, appends take longer.
+            patched.setattr(ledger._adapters.store, "_patience", 0.2)
+            return outcome or answer
+
         patched.setattr(ledger._adapters.provider, "create", create)
-        patched.setattr(ledger._adapters.store, "_patience", 0.2)
         with pytest.raises(ServiceUnreachable):
             await ledger.open_session(request())
 

@@ -380,14 +380,15 @@ async def test_each_of_many_failed_sessions_gets_its_own_id_in_the_error(new_led
 
 
 async def test_a_request_that_is_not_recorded_is_not_accepted(
-    ledger: Ledger, held_log: Any, outsider: asyncpg.Connection, sql: Any, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, held_log: Any, outsider: asyncpg.Connection, sql: Any
 ) -> None:
-    monkeypatch.setattr(ledger._adapters.store, "_patience", 0.3)
     async with held_log:
-        opening = asyncio.create_task(ledger.open_session(request(idempotency_key="order-1")))
-        await outsider.execute("SELECT pg_terminate_backend($1)", await held_log.waiting())
-        with pytest.raises(ServiceError) as raised:
-            await opening
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ledger._adapters.store, "_patience", 0.3)
+            opening = asyncio.create_task(ledger.open_session(request(idempotency_key="order-1")))
+            await outsider.execute("SELECT pg_terminate_backend($1)", await held_log.waiting())
+            with pytest.raises(ServiceError) as raised:
+                await opening
 
     assert raised.value.accepted is None
     assert await counts(sql) == (0, 0, 0)

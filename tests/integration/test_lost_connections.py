@@ -228,11 +228,13 @@ async def test_waiting_appends_fail_together_when_the_server_is_gone(data_dir: P
     url = await start_embedded(data_dir)
     await upgrade(url)
     stores = Stores(url)
-    store = stores.open(CountingStore, patience=0.2)
+    store = stores.open(CountingStore)
     await store.append(proposed())
     await stop_embedded(data_dir)
     store.tried.clear()
-    outcomes = await asyncio.gather(*(store.append(proposed()) for _ in range(1_000)), return_exceptions=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store, "_patience", 0.2)
+        outcomes = await asyncio.gather(*(store.append(proposed()) for _ in range(1_000)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ServiceUnreachable}
     assert len(store.tried) > 1, "it was retried"
     assert len(set(store.tried)) == 1, "and abandoned for all that waited"

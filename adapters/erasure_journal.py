@@ -76,10 +76,13 @@ class FileJournal:
 
 
 async def check_erasures(journal: FileJournal, erasures: ErasureStore) -> None:
-    """Raise `ErasuresMissing` if the database lacks an erasure of its ledger in the journal. Raises `JournalUnusable`."""
+    """Raise `ErasuresMissing` if the database holds what an erasure of its ledger in the journal has deleted.
+
+    Raises `JournalUnusable`.
+    """
     ledger_id = await erasures.ledger_id()
     listed = {entry.erasure for entry in await journal.entries() if entry.ledger == ledger_id}
-    if missing := len(listed - await erasures.known(listed)) if listed else 0:
+    if missing := len(listed - await erasures.done(listed)) if listed else 0:
         raise ErasuresMissing(str(journal.path), missing)
 
 

@@ -89,8 +89,8 @@ class ErasureStore(Protocol):
         """The events of an erasure, by position. Those in detached partitions are missing."""
         ...
 
-    async def known(self, ids: Collection[UUID]) -> set[UUID]:
-        """Those of these erasures that the database has, complete or not."""
+    async def done(self, ids: Collection[UUID]) -> set[UUID]:
+        """Those of these erasures that are complete, or have at least left nothing of their sessions' personal data."""
         ...
 
 

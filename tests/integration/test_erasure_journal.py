@@ -14,7 +14,7 @@ from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.errors import ErasuresMissing, JournalUnusable
 from guestledger.engine.ledger import Ledger
-from guestledger.engine.operations.erase import ErasureCertificate
+from guestledger.engine.operations.erase import ErasureCertificate, Erasures
 from tests import postgres
 from tests.backups import Backup
 from tests.integration.conftest import NewLedger
@@ -111,6 +111,56 @@ async def test_an_interrupted_replay_is_finished_by_another(
     [again] = await replay(new_ledger, journal)
 
     assert (again.id, again.rows, again.keys) == (certificate.id, certificate.rows, certificate.keys)
+
+
+@pytest.mark.parametrize("interrupted_in", ["_erase_streams", "_entry"])
+async def test_a_backup_of_a_begun_erasure_is_refused_while_it_holds_the_data(
+    journalled: Journalled,
+    new_ledger: NewLedger,
+    journal: FileJournal,
+    database_url: str,
+    monkeypatch: Any,
+    interrupted_in: str,
+) -> None:
+    async with journalled() as ledger:
+        [session] = await open_for(ledger)
+        with monkeypatch.context() as patched:
+            patched.setattr(Erasures, interrupted_in, _fail)
+            with pytest.raises(RuntimeError):
+                await erase(ledger)
+    async with Backup(database_url) as backup:
+        async with journalled() as ledger:
+            await erase(ledger)
+        await backup.restore()
+
+    if interrupted_in == "_entry":  # all is erased, and only the note of it is missing
+        async with journalled() as ledger:
+            assert not await is_readable(ledger, session.id)
+        return
+    with pytest.raises(ErasuresMissing, match="lacks 1 of the erasures"):
+        async with journalled():
+            pass
+    await replay(new_ledger, journal)
+    async with journalled() as ledger:
+        assert not await is_readable(ledger, session.id)
+
+
+async def test_a_ledger_stays_refused_while_a_replay_is_unfinished(
+    journalled: Journalled, new_ledger: NewLedger, journal: FileJournal, database_url: str, monkeypatch: Any
+) -> None:
+    async with journalled() as ledger:
+        await open_for(ledger)
+    async with Backup(database_url) as backup:
+        async with journalled() as ledger:
+            await erase(ledger)
+        await backup.restore()
+    with monkeypatch.context() as patched:
+        patched.setattr(Erasures, "_erase_streams", _fail)
+        with pytest.raises(RuntimeError):
+            await replay(new_ledger, journal)
+    with pytest.raises(ErasuresMissing, match="lacks 1 of the erasures"):
+        async with journalled():
+            pass
 
 
 async def _fail(*_: object) -> None:

@@ -148,9 +148,15 @@ class PostgresErasures:
         )
         return [ErasedEvent(session=stream_id, position=position, leaf_hash=leaf) for stream_id, position, leaf in rows]
 
-    async def known(self, ids: Collection[UUID]) -> set[UUID]:
-        """See `ErasureStore.known`."""
-        rows = await self._fetch(f"SELECT id FROM {self._s}.erasures WHERE id = ANY($1::uuid[])", list(ids))
+    async def done(self, ids: Collection[UUID]) -> set[UUID]:
+        """See `ErasureStore.done`."""
+        # A process that ended between the journal and the database leaves an open erasure, but no data.
+        rows = await self._fetch(
+            f"""SELECT id FROM {self._s}.erasures AS e WHERE id = ANY($1::uuid[])
+                   AND (completed_at IS NOT NULL
+                        OR NOT EXISTS (SELECT FROM {self._s}.personal WHERE stream_id = ANY(e.streams)))""",
+            list(ids),
+        )
         return {row[0] for row in rows}
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:

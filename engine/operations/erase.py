@@ -74,11 +74,19 @@ class Erasures:
         assert subject_id is not None
         subject = await self._personal.subject_of(subject_id)
         await self._retention.check(subject)
+        finished = await self._finish_sessions(subject)
         target = ErasureTarget(id=self._clock.new_id(), subject=subject, reason=reason, requested_by=requested_by)
         erasure = await self._erasures.begin(target) or await self._erasures.latest(subject)
-        if erasure is None:
+        if erasure is not None:
+            return await self._finish(erasure)
+        if not finished:
             raise NothingToErase
-        return await self._finish(erasure)
+        return finished[-1]
+
+    async def _finish_sessions(self, subject: bytes) -> list[ErasureCertificate]:
+        """Finish the interrupted erasures of single sessions: otherwise they would go on to refuse this subject."""
+        left = [one for one in await self._erasures.unfinished() if one.subject == subject and one.session is not None]
+        return [await self._finish(erasure) for erasure in left]
 
     async def _erase_session(self, history: list[RecordedEvent], reason: str, requested_by: str) -> ErasureCertificate:
         for recorded in history:

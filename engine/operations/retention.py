@@ -64,9 +64,11 @@ class Retention:
             return PlaceHold(placed_by=placed_by, reason=reason, now=now)
 
         if not by_subject:
-            held = await self._decisions.record(
-                await self._histories.find(session or ""), command, actor=placed_by, refused=_why_not_held
-            )
+            history = await self._histories.find(session or "")
+            await self._refuse_if_erased(history[0].stream_id)
+            held = await self._decisions.record(history, command, actor=placed_by, refused=_why_not_held)
+            # An erasure that began meanwhile has not seen this hold. One that begins now sees it.
+            await self._refuse_if_erased(held.id)
             return HoldReport(changed=(held.id,))
         subject = await self._subject(subject_id or "")
         wanted = LegalHold(placed_at=self._clock.now(), placed_by=placed_by, reason=reason)
@@ -105,13 +107,20 @@ class Retention:
         return report
 
     async def check(self, subject: bytes, session: UUID | None = None) -> None:
-        """Raise `UnderLegalHold` if the subject (its keyed hash) is held, or one of its sessions; or this session alone."""
+        """Raise `UnderLegalHold` if the subject (its keyed hash) is held, or one of its sessions; or this session alone.
+
+        Also by what projections know of detached partitions. `ErasureStore.begin` checks once more, by the log.
+        """
         await self._read_models.catch_up()
         streams = [session] if session is not None else await self._personal.streams_of(subject)
         rows = self._read_models.sessions(SessionFilter(ids=tuple(streams)))
         held = tuple([row.id async for row in rows if row.held_since is not None])
         if held or await self._holds.of(subject) is not None:
             raise UnderLegalHold(held)
+
+    async def _refuse_if_erased(self, stream_id: UUID) -> None:
+        if await self._holds.is_erased(stream_id):
+            raise HoldRefused(f"session {stream_id} has been erased, or is being erased: there is nothing to keep")
 
     async def _subject(self, subject_id: str) -> bytes:
         return await self._personal.subject_of(checked_text("subjectId", subject_id))

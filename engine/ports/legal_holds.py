@@ -19,7 +19,14 @@ class LegalHolds(Protocol):
     """A subject is named by its keyed hash. All methods raise `ServiceError`."""
 
     async def place(self, subject: bytes, hold: LegalHold) -> LegalHold:
-        """Place a hold, unless there is one. Returns the one there is. Raises `HoldRefused` while the subject is being erased."""
+        """Place a hold, unless there is one. Returns the one there is.
+
+        Raises `HoldRefused` while the subject, or a session of it, is being erased.
+        """
+        ...
+
+    async def is_erased(self, stream_id: UUID) -> bool:
+        """Whether an erasure of the session has begun, also if it is completed."""
         ...
 
     async def release(self, subject: bytes) -> bool:

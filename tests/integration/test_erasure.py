@@ -1,7 +1,7 @@
 """Erasing the personal data of a subject or a session: what is left, what is refused meanwhile, and who comes back."""
 
 import asyncio
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -24,6 +24,7 @@ from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.operations.erase import ErasureCertificate
+from guestledger.engine.ports.erasures import ErasureTarget
 from guestledger.engine.projections.audit import AuditFilter
 from tests.integration.conftest import NewLedger, Sql
 from tests.unit.samples import IP, request
@@ -229,6 +230,22 @@ async def test_an_interrupted_erasure_is_finished_by_running_it_again(
     assert begun <= {certificate.id}
     assert (certificate.sessions, certificate.rows, certificate.keys, len(certificate.events)) == (2, 4, 2, 2)
     assert not await sql("SELECT FROM personal UNION ALL SELECT FROM personal_index")
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+async def test_the_erasure_of_a_subject_finishes_those_of_its_sessions(ledger: Ledger, sessions: int) -> None:
+    session, *others = await open_for(ledger, times=sessions)
+    subject = await ledger._adapters.personal.subject_of("anna")
+    target = ErasureTarget(id=uuid4(), subject=subject, session=session.id, **ASKED)
+    await ledger.erasures._erasures.begin(target)  # and it is interrupted
+
+    certificate = await erase(ledger)
+
+    assert (certificate.id == target.id) == (not others)
+    assert not await ledger.erasures.finish()
+    assert not any([await is_readable(ledger, one.id) for one in (session, *others)])
+    [back] = await open_for(ledger)
+    assert await is_readable(ledger, back.id)
 
 
 async def test_unfinished_erasures_are_finished_without_their_subject(

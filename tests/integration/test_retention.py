@@ -325,6 +325,45 @@ async def test_a_hold_and_an_erasure_of_one_subject_exclude_each_other(ledger: L
         await erasures.begin(target(second))
 
 
+async def test_a_hold_on_a_session_is_seen_also_where_projections_lag(ledger: Ledger, monkeypatch: Any) -> None:
+    session = await ledger.open_session(request(subject_id="person-17"))
+    await ledger.retention.status()  # the projections know the session, and will know no more
+
+    async def stop_here() -> None:
+        pass
+
+    monkeypatch.setattr(ledger._adapters.read_models, "catch_up", stop_here)
+    await ledger.retention.hold(session=session.id, **MATTER)
+    for whose in ({"session": session.id}, {"subject_id": "person-17"}):
+        with pytest.raises(UnderLegalHold, match=f"a legal hold keeps the data of session {session.id}"):
+            await ledger.erase(**whose, reason="a request", requested_by="dpo")
+    assert not await ledger.erasures.finish()
+
+
+@pytest.mark.parametrize("begins", ["before", "meanwhile"])
+async def test_a_session_whose_erasure_has_begun_cannot_be_held(ledger: Ledger, monkeypatch: Any, begins: str) -> None:
+    session = await ledger.open_session(request(subject_id="person-17"))
+    subject = await ledger._adapters.personal.subject_of("person-17")
+    target = ErasureTarget(id=uuid4(), subject=subject, session=session.id, requested_by="dpo", reason="a request")
+    record = ledger.retention._decisions.record
+
+    async def recorded_late(*given: Any, **named: Any) -> Any:
+        await ledger.erasures._erasures.begin(target)
+        return await record(*given, **named)
+
+    if begins == "before":
+        await ledger.erasures._erasures.begin(target)
+    else:
+        monkeypatch.setattr(ledger.retention._decisions, "record", recorded_late)
+    with pytest.raises(HoldRefused, match="is being erased"):
+        await ledger.retention.hold(session=session.id, **MATTER)
+    with pytest.raises(HoldRefused, match="is being erased"):
+        await ledger.retention.hold(subject_id="person-17", **MATTER)
+    monkeypatch.undo()
+    [certificate] = await ledger.erasures.finish()
+    assert certificate.id == target.id
+
+
 async def test_holds_are_checked_before_anything_is_recorded(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="either subject_id or session"):
         await ledger.retention.hold(**MATTER)

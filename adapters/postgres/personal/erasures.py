@@ -39,8 +39,6 @@ class PostgresErasures:
                 await driver.execute(f"SELECT FROM {self._s}.head WHERE id = 1 FOR UPDATE")
                 if (found := await self._open(driver, target)) is not None:
                     return found
-                if not target.replayed:
-                    await self._refuse_if_held(driver, target.subject)
                 known = [
                     stream_id
                     for (stream_id,) in await driver.fetch(
@@ -49,14 +47,25 @@ class PostgresErasures:
                     )
                 ]
                 streams = _of_target(known, target)
+                if not target.replayed:
+                    await self._refuse_if_held(driver, target.subject, streams)
                 if not streams and not has_keys and not target.replayed:
                     return None
                 return await self._record(driver, target, streams, whole=set(known) <= set(streams))
 
-    async def _refuse_if_held(self, driver: Driver, subject: bytes) -> None:
+    async def _refuse_if_held(self, driver: Driver, subject: bytes, streams: list[UUID]) -> None:
         # Under the log's lock, which a hold takes too: one of the two comes first.
         if await driver.fetchval(f"SELECT true FROM {self._s}.legal_holds WHERE subject = $1::bytea", subject):
             raise UnderLegalHold
+        last = f"""
+            SELECT DISTINCT ON (stream_id) stream_id, event_type FROM {self._s}.events
+             WHERE stream_id = ANY($1::uuid[]) AND event_type IN ('LegalHoldPlaced', 'LegalHoldReleased')
+             ORDER BY stream_id, version DESC"""
+        held = await driver.fetch(
+            f"SELECT stream_id FROM ({last}) AS last WHERE event_type = 'LegalHoldPlaced'", streams
+        )
+        if held:
+            raise UnderLegalHold(tuple(stream_id for (stream_id,) in held))
 
     async def _open(self, driver: Driver, target: ErasureTarget) -> Erasure | None:
         if target.replayed:

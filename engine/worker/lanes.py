@@ -134,8 +134,9 @@ class LaneRunner:
                 finished, running = await self._wait(running, more_in_ms, full=len(started) == places)
                 for task in finished:
                     done.update(task.result())
-        except ServiceError:
-            # The database is away. Steps in flight may still record their answer; cut off, they would be in doubt.
+        except Exception:
+            # The database is away, or refuses a claim. Steps in flight may still record their answer; cut off, they would be
+            # in doubt.
             if running:
                 finished, running = await asyncio.wait(running)
                 for task in finished:
@@ -172,12 +173,12 @@ class LaneRunner:
                 return set(), claimed.more_in_ms
             self._executor.telemetry.claimed(claimed.claims)
             histories = await self._histories(claimed.claims, lease)
-        tasks = set()
-        for claim in claimed.claims:
-            if history := histories.get(claim.stream_id):
-                work = SessionWork.of(history, actor=self._actor, lease=lease, claim=claim)
-                tasks.add(self._task(work, claim.step, asked_at))
-        return tasks, claimed.more_in_ms
+        works = [
+            (SessionWork.of(history, actor=self._actor, lease=lease, claim=claim), claim.step)
+            for claim in claimed.claims
+            if (history := histories.get(claim.stream_id))
+        ]
+        return {self._task(work, step, asked_at) for work, step in works}, claimed.more_in_ms
 
     async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
         """The histories of the claimed sessions. An unreadable one is left out, and released."""

@@ -562,6 +562,27 @@ async def test_a_short_database_outage_loses_no_attempt_in_flight(
 # Tokens and webhooks
 
 
+async def test_a_fault_in_a_claim_cuts_off_no_request_in_flight(
+    ledger: Ledger, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await ledger.accept(request())
+    delayed = DelayedAnswers(ledger)
+    monkeypatch.setattr(ledger._adapters.provider, "create", delayed.create)
+    claim = ledger._adapters.due_steps.claim
+
+    async def faulty(*given: Any) -> Any:
+        if delayed.answered.is_set():
+            delayed.released.set()
+            raise RuntimeError("a fault in a claim")
+        return await claim(*given)
+
+    monkeypatch.setattr(ledger._adapters.due_steps, "claim", faulty)
+    async with asyncio.timeout(60):
+        with pytest.raises(RuntimeError, match="a fault in a claim"):
+            await ledger.scheduler.run_once()
+    assert (await kinds(ledger, session.id))[-1] == "SessionCreated"
+
+
 async def test_a_token_expiry_is_recorded_once_and_not_before_its_time(
     ledger: Ledger, simulator: Simulator, sql: Any
 ) -> None:

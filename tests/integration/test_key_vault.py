@@ -15,15 +15,16 @@ from guestledger.adapters.crypto.wrapping import keys_of_file, made_key_file
 from guestledger.adapters.database import upgrade_database
 from guestledger.adapters.postgres.errors import LedgerNotReady
 from guestledger.adapters.postgres.personal.key_ring import WrongKey
-from guestledger.adapters.postgres.personal.vault import VaultEmpty
+from guestledger.adapters.postgres.personal.vault import PostgresKeyVault, VaultEmpty
 from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.errors import ServiceUnreachable, SubjectErased
-from guestledger.engine.domain.personal import Sealed
+from guestledger.engine.domain.personal import Purpose, Sealed
+from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
 from tests import postgres
 from tests.integration.appends import an_append
-from tests.integration.conftest import Sql
+from tests.integration.conftest import NewLedger, Sql
 from tests.integration.plain_sql import connect_plainly
 from tests.keys import KEY, NEW_KEY
 from tests.unit.samples import IP, request, was_attempted, was_created, was_throttled
@@ -161,6 +162,45 @@ async def test_an_outage_of_the_vault_holds_up_no_append_that_needs_no_key(apart
             await ledger._adapters.store.append(an_append(events=(was_throttled(),)))
             assert not accepting.done()
         await accepting
+
+
+async def test_who_asks_for_a_key_that_another_process_is_making_gets_it(
+    apart: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(apart) as ledger:
+        await ledger.accept(request(subject_id="person-1"))
+        vault = ledger._adapters.vault
+        assert isinstance(vault, PostgresKeyVault)
+        fetch, asked, go = vault._database.fetch, asyncio.Event(), asyncio.Event()
+
+        async def fetch_nothing_first(statement: str, *values: Any) -> Any:
+            if statement != vault._statements.get_or_make or asked.is_set():
+                return await fetch(statement, *values)
+            asked.set()
+            await go.wait()
+            return []  # as if another process made the key at the same moment
+
+        monkeypatch.setattr(vault._database, "fetch", fetch_nothing_first)
+        first = asyncio.create_task(vault.key_of(b"person-2", Purpose.CONTACT))
+        await asked.wait()
+        second = asyncio.create_task(vault.key_of(b"person-2", Purpose.CONTACT))
+        await asyncio.sleep(0)
+        go.set()
+        async with asyncio.timeout(60):
+            assert await first is await second
+
+
+async def test_a_key_that_does_not_unwrap_stops_its_session_alone(
+    new_ledger: NewLedger, sql: Sql, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with new_ledger() as ledger:
+        spoilt, *others = [await ledger.accept(request()) for _ in range(3)]
+    await sql("UPDATE data_keys SET wrapped = '\\x00' WHERE subject = uuid_send($1)", spoilt.id)
+    async with new_ledger() as worker, asyncio.timeout(60):
+        await worker.scheduler.run_once()
+        found = [(await worker.session(session.id)).status for session in (spoilt, *others)]
+    assert (found[0] is Status.ACTIVE, *found[1:]) == (False, Status.ACTIVE, Status.ACTIVE)
+    assert caplog.text.count("they were changed") == 1
 
 
 async def test_a_long_outage_is_one_of_the_vault_and_shows_in_the_health(

@@ -1,9 +1,10 @@
 """The key vault in PostgreSQL: data keys, wrapped by a key-encryption key. It may be a database of its own."""
 
 import asyncio
+import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,8 @@ from guestledger.adapters.postgres.personal.vault_statements import INDEX, Vault
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.domain.personal import Purpose
+
+logger = logging.getLogger("guestledger")
 
 _Owner = tuple[bytes, str]
 
@@ -65,6 +68,7 @@ class PostgresKeyVault:
         self._statements = VaultStatements(database.schema, durable=database.apart)
         self._cached: Recent[UUID, Aes256Key] = Recent()
         self._owned: Recent[_Owner, Aes256Key] = Recent()
+        self._refused: Recent[UUID, bool] = Recent()
         self._wanted: dict[_Owner, asyncio.Future[Aes256Key]] = {}
         self._fetching: asyncio.Task[None] | None = None
         self.hashing: KeyedHash | None = None
@@ -135,11 +139,21 @@ class PostgresKeyVault:
         if missing := [key_id for key_id in ids if key_id not in found]:
             for row in await self._database.fetch(self._statements.read_with_others, missing):
                 # One that was not asked for must not keep the others from being read.
-                with suppress(ServiceError) if row["key_id"] not in ids else nullcontext():
+                with suppress(ServiceError) if row["key_id"] not in ids else self._noted(row["key_id"]):
                     found[row["key_id"]] = await self._unwrapped(row)
         for key in found.values():
             self._owned.keep((key.subject, key.purpose), key)
         return found
+
+    @contextmanager
+    def _noted(self, key_id: UUID) -> Iterator[None]:
+        """A key that does not unwrap here counts as missing, and is logged once: it must not stop the sessions beside it."""
+        try:
+            yield
+        except WrongKey as error:
+            if self._refused.get(key_id) is None:
+                self._refused.keep(key_id, True)
+                logger.error("data key %s: %s", key_id, error)  # noqa: TRY400 - it says it all
 
     async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
         """See `KeyVault.ids`."""
@@ -185,8 +199,7 @@ class PostgresKeyVault:
     async def _fetch_wanted(self) -> None:
         try:
             while self._wanted:
-                wanted, self._wanted = self._wanted, {}
-                await self._answer(wanted)
+                await self._answer(dict(self._wanted))
         finally:
             self._fetching = None
 
@@ -199,15 +212,17 @@ class PostgresKeyVault:
             found = await self._database.fetch(self._statements.get_or_make, *columns)
             keys = {(row["subject"], row["purpose"]): await self._unwrapped(row) for row in found}
         except Exception as error:  # noqa: BLE001 - whatever it is, its callers have to get it
-            for waiting in wanted.values():
+            for owner, waiting in wanted.items():
+                del self._wanted[owner]
                 waiting.set_exception(error)
                 waiting.exception()  # its callers may be gone
             return
         for owner, waiting in wanted.items():
+            # Until it has its key, an owner stays in `_wanted`: who asks meanwhile waits for the same.
             if owner in keys:
+                del self._wanted[owner]
                 waiting.set_result(self._keep(owner, keys[owner]))
             else:  # another process made it at the same moment, or the keys are being rotated
-                self._wanted[owner] = waiting
                 self._current = None
 
     def _proposed(self, owner: _Owner, current: KeyEncryptionKey) -> KeyRow:

@@ -73,6 +73,7 @@ class Consumer:
         """Where the checkpoint still is if its last move failed."""
         # Not the process's: two candidates within one process exclude each other too.
         self._lease = Lease(owner=clock.new_id(), ms=options.lease_ms)
+        self._lease_s = options.lease_ms / 1_000
 
     async def run(self) -> NoReturn:
         """Hold the consumer, or stand by for it, until cancelled. Raises `LogSetBack`: it is stopped then."""
@@ -80,12 +81,13 @@ class Consumer:
         try:
             while True:
                 try:
+                    asked_at = self._now()
                     position = await self._checkpoints.claim(self._name, self._lease, self._start)
                     if position is not None:
                         failures = failures if position == before else 0
                         before = position
                         await self._check_log(position)
-                        await self._hold(position)
+                        await self._hold(position, asked_at + self._lease_s)
                     await asyncio.sleep(self._options.poll_ms * (0.5 + self._clock.jitter()) / 1_000)
                 except LogSetBack as error:
                     ahead = LogSetBack(error.position, error.head, self._name)
@@ -116,9 +118,9 @@ class Consumer:
             self._at, self._mark = position, None
         self._moving_from = None
 
-    async def _hold(self, position: int) -> None:
+    async def _hold(self, position: int, held_until: float) -> None:
         """Deliver until the lease is lost."""
-        beating = asyncio.create_task(self._beat())
+        beating = asyncio.create_task(self._beat(held_until))
         delivering = asyncio.create_task(self._deliver(position))
         try:
             await asyncio.wait((beating, delivering), return_when=asyncio.FIRST_COMPLETED)
@@ -128,26 +130,35 @@ class Consumer:
             ended = await asyncio.gather(beating, delivering, return_exceptions=True)
         for outcome in ended:
             if isinstance(outcome, _LeaseLost):
-                logger.warning("consumer %s was taken over by another process", self._name)
+                logger.warning("consumer %s has lost its lease: another process may deliver now", self._name)
             elif isinstance(outcome, Exception):
                 raise outcome
 
-    async def _beat(self) -> None:
-        # Without the database for as long as the lease, this process may no longer be the consumer.
-        loop = asyncio.get_running_loop()
-        held_until = loop.time() + self._options.lease_ms / 1_000
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _beat(self, held_until: float) -> None:
+        """Renew the lease. Raises `_LeaseLost` once it may have lapsed, also while the database gives no answer."""
         while True:
-            await asyncio.sleep(self._options.lease_ms / 3_000)
-            asked_at = loop.time()
             try:
-                async with asyncio.timeout(self._options.lease_ms / 3_000):
-                    kept = await self._checkpoints.keep(self._name, self._lease)
-            except (ServiceError, TimeoutError):  # delivering reports it
-                kept = loop.time() < held_until
-            else:
-                held_until = asked_at + self._options.lease_ms / 1_000
-            if not kept:
-                raise _LeaseLost
+                async with asyncio.timeout_at(held_until):
+                    await asyncio.sleep(self._lease_s / 3)
+                    held_until = await self._renewed(held_until)
+            except TimeoutError:
+                raise _LeaseLost from None
+
+    async def _renewed(self, held_until: float) -> float:
+        """Until when the lease is held, after a try to renew it. Raises `_LeaseLost`."""
+        asked_at = self._now()  # it counts from before the database was asked
+        try:
+            async with asyncio.timeout(self._lease_s / 3):
+                kept = await self._checkpoints.keep(self._name, self._lease)
+        except (ServiceError, TimeoutError):  # delivering reports it
+            return held_until
+        if not kept:
+            raise _LeaseLost
+        return asked_at + self._lease_s
 
     async def _deliver(self, position: int) -> None:
         batches = tail(

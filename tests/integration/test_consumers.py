@@ -321,6 +321,46 @@ async def test_a_consumer_that_cannot_renew_its_lease_stops_its_handler(
             await stopped.wait()
 
 
+class NoAnswer(PostgresConsumers):
+    """The database gives no answer to renewals. The answer to a claim takes `claim_s`."""
+
+    claim_s = 0.0
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine, "guestledger")
+        self.renewals: list[int] = []
+        """How many were begun, by claim."""
+
+    async def claim(self, *given: Any) -> int | None:
+        position = await super().claim(*given)
+        self.renewals.append(0)
+        await asyncio.sleep(self.claim_s)
+        return position
+
+    async def keep(self, _name: str, _lease: Lease) -> bool:
+        self.renewals[-1] += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("claim_s", "renewals"), [(0.0, 1), (0.29, 0)])
+async def test_a_consumers_lease_ends_also_while_the_database_gives_no_answer(
+    ledger_url: str, store: PostgresEventStore, engine: AsyncEngine, claim_s: float, renewals: int
+) -> None:
+    """A renewal is tried after each third of the lease. The first one hangs for a third; the next would come too late."""
+    await logs.write(ledger_url, 5)
+    checkpoints = NoAnswer(engine)
+    checkpoints.claim_s = claim_s
+
+    async def hang(_events: Sequence[RecordedEvent]) -> None:
+        await asyncio.Event().wait()
+
+    async with running(store, checkpoints, hang, pace=replace(PACE, lease_ms=300)), asyncio.timeout(PATIENCE):
+        while len(checkpoints.renewals) < 4:
+            await asyncio.sleep(0.01)
+    assert max(checkpoints.renewals[:3]) <= renewals
+
+
 async def test_a_forgotten_consumer_has_no_checkpoint(
     ledger_url: str, store: PostgresEventStore, checkpoints: PostgresConsumers
 ) -> None:

@@ -21,6 +21,7 @@ from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName
+from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.domain.events import Event
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
@@ -404,6 +405,27 @@ async def test_a_shared_lookup_that_fails_counts_as_one_failure(
         assert simulator.counts["channel 500"] == 1
         ((failures, broken_at),) = await sql("SELECT failures, broken_at FROM limits")
         assert (failures, broken_at) == (1, None)
+
+
+async def test_a_pause_asked_of_lookups_outlasts_an_outage_of_the_database(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.config = SimulatorConfig(channel_throttle_times=1, retry_after_s=600)
+    async with new_ledger(policy=policy()) as ledger:
+        await ledger.checks.provider()  # the token request has a limiter of its own
+        limiter = ledger.limits._limiter
+        with monkeypatch.context() as patched:
+
+            async def out_of_reach(_feedback: Any) -> None:
+                raise ServiceUnreachable("database", Cause.CONNECTION_REFUSED)
+
+            patched.setattr(limiter, "observe", out_of_reach)
+            first = await ledger.open_session(request())
+        second = await ledger.open_session(request())
+        assert (first.status, second.status) == (Status.PENDING, Status.PENDING)
+        closed = [state for state in (await limiter.states()).values() if state.closed_until is not None]
+    assert len(closed) == 1
+    assert (simulator.counts["channel 429"], simulator.counts["channel 200"], asked(simulator)) == (1, 0, [])
 
 
 async def test_a_shared_lookup_result_is_observed_even_if_one_caller_is_cancelled(

@@ -11,7 +11,7 @@ from guestledger.engine.domain.errors import RequestDenied, ServiceError
 from guestledger.engine.domain.outcomes import LookupOutcome, feedback_of
 from guestledger.engine.domain.session import Session
 from guestledger.engine.limits.admission import AdmissionRequest, Admitted, Denied
-from guestledger.engine.limits.feedback import not_sent
+from guestledger.engine.limits.feedback import Feedback, not_sent
 from guestledger.engine.worker.deferring import deferred
 from guestledger.engine.worker.leases import LeaseLost
 from guestledger.engine.worker.step import Lane, Services, StepContext, StepResult
@@ -30,6 +30,7 @@ class Step:
         self._admitting = asyncio.Lock()
         self._observing = asyncio.Lock()
         self._observed: LookupOutcome | None = None
+        self._unobserved: list[Feedback] = []
 
     @property
     def limiter(self) -> str:
@@ -66,6 +67,7 @@ class Step:
         provider, limiter = self._services.provider, self._services.limiter
         if not provider.is_ready:
             await provider.ready()
+        await self._report()  # what an outage kept back: it may close the limiter
         admitted = await self._admit(request, session.id)
         if isinstance(admitted, Denied):
             return admitted
@@ -98,11 +100,17 @@ class Step:
             self._asking.discard(stream_id)
 
     async def _observe(self, outcome: LookupOutcome, admitted: Admitted) -> None:
-        """Report an answer to the limiter once, however many sessions shared it."""
-        limiter = self._services.limiter
+        """Report an answer to the limiter once, however many sessions shared it. After an outage, before the next request."""
+        if outcome is not self._observed:
+            self._observed = outcome
+            self._unobserved.append(feedback_of(self.limiter, outcome, admitted.at))
+        elif admitted.probes:
+            self._unobserved.append(not_sent(self.limiter, admitted.at))
+        with suppress(ServiceError):
+            await self._report()
+
+    async def _report(self) -> None:
         async with self._observing:
-            if outcome is not self._observed:
-                await limiter.observe(feedback_of(self.limiter, outcome, admitted.at))
-                self._observed = outcome
-            elif admitted.probes:
-                await limiter.observe(not_sent(self.limiter, admitted.at))
+            while self._unobserved:
+                await self._services.limiter.observe(self._unobserved[0])
+                del self._unobserved[0]

@@ -160,7 +160,9 @@ async def begun(store: PausedStore, number: int) -> list[asyncio.Task[Appended]]
     return tasks
 
 
-async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(stores: Stores, watch: asyncpg.Connection) -> None:
+async def test_new_sessions_beyond_the_waiting_limit_are_rejected_at_once(
+    stores: Stores, watch: asyncpg.Connection
+) -> None:
     store = stores.open(PausedStore, max_waiting=300)
     tasks = await begun(store, 300)
     assert len(store._queue) == 300 - MAX_IN_BATCH
@@ -168,8 +170,11 @@ async def test_appends_beyond_the_waiting_limit_are_rejected_at_once(stores: Sto
     await asyncio.sleep(0)
     with pytest.raises(ServiceUnreachable, match="300 appends wait already: slow down and retry"):
         await store.append(proposed())
+    known = asyncio.create_task(store.append(proposed(version=7)))  # an answer in hand
     await store.resume()
     assert len(await asyncio.gather(*tasks)) == 500
+    with pytest.raises(WrongExpectedVersion):
+        await known
     assert await positions(watch) == list(range(500))
 
 

@@ -70,10 +70,11 @@ class PostgresEventStore(LogReader):
     async def append(self, append: Append) -> Appended:
         """See `EventStore.append`.
 
-        Also raises `DatabaseFault` if PostgreSQL refuses this append, and `ServiceUnreachable` when `max_waiting`
-        appends already wait. Cancelling withdraws the append only while it waits for its batch.
+        Also raises `DatabaseFault` if PostgreSQL refuses this append, and `ServiceUnreachable` if it begins a session while
+        `max_waiting` appends already wait. Cancelling withdraws the append only while it waits for its batch.
         """
-        if len(self._queue) >= self._max_waiting:
+        # Only at the door: what is known of an accepted session must not wait until others give way.
+        if append.expected_version == 0 and len(self._queue) >= self._max_waiting:
             raise ServiceUnreachable(
                 "database", Cause.SERVICE_UNAVAILABLE, f"{self._max_waiting} appends wait already: slow down and retry"
             )

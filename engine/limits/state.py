@@ -11,9 +11,10 @@ from guestledger.engine.limits.clock_step import MIN_STEP
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 
-# The rate is forgotten this long after the last pause.
+# The rate is forgotten so long after the last pause, and after the last answer at it.
 _FORGOTTEN = timedelta(minutes=15)
-# After a pause this long, the rate rises from half of it for so long: many requests are waiting.
+# After a pause this long, the rate rises from half of it for so long: many requests are waiting. Where no rate is known, it
+# rises from the first one without end.
 _LONG_PAUSE, _RAMP = timedelta(seconds=10), timedelta(seconds=3)
 
 _TIMES = (
@@ -55,18 +56,27 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     def rate(self, now: datetime) -> float | None:
         """The admitted rate now; `None`: unlimited."""
         pace = self.remembered(now)
-        return pace.rate * self._ramp(now) if pace is not None and not pace.is_unlimited else None
+        if pace is None:
+            return None
+        risen = self._risen(now)
+        if not pace.is_unlimited:
+            return pace.rate * (0.5 + 0.5 * risen)
+        first = pace.floor / p.MIN_SHARE
+        return first * (p.MAX_RATE / first) ** risen if risen < 1 else None
 
-    def _ramp(self, now: datetime) -> float:
+    def _risen(self, now: datetime) -> float:
+        """How much of the ramp after a long pause is over."""
         if self.closed_at is None or self.closed_until is None or self.closed_until - self.closed_at < _LONG_PAUSE:
             return 1.0
-        return min(1.0, 0.5 + 0.5 * max(0.0, (now - self.closed_until) / _RAMP))
+        return min(1.0, max(0.0, (now - self.closed_until) / _RAMP))
 
     def remembered(self, now: datetime) -> p.Pace | None:
         """What is known about the rate; `None`: nothing, or it is too long ago."""
-        if self.closed_until is None or now - self.closed_until > _FORGOTTEN:
+        if self.closed_until is None or self.pace is None:
             return None
-        return self.pace
+        # In steady use no pause may come for long: to forget the rate then would flood the API.
+        last = self.closed_until if self.pace.is_unlimited else max(self.closed_until, self.pace.learned_at)
+        return None if now - last > _FORGOTTEN else self.pace
 
     def without_forgotten(self, now: datetime) -> "LimiterState":
         """The state without an old pause and the rate that was learned after it."""

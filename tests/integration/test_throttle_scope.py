@@ -48,9 +48,12 @@ async def test_a_throttle_of_a_request_delays_only_its_session(new_ledger: Any, 
         assert await ledger.limits.states() == {}
 
 
-async def test_a_used_up_quota_delays_every_session_whatever_the_scope(new_ledger: Any, simulator: Simulator) -> None:
+@pytest.mark.parametrize("scope", ThrottleScope)
+async def test_a_used_up_quota_delays_every_session_whatever_the_scope(
+    new_ledger: Any, simulator: Simulator, scope: ThrottleScope
+) -> None:
     simulator.config = SimulatorConfig(quota=1, rate_limit_headers=True)
-    async with new_ledger(policy=PATIENT, profile=Profile(throttle_scope=ThrottleScope.REQUEST)) as ledger:
+    async with new_ledger(policy=PATIENT, profile=Profile(throttle_scope=scope)) as ledger:
         assert (await ledger.open_session(request())).status is Status.ACTIVE
         [state] = (await ledger.limits.states()).values()
         assert state.closed_by == "quota"

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.outcomes import Delivery, Failed, FailureKind, feedback_of, feedback_of_delivery
-from guestledger.engine.limits.feedback import Feedback, Observation, not_sent
+from guestledger.engine.limits.feedback import Feedback, Observation, ThrottleScope, not_sent
 from guestledger.engine.limits.quota import ExhaustedQuota
 from guestledger.engine.limits.retry import WaitBasis
 from tests.unit.limiters import NAME, known, new, seen
@@ -72,6 +72,13 @@ def test_the_longer_of_retry_after_and_exhausted_quota_applies(
     feedback = feedback_of(NAME, replace(outcome(retry_after_ms=asked_ms), exhausted=EXHAUSTED), at(1))
     assert feedback.observation is (Observation.THROTTLED if outcome is throttled else Observation.FAILED)
     assert (feedback.closed_ms, feedback.quota, feedback.closed_by) == (closed_ms, 50.0, closed_by)
+
+
+@pytest.mark.parametrize("asked_ms", [2_000, 7_000, 9_000])
+def test_a_used_up_quota_speaks_of_all_whatever_else_the_answer_says(asked_ms: int) -> None:
+    outcome = replace(throttled(asked_ms), scope=ThrottleScope.AUTO)
+    assert feedback_of(NAME, outcome, at(1)).scope is ThrottleScope.AUTO
+    assert feedback_of(NAME, replace(outcome, exhausted=EXHAUSTED), at(1)).scope is ThrottleScope.QUOTA
 
 
 def test_a_failure_closes_the_limiter_only_with_a_positive_retry_after() -> None:

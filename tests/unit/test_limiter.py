@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import ThrottleScope
+from guestledger.engine.limits.pace import MAX_RATE
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import WaitBasis
 from tests.unit.limiters import CLEAN, EARLY, FIRST, POLICY, RESERVED, RETRY, known, new
@@ -130,6 +131,29 @@ def test_a_failure_with_retry_after_does_not_lower_the_rate() -> None:
 def test_the_rate_rises_from_half_after_a_long_pause() -> None:
     limiter = known(100).failed(1, closed_ms=60_000, closed_by=WaitBasis.RETRY_AFTER)
     assert [limiter.rate(now) for now in (61, 62.5, 64, 70)] == [50, 75, 100, 100]
+
+
+@pytest.mark.parametrize("scope", ThrottleScope)
+def test_no_scope_admits_a_flood_after_a_long_pause(scope: ThrottleScope) -> None:
+    limiter = new().throttled(0, 60, scope=scope)
+    assert len(limiter.reserve(60.1, 500)) < 10
+
+
+def test_where_no_rate_is_known_it_rises_from_the_first_one_after_a_long_pause() -> None:
+    limiter = new().throttled(0, 60, scope=ThrottleScope.AUTO)
+    assert limiter.rate(60) == POLICY.initial_rate
+    assert limiter.rate(61) < limiter.rate(62) < MAX_RATE / 2
+    assert limiter.state.rate(at(63)) is None
+
+
+def test_the_rate_is_not_forgotten_in_steady_use() -> None:
+    limiter = known(100).throttled(1, 300)
+    seconds = 301.0
+    while seconds < 1_800:
+        limiter.admitted(seconds).succeeded(seconds + 0.1, began=seconds)
+        seconds += 0.5
+    assert limiter.rate(seconds) < 100
+    assert limiter.state.rate(at(seconds + 901)) is None
 
 
 def test_a_limiter_is_closed_for_at_most_the_longest_pause() -> None:

@@ -147,6 +147,7 @@ def _ledger(
         partitions=partitions,
         read_models=read_models,
         retention=RetentionPlanner(read_models=read_models, due_steps=due_steps, clock=clock, policy=policy),
+        erasures=erasures,
         executor=executor,
         leases=leases,
         lease=lease,

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    false,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSON
@@ -146,6 +147,9 @@ destroyed_keys = Table(
     metadata,
     Column("key_id", Uuid, primary_key=True),
     Column("destroyed_at", TIME, nullable=False),
+    # Whether the vault is known to hold it no more. A vault of its own gives it up after the append that destroyed it.
+    Column("gone", Boolean, nullable=False, server_default=false()),
+    Index("destroyed_keys_left", "key_id", postgresql_where=text("NOT gone")),
     comment="Nothing is sealed under these keys any more, also by a process that still has one",
 )
 

@@ -69,6 +69,10 @@ class ErasureStore(Protocol):
         """Destroy the keys of a whole subject. Nothing is ever sealed under them again."""
         ...
 
+    async def destroy_left_keys(self) -> int:
+        """Destroy the keys that a vault of its own still holds, though their data was erased. Returns how many were left."""
+        ...
+
     async def complete(self, erasure: UUID) -> Erasure:
         """Delete what is left of the streams that the log does not hold now, and record that the erasure is complete."""
         ...

@@ -13,6 +13,7 @@ from guestledger.engine.limits.retry import RetryPolicy, backoff_ms
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.due_steps import DueSteps
+from guestledger.engine.ports.erasures import ErasureStore
 from guestledger.engine.ports.event_store import EventStore
 from guestledger.engine.ports.partitions import Partitions
 from guestledger.engine.ports.rate_limiter import RateLimiter
@@ -37,7 +38,7 @@ _PATIENCE = timedelta(seconds=15)
 _SOON_MS = 200
 # Partitions are made months ahead, so this may fail for weeks without harm.
 _PARTITIONS_MS = 600_000
-# An erasure may be this late after the policy changed.
+# An erasure may be this late after the policy changed, and the end of a key in a vault of its own.
 _RETENTION_MS = 600_000
 # How often limiters and backlog of all processes are looked at.
 _OUTAGES_MS = 10_000
@@ -56,6 +57,7 @@ class Scheduler:
         partitions: Partitions,
         read_models: ReadModels,
         retention: RetentionPlanner,
+        erasures: ErasureStore,
         executor: Executor,
         leases: Leases,
         lease: Lease,
@@ -69,6 +71,7 @@ class Scheduler:
         self._partitions = partitions
         self._read_models = read_models
         self._retention = retention
+        self._erasures = erasures
         self._limiter = limiter
         self._outages = outages
         self._clock = clock
@@ -123,6 +126,7 @@ class Scheduler:
         done: Counter[str] = Counter()
         await self._retention.plan()
         await self._drain_all(done)
+        await self._erasures.destroy_left_keys()
         await self._partitions.ensure_partitions()
         return done
 
@@ -155,6 +159,7 @@ class Scheduler:
                 self._trouble.database_answered()
                 failures = self._trouble.recovered(failures)
                 if await self._due_steps.is_idle(self._lanes.wanted()):
+                    await self._erasures.destroy_left_keys()
                     await self._read_models.catch_up()
                     return
                 due = await self._poller.finds_work(self._stopping)
@@ -221,7 +226,8 @@ class Scheduler:
             tasks.create_task(self._tick(self._read_models.catch_up, behind))
             tasks.create_task(self._tick(self._partitions.ensure_partitions, partial(self._pause, _PARTITIONS_MS)))
             tasks.create_task(self._tick(partial(self._poller.look, self._stopping)))
-            tasks.create_task(self._tick(self._retention.plan, partial(self._pause, _RETENTION_MS)))
+            for task in (self._retention.plan, self._erasures.destroy_left_keys):
+                tasks.create_task(self._tick(task, partial(self._pause, _RETENTION_MS)))
             look = partial(self._outages.look, self._due_steps, self._limiter)
             tasks.create_task(self._tick(look, partial(self._pause, _OUTAGES_MS)))
 

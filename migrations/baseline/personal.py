@@ -58,9 +58,11 @@ def _create_personal(schema: str) -> None:
         "destroyed_keys",
         sa.Column("key_id", sa.Uuid, primary_key=True),
         sa.Column("destroyed_at", _TIME, nullable=False),
+        sa.Column("gone", sa.Boolean, nullable=False, server_default=sa.false()),
         schema=schema,
         comment="Nothing is sealed under these keys any more, also by a process that still has one",
     )
+    op.create_index("destroyed_keys_left", "destroyed_keys", ["key_id"], schema=schema, postgresql_where="NOT gone")
     op.create_table(
         "legal_holds",
         sa.Column("subject", sa.LargeBinary, primary_key=True),

@@ -17,6 +17,7 @@ from guestledger.adapters.postgres.errors import LedgerNotReady
 from guestledger.adapters.postgres.personal.key_ring import WrongKey
 from guestledger.adapters.postgres.personal.vault import PostgresKeyVault, VaultEmpty
 from guestledger.adapters.settings import InvalidSettings, Settings
+from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.errors import ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.personal import Purpose, Sealed
@@ -57,6 +58,9 @@ async def upgraded(settings: Settings) -> None:
     if settings.vault_url is not None:
         owner = replace(owner, vault_url=postgres.as_administrator(settings.vault_url))
     await upgrade_database(owner)
+
+
+KEYS = "SELECT subject FROM guestledger.data_keys WHERE purpose <> 'index'"
 
 
 async def rows(url: str, statement: str) -> list[Any]:
@@ -236,6 +240,29 @@ async def outage_of(url: str) -> AsyncIterator[None]:
         await connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize("until_idle", [False, True])
+async def test_a_vault_apart_gives_up_the_keys_of_what_was_erased(
+    apart: Settings, simulator: Simulator, until_idle: bool
+) -> None:
+    settings = replace(
+        apart,
+        cxone_url=simulator.url,
+        cxone_client_id=simulator.client_id,
+        cxone_client_secret=simulator.client_secret,
+        retention_days=0,
+    )
+    simulator.config = SimulatorConfig(session_lifetime_s=0)
+    await upgraded(settings)
+    async with connect(settings, scheduler=False) as ledger:
+        await ledger.open_session(request())
+        await ledger.open_session(request(subject_id="person-1"))
+        assert len(await rows(apart.vault_url, KEYS)) == 4
+        await (ledger.scheduler.run_until_idle() if until_idle else ledger.scheduler.run_once())
+    assert await rows(apart.database_url, "SELECT FROM guestledger.personal") == []
+    assert len(await rows(apart.vault_url, KEYS)) == 2, "those of the person, for the next session"
+    assert await rows(apart.database_url, "SELECT FROM guestledger.destroyed_keys WHERE NOT gone") == []
 
 
 @pytest.mark.parametrize("is_apart", [False, True])

@@ -49,7 +49,7 @@ TABLES: Mapping[str, Grants] = {
     },
     t.wrapping_keys.name: {RUNTIME: _WRITE, PRIVACY: _READ},
     t.data_keys.name: {RUNTIME: _WRITE, PRIVACY: _APPEND | {"DELETE"}},
-    t.destroyed_keys.name: {RUNTIME: _APPEND, PRIVACY: _APPEND},
+    t.destroyed_keys.name: {RUNTIME: _APPEND | {"UPDATE (gone)"}, PRIVACY: _APPEND},
     t.legal_holds.name: {RUNTIME: _APPEND | {"DELETE"}, PRIVACY: _APPEND | {"DELETE"}},
     t.api_keys.name: {RUNTIME: _APPEND | _REVOKE, **_READERS},
     t.limits.name: {RUNTIME: _WRITE, **_READERS},

@@ -97,8 +97,10 @@ class AppendStatements:
                  WHERE stream_id = ANY($10::uuid[]) AND (stream_id, purpose) IN (SELECT * FROM unnest($10::uuid[], $11::text[]))
                 RETURNING stream_id, key_id
             ), fenced AS (
-                INSERT INTO {s}.destroyed_keys (key_id, destroyed_at)
-                SELECT DISTINCT key_id, $1::timestamptz FROM erased JOIN {s}.personal_index AS i USING (stream_id)
+                INSERT INTO {s}.destroyed_keys (key_id, destroyed_at, gone)
+                SELECT DISTINCT key_id, $1::timestamptz,
+                       EXISTS (SELECT FROM {s}.data_keys AS k WHERE k.key_id = erased.key_id)
+                  FROM erased JOIN {s}.personal_index AS i USING (stream_id)
                  WHERE stream_id = ANY($10::uuid[]) AND i.subject = uuid_send(stream_id)
                 ON CONFLICT (key_id) DO NOTHING
                 RETURNING key_id
@@ -115,7 +117,10 @@ class AppendStatements:
             SELECT count(*) FROM new_events"""
         # A plan may be kept while tables grow: all look-ups are by arrays, which use indexes.
         self.append = append.format(limits="")
-        """With the data that it erases go the keys of a session that is its own subject. Other keys are shared."""
+        """With the data that it erases go the keys of a session that is its own subject. Other keys are shared.
+
+        From a vault of its own they go afterwards: see `ErasureStore.destroy_left_keys`.
+        """
         self.append_limited = append.format(limits=f", {written_limits(schema, '$13', '$14')}")
         """As `append`; also writes limiters. A database user that only reveals and erases may not."""
         self._locked = locked_limits(schema, "$5")

@@ -112,6 +112,14 @@ class PostgresErasures:
         await self._personal.vault.destroy(ids)
         return _erasure(row)
 
+    async def destroy_left_keys(self) -> int:
+        """See `ErasureStore.destroy_left_keys`."""
+        ids = [key_id for (key_id,) in await self._fetch(f"SELECT key_id FROM {self._s}.destroyed_keys WHERE NOT gone")]
+        if ids:
+            await self._personal.vault.destroy(ids)
+            await self._fetch(f"UPDATE {self._s}.destroyed_keys SET gone = true WHERE key_id = ANY($1::uuid[])", ids)
+        return len(ids)
+
     async def complete(self, erasure: UUID) -> Erasure:
         """See `ErasureStore.complete`."""
         with reported():

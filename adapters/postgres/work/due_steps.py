@@ -208,8 +208,9 @@ class PostgresDueSteps:
 
 def _unfinished(wanted: Wanted) -> tuple[str | None, bool, list[StepName]]:
     webhook = StepName.DELIVER_WEBHOOK
-    erases = [StepName.ERASE_CONTACT] if StepName.ERASE_CONTACT in wanted else []
-    return wanted.get(webhook), webhook in wanted, [StepName.EXPIRE_TOKEN, StepName.PURGE_TOKEN, *erases]
+    elsewhere = {StepName.ERASE_CONTACT} - wanted.keys()  # for processes with a retention
+    recording = [step for step in StepName if step not in {*COUNTED, webhook, *elsewhere}]
+    return wanted.get(webhook), webhook in wanted, recording
 
 
 def _claim(row: Sequence[Any], *, reserved_ms: int | None = None) -> Claim:

@@ -135,9 +135,9 @@ def feedback_of(limiter: str, outcome: LookupOutcome | CreationOutcome, began_at
             observation = Observation.SUCCESS
     asked = outcome.retry_after if isinstance(outcome, Throttled | Failed) else None
     seen = feedback(limiter, observation, began_at, asked=asked, exhausted=outcome.exhausted)
-    # A used-up quota speaks of all, also where the server asks for a longer pause by another header.
-    is_own = isinstance(outcome, Throttled) and outcome.exhausted is None
-    return msgspec.structs.replace(seen, scope=outcome.scope) if is_own else seen
+    if isinstance(outcome, Throttled) and outcome.exhausted is None:
+        return msgspec.structs.replace(seen, scope=outcome.scope)
+    return seen  # a used-up quota speaks of all, also where the server asks for a longer pause by another header
 
 
 def feedback_of_delivery(limiter: str, outcome: Delivery, began_at: datetime, max_wait_ms: int) -> Feedback | None:

@@ -90,7 +90,8 @@ class Ledger:
         """Accept `request`, go as far as possible at once, and return the session.
 
         It is active, refused, rejected or abandoned; or pending until `retry_at`, and a scheduler continues.
-        `correlation_id` (default: the session id) is stored with every event.
+        `correlation_id` (default: the session id) is stored with every event. A repeated request, by its key, gets the
+        session of the first one, with its token in clear and its contact data `Sealed`.
 
         Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` if the key was used for another channel,
         subject or consent, `EventTooLarge`, and `ServiceError` if the provider or the database cannot be used: the

@@ -32,9 +32,9 @@ class Histories:
             raise SessionNotFound(str(session))
         return history
 
-    async def of_stream(self, stream_id: UUID, *, reveal: bool = False) -> list[RecordedEvent]:
-        """Return the events of a stream that exists. `reveal`: see `EventStore.read_stream`. Raises `PartitionDetached`."""
-        history = await self._store.read_stream(stream_id, reveal=reveal)
+    async def of_stream(self, stream_id: UUID) -> list[RecordedEvent]:
+        """Return the events of a stream that exists. Raises `PartitionDetached`."""
+        history = await self._store.read_stream(stream_id)
         if not history:
             raise PartitionDetached(stream_id, month_of(stream_id))
         return history

@@ -6,6 +6,7 @@ from guestledger.engine.domain.commands import OpenSession
 from guestledger.engine.domain.errors import IdempotencyConflict, ServiceError
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
 from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.domain.repeated import differing_fields
 from guestledger.engine.domain.request import GuestRequest, checked, checked_correlation_id
 from guestledger.engine.domain.session import Session
@@ -24,6 +25,7 @@ class Opener:
     def __init__(
         self, adapters: Adapters, *, executor: Executor, leases: Leases, lease: Lease, histories: Histories
     ) -> None:
+        self._personal = adapters.personal
         self._clock = adapters.clock
         self._telemetry = adapters.telemetry
         self._executor = executor
@@ -61,9 +63,11 @@ class Opener:
             raise error.with_accepted(session.id if work.recorded.version else None) from error
 
     async def _repeated(self, request: GuestRequest, stream_id: UUID) -> Session:
-        history = await self._histories.of_stream(stream_id, reveal=True)
-        opened = history[0].event
+        history = await self._histories.of_stream(stream_id)
+        [first] = await self._personal.opened(history[:1], (Purpose.CONTACT,))
+        opened = first.event
         assert isinstance(opened, ConsentRecorded | ConsentRefused), "every stream starts with the guest's consent"
         if fields := differing_fields(opened, request):
             raise IdempotencyConflict(stream_id, fields)
-        return session_of(history)
+        # The token is this caller's due. The contact data is of the first request, which may say more than this one.
+        return session_of(await self._personal.opened(history, (Purpose.ACCESS,)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import msgspec
 
 from guestledger.engine.domain.errors import ErasuresMissing, JournalUnusable
 from guestledger.engine.ports.erasures import ErasureStore, JournalEntry
+
+logger = logging.getLogger("guestledger")
 
 _decoder = msgspec.json.Decoder(JournalEntry)
 
@@ -33,6 +36,11 @@ class FileJournal:
     async def entries(self) -> Sequence[JournalEntry]:
         """See `ErasureJournal.entries`. A file that does not exist yet has none."""
         return await asyncio.to_thread(self._entries)
+
+    async def warn_if_missing(self) -> None:
+        """Log a warning if the file does not exist, as where its disk is not mounted. Without it, nothing is checked."""
+        if not await asyncio.to_thread(self.path.exists) and await asyncio.to_thread(self.path.parent.exists):
+            logger.warning("the journal of erasures %s does not exist: an older backup would not be noticed", self.path)
 
     def _check(self) -> None:
         with self._opened():
@@ -81,6 +89,7 @@ async def check_erasures(journal: FileJournal, erasures: ErasureStore) -> None:
     Raises `JournalUnusable`.
     """
     ledger_id = await erasures.ledger_id()
+    await journal.warn_if_missing()
     listed = {entry.erasure for entry in await journal.entries() if entry.ledger == ledger_id}
     if missing := len(listed - await erasures.done(listed)) if listed else 0:
         raise ErasuresMissing(str(journal.path), missing)

@@ -269,6 +269,18 @@ async def test_a_journal_that_cannot_be_read_is_said_and_no_ledger_is_opened(
             pass
 
 
+async def test_a_journal_that_does_not_exist_is_said_until_it_begins(
+    journalled: Journalled, journal: FileJournal, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with journalled() as ledger:
+        assert f"the journal of erasures {journal.path} does not exist" in caplog.text
+        await open_for(ledger)
+        await erase(ledger)
+    caplog.clear()
+    async with journalled():
+        assert "does not exist" not in caplog.text
+
+
 async def test_ledgers_share_a_journal(journalled: Journalled, new_ledger: NewLedger, journal: FileJournal) -> None:
     async with journalled() as ledger:
         await open_for(ledger)

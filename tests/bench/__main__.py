@@ -31,6 +31,7 @@ BENCHMARKS = (
     "waking",
     "quota",
     "throttling",
+    "chance",
     "outages",
     "recovery",
     "growth",

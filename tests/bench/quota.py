@@ -56,6 +56,6 @@ async def _figures(url: str, simulator: Simulator) -> list[Figure]:
     goodput = (len(settled) - throttled) / SPAN_S
     return [
         Figure(name=f"{of}: goodput", value=goodput, unit="sessions/s", against="quota", ratio=goodput / QUOTA),
-        Figure(name=f"{of}: throttled (limit 5)", value=100 * throttled / len(settled), unit="%"),
+        Figure(name=f"{of}: throttled (limit 1)", value=100 * throttled / len(settled), unit="%"),
         Figure(name=f"{of}: sent before Retry-After had passed (limit 0)", value=len(early), unit="requests"),
     ]

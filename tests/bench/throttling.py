@@ -17,7 +17,7 @@ SEEDS = (1, 2, 3)
 
 
 async def run(_data_dir: Path) -> AsyncIterator[Figure]:
-    """Two or three figures a row."""
+    """Three figures a row."""
     for row in ROWS:
         runs = [simulate(row.server(), seed, late_s=row.late_s) for seed in SEEDS]
         for figure in _figures(row.name, runs, row, row.least, 1):
@@ -41,13 +41,12 @@ def _figures(name: str, runs: list[list[Seen]], row: Row, least: float, most: in
         ratio=median(rates) / row.best,
     )
     yield _share(runs, WARM_S, SPAN_S, f"throttled (limit {most})" if row.has_quota else "throttled")
-    early = sum(one.early for seen in runs for one in seen)
-    if early:
-        yield Figure(name="  sent before Retry-After had passed (limit 0)", value=early, unit="requests")
+    yield _early(runs)
 
 
 def _changes(burst: int) -> Iterator[Figure]:
     runs = [simulate(Changing(50, burst, 1.0), seed, 270) for seed in SEEDS]
+    yield _early(runs)
     yield _share(runs, 100, 110, f"bucket 50/s, burst {burst}, halved 10 s ago: throttled (limit 5)")
     rates = [goodput(seen, 240, 270) for seen in runs]
     yield Figure(
@@ -57,6 +56,11 @@ def _changes(burst: int) -> Iterator[Figure]:
         against="the best, at least 0.8",
         ratio=median(rates) / 50,
     )
+
+
+def _early(runs: list[list[Seen]]) -> Figure:
+    early = sum(one.early for seen in runs for one in seen)
+    return Figure(name="  sent before Retry-After had passed (limit 0)", value=early, unit="requests")
 
 
 def _share(runs: list[list[Seen]], since: float, until: float, name: str) -> Figure:

@@ -15,6 +15,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "serving": {"SESSIONS": 10, "READS": 10, "ROUNDS": 1},
     "tailing": {"EVENTS": 10},
     "waking": {"HINTED": 2, "UNHINTED": 1},
+    "chance": {"REQUESTS": 20},
     "erasing": {"EVENTS": 1_000, "SESSIONS": 5, "ROUNDS": 1},
     "asking": {"EVENTS": 1_000, "WAITING": 50, "ADDRESSES": 50, "TIMES": 3},
     "checking": {"FEW": 20, "SESSIONS": 40, "TEMPLATES": 10},

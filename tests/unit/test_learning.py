@@ -93,3 +93,4 @@ def test_a_quota_that_halves_and_doubles_is_followed(burst: int, later: int) -> 
     seen = simulate(Changing(50, burst, 1.0, doubled_at=180 + later), seed=1, span_s=270 + later)
     assert throttled_share(seen, 100, 110) < 0.05, "within 10 s"
     assert goodput(seen, 240 + later, 270 + later) >= 0.8 * 50, "within 60 s, whenever the last try was"
+    assert not any(one.early for one in seen), "no request is sent before a Retry-After has passed"

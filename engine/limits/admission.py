@@ -48,7 +48,7 @@ class AdmissionRequest(msgspec.Struct, frozen=True, kw_only=True):
     reserved: bool
     """Whether its claim reserved a place."""
     early: bool = False
-    """Whether it may be admitted before its turn: whoever asks waits for that before sending it."""
+    """Whether it may be admitted before its turn: it is sent once that has come."""
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):

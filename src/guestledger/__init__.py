@@ -82,6 +82,8 @@ _NAMES = {
     "engine.worker.scheduler": "Scheduler",
 }
 """The public names of each module. The event classes come besides."""
+_EXTRAS = {"metrics_text": "server"}
+"""The names that need an extra."""
 _MODULES = {name: f"guestledger.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(("__version__", *_MODULES))  # noqa: PLE0605
@@ -93,13 +95,22 @@ def __getattr__(name: str) -> object:
 
         value: object = version("guestledger")
     elif name in _MODULES:
-        value = getattr(import_module(_MODULES[name]), name)
+        value = getattr(_module_of(name), name)
     elif not name.startswith("_") and name in _event_types():
         value = _event_types()[name]
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _module_of(name: str) -> object:
+    try:
+        return import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        if name not in _EXTRAS:
+            raise
+        raise ImportError(f"{name} needs {error.name}: install guestledger[{_EXTRAS[name]}]") from None
 
 
 def _event_types() -> dict[str, object]:

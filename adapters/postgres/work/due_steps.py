@@ -208,9 +208,11 @@ class PostgresDueSteps:
 
 def _unfinished(wanted: Wanted) -> tuple[str | None, bool, list[StepName]]:
     webhook = StepName.DELIVER_WEBHOOK
-    elsewhere = {StepName.ERASE_CONTACT} - wanted.keys()  # for processes with a retention
-    recording = [step for step in StepName if step not in {*COUNTED, webhook, *elsewhere}]
-    return wanted.get(webhook), webhook in wanted, recording
+    # A deadline is due beside a step that counts; contact data is for processes with a retention.
+    left_out = {*COUNTED, webhook, StepName.ENFORCE_DEADLINE, StepName.ERASE_CONTACT} - (
+        wanted.keys() & {StepName.ERASE_CONTACT}
+    )
+    return wanted.get(webhook), webhook in wanted, [step for step in StepName if step not in left_out]
 
 
 def _claim(row: Sequence[Any], *, reserved_ms: int | None = None) -> Claim:

@@ -101,16 +101,20 @@ class Step:
 
     async def _observe(self, outcome: LookupOutcome, admitted: Admitted) -> None:
         """Report an answer to the limiter once, however many sessions shared it. After an outage, before the next request."""
-        if outcome is not self._observed:
-            self._observed = outcome
-            self._unobserved.append(feedback_of(self.limiter, outcome, admitted.at))
-        elif admitted.probes:
-            self._unobserved.append(not_sent(self.limiter, admitted.at))
-        with suppress(ServiceError):
-            await self._report()
+        async with self._observing:
+            if outcome is not self._observed:
+                self._observed = outcome
+                self._unobserved.append(feedback_of(self.limiter, outcome, admitted.at))
+            elif admitted.probes:
+                self._unobserved.append(not_sent(self.limiter, admitted.at))
+            with suppress(ServiceError):
+                await self._report()
 
     async def _report(self) -> None:
-        async with self._observing:
-            while self._unobserved:
-                await self._services.limiter.observe(self._unobserved[0])
-                del self._unobserved[0]
+        while self._unobserved:
+            feedback = self._unobserved.pop()
+            try:
+                await self._services.limiter.observe(feedback)
+            except BaseException:  # also a cancellation: another caller reports it
+                self._unobserved.append(feedback)
+                raise

@@ -208,10 +208,9 @@ class PostgresDueSteps:
 
 def _unfinished(wanted: Wanted) -> tuple[str | None, bool, list[StepName]]:
     webhook = StepName.DELIVER_WEBHOOK
-    # A deadline is due beside a step that counts; contact data is for processes with a retention.
-    left_out = {*COUNTED, webhook, StepName.ENFORCE_DEADLINE, StepName.ERASE_CONTACT} - (
-        wanted.keys() & {StepName.ERASE_CONTACT}
-    )
+    left_out = {*COUNTED, webhook, StepName.ENFORCE_DEADLINE}  # a deadline is due beside a step that counts
+    if StepName.ERASE_CONTACT not in wanted:  # it is for processes with a retention
+        left_out.add(StepName.ERASE_CONTACT)
     return wanted.get(webhook), webhook in wanted, [step for step in StepName if step not in left_out]
 
 

@@ -34,13 +34,8 @@ class FileJournal:
         await asyncio.to_thread(self._add, msgspec.json.encode(entry) + b"\n")
 
     async def entries(self) -> Sequence[JournalEntry]:
-        """See `ErasureJournal.entries`. A file that does not exist yet has none."""
+        """See `ErasureJournal.entries`. A file that does not exist has none. That is logged: its disk may be missing."""
         return await asyncio.to_thread(self._entries)
-
-    async def warn_if_missing(self) -> None:
-        """Log a warning if the file does not exist, as where its disk is not mounted. Without it, nothing is checked."""
-        if not await asyncio.to_thread(self.path.exists) and await asyncio.to_thread(self.path.parent.exists):
-            logger.warning("the journal of erasures %s does not exist: an older backup would not be noticed", self.path)
 
     def _check(self) -> None:
         with self._opened():
@@ -71,6 +66,10 @@ class FileJournal:
         try:
             text = self.path.read_bytes()
         except FileNotFoundError:
+            if self.path.parent.exists():  # else it cannot be begun either, which is an error
+                logger.warning(
+                    "the journal of erasures %s does not exist: an older backup would not be noticed", self.path
+                )
             return []
         except OSError as error:
             raise JournalUnusable(str(self.path), f"cannot be read: {error.strerror}") from None
@@ -89,7 +88,6 @@ async def check_erasures(journal: FileJournal, erasures: ErasureStore) -> None:
     Raises `JournalUnusable`.
     """
     ledger_id = await erasures.ledger_id()
-    await journal.warn_if_missing()
     listed = {entry.erasure for entry in await journal.entries() if entry.ledger == ledger_id}
     if missing := len(listed - await erasures.done(listed)) if listed else 0:
         raise ErasuresMissing(str(journal.path), missing)

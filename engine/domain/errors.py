@@ -96,7 +96,10 @@ class RedeliveryRefused(GuestledgerError):
 
 
 class HoldRefused(GuestledgerError):
-    """A legal hold cannot be placed or released; the text says why. Nothing was recorded."""
+    """A legal hold cannot be placed or released; the text says why. Nothing has changed.
+
+    If an erasure of the session began at the same moment, the hold is in the log, and the erasure goes on.
+    """
 
 
 class UnderLegalHold(GuestledgerError):

@@ -57,8 +57,8 @@ class Consents:
     ) -> AsyncIterator[Withdrawal]:
         """Withdraw as `Ledger.withdraw` does in each session of a person, oldest first, and yield what came of it.
 
-        Sessions whose contact data was erased are not found any more. If it is cut off, the next call does the rest. A session that cannot be read is left out; at the end, the
-        `PartitionDetached` or `UnknownEvent` is raised.
+        Sessions whose contact data was erased are not found any more. If it is cut off, the next call does the rest. A
+        session that cannot be read is left out; at the end, the `PartitionDetached` or `UnknownEvent` is raised.
         """
         request = _Request(requested_by, reason, marketing_only=marketing_only)
         left_out: GuestledgerError | None = None

@@ -37,6 +37,7 @@ class Retention:
         self._store = adapters.store
         self._read_models = adapters.read_models
         self._holds = adapters.holds
+        self._erasures = adapters.erasures
         self._personal = adapters.personal
         self._clock = adapters.clock
         self._histories = histories
@@ -119,7 +120,7 @@ class Retention:
             raise UnderLegalHold(held)
 
     async def _refuse_if_erased(self, stream_id: UUID) -> None:
-        if await self._holds.is_erased(stream_id):
+        if await self._erasures.has_begun(stream_id):
             raise HoldRefused(f"session {stream_id} has been erased, or is being erased: there is nothing to keep")
 
     async def _subject(self, subject_id: str) -> bytes:

@@ -65,12 +65,16 @@ class ErasureStore(Protocol):
         """
         ...
 
+    async def has_begun(self, session: UUID) -> bool:
+        """Whether an erasure of the session has begun, also if it is completed."""
+        ...
+
     async def destroy_keys(self, erasure: Erasure) -> Erasure:
         """Destroy the keys of a whole subject. Nothing is ever sealed under them again."""
         ...
 
-    async def destroy_left_keys(self) -> int:
-        """Destroy the keys that a vault of its own still holds, though their data was erased. Returns how many were left."""
+    async def destroy_left_keys(self) -> None:
+        """Destroy the keys that a vault of its own still holds, though their data was erased."""
         ...
 
     async def complete(self, erasure: UUID) -> Erasure:

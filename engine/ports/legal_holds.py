@@ -25,10 +25,6 @@ class LegalHolds(Protocol):
         """
         ...
 
-    async def is_erased(self, stream_id: UUID) -> bool:
-        """Whether an erasure of the session has begun, also if it is completed."""
-        ...
-
     async def release(self, subject: bytes) -> bool:
         """Release the hold. Returns whether there was one."""
         ...

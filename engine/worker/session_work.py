@@ -40,7 +40,8 @@ def step_changes(
 class SessionWork:
     """A session, the lease under which one process works on it, and the decisions that are not recorded yet.
 
-    The executor and what it calls change it: one task at a time. `claim` is how a worker got it; `None`: its caller opens the session.
+    The executor and what it calls change it: one task at a time. `claim` is how a worker got it; `None`: its caller opens
+    the session.
     """
 
     def __init__(

@@ -91,6 +91,10 @@ class PostgresErasures:
             )
         )
 
+    async def has_begun(self, session: UUID) -> bool:
+        """See `ErasureStore.has_begun`."""
+        return bool(await self._fetch(f"SELECT FROM {self._s}.erasures WHERE $1::uuid = ANY(streams) LIMIT 1", session))
+
     async def destroy_keys(self, erasure: Erasure) -> Erasure:
         """See `ErasureStore.destroy_keys`."""
         ids = await self._personal.vault.ids(erasure.subject) if erasure.whole else []
@@ -112,13 +116,12 @@ class PostgresErasures:
         await self._personal.vault.destroy(ids)
         return _erasure(row)
 
-    async def destroy_left_keys(self) -> int:
+    async def destroy_left_keys(self) -> None:
         """See `ErasureStore.destroy_left_keys`."""
         ids = [key_id for (key_id,) in await self._fetch(f"SELECT key_id FROM {self._s}.destroyed_keys WHERE NOT gone")]
         if ids:
             await self._personal.vault.destroy(ids)
             await self._fetch(f"UPDATE {self._s}.destroyed_keys SET gone = true WHERE key_id = ANY($1::uuid[])", ids)
-        return len(ids)
 
     async def complete(self, erasure: UUID) -> Erasure:
         """See `ErasureStore.complete`."""

@@ -21,7 +21,6 @@ class PostgresLegalHolds:
         s, hold = quoted(schema), "h.placed_at, h.placed_by, h.reason"
         self._lock = f"SELECT FROM {s}.head WHERE id = 1 FOR UPDATE"
         self._erasing = f"SELECT true FROM {s}.erasures WHERE subject = $1::bytea AND completed_at IS NULL"
-        self._erased = f"SELECT true FROM {s}.erasures WHERE $1::uuid = ANY(streams) LIMIT 1"
         self._place = f"""
             INSERT INTO {s}.legal_holds (subject, placed_at, placed_by, reason)
             VALUES ($1::bytea, $2::timestamptz, $3::text, $4::text) ON CONFLICT (subject) DO NOTHING"""
@@ -40,10 +39,6 @@ class PostgresLegalHolds:
                     raise HoldRefused("data of this subject is being erased: finish the erasure first")
                 await driver.execute(self._place, subject, hold.placed_at, hold.placed_by, hold.reason)
         return await self.of(subject) or hold
-
-    async def is_erased(self, stream_id: UUID) -> bool:
-        """See `LegalHolds.is_erased`."""
-        return bool(await self._fetch(self._erased, stream_id))
 
     async def release(self, subject: bytes) -> bool:
         """See `LegalHolds.release`."""

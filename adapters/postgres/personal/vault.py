@@ -153,7 +153,9 @@ class PostgresKeyVault:
         except WrongKey as error:
             if self._refused.get(key_id) is None:
                 self._refused.keep(key_id, True)
-                logger.error("data key %s: %s", key_id, error)  # noqa: TRY400 - it says it all
+                logger.error(  # noqa: TRY400 - it says it all
+                    "data key %s cannot be used, so its sessions wait: %s", key_id, error.detail
+                )
 
     async def ids(self, subject: bytes, purpose: Purpose | None = None) -> list[UUID]:
         """See `KeyVault.ids`."""

@@ -115,6 +115,6 @@ class Step:
             feedback = self._unobserved.pop()
             try:
                 await self._services.limiter.observe(feedback)
-            except BaseException:  # also a cancellation: another caller reports it
+            except (ServiceError, asyncio.CancelledError):  # another caller reports it
                 self._unobserved.append(feedback)
                 raise

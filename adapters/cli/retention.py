@@ -99,6 +99,7 @@ def _table(found: guestledger.RetentionStatus) -> Table:
     show.add_row(made, "  of them not over yet", found.open)
     show.add_row(made, "  of them under a legal hold", found.held)
     show.add_row(made, "  of them due for erasure", found.due)
+    show.add_row(made, "  of them due, but detached", found.detached)
     show.add_row(made, "sessions without contact data", found.erased)
     show.add_row(made, "oldest contact data", show.time(found.oldest))
     return made

@@ -1,6 +1,8 @@
 """Makes the erasure of contact data due where it is not, as after the policy changed."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import cast
+from uuid import UUID
 
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.policy import Policy
@@ -28,9 +30,10 @@ class RetentionPlanner:
         kept = timedelta(days=self._days)
         await self._read_models.catch_up()
         wanted = SessionFilter(kept_since=self._clock.now() - kept)
-        rows = [row async for row in self._read_models.sessions(wanted)]
-        planned = 0
-        for start in range(0, len(rows), _BATCH):
-            due = {row.id: row.ended_at + kept for row in rows[start : start + _BATCH] if row.ended_at is not None}
-            planned += await self._due_steps.plan(StepName.ERASE_CONTACT, due)
-        return planned
+        planned, due = 0, dict[UUID, datetime]()
+        async for row in self._read_models.sessions(wanted):
+            due[row.id] = cast("datetime", row.ended_at) + kept
+            if len(due) == _BATCH:  # with a new policy it may be every session of the ledger
+                planned += await self._due_steps.plan(StepName.ERASE_CONTACT, due)
+                due = {}
+        return planned + (await self._due_steps.plan(StepName.ERASE_CONTACT, due) if due else 0)

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.admin.archive import Archive
@@ -26,6 +27,7 @@ from guestledger.engine.log.recorded import month_of
 from guestledger.engine.projections.audit import AuditFilter
 from tests import logs
 from tests.integration.appends import an_append, leaf_of
+from tests.integration.conftest import AT_ONCE, NewLedger
 from tests.integration.plain_sql import SCHEMA, connect_plainly
 from tests.postgres import as_administrator, new_login
 from tests.unit import samples
@@ -563,3 +565,23 @@ async def test_a_session_of_a_detached_partition_is_listed_and_reported(
         await ledger.open_session(request)
     await archive.attach(MARCH)
     assert (await ledger.open_session(request)).id == old.id
+
+
+async def test_what_is_detached_is_erased_only_after_it_is_attached(
+    new_ledger: NewLedger, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_ledger() as keeping:
+        monkeypatch.setattr(keeping._adapters.clock, "new_id", lambda: logs.new_stream(IN_MARCH))
+        await keeping.open_session(samples.request(consent=samples.consent(data_processing=False)))
+        await archive.settle()
+        await keeping.projections.catch_up()
+    await archive.detach(MARCH)
+
+    async with new_ledger(policy=replace(AT_ONCE, retention_days=0)) as ledger:
+        assert await ledger.scheduler.run_until_idle() == {}
+        found = await ledger.retention.status()
+        assert (found.kept, found.due, found.detached) == (1, 0, 1)
+
+        await archive.attach(MARCH)
+        assert (await ledger.retention.status()).due == 1
+        assert await ledger.scheduler.run_until_idle() == {"ContactErased": 1}

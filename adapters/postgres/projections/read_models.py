@@ -16,6 +16,7 @@ from sqlalchemy import (
     and_,
     any_,
     cast,
+    exists,
     false,
     func,
     literal,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 from guestledger.adapters.postgres.errors import reported
 from guestledger.adapters.postgres.projections.projector import Projector
 from guestledger.adapters.postgres.projections.registry import AUDIT_LOG, SESSION_LATENCIES, SESSION_METRICS, SESSIONS
-from guestledger.adapters.postgres.tables import TIME, personal_index
+from guestledger.adapters.postgres.tables import TIME, detached_partitions, personal_index
 from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.domain.session import Status
@@ -145,11 +146,14 @@ class PostgresReadModels(Projector):
         c = SESSIONS.c
         kept, held = c.contact_erased_at.is_(None), c.held_since.is_not(None)
         over = false() if days is None else and_(kept, ~held, c.ended_at <= now - timedelta(days=days))
+        d = detached_partitions.c
+        detached = exists().where(c.id >= d.first_id, c.id < d.end_id)
         counts = {
             "kept": func.count().filter(kept),
             "open": func.count().filter(kept, c.ended_at.is_(None)),
             "held": func.count().filter(kept, held),
-            "due": func.count().filter(over),
+            "due": func.count().filter(over, ~detached),
+            "detached": func.count().filter(over, detached),
             "erased": func.count().filter(~kept),
             "oldest": func.min(c.opened_at).filter(kept),
         }

@@ -52,6 +52,8 @@ class DueStepStatements:
             INSERT INTO {s}.due_steps AS d (stream_id, step, due_at)
             SELECT stream_id, $1::text, due_at FROM unnest($2::uuid[], $3::timestamptz[]) AS new(stream_id, due_at)
              WHERE EXISTS (SELECT FROM {s}.personal_index AS i WHERE i.stream_id = new.stream_id)
+               AND NOT EXISTS (SELECT FROM {s}.detached_partitions
+                                WHERE new.stream_id >= first_id AND new.stream_id < end_id)
             ON CONFLICT (stream_id, step) DO UPDATE SET due_at = excluded.due_at
              WHERE d.owner IS NULL AND d.due_at > excluded.due_at
             RETURNING stream_id"""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from guestledger.adapters.postgres.admin.partitions import PostgresPartitions
 from guestledger.adapters.postgres.admin.privileges import check_privileges
 from guestledger.adapters.postgres.admin.revision import check_current
 from guestledger.adapters.postgres.codecs import check_codecs
+from guestledger.adapters.postgres.errors import NotAllowed
 from guestledger.adapters.postgres.limits.rate_limiter import PostgresRateLimiter
 from guestledger.adapters.postgres.log.consumers import PostgresConsumers
 from guestledger.adapters.postgres.log.event_store import PostgresEventStore
@@ -91,7 +92,8 @@ async def connect(
         erasures = PostgresErasures(engine, settings.schema, personal)
         journal = None if settings.erasure_journal is None else FileJournal(settings.erasure_journal)
         if journal is not None:
-            await check_erasures(journal, erasures)
+            with suppress(NotAllowed):  # an auditor may not read what an erasure deletes
+                await check_erasures(journal, erasures)
         clock = await stack.enter_async_context(_clock(engine))
         policy = policy_of(policy, with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         if scheduler:

@@ -101,24 +101,20 @@ def audit(
         doubted=in_doubt,
         parked=parked,
         decided_by=decided_by,
+        session=session,
         newest_first=True,
         limit=show.wanted_rows(limit, json=form is not Format.TABLE),
     )
-    run(_audit(wanted, session, wanted_reveal, form, limit))
+    run(_audit(wanted, wanted_reveal, form, limit))
 
 
 async def _audit(
     wanted: guestledger.AuditFilter,
-    session: str | None,
     reveal: guestledger.Reveal | None,
     form: Format,
     limit: int | None,
 ) -> None:
-    from msgspec.structs import replace
-
     async with reading() as ledger:
-        if session is not None:
-            wanted = replace(wanted, id=(await ledger.session(session)).id)
         if form is not Format.TABLE:
             write = show.write_json if form is Format.JSON else CsvLines(guestledger.CONTRACT_FIELDS).write
             async for entry in ledger.audit(wanted, reveal=reveal):

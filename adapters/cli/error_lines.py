@@ -19,6 +19,7 @@ REDELIVERIES: Mapping[str, str] = {
 
 HINTS: Mapping[str, str] = {
     "PartitionDetached": "`guestledger partitions attach {error.partition:%Y-%m}` attaches it again",
+    "SessionIdShared": "`guestledger find --session {error.wanted}` shows them",
     "SessionNotFound": "`guestledger sessions` lists them",
     "PartitionRefused": "`guestledger partitions list` shows all partitions",
     "UnknownEvent": "upgrade guestledger here",

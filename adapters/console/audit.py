@@ -78,8 +78,6 @@ async def _answer(form: AuditForm, context: Context) -> Response:
     if form.guest and not OPERATOR_OR_PRIVACY & context.caller.roles:
         raise Refused("role-not-allowed", "A search by guest needs a key with the role operator or privacy.")
     wanted = _wanted(form)
-    if form.session is not None:
-        wanted = replace(wanted, id=(await context.ledger.session(form.session)).id)
     if form.format is not None:
         return download(wanted, None, context.ledger, CSV if form.format == "csv" else JSON_LINES)
     entries, next_ = await page(context.ledger.audit(replace(wanted, limit=ROWS + 1)), ROWS)
@@ -103,6 +101,7 @@ def _wanted(form: AuditForm) -> AuditFilter:
         opened_until=_moment(form, "opened_until"),
         since=_moment(form, "since"),
         until=_moment(form, "until"),
+        session=form.session,
         guest=form.guest,
     )
 

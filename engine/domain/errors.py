@@ -1,6 +1,6 @@
 """What can go wrong. No text here carries a secret or personal data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from enum import StrEnum
 from traceback import walk_tb
@@ -58,6 +58,16 @@ class SessionNotFound(GuestledgerError):
     def __init__(self, wanted: str) -> None:
         super().__init__(f"no session has the id {wanted!r}")
         self.wanted = wanted
+
+
+class SessionIdShared(SessionNotFound):
+    """The provider gave this id to several guests, so it names no session."""
+
+    def __init__(self, wanted: str, sessions: Sequence[UUID]) -> None:
+        ids = ", ".join(map(str, sessions))
+        GuestledgerError.__init__(self, f"several sessions have the provider's id {wanted!r}: name one of {ids}")
+        self.wanted = wanted
+        self.sessions = tuple(sessions)
 
 
 class PartitionDetached(SessionNotFound):

@@ -59,7 +59,7 @@ class Finder:
         if wanted.guest:
             sets.append({*await self._sessions.of_guest(await self._personal.hashes_of(wanted.guest))})
         if wanted.session is not None:
-            sets.append({await self._read_models.stream_of(str(wanted.session))})
+            sets.append({*await self._read_models.streams_of(str(wanted.session))})
         if wanted.idempotency_key is not None:
             sets.append({await self._sessions.of_key(await self._personal.hashed_key(wanted.idempotency_key))})
         if not sets:

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from uuid import UUID
 
-from guestledger.engine.domain.errors import PartitionDetached, SessionNotFound
+from guestledger.engine.domain.errors import PartitionDetached, SessionIdShared, SessionNotFound
 from guestledger.engine.domain.events import SessionEvent
 from guestledger.engine.log.recorded import RecordedEvent, month_of
 from guestledger.engine.ports.event_store import EventStore
@@ -26,11 +26,16 @@ class Histories:
             history = []
         if not history:  # a provider's id may be a UUID too
             await self._read_models.catch_up()
-            stream_id = await self._read_models.stream_of(str(session))
-            history = await self.of_stream(stream_id) if stream_id else []
-        if not history:
-            raise SessionNotFound(str(session))
+            history = await self.of_stream(await self._only(str(session)))
         return history
+
+    async def _only(self, session: str) -> UUID:
+        found = await self._read_models.streams_of(session)
+        if not found:
+            raise SessionNotFound(session)
+        if len(found) > 1:  # whoever erases or withdraws means one of them
+            raise SessionIdShared(session, found)
+        return found[0]
 
     async def of_stream(self, stream_id: UUID) -> list[RecordedEvent]:
         """Return the events of a stream that exists. Raises `PartitionDetached`."""

@@ -61,9 +61,8 @@ class Resolver:
 
     async def _check_free(self, stream_id: UUID, session_id: str) -> None:
         await self._read_models.catch_up()
-        holder = await self._read_models.stream_of(session_id)
-        if holder is not None:
-            raise ResolutionRefused(stream_id, status=Status.PARKED, holder=holder)
+        if holders := await self._read_models.streams_of(session_id):
+            raise ResolutionRefused(stream_id, status=Status.PARKED, holder=holders[0])
 
 
 def _checked(found: Adoption) -> Adoption:

@@ -46,8 +46,8 @@ class ReadModels(Protocol):
         """
         ...
 
-    async def stream_of(self, wanted: str) -> UUID | None:
-        """The stream of the session with this id, ours or the provider's."""
+    async def streams_of(self, wanted: str) -> list[UUID]:
+        """The streams of the sessions with this id, ours or the provider's, which can give one to several guests."""
         ...
 
     def audit(self, wanted: AuditFilter, guest: GuestHashes | None = None) -> AsyncIterator[AuditEntry]:

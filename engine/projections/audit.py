@@ -103,7 +103,8 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     """As `since`, by when the request was recorded instead of the outcome."""
     opened_until: datetime | None = None
     status: ComplianceStatus | None = None
-    id: UUID | None = None
+    session: UUID | str | None = None
+    """By either id; of an id that the provider gave to several guests, each of their entries."""
     guest: GuestFilter = GuestFilter()
     consent_recorded: bool | None = None
     """Whether the consent was sufficient; `None`: either."""

@@ -23,7 +23,7 @@ _NAMES = {
     "engine.domain.consent": "Consent Evidence Guest",
     "engine.domain.consent_terms": "ConsentFlag ConsentPurpose ConsentTerms Party PrivacyNotice",
     "engine.domain.due": "DueStep StepName",
-    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionNotFound SubjectErased UnderLegalHold UnknownProjection WrongExpectedVersion",
+    "engine.domain.errors": "CredentialsRefused ErasureNotFound ErasuresMissing EventTooLarge GuestledgerError HoldRefused IdempotencyConflict InvalidRequest JournalUnusable LogSetBack NothingHeld NothingToErase PartitionDetached PartitionRefused ProjectionStopped RebuildInterrupted RedeliveryRefusal RedeliveryRefused RequestDenied ResolutionRefused ServiceError ServiceUnreachable SessionIdShared SessionNotFound SubjectErased UnderLegalHold UnknownProjection WrongExpectedVersion",
     "engine.domain.events": "AccessEvent Event SessionEvent",
     "engine.domain.guest_filter": "GuestFilter",
     "engine.domain.outcomes": "Adoption FailureKind Resolution Verdict",

@@ -16,7 +16,7 @@ from tests import logs, postgres
 from tests.e2e import guests, raw_log
 from tests.e2e.command import assert_one_line, environment, logged, run
 from tests.keys import KEY
-from tests.unit.samples import request
+from tests.unit.samples import consent, request
 
 EVENTS = 25
 READING = (
@@ -50,6 +50,17 @@ async def auditor(database_url: str) -> AsyncIterator[str]:
         await ledger.projections.catch_up()
     async with postgres.new_login(postgres.as_administrator(database_url), "IN ROLE guestledger_auditor") as url:
         yield url
+
+
+async def test_an_auditor_opens_a_ledger_whose_journal_lists_erasures(database_url: str, tmp_path: Path):
+    settings = Settings(encryption_key=KEY, database_url=database_url, erasure_journal=tmp_path / "journal")
+    async with connect(settings, scheduler=False) as ledger:
+        session = await ledger.open_session(request(consent=consent(data_processing=False)))
+        await ledger.erase(session=session.id, reason="asked for it", requested_by="privacy")
+    async with postgres.new_login(postgres.as_administrator(database_url), "IN ROLE guestledger_auditor") as url:
+        reading = Settings(database_url=url, erasure_journal=settings.erasure_journal)
+        async with connect(reading, scheduler=False) as ledger:
+            assert [entry.id async for entry in ledger.audit()] == [session.id]
 
 
 async def test_auditor_can_run_all_reading_commands(auditor: str):

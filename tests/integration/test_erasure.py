@@ -304,7 +304,7 @@ async def test_every_reading_of_an_erased_session_works_and_says_so(ledger: Ledg
     assert (await ledger.why(session.id)).erased_at == erased_at
     assert (await ledger.replay.timeline(session.id))[-1].state.erased_at == erased_at
     assert [row.contact_erased_at async for row in ledger.sessions()] == [erased_at]
-    assert [entry.erased_at async for entry in ledger.audit(AuditFilter(id=session.id))] == [erased_at]
+    assert [entry.erased_at async for entry in ledger.audit(AuditFilter(session=session.id))] == [erased_at]
 
 
 async def test_projections_are_rebuilt_and_verified_over_erased_guests(ledger: Ledger, sql: Sql) -> None:

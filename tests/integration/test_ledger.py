@@ -441,7 +441,7 @@ async def test_reads_include_everything_committed_before(ledger: Ledger) -> None
     for number in range(1, 4):
         session = await ledger.open_session(request())
         assert [row.id async for row in ledger.sessions()][-1] == session.id
-        (entry,) = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        (entry,) = [entry async for entry in ledger.audit(AuditFilter(session=session.id))]
         assert entry.session_id == session.session_id
         assert (await ledger.metrics()).counts["created"] == number
     assert len([row async for row in ledger.sessions(SessionFilter(channel_id=CHANNEL))]) == 3

@@ -54,7 +54,7 @@ async def test_a_parked_session_has_no_due_step_and_appears_in_every_read_model(
 
         [row] = [row async for row in ledger.sessions(SessionFilter(statuses=(Status.PARKED,)))]
         assert (row.id, row.attempts, row.retry_at) == (session.id, 1, None)
-        [entry] = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        [entry] = [entry async for entry in ledger.audit(AuditFilter(session=session.id))]
         assert entry.compliance_status == "pending"
         metrics = await ledger.metrics()
         assert (metrics.pending, metrics.tracked) == (1, 0)
@@ -109,7 +109,7 @@ async def test_a_parked_session_that_a_person_abandons_counts_as_abandoned(
         session = await parked(ledger, simulator)
         assert (await ledger.resolve(session.id, Verdict.ABANDON, **ASKED)).status is Status.ABANDONED
         assert await sql("SELECT * FROM due_steps") == []
-        [entry] = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        [entry] = [entry async for entry in ledger.audit(AuditFilter(session=session.id))]
         assert entry.compliance_status == "abandoned"
         assert (await ledger.metrics()).counts["abandoned"] == 1
 
@@ -121,7 +121,7 @@ async def test_an_adopted_session_counts_as_created_without_latency(parking: Any
         assert (adopted.status, adopted.guest_token) == (Status.ACTIVE, "gt_found")
         assert (await ledger.session("sess_found")).id == session.id
         assert await ledger.scheduler.run_once() == {"WebhookSynced": 1}
-        [entry] = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        [entry] = [entry async for entry in ledger.audit(AuditFilter(session=session.id))]
         assert (entry.compliance_status, entry.session_id, entry.token_expiry) == ("verified", "sess_found", EXPIRY)
         metrics = await ledger.metrics()
         assert (metrics.counts["created"], metrics.pending, metrics.latency) == (1, 0, None)

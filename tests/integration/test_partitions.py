@@ -557,7 +557,7 @@ async def test_a_session_of_a_detached_partition_is_listed_and_reported(
 
     await archive.detach(MARCH)
 
-    assert [entry.id async for entry in ledger.audit(AuditFilter(id=old.id))] == [old.id]
+    assert [entry.id async for entry in ledger.audit(AuditFilter(session=old.session_id))] == [old.id]
     for wanted in (old.id, str(old.id), old.session_id):
         with pytest.raises(PartitionDetached, match=str(old.id)):
             await ledger.session(wanted)

@@ -174,7 +174,7 @@ async def test_after_a_catch_up_a_caller_reads_its_own_writes(
             stream_id = await put(store, s.was_recorded())
             await read_models.catch_up()
             (row,) = await gathered(read_models.sessions(SessionFilter(ids=(stream_id,))))
-            (entry,) = await gathered(read_models.audit(AuditFilter(id=stream_id)))
+            (entry,) = await gathered(read_models.audit(AuditFilter(session=stream_id)))
             assert (row.id, row.version, entry.id) == (stream_id, 1, stream_id)
 
     await asyncio.gather(*(write_and_read(new_read_models()) for _ in range(3)))
@@ -390,7 +390,7 @@ async def test_audit_entries_are_found_by_channel_time_status_and_id_oldest_firs
     assert await found() == [active, refused, other, abandoned]
     assert await found(channel_id=s.CHANNEL) == [active, refused, abandoned]
     assert await found(status=ComplianceStatus.REFUSED) == [refused]
-    assert await found(id=other) == [other]
+    assert await found(session=other) == [other]
     assert await found(since=at[refused]) == [refused, other, abandoned]
     assert await found(until=at[refused]) == [active]
     assert await found(since=at[refused], until=at[abandoned]) == [refused, other]
@@ -430,7 +430,7 @@ async def test_audit_entries_are_found_by_consent_webhook_doubt_and_decision(
     assert await found(doubted=True) == await found(parked=True) == [parked, given_up, retried]
     assert await found(decided_by="ops-jane") == [given_up, retried]
     assert await found(opened_since=at[refused], opened_until=at[dead]) == [refused, owed]
-    [entry] = await gathered(read_models.audit(AuditFilter(id=given_up)))
+    [entry] = await gathered(read_models.audit(AuditFilter(session=given_up)))
     assert (entry.decision, entry.decided_by) == (Decision.ABANDON, "ops-jane")
     assert entry.doubted_at == entry.parked_at == entry.decided_at == entry.timestamp
 
@@ -491,5 +491,5 @@ async def test_a_session_is_found_by_the_providers_id(store: Any, read_models: P
     (stream_id,) = await put_all(store, s.ACTIVE)
     await read_models.catch_up()
 
-    assert await read_models.stream_of("sess_9d4e8f1a") == stream_id
-    assert await read_models.stream_of("sess_") is None
+    assert await read_models.streams_of("sess_9d4e8f1a") == [stream_id]
+    assert await read_models.streams_of("sess_") == []

@@ -187,7 +187,7 @@ async def use(ledger: Ledger) -> None:
     await ledger.accept(request())
     await ledger.scheduler.run_until_idle()
     now = datetime.now(UTC)
-    audits = AuditFilter(channel_id="ch_1", since=EARLY, until=now, status="verified", id=opened[0].id)
+    audits = AuditFilter(channel_id="ch_1", since=EARLY, until=now, status="verified", session=opened[0].id)
     assert len([entry async for entry in ledger.audit(audits)]) <= 1
     wanted = SessionFilter(
         channel_id="ch_1", statuses=("active",), ids=(opened[0].id,), expires_after=EARLY, expires_until=now

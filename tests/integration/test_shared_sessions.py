@@ -4,16 +4,19 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.errors import ResolutionRefused
+from guestledger.engine.domain.errors import ResolutionRefused, SessionIdShared
 from guestledger.engine.domain.outcomes import Adoption
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt
 from guestledger.engine.log.appends import Append, Appended
+from guestledger.engine.ports.session_finder import FindFilter
+from guestledger.engine.projections.audit import AuditFilter
 from tests.keys import revealed
 from tests.scripted import created, reply, scripted_peer
 from tests.unit.samples import request
@@ -43,6 +46,20 @@ async def test_a_second_guest_with_a_session_id_is_recorded_and_logged(
     assert logged.levelno == logging.WARNING
     assert str(first.id) in logged.getMessage()
     assert str(second.id) in logged.getMessage()
+
+
+async def test_a_session_id_of_two_guests_names_neither_and_finds_both(new_ledger: Any) -> None:
+    async with scripted_peer(sessions=same) as peer, new_ledger(**peer.settings) as ledger:
+        ids = [(await ledger.open_session(request(subject_id=subject))).id for subject in ("first", "second")]
+
+        with pytest.raises(SessionIdShared) as refused:
+            await ledger.erase(session="sess_1", reason="asked for it", requested_by="privacy")
+        assert sorted(refused.value.sessions) == sorted(ids)
+        assert sorted(one.session.id for one in (await ledger.find(FindFilter(session="sess_1"))).found) == sorted(ids)
+        assert [row.id async for row in ledger.audit(AuditFilter(session="sess_1"))] == ids
+
+        await ledger.erase(session=ids[1], reason="asked for it", requested_by="privacy")
+        assert [row.erased_at is None async for row in ledger.audit(AuditFilter(session="sess_1"))] == [True, False]
 
 
 async def test_a_late_answer_with_a_session_recorded_meanwhile_is_no_shared_one(
@@ -93,9 +110,10 @@ async def test_a_remote_session_of_another_cannot_be_adopted_before_it_is_projec
     async with scripted_peer(sessions=answer) as peer, new_ledger(**peer.settings) as ledger:
         first, parked = await ledger.open_session(request()), await ledger.open_session(request())
 
-        async def nobody(_: str) -> None: ...
+        async def nobody(_: str) -> list[UUID]:
+            return []
 
-        monkeypatch.setattr(ledger._resolver._read_models, "stream_of", nobody)
+        monkeypatch.setattr(ledger._resolver._read_models, "streams_of", nobody)
         found = Adoption(session_id="sess_1", expires_at=datetime(2099, 1, 1, tzinfo=UTC), guest_token="gt_found")
         with pytest.raises(ResolutionRefused) as refused:
             await ledger.resolve(parked.id, found, decided_by="ops", reason="found")

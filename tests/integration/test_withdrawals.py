@@ -68,7 +68,7 @@ async def test_a_withdrawal_ends_the_session_and_appears_in_every_read_model(hoo
         assert last.event.ended is Status.ACTIVE
         [row] = [row async for row in ledger.sessions(SessionFilter(statuses=(Status.WITHDRAWN,)))]
         assert (row.id, row.cause) == (session.id, Cause.CONSENT_WITHDRAWN)
-        [entry] = [entry async for entry in ledger.audit(AuditFilter(id=session.id))]
+        [entry] = [entry async for entry in ledger.audit(AuditFilter(session=session.id))]
         assert (entry.compliance_status, entry.timestamp) == ("withdrawn", last.recorded_at)
         metrics = await ledger.metrics()
         assert (metrics.counts["withdrawn"], metrics.counts["withdrawn_pending"]) == (1, 0)

@@ -112,11 +112,10 @@ async def _answered(asked: ListAudit, guest: GuestFilter, context: Context) -> A
         opened_until=asked.opened_until,
         since=asked.since,
         until=asked.until,
+        session=asked.session,
         guest=guest,
         limit=asked.limit,
     )
-    if asked.session is not None:
-        wanted = replace(wanted, id=(await context.ledger.session(asked.session)).id)
     if context.media == JSON:
         return await _page(asked, wanted, reveal, context)
     return download(wanted, reveal, context.ledger, context.media)
@@ -173,7 +172,6 @@ ROUTES = (
         answer=AuditPage,
         produces=_PRODUCED,
         headers=(REVEAL,),
-        problems=("session-not-found",),
     ),
     Route(
         method="POST",
@@ -184,6 +182,5 @@ ROUTES = (
         roles=OPERATOR_OR_PRIVACY,
         produces=_PRODUCED,
         headers=(REVEAL,),
-        problems=("session-not-found",),
     ),
 )

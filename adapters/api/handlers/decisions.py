@@ -169,7 +169,7 @@ def _resolution(body: Retry | Abandon | Adopt) -> Resolution:
             return Adoption(session_id=body.session_id, expires_at=body.expires_at, guest_token=body.token)
 
 
-_SESSION = ("session-not-found", "partition-detached")
+_SESSION = ("session-not-found", "session-id-shared", "partition-detached")
 
 ROUTES = (
     Route(

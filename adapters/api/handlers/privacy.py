@@ -117,7 +117,7 @@ def _of_session(action: str, handler: Any, answer: Any, *problems: str) -> Route
         request=OneSession,
         answer=answer,
         roles=PRIVACY,
-        problems=("session-not-found", "partition-detached", *problems),
+        problems=("session-not-found", "session-id-shared", "partition-detached", *problems),
     )
 
 

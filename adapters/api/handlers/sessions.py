@@ -200,7 +200,7 @@ def _shown(session: Session, *, revealed: bool) -> Any:
     return camel(msgspec.convert(public(session, revealed=revealed), Session))
 
 
-_NOT_FOUND = ("session-not-found", "partition-detached")
+_NOT_FOUND = ("session-not-found", "session-id-shared", "partition-detached")
 
 ROUTES = (
     Route(

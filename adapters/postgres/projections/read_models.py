@@ -78,16 +78,9 @@ class PostgresReadModels(Projector):
         async for row in self._rows(SESSIONS, where + _of_guest(c.id, guest), wanted):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
-    async def stream_of(self, wanted: str) -> UUID | None:
-        """See `ReadModels.stream_of`."""
-        c = SESSIONS.c
-        either = [c.session_id == wanted]
-        with suppress(ValueError):
-            either.append(c.id == UUID(wanted))
-        with reported():
-            async with pooled_connection(self._engine) as connection:
-                found: UUID | None = (await connection.execute(select(c.id).where(or_(*either)))).scalar()
-        return found
+    async def streams_of(self, wanted: str) -> list[UUID]:
+        """See `ReadModels.streams_of`."""
+        return [row.id for row in await self._fetch(_named(wanted).order_by(SESSIONS.c.id))]
 
     async def audit(self, wanted: AuditFilter, guest: GuestHashes | None = None) -> AsyncIterator[AuditEntry]:
         """See `ReadModels.audit`."""
@@ -95,13 +88,14 @@ class PostgresReadModels(Projector):
         where = _equal(
             (c.channel_id, wanted.channel_id),
             (c.compliance_status, wanted.status),
-            (c.id, wanted.id),
             (c.consent_recorded, wanted.consent_recorded),
             (c.notice, wanted.notice),
             (c.decided_by, wanted.decided_by),
         )
         where += _between(c.timestamp, wanted.since, wanted.until)
         where += _between(c.opened_at, wanted.opened_since, wanted.opened_until)
+        if wanted.session is not None:
+            where.append(c.id.in_(_named(str(wanted.session))))
         if wanted.refused_flag is not None:
             where.append(any_(c.refused_flags) == wanted.refused_flag)
         if wanted.webhook:
@@ -237,6 +231,15 @@ def _equal(*pairs: tuple[ColumnElement[Any], object]) -> _Where:
 
 def _between(at: ColumnElement[Any], since: datetime | None, until: datetime | None) -> _Where:
     return [*([] if since is None else [at >= since]), *([] if until is None else [at < until])]
+
+
+def _named(session: str) -> Select[Any]:
+    """Select the ids of the sessions with this id, ours or the provider's."""
+    c = SESSIONS.c
+    either = [c.session_id == session]
+    with suppress(ValueError):
+        either.append(c.id == UUID(session))
+    return select(c.id).where(or_(*either))
 
 
 def _of_guest(id_: ColumnElement[UUID], guest: GuestHashes | None) -> _Where:

@@ -25,6 +25,9 @@ SET_SEARCH_PATH = f"SET LOCAL search_path = {SEARCH_PATH}"
 RELAXED = "set_config('synchronous_commit', 'off', true)"
 """In the output of a statement that commits by itself: its commit does not wait for the disk."""
 
+UNHURRIED_SECONDS = 7 * 24 * 3_600
+"""The driver's limit of a statement that takes as long as it needs: `None` would be the limit of its pool."""
+
 ISOLATION = "read committed"
 """At a stricter level, waiting for a lock could fail."""
 
@@ -96,7 +99,7 @@ async def transaction(
 ) -> AsyncIterator[None]:
     """A transaction, by default at `ISOLATION`.
 
-    `unhurried` lets a statement take as long as it needs. Without `durable`, the commit does not wait for the disk.
+    `unhurried` has no limit on the server; the driver's is for the statement (`UNHURRIED_SECONDS`). Without `durable`, the commit does not wait for the disk.
     """
     limits = f"{SET_SEARCH_PATH}; {_IDLE_LIMIT}" if unhurried else TRANSACTION_LIMITS
     commit = "" if durable else "; SET LOCAL synchronous_commit = off"

@@ -71,7 +71,7 @@ class Events:
         """Read every event recorded from `since` on and before `until`, and compute its leaf hash again.
 
         Changes nothing. `advanced` gets each position reached. Keep the digest: as long as nothing recorded before `until`
-        changes, it is the same each time.
+        changes, and no partition of it is detached or attached, it is the same each time.
         """
         return await self._verifier.verify(since, until, advanced)
 

@@ -88,7 +88,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     decided_by: str | None = None
     decision_reason: str | None = None
     erased_at: datetime | None = None
-    """When the guest's personal data was erased."""
+    """When the guest's contact data was erased, on request or at the end of its retention."""
     guest: Guest | None = None
     """Not a column: `Ledger.audit` joins it in for a `Reveal`."""
 
@@ -220,8 +220,8 @@ def _changed(entry: AuditEntry, recorded: RecordedEvent) -> AuditEntry:
                 token_expiry=adopted.expires_at,
                 compliance_status=ComplianceStatus.VERIFIED,
             )
-        case e.GuestErased(at=erased_at):
-            return replace(entry, erased_at=erased_at)
+        case e.ContactErased(at=at) | e.GuestErased(at=at):
+            return replace(entry, erased_at=entry.erased_at or at)
         case e.ChannelRejected() | e.ChannelLookupFailed(retry_at=None) | e.CreationFailed(retry_at=None):
             status = ComplianceStatus.REJECTED
         case e.SessionAbandoned() | e.AbandonmentDecided():

@@ -100,7 +100,7 @@ class Doubts(NamedTuple):
 
 
 class MetricsFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events to count, in whole minutes. `since` is inclusive, `until` exclusive."""
+    """Which events to count. `since` is inclusive, `until` exclusive, both truncated to the minute."""
 
     channel_id: str | None = None
     since: datetime | None = None

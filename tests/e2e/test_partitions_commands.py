@@ -18,7 +18,9 @@ async def test_partition_is_settled_listed_detached_and_attached_again(database_
     unpartitioned = (await run("partitions", "list", env=env)).text
     settled = await run("partitions", "settle", env=env)
     await run("sessions", env=env)  # which brings the projections up to date
+    digest = (await run("verify", "--json", env=env)).out[0]["digest"]
     detached = await run("partitions", "detach", "2024-03", env=env)
+    compared = await run("verify", "--digest", digest, env=env)
     listed = await run("partitions", "list", "--json", env=env)
     verified = await run("projections", "verify", env=env)
     attached = await run("partitions", "attach", "2024-03", env=env)
@@ -30,6 +32,8 @@ async def test_partition_is_settled_listed_detached_and_attached_again(database_
         0,
         f"guestledger: 2024-03 is detached: {EVENTS} events, verified against their hashes\n",
     )
+    assert compared.code == 1
+    assert "cannot be compared: attach the detached months first" in " ".join(compared.text.split())
     march, this_month, *_, none = listed.out
     assert (march["month"], march["attached"], march["firstPosition"], march["lastPosition"]) == (
         "2024-03",

@@ -268,6 +268,22 @@ async def test_a_verification_counts_what_is_detached_and_misses_what_is_not(
     assert (found.is_intact, found.missing, found.unaccounted) == (False, (), 1)
 
 
+async def test_a_month_that_is_detached_during_a_verification_is_not_missing(
+    three_partitions: None, archive: Archive, new_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = LogVerifier(new_engine(), SCHEMA)
+    whole = verifier._read
+
+    async def read(*given: Any) -> Any:
+        monkeypatch.undo()
+        await archive.detach(MARCH)
+        return await whole(*given)
+
+    monkeypatch.setattr(verifier, "_read", read)
+    found = await verifier.verify(None, None, lambda _: None)
+    assert (found.is_intact, found.events, found.detached) == (True, 2 * EVENTS, EVENTS)
+
+
 async def test_attaching_a_partition_restores_the_log(
     three_partitions: None,
     archive: Archive,

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
@@ -483,8 +483,18 @@ async def test_metrics_cover_the_wanted_channel_and_minutes(
     assert await found(since=early) == (3, 2, 50.0)
     assert await found(since=early + timedelta(minutes=1)) == (1, 1, 90.0)
     assert await found(until=late) == (2, 1, 10.0)
+    assert await found(since=early + timedelta(seconds=59), until=late + timedelta(seconds=1)) == (2, 1, 10.0)
     assert await found(since=early, until=late + timedelta(minutes=1)) == (3, 2, 50.0)
     assert await found(until=late, channel_id="ch_other") == (0, 0, None)
+
+
+async def test_a_list_may_name_more_sessions_than_a_statement_has_parameters(
+    store: Any, read_models: PostgresReadModels
+) -> None:
+    (stream_id,) = await put_all(store, s.ACTIVE)
+    await read_models.catch_up()
+    wanted = SessionFilter(ids=(stream_id, *(uuid4() for _ in range(40_000))))
+    assert [row.id for row in await gathered(read_models.sessions(wanted))] == [stream_id]
 
 
 async def test_a_session_is_found_by_the_providers_id(store: Any, read_models: PostgresReadModels) -> None:

@@ -10,6 +10,7 @@ from alembic import command
 from sqlalchemy import Connection
 
 from guestledger.adapters.postgres.admin.migrate import config
+from guestledger.adapters.postgres.pool import open_engine
 from guestledger.adapters.postgres.projections import poison, rebuild
 from guestledger.adapters.postgres.projections.read_models import PostgresReadModels
 from guestledger.adapters.postgres.projections.registry import PROJECTIONS
@@ -203,6 +204,21 @@ async def test_two_concurrent_rebuilds_leave_correct_rows(read_models: PostgresR
     assert any(isinstance(outcome, int) for outcome in outcomes)
     assert all(isinstance(outcome, int | RebuildInterrupted) for outcome in outcomes), outcomes
     assert (await read_models.verify("session_metrics", ignored)).is_same
+
+
+async def test_the_exchange_of_all_rows_may_take_longer_than_other_statements(ledger_url: str, sql: Any) -> None:
+    await sql.execute(DAMAGE["sessions"])
+    await sql.execute(
+        """CREATE FUNCTION guestledger.slowly() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN PERFORM pg_sleep(3); RETURN NULL; END';
+           CREATE TRIGGER slowly BEFORE UPDATE ON guestledger.sessions
+               FOR EACH STATEMENT EXECUTE FUNCTION guestledger.slowly()"""
+    )
+    engine = open_engine(ledger_url, "guestledger", pool_size=2, command_timeout=2)
+    try:
+        assert await PostgresReadModels(engine, "guestledger").rebuild("sessions", ignored) > 0
+    finally:
+        await engine.dispose()
 
 
 async def test_a_hosts_view_and_grants_survive_a_rebuild(

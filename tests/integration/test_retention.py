@@ -25,6 +25,7 @@ from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.log.codec import wire_name
 from guestledger.engine.ports.erasures import ErasureTarget
+from guestledger.engine.projections.audit import AuditFilter
 from guestledger.engine.projections.sessions import SessionFilter
 from tests.integration.conftest import AT_ONCE, NewLedger
 from tests.unit.samples import consent, request
@@ -122,7 +123,9 @@ async def test_contact_data_and_its_keys_are_erased_at_the_end_of_retention(hook
         assert await kinds(ledger, other) == ["ConsentRefused", "ContactErased"]
         for one in (session, other):
             assert await readable(ledger, one) is None
-            assert (await ledger.session(one.id)).contact_erased_at is not None
+            erased_at = (await ledger.session(one.id)).contact_erased_at
+            assert erased_at is not None
+            assert [entry.erased_at async for entry in ledger.audit(AuditFilter(session=one.id))] == [erased_at]
         for projection in ("sessions", "session_metrics", "audit_log"):
             assert (await ledger.projections.verify(projection)).is_same
 

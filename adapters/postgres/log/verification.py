@@ -29,7 +29,18 @@ class LogVerifier:
         self, since: datetime | None, until: datetime | None, advanced: Callable[[int], None]
     ) -> LogVerification:
         """See `LogVerifier.verify`."""
-        first, last, detached = await self._bounds(since, until)
+        first, last = await self._bounds(since, until)
+        while True:
+            detached = await self._detached()
+            found = await self._read(first, last, detached, advanced)
+            if await self._detached() == detached:  # else a month went or came while it was read
+                break
+        whole = since is None and until is None
+        return replace(found, unaccounted=found.detached - sum(one["events"] for one in detached)) if whole else found
+
+    async def _read(
+        self, first: int, last: int, detached: Sequence[Any], advanced: Callable[[int], None]
+    ) -> LogVerification:
         part = _Part(first, [(one["first_position"], one["last_position"]) for one in detached])
         after = first - 1
         while after < last:
@@ -42,24 +53,28 @@ class LogVerifier:
             after = rows[-1]["position"]
             advanced(after)
         part.end(last)
-        found = part.found()
-        whole = since is None and until is None
-        return replace(found, unaccounted=found.detached - sum(one["events"] for one in detached)) if whole else found
+        return part.found()
 
-    async def _bounds(self, since: datetime | None, until: datetime | None) -> tuple[int, int, list[Any]]:
-        """The first and last position of the part, and the detached partitions."""
+    async def _bounds(self, since: datetime | None, until: datetime | None) -> tuple[int, int]:
+        """The first and last position of the part."""
         s = quoted(self._schema)
         # Times never run against positions; each batch of appends has one time.
         statement = f"""
             SELECT coalesce((SELECT max(position) + 1 FROM {s}.batches WHERE recorded_at < $1::timestamptz), 0) AS first,
                    coalesce((SELECT max(position) FROM {s}.batches
                               WHERE $2::timestamptz IS NULL OR recorded_at < $2::timestamptz), -1) AS last"""
-        detached = f"""
-            SELECT first_position, last_position, events FROM {s}.detached_partitions WHERE first_position IS NOT NULL"""
         with reported():
             async with reading(self._engine) as driver:
                 [(first, last)] = await driver.fetch(statement, since, until)
-                return first, last, list(await driver.fetch(detached))
+                return first, last
+
+    async def _detached(self) -> list[Any]:
+        statement = f"""
+            SELECT first_position, last_position, events FROM {quoted(self._schema)}.detached_partitions
+             WHERE first_position IS NOT NULL ORDER BY month"""
+        with reported():
+            async with reading(self._engine) as driver:
+                return list(await driver.fetch(statement))
 
 
 class _Part:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Date,
     Select,
@@ -33,7 +34,7 @@ from guestledger.adapters.postgres.tables import TIME, detached_partitions, pers
 from guestledger.adapters.postgres.transactions import pooled_connection
 from guestledger.engine.domain.guest_filter import GuestHashes
 from guestledger.engine.domain.session import Status
-from guestledger.engine.projections.audit import AuditEntry, AuditFilter
+from guestledger.engine.projections.audit import AuditEntry, AuditFilter, WebhookState
 from guestledger.engine.projections.metrics import (
     COUNTS,
     DailyMetrics,
@@ -64,7 +65,7 @@ class PostgresReadModels(Projector):
         if wanted.statuses:
             where.append(c.status.in_(wanted.statuses))
         if wanted.ids is not None:
-            where.append(c.id.in_(wanted.ids))
+            where.append(c.id == any_(cast(list(wanted.ids), ARRAY(Uuid))))  # in_ would be a parameter for each
         if wanted.expires_after is not None:
             where.append(c.expires_at > wanted.expires_after)
         if wanted.expires_until is not None:
@@ -100,7 +101,7 @@ class PostgresReadModels(Projector):
             where.append(any_(c.refused_flags) == wanted.refused_flag)
         if wanted.webhook:
             # Not as parameters: a plan for any value uses no index of one.
-            where.append(c.webhook.in_([literal_column(f"'{state}'") for state in wanted.webhook]))
+            where.append(c.webhook.in_([literal_column(f"'{WebhookState(state)}'") for state in wanted.webhook]))
         if wanted.doubted:
             where.append(c.doubted_at.is_not(None))
         if wanted.parked:
@@ -260,7 +261,11 @@ def _within(statement: Select[Any], columns: Any, wanted: MetricsFilter) -> Sele
     if wanted.channel_id is not None:
         statement = statement.where(columns.channel_id == wanted.channel_id)
     if wanted.since is not None:
-        statement = statement.where(columns.minute >= wanted.since)
+        statement = statement.where(columns.minute >= _minute(wanted.since))
     if wanted.until is not None:
-        statement = statement.where(columns.minute < wanted.until)
+        statement = statement.where(columns.minute < _minute(wanted.until))
     return statement
+
+
+def _minute(moment: datetime) -> datetime:
+    return moment.replace(second=0, microsecond=0)

@@ -10,14 +10,13 @@ from guestledger.adapters.postgres.projections.checkpoints import Checkpoints
 from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, describe, each_batch, lies_in_the_events
 from guestledger.adapters.postgres.projections.registry import named
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
-from guestledger.adapters.postgres.projections.shadow import Shadow, digest_of, shadow_name
+from guestledger.adapters.postgres.projections.shadow import Shadow, compare, shadow_name
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver, driver_connection, transaction
 from guestledger.engine.domain.errors import ProjectionStopped
 from guestledger.engine.projections.status import Verification
 
 _TEMPORARY = "pg_temp"
-_MAX_SHOWN = 10
 
 
 class ReaderVerification:
@@ -45,7 +44,7 @@ class ReaderVerification:
                 await self._create_tables(driver)
                 last = await Checkpoints(self._schema).position(driver, self._name)
                 await self._build(driver, -1 if last is None else last)
-                return await self._compare(driver, -1 if last is None else last)
+                return await compare(driver, self._shadows, self._name, -1 if last is None else last)
 
     async def _create_tables(self, driver: Driver) -> None:
         s = quoted(self._schema)
@@ -93,18 +92,3 @@ class ReaderVerification:
     async def _events(self, driver: Driver, last: int, limit: int) -> list[object]:
         rows = await fetch_range(driver, self._schema, after=self._at, upto=last, limit=limit)
         return list(rows)
-
-    async def _compare(self, driver: Driver, position: int) -> Verification:
-        rows, digest = await digest_of(driver, [shadow.live_rows for shadow in self._shadows])
-        _, rebuilt_digest = await digest_of(driver, [shadow.shadow_rows for shadow in self._shadows])
-        differing: list[str] = []
-        for shadow in self._shadows if digest != rebuilt_digest else ():
-            differing += [text for (text,) in await driver.fetch(shadow.differing, _MAX_SHOWN)]
-        return Verification(
-            name=self._name,
-            position=position,
-            rows=rows,
-            digest=digest,
-            rebuilt_digest=rebuilt_digest,
-            differing=tuple(differing[:_MAX_SHOWN]),
-        )

@@ -17,8 +17,9 @@ from guestledger.adapters.postgres.projections.checkpoints import Checkpoints
 from guestledger.adapters.postgres.projections.poison import BATCH, Poisoned, batch_transaction, describe, each_batch
 from guestledger.adapters.postgres.projections.registry import named
 from guestledger.adapters.postgres.projections.row_changes import RowChanges
-from guestledger.adapters.postgres.projections.shadow import Shadow, digest_of
+from guestledger.adapters.postgres.projections.shadow import Shadow, compare
 from guestledger.adapters.postgres.transactions import (
+    UNHURRIED_SECONDS,
     Driver,
     driver_connection,
     reading,
@@ -27,8 +28,6 @@ from guestledger.adapters.postgres.transactions import (
 )
 from guestledger.engine.domain.errors import ProjectionStopped, RebuildInterrupted
 from guestledger.engine.projections.status import Verification
-
-MAX_SHOWN = 10
 
 Progress = Callable[[int], None]
 """Receives each position reached."""
@@ -129,7 +128,7 @@ class Rebuild:
             changed = 0
             for shadow in self._shadows:
                 for statement in (shadow.delete_surplus, shadow.write_differing):
-                    changed += int((await driver.execute(statement)).rpartition(" ")[2])
+                    changed += int((await driver.execute(statement, timeout=UNHURRIED_SECONDS)).rpartition(" ")[2])
             await self._clear(driver)
             return changed
 
@@ -140,19 +139,7 @@ class Rebuild:
                 async with self._transaction() as holder:
                     await self._build_to(await self._lock_live(holder))
                     reader = await stack.enter_async_context(self._snapshot())
-                rows, digest = await digest_of(reader, [shadow.live_rows for shadow in self._shadows])
-                _, rebuilt_digest = await digest_of(reader, [shadow.shadow_rows for shadow in self._shadows])
-                differing: list[str] = []
-                for shadow in self._shadows if digest != rebuilt_digest else ():
-                    differing += [text for (text,) in await reader.fetch(shadow.differing, MAX_SHOWN)]
-        return Verification(
-            name=self._name,
-            position=self._at,
-            rows=rows,
-            digest=digest,
-            rebuilt_digest=rebuilt_digest,
-            differing=tuple(differing[:MAX_SHOWN]),
-        )
+                return await compare(reader, self._shadows, self._name, self._at)
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Driver]:
@@ -180,7 +167,7 @@ class Rebuild:
             await driver.execute(shadow.lock_alone)
         except asyncpg.LockNotAvailableError:
             await driver.execute("ROLLBACK TO empty")
-            await driver.execute(shadow.delete_all)
+            await driver.execute(shadow.delete_all, timeout=UNHURRIED_SECONDS)
         else:
             await driver.execute(shadow.truncate)
 

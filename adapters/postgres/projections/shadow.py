@@ -1,14 +1,16 @@
 """Shadow tables, and statements that compare them with the live ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from sqlalchemy import Table
 
 from guestledger.adapters.postgres.sql import quoted
-from guestledger.adapters.postgres.transactions import Driver
+from guestledger.adapters.postgres.transactions import UNHURRIED_SECONDS, Driver
+from guestledger.engine.projections.status import Verification
 
 _PREFETCH = 500
+_MAX_SHOWN = 10
 
 
 def shadow_name(table: Table) -> str:
@@ -86,11 +88,28 @@ def _hashes(rows: str, columns: list[str], keys: list[str]) -> str:
     return f"SELECT sha256(convert_to(ROW({', '.join(columns)})::text, 'UTF8')) FROM {rows} ORDER BY {', '.join(keys)}"
 
 
-async def digest_of(driver: Driver, statements: Iterable[str]) -> tuple[int, str]:
-    """How many rows these statements have together, and the SHA-256 (hex) of their contents. Within a transaction."""
+async def compare(driver: Driver, shadows: Sequence[Shadow], name: str, position: int) -> Verification:
+    """Compare the live tables of a projection with their shadows, both built up to `position`. Within a transaction."""
+    rows, digest = await _digest_of(driver, [shadow.live_rows for shadow in shadows])
+    _, rebuilt_digest = await _digest_of(driver, [shadow.shadow_rows for shadow in shadows])
+    differing: list[str] = []
+    for shadow in shadows if digest != rebuilt_digest else ():
+        differing += [text for (text,) in await driver.fetch(shadow.differing, _MAX_SHOWN, timeout=UNHURRIED_SECONDS)]
+    return Verification(
+        name=name,
+        position=position,
+        rows=rows,
+        digest=digest,
+        rebuilt_digest=rebuilt_digest,
+        differing=tuple(differing[:_MAX_SHOWN]),
+    )
+
+
+async def _digest_of(driver: Driver, statements: Iterable[str]) -> tuple[int, str]:
+    """How many rows these statements have together, and the SHA-256 (hex) of their contents."""
     rows, digest = 0, sha256()
     for statement in statements:
-        async for (row,) in driver.cursor(statement, prefetch=_PREFETCH):
+        async for (row,) in driver.cursor(statement, prefetch=_PREFETCH, timeout=UNHURRIED_SECONDS):
             digest.update(row)
             rows += 1
     return rows, digest.hexdigest()

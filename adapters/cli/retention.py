@@ -41,7 +41,9 @@ def hold(
     reason: Annotated[str | None, typer.Option(help="Why, for the history. No personal data.")] = None,
     by: By = None,
     release: Annotated[bool, typer.Option("--release", help="End the hold: retention counts again.")] = False,
-    list_all: Annotated[bool, typer.Option("--list", help="List the sessions under a hold.")] = False,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="List the holds on persons, and the sessions under a hold.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Keep the contact data of a person or a session, whatever the retention says, until the hold is released.
@@ -80,15 +82,30 @@ async def _hold(subject: str | None, session: str | None, reason: str, by: str, 
 
 async def _list(*, json: bool) -> None:
     async with reading() as ledger:
+        holds = await ledger.retention.holds()
         found = [row async for row in ledger.sessions(guestledger.SessionFilter(held=True, newest_first=True))]
     if json:
+        for hold in holds:
+            show.write_json({"of": "person", **show.camel_json(hold)})
         for row in found:
-            show.write_json({"id": row.id, "status": row.status, "heldSince": row.held_since, "endedAt": row.ended_at})
+            show.write_json(
+                {
+                    "of": "session",
+                    "id": row.id,
+                    "status": row.status,
+                    "heldSince": row.held_since,
+                    "endedAt": row.ended_at,
+                }
+            )
         return
-    table = show.table("id", "status", "held since", "ended at")
+    persons = show.table("person held since", "by", "reason")
+    for hold in holds:
+        show.add_row(persons, show.time(hold.placed_at), hold.placed_by, hold.reason)
+    sessions = show.table("session", "status", "held since", "ended at")
     for row in found:
-        show.add_row(table, row.id, row.status, show.time(row.held_since), show.time(row.ended_at))
-    show.console().print(table)
+        show.add_row(sessions, row.id, row.status, show.time(row.held_since), show.time(row.ended_at))
+    for table in (persons, sessions):
+        show.console().print(table)
 
 
 def _table(found: guestledger.RetentionStatus) -> Table:

@@ -179,7 +179,7 @@ legal_holds = Table(
     Column("placed_at", TIME, nullable=False),
     Column("placed_by", Text, nullable=False),
     Column("reason", Text, nullable=False),
-    comment="The subjects under a legal hold, also for sessions that begin later. The log holds every placing and release",
+    comment="The subjects under a legal hold, also for sessions that begin later",
 )
 
 api_keys = Table(

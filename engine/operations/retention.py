@@ -107,6 +107,10 @@ class Retention:
             raise HoldRefused("this subject is under no legal hold")
         return report
 
+    async def holds(self) -> list[LegalHold]:
+        """Return the holds on subjects, oldest first, also of those without a session. Whose they are is not said."""
+        return await self._holds.all()
+
     async def check(self, subject: bytes, session: UUID | None = None) -> None:
         """Raise `UnderLegalHold` if the subject (its keyed hash) is held, or one of its sessions; or this session alone.
 

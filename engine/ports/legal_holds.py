@@ -33,6 +33,10 @@ class LegalHolds(Protocol):
         """The hold on a subject."""
         ...
 
+    async def all(self) -> list[LegalHold]:
+        """The holds on subjects, oldest first."""
+        ...
+
     async def over(self, stream_id: UUID) -> LegalHold | None:
         """The hold on the subject of a session; `None` also if its contact data was erased."""
         ...

@@ -70,7 +70,7 @@ def _create_personal(schema: str) -> None:
         sa.Column("placed_by", sa.Text, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         schema=schema,
-        comment="The subjects under a legal hold, also for sessions that begin later. The log holds every placing and release",
+        comment="The subjects under a legal hold, also for sessions that begin later",
     )
 
 

@@ -37,8 +37,9 @@ async def test_a_hold_is_placed_listed_and_released(database_url: str):
 
         held = await run("hold", "--subject", "person-17", "--reason", "matter 17", "--by", "counsel", env=env)
         assert (held.code, held.err) == (0, "guestledger: 1 sessions are held\n")
-        [listed] = (await run("hold", "--list", "--json", env=env)).out
-        assert listed["id"] == session
+        [person, listed] = (await run("hold", "--list", "--json", env=env)).out
+        assert (person["of"], person["placedBy"], person["reason"]) == ("person", "counsel", "matter 17")
+        assert (listed["of"], listed["id"]) == ("session", session)
         again = await run("hold", "--session", session, "--reason", "matter 18", env=env)
         assert again.code == 1
         assert "is held since" in again.err

@@ -268,6 +268,7 @@ async def test_a_held_subject_keeps_all_its_sessions_also_later_ones(new_ledger:
 async def test_a_subject_can_be_held_before_its_first_session(new_ledger: NewLedger) -> None:
     async with new_ledger(policy=AT_THE_END) as ledger:
         assert (await ledger.retention.hold(subject_id="person-17", **MATTER)).changed == ()
+        assert [(hold.placed_by, hold.reason) for hold in await ledger.retention.holds()] == [("counsel", "matter 17")]
         session = await ledger.open_session(request(subject_id="person-17", consent=consent(data_processing=False)))
         assert await ledger.scheduler.run_until_idle() == {"LegalHoldPlaced": 1}
         assert (await ledger.session(session.id)).held

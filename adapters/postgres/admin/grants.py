@@ -20,6 +20,7 @@ _READ = frozenset({"SELECT"})
 _APPEND = _READ | {"INSERT"}
 _WRITE = _APPEND | {"UPDATE", "DELETE"}
 _COMPLETE = frozenset({"UPDATE (completed_at)", "UPDATE (key_ids)"})
+_HOLDS = frozenset(f"SELECT ({name})" for name in ("placed_at", "placed_by", "reason"))
 _REVOKE = frozenset({"UPDATE (revoked_at)"})
 _RUN = frozenset({"EXECUTE"})
 
@@ -50,7 +51,7 @@ TABLES: Mapping[str, Grants] = {
     t.wrapping_keys.name: {RUNTIME: _WRITE, PRIVACY: _READ},
     t.data_keys.name: {RUNTIME: _WRITE, PRIVACY: _APPEND | {"DELETE"}},
     t.destroyed_keys.name: {RUNTIME: _APPEND | {"UPDATE (gone)"}, PRIVACY: _APPEND},
-    t.legal_holds.name: {RUNTIME: _APPEND | {"DELETE"}, PRIVACY: _APPEND | {"DELETE"}},
+    t.legal_holds.name: {RUNTIME: _APPEND | {"DELETE"}, AUDITOR: _HOLDS, PRIVACY: _APPEND | {"DELETE"}},
     t.api_keys.name: {RUNTIME: _APPEND | _REVOKE, **_READERS},
     t.limits.name: {RUNTIME: _WRITE, **_READERS},
     t.incarnations.name: {RUNTIME: _APPEND, **_READERS},

@@ -26,6 +26,7 @@ class PostgresLegalHolds:
             VALUES ($1::bytea, $2::timestamptz, $3::text, $4::text) ON CONFLICT (subject) DO NOTHING"""
         self._release = f"DELETE FROM {s}.legal_holds WHERE subject = $1::bytea RETURNING subject"
         self._of = f"SELECT {hold} FROM {s}.legal_holds AS h WHERE subject = $1::bytea"
+        self._all = f"SELECT {hold} FROM {s}.legal_holds AS h ORDER BY placed_at"
         self._over = f"""
             SELECT {hold} FROM {s}.legal_holds AS h JOIN {s}.personal_index AS i USING (subject)
              WHERE i.stream_id = $1::uuid"""
@@ -47,6 +48,10 @@ class PostgresLegalHolds:
     async def of(self, subject: bytes) -> LegalHold | None:
         """See `LegalHolds.of`."""
         return _hold(await self._fetch(self._of, subject))
+
+    async def all(self) -> list[LegalHold]:
+        """See `LegalHolds.all`."""
+        return [LegalHold(**row) for row in await self._fetch(self._all)]
 
     async def over(self, stream_id: UUID) -> LegalHold | None:
         """See `LegalHolds.over`."""

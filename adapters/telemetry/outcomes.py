@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from guestledger.adapters.telemetry.measurements import Measurements
-from guestledger.engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup
+from guestledger.engine.domain.commands import Command, RecordAttempt, RecordDelivery, RecordLookup, SettleAttempt
 from guestledger.engine.domain.outcomes import Channel, Created, Delivery, Failed, Throttled
 
 LOOKUPS = ("usable", "unusable", "throttled", "unsent", "unavailable", "in_doubt", "final")
@@ -19,6 +19,8 @@ def count(commands: Sequence[Command], measured: Measurements) -> str | None:
             case RecordAttempt(outcome=outcome):
                 found = _code(outcome)
                 measured.attempts[found] += 1
+            case SettleAttempt():  # nobody knows what came back
+                measured.attempts["in_doubt"] += 1
             case RecordLookup(outcome=Channel(cached=True)):
                 found = "cached"
             case RecordLookup(outcome=outcome):

@@ -15,7 +15,7 @@ from guestledger.adapters.telemetry.gauges import gauge_families
 from guestledger.adapters.telemetry.instruments import Instruments
 from guestledger.adapters.telemetry.measurements import Histogram, Measurements
 from guestledger.adapters.telemetry.outcomes import ATTEMPTS, DELIVERIES, LOOKUPS
-from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.domain.errors import GuestledgerError
 from guestledger.engine.domain.events import EVENT_TYPES
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.operations.gauges import Gauges
@@ -64,7 +64,7 @@ async def _read(ledger: Ledger) -> Gauges | None:
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
             return await ledger.checks.gauges()
-    except (ServiceError, TimeoutError):
+    except (GuestledgerError, TimeoutError):
         return None
 
 

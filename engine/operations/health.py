@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import DueStep
-from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.domain.errors import GuestledgerError, ServiceError
 from guestledger.engine.limits.admission import Denied
 from guestledger.engine.ports.adapters import Adapters
 from guestledger.engine.ports.key_vault import KeyVault
@@ -49,20 +48,24 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 async def health(adapters: Adapters, *, scheduler_runs: bool, trouble: ServiceError | None) -> Health:
     """Return the health, within seconds. Does not raise."""
-    known = Health(
-        database=None,
-        key_vault=await _vault_trouble(adapters.vault),
+    key_vault, found = await asyncio.gather(_vault_trouble(adapters.vault), _found(adapters))
+    return Health(
+        key_vault=key_vault,
         scheduler_runs=scheduler_runs,
         scheduler=None if trouble is None else str(trouble),
+        **found,
     )
+
+
+async def _found(adapters: Adapters) -> dict[str, Any]:
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             await adapters.store.check()
-            return replace(known, **await _projected(adapters), **await _waiting(adapters))
+            return {"database": None, **await _projected(adapters), **await _waiting(adapters)}
     except TimeoutError:
-        return replace(known, database=f"the database has not answered for {_ANSWER_SECONDS:g} s")
-    except ServiceError as error:
-        return replace(known, database=str(error))
+        return {"database": f"the database has not answered for {_ANSWER_SECONDS:g} s"}
+    except GuestledgerError as error:
+        return {"database": str(error)}
 
 
 async def _vault_trouble(vault: KeyVault) -> str | None:

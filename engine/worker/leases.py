@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import Context
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -102,7 +103,7 @@ class Leases:
         """Renew `held` from now on."""
         self.held.add(held)
         if self._beating is None:
-            self._beating = asyncio.create_task(self._beat())
+            self._beating = asyncio.create_task(self._beat(), context=Context())  # of no session
 
     async def close(self) -> None:
         """Stop renewing, and release what was cut off. If that fails, it lapses.

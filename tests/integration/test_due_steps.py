@@ -14,6 +14,7 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.log.appends import Lease
+from guestledger.engine.log.recorded import began_at
 from guestledger.engine.worker.leases import Leases
 from tests.integration.appends import HOUR_MS, a_lease, an_append, due, new_id
 from tests.integration.plain_sql import SCHEMA
@@ -433,6 +434,23 @@ async def test_the_backlog_excludes_future_expiries_and_far_webhook_retries(
     for stream_id in (far, near):
         await put(-1, EXPIRE, stream_id=stream_id)
     assert await due_steps.unfinished({}) == 7, "but it records their expiries"
+
+
+async def test_a_step_of_a_dead_worker_counts_as_due_though_nobody_has_freed_it(
+    due_steps: PostgresDueSteps, put: Put
+) -> None:
+    lost = await put(-60, StepName.SETTLE_ATTEMPT, owner=uuid4(), leased_for=-30)
+    running = await put(-20, StepName.SETTLE_ATTEMPT, owner=uuid4(), leased_for=30)
+
+    counts = {count.step: count for count in await due_steps.counts()}[StepName.SETTLE_ATTEMPT]
+    backlog = await due_steps.backlog()
+
+    assert (counts.due, counts.leased) == (1, 1)
+    assert counts.oldest_seconds >= 60
+    assert backlog.waiting == 2
+    assert backlog.oldest_accepted_at == began_at(lost) != began_at(running)
+    assert backlog.oldest_due is not None
+    assert backlog.oldest_due.step is StepName.SETTLE_ATTEMPT
 
 
 # Together with the log

@@ -2,8 +2,9 @@
 
 import asyncio
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -234,6 +235,22 @@ async def test_closing_releases_no_lease_of_an_owner_with_work_in_flight(due_ste
 
     [row] = await sql("SELECT owner FROM due_steps")
     assert row["owner"] == lease.owner
+
+
+async def test_renewals_run_in_the_context_of_no_session() -> None:
+    caller = ContextVar("caller", default="none")
+    seen = asyncio.Queue[str]()
+
+    class Watched:
+        async def heartbeat(self, _lease: Lease, stream_ids: list[UUID]) -> list[UUID]:
+            seen.put_nowait(caller.get())
+            return stream_ids
+
+    caller.set("a session")
+    leases = Leases(Watched(), 30)  # type: ignore[arg-type]
+    with leases.hold(a_lease(ms=30), new_id(), leases.now()):
+        assert await seen.get() == "none"
+    await leases.close()
 
 
 async def test_a_renewal_without_an_answer_says_so(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
+from guestledger.adapters.telemetry.prometheus import metrics_text
 from guestledger.engine.domain.due import StepName
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.limits.admission import DenialReason
@@ -166,6 +167,16 @@ async def test_health_names_a_stopped_projection(new_ledger: NewLedger, sql: Sql
         )
         stopped = (await ledger.health()).stopped_projections
     assert stopped == ("audit_log", "session_metrics", "sessions")
+
+
+async def test_a_fault_of_the_database_makes_health_red_and_is_not_raised(new_ledger: NewLedger, sql: Sql) -> None:
+    async with new_ledger() as ledger:
+        await sql("ALTER TABLE due_steps RENAME COLUMN lease_until TO leased")
+        reported, metrics = (await ledger.health()).database, (await metrics_text(ledger))[0]
+        await sql("ALTER TABLE due_steps RENAME COLUMN leased TO lease_until")
+    assert reported is not None
+    assert "42703" in reported
+    assert b"guestledger_up 0.0" in metrics
 
 
 async def test_health_for_an_auditor_leaves_out_what_only_workers_read(

@@ -7,6 +7,7 @@ commits, so it follows the append on another connection, once for all appends si
 import asyncio
 import logging
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -58,7 +59,9 @@ class LogNotifier:
     def next(self) -> asyncio.Event:
         """The event that the next hint will set."""
         if self._listening is None and not self._closed:
-            self._listening = asyncio.create_task(_listen_forever.copy()(self._listen))
+            self._listening = asyncio.create_task(
+                _listen_forever.copy()(self._listen), context=Context()
+            )  # of no caller
         return self._next
 
     def announce(self, *, urgent: bool) -> None:

@@ -122,16 +122,21 @@ class DueStepStatements:
                    CASE WHEN $4::bool THEN EXISTS (SELECT FROM {s}.due_steps WHERE {lapsed}) ELSE false END,
                    {set_back(schema)}"""
 
-        # Counting reads an index range and the few leased rows, everything else its first row.
+        # Counting reads an index range and the few leased rows, everything else its first row. A lease that has lapsed is
+        # freed by a worker: without one, nobody else would see that its step is due.
+        leased = f"""leased AS MATERIALIZED (
+                SELECT step, stream_id, due_at, lease_until <= now() AS lapsed FROM {s}.due_steps WHERE owner IS NOT NULL)"""
         self.backlog = f"""
-            WITH leased AS MATERIALIZED (SELECT step, stream_id, due_at FROM {s}.due_steps WHERE owner IS NOT NULL),
-            oldest_free AS (SELECT stream_id, due_at FROM {s}.due_steps
-                             WHERE step = 'enforce_deadline' AND owner IS NULL ORDER BY due_at LIMIT 1)
+            WITH {leased}, oldest_free AS (
+                SELECT first.stream_id FROM (VALUES ('enforce_deadline'), ('settle_attempt')) AS wanted(step)
+                 CROSS JOIN LATERAL (SELECT stream_id FROM {s}.due_steps
+                        WHERE due_steps.step = wanted.step AND owner IS NULL ORDER BY due_at LIMIT 1) AS first)
             SELECT now(),
                    (SELECT count(*) FROM {s}.due_steps WHERE step IN ('enforce_deadline', 'settle_attempt') AND owner IS NULL)
                        + (SELECT count(*) FROM leased WHERE step IN ('enforce_deadline', 'settle_attempt')),
-                   (SELECT stream_id FROM (SELECT stream_id, due_at FROM leased WHERE step = 'enforce_deadline'
-                                            UNION ALL TABLE oldest_free) AS waiting ORDER BY due_at LIMIT 1),
+                   (SELECT stream_id FROM (SELECT stream_id FROM leased
+                                            WHERE step = 'enforce_deadline' OR (step = 'settle_attempt' AND lapsed)
+                                            UNION ALL TABLE oldest_free) AS waiting ORDER BY stream_id LIMIT 1),
                    (SELECT count(*) FROM {s}.due_steps WHERE step = 'deliver_webhook' AND owner IS NULL)
                        + (SELECT count(*) FROM leased WHERE step = 'deliver_webhook'),
                    oldest.step, oldest.due_at
@@ -139,20 +144,23 @@ class DueStepStatements:
                    SELECT first.step, first.due_at FROM unnest($1::text[]) AS wanted(step) CROSS JOIN LATERAL (
                        SELECT step, due_at FROM {s}.due_steps
                         WHERE due_steps.step = wanted.step AND due_at <= now() AND owner IS NULL ORDER BY due_at LIMIT 1) AS first
+                    UNION ALL SELECT step, due_at FROM leased WHERE lapsed AND due_at <= now()
                     ORDER BY due_at LIMIT 1) AS oldest ON true"""
 
         # Each number reads a part of an index, of bounded length.
         free = f"FROM {s}.due_steps AS d WHERE d.step = wanted.step AND owner IS NULL AND due_at"
         self.counts = f"""
-            WITH leased AS MATERIALIZED (
-                SELECT step, count(*) AS number FROM {s}.due_steps WHERE owner IS NOT NULL GROUP BY step)
+            WITH {leased}, by_step AS (
+                SELECT step, count(*) FILTER (WHERE NOT lapsed) AS held, count(*) FILTER (WHERE lapsed) AS lapsed,
+                       min(due_at) FILTER (WHERE lapsed) AS oldest
+                  FROM leased GROUP BY step)
             SELECT wanted.step,
-                   (SELECT count(*) FROM (SELECT {free} <= now() LIMIT {MAX_COUNTED}) AS due),
+                   (SELECT count(*) FROM (SELECT {free} <= now() LIMIT {MAX_COUNTED}) AS due) + coalesce(lapsed, 0),
                    (SELECT count(*) FROM (SELECT {free} > now() LIMIT {MAX_COUNTED}) AS waiting),
-                   coalesce(leased.number, 0),
-                   greatest(0, extract(epoch FROM now() - coalesce(
-                       (SELECT due_at {free} <= now() ORDER BY due_at LIMIT 1), now())))
-              FROM unnest($1::text[]) AS wanted(step) LEFT JOIN leased ON leased.step = wanted.step"""
+                   coalesce(held, 0),
+                   greatest(0, extract(epoch FROM now() - least(
+                       (SELECT due_at {free} <= now() ORDER BY due_at LIMIT 1), oldest, now())))
+              FROM unnest($1::text[]) AS wanted(step) LEFT JOIN by_step ON by_step.step = wanted.step"""
 
         self.status = f"""
             SELECT clock_timestamp(), coalesce((SELECT max(version) FROM {s}.events WHERE stream_id = $1::uuid), 0),

@@ -9,6 +9,9 @@ from guestledger.engine.domain.personal import Purpose
 Hashing = Callable[[bytes], bytes]
 """A keyed hash."""
 
+KEY_VAULT = "key vault"
+"""The `service` of its errors."""
+
 
 class SealBroken(Exception):
     """A box does not open with this key in this place, or its values do not fit their commitments."""

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from guestledger.engine.domain.due import StepName
-from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable
 from guestledger.engine.domain.unreadable import UnknownEvent
 from guestledger.engine.log.appends import Lease
 from guestledger.engine.log.recorded import RecordedEvent
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.due_steps import Claim, DueSteps
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.key_vault import KEY_VAULT
 from guestledger.engine.worker.calls import CallLimit
 from guestledger.engine.worker.executor import Executor
 from guestledger.engine.worker.leases import Leases
@@ -172,7 +173,7 @@ class LaneRunner:
             if not claimed.claims:
                 return set(), claimed.more_in_ms
             self._executor.telemetry.claimed(claimed.claims)
-            histories = await self._histories(claimed.claims, lease)
+            histories = await self._histories(claimed.claims, lease, reveal=lane is not Lane.RECORDING)
         works = [
             (SessionWork.of(history, actor=self._actor, lease=lease, claim=claim), claim.step)
             for claim in claimed.claims
@@ -180,10 +181,16 @@ class LaneRunner:
         ]
         return {self._task(work, step, asked_at) for work, step in works}, claimed.more_in_ms
 
-    async def _histories(self, claims: Sequence[Claim], lease: Lease) -> dict[UUID, list[RecordedEvent]]:
+    async def _histories(
+        self, claims: Sequence[Claim], lease: Lease, *, reveal: bool
+    ) -> dict[UUID, list[RecordedEvent]]:
         """The histories of the claimed sessions. An unreadable one is left out, and released."""
         try:
-            return await self._store.read_streams([claim.stream_id for claim in claims], reveal=True)
+            return await self._store.read_streams([claim.stream_id for claim in claims], reveal=reveal)
+        except ServiceUnreachable as error:
+            if error.service != KEY_VAULT or not reveal:
+                raise
+            return await self._histories(claims, lease, reveal=False)  # steps that need no personal data go on
         except UnknownEvent as error:
             if len(claims) == 1:
                 logger.error(  # noqa: TRY400 - it says it all
@@ -196,7 +203,8 @@ class LaneRunner:
                 return {}
         # One session blocks all of them: halve the claims until it stands alone.
         middle = len(claims) // 2
-        return await self._histories(claims[:middle], lease) | await self._histories(claims[middle:], lease)
+        first = await self._histories(claims[:middle], lease, reveal=reveal)
+        return first | await self._histories(claims[middle:], lease, reveal=reveal)
 
     def _task(self, work: SessionWork, step: StepName, asked_at: float | None) -> asyncio.Task[Counter[str]]:
         lane = self._executor.handlers[step].lane

@@ -199,7 +199,7 @@ class Recorder:
         # here; and two tasks may try at once.
         append_id = work.unconfirmed_append_id = work.unconfirmed_append_id or self._clock.new_id()
         while True:
-            history = await self._store.read_stream(work.state.id, reveal=True)
+            history = await self._store.read_stream(work.state.id)
             if any(recorded.causation_id == append_id for recorded in history):
                 return  # it was recorded, though the database did not answer
             late = SessionWork.of(history, actor=work.actor, lease=work.lease, claim=None)

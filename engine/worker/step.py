@@ -16,6 +16,7 @@ from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.limits.feedback import Feedback
 from guestledger.engine.log.appends import Appended
 from guestledger.engine.ports.clock import Clock
+from guestledger.engine.ports.key_vault import KEY_VAULT
 from guestledger.engine.ports.legal_holds import LegalHolds
 from guestledger.engine.ports.provider import Provider
 from guestledger.engine.ports.rate_limiter import RateLimiter
@@ -47,7 +48,7 @@ def require_revealed(session: Session) -> None:
     """Raise `ServiceUnreachable` if the guest's data cannot be read: its key is lost, or not here yet."""
     if not session.is_revealed:
         detail = f"session {session.id}: its data key is missing"
-        raise ServiceUnreachable("key vault", Cause.NOT_READY, detail)
+        raise ServiceUnreachable(KEY_VAULT, Cause.NOT_READY, detail)
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):

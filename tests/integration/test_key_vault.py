@@ -21,8 +21,10 @@ from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.adapters.wiring import connect
 from guestledger.engine.domain.errors import ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.personal import Purpose, Sealed
+from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Status
 from guestledger.engine.ledger import Ledger
+from guestledger.engine.limits.retry import RetryPolicy
 from tests import postgres
 from tests.integration.appends import an_append
 from tests.integration.conftest import NewLedger, Sql
@@ -166,6 +168,19 @@ async def test_an_outage_of_the_vault_holds_up_no_append_that_needs_no_key(apart
             await ledger._adapters.store.append(an_append(events=(was_throttled(),)))
             assert not accepting.done()
         await accepting
+
+
+async def test_a_worker_records_what_needs_no_key_in_an_outage_of_the_vault(apart: Settings) -> None:
+    await upgraded(apart)
+    overdue = Policy(creation=RetryPolicy(deadline_ms=1))
+    async with (
+        connect(apart, policy=overdue, scheduler=False) as ledger,
+        connect(apart, policy=overdue, scheduler=False) as worker,
+    ):
+        session = await ledger.accept(request())
+        async with outage_of(apart.vault_url):
+            while (await worker.session(session.id)).status is not Status.ABANDONED:
+                await worker.scheduler.run_once()
 
 
 async def test_who_asks_for_a_key_that_another_process_is_making_gets_it(

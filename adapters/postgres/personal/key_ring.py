@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 
 from guestledger.adapters.crypto.wrapping import KeyEncryptionKey, KeyService, ServiceKey
-from guestledger.adapters.postgres.personal.vault_database import VAULT, VaultDatabase
+from guestledger.adapters.postgres.personal.vault_database import VaultDatabase
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import CredentialsRefused
+from guestledger.engine.ports.key_vault import KEY_VAULT
 
 
 class WrongKey(CredentialsRefused):
     """The key vault's keys do not open with the key-encryption keys of this process."""
 
     def __init__(self, fact: str) -> None:
-        super().__init__(VAULT, Cause.KEY_REFUSED, fact)
+        super().__init__(KEY_VAULT, Cause.KEY_REFUSED, fact)
         self.args = (fact,)
 
     def __str__(self) -> str:

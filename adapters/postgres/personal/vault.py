@@ -18,11 +18,12 @@ from guestledger.adapters.crypto.wrapping import KeyEncryptionKey, KeyRefused
 from guestledger.adapters.postgres.personal.key_ring import KeyRing, WrongKey
 from guestledger.adapters.postgres.personal.ledger_facts import LedgerFacts
 from guestledger.adapters.postgres.personal.recent import Recent
-from guestledger.adapters.postgres.personal.vault_database import VAULT, VaultDatabase
+from guestledger.adapters.postgres.personal.vault_database import VaultDatabase
 from guestledger.adapters.postgres.personal.vault_statements import INDEX, VaultStatements
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.domain.personal import Purpose
+from guestledger.engine.ports.key_vault import KEY_VAULT
 
 logger = logging.getLogger("guestledger")
 
@@ -44,7 +45,7 @@ class VaultEmpty(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(
-            VAULT,
+            KEY_VAULT,
             Cause.NOT_READY,
             "it holds no keys of this ledger, which has personal data: check GUESTLEDGER_VAULT_URL, or restore the vault",
         )

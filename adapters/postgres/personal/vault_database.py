@@ -11,8 +11,8 @@ from guestledger.adapters.postgres.errors import LedgerNotReady, LedgerProblem, 
 from guestledger.adapters.postgres.transactions import Driver, reading, short_transaction
 from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
 from guestledger.engine.domain.errors import ServiceError
+from guestledger.engine.ports.key_vault import KEY_VAULT
 
-VAULT = "key vault"
 VAULT_URL = "GUESTLEDGER_VAULT_URL"
 _ANSWER_SECONDS = 10.0
 
@@ -70,7 +70,7 @@ def reported_of_vault(schema: str) -> Iterator[None]:
 
 
 def _of_vault(error: ServiceError) -> ServiceError:
-    error.service = VAULT
+    error.service = KEY_VAULT
     if isinstance(error, NotAllowed):
         error.detail = f"the user in {VAULT_URL} may not use the key vault: {error.refusal}"
     return error

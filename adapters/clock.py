@@ -15,6 +15,8 @@ from uuid_utils.compat import uuid7
 from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.limits.clock_step import MIN_STEP
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 logger = logging.getLogger("guestledger")
 
 READ_AGAIN_SECONDS = 10.0
@@ -33,7 +35,7 @@ class SystemClock:
         return random.random()  # noqa: S311 - spreads retries only
 
     def new_id(self) -> UUID:
-        """A new UUIDv7: later ids sort later."""
+        """A new UUIDv7."""
         return uuid7()
 
     def new_key(self) -> str:
@@ -81,6 +83,10 @@ class DatabaseClock(SystemClock):
     def now(self) -> datetime:
         """The time (UTC)."""
         return self._zero + _since_start()
+
+    def new_id(self) -> UUID:
+        """A new UUIDv7 of the database's time: which sessions an erasure was for is read from their ids."""
+        return uuid7(nanoseconds=(self.now() - _EPOCH) // timedelta(microseconds=1) * 1_000)
 
 
 # With the machine's sleep, where the system counts it.

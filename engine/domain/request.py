@@ -78,6 +78,7 @@ _MISFITS = {
     "consent.noticeLanguage": "is not a language tag such as en or pt-BR",
     "consent.noticeSha256": "is not 64 lowercase hex digits",
 }
+_MAX_DEPTH = 32
 _PLAIN_WORD = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
 
 
@@ -149,12 +150,21 @@ def checked_text(field: str, text: str) -> str:
 
 
 def _check(request: GuestRequest) -> None:
+    consent = request.consent
+    if not all(_is_shallow(flag, _MAX_DEPTH) for flag in (consent.data_processing, consent.gdpr_compliant)):
+        raise InvalidRequest("consent", "is nested too deeply")
     try:
         ip_address(request.ip_address)
     except ValueError:
         raise InvalidRequest("ipAddress", "is not an IPv4 or IPv6 address") from None
     if not _is_rfc3339(request.timestamp):
         raise InvalidRequest("timestamp", "is not an RFC 3339 time such as 2024-05-20T14:21:59Z")
+
+
+def _is_shallow(value: object, levels: int) -> bool:
+    """Whether JSON has so many levels at most. Deeper, encoding it later could exceed the stack where this did not."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return all(levels > 1 and _is_shallow(child, levels - 1) for child in children)
 
 
 def _is_rfc3339(text: str) -> bool:

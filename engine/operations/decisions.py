@@ -57,7 +57,11 @@ class Decisions:
                         expected_version=state.version,
                         events=tuple(decided),
                         # A worker on the session keeps its lease: its next append meets the decision.
-                        steps=step_changes(due_steps(state, self._policy), due_steps(after, self._policy)),
+                        steps=step_changes(
+                            due_steps(state, self._policy),
+                            due_steps(after, self._policy),
+                            erased=after.contact_erased_at is not None,
+                        ),
                         actor=actor,
                         causation_id=self._clock.new_id(),
                         correlation_id=history[0].correlation_id,

@@ -17,7 +17,7 @@ class Clock(Protocol):
         ...
 
     def new_id(self) -> UUID:
-        """A fresh UUIDv7: later ids sort later."""
+        """A fresh UUIDv7 of this clock's time."""
         ...
 
     def new_key(self) -> str:

@@ -28,13 +28,18 @@ def step_changes(
     *,
     mine: Iterable[StepName] = (),
     lease: Lease | None = None,
+    erased: bool,
 ) -> StepChanges:
-    """How the due steps change. `mine` and `lease`: see `StepChanges`."""
+    """How the due steps change. `mine` and `lease`: see `StepChanges`.
+
+    `erased`: the contact data is gone. Its erasure may have been planned by a process with another retention.
+    """
     was = {step.step: step.due_at for step in before}
     due = {step.step: step for step in after}
     owned = frozenset(mine) & due.keys()
     changed = tuple(step for name, step in due.items() if name in owned or was.get(name) != step.due_at)
-    return StepChanges(due=changed, mine=owned, lease=lease, done=frozenset(was.keys() - due.keys()))
+    planned = was.keys() | {StepName.ERASE_CONTACT} if erased else was.keys()
+    return StepChanges(due=changed, mine=owned, lease=lease, done=frozenset(planned - due.keys()))
 
 
 class SessionWork:

@@ -13,6 +13,7 @@ from guestledger.adapters.postgres.log.event_store import PostgresEventStore
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.session import Status
 from guestledger.engine.limits.feedback import Feedback, Observation
+from guestledger.engine.log.recorded import began_at
 from tests import logs
 from tests.integration.appends import a_lease, an_append, due
 from tests.unit.samples import request
@@ -115,6 +116,7 @@ async def test_the_clock_follows_a_database_whose_time_changes() -> None:
     for moment in (start, start + HOUR, start):
         await clock.set()
         assert abs(clock.now() - moment) < timedelta(minutes=1)
+        assert abs(began_at(clock.new_id()) - moment) < timedelta(minutes=1)
 
 
 async def test_a_slow_reading_does_not_move_a_clock_within_its_error() -> None:

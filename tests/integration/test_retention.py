@@ -185,6 +185,13 @@ async def test_a_process_without_a_policy_leaves_erasures_to_the_others(new_ledg
         assert await strict.scheduler.run_until_idle() == {"ContactErased": 1}
 
 
+async def test_an_erasure_without_a_policy_leaves_nothing_planned(new_ledger: NewLedger, sql: Any) -> None:
+    async with new_ledger(policy=MONTH) as monthly, new_ledger() as keeping:
+        session = await monthly.open_session(request(consent=consent(data_processing=False)))
+        await keeping.erase(session=session.id, reason="asked for it", requested_by="privacy")
+    assert not await sql("SELECT FROM due_steps")
+
+
 async def test_a_row_planned_for_an_erased_session_is_refused(new_ledger: NewLedger, sql: Any) -> None:
     async with new_ledger(policy=AT_THE_END) as ledger:
         session = await ledger.open_session(request(consent=consent(data_processing=False)))

@@ -140,7 +140,15 @@ def test_step_changes_keep_the_table_equal_to_the_due_steps(
         for move in group:
             state = evolve_all(state, decide(state, move(state), policy))
         table.apply(
-            SESSION, step_changes(due_steps(recorded, policy), due_steps(state, policy), mine=mine, lease=lease), START
+            SESSION,
+            step_changes(
+                due_steps(recorded, policy),
+                due_steps(state, policy),
+                mine=mine,
+                lease=lease,
+                erased=state.contact_erased_at is not None,
+            ),
+            START,
         )
         recorded = state
         rows = table.of(SESSION)

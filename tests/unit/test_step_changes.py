@@ -32,7 +32,8 @@ END = DueStep(StepName.ENFORCE_DEADLINE, at(3_600.001))
 
 
 def changes(before: Session, after: Session, **owned: Any) -> StepChanges:
-    return step_changes(due_steps(before, POLICY), due_steps(after, POLICY), **owned)
+    erased = after.contact_erased_at is not None
+    return step_changes(due_steps(before, POLICY), due_steps(after, POLICY), erased=erased, **owned)
 
 
 def test_a_new_session_brings_all_its_steps() -> None:

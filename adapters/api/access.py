@@ -17,6 +17,9 @@ import msgspec
 
 from guestledger.adapters.api.exchange import Request
 from guestledger.adapters.api.problems import Refused
+from guestledger.adapters.http.single_flight import SingleFlight
+from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import AccessKey, Role
 
@@ -25,16 +28,24 @@ CACHE_SECONDS = 5.0
 """How long a revoked key may still be used."""
 _NEW_KEY_SECONDS = 0.5
 """An unknown key has the keys read again, but not more often than this."""
+_READ_SECONDS = 5.0
+"""How long the database may take to return the keys."""
 _CHALLENGE = {"www-authenticate": "Bearer"}
 _NO_DIGEST = bytes(32)
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who makes a request. `name` is the actor in the history, `key` what the rate limit counts by."""
+    """Who makes a request. `name` is the actor in the history."""
 
     name: str
     roles: frozenset[Role]
     key: str = ""
+    """What the limits count by; empty: the name."""
+
+    @property
+    def counted_as(self) -> str:
+        """What the limits count by."""
+        return self.key or self.name
 
 
 NOBODY = Caller(name="", roles=frozenset())
@@ -75,7 +86,7 @@ class BearerKeys:
         self._keys: Mapping[UUID, AccessKey] = {}
         self._read_at = float("-inf")
         self._ledger: Ledger | None = None
-        self._reading = asyncio.Lock()
+        self._reading = SingleFlight[Mapping[UUID, AccessKey]]()
 
     async def __call__(self, request: Request, ledger: Ledger) -> Caller:
         """See `Authenticate`."""
@@ -102,13 +113,20 @@ class BearerKeys:
         return None if key is None or key.revoked_at is not None else key
 
     async def _find(self, wanted: UUID | None, ledger: Ledger) -> AccessKey | None:
+        keys = self._keys
         if self._is_stale(wanted, ledger):
-            async with self._reading:  # one request reads for all that wait
-                if self._is_stale(wanted, ledger):
-                    began = self._now()
-                    self._keys = {key.id: key for key in await ledger.access.list()}
-                    self._read_at, self._ledger = began, ledger
-        return None if wanted is None else self._keys.get(wanted)
+            keys = await self._reading.run(str(id(ledger)), lambda: self._read(ledger))
+        return None if wanted is None else keys.get(wanted)
+
+    async def _read(self, ledger: Ledger) -> Mapping[UUID, AccessKey]:
+        began = self._now()
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                keys = {key.id: key for key in await ledger.access.list()}
+        except TimeoutError:
+            raise ServiceUnreachable("database", Cause.ANSWER_TIMEOUT) from None
+        self._keys, self._read_at, self._ledger = keys, began, ledger
+        return keys
 
     def _is_stale(self, wanted: UUID | None, ledger: Ledger) -> bool:
         age = self._now() - self._read_at

@@ -27,7 +27,7 @@ class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Admission:
-    """Counts requests by key: a token bucket, and how many are in progress."""
+    """Counts requests: how many are in progress, and those of each key, which also has a token bucket."""
 
     def __init__(self, limits: ApiLimits, now: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -45,18 +45,27 @@ class Admission:
         }
 
     @contextmanager
-    def admitted(self, key: str) -> Iterator[None]:
-        """Admit one request of this key until the block ends. Raises `Refused`."""
-        self._take(key)
-        running = self._running.get(key, 0)
-        if running >= self._limits.concurrent_per_key or self._total >= self._limits.concurrent:
-            raise self._refused(key, "Too many requests are in progress: wait for answers before you send more.", 1)
-        self._running[key] = running + 1
+    def counted(self) -> Iterator[None]:
+        """Count one request, whose key may not be known yet, until the block ends. Raises `Refused`."""
+        if self._total >= self._limits.concurrent:
+            raise Refused("rate-limited", _IN_PROGRESS, {"retry-after": "1"})
         self._total += 1
         try:
             yield
         finally:
             self._total -= 1
+
+    @contextmanager
+    def admitted(self, key: str) -> Iterator[None]:
+        """Admit one request of this key until the block ends. Raises `Refused`."""
+        self._take(key)
+        running = self._running.get(key, 0)
+        if running >= self._limits.concurrent_per_key:
+            raise self._refused(key, _IN_PROGRESS, 1)
+        self._running[key] = running + 1
+        try:
+            yield
+        finally:
             self._running[key] -= 1
             if not self._running[key]:
                 del self._running[key]
@@ -76,3 +85,6 @@ class Admission:
 
     def _refused(self, key: str, detail: str, seconds: int) -> Refused:
         return Refused("rate-limited", detail, {"retry-after": str(max(1, seconds)), **self.headers(key)})
+
+
+_IN_PROGRESS = "Too many requests are in progress: wait for answers before you send more."

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -107,16 +108,20 @@ class App:
         self._check_size(request)
         found = self._routes.find(request)
         route = seen.route = found.route
-        if self._ledger is None:
+        ledger = self._ledger
+        if ledger is None:
             raise Refused("not-ready", "The ledger is not open: repeat it in a moment.", {"retry-after": "1"})
-        if route.roles:
-            seen.caller = await (route.door.authenticate or self._authenticate)(request, self._ledger)
-        with self._admission.admitted(seen.caller.key):
-            seen.headers = self._admission.headers(seen.caller.key)
+        with ExitStack() as admitted:
+            if route.roles:
+                admitted.enter_context(self._admission.counted())
+                seen.caller = await (route.door.authenticate or self._authenticate)(request, ledger)
+            if route.limited:
+                admitted.enter_context(self._admission.admitted(seen.caller.counted_as))
+                seen.headers = self._admission.headers(seen.caller.counted_as)
             if route.roles and not route.roles & seen.caller.roles:
                 raise Refused("role-not-allowed", f"This needs a key with the role {' or '.join(sorted(route.roles))}.")
             context = Context(
-                ledger=self._ledger,
+                ledger=ledger,
                 caller=seen.caller,
                 request=request,
                 stopping=self._stopping,

@@ -120,5 +120,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     """The codes of its own problems, besides those of all routes."""
     door: Door = API_DOOR
+    limited: bool = True
+    """Whether the limits of the API count it."""
     versioned: bool = False
     """Whether its answer has an ETag, and `If-None-Match` is understood."""

@@ -40,7 +40,7 @@ async def metrics(_asked: Params, context: Context) -> Response:
 
 
 ROUTES = (
-    Route(method="GET", path="/healthz", handler=alive, answer=HealthForm, roles=PUBLIC),
+    Route(method="GET", path="/healthz", handler=alive, answer=HealthForm, roles=PUBLIC, limited=False),
     Route(method="GET", path="/readyz", handler=ready, answer=HealthForm, roles=PUBLIC),
     Route(method="GET", path="/metrics", handler=metrics, produces=(TEXT,)),
 )

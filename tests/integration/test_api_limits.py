@@ -1,0 +1,88 @@
+"""The limits of the API: what they count, and what stays outside of them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from guestledger.adapters.api import access
+from guestledger.adapters.api.access import Caller
+from guestledger.adapters.api.admission import ApiLimits
+from guestledger.adapters.api.app import App
+from guestledger.adapters.api.exchange import Request, Response
+from guestledger.adapters.api.handlers import health
+from guestledger.adapters.api.problems import Problem
+from guestledger.adapters.api.route import Context, Params, Route
+from guestledger.engine.ledger import Ledger
+from guestledger.engine.ports.access_keys import Role
+from tests.api import new_key
+
+
+class Waits:
+    """A handler that answers once it may, and how many requests have reached it."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Semaphore(0)
+        self.may_answer = asyncio.Event()
+
+    async def __call__(self, _asked: Params, _context: Context) -> health.HealthForm:
+        self.reached.release()
+        await self.may_answer.wait()
+        return health.HealthForm()
+
+
+async def by_header(request: Request, _ledger: Ledger) -> Caller:
+    """Name the caller as the request says."""
+    return Caller(name=request.headers["name"], roles=frozenset(Role))
+
+
+def problem_of(response: Response) -> Problem:
+    assert isinstance(response.body, bytes)
+    return msgspec.json.decode(response.body, type=Problem)
+
+
+async def test_health_is_answered_however_many_requests_are_in_progress(ledger: Ledger) -> None:
+    waits = Waits()
+    routes = [Route(method="GET", path="/", handler=waits), *health.ROUTES]
+    limits = ApiLimits(concurrent_per_key=2, concurrent=3, requests_per_second=3)
+    app = App(ledger, routes=routes, authenticate=by_header, limits=limits)
+
+    def ask(path: str, name: str = "") -> Any:
+        return app.respond(Request(method="GET", path=path, headers={"name": name}))
+
+    running = [asyncio.ensure_future(ask("/", name)) for name in ("jane", "jane", "joe")]
+    for _ in running:
+        await waits.reached.acquire()
+    assert [(await ask("/", name)).status for name in ("jane", "joe")] == [429, 429]
+    assert [(await ask("/healthz")).status for _ in range(9)] == [200] * 9
+    assert (await ask("/readyz")).status == 200
+    waits.may_answer.set()
+    assert [response.status for response in await asyncio.gather(*running)] == [200] * 3
+
+
+async def test_keys_that_cannot_be_read_are_asked_for_once_by_all_who_wait(
+    ledger: Ledger, connect_by_sql: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "_READ_SECONDS", 0.5)
+    reads = 0
+    read = ledger.access.list
+
+    async def counted() -> Any:
+        nonlocal reads
+        reads += 1
+        return await read()
+
+    headers = {"authorization": f"Bearer {await new_key(ledger, Role.AUDITOR)}"}
+    app = App(ledger, limits=ApiLimits(concurrent=4))
+    monkeypatch.setattr(ledger.access, "list", counted)
+    holder = await connect_by_sql()
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE api_keys")
+        asked = [Request(method="GET", path="/v1/limits", headers=headers) for _ in range(6)]
+        responses = await asyncio.gather(*map(app.respond, asked))
+    assert [response.status for response in responses] == [503] * 4 + [429] * 2
+    assert problem_of(responses[0]).code == "service-unavailable"
+    assert reads == 1
+    assert (await app.respond(asked[0])).status == 200

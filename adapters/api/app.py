@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, aclosing
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +13,7 @@ import msgspec
 from guestledger.adapters.api.access import NOBODY, Authenticate, BearerKeys, Caller
 from guestledger.adapters.api.admission import Admission, ApiLimits
 from guestledger.adapters.api.decoding import body_type, decoded
-from guestledger.adapters.api.exchange import FORM, JSON, BodyTooLarge, Cut, Request, Response
+from guestledger.adapters.api.exchange import FORM, JSON, BodyTooLarge, Cut, Parts, Request, Response
 from guestledger.adapters.api.matching import Routes
 from guestledger.adapters.api.media import check_body, chosen
 from guestledger.adapters.api.problems import Refused, refusal
@@ -129,7 +129,8 @@ class App:
             )
             body = await self._body(request, route)
             asked = decoded(route.request, found.path, request.query, body, form=route.door.form)
-            return await _begun(_encoded(await route.handler(asked, context), route, request), request)
+            response = _encoded(await route.handler(asked, context), route, request)
+            return await _begun(response, request, ExitStack() if route.endless else admitted)
 
     def _unmatched(self, request: Request) -> Door:
         wants_page = "text/html" in request.headers.get("accept", "").lower()
@@ -180,22 +181,34 @@ def _matches(condition: str | None, etag: str) -> bool:
     return etag in tags or "*" in tags
 
 
-async def _begun(response: Response, request: Request) -> Response:
-    """The response with the first part of its body made: until then, what fails can still be said."""
+async def _begun(response: Response, request: Request, admitted: ExitStack) -> Response:
+    """The response with the first part of its body made: until then, what fails can still be said.
+
+    What was `admitted` ends with the body.
+    """
     if isinstance(response.body, bytes) or request.method == "HEAD":
         return response
-    first = await anext(response.body, b"")
-    return msgspec.structs.replace(response, body=_rest(first, response.body))
+    parts = _within(admitted.pop_all(), response.body)
+    first = await anext(parts, b"")
+    return msgspec.structs.replace(response, body=_rest(first, parts))
 
 
-async def _rest(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    try:
-        async for part in rest:
-            yield part
-    except Exception as error:  # noqa: BLE001 - the beginning was sent: the connection has to be cut
-        _report(error, uuid4())
-        raise Cut from None
+async def _within(admitted: ExitStack, parts: Parts) -> Parts:
+    with admitted:
+        async with aclosing(parts):
+            async for part in parts:
+                yield part
+
+
+async def _rest(first: bytes, rest: Parts) -> Parts:
+    async with aclosing(rest):
+        yield first
+        try:
+            async for part in rest:
+                yield part
+        except Exception as error:  # noqa: BLE001 - the beginning was sent: the connection has to be cut
+            _report(error, uuid4())
+            raise Cut from None
 
 
 def _refused(error: Exception) -> Refused:

@@ -1,12 +1,13 @@
 """The API as an ASGI application: served alone, or mounted in FastAPI, Starlette or Django."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 from urllib.parse import quote
 
 from guestledger.adapters.api.app import App
-from guestledger.adapters.api.exchange import BodyTooLarge, Request, Response
+from guestledger.adapters.api.exchange import BodyTooLarge, Parts, Request, Response
 from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.settings import Settings
 from guestledger.adapters.wiring import connect
@@ -35,7 +36,7 @@ class AsgiApp:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            await _send(await self._app.respond(_request(scope, receive)), send)
+            await _send(await self._app.respond(_request(scope, receive)), receive, send)
         else:  # a WebSocket
             await send({"type": "websocket.close", "code": 1000})
 
@@ -90,11 +91,28 @@ def _reader(receive: Receive) -> Callable[[int], Awaitable[bytes]]:
     return read
 
 
-async def _send(response: Response, send: Send) -> None:
+async def _send(response: Response, receive: Receive, send: Send) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    if isinstance(response.body, AsyncIterator):
-        async for part in response.body:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+    if not isinstance(response.body, bytes):
+        await _send_parts(response.body, receive, send)
     body = response.body if isinstance(response.body, bytes) else b""
     await send({"type": "http.response.body", "body": body})
+
+
+async def _send_parts(parts: Parts, receive: Receive, send: Send) -> None:
+    """Send the parts, until the other end leaves: a server drops what is sent after that without a word."""
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+                if leaving.done():
+                    return
+    finally:
+        leaving.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # what is left of the request

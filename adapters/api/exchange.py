@@ -1,6 +1,6 @@
 """Requests and responses, as every web framework has them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -11,6 +11,10 @@ FORM = "application/x-www-form-urlencoded"
 HTML = "text/html; charset=utf-8"
 TEXT = "text/plain"
 PROBLEM = "application/problem+json"
+
+
+Parts = AsyncGenerator[bytes, None]
+"""A body as it is made. Who sends it closes it, also if the other end leaves before its end."""
 
 
 class BodyTooLarge(Exception):
@@ -44,7 +48,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
     status: int = 200
     headers: Mapping[str, str] = {}
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | Parts = b""
 
     def __repr__(self) -> str:
         return f"Response({self.status})"  # the rest may be personal

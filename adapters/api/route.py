@@ -122,5 +122,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     door: Door = API_DOOR
     limited: bool = True
     """Whether the limits of the API count it."""
+    endless: bool = False
+    """Whether its answer has no end of its own: then it is in progress only until that begins."""
     versioned: bool = False
     """Whether its answer has an ETag, and `If-None-Match` is understood."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -87,8 +87,9 @@ def _handler(app: App) -> Callable[[web.BaseRequest], Awaitable[web.StreamRespon
         stream = web.StreamResponse(status=response.status, headers=headers)
         await stream.prepare(request)
         try:
-            async for part in response.body:
-                await stream.write(part)
+            async with aclosing(response.body) as parts:
+                async for part in parts:
+                    await stream.write(part)
             await stream.write_eof()
         except Cut:
             if request.transport is not None:

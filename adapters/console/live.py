@@ -1,10 +1,9 @@
 """Server-sent events: one event when the log has grown. The page then reads itself again."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from guestledger.adapters.api.exchange import Response
+from guestledger.adapters.api.exchange import Parts, Response
 from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.api.route import Context, Params
 from guestledger.engine.ledger import Ledger
@@ -29,7 +28,7 @@ class Live:
         headers = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"}
         return Response(headers=headers, body=self._events(context.ledger, context.stopping))
 
-    async def _events(self, ledger: Ledger, stopping: asyncio.Event) -> AsyncIterator[bytes]:
+    async def _events(self, ledger: Ledger, stopping: asyncio.Event) -> Parts:
         self._open += 1
         try:
             end, seen = asyncio.get_running_loop().time() + SECONDS, None

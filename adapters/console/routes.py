@@ -18,14 +18,23 @@ def console_routes(authenticate: Authenticate) -> tuple[Route, ...]:
     signed_in = SignedIn(authenticate) if isinstance(authenticate, BearerKeys) else None
     door = Door(authenticate=signed_in or of_own_site(authenticate), form=True, refused=refusal_page)
 
-    def route(method: str, path: str, handler: Any, request: Any = Params, roles: Any = READERS) -> Route:
+    def route(
+        method: str, path: str, handler: Any, request: Any = Params, roles: Any = READERS, *, endless: bool = False
+    ) -> Route:
         return Route(
-            method=method, path=path, handler=handler, request=request, roles=roles, door=door, produces=PRODUCED
+            method=method,
+            path=path,
+            handler=handler,
+            request=request,
+            roles=roles,
+            door=door,
+            produces=PRODUCED,
+            endless=endless,
         )
 
     pages = [
         route("GET", "/", overview.show_overview, overview.ShowOverview),
-        route("GET", "/live", Live().stream),
+        route("GET", "/live", Live().stream, endless=True),
         route("GET", "/find", find.show_find),
         route("POST", "/find", find.find, find.Find),
         route("GET", "/sessions/{id}", session.show_session, session.ShowSession),

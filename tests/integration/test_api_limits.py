@@ -11,13 +11,15 @@ from guestledger.adapters.api import access
 from guestledger.adapters.api.access import Caller
 from guestledger.adapters.api.admission import ApiLimits
 from guestledger.adapters.api.app import App
-from guestledger.adapters.api.exchange import Request, Response
+from guestledger.adapters.api.asgi import AsgiApp
+from guestledger.adapters.api.exchange import Parts, Request, Response
 from guestledger.adapters.api.handlers import health
 from guestledger.adapters.api.problems import Problem
 from guestledger.adapters.api.route import Context, Params, Route
+from guestledger.adapters.api.serve import serving
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import Role
-from tests.api import new_key
+from tests.api import ADAPTERS, new_key, uvicorn_of
 
 
 class Waits:
@@ -31,6 +33,26 @@ class Waits:
         self.reached.release()
         await self.may_answer.wait()
         return health.HealthForm()
+
+
+class Downloads:
+    """A handler whose answer has so many parts, how many are left, and whether it was closed."""
+
+    def __init__(self, parts: int) -> None:
+        self.left = parts
+        self.closed = asyncio.Event()
+
+    async def __call__(self, _asked: Params, _context: Context) -> Response:
+        return Response(body=self._parts())
+
+    async def _parts(self) -> Parts:
+        try:
+            while self.left:
+                self.left -= 1
+                await asyncio.sleep(0)
+                yield b"x" * 1_000
+        finally:
+            self.closed.set()
 
 
 async def by_header(request: Request, _ledger: Ledger) -> Caller:
@@ -86,3 +108,44 @@ async def test_keys_that_cannot_be_read_are_asked_for_once_by_all_who_wait(
     assert problem_of(responses[0]).code == "service-unavailable"
     assert reads == 1
     assert (await app.respond(asked[0])).status == 200
+
+
+async def test_a_download_is_in_progress_until_its_end(ledger: Ledger) -> None:
+    routes = [
+        Route(method="GET", path="/download", handler=Downloads(3)),
+        Route(method="GET", path="/cut", handler=Downloads(3)),
+        Route(method="GET", path="/live", handler=Downloads(3), endless=True),
+    ]
+    app = App(ledger, routes=routes, authenticate=by_header, limits=ApiLimits(concurrent=1, concurrent_per_key=1))
+
+    async def ask(path: str) -> Response:
+        return await app.respond(Request(method="GET", path=path, headers={"name": "jane"}))
+
+    live, download = await ask("/live"), await ask("/download")
+    assert (live.status, download.status, (await ask("/cut")).status) == (200, 200, 429)
+    assert not isinstance(download.body, bytes)
+    assert len([part async for part in download.body]) == 3
+    cut = await ask("/cut")
+    assert (cut.status, (await ask("/live")).status) == (200, 429)
+    assert not isinstance(cut.body, bytes)
+    await anext(cut.body)
+    await cut.body.aclose()
+    assert (await ask("/live")).status == 200
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+async def test_a_download_ends_when_its_client_leaves(ledger: Ledger, adapter: str) -> None:
+    downloads = Downloads(200_000)
+    routes = [Route(method="GET", path="/", handler=downloads)]
+    app = App(ledger, routes=routes, authenticate=by_header)
+    over = {
+        "aiohttp": lambda: serving(app, "127.0.0.1", 0, drain_seconds=5),
+        "asgi": lambda: uvicorn_of(AsgiApp(app, None, scheduler=False)),
+    }
+    async with asyncio.timeout(60), over[adapter]() as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nName: jane\r\n\r\n")
+        await reader.readexactly(10_000)
+        writer.transport.abort()
+        await downloads.closed.wait()
+    assert downloads.left

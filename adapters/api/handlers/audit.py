@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from guestledger.adapters.api.exchange import CSV, JSON, JSON_LINES, Response
+from guestledger.adapters.api.exchange import CSV, JSON, JSON_LINES, Parts, Response
 from guestledger.adapters.api.handlers.fields import Id, Moment, PersonalText, Text
 from guestledger.adapters.api.handlers.paging import Cursor, Limit, after, page, page_size
 from guestledger.adapters.api.handlers.sessions import guest_filter
@@ -149,7 +149,7 @@ async def _lines(wanted: AuditFilter, reveal: Reveal | None, ledger: Ledger, *, 
         yield csv_row(CONTRACT_FIELDS, form).encode() if csv else json_line(form)
 
 
-async def _parts(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _parts(lines: AsyncIterator[bytes]) -> Parts:
     """The lines, some at a time. The first part has one at least: what fails at once is said before it."""
     part: list[bytes] = []
     async for line in lines:

@@ -92,7 +92,8 @@ class App:
             async with asyncio.timeout(self.limits.seconds):
                 response = await self._response(request, seen)
         except TimeoutError:
-            response = seen.door.refused(Refused("time-limit", _TIME_LIMIT.format(self.limits.seconds)), request)
+            late = Refused("time-limit", _TIME_LIMIT.format(self.limits.seconds))
+            response = seen.door.refused(_refused(late), request)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer without details
             response = seen.door.refused(_refused(error), request)
         headers = {**SECURITY_HEADERS, **seen.headers, **response.headers}
@@ -212,21 +213,23 @@ async def _rest(first: bytes, rest: Parts) -> Parts:
 
 
 def _refused(error: Exception) -> Refused:
-    if isinstance(error, Refused):
-        return error
     instance = uuid4()
-    if isinstance(error, GuestledgerError):
+    if isinstance(error, Refused):
+        refused = error
+    elif isinstance(error, GuestledgerError):
         refused = refusal(error, instance)
-        if refused.problem.status >= 500:
-            _report(error, instance)
-        return refused
-    _report(error, instance)
-    return Refused("internal", f"See the server's log for {instance}.", instance=f"urn:uuid:{instance}")
+    else:
+        refused = Refused("internal", f"See the server's log for {instance}.")
+    if refused.problem.status >= 500:
+        refused.problem = msgspec.structs.replace(refused.problem, instance=f"urn:uuid:{instance}")
+        _report(error, instance)
+    return refused
 
 
 def _report(error: Exception, instance: UUID) -> None:
     # No traceback: its texts may quote data.
-    logger.error("a request failed (%s): %s", instance, in_short(error, "guestledger"))
+    text = error.problem.detail if isinstance(error, Refused) else in_short(error, "guestledger")
+    logger.error("a request failed (%s): %s", instance, text)
 
 
 def _log(request: Request, seen: _Seen, status: int, seconds: float) -> None:

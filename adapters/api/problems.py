@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from guestledger.adapters.api.exchange import PROBLEM, Response
-from guestledger.engine.domain.errors import GuestledgerError, InvalidRequest, RequestDenied
+from guestledger.engine.domain.errors import GuestledgerError, InvalidRequest, RequestDenied, ServiceError
 
 TYPES = "/problems/"
 
@@ -176,11 +176,13 @@ def refusal(error: GuestledgerError, instance: UUID) -> Refused:
     facts = {name: str(value) if isinstance(value, str) else value for name, value in facts.items() if value != ""}
     if failed:
         facts["instance"] = f"urn:uuid:{instance}"
-    detail = f"See the server's log for {instance}." if code in _HIDDEN or code == "internal" else _detail(error)
+    detail = f"See the server's log for {instance}." if code in _HIDDEN or code == "internal" else _detail(error, code)
     return Refused(code, detail, _retry_after(error, failed=failed), **facts)
 
 
-def _detail(error: GuestledgerError) -> str:
+def _detail(error: GuestledgerError, code: str) -> str:
+    if isinstance(error, ServiceError) and code == "service-unavailable":
+        return str(ServiceError(error.service, error.cause))  # the rest may name hosts and users; it is in the log
     return error.reason if isinstance(error, InvalidRequest) and not error.field else str(error)
 
 

@@ -223,6 +223,12 @@ def test_keys_have_limits_of_their_own() -> None:
         pass
 
 
+def instance_of(response: Response) -> str:
+    """What the log calls the failure."""
+    assert isinstance(response.body, bytes)
+    return response.body.split(b"urn:uuid:")[1][:36].decode()
+
+
 async def test_an_unknown_failure_is_answered_with_an_id_that_is_in_the_log(
     ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -234,18 +240,18 @@ async def test_an_unknown_failure_is_answered_with_an_id_that_is_in_the_log(
     assert response.status == 500
     assert isinstance(response.body, bytes)
     assert b"203.0.113.7" not in response.body
-    instance = response.body.split(b"urn:uuid:")[1][:36].decode()
-    assert instance in caplog.text
+    assert instance_of(response) in caplog.text
     assert "203.0.113.7" not in caplog.text
 
 
-async def test_a_request_that_takes_too_long_is_answered(ledger: Ledger) -> None:
+async def test_a_request_that_takes_too_long_is_answered(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     async def wait(_asked: Params, _context: Context) -> None:
         await asyncio.Event().wait()
 
     routes = [Route(method="GET", path="/", handler=wait, roles=frozenset())]
     app = App(ledger, routes=routes, limits=ApiLimits(seconds=0.01))
-    assert (await app.respond(Request(method="GET", path="/"))).status == 504
+    response = await app.respond(Request(method="GET", path="/"))
+    assert (response.status, instance_of(response) in caplog.text) == (504, True)
 
 
 async def test_a_host_can_add_pages_and_its_own_sign_in(ledger: Ledger) -> None:
@@ -270,9 +276,10 @@ async def test_a_failed_start_is_reported_to_the_server() -> None:
             pass
 
 
-async def test_without_a_ledger_requests_are_answered_as_not_ready() -> None:
+async def test_without_a_ledger_requests_are_answered_as_not_ready(caplog: pytest.LogCaptureFixture) -> None:
     response = await App().respond(Request(method="GET", path="/v1/limits"))
     assert (response.status, response.headers["retry-after"]) == (503, "1")
+    assert instance_of(response) in caplog.text
 
 
 async def test_nothing_personal_is_in_answers_headers_or_logs(api: Api, caplog: pytest.LogCaptureFixture) -> None:

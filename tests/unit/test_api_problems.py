@@ -10,6 +10,7 @@ import pytest
 import guestledger
 from guestledger.adapters.api.problems import ERRORS, KINDS, Problem, code_of, refusal
 from guestledger.adapters.postgres import errors as of_database
+from guestledger.adapters.postgres.unusable import DatabaseProblem, DatabaseUnusable
 from guestledger.engine.domain import errors as of_engine
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import GuestledgerError, InvalidRequest, ServiceUnreachable
@@ -61,7 +62,15 @@ def test_a_failure_of_the_server_has_an_id_and_a_time_to_wait() -> None:
     assert refused.headers == {"retry-after": "1"}
 
 
-def test_the_problem_of_a_faulty_server_hides_its_details() -> None:
-    refused = refusal(guestledger.DatabaseFault("PostgreSQL rejected a statement: secret"), uuid4())
+@pytest.mark.parametrize(
+    "error",
+    [
+        guestledger.DatabaseFault("PostgreSQL rejected a statement: secret"),
+        DatabaseUnusable(DatabaseProblem.LOGIN_REFUSED, words='no entry for host "10.0.0.5", user "secret"'),
+        ServiceUnreachable("provider", Cause.CONNECTION_REFUSED, "secret.example"),
+    ],
+)
+def test_the_problem_of_a_faulty_server_hides_its_details(error: GuestledgerError) -> None:
+    refused = refusal(error, uuid4())
     assert b"secret" not in msgspec.json.encode(refused.problem)
     assert isinstance(refused.problem, Problem)

@@ -47,19 +47,16 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     def reveal(self) -> Reveal | None:
         """Return why personal data is shown in clear, if it is. Raises `Refused`, `InvalidRequest`."""
-        reason = self.request.headers.get(REVEAL)
+        reason = self._text(REVEAL)
         if reason is None:
             return None
         if Role.PRIVACY not in self.caller.roles:
             raise Refused("role-not-allowed", "Only a key with the role privacy may see personal data in clear.")
-        try:
-            return Reveal(reason=reason.encode("latin-1").decode(), by=self.caller.name)
-        except UnicodeError:
-            raise InvalidRequest("Reveal-Reason", "is not UTF-8") from None
+        return Reveal(reason=reason, by=self.caller.name)
 
     def idempotency_key(self) -> str | None:
         """Return the caller's key: a string of structured fields (RFC 9651), or a bare text. Raises `InvalidRequest`."""
-        given = self.request.headers.get(IDEMPOTENCY_KEY)
+        given = self._text(IDEMPOTENCY_KEY)
         if given is None or not given.startswith('"'):
             return given
         found = _QUOTED.fullmatch(given)
@@ -75,6 +72,13 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         if not (found := _ETAG.fullmatch(given)):
             raise InvalidRequest("If-Match", 'is not one version in double quotes, such as "7"')
         return int(found[1])
+
+    def _text(self, header: str) -> str | None:
+        given = self.request.headers.get(header)
+        try:
+            return None if given is None else given.encode("latin-1").decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest(header.title(), "is not UTF-8") from None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

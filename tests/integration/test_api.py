@@ -77,6 +77,13 @@ async def test_the_same_idempotency_key_returns_the_same_session(api: Api, key: 
     assert (other.json["fields"], other.json["session"]) == (["channelId"], first.json["id"])
 
 
+async def test_the_idempotency_key_of_the_header_is_that_of_the_body(api: Api) -> None:
+    key = "bestellung-ö"
+    first = await api.post("/v1/sessions", {**GUEST, "idempotencyKey": key})
+    again = await api.post("/v1/sessions", GUEST, headers={"Idempotency-Key": key})
+    assert again.json["id"] == first.json["id"]
+
+
 async def test_two_different_idempotency_keys_are_refused(api: Api) -> None:
     reply = await api.post("/v1/sessions", PERSON, headers={"Idempotency-Key": "order-18"})
     assert (reply.status, reply.json["field"]) == (422, "Idempotency-Key")

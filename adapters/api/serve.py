@@ -9,6 +9,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from guestledger.adapters.api.app import App
 from guestledger.adapters.api.exchange import BodyTooLarge, Cut, Request
+from guestledger.adapters.api.problems import Refused
 
 # Above the application's own limits, which answer with a problem; beyond these, aiohttp answers 400.
 _MAX_LINE = 64 * 1024
@@ -119,13 +120,16 @@ def _request(request: web.BaseRequest) -> Request:
 
 def _reader(request: web.BaseRequest) -> Callable[[int], Awaitable[bytes]]:
     async def read(limit: int) -> bytes:
-        if request.headers.get("expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
-        async for part in request.content.iter_any():
-            body += part
-            if len(body) > limit:
-                raise BodyTooLarge
+        try:
+            if request.headers.get("expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            async for part in request.content.iter_any():
+                body += part
+                if len(body) > limit:
+                    raise BodyTooLarge
+        except (OSError, web.RequestPayloadError):
+            raise Refused("request-timeout", "The connection ended before the body did.") from None
         return bytes(body)
 
     return read

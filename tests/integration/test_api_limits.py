@@ -1,6 +1,7 @@
-"""The limits of the API: what they count, and what stays outside of them."""
+"""The limits of the API, and clients that leave: what counts as in progress, and what ends it."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from guestledger.adapters.api.route import Context, Params, Route
 from guestledger.adapters.api.serve import serving
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.ports.access_keys import Role
-from tests.api import ADAPTERS, new_key, uvicorn_of
+from tests.api import ADAPTERS, new_key, served, uvicorn_of
 
 
 class Waits:
@@ -149,3 +150,42 @@ async def test_a_download_ends_when_its_client_leaves(ledger: Ledger, adapter: s
         writer.transport.abort()
         await downloads.closed.wait()
     assert downloads.left
+
+
+class Answered(logging.Handler):
+    """The lines of the access log, as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.put_nowait(record.getMessage())
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("rest", [None, b"", b"ZZ\r\n"])
+async def test_a_body_that_breaks_off_is_no_failure_of_the_server(
+    ledger: Ledger, adapter: str, rest: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "guestledger.access")
+    answered, key = Answered(), await new_key(ledger, Role.OPERATOR)
+    head = (
+        f"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nExpect: 100-continue\r\n"
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    logging.getLogger("guestledger.access").addHandler(answered)
+    async with asyncio.timeout(60), served(ledger, adapter) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(head.encode())
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        if rest is None:
+            writer.transport.abort()
+        else:
+            writer.write(rest)
+            writer.write_eof()
+        line = await answered.lines.get()
+        writer.close()
+    logging.getLogger("guestledger.access").removeHandler(answered)
+    assert line.startswith("POST /v1/sessions 408 ")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

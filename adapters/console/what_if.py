@@ -56,8 +56,8 @@ async def ask_what_if(asked: PolicyForm, context: Context) -> Response:
         changes = _changes(asked, policy)
         if changes:
             found = await ledger.replay.what_if(recorded.state.id, policy=changes)
-    except (InvalidPolicy, msgspec.DecodeError) as problem:
-        changes, error = {}, problem.reason if isinstance(problem, InvalidPolicy) else f"not JSON: {problem}"
+    except InvalidPolicy as problem:
+        changes, error = {}, problem.reason
     return page(
         context,
         "what_if.html",
@@ -95,12 +95,20 @@ def _changes(asked: PolicyForm, policy: Policy) -> dict[str, Any]:
             continue
         within = changes.setdefault(part, {}) if part else changes
         within[field] = _value(name, text)
-    more = {} if asked.policy is None else msgspec.json.decode(asked.policy)
+    for name, value in _more(asked.policy).items():
+        both = isinstance(value, dict) and isinstance(changes.get(name), dict)
+        changes[name] = changes[name] | value if both else value
+    return changes
+
+
+def _more(policy: str | None) -> dict[str, Any]:
+    try:
+        more = {} if policy is None else msgspec.json.decode(policy)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidPolicy(f"not JSON: {error}") from None
     if not isinstance(more, dict):
         raise InvalidPolicy("the policy must be an object with the fields to change")
-    for name, value in more.items():
-        changes[name] = changes[name] | value if isinstance(value, dict) and name in changes else value
-    return changes
+    return more
 
 
 def _value(name: str, text: str) -> Any:

@@ -370,7 +370,9 @@ async def test_a_what_if_shows_the_first_difference(ledger: Ledger, sessions: Se
         other = await browser.get(f"{path}?deadlineMs=1&maxFailures=8")
         assert "It would have gone another way" in other.page.text
         assert "SessionAbandoned" in other.page.text
-        for wrong in ("maxFailures=many", "policy=%7B", "policy=%5B%5D", "deadlineMs=-1"):
+        no_flag = "webhookEnabled=no&policy=%7B%22webhook_enabled%22:%7B%7D%7D"
+        nested = "policy=" + "%5B" * 1_500
+        for wrong in ("maxFailures=many", "policy=%7B", "policy=%5B%5D", "deadlineMs=-1", no_flag, nested):
             reply = await browser.get(f"{path}?{wrong}")
             assert (reply.status, 'role="alert"' in reply.text) == (422, True), wrong
 

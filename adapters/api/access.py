@@ -146,7 +146,7 @@ async def without_keys(request: Request, _ledger: Ledger) -> Caller:
     origin = request.headers.get("origin")
     # A page that names no referrer, such as the console's, has the origin `null`; the browser says that it is our own.
     own = origin is None or request.headers.get("sec-fetch-site") == "same-origin"
-    if not is_loopback(host_of(request)) or not (own or is_loopback(_host((origin or "").partition("://")[2]))):
+    if not is_loopback(host_of(request)) or not (own or is_loopback(host_in((origin or "").partition("://")[2]))):
         raise Refused("origin-not-allowed", "Call it by a loopback address, such as 127.0.0.1, from no web page.")
     return Caller(name="without key", roles=frozenset(Role))
 
@@ -161,10 +161,11 @@ def is_loopback(host: str) -> bool:
 
 def host_of(request: Request) -> str:
     """Return the host that the request was sent to, without its port."""
-    return _host(request.headers.get("host", ""))
+    return host_in(request.headers.get("host", ""))
 
 
-def _host(authority: str) -> str:
+def host_in(authority: str) -> str:
+    """Return the host of `host:port`."""
     if authority.startswith("["):
         return authority[1:].partition("]")[0]
     return authority.rpartition(":")[0] if ":" in authority else authority

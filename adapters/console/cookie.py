@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from hmac import compare_digest, digest
 
-from guestledger.adapters.api.access import BearerKeys, Caller, caller_of, host_of, is_loopback
+from guestledger.adapters.api.access import BearerKeys, Caller, caller_of, host_in, host_of, is_loopback
 from guestledger.adapters.api.exchange import Request
 from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.console.own_site import check_own_site
@@ -13,6 +13,7 @@ from guestledger.engine.ports.access_keys import AccessKey
 
 NAME = "guestledger_console"
 SECONDS = 8 * 3_600
+_OF_PROXIES = {"forwarded", "x-forwarded-for", "x-forwarded-proto"}
 
 
 class SignedIn:
@@ -63,5 +64,16 @@ async def _signature(key: AccessKey, end: str, ledger: Ledger) -> bytes:
 
 def _header(value: str, request: Request, seconds: int) -> str:
     # Plain HTTP is for this machine alone: anywhere else the browser keeps the cookie only with TLS.
-    secure = "" if is_loopback(host_of(request)) else "; Secure"
+    secure = "" if _is_of_this_machine(request) else "; Secure"
     return f"{NAME}={value}; Path={request.base or '/'}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+
+
+def _is_of_this_machine(request: Request) -> bool:
+    """Whether a browser of this machine came without TLS. The host alone does not show it: a proxy may write its own."""
+    scheme, _, origin = request.headers.get("origin", "").partition("://")
+    return (
+        is_loopback(host_of(request))
+        and scheme != "https"
+        and (not origin or is_loopback(host_in(origin)))
+        and not _OF_PROXIES & request.headers.keys()
+    )

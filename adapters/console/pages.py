@@ -4,6 +4,7 @@ import re
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, pass_context
 from jinja2.runtime import Context as Template
@@ -28,6 +29,10 @@ HEADERS = {
 }
 PRODUCED = ("text/html", "text/event-stream")
 """What a browser accepts of the console; it takes downloads, styles and the script as they come."""
+PLACE_CHARS = 400
+_CHARS = "A-Za-z0-9._~!$&'()*+,;=:@%-"
+PLACE = rf"\A([A-Za-z0-9_-]+(/(?!\.|%2[Ee])[{_CHARS}]+)*)?(\?[{_CHARS}/?]*)?\Z"
+"""A page of the console, relative to its root, with its query: never another site, or the site's other pages."""
 _STYLES = ("style.css", "timeline.css", "console.css")
 _HERE = Path(__file__).parent
 
@@ -51,10 +56,18 @@ def refusal_page(refused: Refused, request: Request) -> Response:
     """Return the page for a refusal; for somebody who has to sign in first, the way there."""
     problem = refused.problem
     if problem.status == 401:
-        then = f"?next={request.path.removeprefix('/')}" if request.method in ("GET", "HEAD") else ""
+        place = _place_of(request)
+        then = f"?next={quote(place, safe='/')}" if place else ""
         return Response(status=303, headers={"location": f"{root_of(request)}sign-in{then}"})
     answer = public_page(request, "refused.html", status=problem.status, problem=problem, back=_session_in(request))
     return Response(status=answer.status, headers={**answer.headers, **refused.headers}, body=answer.body)
+
+
+def _place_of(request: Request) -> str | None:
+    """The place that was asked for; `None`: nothing to come back to."""
+    place = f"{request.path.removeprefix('/')}?{request.query}".removesuffix("?")
+    is_one = request.method in ("GET", "HEAD") and len(place) <= PLACE_CHARS and re.match(PLACE, place)
+    return place if is_one else None
 
 
 def _session_in(request: Request) -> str | None:

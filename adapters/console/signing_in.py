@@ -1,6 +1,7 @@
 """Signing in with an access key, and out."""
 
 from typing import Annotated
+from urllib.parse import quote
 
 from msgspec import Meta
 
@@ -9,11 +10,10 @@ from guestledger.adapters.api.problems import Refused
 from guestledger.adapters.api.route import Context, Params
 from guestledger.adapters.console.cookie import SignedIn, no_cookie
 from guestledger.adapters.console.own_site import check_own_site
-from guestledger.adapters.console.pages import public_page, see
+from guestledger.adapters.console.pages import PLACE, PLACE_CHARS, public_page, see
 from guestledger.engine.domain.personal import Guarded, Personal
 
-Place = Annotated[str, Meta(max_length=400, pattern=r"\A[A-Za-z0-9_-]+(/[A-Za-z0-9._%-]+)*\Z")]
-"""A page of the console, relative to its root: never another site."""
+Place = Annotated[str, Meta(max_length=PLACE_CHARS, pattern=PLACE)]
 
 
 class SignInPage(Params, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class SigningIn:
         if key is None:
             return public_page(context.request, "sign_in.html", status=403, next=asked.body.next, error=UNKNOWN)
         cookie = await self._signed_in.cookie(key, context.request, context.ledger)
-        further = "" if asked.body.next is None else f"&next={asked.body.next}"
+        further = "" if asked.body.next is None else f"&next={quote(asked.body.next, safe='/')}"
         return see(context, f"sign-in?done=true{further}", **{"set-cookie": cookie})
 
     async def leave(self, _asked: Params, context: Context) -> Response:

@@ -40,6 +40,11 @@ async def sessions(ledger: Ledger, simulator: Simulator) -> Sessions:
     return await live(ledger, simulator)
 
 
+def in_site(url: str) -> str:
+    place = urlsplit(url)
+    return f"{place.path}?{place.query}" if place.query else place.path
+
+
 def links_of(page: Page) -> set[str]:
     return {str(link["href"]) for link in page.all("a") if not str(link["href"]).startswith("#")}
 
@@ -50,11 +55,10 @@ async def crawl(browser: Browser) -> dict[str, Page]:
     waiting = [browser.url + "/"]
     while waiting:
         url = waiting.pop()
-        place = urlsplit(url)
         versions = sum("?at=" in one for one in seen)
         if url in seen or ("?at=" in url and versions > 30):
             continue
-        reply = await browser.get(f"{place.path}?{place.query}" if place.query else place.path)
+        reply = await browser.get(in_site(url))
         assert reply.status == 200, (url, reply.status, reply.text)
         assert reply.headers["Content-Security-Policy"] == POLICY or "bundle" in url, url
         assert reply.headers["Cache-Control"] == "no-store"
@@ -127,6 +131,32 @@ async def test_signing_in_leads_on_and_signing_out_ends_it(ledger: Ledger) -> No
         assert (await browser.get("audit")).status == 303
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "audit?session=0190b3c1&webhook=failed&webhook=owed",
+        "sessions/sess%3A%C3%B6%2F1?at=4",
+        "sessions/sess:1",
+        "?span=14d",
+    ],
+)
+async def test_signing_in_leads_to_the_page_that_was_asked_for(ledger: Ledger, place: str) -> None:
+    key = await new_key(ledger, Role.AUDITOR)
+    async with console_of(ledger) as browser:
+        form = await browser.get(in_site((await browser.get(place)).location))
+        assert form.status == 200
+        hidden = {str(one["name"]): str(one["value"]) for one in form.page.all("input") if one.get("type") == "hidden"}
+        assert urljoin(form.url, next(link for link in links_of(form.page))) == f"{browser.url}/{place}"
+        done = await browser.post("sign-in", {"key": key, **hidden})
+        assert (await browser.get(in_site(done.location))).location == f"{browser.url}/{place}"
+
+
+async def test_a_place_too_long_to_come_back_to_still_leads_to_the_form(ledger: Ledger) -> None:
+    async with console_of(ledger) as browser:
+        for place in ("audit?channel=" + "x" * 500, "sessions/%2e%2e", "audit?channel=<>"):
+            assert (await browser.get(place)).location == f"{browser.url}/sign-in"
+
+
 async def test_a_wrong_key_signs_nobody_in(ledger: Ledger) -> None:
     key = await new_key(ledger, Role.OPERATOR)
     async with console_of(ledger) as browser:
@@ -139,7 +169,8 @@ async def test_a_wrong_key_signs_nobody_in(ledger: Ledger) -> None:
 
 async def test_another_site_is_never_led_to(ledger: Ledger) -> None:
     async with console_of(ledger) as browser:
-        for place in ("//evil.example", "https://evil.example", "..//evil.example", "\\evil.example", "a/..//x"):
+        elsewhere = ("//evil.example", "https://evil.example", "..//evil.example", "\\evil.example")
+        for place in (*elsewhere, "a/..//x", "a/../../x", "a/%2E./%2e%2e/x", "../x", "%2e%2e/x", "/x", "?a#//x", "a:b"):
             key = await new_key(ledger, Role.AUDITOR)
             reply = await browser.post("sign-in", {"key": key, "next": place})
             assert reply.status == 422, place
@@ -182,6 +213,31 @@ async def test_a_cookie_cannot_be_made_from_what_the_table_of_keys_holds(ledger:
     forged = f"{NAME}={key.id.hex}.{end}.{digest(key.digest, text, 'sha256').hex()}"
     with pytest.raises(Exception, match="key-missing"):
         await signed_in(Request(method="GET", path="/", headers={"cookie": forged}), ledger)
+
+
+@pytest.mark.parametrize(
+    ("headers", "secure"),
+    [
+        ({"Origin": ""}, False),
+        ({"Origin": "http://127.0.0.1:1"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": "https://ledger.example"}, True),
+        ({"Origin": "https://127.0.0.1"}, True),
+        ({"Origin": "http://ledger.example"}, True),
+        ({"X-Forwarded-Proto": "https"}, True),
+        ({"X-Forwarded-For": "203.0.113.9"}, True),
+        ({"Forwarded": "proto=https"}, True),
+    ],
+)
+async def test_the_cookie_is_secure_wherever_a_proxy_is_seen(
+    ledger: Ledger, headers: dict[str, str], *, secure: bool
+) -> None:
+    async with console_of(ledger) as browser:
+        assert {"name": "referrer", "content": "same-origin"} in (await browser.get("sign-in")).page.all("meta")
+        form = {"key": await new_key(ledger, Role.AUDITOR)}
+        reply = await browser.post("sign-in", form, {"Sec-Fetch-Site": "same-origin", **headers})
+    assert reply.status == 303
+    assert ("Secure" in reply.headers["Set-Cookie"]) == secure
 
 
 @pytest.mark.parametrize(
@@ -279,6 +335,9 @@ async def test_a_look_at_personal_data_is_recorded_before_it_is_shown(ledger: Le
         assert (shown.status, shown.headers["Cache-Control"]) == (200, "no-store")
         for canary in CANARIES:
             assert canary in shown.page.text
+        for link in links_of(shown.page):
+            page = await browser.get(in_site(urljoin(shown.url, link)))
+            assert (page.status, ADDRESS in page.text) == (200, False), link
         assert ADDRESS not in (await browser.get(f"sessions/{active}")).page.text
     looks = [
         one.event

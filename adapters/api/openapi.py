@@ -149,7 +149,7 @@ def _answers(route: Route, known: dict[str, Any]) -> dict[str, Any]:
     return {str(status): {"description": _STATUSES[status], "content": content} for status in route.statuses}
 
 
-_STATUSES = {200: "Done.", 201: "The session is settled.", 202: "A worker continues."}
+_STATUSES = {200: "Done.", 201: "The session is settled.", 202: "A worker continues, or a person decides."}
 
 
 def _problems(route: Route, known: dict[str, Any]) -> dict[str, Any]:

@@ -102,8 +102,8 @@ class HistoryForm(msgspec.Struct, frozen=True, kw_only=True):
 async def open_session(asked: OpenSession, context: Context) -> Answer:
     """Open a session for a guest request.
 
-    201: it is settled: active, refused, rejected or abandoned. 202: a worker continues at `retryAt`. `Idempotency-Key` is the
-    request's `idempotencyKey`: the same key returns the same session.
+    201: it is settled: active, refused, rejected or abandoned. 202: a worker continues at `retryAt`; or it is parked, and a
+    person decides. `Idempotency-Key` is the request's `idempotencyKey`: the same key returns the same session.
     """
     guest, ledger = _with_key(asked.body, context.idempotency_key()), context.ledger
     session = await (ledger.open_session if asked.wait else ledger.accept)(guest)
@@ -212,7 +212,7 @@ ROUTES = (
         roles=OPERATOR,
         statuses=(201, 202),
         headers=(IDEMPOTENCY_KEY,),
-        problems=("idempotency-conflict", "event-too-large", "subject-erased"),
+        problems=("idempotency-conflict", "partition-detached", "event-too-large", "subject-erased"),
     ),
     Route(method="GET", path="/v1/sessions", handler=list_sessions, request=ListSessions, answer=SessionPage),
     Route(

@@ -9,8 +9,7 @@ from guestledger.adapters.api.exchange import CSV, JSON_LINES, Response
 from guestledger.adapters.api.handlers.audit import AuditChoice, download
 from guestledger.adapters.api.handlers.fields import Id, Text
 from guestledger.adapters.api.handlers.paging import page
-from guestledger.adapters.api.problems import Refused
-from guestledger.adapters.api.route import OPERATOR_OR_PRIVACY, Context, Params
+from guestledger.adapters.api.route import Context, Params
 from guestledger.adapters.console import pages
 from guestledger.adapters.forms import times
 from guestledger.adapters.forms.messages import decision_words
@@ -75,8 +74,8 @@ async def search_audit(asked: SearchAudit, context: Context) -> Response:
 
 
 async def _answer(form: AuditForm, context: Context) -> Response:
-    if form.guest and not OPERATOR_OR_PRIVACY & context.caller.roles:
-        raise Refused("role-not-allowed", "A search by guest needs a key with the role operator or privacy.")
+    if form.guest:
+        pages.check_guest_search(context)
     wanted = _wanted(form)
     if form.format is not None:
         return download(wanted, None, context.ledger, CSV if form.format == "csv" else JSON_LINES)

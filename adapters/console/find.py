@@ -6,9 +6,8 @@ from typing import Any, TypeVar
 
 from guestledger.adapters.api.exchange import Response
 from guestledger.adapters.api.handlers.fields import Text
-from guestledger.adapters.api.problems import Refused
-from guestledger.adapters.api.route import OPERATOR_OR_PRIVACY, Context, Params
-from guestledger.adapters.console.pages import page, see
+from guestledger.adapters.api.route import Context, Params
+from guestledger.adapters.console.pages import check_guest_search, page, see
 from guestledger.adapters.forms import times
 from guestledger.adapters.forms.find_words import between_words, distance_words, nothing_sentence
 from guestledger.adapters.forms.messages import session_reason
@@ -57,8 +56,8 @@ async def show_find(_asked: Params, context: Context) -> Response:
 async def find(asked: Find, context: Context) -> Response:
     """Show the sessions that match."""
     form = asked.body
-    if form.names_guest and not OPERATOR_OR_PRIVACY & context.caller.roles:
-        raise Refused("role-not-allowed", "A search by guest needs a key with the role operator or privacy.")
+    if form.names_guest:
+        check_guest_search(context)
     try:
         wanted = _wanted(form)
     except ValueError as error:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from guestledger.adapters.api.access import NOBODY, Caller
 from guestledger.adapters.api.exchange import HTML, Request, Response
 from guestledger.adapters.api.problems import Refused
-from guestledger.adapters.api.route import Context
+from guestledger.adapters.api.route import OPERATOR_OR_PRIVACY, Context
 from guestledger.adapters.console.cookie import value_of
 from guestledger.adapters.forms import values
 from guestledger.adapters.pages import environment
@@ -50,6 +50,12 @@ def public_page(request: Request, template: str, *, status: int = 200, **values:
 def see(context: Context, place: str, **headers: str) -> Response:
     """Return the answer that sends a browser on to a place of the console, such as `audit`; empty: the overview."""
     return Response(status=303, headers={"location": root_of(context.request) + place, **headers})
+
+
+def check_guest_search(context: Context) -> None:
+    """Raise `Refused` for a caller who may not search by guest."""
+    if not OPERATOR_OR_PRIVACY & context.caller.roles:
+        raise Refused("role-not-allowed", "A search by guest needs a key with the role operator or privacy.")
 
 
 def refusal_page(refused: Refused, request: Request) -> Response:
@@ -100,7 +106,7 @@ def _rendered(request: Request, caller: Caller, template: str, status: int, give
         "signed_in": bool(value_of(request)) and bool(caller.name),
         "may_operate": Role.OPERATOR in caller.roles,
         "may_reveal": Role.PRIVACY in caller.roles,
-        "may_search_guests": bool({Role.OPERATOR, Role.PRIVACY} & caller.roles),
+        "may_search_guests": bool(OPERATOR_OR_PRIVACY & caller.roles),
         "day": None,
         "here": "",
     }

@@ -31,7 +31,7 @@ class Asgi:
         assert answer["type"] == "lifespan.shutdown.complete", answer
         await self._lifespan
 
-    async def post(self, path: str, value: Any) -> tuple[int, Any]:
+    async def post(self, path: str, value: Any, **headers: str) -> tuple[int, Any]:
         """The status and the JSON of the answer."""
         body = json.dumps(value).encode()
         scope = {
@@ -49,6 +49,7 @@ class Asgi:
                 (b"content-length", str(len(body)).encode()),
                 (b"user-agent", b"Mozilla/5.0"),
                 (b"host", b"testserver"),
+                *((name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()),
             ],
             "client": ("203.0.113.9", 50_000),
             "server": ("testserver", 80),

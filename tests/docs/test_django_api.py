@@ -20,12 +20,18 @@ from tests.ports import free_port, is_open
 PAGE = ROOT / "docs" / "howto-django.md"
 PROGRAM = """
 from django.conf import settings
-settings.configure(ALLOWED_HOSTS=["*"], USE_TZ=True)
+settings.configure(ALLOWED_HOSTS=["*"], USE_TZ=True, SESSION_ENGINE="django.contrib.sessions.backends.cache")
+from django.contrib.sessions.backends.cache import SessionStore
 from django.test import RequestFactory
 from views import open_session
 form = {"data_processing": "on", "gdpr_compliant": "on", "form_id": "form-1"}
-for form in (form, form, {"form_id": "form-2"}):
-    print(open_session(RequestFactory().post("/chat", form)).content.decode())
+guest, other = SessionStore(), SessionStore()
+for session, form in ((guest, form), (guest, form), (other, form), (other, {"form_id": "form-2"})):
+    request = RequestFactory().post("/chat", form)
+    request.session = session
+    if not session.session_key:
+        session.create()
+    print(open_session(request).content.decode())
 """
 pytestmark = pytest.mark.skipif(
     "serve" not in typer.main.get_group(app).commands, reason="the HTTP API is not in this release yet"
@@ -43,9 +49,10 @@ async def test_django_view_opens_sessions_through_the_api(database_url: str, tmp
             api = f"CHAT_API_URL=http://127.0.0.1:{port} CHAT_API_KEY={key}"
             (tmp_path / "program.py").write_text(PROGRAM)
             printed = await _ended(running, f"{api} {sys.executable} program.py")
-    first, again, refused = map(json.loads, printed.splitlines())
+    first, again, of_another, refused = map(json.loads, printed.splitlines())
     assert first["status"] == "active"
     assert first == again
+    assert first["id"] != of_another["id"]
     assert refused["status"] == "refused"
 
 

@@ -69,12 +69,17 @@ def load(running: Scenario) -> Iterator[Any]:
 async def test_fastapi_recipe(load: Any) -> None:
     pytest.importorskip("fastapi")
     async with Asgi(load("fastapi_app.py").app) as app:
-        status, opened = await app.post(PATH, BODY)
+        status, opened = await app.post(PATH, BODY, cookie="visitor=a", idempotency_key="1")
         assert (status, opened["status"]) == (200, "active")
         assert opened["token"]
-        _, refused = await app.post(PATH, {**BODY, "gdprCompliant": "true"})
+        assert await app.post(PATH, BODY, cookie="visitor=a", idempotency_key="1") == (200, opened)
+        _, of_another = await app.post(PATH, BODY, cookie="visitor=b", idempotency_key="1")
+        assert of_another["id"] != opened["id"]
+        _, refused = await app.post(PATH, {**BODY, "gdprCompliant": "true"}, cookie="visitor=a", idempotency_key="2")
         assert refused["status"] == "refused"
-        status, invalid = await app.post(PATH, {**BODY, "timestamp": "yesterday"})
+        status, invalid = await app.post(
+            PATH, {**BODY, "timestamp": "yesterday"}, cookie="visitor=a", idempotency_key="3"
+        )
         assert (status, invalid["field"]) == (422, "timestamp")
 
 

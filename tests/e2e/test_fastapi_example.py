@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import os
 import sys
+from secrets import token_urlsafe
 from types import ModuleType
 from typing import Any
 
@@ -31,9 +32,10 @@ async def test_the_example_opens_sessions_and_shows_them_by_the_mounted_api(
         await _migrated()
         async with connect(Settings.from_env(), scheduler=False) as ledger:
             key = await new_key(ledger, Role.AUDITOR)
-        async with uvicorn_of(_example().app, lifespan="on") as url, aiohttp.ClientSession() as http:
+        async with uvicorn_of(_example().app, lifespan="on") as url, _shopper() as http, _shopper() as another:
             first = await _json(http.post(f"{url}/orders/17/chat", json=CONSENT))
             again = await _json(http.post(f"{url}/orders/17/chat", json=CONSENT))
+            of_another = await _json(another.post(f"{url}/orders/17/chat", json=CONSENT))
             wrong = await http.post(f"{url}/orders/18/chat", json={**CONSENT, "timestamp": "yesterday"})
             headers = {"Authorization": f"Bearer {key}"}
             shown = await _json(http.get(f"{url}/ledger/v1/sessions/{first['id']}", headers=headers))
@@ -45,6 +47,7 @@ async def test_the_example_opens_sessions_and_shows_them_by_the_mounted_api(
                 session = await browser.get(f"sessions/{first['id']}")
         assert (first["status"], again["id"], wrong.status) == ("active", first["id"], 422)
         assert first["token"]
+        assert of_another["id"] != first["id"]
         assert (shown["id"], shown["status"]) == (first["id"], "active")
         assert document["servers"] == [{"url": "/ledger"}]
         assert refused.status == 401
@@ -53,6 +56,10 @@ async def test_the_example_opens_sessions_and_shows_them_by_the_mounted_api(
         assert (overview.status, session.status) == (200, 200)
         assert 'href="../console.css"' in session.text
         assert [tuple(row.values()) for row in await _chats(database_url)] == [("17", first["id"])]
+
+
+def _shopper() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(cookies={"shopper": token_urlsafe()}, cookie_jar=aiohttp.CookieJar(unsafe=True))
 
 
 async def _json(sending: Any) -> Any:

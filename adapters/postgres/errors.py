@@ -76,10 +76,6 @@ class LedgerNotReady(ServiceError):
         return self.detail
 
 
-class LedgerClosed(ServiceError):
-    """The ledger was closed while this call was running: it outlived the block of `connect`."""
-
-
 class PoolUsedUp(ServiceUnreachable):
     """All `connections` of the host's pool are in use, and none can be opened outside it."""
 

@@ -10,12 +10,13 @@ from sqlalchemy import URL, Connection, Dialect, Engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from guestledger.adapters.postgres.errors import LedgerClosed, UnfitEngine, no_connection, unreachable
+from guestledger.adapters.postgres.errors import UnfitEngine, no_connection, unreachable
 from guestledger.adapters.postgres.lent_pool import CLOSE_SECONDS, OPTION, LentPool
 from guestledger.adapters.postgres.transactions import ISOLATION, SEARCH_PATH, SET_SEARCH_PATH, Driver, fixed
 from guestledger.adapters.postgres.unusable import DATABASE_URL
 from guestledger.adapters.postgres.url import connect_arguments, database_url, keeps_statements
 from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.errors import LedgerClosed
 
 _STATEMENT_SECONDS = 120
 _CREATE_IT = 'create it with create_async_engine("postgresql+asyncpg://…")'
@@ -38,7 +39,7 @@ class _Connections:
 
     def refuse_if_closed(self, *_: object) -> None:
         if self.closed:
-            raise LedgerClosed("database", Cause.NOT_READY, "the ledger is closed")
+            raise LedgerClosed
 
     def add(self, adapted: Any, _record: object) -> None:
         if self.closed:  # while this connection was being made

@@ -275,6 +275,13 @@ class ServiceUnreachable(ServiceError):
     """The service does not answer, or answers only with faults."""
 
 
+class LedgerClosed(ServiceError):
+    """The ledger was closed while this call was running: it outlived the block of `connect`."""
+
+    def __init__(self) -> None:
+        super().__init__("database", Cause.NOT_READY, "the ledger is closed")
+
+
 class RequestDenied(ServiceUnreachable):
     """The rate limiter `limiter` denies a request to the service."""
 

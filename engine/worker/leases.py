@@ -50,7 +50,7 @@ class HeldLease:
 
     def check(self) -> None:
         """Raise `LeaseLost` unless it is valid."""
-        if Leases.now() >= self._valid_until:
+        if self._leases.closed or Leases.now() >= self._valid_until:
             raise LeaseLost
 
     def __enter__(self) -> Self:
@@ -73,6 +73,8 @@ class Leases:
         self.held: set[HeldLease] = set()
         self.cut_off: set[UUID] = set()
         """Owners whose work or claim was cancelled: it may have succeeded unseen, and `close` releases it."""
+        self.closed = False
+        """Whether no lease is renewed any more, and so nothing sent."""
         self._due_steps = due_steps
         self._ms = ms
         self._beating: asyncio.Task[None] | None = None
@@ -102,7 +104,7 @@ class Leases:
     def begin(self, held: HeldLease) -> None:
         """Renew `held` from now on."""
         self.held.add(held)
-        if self._beating is None:
+        if self._beating is None and not self.closed:
             self._beating = asyncio.create_task(self._beat(), context=Context())  # of no session
 
     async def close(self) -> None:
@@ -110,6 +112,7 @@ class Leases:
 
         Call it once nothing is being appended: a late append would take its lease again.
         """
+        self.closed = True
         if self._beating is not None:
             self._beating.cancel()
             with suppress(asyncio.CancelledError):

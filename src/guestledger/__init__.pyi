@@ -6,7 +6,6 @@ from guestledger.adapters.doors import asgi as asgi
 from guestledger.adapters.log_format import LogFormat as LogFormat
 from guestledger.adapters.postgres.errors import (
     DatabaseFault as DatabaseFault,
-    LedgerClosed as LedgerClosed,
     LedgerNotReady as LedgerNotReady,
     NotAllowed as NotAllowed,
     TooManyPrivileges as TooManyPrivileges,
@@ -39,6 +38,7 @@ from guestledger.engine.domain.errors import (
     IdempotencyConflict as IdempotencyConflict,
     InvalidRequest as InvalidRequest,
     JournalUnusable as JournalUnusable,
+    LedgerClosed as LedgerClosed,
     LogSetBack as LogSetBack,
     NothingHeld as NothingHeld,
     NothingToErase as NothingToErase,

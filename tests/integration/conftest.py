@@ -236,6 +236,7 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
         policy: Policy = AT_ONCE,
         profile: Profile = Profile(token_backoff_ms=1),
         scheduler: bool = False,
+        engine: AsyncEngine | None = None,
         **given: Any,
     ) -> contextlib.AbstractAsyncContextManager[Ledger]:
         plain = {
@@ -246,7 +247,8 @@ def new_ledger(ledger_url: str, simulator: Simulator) -> NewLedger:
             "cxone_client_secret": simulator.client_secret,
             "webhook_allow_private": True,
         }
-        return connect(Settings(**{**plain, **given}), policy=policy, profile=profile, scheduler=scheduler)
+        settings = Settings(**{**plain, **given})
+        return connect(settings, policy=policy, profile=profile, scheduler=scheduler, engine=engine)
 
     return new
 

@@ -61,6 +61,15 @@ async def test_a_lease_is_valid_for_its_duration_from_the_time_of_the_request(cl
     await leases.close()
 
 
+async def test_closed_leases_let_nothing_be_sent() -> None:
+    leases = Leases(None, LEASE.ms)  # type: ignore[arg-type]
+    with leases.hold(LEASE, new_id(), Leases.now()) as held:
+        await leases.close()
+        held.renewed(Leases.now())
+        with pytest.raises(LeaseLost):
+            held.check()
+
+
 async def test_a_worker_stalled_before_its_request_sends_nothing_and_another_continues(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:

@@ -25,7 +25,7 @@ from guestledger.adapters.postgres.personal.personal_data import PersonalData
 from guestledger.adapters.postgres.personal.sealed_append import Sealing
 from guestledger.adapters.postgres.transactions import Driver, HeldConnection
 from guestledger.engine.domain.causes import Cause
-from guestledger.engine.domain.errors import ServiceError, ServiceUnreachable, SubjectErased
+from guestledger.engine.domain.errors import LedgerClosed, ServiceError, ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.appends import Append, Appended, KeyTaken
 from guestledger.engine.ports.telemetry import NoTelemetry, Telemetry
@@ -65,14 +65,18 @@ class PostgresEventStore(LogReader):
         self._queue = AppendQueue(personal, self._seal)
         self._connection = HeldConnection(engine)
         self._committing: asyncio.Task[None] | None = None
+        self._closed = False
         self._failed: tuple[float, ServiceUnreachable] | None = None
 
     async def append(self, append: Append) -> Appended:
         """See `EventStore.append`.
 
         Also raises `DatabaseFault` if PostgreSQL refuses this append, and `ServiceUnreachable` if it begins a session while
-        `max_waiting` appends already wait. Cancelling withdraws the append only while it waits for its batch.
+        `max_waiting` appends already wait. After `close`, `LedgerClosed` if it begins a session or an attempt: nothing would
+        be sent. Cancelling withdraws the append only while it waits for its batch.
         """
+        if self._closed and (append.expected_version == 0 or append.admission is not None):
+            raise LedgerClosed
         # Only at the door: what is known of an accepted session must not wait until others give way.
         if append.expected_version == 0 and len(self._queue) >= self._max_waiting:
             raise ServiceUnreachable(
@@ -118,6 +122,7 @@ class PostgresEventStore(LogReader):
 
         Call it before the engine is disposed of: the hint after an append holds a connection for a moment.
         """
+        self._closed = True
         if self._committing is not None:
             # A caller that stops waiting must not stop a batch that others wait for.
             await asyncio.wait((self._committing,))

@@ -252,7 +252,7 @@ def _translated(error: BaseException, setting: str) -> Exception:
         return unreachable(
             Cause.PROTOCOL_ERROR,
             "prepared statements are lost, as behind pgbouncer in transaction mode: "
-            f"add {STATEMENT_CACHE}=0 to the parameters of {setting}",
+            f"add {STATEMENT_CACHE}=0 to the parameters of {setting}. A lent engine needs the `connect_args` of docs/embedding.md",
         )
     if problem := problem_of(state):
         words = first_line(error.args[0]) if problem in QUOTED and error.args else ""

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from guestledger.adapters.clock import SystemClock
 from guestledger.adapters.postgres.admin import migrate
@@ -20,6 +22,7 @@ from guestledger.adapters.wiring import connect
 from guestledger.engine.operations.consume import Consumer, ConsumerOptions
 from guestledger.engine.operations.tail import tail
 from tests import logs
+from tests.docs.blocks import ROOT
 from tests.event_stores import open_store
 from tests.keys import KEY
 from tests.pacing import proposed
@@ -84,6 +87,7 @@ async def test_lost_prepared_statements_name_the_parameter_to_set(pooled_url: st
         str(error) for error in await asyncio.gather(*asked, return_exceptions=True) if isinstance(error, Exception)
     }
     assert any("add prepared_statement_cache_size=0 to the parameters" in text for text in errors), errors
+    assert any("A lent engine needs the `connect_args`" in text for text in errors), errors
     for engine in engines:
         await engine.dispose()
 
@@ -150,3 +154,18 @@ async def test_a_whole_ledger_is_created_and_works(pooled_url: str) -> None:
         assert len([row async for row in ledger.sessions()]) == 40
         assert (await ledger.metrics()).tracked == 40
         assert len([entry async for entry in ledger.audit()]) == 40
+
+
+async def test_a_lent_pool_works_with_the_documented_arguments(pooled_url: str) -> None:
+    await migrate.upgrade(pooled_url, "lent")
+    [shown] = re.findall(r"connect_args=(\{.*statement_cache_size.*?\})", (ROOT / "docs" / "embedding.md").read_text())
+    engine = create_async_engine(make_url(pooled_url).set(query={}), pool_size=10, connect_args=eval(shown))
+    async with (
+        simulated(Settings(encryption_key=KEY, schema="lent", allow_owner=True), SimulatorConfig()) as settings,
+        connect(settings, engine=engine) as ledger,
+    ):
+        opened = await asyncio.gather(*(ledger.open_session(request()) for _ in range(40)))
+        assert {session.status for session in opened} == {"active"}
+        read = await asyncio.gather(*(ledger.events.consumers() for _ in range(50)))
+        assert read == [[]] * 50
+    await engine.dispose()

@@ -55,11 +55,13 @@ def withdraw(
 ) -> None:
     """Withdraw a guest's consent: its session ends, pending attempts stop, and the webhook's receiver gets a notice.
 
-    `--marketing` changes the record alone. A consent that is withdrawn already stays as it is.
+    `--marketing` changes the record alone. A consent that is withdrawn already stays as it is. Interrupted, it continues
+    when it is run again. Exit code 1 if no session of the person is known.
     """
     if (session is None) == (subject is None):
         raise typer.BadParameter("name a session, or give --subject", param_hint="SESSION")
-    run(_withdraw(session, subject, by or login(), reason, marketing_only=marketing, json=json))
+    found = run(_withdraw(session, subject, by or login(), reason, marketing_only=marketing, json=json))
+    raise typer.Exit(0 if found else 1)
 
 
 async def _check(*, json: bool) -> int:
@@ -92,7 +94,8 @@ async def _show(session: str, *, json: bool) -> None:
 
 async def _withdraw(
     session: str | None, subject: str | None, by: str, reason: str | None, *, marketing_only: bool, json: bool
-) -> None:
+) -> int:
+    """Return how many sessions were found."""
     found = 0
     async with opened() as ledger:
         with show.progress(None, "withdrawing") as bar:
@@ -102,6 +105,7 @@ async def _withdraw(
                 _report(withdrawal, marketing_only=marketing_only, json=json)
     if not found:
         say("no session of this person is known, or the person was erased: nothing is recorded")
+    return found
 
 
 async def _withdrawals(

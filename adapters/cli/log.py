@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import Annotated, Any
@@ -70,7 +70,8 @@ def events(
         raise typer.BadParameter(str(error), param_hint="--type") from None
     if follow and until is not None:
         raise typer.BadParameter("does not go with --follow", param_hint="--until")
-    run(_events(after, wanted, wanted_reveal, _Lines(limit, form), follow=follow))
+    work = _events(after, wanted, wanted_reveal, _Lines(limit, form), follow=follow)
+    run(_until_signalled(work) if follow else work)
 
 
 @commands.command()
@@ -109,7 +110,7 @@ async def _events(
     async with opened() as ledger:
         look = None if reveal is None else ledger.look(reveal)
         if follow:
-            async for batch in _until_signalled(ledger.events.tail(after=after, wanted=wanted)):
+            async for batch in ledger.events.tail(after=after, wanted=wanted):
                 if not await lines.write(batch.events, look):
                     break
         else:
@@ -132,10 +133,9 @@ async def _consumers(forget: str | None, set_back: str | None, to: int | None, *
         show.console().print(_table(rows))
 
 
-async def _until_signalled(batches: AsyncIterator[guestledger.Batch]) -> AsyncIterator[guestledger.Batch]:
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
     with suppress(asyncio.CancelledError):
-        async for batch in batches:
-            yield batch
+        await work
 
 
 class _Lines:

@@ -21,10 +21,7 @@ from guestledger.adapters.cli.streams import plain
 Result = TypeVar("Result")
 
 
-_INTERRUPTED = "interrupted: accepted requests stay pending, `guestledger worker` continues them"
-
-
-def run(work: Coroutine[Any, Any, Result], *, interrupted: str = _INTERRUPTED) -> Result:
+def run(work: Coroutine[Any, Any, Result], *, interrupted: str = "interrupted: run it again") -> Result:
     """Run a command's coroutine. A `GuestledgerError` becomes one line and exit code 2.
 
     The first signal cancels it, unless it calls `stopping.then` itself; `interrupted` is its last line then.

@@ -34,9 +34,9 @@ A session id in an argument is the engine's `id` or the provider's `sessionId`. 
 | exit code | meaning |
 |---|---|
 | 0 | everything went well |
-| 1 | a session did not become active, a check found a difference, or a decision was refused |
+| 1 | a session did not become active, a check found a difference, a decision was refused, or nothing was found to decide on |
 | 2 | the command was used wrongly, a service cannot be reached, or the input or output fails; one line on stderr says what to do |
-| 130, 143 | stopped by SIGINT or SIGTERM; a stopped `worker` exits with 0 |
+| 130, 143 | stopped by SIGINT or SIGTERM; a stopped `worker`, `serve` or `events --follow` exits with 0 |
 
 The first signal stops a command in order, the second ends it at once. Accepted requests stay pending, and a worker continues
 them. `open` stops in the same way when its output cannot be written; other commands end silently with 1 when their reader has left,

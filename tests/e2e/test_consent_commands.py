@@ -105,7 +105,7 @@ async def test_sessions_are_withdrawn_once_and_the_second_time_says_so(database_
     assert (refused.code, "there is none to withdraw" in refused.err) == (0, True)
     assert [row["recorded"] for row in rest.out] == [False, True, True]
     assert {row["status"] for row in rest.out} == {"withdrawn"}
-    assert "no session of this person" in nobody.err
+    assert (nobody.code, "no session of this person" in nobody.err) == (1, True)
     assert "person-2" not in nobody.err
     assert "3 WebhookSynced" in worked.err
     assert sorted(notices) == ["consent_withdrawn"] * 3 + ["session_started"] * 3

@@ -15,6 +15,7 @@ from sqlalchemy.util import await_only
 from guestledger.adapters.postgres.admin.archive import Archive
 from guestledger.adapters.postgres.admin.embedded import (
     default_data_dir,
+    expanded,
     restart_embedded,
     start_embedded,
     stop_embedded,
@@ -65,8 +66,8 @@ async def stop_database(settings: Settings) -> bool:
 
 
 def data_dir(settings: Settings) -> Path:
-    """Where the embedded database of these settings keeps its data."""
-    return settings.data_dir or default_data_dir(os.environ)
+    """Where the embedded database of these settings keeps its data. Raises `ServiceUnreachable` without a home directory."""
+    return expanded(settings.data_dir or default_data_dir(os.environ))
 
 
 async def owners_database(settings: Settings) -> tuple[str, str]:

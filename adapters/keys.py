@@ -18,6 +18,7 @@ from guestledger.adapters.postgres.personal.key_rotation import KeyRotation
 from guestledger.adapters.postgres.personal.ledger_facts import LedgerFacts
 from guestledger.adapters.postgres.personal.vault import PostgresKeyVault
 from guestledger.adapters.postgres.personal.vault_database import VAULT_URL, VaultDatabase, reported_of_vault
+from guestledger.adapters.postgres.personal.vault_statements import VaultStatements
 from guestledger.adapters.postgres.pool import close_engine, open_engine
 from guestledger.adapters.settings import InvalidSettings, Settings, variable
 from guestledger.engine.domain.causes import Cause
@@ -36,8 +37,8 @@ async def open_vault(
 
     If the vault is `required`, raises `InvalidSettings` without a key. Raises `WrongKey`, `VaultEmpty`, `ServiceError`.
     """
-    keys, service = _keys(settings, embedded=embedded), _service(settings)
-    if not keys and service is None:
+    keys, service = _keys(settings), _service(settings)
+    if not keys and service is None and not embedded:
         if required:
             raise InvalidSettings(
                 f"{_KEY}, {_KEY_FILE} and {_KMS_KEY} are not set: personal data cannot be recorded without a key. "
@@ -45,6 +46,8 @@ async def open_vault(
             )
         return _NoVault()
     database = _database(settings, engine, stack)
+    if not keys and service is None:
+        keys = await _embedded_keys(settings, database)
     ring = KeyRing(database, keys, service=service, settings=_named(settings))
     vault = PostgresKeyVault(database, ring, LedgerFacts(engine, settings.schema))
     stack.push_async_callback(vault.close)
@@ -64,8 +67,10 @@ async def open_rotation(settings: Settings, new_key_file: Path | None = None) ->
         stack.push_async_callback(close_engine, engine)
         await check_current(engine, settings.schema)
         database = _database(settings, engine, stack)
-        keys = _keys(settings, embedded=settings.database_url is None)
-        ring = KeyRing(database, keys, service=_service(settings), settings=_named(settings))
+        keys, service = _keys(settings), _service(settings)
+        if not keys and service is None and settings.database_url is None:
+            keys = await _embedded_keys(settings, database)
+        ring = KeyRing(database, keys, service=service, settings=_named(settings))
         target = None if new_key_file is None else keys_of_file(new_key_file, "--new-key-file")[0]
         yield KeyRotation(database, ring, LedgerFacts(engine, settings.schema), target)
 
@@ -79,14 +84,12 @@ def _database(settings: Settings, engine: AsyncEngine, stack: AsyncExitStack) ->
     return VaultDatabase(apart, settings.schema, apart=True)
 
 
-def _keys(settings: Settings, *, embedded: bool) -> Sequence[KeyEncryptionKey]:
+def _keys(settings: Settings) -> Sequence[KeyEncryptionKey]:
     keys: list[KeyEncryptionKey] = []
     if settings.encryption_key is not None:
         keys += keys_of_text(settings.encryption_key, _KEY)
     if settings.encryption_key_file is not None:
         keys += keys_of_file(settings.encryption_key_file, _KEY_FILE)
-    if embedded and not keys and settings.encryption_kms_key is None:
-        keys += keys_of_file(_embedded_key_file(settings), _KEY_FILE)
     return keys
 
 
@@ -110,12 +113,16 @@ def _named(settings: Settings) -> str:
     return " and ".join(name for name, value in given.items() if value is not None) or _KEY_FILE
 
 
-def _embedded_key_file(settings: Settings) -> Path:
-    """Beside the data, so that a copy of the data alone cannot be read."""
-    place = data_dir(settings).absolute()
+async def _embedded_keys(settings: Settings, database: VaultDatabase) -> Sequence[KeyEncryptionKey]:
+    """The key of a file beside the data, so that a copy of the data alone cannot be read. An empty vault gets a new one."""
+    place = data_dir(settings)
     path = place.with_name(f"{place.name}.key")
+    if not path.exists() and await database.fetch(VaultStatements(database.schema, durable=False).read_index):
+        raise InvalidSettings(
+            f"{path} is missing, and the keys of this ledger need it: bring it back, or set {_KEY_FILE} to its place"
+        )
     try:
-        return made_key_file(path)
+        return keys_of_file(made_key_file(path), _KEY_FILE)
     except OSError as error:
         raise InvalidSettings(f"{path} cannot be made: {error.strerror}. Set {_KEY_FILE} to another place") from None
 

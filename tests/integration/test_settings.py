@@ -2,13 +2,14 @@
 
 import base64
 import logging
+import re
 from pathlib import Path
 
 import pytest
 from standardwebhooks import Webhook
 
 from guestledger.adapters import database
-from guestledger.adapters.settings import Settings
+from guestledger.adapters.settings import InvalidSettings, Settings
 from guestledger.adapters.simulator import Simulator
 from guestledger.adapters.wiring import connect
 from tests.integration.plain_sql import SCHEMA
@@ -77,3 +78,27 @@ async def test_the_embedded_database_is_named_unless_it_was_chosen(
 
     notice = f"GUESTLEDGER_DATABASE_URL is not set: using the embedded PostgreSQL in {data_dir}"
     assert caplog.record_tuples == [("guestledger", logging.WARNING, notice)]
+
+
+def test_one_data_directory_has_one_place_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "ledger")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    names = ("~/ledger", "ledger", str(tmp_path / "link"))
+    assert {database.data_dir(Settings(data_dir=Path(name))) for name in names} == {tmp_path / "ledger"}
+
+
+async def test_a_lost_key_beside_the_data_is_not_made_again(data_dir: Path) -> None:
+    settings = Settings(data_dir=data_dir)
+    key = data_dir.with_name(f"{data_dir.name}.key")
+    async with connect(settings):
+        text = key.read_bytes()
+    key.unlink()
+    with pytest.raises(InvalidSettings, match=re.escape(f"{key} is missing")):
+        async with connect(settings, scheduler=False):
+            pass
+    assert not key.exists()
+    key.write_bytes(text)
+    key.chmod(0o600)
+    async with connect(settings):
+        pass

@@ -38,7 +38,18 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
         return Path("/var/lib/guestledger")
     if data_home := environ.get("XDG_DATA_HOME"):
         return Path(data_home, "guestledger")
-    return _expanded(Path("~/.local/share/guestledger"))
+    return expanded(Path("~/.local/share/guestledger"))
+
+
+def expanded(data_dir: Path) -> Path:
+    """The absolute path, without `~` and links: all who name one directory mean one server, and one key beside it.
+
+    Raises `ServiceUnreachable` if this user has no home directory.
+    """
+    try:
+        return data_dir.expanduser().resolve()
+    except RuntimeError:  # neither HOME nor an entry in the password database
+        raise unusable("find", data_dir, "this user has no home directory: set GUESTLEDGER_DATA_DIR") from None
 
 
 async def start_embedded(data_dir: Path) -> str:
@@ -63,7 +74,6 @@ async def restart_embedded(data_dir: Path) -> Path:
 
 
 def _start(data_dir: Path, cancelled: threading.Event) -> str:
-    data_dir = _expanded(data_dir)
     with _reported("start", data_dir):
         if "\n" in str(data_dir):  # the server's note of itself has a line for each of its facts
             raise unusable("start", data_dir, "its name has a line break")
@@ -75,7 +85,6 @@ def _start(data_dir: Path, cancelled: threading.Event) -> str:
 
 
 def _stop(data_dir: Path, cancelled: threading.Event) -> bool:
-    data_dir = _expanded(data_dir)
     with _reported("stop", data_dir):
         if not data_dir.exists():
             return False
@@ -84,7 +93,6 @@ def _stop(data_dir: Path, cancelled: threading.Event) -> bool:
 
 
 def _restart(data_dir: Path, cancelled: threading.Event) -> Path:
-    data_dir = _expanded(data_dir)
     with _reported("start", data_dir):
         cluster = Cluster(data_dir)
         if cluster.crashed():
@@ -107,13 +115,6 @@ def _reported(action: str, data_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise unusable(action, data_dir, str(error)) from error
-
-
-def _expanded(data_dir: Path) -> Path:
-    try:
-        return data_dir.expanduser().resolve()
-    except RuntimeError:  # neither HOME nor an entry in the password database
-        raise unusable("find", data_dir, "this user has no home directory: set GUESTLEDGER_DATA_DIR") from None
 
 
 def _make(data_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""The status of an answer whose head aiohttp cannot parse: a 2xx with an endless or malformed header is a 2xx."""
+"""What aiohttp leaves open about answers: the status under a head that cannot be parsed, and those nobody asked for."""
 
 import re
 from typing import Any
@@ -12,9 +12,14 @@ _STATUS = re.compile(rb"(?:%s)*HTTP/\d(?:\.\d)? ([2-5]\d\d)\b" % _INTERIM)
 
 
 class KeepingHandler(ResponseHandler):
-    """Keeps the first bytes of each answer."""
+    """Keeps the first bytes of each answer. A connection with an answer that no request asked for is not used again."""
 
     kept = b""
+
+    def is_connected(self) -> bool:
+        """Called before a connection of the pool is used."""
+        # aiohttp asks for `should_close` only after a request: a later answer would be that of the next request.
+        return super().is_connected() and not self.should_close
 
     def set_response_params(self, **given: Any) -> None:
         """Called before each request."""

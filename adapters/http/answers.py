@@ -13,6 +13,8 @@ from guestledger.engine.domain.personal import Secret, SecretBytes
 
 MAX_MESSAGE = 200
 MAX_SHOWN = 64
+MAX_SEARCHED = 2_000
+"""Of a longer text only the beginning is shown: to search it for secrets would block the event loop."""
 MIN_SECRET = 8
 """Shorter ones occur in plain words."""
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError)
@@ -51,7 +53,7 @@ def shown_field(fields: Fields, name: str) -> str:
     """The JSON of an unreadable field: short, in ASCII, without secrets."""
     if name not in fields:
         return "absent"
-    return ascii(_without_secrets(bytes(fields[name]).decode(errors="replace")))[1:-1][:MAX_SHOWN]
+    return ascii(_without_secrets(_beginning(bytes(fields[name]).decode(errors="replace"))))[1:-1][:MAX_SHOWN]
 
 
 def uncompressed(body: bytes, encoding: str, limit: int) -> bytes | None:
@@ -74,19 +76,24 @@ def server_message(body: bytes | None, names: Iterable[str], *secrets: str) -> s
         fields = read_fields(body)
     except UNREADABLE:
         return ""
-    text = _printable(next((text for name in names if (text := read_field(fields, name, str))), ""))
+    text = next((text for name in names if (text := read_field(fields, name, str))), "")
     for secret in secrets:
         if len(secret) >= MIN_SECRET:
             text = text.replace(secret, "[removed]")
-    return _without_secrets(text)[:MAX_MESSAGE].strip()
+    return _without_secrets(_printable(_beginning(text)))[:MAX_MESSAGE].strip()
 
 
 # Most of a fingerprint (a trace id has at most 32 hex digits), a bearer token, any JWT.
 _SECRETS = (
     re.compile(r"[0-9a-fA-F]{33,}"),
     re.compile(r"(?i)\bbearer\s+\S+"),
-    re.compile(r"\beyJ[\w-]+\.[\w.-]+"),
+    re.compile(r"\beyJ[\w.-]+"),
 )
+
+
+def _beginning(text: str) -> str:
+    """Without a last word that was cut: half a secret looks like none."""
+    return text if len(text) <= MAX_SEARCHED else text[:MAX_SEARCHED].rsplit(" ", 1)[0]
 
 
 def _without_secrets(text: str) -> str:

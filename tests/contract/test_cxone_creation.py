@@ -400,7 +400,21 @@ async def test_server_message_has_at_most_200_characters(raw, client_of, session
     assert failed.detail == "x" * 200
 
 
-@pytest.mark.parametrize("where", ["{}", "at the end of a long line " + "." * 160 + " {}"])
+@pytest.mark.parametrize("words", ["-eyJ", "bearer ", "a" * 32 + " ", "\u202e"])
+async def test_server_message_of_a_megabyte_is_cut(raw, client_of, session, words):
+    body = json.dumps({"message": words * (900_000 // len(json.dumps(words)))}).encode()
+    failed = await answered_with(raw, client_of, session, raw.http(400, body))
+    assert len(failed.detail) <= 200
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "{}",
+        "at the end of a long line " + "." * 160 + " {}",
+        "a" * 33 + " where the text is cut " + "a" * 1_913 + " {}",
+    ],
+)
 async def test_server_message_hides_secrets(raw, client_of, session, where):
     guest_print = session.guest.fingerprint
     for secret in (guest_print, guest_print.upper(), guest_print[:40], "raw-token", "Bearer other", "eyJh.eyJi.c"):

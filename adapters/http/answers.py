@@ -28,6 +28,7 @@ Fields = Mapping[str, msgspec.Raw]
 """The fields of a JSON object, undecoded."""
 Value = TypeVar("Value")
 
+_NESTED = {b"{": "an object", b"[": "an array"}
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -50,9 +51,12 @@ def read_field(fields: Fields, name: str, kind: type[Value]) -> Value | None:
 
 
 def shown_field(fields: Fields, name: str) -> str:
-    """The JSON of an unreadable field: short, in ASCII, without secrets."""
+    """The JSON of an unreadable field: short, in ASCII, without secrets. Objects and arrays may hold any: not their content."""
     if name not in fields:
         return "absent"
+    opening = bytes(fields[name])[:1]
+    if opening in _NESTED:
+        return _NESTED[opening]
     return ascii(_without_secrets(_beginning(bytes(fields[name]).decode(errors="replace"))))[1:-1][:MAX_SHOWN]
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.http.answers import (
+    MAX_WORD,
     NO_CONTROLS,
     UNREADABLE,
     Fields,
@@ -147,7 +148,9 @@ class Reader:
 
 def _read_id(fields: Fields, name: str) -> str | None:
     number = read_field(fields, name, int)
-    return read_field(fields, name, Word) if number is None else str(number)
+    if number is None:
+        return read_field(fields, name, Word)
+    return str(number) if len(str(number)) <= MAX_WORD else None
 
 
 def _read_time(fields: Fields, name: str) -> datetime | None:

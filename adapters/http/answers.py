@@ -22,12 +22,14 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionE
 
 # U+FFFD stands for bytes that are not in the body's encoding.
 NO_CONTROLS = r"^[^\x00-\x1f\x7f\ufffd]+\Z"
-Word = Annotated[str, Meta(max_length=256, pattern=NO_CONTROLS)]
+MAX_WORD = 256
+Word = Annotated[str, Meta(max_length=MAX_WORD, pattern=NO_CONTROLS)]
 
 Fields = Mapping[str, msgspec.Raw]
 """The fields of a JSON object, undecoded."""
 Value = TypeVar("Value")
 
+_HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 _NESTED = {b"{": "an object", b"[": "an array"}
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -35,11 +37,28 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def read_fields(body: bytes | None) -> Fields:
     """The fields of a JSON object in UTF-8, or in UTF-16 or UTF-32. A byte order mark is skipped.
 
-    Raise one of `UNREADABLE`.
+    Half a surrogate pair, a control character or a `NaN` discards its own field at most. Raise one of `UNREADABLE`.
     """
     text = body or b""
-    decoded = Secret(text.decode(json.detect_encoding(text), errors="replace"))
-    return _object_decoder.decode(SecretBytes(decoded.removeprefix("\ufeff").encode()))
+    decoded = Secret(text.decode(json.detect_encoding(text), errors="replace").removeprefix("\ufeff"))
+    try:
+        return _object_decoder.decode(SecretBytes(decoded.encode()))
+    except msgspec.DecodeError:
+        fields = _lenient_fields(decoded)
+        if fields is None:
+            raise
+        return fields
+
+
+def _lenient_fields(text: Secret) -> Fields | None:
+    try:
+        values = json.loads(text, strict=False)
+    except (ValueError, RecursionError):  # its error would show the body
+        return None
+    if not isinstance(values, dict):
+        return None
+    written = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    return {name: msgspec.Raw(_HALF_PAIR.sub("\ufffd", value)) for name, value in written.items()}
 
 
 def read_field(fields: Fields, name: str, kind: type[Value]) -> Value | None:

@@ -44,6 +44,9 @@ def deflated(plain):
         (body().decode().encode("utf-32"), ()),
         (body(name="X").replace(b"X", b"\xe9"), ()),
         (body(huge=1).replace(b"1}", b"1e999}"), ()),
+        (body(emoji="X").replace(b"X", b"\\ud83d"), ()),
+        (body(tab="X").replace(b"X", b"\t"), ()),
+        (body(share=float("nan")), ()),
         (body(filler="x" * 500_000), ()),
         (gzip.compress(body()), ("Content-Encoding: gzip",)),
         (zlib.compress(body()), ("Content-Encoding: deflate",)),
@@ -112,6 +115,12 @@ async def test_unreadable_status_is_empty_and_shown(raw, client_of, session, giv
 async def test_number_as_a_session_id_is_read(raw, client_of, session):
     made = await created_by(raw, client_of, session, raw.http(201, body(sessionId=9_007_199_254_740_993)))
     assert made.session_id == "9007199254740993"
+
+
+@pytest.mark.parametrize("given", ["sess\ud83d", "x" * 257, 10**256])
+async def test_session_id_that_cannot_be_kept_is_unreadable(raw, client_of, session, given):
+    failed = await created_by(raw, client_of, session, raw.http(201, body(sessionId=given)))
+    assert (failed.kind, failed.cause, failed.session_id) == (FailureKind.IN_DOUBT, Cause.UNREADABLE_ANSWER, None)
 
 
 @pytest.mark.parametrize("given", [None, 7, "", "gt\n1", ...])

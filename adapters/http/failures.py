@@ -64,6 +64,11 @@ def kind_of_status(status: int, *, lost: FailureKind, fault: FailureKind) -> Fai
     return FailureKind.FINAL if 300 <= status < 500 else fault
 
 
+def is_temporary(status: int) -> bool:
+    """Whether a later request may succeed: after 408, 425, 429 and 5xx."""
+    return status in (408, 425, 429) or status >= 500
+
+
 def observation_of(kind: FailureKind, status: int | None) -> Observation:
     """An API that rejects a request, or its token, works."""
     if status == 401:

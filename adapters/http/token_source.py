@@ -1,6 +1,5 @@
 """An OAuth client-credentials token, fetched once for all callers."""
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,11 +19,11 @@ from tenacity import (
 )
 from yarl import URL
 
-from guestledger.adapters.http.answers import UNREADABLE, Fields, read_field, read_fields, server_message
-from guestledger.adapters.http.failures import WIRE_ERRORS, cause_of_error, cause_of_status
+from guestledger.adapters.http.answers import UNREADABLE, read_field, read_fields, server_message
+from guestledger.adapters.http.failures import WIRE_ERRORS, cause_of_error, cause_of_status, is_temporary
 from guestledger.adapters.http.single_flight import SingleFlight
+from guestledger.adapters.http.token_lifetime import lifetime_s
 from guestledger.adapters.http.transport import Answer, Transport
-from guestledger.adapters.http.unix_time import unix_time
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import CredentialsRefused, RequestDenied, ServiceError, ServiceUnreachable
 from guestledger.engine.domain.personal import Secret, SecretBytes
@@ -37,8 +36,8 @@ MAX_TRIES = 3
 MAX_WAIT_S = 2.0
 """A longer wait for the limiter is the scheduler's: `RequestDenied`."""
 
-MAX_LIFETIME_S = 86_400.0
-"""A token that is said to live longer is replaced after a day: the number may be in milliseconds."""
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
+"""Between failures, in which no request is sent. It doubles with each failure in a row."""
 
 _REFUSALS = {
     "invalid_client": Cause.UNAUTHORIZED,
@@ -93,7 +92,7 @@ class TokenSource:
     """The only holder of the client secret and the token.
 
     Requests pass the limiter named `limiter`: every process respects a 429. Failures never open its circuit, as
-    callers have their own backoff.
+    callers have their own backoff. While they last, callers get the last one, or the token until it expires.
     """
 
     def __init__(
@@ -122,12 +121,16 @@ class TokenSource:
         self._now = now
         self._flight: SingleFlight[str] = SingleFlight()
         self._token = ""
-        self._fresh_until = 0.0  # monotonic: changes of the wall clock do not age a token
+        # Monotonic: changes of the wall clock do not age a token.
+        self._fresh_until = self._expires_at = self._retry_at = 0.0
+        self._pause_s = FIRST_PAUSE_S
+        self._failure: ServiceError | None = None
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the cached token can be used."""
-        return bool(self._token) and time.monotonic() < self._fresh_until
+        """Whether the cached token can be used: until it expires, if it could not be replaced before."""
+        now = time.monotonic()
+        return bool(self._token) and now < (self._expires_at if now < self._retry_at else self._fresh_until)
 
     async def token(self) -> str:
         """The cached token, else a new one. Concurrent callers share one request.
@@ -136,7 +139,9 @@ class TokenSource:
         """
         if self.is_fresh:
             return self._token
-        return await self._flight.run("token", self._fetch_with_retries)
+        if self._failure is not None and time.monotonic() < self._retry_at:
+            raise self._failure.with_accepted(None)  # a copy: one for all would collect their tracebacks
+        return await self._flight.run("token", self._replace)
 
     def invalidate(self, token: str) -> None:
         """Forget `token`, which the provider refused. A newer one stays: many 401s cause one refresh."""
@@ -146,6 +151,27 @@ class TokenSource:
     async def close(self) -> None:
         """Cancel a request in progress."""
         await self._flight.close()
+
+    async def _replace(self) -> str:
+        try:
+            token = await self._fetch_with_retries()
+        except ServiceError as error:
+            self._pause(error)
+            if self.is_fresh:
+                return self._token
+            raise
+        self._failure, self._pause_s, self._retry_at = None, FIRST_PAUSE_S, 0.0
+        return token
+
+    def _pause(self, error: ServiceError) -> None:
+        if isinstance(error, CredentialsRefused):
+            self._token = ""
+        self._retry_at = time.monotonic() + self._pause_s
+        # If nothing was sent, callers ask again: a limiter has times of its own.
+        sent = error.service == SERVICE and not isinstance(error, RequestDenied)
+        self._failure = error.with_accepted(None) if sent else None
+        if sent:
+            self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
 
     async def _fetch_with_retries(self) -> str:
         backoff_s = self._options.backoff_ms / 1_000
@@ -168,7 +194,8 @@ class TokenSource:
         token, lives_s = self._read(answer)
         # Else a token that lives for less than a minute would never be fresh.
         early_s = min(self._options.refresh_early_ms / 1_000, lives_s / 2)
-        self._fresh_until = asked_at + lives_s - early_s
+        self._expires_at = asked_at + lives_s
+        self._fresh_until = self._expires_at - early_s
         self._token = token
         return self._token
 
@@ -203,7 +230,7 @@ class TokenSource:
         limiter, exhausted = self._request.limiter, answer.exhausted
         if answer.status == 429:
             return feedback(limiter, Observation.THROTTLED, began_at, asked=asked, exhausted=exhausted)
-        pause = asked if answer.status >= 500 and asked.given is not None else None
+        pause = asked if is_temporary(answer.status) and asked.given is not None else None
         return feedback(limiter, Observation.SUCCESS, began_at, asked=pause, exhausted=exhausted)
 
     async def _observe(self) -> None:
@@ -228,7 +255,7 @@ class TokenSource:
         detail = self._detail(f"HTTP {status}", said)
         if status in (400, 401, 403):
             raise CredentialsRefused(SERVICE, _REFUSALS.get(code, cause_of_status(status)), detail)
-        if status == 429 or status >= 500:
+        if is_temporary(status):
             raise _Retryable(SERVICE, cause_of_status(status), detail)
         raise ServiceUnreachable(SERVICE, cause_of_status(status), detail)
 
@@ -260,14 +287,3 @@ class TokenSource:
 
     def _detail(self, *facts: str) -> str:
         return ", ".join(filter(None, (f"{self._url.host}:{self._url.port}", *facts)))
-
-
-def lifetime_s(fields: Fields, name: str, now: datetime) -> float:
-    """How long the token is used, in seconds: at most a day. Without a readable lifetime: until it is refused."""
-    number = read_field(fields, name, float)
-    text = read_field(fields, name, str)
-    if text is not None and re.fullmatch(r"\s*[0-9]{1,15}(\.[0-9]{1,9})?\s*", text):
-        number = float(text)
-    if number is not None and (expires_at := unix_time(number)) is not None:
-        number = (expires_at - now).total_seconds()
-    return min(number, MAX_LIFETIME_S) if number is not None and number > 0 else MAX_LIFETIME_S

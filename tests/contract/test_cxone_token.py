@@ -96,12 +96,66 @@ async def test_closing_the_client_cancels_a_token_request(raw, client_of):
     listening.close()
 
 
-async def test_failed_request_is_not_cached(client_of):
+async def test_failed_request_is_repeated_after_a_second(client_of, clock):
     async with Simulator(SimulatorConfig(token_errors=3)) as simulator, client_of(simulator) as client:
-        with pytest.raises(ServiceUnreachable):
-            await client.ready()
+        for _ in range(2):
+            with pytest.raises(ServiceUnreachable):
+                await client.ready()
+        clock.now += 1
         await client.ready()
     assert simulator.counts == {"token 503": 3, "token 200": 1}
+
+
+async def test_a_refused_secret_is_sent_ever_more_rarely_however_many_wait(raw, client_of, clock):
+    async with raw.server(raw.http(401)) as server, client_of(server) as client:
+        for _ in range(120):
+            refused = await asyncio.gather(*(client.ready() for _ in range(20)), return_exceptions=True)
+            assert {type(error) for error in refused} == {CredentialsRefused}
+            clock.now += 0.5
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize(
+    ("away", "counted"),
+    [
+        (SimulatorConfig(token_errors=99), {"token 503": 3}),
+        (SimulatorConfig(token_throttle_times=99, retry_after_s=600), {"token 429": 1}),
+    ],
+)
+async def test_token_that_cannot_be_replaced_is_used_until_it_expires(simulator, client_of, clock, away, counted):
+    async with client_of(simulator) as client:
+        await client.ready()
+        simulator.config = away
+        clock.now += 3_541
+        for _ in range(9):
+            await client.ready()
+            assert client.is_ready
+        assert simulator.counts == {"token 200": 1, **counted}
+        clock.now += 60
+        assert not client.is_ready
+        with pytest.raises(ServiceUnreachable):
+            await client.ready()
+
+
+async def test_token_that_was_refused_is_not_used_while_there_is_no_other(simulator, client_of, clock):
+    async with client_of(simulator) as client:
+        await client.ready()
+        simulator.config = SimulatorConfig(token_errors=99)
+        clock.now += 3_541
+        client._tokens.invalidate(await client._tokens.token())
+        with pytest.raises(ServiceUnreachable):
+            await client.ready()
+
+
+async def test_token_is_not_used_any_more_once_the_credentials_are_refused(raw, client_of, clock):
+    async with raw.server(raw.token, raw.http(401)) as server, client_of(server) as client:
+        await client.ready()
+        clock.now += 3_541
+        for _ in range(2):
+            with pytest.raises(CredentialsRefused):
+                await client.ready()
+            assert not client.is_ready
+    assert len(server.requests) == 2
 
 
 async def test_token_is_replaced_60_s_before_its_expiry(simulator, client_of, clock):
@@ -213,6 +267,8 @@ async def test_long_retry_after_of_the_token_endpoint_ends_in_denial(raw, client
     [
         ((429, b"", "Retry-After: 30"), Observation.THROTTLED, 30_000),
         ((503, b"", "Retry-After: 30"), Observation.SUCCESS, 30_000),
+        ((408, b"", "Retry-After: 30"), Observation.SUCCESS, 30_000),
+        ((425, b"", "Retry-After: 30"), Observation.SUCCESS, 30_000),
         ((401, b"", "Retry-After: 30"), Observation.SUCCESS, None),
         ((401, b"", 'RateLimit: "hour";r=0;t=60'), Observation.SUCCESS, 60_000),
     ],

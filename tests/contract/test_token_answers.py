@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from guestledger.adapters.http import token_source
-from guestledger.adapters.http.token_source import MAX_LIFETIME_S
+from guestledger.adapters.http.token_lifetime import MAX_LIFETIME_S
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import CredentialsRefused, ServiceUnreachable
 

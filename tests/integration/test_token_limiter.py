@@ -172,7 +172,10 @@ async def test_an_attempt_that_gets_no_new_token_after_a_401_is_deferred(
         assert (await ledger.session(session.id)).status is Status.ACTIVE
 
 
-async def test_a_failing_token_endpoint_opens_no_breaker(new_ledger: Any, simulator: Simulator) -> None:
+async def test_a_failing_token_endpoint_opens_no_breaker(
+    new_ledger: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "FIRST_PAUSE_S", 0)
     simulator.config = SimulatorConfig(token_errors=1_000)
     async with new_ledger(policy=policy()) as ledger:
         for _ in range(5):

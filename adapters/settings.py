@@ -15,11 +15,11 @@ from guestledger.adapters.log_format import LogFormat
 from guestledger.engine.domain.errors import GuestledgerError
 from guestledger.engine.domain.personal import Guarded, Personal
 from guestledger.engine.limits.feedback import ThrottleScope
+from guestledger.engine.limits.fields import InvalidField, check_fields
 from guestledger.engine.limits.retry import InDoubt
 
 PREFIX = "GUESTLEDGER_"
 
-_MINIMA = {"calls": 1, "calls_per_process": 1, "database_connections": 2}
 _MAX_RETENTION_DAYS = 36_525
 """A hundred years."""
 
@@ -44,7 +44,7 @@ class InvalidSettings(GuestledgerError):
 class Settings(Guarded, frozen=True, kw_only=True):
     """The configuration of a ledger. Each field is the variable `GUESTLEDGER_<FIELD>`.
 
-    Raises `InvalidSettings` for a number that is too small or too large.
+    Raises `InvalidSettings` for a value that does not fit.
     """
 
     database_url: Personal | None = None
@@ -109,15 +109,10 @@ class Settings(Guarded, frozen=True, kw_only=True):
             if isinstance(value, str) and not isinstance(value, StrEnum):
                 kept = value.strip() if field.endswith("_url") else value.rstrip("\r\n")
                 msgspec.structs.force_setattr(self, field, kept)
-        # Settings made in code are not validated by msgspec.
-        if not re.match(_SCHEMA_NAME, self.schema):
-            raise _invalid("schema")
-        for field, minimum in _MINIMA.items():
-            number = getattr(self, field)
-            if number is not None and number < minimum:
-                raise _invalid(field)
-        if not 0 <= (self.retention_days or 0) <= _MAX_RETENTION_DAYS:
-            raise _invalid("retention_days")
+        try:
+            check_fields(self)
+        except InvalidField as error:
+            raise _invalid(error.field) from None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -157,9 +152,7 @@ def _check_known(name: str) -> None:
 
 
 def _invalid(field: str) -> InvalidSettings:
-    return InvalidSettings(
-        f"{variable(field)} is invalid: it must be {_EXPECTED.get(field, 'a URL such as https://host/path')}"
-    )
+    return InvalidSettings(f"{variable(field)} is invalid: it must be {_EXPECTED.get(field, 'text')}")
 
 
 _EXPECTED = {
@@ -167,9 +160,11 @@ _EXPECTED = {
     "cxone_in_doubt": f"one of {', '.join(InDoubt)}",
     "throttle_scope": f"one of {', '.join(ThrottleScope)}",
     "log_format": f"one of {', '.join(LogFormat)}",
-    "allow_owner": "1 or 0",
-    "webhook_allow_private": "1 or 0",
+    **dict.fromkeys(("cxone_url", "webhook_url"), "a URL such as https://host/path"),
+    **dict.fromkeys(("data_dir", "encryption_key_file", "erasure_journal", "consent_terms"), "a path"),
+    **dict.fromkeys(("allow_owner", "webhook_allow_private"), "1 or 0, in code True or False"),
     "retention_days": f"a whole number of days, 0 to {_MAX_RETENTION_DAYS}",
     "drain_seconds": "a number of seconds, 0 or more",
-    **{field: f"a whole number, {minimum} or more" for field, minimum in _MINIMA.items()},
+    "database_connections": "a whole number, 2 or more",
+    **dict.fromkeys(("calls", "calls_per_process"), "a whole number, 1 or more"),
 }

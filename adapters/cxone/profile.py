@@ -6,6 +6,7 @@ import msgspec
 
 from guestledger.adapters.http.token_source import TokenFields, TokenOptions
 from guestledger.engine.limits.feedback import ThrottleScope
+from guestledger.engine.limits.fields import check_fields
 from guestledger.engine.limits.retry import InDoubt
 
 
@@ -26,7 +27,10 @@ class SessionFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tenant's paths, grant, scopes, names and time limits (whole ms)."""
+    """One tenant's paths, grant, scopes, names and time limits (whole ms).
+
+    Raises `ValueError`, naming the field, for a value that does not fit.
+    """
 
     token_path: str = "/oauth/token"
     channel_path: str = "/api/v2/channels/{channel_id}"
@@ -69,6 +73,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How long a usable channel is cached."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("token_path", "channel_path", "session_path"):
             if not getattr(self, name).startswith("/"):
                 raise ValueError(f"{name} must begin with '/'")

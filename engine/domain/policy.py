@@ -6,6 +6,7 @@ import msgspec
 
 from guestledger.engine.domain.consent_terms import ConsentTerms
 from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.fields import check_fields
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.retry import RetryPolicy
 
@@ -26,7 +27,10 @@ STANDARD_WAITS_MS = (
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """When a notice is sent again, and when it becomes a dead letter."""
+    """When a notice is sent again, and when it becomes a dead letter.
+
+    Raises `ValueError`, naming the field, for a value of another type.
+    """
 
     waits_ms: tuple[int, ...] = STANDARD_WAITS_MS
     """The waits before the second try, the third and so on. After the last one the notice is a dead letter."""
@@ -35,6 +39,9 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_ms: int = 7 * 24 * _HOUR
     """A notice whose receiver asks for a longer wait becomes a dead letter at once."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @property
     def max_failures(self) -> int:
         """How many tries in a row may fail."""
@@ -42,7 +49,10 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The choices of one ledger. All processes on it should share them."""
+    """The choices of one ledger. All processes on it should share them.
+
+    Raises `ValueError`, naming the field, for a value of another type.
+    """
 
     creation: RetryPolicy = RetryPolicy()
     webhook: DeliveryPolicy = DeliveryPolicy()
@@ -57,6 +67,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a created session owes a webhook notice."""
     retention_days: int | None = None
     """How long contact data is kept after a session's end (`Session.ended_at`). `None`: until somebody erases it."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def deadline_of(state: Session, policy: RetryPolicy) -> datetime:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from guestledger.engine.limits.fields import check_fields
 from guestledger.engine.limits.retry import MAX_RETRY_AFTER_MS
 
 
@@ -40,6 +41,7 @@ class LimiterPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The most sessions with a request in flight, over all processes; set it if the API counts connections."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for minimum, names in _MINIMUMS.items():
             for name in names:
                 number = getattr(self, name)

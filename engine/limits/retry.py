@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
+from guestledger.engine.limits.fields import check_fields
+
 DEFAULT_RETRY_AFTER_MS = 2_000
 """The wait after a 429 without a readable `Retry-After` (contract, "Answers that are not success")."""
 
@@ -26,6 +28,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a request is sent again, and when it is given up.
 
     A throttle is not a failure: only `deadline_ms` (since the acceptance) ends a session that is always throttled.
+    Raises `ValueError`, naming the field, for a value of another type.
     """
 
     base_ms: int = 500
@@ -34,6 +37,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int = 3_600_000
     in_doubt: InDoubt | None = None
     """`None`: the provider's profile decides."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class WaitBasis(StrEnum):

@@ -105,6 +105,7 @@ class PostgresRateLimiter:
         self._engine = engine
         self._changed = changed
         self.policy = policy
+        self._uncounted = replace(policy, calls=None)
         s, columns = quoted(schema), ", ".join(_FIELDS)
         # As text: a host's connections may have codecs of their own for json.
         read = columns.replace("pace", "pace::text AS pace")
@@ -187,7 +188,7 @@ class PostgresRateLimiter:
     ) -> LimiterTransaction:
         """As `open`, with what was found under the lock at `now`, the database's time."""
         if asking is None or self.policy.calls is None:
-            return LimiterTransaction(found, now, replace(self.policy, calls=None))
+            return LimiterTransaction(found, now, self._uncounted)
         return LimiterTransaction(
             found, now, self.policy, await driver.fetchval(self._in_flight, COUNTED, list(asking))
         )

@@ -7,7 +7,8 @@ def checked_url(url: str) -> URL:
     """An http or https URL with a host. Raise `ValueError` for any other."""
     try:
         parsed = URL(url)
-        fits = parsed.scheme in {"http", "https"} and bool(parsed.host) and parsed.port is not None
+        host = (parsed.raw_host or "").encode("idna")  # as its look-up does: a label may be empty, or too long
+        fits = parsed.scheme in {"http", "https"} and bool(host) and parsed.port is not None
     except ValueError:
         fits = False
     if not fits:

@@ -414,7 +414,18 @@ async def test_no_failure_shows_the_secret_or_the_form(raw, client_of, answer):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "api.example.com", "ftp://h", "http://", "http://user:pass@h", "http://h?a=b", "http://h#f", "http://h:99999"],
+    [
+        "",
+        "api.example.com",
+        "http://api..example.com",
+        f"http://{64 * 'a'}.example",
+        "ftp://h",
+        "http://",
+        "http://user:pass@h",
+        "http://h?a=b",
+        "http://h#f",
+        "http://h:99999",
+    ],
 )
 def test_invalid_api_root_is_refused_and_not_shown(client_of, url):
     with pytest.raises(ValueError, match="the URL must be") as caught:

@@ -15,6 +15,7 @@ RECORD_VERSION = 1
 """Of `Evidence`, and of the consent record that is read from it."""
 
 _GIVEN_LIMIT = 64
+_CUT = "~"  # no JSON text ends in it
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,7 +95,12 @@ def refused_flags(consent: GuestConsent) -> dict[str, str]:
 def _given(value: object) -> str:
     """Short ASCII JSON: any value can be stored."""
     text = json.dumps(value, default=str, separators=(",", ":"))
-    return text if len(text) <= _GIVEN_LIMIT else text[: _GIVEN_LIMIT - 1] + "~"
+    return text if len(text) <= _GIVEN_LIMIT else text[: _GIVEN_LIMIT - 1] + _CUT
+
+
+def is_cut(given: str) -> bool:
+    """Whether the value of a refused flag was too long to be recorded whole."""
+    return given.endswith(_CUT)
 
 
 def fingerprint(request: GuestRequest) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from guestledger.engine.domain import commands as c, events as e
+from guestledger.engine.domain.consent import is_cut
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.evolve import evolve
 from guestledger.engine.domain.lifecycle import decide
@@ -148,10 +149,13 @@ def _one_decision(left: Sequence[e.Event]) -> tuple[e.Event, ...]:
 
 
 def with_recorded(made: e.Event, recorded: e.Event) -> e.Event:
-    """`made` with what only the recorded event can tell: commitments to sealed values, and what the store found."""
+    """`made` with what only the recorded event can tell: commitments to sealed values, what the store found, values that were cut."""
     if type(made) is not type(recorded):
         return made
     changes: dict[str, Any] = {}
+    if isinstance(recorded, e.ConsentRefused) and isinstance(made, e.ConsentRefused):
+        cut = {name: text for name, text in recorded.given.items() if name in made.given and is_cut(text)}
+        changes = {"given": made.given | cut}
     if isinstance(recorded, e.SessionCreated) and recorded.shared_with is not None:
         changes = {"shared_with": recorded.shared_with}
     made = replace(made, **changes) if changes else made

@@ -3,11 +3,13 @@
 import json
 import math
 from datetime import datetime, timedelta
+from typing import Any
 
 from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
+from guestledger.engine.domain.consent import is_cut
 from guestledger.engine.domain.outcomes import Channel, Created, Delivery, Failed, Throttled
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.limits.retry import RetryAfter, RetryPolicy, Wait, WaitBasis
@@ -38,7 +40,8 @@ def _asked(event: e.ConsentRecorded | e.ConsentRefused) -> GuestConsent:
         data_processing = gdpr_compliant = True
     else:
         evidence, marketing, notice = event.evidence, event.marketing, event.notice
-        given = {name: json.loads(text) for name, text in event.given.items()}
+        # Of a value that was cut, what is left stands for it: a text is no consent either.
+        given: dict[str, Any] = {name: text if is_cut(text) else json.loads(text) for name, text in event.given.items()}
         data_processing, gdpr_compliant = given.get("dataProcessing", True), given.get("gdprCompliant", True)
     return GuestConsent(
         data_processing=data_processing,

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from msgspec.structs import replace
 
 from guestledger.engine.domain.commands import (
     BeginAttempt,
@@ -38,6 +39,7 @@ from tests.property.strategies import (
     creations,
     deliveries,
     denials,
+    guest_consents,
     jitters,
     lookup_outcomes,
     resolutions,
@@ -157,8 +159,12 @@ _FLAWLESS = in_turn(
     0.5,
     START,
 )
-starts: SearchStrategy[list[Move]] = st.integers(0, 6).map(lambda number: [_FLAWLESS] * number)
-"""The first moves of a session without trouble: up to its expiry."""
+_flawless: SearchStrategy[list[Move]] = st.integers(0, 6).map(lambda number: [_FLAWLESS] * number)
+_requests: SearchStrategy[list[Move]] = guest_consents.map(
+    lambda consent: [fixed(OpenSession(hmac_key=HMAC_KEY, request=replace(CONSENTING, consent=consent), now=START))]
+)
+starts: SearchStrategy[list[Move]] = st.one_of(*[_flawless] * 4, _requests)
+"""The first moves of a session without trouble: up to its expiry. Or a request with any consent."""
 histories: SearchStrategy[Sequence[Move]] = st.builds(list.__add__, starts, st.lists(moves, max_size=12))
 holds: SearchStrategy[Move] = (
     st.builds(PlaceHold, placed_by=st.just("counsel"), reason=st.just(""), now=times)

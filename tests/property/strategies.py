@@ -86,7 +86,7 @@ session_events = st.one_of([one for name, one in EVENTS_BY_NAME.items() if issub
 
 # Valid requests
 
-flags = st.just(True) | st.just(True) | json_values
+flags = st.just(True) | st.just(True) | json_values | st.just("x" * 70)
 guest_consents = st.builds(
     GuestConsent,
     data_processing=flags,

@@ -19,7 +19,8 @@ from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.replay.check import CheckReport, RecordedDue, allowed_kinds, due_times
 from guestledger.engine.replay.decisions import Lifecycle, decisions
 from tests.lives import POLICY, life
-from tests.unit.histories import in_force, recorded_all
+from tests.unit import samples
+from tests.unit.histories import history_of, in_force, recorded_all
 
 SECOND = timedelta(seconds=1)
 NUMBERS = range(200)
@@ -143,6 +144,14 @@ def test_due_steps_are_compared_with_those_of_another_release(changed: Any, kind
     first = report.first()
     assert first is not None
     assert first.version == 1
+
+
+@pytest.mark.parametrize("given", ["x" * 70, {"granted": "x" * 70}])
+def test_a_refused_consent_whose_value_was_cut_is_reproduced(given: Any) -> None:
+    consent = samples.consent(data_processing=given, gdpr_compliant="true")
+    report = CheckReport()
+    report.check(history_of(samples.open_session(consent=consent)), in_force(Policy()))
+    assert report.groups == {}
 
 
 def test_events_that_no_command_leads_to_are_a_kind_of_their_own() -> None:

@@ -1,6 +1,6 @@
 """What a history holds for a what-if: each recorded decision, what brought it about, and how long it had been possible by then."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -96,7 +96,7 @@ def agenda(recorded: Iterable[Decision], lifecycle: Lifecycle) -> Agenda:
                 decision=decision,
                 now=now,
                 reached_at=reached_at,
-                source=_source(decision),
+                source=_source(decision, entries),
                 ready=ready,
             )
         )
@@ -121,10 +121,12 @@ def source_of(step: StepName, state: Session) -> FromStep:
     return FromStep(step, state.notice if step is StepName.DELIVER_WEBHOOK else None)
 
 
-def _source(decision: Decision) -> Source:
+def _source(decision: Decision, before: Sequence[Entry]) -> Source:
     match decision.command:
         case c.RecordAttempt(attempt=attempt) | c.SettleAttempt(attempt=attempt):
             return FromAttempt(attempt)
+        case c.DeferCreation() if decision.was_due and decision.step is None:
+            return before[-1].source  # recorded with the answer to its attempt
     if decision.was_due and decision.step is not None:
         return source_of(decision.step.step, decision.before)
     return FromOutside()

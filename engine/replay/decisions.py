@@ -5,6 +5,7 @@ policies that were in force (`RecordedPolicy`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -88,7 +89,7 @@ def decisions(
     state, at = Session(id=history[0].stream_id), 0
     while at < len(events):
         in_force = _in_force(policies, history[at].position)
-        found = _likeliest(state, events[at : at + _LONGEST], in_force, lifecycle)
+        found = _likeliest(state, events[:at], events[at : at + _LONGEST], in_force, lifecycle)
         yield found
         state, at = found.after, at + len(found.recorded)
 
@@ -99,11 +100,17 @@ def _in_force(policies: Sequence[RecordedPolicy], position: int) -> list[Policy]
     return known or [one.policy for one in reversed(policies)]  # it is from before any policy was recorded
 
 
-def _likeliest(state: Session, left: Sequence[e.Event], policies: Sequence[Policy], lifecycle: Lifecycle) -> Decision:
+def _likeliest(
+    state: Session,
+    earlier: Sequence[e.Event],
+    left: Sequence[e.Event],
+    policies: Sequence[Policy],
+    lifecycle: Lifecycle,
+) -> Decision:
     """The decision under the first policy that gives all that was recorded at once; else that gives the start of it."""
     first = reproduced = None
     for policy in policies:
-        found = _decision(state, left, policy, lifecycle)
+        found = _decision(state, earlier, left, policy, lifecycle)
         if found.is_reproduced:
             # Under another deadline the answer may be the same, and the end that followed it at once not.
             if len(found.recorded) >= len(_one_decision(left)):
@@ -114,7 +121,9 @@ def _likeliest(state: Session, left: Sequence[e.Event], policies: Sequence[Polic
     return reproduced or first
 
 
-def _decision(state: Session, left: Sequence[e.Event], policy: Policy, lifecycle: Lifecycle) -> Decision:
+def _decision(
+    state: Session, earlier: Sequence[e.Event], left: Sequence[e.Event], policy: Policy, lifecycle: Lifecycle
+) -> Decision:
     try:
         command = command_of(left, state, policy)
     except ValueError:
@@ -124,7 +133,7 @@ def _decision(state: Session, left: Sequence[e.Event], policy: Policy, lifecycle
     recorded = tuple(left[: len(made)])
     if decided != recorded or not recorded:
         decided, recorded = (*decided, *made[len(decided) :]), _one_decision(left)
-    step, was_due = (None, False) if command is None else when_due(command, state, policy, lifecycle)
+    step, was_due = (None, False) if command is None else _when_due(command, state, earlier, policy, lifecycle)
     after = state
     for event in recorded:
         after = lifecycle.evolve(after, event)
@@ -165,20 +174,22 @@ def with_recorded(made: e.Event, recorded: e.Event) -> e.Event:
     return with_values(made, sealed) if sealed else made
 
 
-def when_due(
-    command: c.Command, state: Session, policy: Policy, lifecycle: Lifecycle = Lifecycle()
+def _when_due(
+    command: c.Command, state: Session, earlier: Sequence[e.Event], policy: Policy, lifecycle: Lifecycle
 ) -> tuple[DueStep | None, bool]:
     """The due step that `command` runs (`None`: it needs none, or there is none), and whether it was the time for it."""
-    needs_no_step = _needs_no_step(command, state)
+    needs_no_step = _needs_no_step(command, state, earlier)
     if needs_no_step is not None:
         return None, needs_no_step
     due = {step.step: step for step in lifecycle.due_steps(state, policy)}
     mine = [due[name] for name in STEPS_OF[type(command)] if name in due]
     reached = [step for step in mine if step.due_at <= command.now]
+    if not reached and _may_be_late(command, earlier):
+        return None, True
     return next(iter(reached or mine), None), bool(reached)
 
 
-def _needs_no_step(command: c.Command, state: Session) -> bool | None:
+def _needs_no_step(command: c.Command, state: Session, earlier: Sequence[e.Event]) -> bool | None:
     """Whether it was the time for a command that runs no due step; `None`: it runs one."""
     match command:
         case c.OpenSession():
@@ -199,5 +210,20 @@ def _needs_no_step(command: c.Command, state: Session) -> bool | None:
             return True
         case c.RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:
             return isinstance(command.outcome, Created) or attempt in state.in_doubt  # a late answer
+        case c.DeferCreation() if earlier and isinstance(earlier[-1], e.CreationFailed | e.DoubtLifted):
+            # It was made before the answer to its attempt, and both were recorded at once.
+            return True if command.now <= earlier[-1].at else None
         case _:
             return None
+
+
+def _may_be_late(command: c.Command, earlier: Sequence[e.Event]) -> bool:
+    """Whether its request may have begun before the latest answer to the same step, which put the step off."""
+    match command:
+        case c.RecordLookup():  # no event says when it began
+            return any(isinstance(event, e.ChannelLookupFailed | e.CreationDeferred) for event in earlier)
+        case c.RecordDelivery(outcome=outcome):
+            began_at = command.now - timedelta(milliseconds=outcome.latency_ms)
+            return any(isinstance(event, e.WebhookFailed) and event.at >= began_at for event in earlier)
+        case _:
+            return False

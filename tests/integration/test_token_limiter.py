@@ -19,6 +19,7 @@ from guestledger.engine.limits.admission import AdmissionRequest, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation
 from guestledger.engine.operations.conditions import ConditionName
 from guestledger.engine.worker.session_work import SessionWork
+from tests.integration.test_check import checked
 from tests.integration.test_limits import LONG, all_done, events, policy, two
 from tests.unit.samples import request
 
@@ -247,6 +248,7 @@ async def test_a_creation_refused_with_401_is_not_resent_after_the_limiter_close
         assert (deferred.limiter, deferred.denied_by, deferred.retry_at) == (name, DenialReason.CLOSED, until)
         assert (session.status, session.in_doubt, session.retry_at) == (Status.PENDING, (), until)
         assert (await one.session(throttled.id)).status is Status.THROTTLED
+        assert (await checked(one)).groups == {}
 
 
 @pytest.mark.parametrize(("name", "refused"), [("/sessions", 1), ("/channels/", 0)])

@@ -15,12 +15,14 @@ from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session
+from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.replay.check import CheckReport, RecordedDue, allowed_kinds, due_times
 from guestledger.engine.replay.decisions import Lifecycle, decisions
 from tests.lives import POLICY, life
 from tests.unit import samples
 from tests.unit.histories import history_of, in_force, recorded_all
+from tests.unit.samples import at
 
 SECOND = timedelta(seconds=1)
 NUMBERS = range(200)
@@ -152,6 +154,34 @@ def test_a_refused_consent_whose_value_was_cut_is_reproduced(given: Any) -> None
     report = CheckReport()
     report.check(history_of(samples.open_session(consent=consent)), in_force(Policy()))
     assert report.groups == {}
+
+
+BEGUN = (samples.open_session(), samples.look_up(samples.channel(), at(0.1)), samples.begin(at(0.1)))
+CREATED = (*BEGUN, samples.answer(samples.created(), 1, at(0.2)))
+CLOSED = Denied(by=DenialReason.CLOSED, until=at(30))
+
+
+@pytest.mark.parametrize(
+    "life",
+    [
+        (*BEGUN, samples.answer(samples.failed(), 1, at(0.2)), samples.deferred(CLOSED, at(0.2))),
+        (samples.open_session(), samples.deferred(CLOSED, at(0.1)), samples.look_up(samples.channel(), at(0.2))),
+        (samples.open_session(), samples.look_up(samples.failed()), samples.look_up(samples.channel(), at(0.2))),
+        (*CREATED, samples.deliver(samples.delivered(503), at(0.3)), samples.deliver(samples.delivered(), at(0.31))),
+    ],
+    ids=["the limiter closed during the attempt", "denial", "look-up", "delivery"],
+)
+def test_an_answer_to_an_earlier_request_needs_no_due_step(life: tuple[Command, ...]) -> None:
+    report = CheckReport()
+    report.check(history_of(*life), in_force(Policy()))
+    assert report.groups == {}
+
+
+def test_a_delivery_that_began_before_it_was_due_is_found() -> None:
+    failed = samples.deliver(samples.delivered(503), at(0.3))
+    report = CheckReport()
+    report.check(history_of(*CREATED, failed, samples.deliver(samples.delivered(), at(1))), in_force(Policy()))
+    assert list(report.groups) == ["RecordDelivery not due: WebhookSynced"]
 
 
 def test_events_that_no_command_leads_to_are_a_kind_of_their_own() -> None:

@@ -211,6 +211,14 @@ def test_a_denial_that_ends_before_the_simulated_request_is_left_out() -> None:
     assert sooner.simulated.latency_ms == 1_300
 
 
+def test_a_denial_recorded_with_its_attempt_moves_with_it() -> None:
+    denied = s.deferred(Denied(by=DenialReason.CLOSED, until=at(30)), at(0.8))
+    refused = s.answer(s.failed(), 1, at(0.8))
+    life = (s.open_session(), s.look_up(s.failed(), at(0.1)), s.look_up(s.channel(), at(0.6)), s.begin(at(0.6)))
+    found = asked((*life, refused, denied, s.begin(at(30))), {"creation": {"base_ms": 2_000}})
+    assert times(found, e.CreationFailed) == times(found, e.CreationDeferred) == [at(1.3)]
+
+
 def test_a_late_answer_brings_the_session_if_it_is_still_wanted() -> None:
     short = replace(POLICY, creation=replace(POLICY.creation, deadline_ms=1_000))
     life = (*BEGUN, s.answer(s.failed(FailureKind.IN_DOUBT), 1, at(0.8)), s.answer(s.created(), 1, at(30)))

@@ -72,6 +72,7 @@ class Step:
         except ServiceError as error:
             outcome, feedback = sending.not_sent(error.cause, error.detail or error.service)
             if isinstance(error, RequestDenied):
+                # Dated before the answer: by this a replay sees that both belong to the attempt.
                 commands = (deferral(context, self._services.clock, error.limiter, error.denied),)
         return StepResult(
             commands=(self._record(context, state.attempts, outcome), *commands),

@@ -5,7 +5,9 @@ policies that were in force (`RecordedPolicy`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -83,13 +85,43 @@ def decisions(
 ) -> Iterator[Decision]:
     """Each decision behind a session's history, from the first on: at least one event.
 
-    `policies` are those that were in force, the latest first: at least one.
+    `policies` are those that were in force, the latest first: at least one. One that gives the whole session is preferred.
     """
+    for policy in _in_force(policies, history[-1].position):
+        found = _under(policy, history, policies, lifecycle)
+        if found is not None:
+            yield from found
+            return
+    yield from _decisions(history, partial(_in_force, policies), lifecycle)
+
+
+def _under(
+    policy: Policy, history: Sequence[RecordedEvent], policies: Sequence[RecordedPolicy], lifecycle: Lifecycle
+) -> list[Decision] | None:
+    """The decisions with `policy` alone from its first use on; `None` if they are not those of the log."""
+
+    def in_force(position: int) -> Sequence[Policy]:
+        known = _in_force(policies, position)
+        return [policy] if policy in known else known
+
+    found: list[Decision] = []
+    with suppress(Exception):  # what fails here fails again where its decision is asked for
+        for decision in _decisions(history, in_force, lifecycle):
+            if not decision.is_reproduced:
+                return None
+            found.append(decision)
+        return found
+    return None
+
+
+def _decisions(
+    history: Sequence[RecordedEvent], in_force: Callable[[int], Sequence[Policy]], lifecycle: Lifecycle
+) -> Iterator[Decision]:
     events = [recorded.event for recorded in history]
     state, at = Session(id=history[0].stream_id), 0
     while at < len(events):
-        in_force = _in_force(policies, history[at].position)
-        found = _likeliest(state, events[:at], events[at : at + _LONGEST], in_force, lifecycle)
+        policies = in_force(history[at].position)
+        found = _likeliest(state, events[:at], events[at : at + _LONGEST], policies, lifecycle)
         yield found
         state, at = found.after, at + len(found.recorded)
 

@@ -45,6 +45,19 @@ async def test_a_replay_shows_what_was_due_under_the_policy_of_that_time(new_led
     assert deadline - accepted.accepted_at == timedelta(milliseconds=60_001)
 
 
+async def test_decisions_that_follow_no_policy_record_none(new_ledger: Any) -> None:
+    async with new_ledger(policy=SHORT) as ledger:
+        session = await ledger.open_session(request())
+    async with new_ledger() as ledger:
+        await ledger.retention.hold(session=session.id, placed_by="counsel", reason="matter 17")
+        await ledger.retention.release(session=session.id, released_by="counsel", reason="matter 17 is closed")
+        await ledger.withdraw(session.id, requested_by="guest", marketing_only=True)
+        await ledger.withdraw(session.id, requested_by="guest")
+        await ledger.erase(session=session.id, requested_by="ops", reason="asked by mail")
+        [recorded] = await ledger.replay.policies()
+    assert recorded.policy.creation.deadline_ms == SHORT.creation.deadline_ms
+
+
 async def test_reading_records_no_policy(new_ledger: Any, outsider: asyncpg.Connection) -> None:
     async with new_ledger() as ledger:
         assert [row async for row in ledger.sessions()] == []

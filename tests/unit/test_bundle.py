@@ -13,7 +13,7 @@ from guestledger.engine.domain.events import EVENT_TYPES, ConsentRecorded, Sessi
 from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.unreadable import BundleRefused
-from guestledger.engine.limits.retry import RetryPolicy
+from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.log import codec, upcasting
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import with_values
@@ -27,7 +27,7 @@ OTHER = UUID("018f96c2-7a60-7000-8000-0000000000a2")
 WRITTEN_AT = datetime(2026, 11, 3, tzinfo=UTC)
 HISTORIES = [recorded_life(SESSION, 3), recorded_life(OTHER, 4, first_position=10)]
 POLICIES = [
-    RecordedPolicy(policy=replace(POLICY, creation=RetryPolicy(base_ms=1)), after_position=5),
+    RecordedPolicy(policy=replace(POLICY, limiter=LimiterPolicy(calls=1)), after_position=5),
     RecordedPolicy(policy=POLICY),
 ]
 

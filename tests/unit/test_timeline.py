@@ -69,6 +69,15 @@ def test_due_steps_follow_the_policy_of_each_decision() -> None:
     assert (last.state.status, last.due) == (Status.ABANDONED, ())
 
 
+def test_a_policy_that_gives_the_whole_session_is_preferred() -> None:
+    strict = Policy(creation=RetryPolicy(deadline_ms=700_000))
+    opened = (samples.open_session(at(0)), samples.look_up(samples.channel(), at(0)), samples.begin(at(0)))
+    history = history_of(*opened, samples.answer(samples.throttled(900_000), 1, at(1)), policy=strict)
+    frames = timeline(history, in_force(Policy(), strict))
+    assert frames[-1].state.status is Status.ABANDONED
+    assert {frame.decision.policy for frame in frames} == {strict}
+
+
 @pytest.mark.parametrize("first_used_at", [1, 4, 12])
 def test_a_policy_is_not_taken_for_events_from_before_its_first_use(first_used_at: int) -> None:
     history = troubled()

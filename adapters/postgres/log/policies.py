@@ -9,11 +9,14 @@ import msgspec
 
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import Driver
-from guestledger.engine.domain.events import SessionEvent
+from guestledger.engine.domain import events as e
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.unreadable import UnknownPolicy
 from guestledger.engine.log.appends import Append
 from guestledger.engine.log.recorded import RecordedPolicy
+
+_BY_NO_POLICY = (e.LegalHoldPlaced, e.LegalHoldReleased, e.ConsentWithdrawn, e.MarketingWithdrawn, e.GuestErased)
+"""Each shows that its decision follows no policy. Commands make them, often in a process without the workers' policy."""
 
 _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder(Policy)
@@ -32,12 +35,18 @@ class PolicyRecord:
         """Whether it is committed."""
 
     def wanted(self, appends: Sequence[Append]) -> bool:
-        """Whether it has to be recorded with these appends: a look at personal data follows no policy."""
-        return not self.done and any(isinstance(event, SessionEvent) for append in appends for event in append.events)
+        """Whether it has to be recorded with these appends: some follow no policy, such as a look at personal data."""
+        return not self.done and any(map(_follows_policy, appends))
 
     async def write(self, driver: Driver, position: int, now: datetime) -> None:
         """Write it in the transaction of an append: the log ended at `position` before."""
         await driver.execute(self._insert, self._digest, position, now, self._text)
+
+
+def _follows_policy(append: Append) -> bool:
+    return any(isinstance(event, e.SessionEvent) for event in append.events) and not any(
+        isinstance(event, _BY_NO_POLICY) for event in append.events
+    )
 
 
 def select_policies(schema: str) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
@@ -23,6 +24,7 @@ from guestledger.engine.operations.limiter_conditions import LimiterPath
 from guestledger.engine.ports.adapters import Adapters
 from guestledger.engine.ports.due_steps import DueRow, WorkStatus
 from guestledger.engine.ports.legal_holds import LegalHold
+from guestledger.engine.replay.waits import waiting_until
 from guestledger.engine.worker.session_work import session_of
 from guestledger.engine.worker.steps import Handlers
 
@@ -89,7 +91,6 @@ class Explainer:
         # If the session moves on meanwhile, its steps and its history would contradict each other.
         while (work := await self._adapters.due_steps.status(stream_id)).version > history[-1].version:
             history = await self._adapters.store.read_stream(stream_id)
-        erases = any(row.step is StepName.ERASE_CONTACT for row in work.rows)
         case = Case(
             session_of(history),
             self._policy,
@@ -97,9 +98,9 @@ class Explainer:
             events=[recorded.event for recorded in history],
             limiters={step: handler.limiter for step, handler in self._handlers.items() if handler.enabled},
             states=await self._adapters.limiter.states(),
-            hold=await self._adapters.holds.over(stream_id) if erases else None,
         )
-        return explain(case)
+        hold = await self._adapters.holds.over(stream_id) if case.erases else None
+        return explain(case._replace(hold=hold))
 
 
 class Case(NamedTuple):
@@ -115,16 +116,36 @@ class Case(NamedTuple):
     hold: LegalHold | None = None
     """The legal hold on the session's subject."""
 
+    @property
+    def due(self) -> Mapping[StepName, datetime]:
+        """When each step is due by the history and the policy."""
+        return {step.step: step.due_at for step in due_steps(self.state, self.policy)}
+
+    @property
+    def rows(self) -> Sequence[DueRow]:
+        """Its due steps, with the erasure as retention plans it: by the policy, if that is earlier."""
+        step = StepName.ERASE_CONTACT
+        rows, planned_at = {row.step: row for row in self.work.rows}, self.due.get(step)
+        if planned_at is not None and step in self.limiters:
+            row = rows.get(step) or DueRow(step=step, due_at=planned_at, owner=None, lease_until=None, ahead=0)
+            rows[step] = replace(row, due_at=min(row.due_at, planned_at))
+        return sorted(rows.values(), key=lambda row: (row.due_at, row.step))
+
+    @property
+    def erases(self) -> bool:
+        """Whether its contact data will be erased."""
+        return any(row.step is StepName.ERASE_CONTACT for row in self.rows)
+
 
 def explain(case: Case) -> Explanation:
     """Why the session waits. Pure."""
-    state, work = case.state, case.work
-    steps = tuple(_Path(case, row).explanation() for row in sorted(work.rows, key=lambda row: (row.due_at, row.step)))
-    attempts_end = any(row.step is StepName.ENFORCE_DEADLINE for row in work.rows)
+    state = case.state
+    steps = tuple(_Path(case, row).explanation() for row in case.rows)
+    attempts_end = any(row.step is StepName.ENFORCE_DEADLINE for row in case.rows)
     return Explanation(
         id=state.id,
         status=state.status,
-        now=work.now,
+        now=case.work.now,
         channel_id=state.channel_id,
         cause=state.cause,
         detail=state.detail,
@@ -150,10 +171,9 @@ def _of_session(case: Case) -> Iterator[Condition]:
         )
     # A subject's hold is recorded in the session when its retention is over.
     held_since = state.held_since or (case.hold.placed_at if case.hold is not None else None)
-    erases = any(row.step is StepName.ERASE_CONTACT for row in case.work.rows)
-    if held_since is not None or erases:
+    if held_since is not None or case.erases:
         yield Condition(name=ConditionName.LEGAL_HOLD, met=held_since is None, until=None, at=held_since)
-    if not case.work.rows and due_steps(state, case.policy):
+    if not case.rows and case.due.keys() - {StepName.ERASE_CONTACT}:
         yield Condition(name=ConditionName.SETTINGS, met=False, until=None)
 
 
@@ -196,8 +216,7 @@ class _Path:
         self._meet(Condition(name=ConditionName.LEASE, met=not held, until=until if held else None, owner=owner))
 
     def _meet_due_time(self) -> None:
-        due = {step.step: step.due_at for step in due_steps(self._case.state, self._case.policy)}
-        due_at = due.get(self._row.step, self._row.due_at)
+        due_at = self._case.due.get(self._row.step, self._row.due_at)
         reached_at = due_at - timedelta(milliseconds=self._row.back_ms or 0)
         until = max(reached_at, self._row.due_at)
         released = reached_at <= self._now
@@ -221,19 +240,17 @@ class _Path:
 
 
 def _reason(events: Sequence[e.Event], due_at: datetime, until: datetime) -> Condition:
-    for event in reversed(events):
-        match event:
-            case e.ChannelLookupFailed() | e.CreationFailed() | e.WebhookFailed() if event.retry_at == due_at:
-                return _not_due(until, event.cause, event.wait, event.detail)
-            case e.CreationThrottled(wait=wait) if event.retry_at == due_at:
-                return _not_due(until, Cause.THROTTLED, wait)
-            case e.CreationDeferred(wait=wait) if event.retry_at == due_at:
-                return _not_due(until, Cause.RATE_LIMITED, wait, f"{event.denied_by} {event.limiter}")
-            case e.DoubtLifted() if event.retry_at == due_at:
-                return _not_due(until, event.cause, None, event.detail)
-            case _:
-                pass
-    return _not_due(until)
+    match next(waiting_until(due_at, events), None):
+        case e.ChannelLookupFailed() | e.CreationFailed() | e.WebhookFailed() as event:
+            return _not_due(until, event.cause, event.wait, event.detail)
+        case e.CreationThrottled(wait=wait):
+            return _not_due(until, Cause.THROTTLED, wait)
+        case e.CreationDeferred(wait=wait) as event:
+            return _not_due(until, Cause.RATE_LIMITED, wait, f"{event.denied_by} {event.limiter}")
+        case e.DoubtLifted() as event:
+            return _not_due(until, event.cause, None, event.detail)
+        case _:
+            return _not_due(until)
 
 
 def _not_due(until: datetime, cause: Cause | None = None, wait: Wait | None = None, detail: str = "") -> Condition:

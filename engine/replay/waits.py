@@ -46,7 +46,16 @@ class Waited(msgspec.Struct, frozen=True, kw_only=True):
         return self.until - self.since
 
 
-_WAITING = e.ChannelLookupFailed | e.CreationDeferred | e.CreationThrottled | e.CreationFailed | e.WebhookFailed
+Waiting = (
+    e.ChannelLookupFailed
+    | e.CreationDeferred
+    | e.CreationThrottled
+    | e.CreationFailed
+    | e.DoubtLifted
+    | e.WebhookFailed
+)
+"""The events that make a session wait."""
+
 _RETRIED = (StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION, StepName.DELIVER_WEBHOOK)
 
 
@@ -92,10 +101,15 @@ def _reason(step: DueStep, history: Sequence[e.Event]) -> Wait | None:
     """The recorded wait that ends when `step` is due."""
     if step.step not in _RETRIED:
         return None
+    waiting = waiting_until(step.due_at, history)
+    return next((event.wait for event in waiting if not isinstance(event, e.DoubtLifted)), None)
+
+
+def waiting_until(due_at: datetime, history: Sequence[e.Event]) -> Iterator[Waiting]:
+    """The events whose wait ends at `due_at`, the latest first: also a wait that was moved since, as the clock was set back."""
     back = timedelta()
     for event in reversed(history):
         if isinstance(event, e.ClockSetBack):
             back += timedelta(milliseconds=event.back_ms)
-        elif isinstance(event, _WAITING) and event.retry_at is not None and event.retry_at - back == step.due_at:
-            return event.wait
-    return None
+        elif isinstance(event, Waiting) and event.retry_at is not None and event.retry_at - back == due_at:
+            yield event

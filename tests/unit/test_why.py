@@ -1,6 +1,6 @@
 """`explain`: what blocks each due step, in the order in which a worker meets it, and when the step moves."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -33,6 +33,7 @@ from tests.unit.samples import (
     THROTTLED,
     VALIDATED,
     at,
+    clock_set_back,
     doubt_lifted,
     lookup_failed,
     was_deferred,
@@ -41,6 +42,8 @@ from tests.unit.samples import (
     webhook_failed,
 )
 from tests.unit.waiting import CLOSED, DEADLINE, LIMITERS, OWNER, RECEIVER, blocked, main, waits
+
+DAY = timedelta(days=1)
 
 # All conditions met
 
@@ -97,11 +100,22 @@ def test_an_attempt_in_flight_is_settled_when_its_lease_lapses() -> None:
         (IN_DOUBT, at(0.25), Cause.ANSWER_TIMEOUT, DETAIL, BACKOFF),
         ((*OPEN, lookup_failed(retry_at=at(7))), at(7), Cause.SERVER_ERROR, DETAIL, BACKOFF),
         ((*VALIDATED, was_deferred()), at(1.5), Cause.RATE_LIMITED, f"closed {LIMITER}", HELD),
+        ((*THROTTLED, clock_set_back(back_ms=2_000)), at(0.25), Cause.THROTTLED, "", ASKED),
         ((*IN_DOUBT, doubt_lifted(retry_at=at(5))), at(5), Cause.REJECTED, DETAIL, None),
         ((*ACTIVE, webhook_failed(retry_at=at(60))), at(60), Cause.NOT_ACCEPTED, DETAIL, SCHEDULED),
         ((*ACTIVE, was_synced()), EXPIRY, None, "", None),
     ],
-    ids=["throttled", "failed", "in doubt", "lookup", "deferred", "doubt lifted", "webhook", "expiry"],
+    ids=[
+        "throttled",
+        "failed",
+        "in doubt",
+        "lookup",
+        "deferred",
+        "clock set back",
+        "doubt lifted",
+        "webhook",
+        "expiry",
+    ],
 )
 def test_a_session_not_yet_due_waits_for_the_reason_in_its_history(
     history: tuple[e.Event, ...], until: datetime, cause: Cause | None, detail: str, wait: Wait | None
@@ -133,6 +147,13 @@ def test_the_steps_of_an_active_session_are_explained_side_by_side() -> None:
 
 
 # The deadline
+
+
+@pytest.mark.parametrize("days_before", [None, 90])
+def test_the_erasure_comes_when_the_present_policy_says(days_before: int | None) -> None:
+    waiting = waits(ABANDONED, at(3), policy=Policy(retention_days=30), planned=Policy(retention_days=days_before))
+    assert [(step.step, step.moves_at) for step in waiting.steps] == [(StepName.ERASE_CONTACT, START + 30 * DAY)]
+    assert [(one.name, one.met) for one in waiting.conditions] == [(ConditionName.LEGAL_HOLD, True)]
 
 
 def test_the_deadline_is_shown_while_an_attempt_is_due() -> None:

@@ -58,6 +58,7 @@ def waits(
     now: datetime,
     *,
     policy: Policy = Policy(),
+    planned: Policy | None = None,
     states: dict[str, LimiterState] | None = None,
     limiters: Mapping[StepName, str | None] = LIMITERS,
     in_flight: int = 0,
@@ -65,10 +66,13 @@ def waits(
     hold: LegalHold | None = None,
     **row: Any,
 ) -> Explanation:
-    """Explain a session whose rows are as its last append left them. `row` changes the row of its main step."""
+    """Explain a session whose rows are as its last append left them, under the policy `planned` if it was another one.
+
+    `row` changes the row of its main step.
+    """
     state = fold(SESSION, history)
     rows = []
-    for due in due_steps(state, policy) if stored else ():
+    for due in due_steps(state, planned or policy) if stored else ():
         plain = {"step": due.step, "due_at": due.due_at, "owner": None, "lease_until": None, "ahead": 0}
         rows.append(DueRow(**(plain if due.step in SECONDARY else {**plain, **row})))
     work = WorkStatus(now=now, version=state.version, in_flight=in_flight, rows=tuple(rows))

@@ -75,7 +75,9 @@ class Ledger:
         self.partitions = Partitions(adapters.partitions)
         self.access = Access(adapters.access_keys, personal, clock)
         self.checks = Checks(adapters)
-        self.replay = Replay(store=store, histories=histories, look=self.look, clock=clock, policy=policy)
+        self.replay = Replay(
+            store=store, histories=histories, holds=adapters.holds, look=self.look, clock=clock, policy=policy
+        )
         self.consents = Consents(personal=personal, histories=histories, decisions=decisions)
         self.retention = Retention(adapters, histories=histories, decisions=decisions, days=policy.retention_days)
         self.erasures = Erasures(adapters, histories=histories, decisions=decisions, retention=self.retention)

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
+from guestledger.engine.domain.commands import PlaceHold
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.log.recorded import RecordedPolicy
 from guestledger.engine.operations.histories import Histories
 from guestledger.engine.operations.reveal import Look, Reveal
 from guestledger.engine.ports.clock import Clock
 from guestledger.engine.ports.event_store import EventStore
+from guestledger.engine.ports.legal_holds import LegalHolds
 from guestledger.engine.replay.findings import WhatIf
 from guestledger.engine.replay.timeline import Frame, timeline
 from guestledger.engine.replay.what_if import PolicyChange, what_if
@@ -24,12 +26,14 @@ class Replay:
         *,
         store: EventStore,
         histories: Histories,
+        holds: LegalHolds,
         look: Callable[[Reveal], Look],
         clock: Clock,
         policy: Policy,
     ) -> None:
         self._store = store
         self._histories = histories
+        self._holds = holds
         self._look = look
         self._clock = clock
         self._policy = policy
@@ -52,7 +56,10 @@ class Replay:
         Raises `SessionNotFound`, and `InvalidPolicy`, which names the field, for a change that is no policy.
         """
         history = await self._histories.find(session)
-        return what_if(history, await self.policies(), policy=policy, now=self._clock.now())
+        hold: PlaceHold | None = None
+        if (held := await self._holds.over(history[0].stream_id)) is not None:
+            hold = PlaceHold(placed_by=held.placed_by, reason=held.reason, now=held.placed_at)
+        return what_if(history, await self.policies(), policy=policy, now=self._clock.now(), hold=hold)
 
     async def what_if_all(
         self,

@@ -55,9 +55,15 @@ class Simulation:
     """One run. While it is the same as the log, it takes what the log holds, in that order, and nothing else happens."""
 
     def __init__(
-        self, session_id: UUID, agenda: Agenda, policies: Mapping[int, Policy], lifecycle: Lifecycle, now: datetime
+        self,
+        session_id: UUID,
+        agenda: Agenda,
+        policies: Mapping[int, Policy],
+        lifecycle: Lifecycle,
+        now: datetime,
+        hold: c.PlaceHold | None = None,
     ) -> None:
-        """`policies` has the policy to use by the id of the recorded one. Timers run up to `now`."""
+        """`policies` has the policy to use by the id of the recorded one. Timers run up to `now`. `hold`: see `what_if`."""
         self.state = Session(id=session_id)
         self.events: list[e.Event] = []
         self.diverged = False
@@ -70,6 +76,7 @@ class Simulation:
         self._policies = policies
         self._lifecycle = lifecycle
         self._horizon = now
+        self._hold = hold
         self._queues: dict[Source, deque[Entry]] = {}
         for entry in agenda.entries:
             self._queues.setdefault(entry.source, deque()).append(entry)
@@ -215,7 +222,9 @@ class Simulation:
 
     def _run_timer(self, following: _Next) -> None:
         assert following.step is not None
-        command = TIMERS[following.step](now=following.at)
+        command: c.Command = TIMERS[following.step](now=following.at)
+        if following.step is StepName.ERASE_CONTACT and self._hold is not None and self._hold.now <= following.at:
+            command = replace(self._hold, now=following.at)
         made = tuple(self._lifecycle.decide(self.state, command, self._policy))
         if not made:
             self._blocked.add((following.step, self._ready[following.step].due_at))

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from guestledger.engine.domain import events as e
+from guestledger.engine.domain.commands import PlaceHold
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, Status
 from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
@@ -30,12 +31,14 @@ def what_if(
     policy: PolicyChange = None,
     lifecycle: Lifecycle = TODAY,
     now: datetime | None = None,
+    hold: PlaceHold | None = None,
 ) -> WhatIf:
     """Run a session's history again with the outcomes that it holds: on a virtual clock, without I/O.
 
     `policies`: those under which its decisions may have been recorded (`ledger.replay.policies()`), at least one. `policy`: the
     one to use instead. `lifecycle`: the code to use instead of today's. `now` (UTC): the time up to which deadlines and
-    retention run; by default the last event's. Under the recorded policy the result is the history, event by event.
+    retention run; by default the last event's. `hold`: a legal hold on the session's subject that the history does not have; it is
+    placed where the contact data would be erased. Under the recorded policy the result is the history, event by event.
 
     Raises `InvalidPolicy` for a change that is no policy, and `ValueError` for a history without events.
     """
@@ -49,6 +52,7 @@ def what_if(
         {id(one.policy): _used(one.policy, policy) for one in policies},
         lifecycle,
         max(now or reached_at, reached_at),
+        hold,
     )
     simulation.run()
     difference = None

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.due import StepName, due_steps
-from guestledger.engine.domain.events import EVENT_TYPES, CreationFailed, SessionEvent
+from guestledger.engine.domain.events import EVENT_TYPES, ConsentRefused, CreationFailed, LegalHoldPlaced, SessionEvent
 from guestledger.engine.domain.personal import Purpose
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
 from guestledger.engine.domain.session import Status
@@ -152,3 +152,10 @@ async def test_due_steps_can_be_rebuilt_from_the_log(
         StepName.ENFORCE_DEADLINE,
         StepName.EXPIRE_TOKEN,
     }
+
+
+async def test_a_what_if_keeps_the_contact_data_of_a_held_subject(ledger: Ledger) -> None:
+    await ledger.retention.hold(subject_id="crm-7", reason="matter 17", placed_by="counsel")
+    session = await ledger.open_session(request(subject_id="crm-7", consent=consent(gdpr_compliant=False)))
+    found = await ledger.replay.what_if(session.id, policy={"retention_days": 0})
+    assert [type(event) for event in found.events] == [ConsentRefused, LegalHoldPlaced]

@@ -247,6 +247,15 @@ def test_retention_runs_up_to_the_present_and_no_further() -> None:
     assert asked(CREATED_AT_2, change).is_identical
 
 
+def test_a_hold_on_the_subject_is_placed_where_retention_would_erase() -> None:
+    change, erased_at = {"retention_days": 30}, at(3_601) + timedelta(days=30)
+    held = asked(CREATED_AT_2, change, now=erased_at, hold=s.hold(at(-1)))
+    assert held.events[-1] == s.was_held(at=erased_at)
+    assert held.ending is Ending.DONE
+    later = asked(CREATED_AT_2, change, now=erased_at, hold=s.hold(erased_at + timedelta(days=1)))
+    assert isinstance(later.events[-1], e.ContactErased)
+
+
 def test_other_consent_terms_change_the_record_and_no_time() -> None:
     found = asked(CREATED_AT_2, {"consent_terms": {"version": "2026-01"}})
     path = "ConsentRecorded.consent.evidence.terms.version"

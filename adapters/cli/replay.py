@@ -89,16 +89,25 @@ def replay(
         check_new(html)
 
     async def work() -> None:
-        from guestledger.adapters.cli.sources import history_of
-        from guestledger.engine.replay.timeline import timeline
-
-        frames = timeline(*await history_of(source, wanted_reveal))
+        frames = await _frames(source, wanted_reveal)
         if points is not None:
             _show_difference(frames, *points, json=json, revealed=reveal)
             return
         await _show(_wanted(frames, at, source), json=json, step=step, html=html, revealed=reveal)
 
     run(work(), interrupted="interrupted: nothing was changed")
+
+
+async def _frames(source: str, reveal: guestledger.Reveal | None) -> Sequence[guestledger.Frame]:
+    from guestledger.adapters.cli.sources import history_of
+    from guestledger.engine.domain.errors import in_short
+    from guestledger.engine.replay.timeline import timeline
+
+    history, policies = await history_of(source, reveal)
+    try:
+        return timeline(history, policies)
+    except Exception as error:  # noqa: BLE001 - such as an impossible history in a bundle: it can hold anything
+        fail(f"{source} cannot be replayed by this release: {in_short(error, 'guestledger')}")
 
 
 def _points(diff: tuple[str, str] | None) -> tuple[int | datetime, int | datetime] | None:

@@ -73,7 +73,7 @@ async def _changes(file: Path) -> Mapping[str, Any]:
         changed_policy(guestledger.Policy(), changes)
     except UnreadableInput as error:
         fail(f"{file} cannot be read: {error}")
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise typer.BadParameter(f"{file} is not JSON: {error}", param_hint="--policy") from None
     except guestledger.InvalidPolicy as error:
         raise typer.BadParameter(f"{file}: {error.reason}", param_hint="--policy") from None

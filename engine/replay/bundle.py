@@ -7,7 +7,7 @@ text that was hashed. Personal data is in it only where the histories given to `
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -21,12 +21,13 @@ from guestledger.engine.domain.unreadable import BundleRefused, UnknownEvent
 from guestledger.engine.log.codec import decode, wire_name
 from guestledger.engine.log.merkle import leaf_hash
 from guestledger.engine.log.personal_fields import as_sealed, personal_values, with_values
-from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy
+from guestledger.engine.log.recorded import RecordedEvent, RecordedPolicy, began_at
 from guestledger.engine.replay.check import RecordedDue, due_times
 from guestledger.engine.replay.decisions import decisions
 
 FORMAT = "guestledger-bundle"
 VERSION = 1
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _AGAIN = "get the bundle again from its source"
 _UPGRADE = "upgrade guestledger here"
 
@@ -65,7 +66,7 @@ class _Header(Struct, frozen=True, kw_only=True):
     version: int = VERSION
     release: str
     ledger: UUID
-    written_at: datetime
+    written_at: _Moment
     sessions: int
     policies: tuple[RecordedPolicy, ...]
 
@@ -73,7 +74,7 @@ class _Header(Struct, frozen=True, kw_only=True):
 class _Due(Struct, frozen=True, kw_only=True):
     policy: int
     """Its place in the header's policies."""
-    steps: dict[str, datetime]
+    steps: dict[str, _Moment]
 
 
 class _Event(Guarded, frozen=True, kw_only=True, omit_defaults=True):
@@ -81,7 +82,7 @@ class _Event(Guarded, frozen=True, kw_only=True, omit_defaults=True):
     version: int
     event_type: str
     schema_version: int
-    recorded_at: datetime
+    recorded_at: _Moment
     correlation_id: str
     causation_id: UUID
     actor: str
@@ -176,7 +177,7 @@ def read_bundle(data: bytes, name: str = "the bundle") -> Bundle:
 def _header(line: bytes, name: str) -> _Header:
     try:
         kind = _kinds.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         kind = _Kind()
     if kind.format != FORMAT:
         raise BundleRefused(name, 1, f"this is no bundle: its first line does not have the format {FORMAT!r}")
@@ -186,7 +187,7 @@ def _header(line: bytes, name: str) -> _Header:
         )
     try:
         header = _headers.decode(line)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         problem = f"the header cannot be read{_place(error)}: {_UPGRADE}, or {_AGAIN}"
         raise BundleRefused(name, 1, problem) from None
     if not header.policies:
@@ -197,11 +198,12 @@ def _header(line: bytes, name: str) -> _Header:
 def _read(line: bytes, header: _Header, name: str, number: int) -> BundledSession:
     try:
         session = _sessions.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleRefused(name, number, f"the session cannot be read{_place(error)}: {_AGAIN}") from None
     history: list[RecordedEvent] = []
     due: list[RecordedDue] = []
     try:
+        _check_id(session.id)
         if [event.version for event in session.events] != list(range(1, len(session.events) + 1)) or not session.events:
             raise _Misfit(f"its events are not versions 1, 2, 3 and so on: {_AGAIN}")  # noqa: TRY301 - one place adds where
         for event in session.events:
@@ -217,6 +219,13 @@ def _read(line: bytes, header: _Header, name: str, number: int) -> BundledSessio
 
 class _Misfit(Exception):
     """Something in a session does not fit; the text says what."""
+
+
+def _check_id(session_id: UUID) -> None:
+    try:
+        began_at(session_id)
+    except ValueError:
+        raise _Misfit(f"its id has a time after the year 9999: {_AGAIN}") from None
 
 
 def _recorded(stream_id: UUID, event: _Event) -> RecordedEvent:

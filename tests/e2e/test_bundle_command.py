@@ -10,9 +10,14 @@ import pytest
 import pytest_asyncio
 
 from guestledger.adapters.simulator import Simulator
+from guestledger.engine.domain.policy import Policy
+from guestledger.engine.replay.bundle import write_bundle
 from tests import postgres
 from tests.e2e import guests
 from tests.e2e.command import assert_one_line, environment, run
+from tests.lives import stored
+from tests.unit.histories import in_force
+from tests.unit.samples import SESSION, START, has_failed
 
 NO_DATABASE = environment()
 GUESTS = [guests.guest(number) for number in range(2)]
@@ -140,3 +145,14 @@ async def test_what_is_no_bundle_is_named_with_its_line(tmp_path: Path):
     file.write_text('{"format":"other"}\n')
     assert_one_line(await run("replay", str(file), env=NO_DATABASE), f"{file}, line 1: this is no bundle")
     assert_one_line(await run("replay", str(tmp_path / "none.jsonl"), env=NO_DATABASE), "none.jsonl cannot be read")
+
+
+@pytest.mark.parametrize("option", ["--json", "--step"])
+async def test_an_impossible_history_is_refused_in_one_line(tmp_path: Path, option: str):
+    file = tmp_path / "impossible.jsonl"
+    history = stored(SESSION, [has_failed(detail="a value")])
+    policies = in_force(Policy())
+    file.write_bytes(write_bundle([history], policies=policies, release="1", ledger=SESSION, written_at=START))
+    result = await run("replay", str(file), option, env=NO_DATABASE)
+    assert_one_line(result, f"{file} cannot be replayed by this release: AssertionError in guestledger.engine.")
+    assert "a value" not in result.err

@@ -63,6 +63,7 @@ async def test_wrong_use_of_what_if_is_one_line(tmp_path: Path):
     await refused("{}", "--all", arguments=("sess_1", "--all"))
     await refused("{}", "--since", "--all", arguments=("sess_1", "--since", "1 day ago"))
     await refused("not json", "--policy", "is not JSON")
+    await refused("[" * 20_000, "--policy", "is not JSON")
     await refused('{"creation": {"deadline": 3}}', "--policy", "creation.deadline is no field", "deadline_ms")
     await refused('{"creation": {"deadline_ms": "1h"}}', "--policy", "creation.deadline_ms: Expected `int`")
     await refused('{"creation": {"in_doubt": null}}', "creation.in_doubt must be one of")

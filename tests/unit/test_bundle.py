@@ -46,6 +46,9 @@ def changed(line: int, change: Any) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
+HEADER = written().splitlines(keepends=True)[0]
+
+
 def test_a_bundle_is_read_as_it_was_written() -> None:
     bundle = read_bundle(written())
     assert (bundle.release, bundle.ledger, bundle.written_at) == ("1.2.3", LEDGER, WRITTEN_AT)
@@ -110,6 +113,10 @@ def test_a_bundle_without_revealed_values_has_no_field_for_them() -> None:
         (changed(1, lambda header: header.pop("ledger")), 1, "the header cannot be read"),
         (changed(1, lambda header: header.update(policies=[])), 1, "names no policy"),
         (changed(1, lambda header: header["policies"][0]["policy"].update(retention_days="x")), 1, "retention_days"),
+        (b'{"a":' + b"[" * 20_000 + b"\n", 1, "this is no bundle"),
+        (HEADER + b'{"events":[],"a":' + b"[" * 20_000 + b"\n\n", 2, "cannot be read"),
+        (changed(2, lambda session: session.update(id=f"{'f' * 8}-ffff-7fff-8fff-{'f' * 12}")), 2, "the year 9999"),
+        (changed(2, lambda session: session["events"][0].update(recorded_at="2024-05-20T14:22:00")), 2, "recorded_at"),
         (written()[: written().rindex(b"\n", 0, -1) + 1], 2, "has 2 sessions, but 1 are here"),
         (written()[:-40], 3, "cannot be read"),
         (changed(3, lambda session: session["events"].pop(2)), 3, "not versions 1, 2, 3"),

@@ -53,6 +53,8 @@ def check(
     began = time.monotonic()
     report = run(_report(files, since, until, jobs), interrupted="interrupted: not all sessions were checked")
     seconds = time.monotonic() - began
+    if not report.sessions:
+        fail("no session was checked: none is there, or none began between --since and --until")
     write_report(report, allowed, seconds=seconds, json=json)
     raise typer.Exit(0 if report.first(allowed) is None else 1)
 

@@ -29,7 +29,10 @@ async def history_of(
     """
     if (place := _place(target)) is not None:
         if reveal is not None:
-            raise typer.BadParameter("a bundle shows what was revealed when it was written", param_hint="--reveal")
+            raise typer.BadParameter(
+                "a replay masks what a bundle has in clear: its file has the values, under `revealed`",
+                param_hint="--reveal",
+            )
         file, session = place
         bundle = read_file(Path(file))
         return _chosen(bundle, file, session).history, bundle.policies

@@ -98,11 +98,13 @@ async def test_personal_data_is_left_out_unless_it_is_revealed(bundled: Bundled,
     assert (look["data"]["reason"], look["data"]["revealed_by"]) == ("ticket 4711", "ops-jane")
     assert sorted(look["data"]["sessions"]) == sorted(bundled.ids)
 
-    masked, clear = await asyncio.gather(
+    masked, refused, clear = await asyncio.gather(
         run("replay", f"{revealed}#{bundled.ids[0]}", "--json", env=NO_DATABASE),
+        run("replay", f"{revealed}#{bundled.ids[0]}", "--json", *why, env=NO_DATABASE),
         run("replay", "--check", str(revealed), env=NO_DATABASE),
     )
     assert GUESTS[0]["ipAddress"] not in masked.text
+    assert_one_line(refused, "a replay masks what a bundle has in clear")
     assert clear.code == 0, clear.text
 
 

@@ -88,6 +88,12 @@ async def test_a_check_without_a_divergence_ends_well_and_counts(checked: Checke
     assert (report["sessions"], report["events"], report["first"], report["kinds"]) == (SAME, events, None, [])
 
 
+async def test_a_check_of_no_session_fails(checked: Checked):
+    for place in ((), (str(checked.bundles),)):
+        result = await run("replay", "--check", *place, "--until", "2026-01-01", env=checked.env)
+        assert_one_line(result, "no session was checked")
+
+
 async def test_a_divergence_is_shown_in_full_then_the_kinds(checked: Checked):
     result = await run("replay", "--check", env=checked.env)
 

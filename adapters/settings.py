@@ -14,14 +14,13 @@ from msgspec import Meta
 from guestledger.adapters.log_format import LogFormat
 from guestledger.engine.domain.errors import GuestledgerError
 from guestledger.engine.domain.personal import Guarded, Personal
+from guestledger.engine.domain.policy import MAX_RETENTION_DAYS
 from guestledger.engine.limits.feedback import ThrottleScope
 from guestledger.engine.limits.fields import InvalidField, check_fields
 from guestledger.engine.limits.retry import InDoubt
 
 PREFIX = "GUESTLEDGER_"
 
-_MAX_RETENTION_DAYS = 36_525
-"""A hundred years."""
 
 # Kubernetes describes a service named guestledger, or guestledger-…, in such variables to every pod beside it. The last ones
 # are our tests'.
@@ -93,7 +92,7 @@ class Settings(Guarded, frozen=True, kw_only=True):
     for rotation. Default: no signature."""
     webhook_allow_private: bool = False
     """Allow loopback, private and other non-public addresses for the webhook."""
-    retention_days: Annotated[int, Meta(ge=0, le=_MAX_RETENTION_DAYS)] | None = None
+    retention_days: Annotated[int, Meta(ge=0, le=MAX_RETENTION_DAYS)] | None = None
     """How long contact data is kept after a session's end; a worker erases it then. The same for every process. Default:
     it is kept until somebody erases it. Overrides `Policy.retention_days`."""
 
@@ -163,7 +162,7 @@ _EXPECTED = {
     **dict.fromkeys(("cxone_url", "webhook_url"), "a URL such as https://host/path"),
     **dict.fromkeys(("data_dir", "encryption_key_file", "erasure_journal", "consent_terms"), "a path"),
     **dict.fromkeys(("allow_owner", "webhook_allow_private"), "1 or 0, in code True or False"),
-    "retention_days": f"a whole number of days, 0 to {_MAX_RETENTION_DAYS}",
+    "retention_days": f"a whole number of days, 0 to {MAX_RETENTION_DAYS}",
     "drain_seconds": "a number of seconds, 0 or more",
     "database_connections": "a whole number, 2 or more",
     **dict.fromkeys(("calls", "calls_per_process"), "a whole number, 1 or more"),

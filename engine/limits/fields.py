@@ -22,7 +22,7 @@ def check_fields(made: msgspec.Struct) -> None:
         try:
             value = msgspec.convert(given, field.type, dec_hook=lambda kind, value: kind(value))
         except msgspec.ValidationError as error:
-            raise InvalidField(type(made), field.name, _choices(field.type) or f"another value ({error})") from None
+            raise InvalidField(type(made), field.name, _choices(field.type) or _bounds(error)) from None
         if value is not given:
             force_setattr(made, field.name, value)
 
@@ -31,3 +31,7 @@ def _choices(kind: Any) -> str:
     enums = (part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, Enum))
     choices = [str(one) for enum in enums for one in enum]
     return f"one of {', '.join(choices)}" if choices else ""
+
+
+def _bounds(error: msgspec.ValidationError) -> str:
+    return str(error).removeprefix("Expected ")

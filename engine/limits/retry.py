@@ -1,6 +1,7 @@
 """How long to wait before a request is sent again, in whole ms."""
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -10,6 +11,7 @@ DEFAULT_RETRY_AFTER_MS = 2_000
 """The wait after a 429 without a readable `Retry-After` (contract, "Answers that are not success")."""
 
 MAX_RETRY_AFTER_MS = 10 * 365 * 24 * 3_600_000
+Ms = Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRY_AFTER_MS)]
 """Ten years: adding a longer wait to a time can overflow."""
 
 
@@ -28,13 +30,13 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a request is sent again, and when it is given up.
 
     A throttle is not a failure: only `deadline_ms` (since the acceptance) ends a session that is always throttled.
-    Raises `ValueError`, naming the field, for a value of another type.
+    Raises `ValueError`, naming the field, for a value that does not fit.
     """
 
-    base_ms: int = 500
-    cap_ms: int = 60_000
-    max_failures: int = 8
-    deadline_ms: int = 3_600_000
+    base_ms: Ms = 500
+    cap_ms: Ms = 60_000
+    max_failures: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 8
+    deadline_ms: Ms = 3_600_000
     in_doubt: InDoubt | None = None
     """`None`: the provider's profile decides."""
 

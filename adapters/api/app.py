@@ -228,8 +228,10 @@ def _refused(error: Exception) -> Refused:
 
 def _report(error: Exception, instance: UUID) -> None:
     # No traceback: its texts may quote data.
-    text = error.problem.detail if isinstance(error, Refused) else in_short(error, "guestledger")
-    logger.error("a request failed (%s): %s", instance, text)
+    if isinstance(error, Refused):  # such as the answer to a probe in an outage
+        logger.warning("a request failed (%s): %s", instance, error.problem.detail)
+    else:
+        logger.error("a request failed (%s): %s", instance, in_short(error, "guestledger"))
 
 
 def _log(request: Request, seen: _Seen, status: int, seconds: float) -> None:

@@ -1,9 +1,10 @@
 """A request under an idempotency key that was used before."""
 
-from guestledger.engine.domain.consent import refused_flags
+from guestledger.engine.domain.consent import Evidence, refused_flags
+from guestledger.engine.domain.consent_terms import PrivacyNotice
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
 from guestledger.engine.domain.personal import Sealed
-from guestledger.engine.domain.request import GuestRequest
+from guestledger.engine.domain.request import GuestConsent, GuestRequest
 
 
 def differing_fields(opened: ConsentRecorded | ConsentRefused, request: GuestRequest) -> tuple[str, ...]:
@@ -22,5 +23,17 @@ def differing_fields(opened: ConsentRecorded | ConsentRefused, request: GuestReq
         "consent.gdprCompliant": before.get("gdprCompliant") == now.get("gdprCompliant"),
         "consent.marketing": consent.marketing == request.consent.marketing,
         "consent.notice": consent.notice == request.consent.notice,
+        **_as_asked(consent.evidence, request.consent),
     }
     return tuple(field for field, unchanged in same.items() if not unchanged)
+
+
+def _as_asked(recorded: Evidence, consent: GuestConsent) -> dict[str, bool]:
+    """What a request leaves open, the ledger's terms may have completed."""
+    notice = recorded.notice or PrivacyNotice(id="")
+    stated = {
+        "consent.noticeLanguage": (consent.notice_language, notice.language),
+        "consent.noticeSha256": (consent.notice_sha256, notice.sha256),
+        "consent.collectionMethod": (consent.collection_method, recorded.collection_method),
+    }
+    return {field: now in (None, before) for field, (now, before) in stated.items()}

@@ -327,7 +327,7 @@ async def test_sessions_ahead_are_counted_up_to_a_limit_and_for_limited_steps_on
 async def test_an_overdue_session_is_abandoned_even_behind_a_closed_limiter(
     new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with new_ledger(policy=a_policy()) as ledger, new_ledger(policy=hasty(400)) as hurried:
+    async with new_ledger(policy=a_policy()) as ledger, new_ledger(policy=hasty(3_000)) as hurried:
         [session] = await failing(hurried, simulator, monkeypatch, 1)
         await throttled(ledger, simulator)
         [(closed_until,)] = await sql("SELECT closed_until FROM limits")

@@ -218,7 +218,10 @@ retentions = st.none() | st.integers(0, 3)
 patient_policies = st.builds(
     Policy,
     creation=st.builds(
-        RetryPolicy, max_failures=st.just(50), deadline_ms=st.just(MAX_RETRY_AFTER_MS), in_doubt=st.sampled_from(InDoubt)
+        RetryPolicy,
+        max_failures=st.just(50),
+        deadline_ms=st.just(MAX_RETRY_AFTER_MS),
+        in_doubt=st.sampled_from(InDoubt),
     ),
     webhook=delivery_policies,
     webhook_enabled=st.booleans(),

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 from uuid import uuid4
@@ -139,12 +140,22 @@ async def test_wsgi_recipe(running: Scenario) -> None:
     assert (code, out.strip()) == (0, "active")
 
 
-async def test_pytest_recipe(running: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A directory like /tmp, which the test must leave empty. As root, the server runs as another user, who enters it."""
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+        assert not [*Path(directory).iterdir()]
+
+
+async def test_pytest_recipe(running: Scenario, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in ("conftest.py", "test_chat.py"):
         (running.directory / file).write_text(the_file("embedding.md", file))
     (running.directory / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     for name in [name for name in os.environ if name.startswith("GUESTLEDGER_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("TMPDIR", str(temporary))
     code, out = await _ended(running, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert code == 0, out
     assert "1 passed" in out

@@ -133,11 +133,11 @@ async def test_django_recipe_reports_a_failed_start(load: Any, monkeypatch: pyte
 async def test_wsgi_recipe(running: Scenario) -> None:
     (running.directory / "wsgi_ledger.py").write_text(the_file("embedding.md", "wsgi_ledger.py"))
     program = (
-        "from guestledger import parse_request; from wsgi_ledger import open_session;"
-        f"print(open_session(parse_request({json.dumps(GUEST).encode()!r})).status)"
+        "from guestledger import parse_request; from wsgi_ledger import ledger, open_session;"
+        f"print(open_session(parse_request({json.dumps(GUEST).encode()!r})).status, ledger.scheduler.runs)"
     )
     code, out = await _ended(running, sys.executable, "-c", program)
-    assert (code, out.strip()) == (0, "active")
+    assert (code, out.strip()) == (0, "active False")
 
 
 @pytest.fixture

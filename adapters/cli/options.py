@@ -55,6 +55,13 @@ def check_person(subject: str | None, session: str | None) -> None:
         raise typer.BadParameter("give one of --subject and --session", param_hint="--subject")
 
 
+def host(text: str) -> str:
+    """Return an address to listen on. Raise `typer.BadParameter` for an empty one, which would mean every address."""
+    if not text:
+        raise typer.BadParameter("is empty: name an address such as 127.0.0.1")
+    return text
+
+
 def login() -> str:
     """Return the name of the user who runs the command."""
     try:

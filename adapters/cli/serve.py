@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import guestledger
+from guestledger.adapters.cli import options
 from guestledger.adapters.cli.running import fail, run, say
 from guestledger.adapters.cli.stopping import stopping
 
@@ -21,7 +22,7 @@ commands = typer.Typer()
 
 @commands.command()
 def serve(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(callback=options.host, help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on; 0: any free one.")] = 8080,
     worker: Annotated[bool, typer.Option(help="Do due work too, as `guestledger worker` does.")] = True,
     rate: Annotated[int, typer.Option(min=1, help="How many requests a second one key may make.")] = 1_000,
@@ -73,5 +74,6 @@ async def _serve_until_stopped(app: App, host: str, port: int, *, worker: bool) 
             async with serving(app, host, port, drain_seconds=settings.drain_seconds) as url:
                 say(f"serving on {url}")
                 await stopped.wait()
-        except OSError as error:
-            fail(f"it cannot listen on {host}, port {port}: {error.strerror}")
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
+            reason = error.strerror if isinstance(error, OSError) else None
+            fail(f"it cannot listen on {host}, port {port}: {reason or error}")

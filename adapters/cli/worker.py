@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress
 
 import guestledger
-from guestledger.adapters.cli import show
+from guestledger.adapters.cli import options, show
 from guestledger.adapters.cli.error_lines import error_line
 from guestledger.adapters.cli.running import check_installed, fail, run, say
 from guestledger.adapters.cli.stopping import stopping
@@ -38,7 +38,11 @@ def worker(
         typer.Option(min=0, max=65_535, help="Serve /metrics, /healthz and /readyz on this port; 0: on a free one."),
     ] = None,
     metrics_host: Annotated[
-        str, typer.Option(help="The address to serve them on. There is no key: let only your monitoring reach it.")
+        str,
+        typer.Option(
+            callback=options.host,
+            help="The address to serve them on. There is no key: let only your monitoring reach it.",
+        ),
     ] = _LOOPBACK,
 ) -> None:
     """Do all due work: retry pending sessions, send webhooks, expire tokens, update projections.

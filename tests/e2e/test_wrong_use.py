@@ -28,6 +28,8 @@ WRONG_USE = {
     ("replay", "sess_1", "--reveal", "--reason", "r"): "--json",
     ("events", "--reveal", "--reason", "r"): "--json",
     ("metrics", "--csv"): "--by-day",
+    ("serve", "--host", ""): "--host",
+    ("worker", "--metrics-port", "0", "--metrics-host", ""): "--metrics-host",
     ("replay", "sess_1", "--at", "noon"): "--at",
     ("replay", "sess_1", "--at", "²"): "--at",
     ("replay", "sess_1", "--diff", "1", "noon"): "--diff",

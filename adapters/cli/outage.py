@@ -24,11 +24,11 @@ def is_outage(error: guestledger.GuestledgerError) -> bool:
 
 
 class Outage:
-    """Whether the databases answer. `probe` raises `ServiceError` while it does not."""
+    """Whether the databases answer. `probe` raises `ServiceError` while they do not."""
 
     def __init__(self, probe: Callable[[], Awaitable[object]]) -> None:
         self.gone: guestledger.GuestledgerError | None = None
-        """The error of an outage that did not end in time: the database is gone for good."""
+        """The error of an outage that did not end in time, or of what came after it: the database is gone for good."""
         self._probe = probe
         self._over = asyncio.Event()
         self._over.set()
@@ -58,10 +58,13 @@ class Outage:
                 await self._answer()
         except TimeoutError:
             self.gone = error
+        except guestledger.GuestledgerError as fault:  # waiting does not mend it
+            self.gone = fault
         else:
             say(f"the {getattr(error, 'service', 'database')} answers again")
-        self._waiting = None
-        self._over.set()
+        finally:
+            self._waiting = None
+            self._over.set()
 
     async def _answer(self) -> None:
         while True:

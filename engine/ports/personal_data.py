@@ -44,7 +44,10 @@ class PersonalData(Protocol):
         ...
 
     async def hashed(self, field: str, value: str) -> bytes:
-        """The hash of a value under a key that only processes with the encryption key have. Raises `ServiceError`."""
+        """The hash of a value under a key that only processes with the encryption key have.
+
+        Raises `ServiceError`, and `InvalidRequest` for a value that is not text in UTF-8.
+        """
         ...
 
     async def hashed_key(self, idempotency_key: str) -> str:

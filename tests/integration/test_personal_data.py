@@ -7,8 +7,9 @@ import pytest
 
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.consent import Guest
-from guestledger.engine.domain.errors import ServiceUnreachable, SubjectErased
+from guestledger.engine.domain.errors import InvalidRequest, ServiceUnreachable, SubjectErased
 from guestledger.engine.domain.events import ConsentRecorded, SessionCreated
+from guestledger.engine.domain.guest_filter import GuestFilter
 from guestledger.engine.domain.outcomes import Adoption
 from guestledger.engine.domain.personal import Sealed, personal_fields
 from guestledger.engine.domain.policy import DeliveryPolicy, Policy
@@ -16,6 +17,7 @@ from guestledger.engine.domain.unreadable import SealedEventBroken
 from guestledger.engine.ledger import Ledger
 from guestledger.engine.limits.retry import InDoubt, RetryPolicy
 from guestledger.engine.log.personal_fields import personal_values
+from guestledger.engine.ports.session_finder import FindFilter
 from tests.limits import BRISK
 from tests.unit.samples import EXPIRY, consent, request
 
@@ -178,3 +180,15 @@ async def test_nothing_is_sent_for_a_guest_whose_key_is_missing(
         await sql("UPDATE due_steps SET due_at = now()")
         await worker.scheduler.run_once()
     assert (await ledger.session(session.id)).status == "active"
+
+
+async def test_a_person_is_not_looked_for_by_what_is_not_text(ledger: Ledger) -> None:
+    broken = "caf\udce9"  # a command's argument in another encoding than UTF-8
+    for asked in (
+        ledger.erase(subject_id=broken, reason="r", requested_by="b"),
+        anext(ledger.consents.withdraw_all(broken, requested_by="b")),
+        ledger.find(FindFilter(idempotency_key=broken)),
+        ledger.find(FindFilter(guest=GuestFilter(fingerprint=broken))),
+    ):
+        with pytest.raises(InvalidRequest, match="is not text in UTF-8"):
+            await asked

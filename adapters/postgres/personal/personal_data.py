@@ -26,7 +26,7 @@ from guestledger.adapters.postgres.personal.sealed_append import (
 )
 from guestledger.adapters.postgres.sql import quoted
 from guestledger.adapters.postgres.transactions import reading
-from guestledger.engine.domain.errors import ServiceError, SubjectErased
+from guestledger.engine.domain.errors import InvalidRequest, ServiceError, SubjectErased
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
 from guestledger.engine.domain.guest_filter import GuestFilter, GuestHashes
 from guestledger.engine.domain.personal import Purpose
@@ -165,7 +165,10 @@ class PersonalData:
 
     async def hashed(self, field: str, value: str) -> bytes:
         """See `PersonalData.hashed`."""
-        return hash_value(await self.vault.index_key(), field, value)
+        try:
+            return hash_value(await self.vault.index_key(), field, value)
+        except UnicodeEncodeError:  # `from None`: it holds the value
+            raise InvalidRequest(field, "is not text in UTF-8") from None
 
     async def subject_of(self, subject_id: str) -> bytes:
         """See `PersonalData.subject_of`."""

@@ -72,9 +72,9 @@ class Settings(Guarded, frozen=True, kw_only=True):
     cxone_url: SecretHttpUrl | None = None
     """The root of CXone's API."""
     cxone_client_id: str = ""
-    """The id of the API client."""
+    """The id of the API client. Required with `cxone_url` where due steps run."""
     cxone_client_secret: Personal = ""
-    """The secret of the API client."""
+    """The secret of the API client. Required as the id is."""
     cxone_in_doubt: InDoubt | None = None
     """What follows an attempt in doubt; overrides policy and profile. `retry_with_key` also says that CXone honours the key."""
     throttle_scope: ThrottleScope | None = None

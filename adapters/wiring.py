@@ -82,6 +82,8 @@ async def connect(
     `ServiceError` if the database or the key vault cannot be used, as with another key-encryption key than the ledger's. The
     provider is not called yet.
     """
+    if scheduler and settings.cxone_url is not None:
+        settings.require_cxone()
     async with AsyncExitStack() as stack:
         embedded = engine is None and settings.database_url is None
         engine = await _engine(settings, engine, stack)

@@ -37,6 +37,22 @@ async def test_a_url_scheme_in_capitals_is_accepted(ledger_url: str, simulator: 
     assert session.status == "active"
 
 
+async def test_cxone_without_credentials_is_refused_where_due_steps_run(ledger_url: str) -> None:
+    settings = Settings(
+        database_url=ledger_url,
+        encryption_key=KEY,
+        schema=SCHEMA,
+        cxone_url="http://127.0.0.1:9",
+        cxone_client_id="client",
+    )
+
+    with pytest.raises(InvalidSettings, match="GUESTLEDGER_CXONE_CLIENT_SECRET is not set"):
+        async with connect(settings):
+            pass
+    async with connect(settings, scheduler=False) as reader:
+        assert [session async for session in reader.sessions()] == []
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
 async def test_a_line_break_at_the_end_of_a_setting_is_dropped(ledger_url: str, end: str) -> None:
     async with Simulator() as simulator:

@@ -96,9 +96,9 @@ class Ledger:
         session of the first one, with its token in clear and its contact data `Sealed`.
 
         Raises `InvalidRequest` (nothing was recorded), `IdempotencyConflict` if the key was used for another channel,
-        subject or consent, `EventTooLarge`, `SubjectErased` while the person is being erased, and `ServiceError` if the provider or the database cannot be used: the
-        session in its `accepted`, if any, stays pending. For a known key also `PartitionDetached` and `UnknownEvent`,
-        if its session cannot be read.
+        subject or consent, `EventTooLarge`, `SubjectErased` while the person is being erased, and `ServiceError` if the
+        provider or the database cannot be used: the session in its `accepted`, if any, stays pending. For a known key
+        also `PartitionDetached` and `UnknownEvent`, if its session cannot be read.
         """
         return await self._opener.open(request, Lane.CREATION, correlation_id)
 

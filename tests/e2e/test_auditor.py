@@ -65,9 +65,12 @@ async def test_an_auditor_opens_a_ledger_whose_journal_lists_erasures(database_u
             assert [entry.id async for entry in ledger.audit()] == [session.id]
 
 
-async def test_auditor_can_run_all_reading_commands(auditor: str):
-    results = await asyncio.gather(*(run(*command, "--json", env=environment(auditor)) for command in READING))
-    for command, result in zip(READING, results, strict=True):
+async def test_auditor_can_run_all_reading_commands(auditor: str, tmp_path: Path):
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"retention_days": 1}')
+    reading = (*READING, ("what-if", "sess_00000000", "--policy", str(policy)))
+    results = await asyncio.gather(*(run(*command, "--json", env=environment(auditor)) for command in reading))
+    for command, result in zip(reading, results, strict=True):
         assert (result.code, result.err) == (0, ""), command
         assert result.out or command in {("consumers",), ("hold", "--list")}, command
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from uuid import uuid4
 
@@ -94,8 +94,11 @@ async def connect(
         erasures = PostgresErasures(engine, settings.schema, personal)
         journal = None if settings.erasure_journal is None else FileJournal(settings.erasure_journal)
         if journal is not None:
-            with suppress(NotAllowed):  # an auditor may not read what an erasure deletes
+            try:
                 await check_erasures(journal, erasures)
+            except NotAllowed:
+                if scheduler:
+                    raise  # only an auditor may not read what an erasure deletes
         clock = await stack.enter_async_context(_clock(engine))
         policy = policy_of(policy, with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         if scheduler:

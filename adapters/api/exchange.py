@@ -14,7 +14,7 @@ PROBLEM = "application/problem+json"
 
 
 Parts = AsyncGenerator[bytes, None]
-"""A body as it is made. Who sends it closes it, also if the other end leaves before its end."""
+"""A body as it is made. The sender closes it, also after a disconnect."""
 
 
 class BodyTooLarge(Exception):

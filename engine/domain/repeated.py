@@ -1,7 +1,6 @@
 """A request under an idempotency key that was used before."""
 
 from guestledger.engine.domain.consent import Evidence, refused_flags
-from guestledger.engine.domain.consent_terms import PrivacyNotice
 from guestledger.engine.domain.events import ConsentRecorded, ConsentRefused
 from guestledger.engine.domain.personal import Sealed
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
@@ -29,11 +28,10 @@ def differing_fields(opened: ConsentRecorded | ConsentRefused, request: GuestReq
 
 
 def _as_asked(recorded: Evidence, consent: GuestConsent) -> dict[str, bool]:
-    """What a request leaves open, the ledger's terms may have completed."""
-    notice = recorded.notice or PrivacyNotice(id="")
-    stated = {
-        "consent.noticeLanguage": (consent.notice_language, notice.language),
-        "consent.noticeSha256": (consent.notice_sha256, notice.sha256),
-        "consent.collectionMethod": (consent.collection_method, recorded.collection_method),
+    """What a request leaves open, the ledger's terms may have completed. Without a notice nothing of it is recorded."""
+    notice = recorded.notice
+    return {
+        "consent.noticeLanguage": notice is None or consent.notice_language in (None, notice.language),
+        "consent.noticeSha256": notice is None or consent.notice_sha256 in (None, notice.sha256),
+        "consent.collectionMethod": consent.collection_method in (None, recorded.collection_method),
     }
-    return {field: now in (None, before) for field, (now, before) in stated.items()}

@@ -11,8 +11,8 @@ DEFAULT_RETRY_AFTER_MS = 2_000
 """The wait after a 429 without a readable `Retry-After` (contract, "Answers that are not success")."""
 
 MAX_RETRY_AFTER_MS = 10 * 365 * 24 * 3_600_000
-Ms = Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRY_AFTER_MS)]
 """Ten years: adding a longer wait to a time can overflow."""
+Ms = Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRY_AFTER_MS)]
 
 
 class InDoubt(StrEnum):

@@ -33,7 +33,7 @@ class Histories:
         found = await self._read_models.streams_of(session)
         if not found:
             raise SessionNotFound(session)
-        if len(found) > 1:  # whoever erases or withdraws means one of them
+        if len(found) > 1:  # an erasure or a withdrawal is for exactly one session
             raise SessionIdShared(session, found)
         return found[0]
 

@@ -63,7 +63,7 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
     """Only those under a legal hold."""
     kept_since: datetime | None = None
-    """Only those that ended by then, and whose contact data is kept without a legal hold."""
+    """Only those that ended by then, whose contact data is kept without a legal hold, in attached partitions."""
     guest: GuestFilter = GuestFilter()
     after: UUID | None = None
     """Only those behind the session with this id, in this order: the next page."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ _REFILL_SECONDS = 0.02
 _IDLE_REFILL_SECONDS = 0.05
 # The longest wait for a reservation before asking again: others may have left some.
 _MAX_RESERVED_MS = 200
+# How long a vault that could not be used is not asked again.
+_VAULT_SECONDS = 5.0
 
 UNREADABLE_DELAY_MS = 5_000
 """How long an unreadable session rests. A newer release may read it."""
@@ -66,6 +69,9 @@ class LaneRunner:
         self._actor = f"scheduler {lease.owner}"
         self._in_flight: dict[Lane, Running] = {lane: set() for lane in Lane}
         self._kept: Counter[Lane] = Counter()  # places for steps that are being claimed
+        self._of_vault: ServiceUnreachable | None = None
+        """Why the key vault could not be used when it was asked last."""
+        self._ask_vault_at = -math.inf
         self._handed: Running = set()
         self._handed_done: Counter[str] = Counter()
         self.runs = 0
@@ -185,12 +191,15 @@ class LaneRunner:
         self, claims: Sequence[Claim], lease: Lease, *, reveal: bool
     ) -> dict[UUID, list[RecordedEvent]]:
         """The histories of the claimed sessions. An unreadable one is left out, and released."""
+        reveal = reveal and Leases.now() >= self._ask_vault_at
         try:
-            return await self._store.read_streams([claim.stream_id for claim in claims], reveal=reveal)
+            found = await self._store.read_streams([claim.stream_id for claim in claims], reveal=reveal)
         except ServiceUnreachable as error:
             if error.service != KEY_VAULT or not reveal:
                 raise
-            return await self._histories(claims, lease, reveal=False)  # steps that need no personal data go on
+            # Steps that need no personal data go on. While the vault was asked the leases may have lapsed: not again soon.
+            self._of_vault, self._ask_vault_at = error, Leases.now() + _VAULT_SECONDS
+            return await self._histories(claims, lease, reveal=False)
         except UnknownEvent as error:
             if len(claims) == 1:
                 logger.error(  # noqa: TRY400 - it says it all
@@ -201,6 +210,10 @@ class LaneRunner:
                 )
                 await self._due_steps.release(lease.owner, claims[0].stream_id, UNREADABLE_DELAY_MS)
                 return {}
+        else:
+            if reveal:
+                self._of_vault = None
+            return found
         # One session blocks all of them: halve the claims until it stands alone.
         middle = len(claims) // 2
         first = await self._histories(claims[:middle], lease, reveal=reveal)
@@ -221,7 +234,7 @@ class LaneRunner:
                 await self._executor.run(work, lane, step)
                 self._report(None)
             except ServiceError as error:
-                self._report(error)
+                self._report(self._of_vault or error if error.service == KEY_VAULT else error)
             except Exception:
                 # A fault in one session must not stop the others. It is retried once its lease lapses.
                 logger.exception(

@@ -167,7 +167,7 @@ def _values(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return ", ".join(f"`{value}`" for value in kind)
     if get_origin(kind) is tuple:
-        return "several " + {"int": "whole numbers", "str": "texts"}[get_args(kind)[0].__name__]
+        return f"several {_values(get_args(kind)[0])}s"
     words = {str: "text", bool: "`1` or `0`", int: "whole number", float: "number", Path: "path"}
     return words.get(kind) or f"`{kind.__name__}`"
 

@@ -183,6 +183,28 @@ async def test_a_worker_records_what_needs_no_key_in_an_outage_of_the_vault(apar
                 await worker.scheduler.run_once()
 
 
+async def test_an_outage_of_the_vault_is_one_warning_with_its_cause(
+    apart: Settings, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(
+        apart,
+        cxone_url=simulator.url,
+        cxone_client_id=simulator.client_id,
+        cxone_client_secret=simulator.client_secret,
+    )
+    await upgraded(settings)
+    async with connect(settings, scheduler=False) as ledger, connect(settings, scheduler=False) as worker:
+        for _ in range(3):
+            await ledger.accept(request())
+        async with outage_of(apart.vault_url):
+            for _ in range(3):
+                await worker.scheduler.run_once()
+    waits = [message for message in caplog.messages if message.startswith("the scheduler has to wait")]
+    assert len(waits) == 1
+    assert "the key vault cannot be used" in waits[0]
+    assert "is missing" not in waits[0]
+
+
 async def test_who_asks_for_a_key_that_another_process_is_making_gets_it(
     apart: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,8 +264,6 @@ async def test_concurrent_requests_with_one_key_open_one_session(
         ({"subject_id": "another-person"}, ("subjectId",)),
         ({"consent": consent(marketing=True)}, ("consent.marketing",)),
         ({"consent": consent(notice="privacy-2025")}, ("consent.notice",)),
-        ({"consent": consent(notice_language="de")}, ("consent.noticeLanguage",)),
-        ({"consent": consent(notice_sha256="ab" * 32)}, ("consent.noticeSha256",)),
         ({"consent": consent(collection_method="by phone")}, ("consent.collectionMethod",)),
         ({"consent": consent(data_processing=1)}, ("consent.dataProcessing",)),
         ({"channel_id": "ch_other", "consent": consent(gdpr_compliant=False)}, ("channelId", "consent.gdprCompliant")),
@@ -285,7 +283,28 @@ async def test_a_key_used_for_something_else_is_a_conflict_that_names_the_fields
     assert await counts(sql) == before
 
 
-@pytest.mark.parametrize("flags", [{}, {"data_processing": "yes", "marketing": True, "notice": "n"}])
+@pytest.mark.parametrize(
+    ("stated", "field"),
+    [({"notice_language": "de"}, "consent.noticeLanguage"), ({"notice_sha256": "cd" * 32}, "consent.noticeSha256")],
+)
+async def test_a_key_used_under_another_text_of_a_notice_is_a_conflict(
+    ledger: Ledger, stated: dict[str, str], field: str
+) -> None:
+    shown = {"notice": "n", "notice_language": "en", "notice_sha256": "ab" * 32}
+    await ledger.open_session(request(idempotency_key="order-1", consent=consent(**shown)))
+    with pytest.raises(IdempotencyConflict) as raised:
+        await ledger.open_session(request(idempotency_key="order-1", consent=consent(**(shown | stated))))
+    assert raised.value.fields == (field,)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"data_processing": "yes", "marketing": True, "notice": "n"},
+        {"notice_language": "de", "notice_sha256": "ab" * 32},
+    ],
+)
 async def test_a_repeated_request_may_come_from_another_time_address_and_browser(
     ledger: Ledger, flags: dict[str, Any]
 ) -> None:

@@ -210,11 +210,11 @@ async def test_the_exchange_of_all_rows_may_take_longer_than_other_statements(le
     await sql.execute(DAMAGE["sessions"])
     await sql.execute(
         """CREATE FUNCTION guestledger.slowly() RETURNS trigger LANGUAGE plpgsql AS
-               'BEGIN PERFORM pg_sleep(3); RETURN NULL; END';
+               'BEGIN PERFORM pg_sleep(6); RETURN NULL; END';
            CREATE TRIGGER slowly BEFORE UPDATE ON guestledger.sessions
                FOR EACH STATEMENT EXECUTE FUNCTION guestledger.slowly()"""
     )
-    engine = open_engine(ledger_url, "guestledger", pool_size=2, command_timeout=2)
+    engine = open_engine(ledger_url, "guestledger", pool_size=2, command_timeout=5)
     try:
         assert await PostgresReadModels(engine, "guestledger").rebuild("sessions", ignored) > 0
     finally:

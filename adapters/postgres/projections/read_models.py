@@ -50,6 +50,9 @@ from guestledger.engine.projections.sessions import SessionFilter, SessionRow
 BATCH = 500
 # As the condition of the index.
 _IN_DOUBT = SESSIONS.c.in_doubt != literal_column("'{}'")
+_DETACHED = exists().where(
+    SESSIONS.c.id >= detached_partitions.c.first_id, SESSIONS.c.id < detached_partitions.c.end_id
+)
 _Wanted = SessionFilter | AuditFilter
 _Where = list[ColumnElement[bool]]
 
@@ -75,7 +78,12 @@ class PostgresReadModels(Projector):
         if wanted.held:
             where.append(c.held_since.is_not(None))
         if wanted.kept_since is not None:
-            where += [c.ended_at <= wanted.kept_since, c.contact_erased_at.is_(None), c.held_since.is_(None)]
+            where += [
+                c.ended_at <= wanted.kept_since,
+                c.contact_erased_at.is_(None),
+                c.held_since.is_(None),
+                ~_DETACHED,
+            ]
         async for row in self._rows(SESSIONS, where + _of_guest(c.id, guest), wanted):
             yield msgspec.convert(row, SessionRow, from_attributes=True)
 
@@ -141,14 +149,12 @@ class PostgresReadModels(Projector):
         c = SESSIONS.c
         kept, held = c.contact_erased_at.is_(None), c.held_since.is_not(None)
         over = false() if days is None else and_(kept, ~held, c.ended_at <= now - timedelta(days=days))
-        d = detached_partitions.c
-        detached = exists().where(c.id >= d.first_id, c.id < d.end_id)
         counts = {
             "kept": func.count().filter(kept),
             "open": func.count().filter(kept, c.ended_at.is_(None)),
             "held": func.count().filter(kept, held),
-            "due": func.count().filter(over, ~detached),
-            "detached": func.count().filter(over, detached),
+            "due": func.count().filter(over, ~_DETACHED),
+            "detached": func.count().filter(over, _DETACHED),
             "erased": func.count().filter(~kept),
             "oldest": func.min(c.opened_at).filter(kept),
         }

@@ -62,7 +62,9 @@ class DelayedAnswers:
 
     async def lose_the_lease(self, sql: Any) -> None:
         """Stop renewing leases, as if the machine stood still, and let them lapse."""
-        await self._ledger._opener._leases.close()
+        beating = self._ledger._opener._leases._beating
+        assert beating is not None
+        beating.cancel()
         await sql("UPDATE due_steps SET lease_until = now() WHERE lease_until IS NOT NULL")
 
 

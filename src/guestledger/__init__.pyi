@@ -52,6 +52,7 @@ from guestledger.engine.domain.errors import (
     ResolutionRefused as ResolutionRefused,
     ServiceError as ServiceError,
     ServiceUnreachable as ServiceUnreachable,
+    SessionIdShared as SessionIdShared,
     SessionNotFound as SessionNotFound,
     SubjectErased as SubjectErased,
     UnderLegalHold as UnderLegalHold,

@@ -258,6 +258,16 @@ def _paced_by_evidence(
     state: LimiterState, pause_s: float, feedback: Feedback, now: datetime, policy: LimiterPolicy, *, late: bool
 ) -> p.Pace:
     """The pace after a 429 of the scope `auto`; `by_chance`: it stops only its own session."""
+    pace = _judged(state, pause_s, feedback, now, policy, late=late)
+    asked_of_all = state.closed_until is not None and state.closed_until > now
+    if asked_of_all and state.pace is not None and state.pace.trial is None:
+        return replace(pace, trial=None)  # no trial lifts that pause
+    return pace
+
+
+def _judged(
+    state: LimiterState, pause_s: float, feedback: Feedback, now: datetime, policy: LimiterPolicy, *, late: bool
+) -> p.Pace:
     known, sent_at = state.remembered(now), feedback.began_at
     if known is None or state.closed_until is None:
         return learning.tried(p.begun(policy.initial_rate, now), sent_at)

@@ -139,6 +139,13 @@ def test_no_scope_admits_a_flood_after_a_long_pause(scope: ThrottleScope) -> Non
     assert len(limiter.reserve(60.1, 500)) < 10
 
 
+def test_throttles_by_chance_lift_no_pause_that_was_asked_of_all() -> None:
+    limiter = new(initial_rate=1, min_closed_ms=0).throttled(0, scope=ThrottleScope.AUTO)
+    limiter.throttled(1, scope=ThrottleScope.AUTO, began=0).failed(1, began=0, closed_ms=5_000)
+    limiter.throttled(1, scope=ThrottleScope.AUTO).succeeded(1, 20)
+    assert limiter.denied_by(DenialReason.CLOSED, 1).until == at(6)
+
+
 def test_where_no_rate_is_known_it_rises_from_the_first_one_after_a_long_pause() -> None:
     limiter = new().throttled(0, 60, scope=ThrottleScope.AUTO)
     assert limiter.rate(60) == POLICY.initial_rate

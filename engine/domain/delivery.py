@@ -44,12 +44,10 @@ def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPol
 
 
 def _was_overtaken(state: Session, command: RecordDelivery) -> bool:
-    """Whether a withdrawal or an erasure was recorded during an accepted call: the log then shows what the receiver has."""
-    if not command.outcome.accepted or state.session_id is None:
+    """Whether the consent was withdrawn during an accepted call: the log then shows that the receiver has both notices."""
+    if command.notice is state.notice or state.session_id is None:
         return False
-    if command.notice is state.notice:
-        return state.erased_at is not None and command.notice is WebhookNotice.SESSION_STARTED
-    return state.status is Status.WITHDRAWN
+    return state.status is Status.WITHDRAWN and command.outcome.accepted
 
 
 def _given_up_detail(cause: Cause, outcome: Delivery) -> str:

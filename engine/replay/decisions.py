@@ -250,12 +250,12 @@ def _needs_no_step(command: c.Command, state: Session, earlier: Sequence[e.Event
 
 
 def _may_be_late(command: c.Command, earlier: Sequence[e.Event]) -> bool:
-    """Whether its request may have begun before what ended or put off the step: an answer to it, or an erasure."""
+    """Whether its request may have begun before the latest answer to the same step, which put the step off."""
     match command:
         case c.RecordLookup():  # no event says when it began
             return any(isinstance(event, e.ChannelLookupFailed | e.CreationDeferred) for event in earlier)
         case c.RecordDelivery(outcome=outcome):
             began_at = command.now - timedelta(milliseconds=outcome.latency_ms)
-            return any(isinstance(event, e.WebhookFailed | e.GuestErased) and event.at >= began_at for event in earlier)
+            return any(isinstance(event, e.WebhookFailed) and event.at >= began_at for event in earlier)
         case _:
             return False

@@ -129,8 +129,7 @@ class Life:
             case e.WebhookSynced() if event.notice is not before.notice:
                 assert before.status is Status.WITHDRAWN
             case e.WebhookSynced() | e.WebhookAbandoned():
-                overtaken = isinstance(event, e.WebhookSynced) and before.erased_at is not None
-                assert before.webhook_owed or overtaken, "an erasure may overtake an accepted call"
+                assert before.webhook_owed
                 assert event.notice is before.notice
             case e.WebhookFailed():
                 assert before.webhook_owed

@@ -168,9 +168,8 @@ CLOSED = Denied(by=DenialReason.CLOSED, until=at(30))
         (samples.open_session(), samples.deferred(CLOSED, at(0.1)), samples.look_up(samples.channel(), at(0.2))),
         (samples.open_session(), samples.look_up(samples.failed()), samples.look_up(samples.channel(), at(0.2))),
         (*CREATED, samples.deliver(samples.delivered(503), at(0.3)), samples.deliver(samples.delivered(), at(0.31))),
-        (*CREATED, samples.erase(at(0.3)), samples.deliver(samples.delivered(), at(0.31))),
     ],
-    ids=["the limiter closed during the attempt", "denial", "look-up", "delivery", "erasure"],
+    ids=["the limiter closed during the attempt", "denial", "look-up", "delivery"],
 )
 def test_an_answer_to_an_earlier_request_needs_no_due_step(life: tuple[Command, ...]) -> None:
     report = CheckReport()

@@ -38,7 +38,6 @@ from tests.unit.samples import (
     was_erased,
     was_synced,
     webhook_abandoned,
-    withdraw,
 )
 
 ENDED = was_abandoned(cause=Cause.GUEST_ERASED, attempts=1)
@@ -67,15 +66,6 @@ def test_a_session_that_is_over_is_only_erased(history: tuple[Event, ...]) -> No
 def test_an_owed_notice_is_given_up_with_the_guest() -> None:
     then = given(*ACTIVE).when(erase()).then(GIVEN_UP, was_erased())
     assert StepName.DELIVER_WEBHOOK not in then.due()
-
-
-def test_a_call_that_an_erasure_overtook_is_recorded_and_its_withdrawal_told() -> None:
-    synced = given(*ERASED).when(deliver(delivered()))
-    synced.then_kinds(e.WebhookSynced)
-    withdrawn = given(*ERASED, *synced.events).when(withdraw()).then_one(e.ConsentWithdrawn)
-    assert withdrawn.webhook_owed
-
-    given(*ERASED).when(deliver(delivered(503))).then_nothing()
 
 
 def test_an_active_session_stays_active_without_its_token_until_it_expires() -> None:
@@ -115,8 +105,9 @@ def test_a_parked_session_whose_guest_was_erased_cannot_be_resolved() -> None:
         given(*erased.before, *erased.events).when(resolve(resolution)).then_nothing()
 
 
-def test_the_notice_of_an_erased_guest_is_not_sent_again() -> None:
+def test_the_notice_of_an_erased_guest_is_neither_sent_again_nor_recorded_late() -> None:
     given(*ERASED).when(redeliver()).then_nothing()
+    given(*ERASED).when(deliver(delivered())).then_nothing()
 
 
 def test_an_expired_session_can_be_erased() -> None:

@@ -37,8 +37,7 @@ async def open_vault(
 
     If the vault is `required`, raises `InvalidSettings` without a key. Raises `WrongKey`, `VaultEmpty`, `ServiceError`.
     """
-    keys, service = _keys(settings), _service(settings)
-    if not keys and service is None and not embedded:
+    if not embedded and not _given(settings):
         if required:
             raise InvalidSettings(
                 f"{_KEY}, {_KEY_FILE} and {_KMS_KEY} are not set: personal data cannot be recorded without a key. "
@@ -46,9 +45,7 @@ async def open_vault(
             )
         return _NoVault()
     database = _database(settings, engine, stack)
-    if not keys and service is None:
-        keys = await _embedded_keys(settings, database)
-    ring = KeyRing(database, keys, service=service, settings=_named(settings))
+    ring = await _ring(settings, database, embedded=embedded)
     vault = PostgresKeyVault(database, ring, LedgerFacts(engine, settings.schema))
     stack.push_async_callback(vault.close)
     if required:
@@ -67,10 +64,7 @@ async def open_rotation(settings: Settings, new_key_file: Path | None = None) ->
         stack.push_async_callback(close_engine, engine)
         await check_current(engine, settings.schema)
         database = _database(settings, engine, stack)
-        keys, service = _keys(settings), _service(settings)
-        if not keys and service is None and settings.database_url is None:
-            keys = await _embedded_keys(settings, database)
-        ring = KeyRing(database, keys, service=service, settings=_named(settings))
+        ring = await _ring(settings, database, embedded=settings.database_url is None)
         target = None if new_key_file is None else keys_of_file(new_key_file, "--new-key-file")[0]
         yield KeyRotation(database, ring, LedgerFacts(engine, settings.schema), target)
 
@@ -82,6 +76,13 @@ def _database(settings: Settings, engine: AsyncEngine, stack: AsyncExitStack) ->
         apart = open_engine(settings.vault_url, settings.schema, pool_size=_VAULT_CONNECTIONS, setting=VAULT_URL)
     stack.push_async_callback(close_engine, apart)
     return VaultDatabase(apart, settings.schema, apart=True)
+
+
+async def _ring(settings: Settings, database: VaultDatabase, *, embedded: bool) -> KeyRing:
+    keys, service = _keys(settings), _service(settings)
+    if embedded and not keys and service is None:
+        keys = await _embedded_keys(settings, database)
+    return KeyRing(database, keys, service=service, settings=" and ".join(_given(settings)) or _KEY_FILE)
 
 
 def _keys(settings: Settings) -> Sequence[KeyEncryptionKey]:
@@ -103,14 +104,14 @@ def _service(settings: Settings) -> KeyService | None:
     return Kms(settings.encryption_kms_key.split())
 
 
-def _named(settings: Settings) -> str:
+def _given(settings: Settings) -> list[str]:
     """The variables that the keys come from."""
-    given = {
+    values = {
         _KEY: settings.encryption_key,
         _KEY_FILE: settings.encryption_key_file,
         _KMS_KEY: settings.encryption_kms_key,
     }
-    return " and ".join(name for name, value in given.items() if value is not None) or _KEY_FILE
+    return [name for name, value in values.items() if value is not None]
 
 
 async def _embedded_keys(settings: Settings, database: VaultDatabase) -> Sequence[KeyEncryptionKey]:

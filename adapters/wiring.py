@@ -94,11 +94,7 @@ async def connect(
         erasures = PostgresErasures(engine, settings.schema, personal)
         journal = None if settings.erasure_journal is None else FileJournal(settings.erasure_journal)
         if journal is not None:
-            try:
-                await check_erasures(journal, erasures)
-            except NotAllowed:
-                if scheduler:
-                    raise  # only an auditor may not read what an erasure deletes
+            await _check_journal(journal, erasures, works=scheduler)
         clock = await stack.enter_async_context(_clock(engine))
         policy = policy_of(policy, with_doubt(profile, settings.cxone_in_doubt or policy.creation.in_doubt), settings)
         if scheduler:
@@ -120,6 +116,14 @@ async def connect(
         if scheduler:
             await stack.enter_async_context(_running(ledger.scheduler))
         yield ledger
+
+
+async def _check_journal(journal: FileJournal, erasures: ErasureStore, *, works: bool) -> None:
+    try:
+        await check_erasures(journal, erasures)
+    except NotAllowed:
+        if works:
+            raise  # only an auditor may not read what an erasure deletes
 
 
 def _ledger(

@@ -31,7 +31,8 @@ def limits(
 ) -> None:
     """List the rate limiters that restrict requests now, one for each host and quota.
 
-    Times are UTC, by the database's clock. A pause in the past no longer restricts anything; after "circuit open until" single probes are sent.
+    Times are UTC, by the database's clock. A pause in the past no longer restricts anything; after "circuit open until"
+    single probes are sent.
     """
     run(_list(json=json) if reset is None else _reset(reset))
 

@@ -54,6 +54,15 @@ async def opened(settings: Settings) -> AsyncIterator[Ledger]:
         yield ledger
 
 
+def at_simulator(settings: Settings, simulator: Simulator) -> Settings:
+    return replace(
+        settings,
+        cxone_url=simulator.url,
+        cxone_client_id=simulator.client_id,
+        cxone_client_secret=simulator.client_secret,
+    )
+
+
 async def upgraded(settings: Settings) -> None:
     assert settings.database_url is not None
     owner = replace(settings, migration_url=postgres.as_administrator(settings.database_url))
@@ -178,7 +187,7 @@ async def test_a_worker_records_what_needs_no_key_in_an_outage_of_the_vault(apar
         connect(apart, policy=overdue, scheduler=False) as worker,
     ):
         session = await ledger.accept(request())
-        async with outage_of(apart.vault_url):
+        async with outage_of(apart.vault_url), asyncio.timeout(60):
             while (await worker.session(session.id)).status is not Status.ABANDONED:
                 await worker.scheduler.run_once()
 
@@ -186,12 +195,7 @@ async def test_a_worker_records_what_needs_no_key_in_an_outage_of_the_vault(apar
 async def test_an_outage_of_the_vault_is_one_warning_with_its_cause(
     apart: Settings, simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = replace(
-        apart,
-        cxone_url=simulator.url,
-        cxone_client_id=simulator.client_id,
-        cxone_client_secret=simulator.client_secret,
-    )
+    settings = at_simulator(apart, simulator)
     await upgraded(settings)
     async with connect(settings, scheduler=False) as ledger, connect(settings, scheduler=False) as worker:
         for _ in range(3):
@@ -283,13 +287,7 @@ async def outage_of(url: str) -> AsyncIterator[None]:
 async def test_a_vault_apart_gives_up_the_keys_of_what_was_erased(
     apart: Settings, simulator: Simulator, until_idle: bool
 ) -> None:
-    settings = replace(
-        apart,
-        cxone_url=simulator.url,
-        cxone_client_id=simulator.client_id,
-        cxone_client_secret=simulator.client_secret,
-        retention_days=0,
-    )
+    settings = replace(at_simulator(apart, simulator), retention_days=0)
     simulator.config = SimulatorConfig(session_lifetime_s=0)
     await upgraded(settings)
     async with connect(settings, scheduler=False) as ledger:

@@ -59,9 +59,8 @@ class LogNotifier:
     def next(self) -> asyncio.Event:
         """The event that the next hint will set."""
         if self._listening is None and not self._closed:
-            self._listening = asyncio.create_task(
-                _listen_forever.copy()(self._listen), context=Context()
-            )  # of no caller
+            # Of no caller: it outlives the call.
+            self._listening = asyncio.create_task(_listen_forever.copy()(self._listen), context=Context())
         return self._next
 
     def announce(self, *, urgent: bool) -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from guestledger.adapters.api.exchange import Request
 from guestledger.adapters.api.problems import Refused
-from guestledger.adapters.http.single_flight import SingleFlight
+from guestledger.adapters.single_flight import SingleFlight
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import ServiceUnreachable
 from guestledger.engine.ledger import Ledger

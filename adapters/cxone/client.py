@@ -26,10 +26,10 @@ from guestledger.adapters.cxone.answers import (
 from guestledger.adapters.cxone.payload import creation_body
 from guestledger.adapters.cxone.profile import Profile
 from guestledger.adapters.http.failures import WIRE_ERRORS
-from guestledger.adapters.http.single_flight import SingleFlight
 from guestledger.adapters.http.token_source import TokenLimiter, TokenSource
 from guestledger.adapters.http.transport import Answer, Transport, request_hmac
 from guestledger.adapters.http.urls import api_root, under
+from guestledger.adapters.single_flight import SingleFlight
 from guestledger.engine.domain.outcomes import Channel, Created, CreationOutcome, Failed, LookupOutcome
 from guestledger.engine.domain.personal import Secret, SecretBytes
 from guestledger.engine.domain.session import Session

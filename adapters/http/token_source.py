@@ -21,9 +21,9 @@ from yarl import URL
 
 from guestledger.adapters.http.answers import UNREADABLE, read_field, read_fields, server_message
 from guestledger.adapters.http.failures import WIRE_ERRORS, cause_of_error, cause_of_status, is_temporary
-from guestledger.adapters.http.single_flight import SingleFlight
 from guestledger.adapters.http.token_lifetime import lifetime_s
 from guestledger.adapters.http.transport import Answer, Transport
+from guestledger.adapters.single_flight import SingleFlight
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.errors import CredentialsRefused, RequestDenied, ServiceError, ServiceUnreachable
 from guestledger.engine.domain.personal import Secret, SecretBytes

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from guestledger.adapters.http.single_flight import SingleFlight
+from guestledger.adapters.single_flight import SingleFlight
 from guestledger.engine.domain.errors import LedgerClosed
 
 

@@ -16,6 +16,7 @@ from guestledger.engine.domain.errors import ServiceError
 from guestledger.engine.limits.clock_step import MIN_STEP
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 logger = logging.getLogger("guestledger")
 
@@ -48,20 +49,20 @@ class DatabaseClock(SystemClock):
 
     def __init__(self, read: Callable[[], Awaitable[datetime]]) -> None:
         self._read = read
-        self._zero = super().now() - _since_start()
-        """The estimate of the database's time when this machine started."""
+        self._zero_us = time.time_ns() // 1_000 - _since_start_us()
+        """The estimate of the database's time when this machine started (us since 1970)."""
         self._is_set = False
 
     async def set(self) -> None:
         """Read the database's time. Raise `ServiceError`."""
-        before = _since_start()
-        read = await self._read()
-        latest, earliest = read - before, read - _since_start()
+        before = _since_start_us()
+        read = (await self._read() - _EPOCH) // _MICROSECOND
+        latest, earliest = read - before, read - _since_start_us()
         # A slow reading is imprecise: keep a consistent estimate.
-        if not earliest <= self._zero <= latest:
-            zero = earliest + (latest - earliest) / 2
-            self._report(zero - self._zero)
-            self._zero = zero
+        if not earliest <= self._zero_us <= latest:
+            zero = (earliest + latest) // 2
+            self._report((zero - self._zero_us) * _MICROSECOND)
+            self._zero_us = zero
         self._is_set = True
 
     def _report(self, step: timedelta) -> None:
@@ -82,11 +83,11 @@ class DatabaseClock(SystemClock):
 
     def now(self) -> datetime:
         """The time (UTC)."""
-        return self._zero + _since_start()
+        return _EPOCH + timedelta(microseconds=self._zero_us + _since_start_us())
 
     def new_id(self) -> UUID:
         """A new UUIDv7 of the database's time: which sessions an erasure was for is read from their ids."""
-        return uuid7(nanoseconds=(self.now() - _EPOCH) // timedelta(microseconds=1) * 1_000)
+        return uuid7(nanoseconds=(self._zero_us + _since_start_us()) * 1_000)
 
 
 # With the machine's sleep, where the system counts it.
@@ -95,5 +96,5 @@ _since_start_ns = (
 )
 
 
-def _since_start() -> timedelta:
-    return timedelta(microseconds=_since_start_ns() // 1_000)
+def _since_start_us() -> int:
+    return _since_start_ns() // 1_000

@@ -77,13 +77,14 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def rates(self, sent_at: datetime) -> tuple[float, ...]:
-        """The known rates up to `sent_at`: the last one admitted a request sent then. Empty: nothing is known of that time."""
+        """The known rates before `sent_at`: the last one admitted a request sent then. Empty: nothing is known of that time."""
+        # A batch has one time. Its requests were admitted before the throttle that ended the rate.
         known = (*self.earlier, EarlierRate(self.rate, self.began_at))
-        return tuple(one.rate for one in known if one.began_at is None or one.began_at <= sent_at)
+        return tuple(one.rate for one in known if one.began_at is None or one.began_at < sent_at)
 
     def is_present(self, sent_at: datetime) -> bool:
         """Whether a request sent then was admitted at the present rate."""
-        return self.began_at is None or self.began_at <= sent_at
+        return self.began_at is None or self.began_at < sent_at
 
     def after(self, before: "Pace | None", now: datetime) -> "Pace":
         """The pace that follows another one from now on."""

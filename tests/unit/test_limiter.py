@@ -99,6 +99,21 @@ def test_what_was_sent_into_a_pause_teaches_nothing_about_the_rate() -> None:
     assert limiter.succeeded(10.2, began=9.9, wait=timedelta(seconds=0.05)).state.pace != learned, "sent before it"
 
 
+def test_requests_of_the_batch_that_brought_a_throttle_are_no_evidence_after_it() -> None:
+    # They have its time, and were admitted before it.
+    first = new().admitted(1, times=9).throttled(1, 1, began=0.5).throttled(1.2, 1, began=1)
+    assert first.state.pace is not None
+    assert first.state.pace.curve == ()
+
+    limiter = known(100).admitted(1).throttled(1, 1, began=0.9)
+    lowered = limiter.rate(2)
+    assert lowered is not None
+    assert lowered < 99
+    pace = limiter.throttled(1.2, 1, began=1).state.pace
+    assert pace is not None
+    assert [round(point.rate) for point in pace.curve] == [101]
+
+
 def test_an_exhausted_quota_in_a_success_closes_the_limiter() -> None:
     limiter = new().succeeded(0, closed_ms=2_000, closed_by=WaitBasis.QUOTA, quota=50.0)
     assert limiter.denied_by(DenialReason.CLOSED, 1.999).closed_by is WaitBasis.QUOTA

@@ -44,10 +44,10 @@ def record_delivery(state: Session, command: RecordDelivery, policy: DeliveryPol
 
 
 def _was_overtaken(state: Session, command: RecordDelivery) -> bool:
-    """Whether the consent was withdrawn during an accepted call: the log then shows that the receiver has both notices."""
-    if command.notice is state.notice or state.session_id is None:
-        return False
-    return state.status is Status.WITHDRAWN and command.outcome.accepted
+    """Whether an erasure was recorded during the call, or a withdrawal during an accepted one: the log shows who has what."""
+    if command.notice is state.notice:
+        return state.webhook_erased
+    return state.status is Status.WITHDRAWN and state.session_id is not None and command.outcome.accepted
 
 
 def _given_up_detail(cause: Cause, outcome: Delivery) -> str:
@@ -59,7 +59,7 @@ def _why_given_up(state: Session, command: RecordDelivery, policy: DeliveryPolic
     outcome = command.outcome
     if outcome.gone:
         return Cause.RECEIVER_GONE
-    if state.webhook_failures + 1 >= policy.max_failures:
+    if state.webhook_erased or state.webhook_failures + 1 >= policy.max_failures:
         return outcome.cause or Cause.NOT_ACCEPTED
     if outcome.retry_after is not None and outcome.retry_after.ms > policy.max_wait_ms:
         return Cause.WAIT_TOO_LONG

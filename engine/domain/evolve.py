@@ -217,6 +217,7 @@ def _withdrawn(state: Session, event: e.ConsentWithdrawn | e.MarketingWithdrawn)
         webhook_owed=event.webhook_owed,
         webhook_failures=0,
         webhook_retry_at=event.at if event.webhook_owed else None,
+        webhook_erased=False,
     )
 
 
@@ -227,7 +228,13 @@ def _notified(
         case e.WebhookSynced() if event.notice is not state.notice:
             return replace(state, webhook_attempts=event.attempt)
         case e.WebhookSynced():
-            return replace(state, webhook_owed=False, webhook_attempts=event.attempt, webhook_retry_at=None)
+            return replace(
+                state,
+                webhook_owed=False,
+                webhook_attempts=event.attempt,
+                webhook_retry_at=None,
+                webhook_erased=False,
+            )
         case e.WebhookFailed():
             return replace(
                 state,
@@ -236,7 +243,13 @@ def _notified(
                 webhook_retry_at=event.retry_at,
             )
         case e.WebhookAbandoned():
-            return replace(state, webhook_owed=False, webhook_attempts=event.attempts, webhook_retry_at=None)
+            return replace(
+                state,
+                webhook_owed=False,
+                webhook_attempts=event.attempts,
+                webhook_retry_at=None,
+                webhook_erased=event.cause is Cause.GUEST_ERASED,
+            )
         case e.WebhookRedeliveryRequested():
             return replace(state, webhook_owed=True, webhook_failures=0, webhook_retry_at=event.at)
         case _:

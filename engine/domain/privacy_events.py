@@ -19,7 +19,7 @@ class ConsentWithdrawn(SessionEvent, frozen=True, kw_only=True):
     ended: Status
     """The status that it ended."""
     webhook_owed: bool
-    """Whether the webhook's receiver has to know: the notice of the start was sent, or was on its way."""
+    """Whether the webhook's receiver has to know: the notice of the start was sent, or may have been on its way."""
 
 
 class MarketingWithdrawn(SessionEvent, frozen=True, kw_only=True):

@@ -94,6 +94,8 @@ class Session(Guarded, frozen=True, kw_only=True):
     webhook_failures: int = 0
     """Failed calls in a row since the schedule began."""
     webhook_retry_at: datetime | None = None
+    webhook_erased: bool = False
+    """An erasure gave up the notice of the start. If a call was under way, its outcome is still recorded."""
 
     ended_at: datetime | None = None
     """Since when it is over (`is_over`). Retention counts from here."""

@@ -26,7 +26,7 @@ def withdraw(state: Session, command: WithdrawConsent) -> list[e.Event]:
             requested_by=requested_by,
             reason=reason,
             ended=Status.IN_DOUBT if under_way else state.status,
-            # A call whose answer was lost may have arrived, and one may be under way now.
-            webhook_owed=state.webhook_owed or state.webhook_attempts > 0,
+            # A call whose answer was lost may have arrived, and one may be under way now, also one that an erasure overtook.
+            webhook_owed=state.webhook_owed or state.webhook_attempts > 0 or state.webhook_erased,
         ),
     ]

@@ -209,7 +209,7 @@ def _disclosures(events: Sequence[e.Event]) -> Iterator[Disclosure]:
                 outcome = _outcome_of(event.attempt, events[number + 1 :])
                 yield Disclosure(at=event.at, recipient="provider", data=SENT_TO_PROVIDER, outcome=outcome)
             case e.WebhookAbandoned(cause=Cause.GUEST_ERASED):
-                pass  # given up without a call
+                pass  # if a call was under way, its outcome follows
             case e.WebhookSynced() | e.WebhookFailed() | e.WebhookAbandoned():
                 yield _notice(event)
 

@@ -8,10 +8,10 @@ import msgspec
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import RequestRedelivery
 from guestledger.engine.domain.errors import RedeliveryRefusal, RedeliveryRefused
-from guestledger.engine.domain.events import WebhookAbandoned
+from guestledger.engine.domain.events import GuestErased, WebhookAbandoned
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.request import checked_text
-from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.session import Session, WebhookNotice
 from guestledger.engine.log.recorded import EventFilter
 from guestledger.engine.operations.decisions import Decisions
 from guestledger.engine.operations.histories import Histories
@@ -48,11 +48,18 @@ class Webhooks:
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the present dead letters, oldest first. Reads the whole log, without detached partitions."""
         found: dict[UUID, DeadLetter] = {}
+        erased: set[UUID] = set()
         async for batch in self._store.read_all(wanted=_WANTED):
             for recorded in batch:
-                found.pop(recorded.stream_id, None)
-                if isinstance(recorded.event, WebhookAbandoned):
-                    found[recorded.stream_id] = _dead_letter(recorded.stream_id, recorded.event)
+                stream_id = recorded.stream_id
+                found.pop(stream_id, None)
+                match recorded.event:
+                    case GuestErased():
+                        erased.add(stream_id)
+                    case WebhookAbandoned(notice=WebhookNotice.SESSION_STARTED) if stream_id in erased:
+                        pass  # its call ended after the erasure
+                    case WebhookAbandoned() as event:
+                        found[stream_id] = _dead_letter(stream_id, event)
         return list(found.values())
 
     async def redeliver(

@@ -238,6 +238,8 @@ def _needs_no_step(command: c.Command, state: Session, earlier: Sequence[e.Event
             return state.consent is not None
         case c.RecordDelivery() if command.notice is not state.notice:
             return state.status is Status.WITHDRAWN  # the call began before the withdrawal
+        case c.RecordDelivery() if state.webhook_erased:
+            return True  # the call began before the erasure
         case c.NoteClockSetBack():
             return True
         case c.RecordAttempt(attempt=attempt) if state.status is not Status.ATTEMPTING or attempt != state.attempts:

@@ -3,6 +3,7 @@
 import asyncio
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from guestledger.adapters.postgres.log.reader import leaf_hash_of
@@ -149,6 +150,31 @@ async def test_an_owed_notice_is_never_sent(new_ledger: NewLedger, simulator: Si
         assert not await ledger.webhooks.dead_letters()
         with pytest.raises(RedeliveryRefused, match="erased"):
             await ledger.webhooks.redeliver(session.id, requested_by="ops", reason="repaired")
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "accepted"), (503, "refused")])
+async def test_a_notice_that_an_erasure_overtook_is_a_disclosure(
+    new_ledger: NewLedger, simulator: Simulator, status: int, outcome: str
+) -> None:
+    simulator.config = SimulatorConfig(webhook_hang_s=0.5, webhook_status=status)
+    async with new_ledger(webhook_url=simulator.webhook_url) as ledger:
+        [session] = await open_for(ledger)
+        delivering = asyncio.create_task(ledger.scheduler.run_until_idle())
+        while not simulator.webhooks:
+            await asyncio.sleep(0.01)
+        await erase(ledger)
+        await delivering
+        held = await ledger.export(session=session.id, reason="asked by mail", by="ops-jane")
+        assert [sent.outcome for sent in held.sessions[0].disclosures if sent.recipient == "webhook"] == [outcome]
+        assert not await ledger.webhooks.dead_letters()
+
+        simulator.config = SimulatorConfig()
+        await ledger.withdraw(session.id, requested_by="ops-jane", reason="asked by mail")
+        await ledger.scheduler.run_until_idle()
+        assert [msgspec.json.decode(sent.body)["event"] for sent in simulator.webhooks] == [
+            "session_started",
+            "consent_withdrawn",
+        ]
 
 
 async def test_a_dead_letter_of_an_erased_guest_is_none_any_more(new_ledger: NewLedger, simulator: Simulator) -> None:

@@ -14,7 +14,7 @@ from guestledger.engine.domain.commands import Command, RecordAttempt
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.lifecycle import decide
 from guestledger.engine.domain.policy import Policy
-from guestledger.engine.domain.session import Session
+from guestledger.engine.domain.session import Session, WebhookNotice
 from guestledger.engine.limits.admission import DenialReason, Denied
 from guestledger.engine.limits.retry import RetryPolicy
 from guestledger.engine.replay.check import CheckReport, RecordedDue, allowed_kinds, due_times
@@ -168,8 +168,9 @@ CLOSED = Denied(by=DenialReason.CLOSED, until=at(30))
         (samples.open_session(), samples.deferred(CLOSED, at(0.1)), samples.look_up(samples.channel(), at(0.2))),
         (samples.open_session(), samples.look_up(samples.failed()), samples.look_up(samples.channel(), at(0.2))),
         (*CREATED, samples.deliver(samples.delivered(503), at(0.3)), samples.deliver(samples.delivered(), at(0.31))),
+        (*CREATED, samples.erase(at(0.3)), samples.deliver(samples.delivered(), at(0.31))),
     ],
-    ids=["the limiter closed during the attempt", "denial", "look-up", "delivery"],
+    ids=["the limiter closed during the attempt", "denial", "look-up", "delivery", "erasure"],
 )
 def test_an_answer_to_an_earlier_request_needs_no_due_step(life: tuple[Command, ...]) -> None:
     report = CheckReport()
@@ -181,6 +182,21 @@ def test_a_delivery_that_began_before_it_was_due_is_found() -> None:
     failed = samples.deliver(samples.delivered(503), at(0.3))
     report = CheckReport()
     report.check(history_of(*CREATED, failed, samples.deliver(samples.delivered(), at(1))), in_force(Policy()))
+    assert list(report.groups) == ["RecordDelivery not due: WebhookSynced"]
+
+
+def test_the_notice_of_a_withdrawal_after_an_erasure_follows_its_schedule() -> None:
+    ended = (samples.erase(at(0.3)), samples.withdraw(at(60)))
+    calls = [
+        samples.deliver(samples.delivered(status), at(seconds), notice=WebhookNotice.CONSENT_WITHDRAWN)
+        for status, seconds in ((503, 61), (200, 67))
+    ]
+    report = CheckReport()
+    report.check(history_of(*CREATED, *ended, *calls), in_force(Policy()))
+    assert report.groups == {}
+
+    too_early = samples.deliver(samples.delivered(), at(63), notice=WebhookNotice.CONSENT_WITHDRAWN)
+    report.check(history_of(*CREATED, *ended, calls[0], too_early), in_force(Policy()))
     assert list(report.groups) == ["RecordDelivery not due: WebhookSynced"]
 
 

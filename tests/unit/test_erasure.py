@@ -38,6 +38,7 @@ from tests.unit.samples import (
     was_erased,
     was_synced,
     webhook_abandoned,
+    withdraw,
 )
 
 ENDED = was_abandoned(cause=Cause.GUEST_ERASED, attempts=1)
@@ -66,6 +67,30 @@ def test_a_session_that_is_over_is_only_erased(history: tuple[Event, ...]) -> No
 def test_an_owed_notice_is_given_up_with_the_guest() -> None:
     then = given(*ACTIVE).when(erase()).then(GIVEN_UP, was_erased())
     assert StepName.DELIVER_WEBHOOK not in then.due()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, e.WebhookSynced), (503, e.WebhookAbandoned)])
+def test_the_outcome_of_a_call_that_an_erasure_overtook_is_recorded_once(status: int, kind: type[Event]) -> None:
+    late = given(*ERASED).when(deliver(delivered(status))).then_kinds(kind)
+    assert (late.state.webhook_owed, late.state.webhook_attempts) == (False, 1)
+
+    given(*ERASED, *late.events).when(deliver(delivered())).then_nothing()
+
+
+@pytest.mark.parametrize("status", [None, 200, 503])
+def test_a_receiver_that_may_know_an_erased_guest_gets_the_withdrawal(status: int | None) -> None:
+    late = () if status is None else given(*ERASED).when(deliver(delivered(status))).events
+    assert given(*ERASED, *late).when(withdraw()).then_one(e.ConsentWithdrawn).webhook_owed
+
+
+def test_a_start_accepted_after_erasure_and_withdrawal_leaves_the_withdrawal_owed() -> None:
+    withdrawn = given(*ERASED).when(withdraw()).events
+    late = given(*ERASED, *withdrawn).when(deliver(delivered())).then_kinds(e.WebhookSynced)
+    assert late.state.webhook_owed
+
+
+def test_a_call_settled_before_the_erasure_is_not_recorded_again() -> None:
+    given(*ACTIVE, was_synced(), was_erased()).when(deliver(delivered())).then_nothing()
 
 
 def test_an_active_session_stays_active_without_its_token_until_it_expires() -> None:
@@ -105,9 +130,8 @@ def test_a_parked_session_whose_guest_was_erased_cannot_be_resolved() -> None:
         given(*erased.before, *erased.events).when(resolve(resolution)).then_nothing()
 
 
-def test_the_notice_of_an_erased_guest_is_neither_sent_again_nor_recorded_late() -> None:
+def test_the_notice_of_an_erased_guest_is_not_sent_again() -> None:
     given(*ERASED).when(redeliver()).then_nothing()
-    given(*ERASED).when(deliver(delivered())).then_nothing()
 
 
 def test_an_expired_session_can_be_erased() -> None:

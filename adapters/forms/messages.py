@@ -48,6 +48,7 @@ CAUSES: Mapping[str, str] = {
     "service_unavailable": "a service that the request needs could not be used",
     "token_refused": "the access token was refused",
     "process_ended": "the process ended before the answer was recorded",
+    "session_known": "the answer names a session that is recorded already",
     "overtaken": "an older attempt brought the session before this one was answered",
     "rate_limited": "the rate limiter denied the request",
     "too_many_failures": "too many attempts failed",

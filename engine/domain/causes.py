@@ -61,6 +61,8 @@ class Cause(StrEnum):
     """The process ended before the answer was recorded."""
     OVERTAKEN = "overtaken"
     """An older attempt brought the session before this one was answered."""
+    SESSION_KNOWN = "session_known"
+    """The answer names a session that is recorded already; the detail is its id."""
     RATE_LIMITED = "rate_limited"
 
     TOO_MANY_FAILURES = "too_many_failures"

@@ -6,7 +6,7 @@ from typing import assert_never
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import BeginAttempt, RecordAttempt, SettleAttempt
-from guestledger.engine.domain.doubt import lifted, parked, unanswered
+from guestledger.engine.domain.doubt import known_again, lifted, parked, unanswered
 from guestledger.engine.domain.expiry import is_possible_expiry
 from guestledger.engine.domain.outcomes import Created, Failed, FailureKind, Throttled
 from guestledger.engine.domain.policy import Policy
@@ -61,9 +61,12 @@ def _record_late_failure(
     state: Session, command: RecordAttempt, outcome: Throttled | Failed, policy: RetryPolicy
 ) -> list[e.Event]:
     """A late failure matters only where it ends a doubt; an unusable session is kept."""
-    if isinstance(outcome, Failed) and outcome.session_id not in (None, state.session_id, *state.duplicates):
-        assert outcome.session_id is not None
-        return [_duplicate(state, command.attempt, outcome.session_id, command.now)]
+    named = outcome.session_id if isinstance(outcome, Failed) else None
+    if named is not None:
+        if named not in (state.session_id, *state.duplicates):
+            return [_duplicate(state, command.attempt, named, command.now)]
+        if again := known_again(state, command.attempt, named, command.now):
+            return again
     known = lifted(state, command, outcome)
     if known is None:
         return []
@@ -76,7 +79,7 @@ def _record_created(state: Session, attempt: int, outcome: Created, now: datetim
         token = outcome.guest_token
         return [e.GuestTokenFound(at=now, channel_id=state.channel_id, attempt=attempt, guest_token=token)]
     if outcome.session_id in {state.session_id, *state.duplicates}:
-        return []
+        return known_again(state, attempt, outcome.session_id, now)
     if state.status.is_settled:
         return [_duplicate(state, attempt, outcome.session_id, now)]
     assert state.accepted_at is not None

@@ -70,6 +70,24 @@ def resolve(state: Session, command: Resolve, policy: Policy) -> list[e.Event]:
             assert_never(command.resolution)
 
 
+def known_again(state: Session, attempt: int, session_id: str, now: datetime) -> list[e.Event]:
+    """A late answer to an attempt in doubt names a session that is recorded already: it made no other one."""
+    if attempt not in state.in_doubt or not state.status.is_settled:
+        return []
+    return [
+        e.DoubtLifted(
+            at=now,
+            channel_id=state.channel_id,
+            attempt=attempt,
+            kind=None,
+            cause=Cause.SESSION_KNOWN,
+            status=None,
+            detail=session_id,
+            retry_at=None,
+        )
+    ]
+
+
 def lifted(state: Session, command: RecordAttempt, outcome: Throttled | Failed) -> e.DoubtLifted | None:
     """The end of a doubt by a late answer without a session; `None`: no doubt ends.
 

@@ -166,11 +166,11 @@ class DuplicateCreated(SessionEvent, frozen=True, kw_only=True):
 
 
 class DoubtLifted(SessionEvent, frozen=True, kw_only=True):
-    """A late answer to an attempt in doubt: the provider made nothing of it."""
+    """A late answer to an attempt in doubt: the provider made nothing of it, or no other session than the one recorded."""
 
     attempt: int
     kind: FailureKind | None
-    """`None`: the attempt was throttled."""
+    """`None`: the attempt was throttled, or its session is known."""
     cause: Cause
     status: int | None
     detail: str

@@ -227,6 +227,8 @@ def _outcome_of(attempt: int, later: Sequence[e.Event]) -> str:
         match event:
             case e.SessionCreated() | e.SessionAdopted() | e.DuplicateCreated() if event.attempt == attempt:
                 outcome = "accepted"
+            case e.DoubtLifted(cause=Cause.SESSION_KNOWN) if event.attempt == attempt:
+                outcome = "accepted"
             case e.CreationThrottled() if event.attempt == attempt:
                 outcome = "refused"
             case e.CreationFailed() | e.DoubtLifted() if event.attempt == attempt:

@@ -13,6 +13,7 @@ from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.commands import Command, RecordAttempt
 from guestledger.engine.domain.due import DueStep, StepName, due_steps
 from guestledger.engine.domain.lifecycle import decide
+from guestledger.engine.domain.outcomes import FailureKind
 from guestledger.engine.domain.policy import Policy
 from guestledger.engine.domain.session import Session, WebhookNotice
 from guestledger.engine.limits.admission import DenialReason, Denied
@@ -158,6 +159,7 @@ def test_a_refused_consent_whose_value_was_cut_is_reproduced(given: Any) -> None
 
 BEGUN = (samples.open_session(), samples.look_up(samples.channel(), at(0.1)), samples.begin(at(0.1)))
 CREATED = (*BEGUN, samples.answer(samples.created(), 1, at(0.2)))
+LOST = (*BEGUN, samples.answer(samples.failed(FailureKind.IN_DOUBT), 1, at(0.2)))
 CLOSED = Denied(by=DenialReason.CLOSED, until=at(30))
 
 
@@ -169,8 +171,9 @@ CLOSED = Denied(by=DenialReason.CLOSED, until=at(30))
         (samples.open_session(), samples.look_up(samples.failed()), samples.look_up(samples.channel(), at(0.2))),
         (*CREATED, samples.deliver(samples.delivered(503), at(0.3)), samples.deliver(samples.delivered(), at(0.31))),
         (*CREATED, samples.erase(at(0.3)), samples.deliver(samples.delivered(), at(0.31))),
+        (*LOST, samples.begin(at(2)), *(samples.answer(samples.created(), number, at(2.2)) for number in (1, 2))),
     ],
-    ids=["the limiter closed during the attempt", "denial", "look-up", "delivery", "erasure"],
+    ids=["the limiter closed during the attempt", "denial", "look-up", "delivery", "erasure", "the same session"],
 )
 def test_an_answer_to_an_earlier_request_needs_no_due_step(life: tuple[Command, ...]) -> None:
     report = CheckReport()

@@ -117,6 +117,17 @@ def test_two_attempts_with_the_same_session_make_no_duplicate() -> None:
     given(*adopted).when(answer(created(session_id="sess_same"), attempt=2)).then_nothing()
 
 
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_late_answer_that_names_the_known_session_lifts_its_doubt(*, readable: bool) -> None:
+    overtaken = given(*SECOND_ATTEMPT).when(answer(created(session_id="sess_same"), attempt=1, now=at(4)))
+    unreadable = Failed(kind=FailureKind.IN_DOUBT, cause=Cause.UNREADABLE_ANSWER, session_id="sess_same")
+    late = answer(created(session_id="sess_same") if readable else unreadable, attempt=2, now=at(5))
+    then = given(*overtaken.before, *overtaken.events).when(late)
+    lifted = then.then_one(e.DoubtLifted)
+    assert (lifted.attempt, lifted.cause, lifted.detail) == (2, Cause.SESSION_KNOWN, "sess_same")
+    assert (then.state.status, then.state.in_doubt, then.state.duplicates) == (Status.ACTIVE, (), ())
+
+
 def test_a_duplicate_is_recorded_once() -> None:
     given(*ACTIVE, was_duplicated(1, "sess_second")).when(answer(created(session_id="sess_second"))).then_nothing()
 

@@ -16,7 +16,9 @@ setup: $(READY) ## Install everything into .venv (another interpreter: make clea
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "guestledger needs Python 3.11 or newer, and this is %d.%d. Name another: make setup PYTHON=python3.12" % sys.version_info[:2])'
 	@echo "installing into .venv"
-	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@# An install that was interrupted starts over: pip takes a half-installed package for a whole one.
+	@test -e $@ && $(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@rm -f $@
 	@$(PIP) install --require-hashes -r requirements.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@

@@ -5,6 +5,7 @@ The public API. A name is imported when it is first used, so that `import guestl
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 
 _NAMES = {
     "adapters.cxone.profile": "Profile",
@@ -86,7 +87,7 @@ _EXTRAS = {"metrics_text": "server"}
 """The names that need an extra."""
 _MODULES = {name: f"guestledger.{module}" for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = sorted(("__version__", *_MODULES))  # noqa: PLE0605
+__all__ = sorted(("__version__", *_MODULES.keys() - (() if find_spec("prometheus_client") else _EXTRAS)))  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> object:

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from guestledger.adapters.api.handlers import health
 from guestledger.adapters.forms.frames import frame_form
 from guestledger.adapters.simulator import Simulator, SimulatorConfig
 from guestledger.engine.domain.events import PersonalDataRevealed
@@ -261,6 +262,13 @@ async def test_the_audit_log_is_a_page_lines_or_csv(api: Api) -> None:
     rows = list(csv.DictReader(io.StringIO(table.body.decode())))
     assert (tuple(rows[0]), [row["id"] for row in rows]) == (CONTRACT_FIELDS, ids)
     assert table.headers["Content-Disposition"] == 'attachment; filename="audit.csv"'
+
+
+async def test_metrics_without_their_library_say_what_to_install(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "find_spec", lambda _name: None)
+    answer = await api.get("/metrics", role=Role.AUDITOR)
+    assert (answer.status, answer.json["code"]) == (503, "not-configured")
+    assert "guestledger[server]" in answer.json["detail"]
 
 
 async def test_metrics_are_those_of_the_ledger(api: Api) -> None:

@@ -3,6 +3,7 @@
 The first two are public, and give no details.
 """
 
+from importlib.util import find_spec
 from typing import Literal
 
 import msgspec
@@ -34,7 +35,9 @@ async def ready(_asked: Params, context: Context) -> HealthForm:
 
 
 async def metrics(_asked: Params, context: Context) -> Response:
-    """Return the metrics for Prometheus."""
+    """Return the metrics for Prometheus. Needs the extra `server`."""
+    if find_spec("prometheus_client") is None:
+        raise Refused("not-configured", "The metrics need prometheus_client: install guestledger[server].")
     found = await endpoints.metrics(context.ledger)
     return Response(headers={"content-type": found.content_type}, body=found.body)
 

@@ -7,7 +7,6 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import ARRAY, Select, Uuid, any_, cast, extract, func, literal, select, true
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guestledger.adapters.postgres.errors import reported
@@ -104,4 +103,4 @@ def _nearest(wanted: FindFilter, ids: Collection[UUID] | None, span: Span | None
         statement = statement.where(c.stream_id == any_(cast(list(ids), ARRAY(Uuid))))
     if wanted.correlation_id is not None:
         statement = statement.where(c.correlation_id == wanted.correlation_id)
-    return statement.ext(distinct_on(c.stream_id))
+    return statement.prefix_with("DISTINCT ON (found_id)")  # SQLAlchemy 2.0 and 2.1 have no way in common

@@ -1,6 +1,7 @@
 """What all tests share: a PostgreSQL server, new databases on it, the check for leaks, and Hypothesis' settings."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -121,7 +122,8 @@ def programs() -> Iterator[Path]:
         directory = Path(name)
         path = directory / "socket"
         program = directory / "guestledger"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {zygote} {path} "$@"\n')
+        start = shlex.join((sys.executable, "-I", "-S", str(zygote), str(path)))
+        program.write_text(f'#!/bin/sh\nexec {start} "$@"\n')
         program.chmod(0o755)
         with subprocess.Popen(
             [sys.executable, zygote, "serve", path], cwd=zygote.parents[1], stdin=subprocess.PIPE

@@ -10,6 +10,7 @@ from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import asyncpg
@@ -146,9 +147,11 @@ class Scenario:
 
     async def _shell(self, block: Block, text: str) -> str:
         text = _SERVE.sub("guestledger serve --port 0", _NOT_RUN.sub("", self._filled_in(text)))
-        text = _MAKE.sub(f"make --directory {ROOT} --dry-run ", text)
+        text = _MAKE.sub(lambda _make: f"make --directory {quote(str(ROOT))} --dry-run ", text)
         # A signal has to reach the process itself, so this is the program that is installed.
-        text = _ENDLESS.sub(rf"timeout --preserve-status --signal TERM 2 {BIN}/\1", text)
+        text = _ENDLESS.sub(
+            lambda found: f"timeout --preserve-status --signal TERM 2 {quote(str(BIN))}/{found[1]}", text
+        )
         code, out = await self._process(["bash", "-euo", "pipefail", "-c", text], self.environment(text))
         # Stopped before it has begun, `events --follow` says so by its exit code.
         assert code == 0 or (code == 143 and "timeout" in text), f"{block}: exit code {code}\n{text}\n{out}"
@@ -157,7 +160,10 @@ class Scenario:
     async def _first_line(self, block: Block, command: str) -> str:
         """The first line of a command that then runs until it is stopped."""
         process = await asyncio.create_subprocess_shell(
-            f"exec {BIN}/{_PORT.sub('-P 0', command)}", cwd=self.directory, env=self.environment(command), stdout=PIPE
+            f"exec {quote(str(BIN))}/{_PORT.sub('-P 0', command)}",
+            cwd=self.directory,
+            env=self.environment(command),
+            stdout=PIPE,
         )
         assert process.stdout
         async with asyncio.timeout(LIMIT_S):

@@ -8,6 +8,7 @@ from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from shlex import quote
 
 import pytest
 import typer
@@ -43,12 +44,12 @@ async def test_django_view_opens_sessions_through_the_api(database_url: str, tmp
     async with scenario(database_url, tmp_path) as running:
         (tmp_path / "views.py").write_text(the_file(PAGE.name, "views.py"))
         create, serve = next(block.text.splitlines() for block in blocks_of(PAGE) if block.language == "text")
-        [key] = re.findall(r"glk_\S+", await _ended(running, f"{BIN}/{create}"))
+        [key] = re.findall(r"glk_\S+", await _ended(running, f"{quote(str(BIN))}/{create}"))
         port = free_port()
         async with _serving(running, serve.replace("8080", str(port)), port):
             api = f"CHAT_API_URL=http://127.0.0.1:{port} CHAT_API_KEY={key}"
             (tmp_path / "program.py").write_text(PROGRAM)
-            printed = await _ended(running, f"{api} {sys.executable} program.py")
+            printed = await _ended(running, f"{api} {quote(sys.executable)} program.py")
     first, again, of_another, refused = map(json.loads, printed.splitlines())
     assert first["status"] == "active"
     assert first == again
@@ -59,7 +60,7 @@ async def test_django_view_opens_sessions_through_the_api(database_url: str, tmp
 @asynccontextmanager
 async def _serving(running: Scenario, command: str, port: int) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_shell(
-        f"exec {BIN}/{command}", cwd=running.directory, env=running.environment(command)
+        f"exec {quote(str(BIN))}/{command}", cwd=running.directory, env=running.environment(command)
     )
     try:
         async with asyncio.timeout(LIMIT_S):

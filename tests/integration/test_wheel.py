@@ -15,7 +15,7 @@ from tests.integration.plain_sql import connect_plainly
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("engine", "adapters", "migrations")
-SHIPPED = {".py", ".pyi", ".sql", ".mako", ".typed"}
+SHIPPED = {".py", ".pyi", ".sql", ".mako", ".typed", ".html", ".css", ".js"}
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 OFFLINE = ("--no-index", "--no-deps", "--no-build-isolation")
 BUILD_SDIST = "import sys, hatchling.build; print(hatchling.build.build_sdist(sys.argv[1]))"

@@ -258,7 +258,7 @@ async def test_a_cut_off_attempt_is_recorded_in_doubt_and_the_session_continues(
     assert (await ledger.session(stream_id)).session_id == made.session_id
 
 
-async def test_a_late_answer_with_the_known_session_records_nothing(
+async def test_a_late_answer_with_the_known_session_lifts_its_doubt(
     ledger: Ledger, new_ledger: Any, simulator: Simulator, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CXone honours the key here: the second attempt gets the first one's session."""
@@ -270,7 +270,10 @@ async def test_a_late_answer_with_the_known_session_records_nothing(
         delayed.released.set()
         session = await opening
 
-    assert await ledger.history(stream_id) == before
+    *known, lifted = await ledger.history(stream_id)
+    assert known == before
+    assert isinstance(lifted.event, e.DoubtLifted)
+    assert (lifted.event.attempt, lifted.event.cause) == (1, Cause.SESSION_KNOWN)
     assert (session.id, session.status, session.attempts) == (stream_id, Status.ACTIVE, 2)
     assert session == await revealed(ledger, stream_id)
     assert (await event(ledger, stream_id, e.SessionCreated)).attempt == 2
@@ -390,7 +393,7 @@ async def test_a_late_webhook_answer_is_logged_and_its_retry_after_is_observed(
         assert [limiter["name"] for limiter in closed] == ([] if status is None else ["hooks"])
 
 
-async def test_a_late_rejection_lifts_the_doubt_and_a_redundant_answer_is_logged(
+async def test_a_late_answer_lifts_the_doubt_and_a_redundant_one_is_logged(
     ledger: Ledger, new_ledger: Any, sql: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with new_ledger() as other, hanging(ledger, monkeypatch) as (delayed, opening):
@@ -400,7 +403,7 @@ async def test_a_late_rejection_lifts_the_doubt_and_a_redundant_answer_is_logged
         before = await sql("SELECT * FROM due_steps")
         delayed.released.set()
         await opening
-        assert f"session {row.id}: the answer to attempt 1 (created {row.session_id}) is late" in caplog.text
+        lifted = await event(ledger, row.id, e.DoubtLifted)
         assert await sql("SELECT * FROM due_steps") == before
 
         refused = Failed(kind=e.FailureKind.FINAL, cause=Cause.REJECTED, status=400)
@@ -411,8 +414,8 @@ async def test_a_late_rejection_lifts_the_doubt_and_a_redundant_answer_is_logged
             await ledger._opener._executor._record(
                 late, StepName.CREATE_SESSION, StepResult(commands=(command,)), Lane.CREATION
             )
-        lifted = await event(ledger, row.id, e.DoubtLifted)
-    assert (lifted.attempt, lifted.kind, lifted.retry_at) == (1, e.FailureKind.FINAL, None)
+        assert f"session {row.id}: the answer to attempt 1 (failed) is late" in caplog.text
+    assert (lifted.attempt, lifted.cause, lifted.retry_at) == (1, Cause.SESSION_KNOWN, None)
     assert (await ledger.session(row.id)).session_id == row.session_id
 
 
@@ -505,7 +508,7 @@ async def test_a_late_answer_ends_the_lease_on_a_later_attempt(
     assert tuple(after) == ("expire_token", None, None)
     assert (session.status, session.attempts) == (Status.ACTIVE, 2)
     assert (await event(ledger, session.id, e.SessionCreated)).attempt == 1
-    assert session == await revealed(ledger, session.id), "the second answer was no news"
+    assert (session.in_doubt, (await revealed(ledger, session.id)).in_doubt) == ((2,), ())
     assert len(simulator.sessions_by_key[str(session.id)]) == 1
 
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from guestledger.adapters.forms.messages import cause_sentence, wait_sentence
 from guestledger.engine.domain import events as e
-from guestledger.engine.domain.causes import Cause
 from guestledger.engine.replay.timeline import Frame
 
 
@@ -55,10 +54,8 @@ def _attempt_words(event: e.Event) -> str | None:
             return f"session {event.session_id} was made, in {event.attempt_latency_ms} ms"
         case e.DuplicateCreated():
             return f"a late answer: session {event.session_id} was made too, and nobody uses it"
-        case e.DoubtLifted(cause=Cause.SESSION_KNOWN):
-            return f"a late answer: session {event.detail} again"
         case e.DoubtLifted():
-            return f"a late answer, no session: {cause_sentence(event.cause, event.detail, event.status)}"
+            return f"a late answer, no other session: {cause_sentence(event.cause, event.detail, event.status)}"
         case e.SessionParked():
             return "parked: a person decides"
         case e.SessionAdopted():

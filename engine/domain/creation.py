@@ -74,8 +74,7 @@ def _record_late_failure(
 
 
 def _record_created(state: Session, attempt: int, outcome: Created, now: datetime, policy: Policy) -> list[e.Event]:
-    lacks_token = state.guest_token is None and state.token_purged_at is None
-    if outcome.session_id == state.session_id and lacks_token and state.status is Status.ACTIVE:
+    if outcome.session_id == state.session_id and state.lacks_token and state.status is Status.ACTIVE:
         token = outcome.guest_token
         return [e.GuestTokenFound(at=now, channel_id=state.channel_id, attempt=attempt, guest_token=token)]
     if outcome.session_id in {state.session_id, *state.duplicates}:

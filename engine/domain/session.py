@@ -116,6 +116,11 @@ class Session(Guarded, frozen=True, kw_only=True):
         return ended and not self.webhook_owed
 
     @property
+    def lacks_token(self) -> bool:
+        """Whether it has no guest token, and none was deleted after its expiry: an active one was adopted without it."""
+        return self.guest_token is None and self.token_purged_at is None
+
+    @property
     def held(self) -> bool:
         """Whether a legal hold keeps the contact data."""
         return self.held_since is not None

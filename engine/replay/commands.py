@@ -108,13 +108,19 @@ def _late_answer(event: e.DuplicateCreated | e.GuestTokenFound | e.DoubtLifted, 
         case e.DuplicateCreated() if state.status.is_settled:
             outcome = created(event.session_id)
         case e.DuplicateCreated():
-            unreadable = Cause.UNREADABLE_ANSWER
-            outcome = Failed(kind=FailureKind.IN_DOUBT, cause=unreadable, session_id=event.session_id)
+            outcome = _unreadable(event.session_id)
         case e.GuestTokenFound():
             outcome = created(state.session_id or "", event.guest_token)
+        case e.DoubtLifted(cause=Cause.SESSION_KNOWN):
+            # A readable answer would have brought the missing token.
+            outcome = _unreadable(event.detail) if state.lacks_token else created(event.detail)
         case e.DoubtLifted():
             outcome = lifted_by(event)
     return c.RecordAttempt(attempt=event.attempt, outcome=outcome, now=event.at, jitter=0.0)
+
+
+def _unreadable(session_id: str) -> Failed:
+    return Failed(kind=FailureKind.IN_DOUBT, cause=Cause.UNREADABLE_ANSWER, session_id=session_id)
 
 
 def _delivery(event: e.WebhookSynced | e.WebhookFailed | e.WebhookAbandoned, policy: Policy) -> c.RecordDelivery:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from guestledger.engine.domain import events as e
 from guestledger.engine.domain.causes import Cause
 from guestledger.engine.domain.consent import is_cut
-from guestledger.engine.domain.outcomes import Channel, Created, Delivery, Failed, FailureKind, Throttled
+from guestledger.engine.domain.outcomes import Channel, Created, Delivery, Failed, Throttled
 from guestledger.engine.domain.request import GuestConsent, GuestRequest
 from guestledger.engine.limits.retry import RetryAfter, RetryPolicy, Wait, WaitBasis
 
@@ -103,8 +103,6 @@ def lifted_by(event: e.DoubtLifted) -> Throttled | Failed:
     """The late answer that ended the doubt, with the pause that it left."""
     pause_ms = 0 if event.retry_at is None else max(0, (event.retry_at - event.at) // timedelta(milliseconds=1))
     asked = RetryAfter(given=None, ms=pause_ms, basis=WaitBasis.RETRY_AFTER)
-    if event.cause is Cause.SESSION_KNOWN:
-        return Failed(kind=FailureKind.IN_DOUBT, cause=Cause.UNREADABLE_ANSWER, session_id=event.detail)
     if event.kind is None:
         return Throttled(status=event.status, retry_after=asked)
     return Failed(kind=event.kind, cause=event.cause, status=event.status, detail=event.detail, retry_after=asked)

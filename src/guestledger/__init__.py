@@ -87,7 +87,9 @@ _EXTRAS = {"metrics_text": "server"}
 """The names that need an extra."""
 _MODULES = {name: f"guestledger.{module}" for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = sorted(("__version__", *_MODULES.keys() - (() if find_spec("prometheus_client") else _EXTRAS)))  # noqa: PLE0605
+# Without the extra it would break `from guestledger import *`.
+_missing = () if find_spec("prometheus_client") else _EXTRAS
+__all__ = sorted(("__version__", *_MODULES.keys() - _missing))  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> object:

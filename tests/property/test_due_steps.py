@@ -109,7 +109,7 @@ def test_a_step_that_is_not_due_decides_nothing(
     due = due_times(state, policy)
     for step in set(StepName) - due.keys():
         if step is StepName.DELIVER_WEBHOOK and state.webhook_erased:
-            continue  # an accepted call that the erasure overtook is recorded
+            continue  # what came of a call that the erasure overtook is recorded
         assert decide(state, command_of(step, state, now, lookup=lookup, delivery=delivery), policy) == []
     if not due.keys() & {StepName.VALIDATE_CHANNEL, StepName.CREATE_SESSION}:
         assert decide(state, DeferCreation(limiter=LIMITER, denied=denied, now=now, jitter=0.5), policy) == []

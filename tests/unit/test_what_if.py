@@ -229,6 +229,14 @@ def test_a_late_answer_brings_the_session_if_it_is_still_wanted() -> None:
     assert (created.expires_at, created.unread) == (at(3_630), {"expires_at": "not recorded"})
 
 
+def test_a_late_answer_with_the_known_session_brings_it_where_no_attempt_followed() -> None:
+    lost = (*BEGUN, s.answer(s.failed(FailureKind.IN_DOUBT), 1, at(0.2)))
+    life = (*lost, s.begin(at(0.75)), s.answer(s.created(), 2, at(1)), s.answer(s.created(), 1, at(30)))
+    found = asked(life, {"creation": {"in_doubt": "park"}})
+    assert (found.recorded.attempts, found.simulated.attempts) == (2, 1)
+    assert (found.simulated.status, found.simulated.latency_ms) == (Status.ACTIVE, 30_000)
+
+
 def test_a_withdrawal_keeps_its_time_and_what_comes_later_does_not_happen() -> None:
     found = asked((*CREATED_AT_2[:6], s.withdraw(at(1))), {"creation": {"base_ms": 2_000}})
     assert (found.recorded.attempts, found.simulated.attempts) == (2, 1)

@@ -29,6 +29,10 @@ class DatabaseClockShim:
         """Set the clock ahead by `by`, or back if it is negative."""
         await self._administrator.execute("UPDATE public.clock_offset SET by = by + $1", by)
 
+    async def execute(self, statement: str) -> None:
+        """Run a statement at that time, as an administrator."""
+        await self._administrator.execute(statement)
+
     async def close(self) -> None:
         """Close the connection. The clock stays as it is."""
         await self._administrator.close()

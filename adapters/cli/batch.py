@@ -21,6 +21,8 @@ MAX_UNANSWERED_BYTES = 4 * 1024 * 1024
 """How many bytes these lines may have. In memory, JSON takes up to thirty times as much."""
 _POLL_SECONDS = 0.2
 _FINISH_SECONDS = 5
+_REPEATS = 2
+"""How often a line with an idempotency key is opened again, if outages cut it off."""
 
 Answer = dict[str, Any]
 
@@ -154,7 +156,7 @@ class OpeningBatch:
         self._answered()
         return answer
 
-    async def _open(self, request: guestledger.GuestRequest) -> guestledger.Session:
+    async def _open(self, request: guestledger.GuestRequest, repeats: int = _REPEATS) -> guestledger.Session:
         if self._outage.gone is not None:
             self.left += 1
             raise _NotDone(f"not accepted: {error_line(self._outage.gone)}")
@@ -164,10 +166,16 @@ class OpeningBatch:
             return await self._ledger.open_session(request)
         except guestledger.ServiceError as error:
             self._met(error)
-            if error.accepted is None:
-                # It may have been recorded: accepting it again could open a second session for the guest.
+            if error.accepted is not None:
+                return await self._session(error.accepted)
+            # It may have been recorded: without a key, opening it again could make a second session for the guest.
+            if not repeats or request.idempotency_key is None or not await self._outage_ended(error):
                 raise
-            return await self._session(error.accepted)
+        return await self._open(request, repeats - 1)
+
+    async def _outage_ended(self, error: guestledger.ServiceError) -> bool:
+        """Wait for the end of the outage, if this error tells of one. False: it is none, or lasts, or `open` is stopped."""
+        return is_outage(error) and await self._outage.over() and self._stop_at is None
 
     async def _session(self, session_id: UUID) -> guestledger.Session:
         """Read a session that was accepted, after an outage if there is one. Raises `ServiceError`."""
@@ -176,7 +184,7 @@ class OpeningBatch:
                 return await self._ledger.session(session_id)
             except guestledger.ServiceError as error:
                 self._met(error)
-                if not is_outage(error) or self._stop_at is not None or not await self._outage.over():
+                if not await self._outage_ended(error):
                     raise error.with_accepted(session_id) from None
 
     def _met(self, error: guestledger.GuestledgerError) -> None:

@@ -31,7 +31,9 @@ _TRIED_PAUSES = 10.0
 _CUT = 0.36
 # A throttle lowers the rate to this share of what was sent in the second before, unless the rate was hardly used:
 # fewer were sent than these, or than this share of it.
-_PROVEN, _MIN_SENT, _MIN_USED = 0.96, 5, 0.25
+_PROVEN, _MIN_SENT, _MIN_USED = 0.92, 5, 0.25
+# It stays there for so many seconds: at first requests come unevenly, and the API may count by the second.
+_STAY_S = 2.0
 # The step before in a climb has shown nothing if a smaller share of it was sent in the second before.
 _BACKED = 0.8
 # Throttles that cost a smaller share of the time than these are not worth a higher rate; are not said to come by chance.
@@ -75,16 +77,18 @@ def seen_to_work(before: Pace, pace: Pace, sent_at: datetime) -> Pace:
     sent = None if before.last_seconds is None else before.last_seconds.within_a_second(sent_at)
     if sent is not None and sent >= max(_MIN_SENT, _MIN_USED * before.rate):
         # A rate that rises fast is far too high when it is throttled.
-        pace = replace(pace, rate=pace.bounded(min(pace.rate, _PROVEN * sent)))
+        rate = pace.bounded(min(pace.rate, _PROVEN * sent))
+        pace = replace(pace, rate=rate, hold=max(pace.hold, _STAY_S * rate))
     # A climb ends at the step before. The first step is one from a rate that the curve knows better.
     rates = before.rates(sent_at)
     climb = before.climb - (len(before.earlier) + 1 - len(rates))
-    *_, step, _ = (0.0, 0.0, *rates)
+    *_, step, rate = (0.0, 0.0, *rates)
+    step = min(step, _PROVEN * rate)
     if climb < 2 or pace.rate >= step or (sent is not None and sent < _BACKED * step):
         return pace
     if any(point.throttled > _SEEN for point in c.beside(pace.curve, step)):
         return pace
-    return replace(pace, rate=step, hold=0.0)
+    return replace(pace, rate=step, hold=_STAY_S * step)
 
 
 def after_answers(pace: Pace, now: datetime, opened_at: datetime, latency_s: float) -> Pace:

@@ -37,15 +37,15 @@ def throttle(pace: Pace, seconds: float = 2, sent: float | None = None) -> Pace:
     return throttled(pace, 1.0, at(seconds), at(0), at(seconds if sent is None else sent))
 
 
-def climbing(curve: Curve, number: int = 100) -> Pace:
+def climbing(curve: Curve, number: int = 100, rate: float = 115.0) -> Pace:
     earlier = (EarlierRate(103.0, at(-9)),)
-    return accepted(paced(curve, rate=108.0, climb=2, began_at=at(0), earlier=earlier), number, since=1)
+    return accepted(paced(curve, rate=rate, climb=2, began_at=at(0), earlier=earlier), number, since=1)
 
 
 def test_a_throttle_lowers_the_rate_to_what_the_second_before_has_shown() -> None:
     rising = accepted(begun(100.0, at(0)), 80, since=1)
     assert 100 < rising.rate < 160
-    assert throttle(rising).rate == pytest.approx(0.96 * 80, rel=0.03)
+    assert throttle(rising).rate == pytest.approx(0.92 * 80, rel=0.03)
 
 
 @pytest.mark.parametrize("number", [4, 20])
@@ -81,6 +81,17 @@ def counted(*times: float) -> LastSeconds:
 
 def test_a_climb_that_is_throttled_ends_at_the_step_before() -> None:
     assert throttle(climbing(GOOD)).rate == 103
+
+
+def test_a_climb_whose_last_step_was_small_ends_safely_below_the_throttled_rate() -> None:
+    assert throttle(climbing(GOOD, rate=108.0)).rate == pytest.approx(0.92 * 108)
+
+
+def test_the_rate_stays_for_two_seconds_after_a_throttle() -> None:
+    assert throttle(climbing(GOOD)).hold == 2 * 103
+    lowered = throttle(climbing(GOOD, rate=108.0))
+    assert accepted(lowered, 150, since=3).rate == lowered.rate
+    assert accepted(lowered, 250, since=3).rate > lowered.rate
 
 
 def test_no_climb_ends_at_a_step_that_was_throttled_before() -> None:
@@ -133,10 +144,10 @@ def test_a_trial_alone_decides_while_nothing_else_is_known() -> None:
 
 
 def test_a_throttled_request_of_the_step_before_ends_the_climb_two_steps_before() -> None:
-    earlier = (EarlierRate(104.0, at(0)), EarlierRate(112.0, at(1)))
-    pace = accepted(paced(GOOD, rate=123.0, climb=3, began_at=at(2), earlier=earlier), 110, since=1)
+    earlier = (EarlierRate(104.0, at(0)), EarlierRate(114.0, at(1)))
+    pace = accepted(paced(GOOD, rate=126.0, climb=3, began_at=at(2), earlier=earlier), 110, since=1)
     assert throttle(pace, 3, sent=1.99).rate == 104
-    assert throttle(pace, 3, sent=2.01).rate == 112
+    assert throttle(pace, 3, sent=2.01).rate == 114
     # It was the first step, and the curve knows better.
     assert throttle(replace(pace, climb=2), 3, sent=1.99).rate < 104
 

@@ -175,7 +175,10 @@ class OpeningBatch:
 
     async def _outage_ended(self, error: guestledger.ServiceError) -> bool:
         """Wait for the end of the outage, if this error tells of one. False: it is none, or lasts, or `open` is stopped."""
-        return is_outage(error) and await self._outage.over() and self._stop_at is None
+        if not is_outage(error) or self._stop_at is not None:
+            return False
+        # `stop` ends the wait.
+        return await self._outage.over() and self._stop_at is None
 
     async def _session(self, session_id: UUID) -> guestledger.Session:
         """Read a session that was accepted, after an outage if there is one. Raises `ServiceError`."""

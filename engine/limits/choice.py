@@ -30,7 +30,7 @@ _TRIED_PAUSES = 10.0
 # No lower rate than this share of the last one is chosen for what the curve shows.
 _CUT = 0.36
 # A throttle lowers the rate to this share of what was sent in the second before, unless the rate was hardly used:
-# fewer were sent than these, or than this share of it.
+# fewer were sent than these, or than this share of it. No climb ends nearer than that to the rate that was throttled.
 _PROVEN, _MIN_SENT, _MIN_USED = 0.92, 5, 0.25
 # It stays there for so many seconds: at first requests come unevenly, and the API may count by the second.
 _STAY_S = 2.0

@@ -1,4 +1,4 @@
-"""`guestledger open`, in process: lines whose session the ledger cannot read."""
+"""`guestledger open`, in process: lines that an outage cut off, or whose session the ledger cannot read."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime

@@ -12,6 +12,7 @@ from guestledger.engine.limits.admission import AdmissionRequest
 from guestledger.engine.limits.limiter import admit, reserve, sending_wait
 from guestledger.engine.limits.policy import LimiterPolicy
 from guestledger.engine.limits.state import LimiterState
+from guestledger.engine.worker.steps.create_session import MISSED_S
 from tests.throttling import FULL_RATE, ROWS, SLOTS, SPAN_S, Row, Seen, Server, moment, observed, second
 
 WORKERS = 8
@@ -24,30 +25,43 @@ _CLAIM_S, _RESERVED_S = 0.05, 0.2
 _LATE_S = 0.03
 
 
+STALL_S, STALLED_EVERY_S = 0.3, 15.0
+"""How long the machine stands still, and how often."""
+
+
 class WorkedRow(NamedTuple):
     """A server, and the share of the best rate at it that the workers must reach."""
 
     row: Row
     least: float
+    stalls: bool = False
+    """Whether the machine stands still at times."""
+
+    @property
+    def name(self) -> str:
+        """The row's name in lists."""
+        return f"{self.row.name}, on a machine that stands still at times" if self.stalls else self.row.name
 
 
 _BY_NAME = {row.name: row for row in ROWS}
 WORKED_ROWS = (
     WorkedRow(_BY_NAME["window 50 a second"], 0.93),
     WorkedRow(_BY_NAME["50 in any second, by late clients"], 0.95),
+    WorkedRow(_BY_NAME["50 in any second, by late clients"], 0.89, stalls=True),
     WorkedRow(_BY_NAME["100/s, shared"], 0.75),
     WorkedRow(_BY_NAME["noise 2 %"], 0.8),
 )
 
 
-def work(server: Server, seed: int, span_s: float = SPAN_S) -> list[Seen]:
+def work(worked: WorkedRow, seed: int, span_s: float = SPAN_S) -> list[Seen]:
     """What eight workers with an endless queue send, for so many seconds."""
-    return _Work(server, seed).run(span_s)
+    return _Work(worked.row.server(), seed, stalls=worked.stalls).run(span_s)
 
 
 class _Work:
-    def __init__(self, server: Server, seed: int) -> None:
+    def __init__(self, server: Server, seed: int, *, stalls: bool) -> None:
         self._server = server
+        self._stalls = stalls
         self._chance = random.Random(seed)
         self._limiter, self._policy = LimiterState(), LimiterPolicy()
         self._now, self._at_work, self._closed_until = 0.0, 0, 0.0
@@ -59,7 +73,9 @@ class _Work:
         for _ in range(WORKERS):
             self._later(self._chance.uniform(0, _CLAIM_S), self._claim)
         while self._ahead[0][0] < span_s:
-            self._now, _, step = heapq.heappop(self._ahead)
+            at, _, step = heapq.heappop(self._ahead)
+            into_stall_s = at % STALLED_EVERY_S
+            self._now = at + STALL_S - into_stall_s if self._stalls and into_stall_s < STALL_S else at
             step()
         return self._seen
 
@@ -87,9 +103,13 @@ class _Work:
             self._at_work -= 1
             return
         early = self._now < self._closed_until - 1e-5
-        self._later(self._now + wait.total_seconds(), partial(self._send, self._now, early))
+        turn_at = self._now + wait.total_seconds()
+        self._later(turn_at, partial(self._send, self._now, turn_at, early))
 
-    def _send(self, recorded_at: float, early: bool) -> None:
+    def _send(self, recorded_at: float, turn_at: float, early: bool) -> None:
+        if recorded_at < turn_at < self._now - MISSED_S:  # it has missed its turn
+            self._record()
+            return
         asked_s = self._server.ask(self._now, self._chance)
         self._seen.append(Seen(self._now, asked_s is None, early))
         answered_at = self._now + self._chance.uniform(*self._server.answers_s)

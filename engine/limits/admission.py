@@ -1,6 +1,6 @@
 """Requests for admission, and the rate limiter's answers."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import msgspec
@@ -58,3 +58,5 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """When it was admitted, by the database's clock."""
     probes: bool
     """Whether it probes an open circuit."""
+    wait: timedelta = timedelta(0)
+    """How long it waits for its turn, if it was admitted early."""

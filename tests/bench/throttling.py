@@ -22,9 +22,9 @@ async def run(_data_dir: Path) -> AsyncIterator[Figure]:
         runs = [simulate(row.server(), seed, late_s=row.late_s) for seed in SEEDS]
         for figure in _figures(row.name, runs, row, row.least, 1):
             yield figure
-    for row, least in WORKED_ROWS:
-        runs = [work(row.server(), seed) for seed in SEEDS]
-        for figure in _figures(f"eight workers, {row.name}", runs, row, least, 2):
+    for worked in WORKED_ROWS:
+        runs = [work(worked, seed) for seed in SEEDS]
+        for figure in _figures(f"eight workers, {worked.name}", runs, worked.row, worked.least, 2):
             yield figure
     for burst in (1, 50):
         for figure in _changes(burst):

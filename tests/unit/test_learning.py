@@ -22,9 +22,9 @@ def test_the_limiter_finds_the_rate_that_an_api_bears(row: Row) -> None:
     assert not any(one.early for one in seen), "no request is sent before a Retry-After has passed"
 
 
-@pytest.mark.parametrize("worked", WORKED_ROWS, ids=lambda worked: worked.row.name)
+@pytest.mark.parametrize("worked", WORKED_ROWS, ids=lambda worked: worked.name)
 def test_eight_workers_that_record_late_and_in_lumps_find_the_rate(worked: WorkedRow) -> None:
-    seen = work(worked.row.server(), seed=1)
+    seen = work(worked, seed=1)
     assert goodput(seen, WARM_S, SPAN_S) >= 0.98 * worked.least * worked.row.best
     assert not worked.row.has_quota or throttled_share(seen, WARM_S, SPAN_S) < 0.02
     assert not any(one.early for one in seen), "nothing is recorded before a Retry-After has passed"

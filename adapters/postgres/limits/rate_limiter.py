@@ -125,9 +125,10 @@ class PostgresRateLimiter:
             async with short_transaction(self._engine, durable=False) as driver:
                 await self.lock_head(driver)
                 limiters = await self.open(driver, [request.limiter], asking=asking)
+                wait = limiters.sending_wait(request.limiter) if request.early else timedelta(0)
                 denied = limiters.admit(request)
                 await self.write(driver, limiters)
-                return denied or Admitted(at=limiters.now, probes=limiters.probes(request.limiter))
+                return denied or Admitted(at=limiters.now, probes=limiters.probes(request.limiter), wait=wait)
 
     async def observe(self, feedback: Feedback) -> None:
         """See `RateLimiter.observe`."""

@@ -1,7 +1,7 @@
 """Ask the provider for the session. The attempt is committed before it is sent."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
@@ -11,13 +11,16 @@ from guestledger.engine.domain.errors import RequestDenied, ServiceError
 from guestledger.engine.domain.events import CreationAttempted
 from guestledger.engine.domain.outcomes import CreationOutcome, Failed, FailureKind, feedback_of
 from guestledger.engine.domain.session import Session
-from guestledger.engine.limits.admission import AdmissionRequest, Denied
+from guestledger.engine.limits.admission import AdmissionRequest, Admitted, DenialReason
 from guestledger.engine.limits.feedback import Feedback, Observation, not_sent
 from guestledger.engine.log.appends import AppendDenied, Appended
 from guestledger.engine.ports.provider import PreparedCreation
 from guestledger.engine.worker.deferring import deferral, deferred
-from guestledger.engine.worker.leases import LeaseLost
+from guestledger.engine.worker.leases import LeaseLost, Leases
 from guestledger.engine.worker.step import Lane, Services, StepContext, StepResult, require_revealed
+
+# A request that is so late for its turn asks for another one: after the machine stood still, all that waited would leave at once.
+MISSED_S = 0.1
 
 
 class Step:
@@ -95,24 +98,38 @@ class _Sending:
 
     def __init__(self, services: Services, context: StepContext, request: AdmissionRequest, appended: Appended) -> None:
         self.context = context
-        self.began_at = appended.at
-        self.wait = appended.wait
         self._limiter = services.limiter
-        # It has its place and its reservation already, and a refused token is no failure that a retry follows.
-        self._request = replace(request, retry=False, reserved=True, early=False)
+        # It has its place and its reservation already, and what follows an admission is no retry of a failure.
+        self._request = replace(request, retry=False, reserved=True)
         self._sent = False
+        self._admitted(appended.at, appended.wait)
+
+    def _admitted(self, at: datetime, wait: timedelta) -> None:
+        self.began_at, self.wait = at, wait
+        self._turn_at = Leases.now() + wait.total_seconds()
 
     async def before_send(self) -> None:
         """Wait for its turn and check the lease; ask the limiter before a second sending. Raises `LeaseLost`, `RequestDenied`."""
         if self._sent:
-            admitted = await self._limiter.admit(self._request)
-            if isinstance(admitted, Denied):
-                raise RequestDenied("provider", self._request.limiter, admitted)
-            self.began_at, self.wait = admitted.at, timedelta(0)
+            await self._ask_again(early=False)
         elif self.wait:
-            await asyncio.sleep(self.wait.total_seconds())
+            await self._wait()
+            if Leases.now() - self._turn_at > MISSED_S:
+                await self._ask_again(early=True)
+                await self._wait()
         self.context.check_lease()
         self._sent = True
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(max(0.0, self._turn_at - Leases.now()))
+
+    async def _ask_again(self, *, early: bool) -> None:
+        request = replace(self._request, early=early)
+        admitted = await self._limiter.admit(request)
+        if isinstance(admitted, Admitted):
+            self._admitted(admitted.at, admitted.wait)
+        elif not early or admitted.by is not DenialReason.RATE:  # its old admission holds while the limiter is open
+            raise RequestDenied("provider", request.limiter, admitted)
 
     def not_sent(self, cause: Cause, detail: str) -> tuple[Failed, Feedback]:
         """The outcome when it was not sent, or not sent again: the provider made nothing."""
@@ -125,5 +142,6 @@ class _Sending:
                 observation=Observation.SUCCESS,
             )
             return refused, feedback_of(limiter, refused, self.began_at)
-        kind = FailureKind.UNSENT if cause is Cause.LEASE_LOST else FailureKind.UNAVAILABLE
+        unsent = cause in (Cause.LEASE_LOST, Cause.RATE_LIMITED)
+        kind = FailureKind.UNSENT if unsent else FailureKind.UNAVAILABLE
         return Failed(kind=kind, cause=cause, detail=detail), not_sent(limiter, self.began_at)
